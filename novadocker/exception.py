@@ -50,6 +50,6 @@ class PlugFailed(exception.VirtualInterfacePlugException):
 
 
 class StartFailed(exception.BuildAbortException):
-    """The server's first process could not be started or ended at once; no other host would help."""
+    """The server can't run as asked, and no other host would help."""
 
     msg_fmt = "Build of instance %(instance_uuid)s aborted: %(reason)s"

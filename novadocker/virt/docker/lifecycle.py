@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start and stop of a container, each of them verified."""
+
+import contextlib
+import time
+
+from oslo_log import log as logging
+
+from novadocker import exception
+from novadocker.virt.docker.engine import Engine
+
+LOG = logging.getLogger(__name__)
+
+# a killed process that is gone from no CPU after this long hangs in the kernel
+_KILL_SECONDS = 30
+_LAST_LINES = 5
+_LAST_BYTES = 500
+
+
+def start(engine: Engine, container: str, grace: float) -> None:
+    """Start a container and see its first process run for ``grace`` seconds.
+
+    :raises EngineError: the process could not be started, or ended; with its exit code and the
+        last lines it wrote
+    """
+    engine.start_container(container)
+    code = engine.wait_container(container, grace) if grace else None
+    if code is not None:
+        raise exception.EngineError(
+            operation="to keep the server running",
+            reason=f"its first process ended at once with exit code {code}; it wrote: "
+            f"{_last_lines(engine, container) or 'nothing'}",
+        )
+
+
+def stop(engine: Engine, container: str, timeout: float, retry_interval: float) -> None:
+    """Ask a container's first process to end, again and again; kill it after ``timeout`` seconds.
+
+    A frozen container is thawed first, since frozen processes hear nothing. One that does not
+    run is left alone.
+
+    :param retry_interval: seconds from one request to the next; 0 asks once
+    :raises EngineError: it runs even after it was killed
+    """
+    found = engine.inspect_container(container)
+    if found.status == "paused":
+        engine.unpause_container(found.id)
+    elif found.status not in ("running", "restarting"):
+        return
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        if _ended(engine, found.id, found.stop_signal, min(retry_interval or left, left)):
+            return
+    LOG.info("Container %s did not stop within %s s: killing it", found.name, timeout)
+    if not _ended(engine, found.id, "SIGKILL", _KILL_SECONDS):
+        raise exception.EngineError(
+            operation="to stop the server", reason="its processes survived SIGKILL"
+        )
+
+
+def _ended(engine: Engine, container: str, signal: str, seconds: float) -> bool:
+    # the engine refuses a signal to a process that has just ended: the wait tells
+    with contextlib.suppress(exception.EngineError):
+        engine.signal_container(container, signal)
+    return engine.wait_container(container, seconds) is not None
+
+
+def _last_lines(engine: Engine, container: str) -> str:
+    text = engine.read_console(container).decode(errors="replace").strip()
+    return " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])[-_LAST_BYTES:]

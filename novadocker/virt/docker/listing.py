@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers on this engine: one filtered list answers many questions."""
+
+import threading
+import time
+from collections.abc import Mapping
+
+from novadocker.virt.docker import spec
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import Container
+
+# Nova asks for every server in turn when it compares power states
+_FRESH_SECONDS = 5.0
+
+
+class Listing:
+    """Servers by instance uuid, in any state; foreign containers are not among them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._servers: Mapping[str, Container] = {}
+        self._read_at = -_FRESH_SECONDS
+
+    def servers(self) -> Mapping[str, Container]:
+        """Ask the engine.
+
+        :raises EngineUnavailable: the engine does not answer
+        """
+        with self._lock:
+            return self._read()
+
+    def recent_servers(self) -> Mapping[str, Container]:
+        """Ask the engine unless that was done within the last seconds."""
+        with self._lock:
+            if time.monotonic() - self._read_at < _FRESH_SECONDS:
+                return self._servers
+            return self._read()
+
+    def _read(self) -> Mapping[str, Container]:
+        started = time.monotonic()
+        containers = self._engine.list_containers(f"{spec.LABEL_SCHEMA}={spec.SCHEMA}")
+        self._servers = {
+            container.labels[spec.LABEL_UUID]: container
+            for container in containers
+            if spec.owned(container.name, container.labels)
+        }
+        self._read_at = started
+        return self._servers
