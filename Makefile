@@ -1,0 +1,45 @@
+# Everything runs from the checkout, as root; DEVCLOUD_DIR says where its state lies.
+export DEVCLOUD_DIR ?= $(CURDIR)/.devcloud
+PYTHON ?= python3
+DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
+VENV = $(DEVCLOUD_DIR)/venv/bin
+
+.PHONY: install cloud down clean distclean status demo test lint docs bench-%
+
+install:
+	$(DEVCLOUD) install
+
+cloud:
+	$(DEVCLOUD) up
+
+down:
+	$(DEVCLOUD) down
+
+# keeps the virtual environment and the built images
+clean:
+	$(DEVCLOUD) clean
+
+distclean:
+	$(DEVCLOUD) clean --all
+
+status:
+	$(DEVCLOUD) status
+
+demo:
+	$(DEVCLOUD) demo
+
+test: install
+	$(VENV)/python -m pytest
+
+lint: install
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+docs: install
+	$(VENV)/sphinx-build -W -b html docs docs/build/html
+
+# make bench-boot runs benchmarks/boot.py
+bench-%: install
+	$(DEVCLOUD) up
+	$(VENV)/python benchmarks/$*.py

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a root folder as a ``docker save`` archive, without a Docker Engine."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""What the kernel calls a processor and what Docker calls it."""
+
+
+class ArchiveError(Exception):
+    """The archive could not be written."""
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_layer(rootfs: Path, layer: Path) -> None:
+    """Write a folder as a layer, with owners, modes, hard links and file capabilities.
+
+    :raises ArchiveError: tar failed.
+    """
+    done = subprocess.run(
+        [
+            *("tar", "--create", "--file", layer, "--directory", rootfs, "--format=posix"),
+            *("--numeric-owner", "--sort=name", "--xattrs"),
+            *("--xattrs-include=security.capability", "--exclude=./dev/*", "."),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ArchiveError(f"tar of {rootfs}: {done.stderr.strip()}")
+
+
+def image_config(
+    layer_digest: str,
+    *,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    architecture: str,
+    tags: Sequence[str],
+) -> tuple[bytes, bytes]:
+    """Return the image's configuration and the archive's manifest.
+
+    See https://github.com/moby/docker-image-spec/blob/main/spec.md
+    """
+    config = json.dumps(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "created": "1970-01-01T00:00:00Z",
+            "config": {
+                "Cmd": list(command) or None,
+                "Env": [f"{name}={value}" for name, value in environment.items()],
+            },
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
+            "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "devcloud"}],
+        },
+        sort_keys=True,
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [
+        {"Config": name, "RepoTags": list(tags) or None, "Layers": [f"{layer_digest}/layer.tar"]}
+    ]
+    return config, json.dumps(manifest).encode()
+
+
+def build_archive(
+    rootfs: Path,
+    target: Path,
+    *,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    architecture: str | None = None,
+    tags: Sequence[str] = (),
+) -> None:
+    """Write a root folder as an image of one layer, as ``docker save`` would.
+
+    :param rootfs: the guest's root folder; what lies in its ``dev`` is left out.
+    :param target: the archive; replaced at once when it is complete.
+    :param command: the image's command; empty for an image without one.
+    :param environment: variables of the command; a usual PATH when None.
+    :param architecture: Docker's name, this machine's when None.
+    :param tags: names inside the archive.
+    :raises ArchiveError: the root folder cannot be read.
+    """
+    if environment is None:
+        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        layer = Path(scratch) / "layer.tar"
+        write_layer(rootfs, layer)
+        digest = sha256_of(layer)
+        config, manifest = image_config(
+            digest,
+            command=command,
+            environment=environment,
+            architecture=architecture or ARCHITECTURES[platform.machine()],
+            tags=tags,
+        )
+        draft = Path(scratch) / "archive.tar"
+        with tarfile.open(draft, "w") as archive:
+            archive.add(layer, f"{digest}/layer.tar")
+            add_bytes(archive, f"{hashlib.sha256(config).hexdigest()}.json", config)
+            add_bytes(archive, "manifest.json", manifest)
+        draft.replace(target)
+
+
+def add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file from memory."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, BytesIO(content))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stops the cloud. Standard library only: it must work without the virtual environment."""
+
+import concurrent.futures
+import http.client
+import json
+import shutil
+from pathlib import Path
+
+from devcloud import leftovers, supervise
+from devcloud.leftovers import alive
+from devcloud.programs import all_programs
+from devcloud.settings import PRIVILEGED_HELPER_RULE, Host, Settings
+from devcloud.steps import say, step, wait_until
+from devcloud.unix_http import UnixConnection
+
+KEPT = ("venv", "images", "lock")
+
+STOP_SECONDS = 5
+
+
+def stop_containers(settings: Settings, host: Host) -> None:
+    """Stop a host's running containers through its engine, if that answers."""
+    path = settings.engine_socket(host)
+    try:
+        connection = UnixConnection(path)
+        connection.request("GET", "/containers/json")
+        running = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException):
+        # leftovers.clear() ends what an engine that is gone has left running
+        return
+
+    def stop(container: str) -> None:
+        request = UnixConnection(path, timeout=60)
+        request.request("POST", f"/containers/{container}/stop?t={STOP_SECONDS}")
+        request.getresponse().read()
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(stop, [container["Id"] for container in running]))
+
+
+def stop_supervised(settings: Settings) -> None:
+    """Stop every program, those that others need last, then supervisor."""
+    programs = all_programs(settings)
+    # first, else it would take the stopped containers for stopped servers
+    with step("nova-compute stopped"):
+        supervise.stop_programs(
+            settings,
+            [program.name for program in programs if program.stage in ("compute", "extra")],
+        )
+    with step("containers stopped"):
+        for host in settings.hosts:
+            stop_containers(settings, host)
+    last = ("infrastructure", "switch")
+    with step("services stopped"):
+        supervise.stop_programs(
+            settings, [program.name for program in programs if program.stage not in last]
+        )
+    with step("infrastructure stopped"):
+        supervise.stop_programs(
+            settings, [program.name for program in programs if program.stage in last]
+        )
+        process = supervise.proxy(settings).getPID()
+        supervise.proxy(settings).shutdown()
+        wait_until(
+            lambda: not alive(process),
+            what="supervisor ends",
+            advice=f"kill {process}",
+            log=settings.log / "supervisord.log",
+            timeout=20,
+            interval=0.05,
+        )
+
+
+def down(settings: Settings) -> None:
+    """Stop everything; nothing stays in the kernel, the data stays on disk."""
+    if supervise.is_alive(settings):
+        stop_supervised(settings)
+    with step("namespaces and mounts removed"):
+        leftovers.clear(settings)
+    say("the cloud is down")
+
+
+def clean(settings: Settings, *, everything: bool) -> None:
+    """Stop everything and delete the state.
+
+    :param everything: the virtual environment and the built images too.
+    """
+    down(settings)
+    PRIVILEGED_HELPER_RULE.unlink(missing_ok=True)
+    for entry in settings.folder.iterdir() if settings.folder.exists() else ():
+        if everything or entry.name not in KEPT:
+            remove(entry)
+    say("the state is deleted")
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

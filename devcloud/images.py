@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cloud's own images, built from Debian packages: ``busybox`` and ``debian``."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from devcloud.archive import build_archive
+from devcloud.settings import CHECKOUT, Settings
+from devcloud.steps import StepFailed, run_command, wait_until
+
+GUESTS = Path(__file__).resolve().parent / "guests"
+
+BUSYBOX = Path("/bin/busybox")
+
+SUITE = "bookworm"
+
+# what a login server needs and what Tempest's SSH tests call
+DEBIAN_PACKAGES = (
+    "bash",
+    "curl",
+    "hostname",
+    "iproute2",
+    "iputils-ping",
+    "mount",
+    "ncat",
+    "openssh-server",
+    "procps",
+    "sudo",
+    "tini",
+    "util-linux",
+)
+
+BUILD_SECONDS = 1200
+
+
+def source_digest(name: str) -> str:
+    """Return a short digest of what an image is built from."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted((GUESTS / name).iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def archive_path(settings: Settings, name: str) -> Path:
+    """Return where an image's archive lies; a changed source gives another name."""
+    return settings.images / f"{name}-{source_digest(name)}.tar"
+
+
+def copy_script(source: Path, target: Path) -> None:
+    """Copy an executable file into a root folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
+
+
+def make_busybox_root(root: Path) -> None:
+    """Fill a root folder with busybox, its applets and a command that stays alive."""
+    for folder in (
+        "bin",
+        "sbin",
+        "usr/bin",
+        "usr/sbin",
+        "etc",
+        "dev",
+        "proc",
+        "sys",
+        "root",
+        "var",
+    ):
+        (root / folder).mkdir(parents=True)
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
+    copy_script(BUSYBOX, root / "bin" / "busybox")
+    listed = subprocess.run([BUSYBOX, "--list-full"], capture_output=True, text=True, check=True)
+    for applet in listed.stdout.split():
+        if applet != "bin/busybox":
+            (root / applet).symlink_to("/bin/busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\n")
+    copy_script(GUESTS / "busybox" / "guest-init", root / "sbin" / "guest-init")
+
+
+def build_busybox(target: Path) -> None:
+    """Build the small image.
+
+    :param target: the archive.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        root = Path(scratch) / "root"
+        root.mkdir()
+        make_busybox_root(root)
+        build_archive(root, target, command=["/sbin/guest-init"])
+
+
+def build_debian(settings: Settings, target: Path) -> None:
+    """Build the login server's image with debootstrap; takes about a minute and a half.
+
+    :raises StepFailed: debootstrap or a command inside the new root failed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    advice = "look whether the Debian mirror can be reached: apt-get update"
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        root = Path(scratch) / "root"
+        run_command(
+            [
+                *("debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}"),
+                *(SUITE, root),
+            ],
+            log=settings.log / "debootstrap.log",
+            advice=advice,
+            timeout=BUILD_SECONDS,
+        )
+        copy_script(GUESTS / "debian" / "guest-init", root / "usr" / "sbin" / "guest-init")
+        run_command(
+            ["chroot", root, "/bin/sh", "-e"],
+            log=settings.log / "debian-customise.log",
+            advice=advice,
+            stdin=(GUESTS / "debian" / "customise").read_text(),
+        )
+        build_archive(root, target, command=["/usr/bin/tini", "-g", "--", "/usr/sbin/guest-init"])
+
+
+def build_all(settings: Settings) -> None:
+    """Build the archives that are not there and delete those of older sources."""
+    wanted = {name: archive_path(settings, name) for name in ("busybox", "debian")}
+    settings.images.mkdir(parents=True, exist_ok=True)
+    for entry in settings.images.iterdir():
+        if entry not in wanted.values():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not wanted["busybox"].exists():
+        build_busybox(wanted["busybox"])
+    if not wanted["debian"].exists():
+        build_debian(settings, wanted["debian"])
+
+
+class Archives:
+    """The archives, perhaps still being built by another process."""
+
+    def __init__(self, settings: Settings, builder: subprocess.Popen[bytes] | None) -> None:
+        self._settings = settings
+        self._builder = builder
+
+    def wait_for(self, name: str) -> Path:
+        """Return an image's archive as soon as it is complete.
+
+        :raises StepFailed: it could not be built.
+        """
+        path = archive_path(self._settings, name)
+
+        def finished() -> bool:
+            return path.exists() or self._builder is None or self._builder.poll() is not None
+
+        log = self._settings.log / "images.log"
+        advice = "mend the cause, then: python3 -m devcloud up"
+        wait_until(finished, what=f"building {name}", advice=advice, log=log, timeout=BUILD_SECONDS)
+        if not path.exists():
+            raise StepFailed(f"the image {name} could not be built", advice, log)
+        return path
+
+
+@contextlib.contextmanager
+def building(settings: Settings) -> Iterator[Archives]:
+    """Build missing archives in a process beside the caller, which is ended with the block."""
+    if all(archive_path(settings, name).exists() for name in ("busybox", "debian")):
+        yield Archives(settings, None)
+        return
+    environment = dict(os.environ, PYTHONPATH=str(CHECKOUT), DEVCLOUD_DIR=str(settings.folder))
+    with (settings.log / "images.log").open("w") as log:
+        builder = subprocess.Popen(
+            [sys.executable, "-m", "devcloud", "images"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Archives(settings, builder)
+    finally:
+        if builder.poll() is None:
+            os.killpg(builder.pid, signal.SIGTERM)
+            builder.wait(timeout=30)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages and the virtual environment. Standard library only: it runs before both."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from devcloud.settings import CHECKOUT, Settings
+from devcloud.steps import StepFailed, run_command, step
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = HERE / "packages.txt"
+REQUIREMENTS = HERE / "requirements.txt"
+CONSTRAINTS = HERE / "constraints.txt"
+TEST_REQUIREMENTS = CHECKOUT / "test-requirements.txt"
+DOC_REQUIREMENTS = CHECKOUT / "docs" / "requirements.txt"
+
+PROJECT_FILES = ("setup.cfg", "setup.py", "pyproject.toml", "requirements.txt")
+"""Files whose change asks for a new ``pip install -e``; a change of the code does not."""
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+# a Python under someone's home cannot be entered by the unprivileged nova-compute
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+def list_lines(path: Path) -> list[str]:
+    """Return a file's lines without comments and empty ones."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def missing_packages(names: Sequence[str]) -> list[str]:
+    """Return the Debian packages of a list that are not installed."""
+    query = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    states = (line.split() for line in query.stdout.splitlines())
+    installed = {state[1] for state in states if len(state) == 2 and state[0] == "installed"}
+    return [name for name in names if name not in installed]
+
+
+def install_packages(settings: Settings) -> None:
+    """Install the Debian packages that are missing, without starting their daemons."""
+    missing = missing_packages(list_lines(PACKAGES))
+    if not missing:
+        return
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    advice = "mend what apt-get complains of (package lists, network, disk) and run it again"
+    # the machine's own MariaDB, RabbitMQ, Docker, ... must not start because of us
+    forbid_start = not POLICY.exists()
+    if forbid_start:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        with step(f"Debian packages: {' '.join(missing)}"):
+            for arguments in (
+                ["update", "-q"],
+                ["install", "-qy", "--no-install-recommends", *missing],
+            ):
+                run_command(
+                    ["apt-get", *arguments],
+                    log=settings.log / f"apt-{arguments[0]}.log",
+                    advice=advice,
+                    timeout=1800,
+                    environment=environment,
+                )
+    finally:
+        if forbid_start:
+            POLICY.unlink()
+
+
+def requirement_files() -> list[Path]:
+    """Return the requirement files of the cloud, the tests and the documentation."""
+    candidates = (REQUIREMENTS, TEST_REQUIREMENTS, DOC_REQUIREMENTS)
+    return [path for path in candidates if path.exists()]
+
+
+def environment_stamp() -> str:
+    """Return a digest of everything the virtual environment is made from."""
+    digest = hashlib.sha256(str(CHECKOUT).encode())
+    for path in [*requirement_files(), CONSTRAINTS, *(CHECKOUT / name for name in PROJECT_FILES)]:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()
+
+
+def install_environment(settings: Settings) -> None:
+    """Make the virtual environment, or bring it up to date with the requirement files."""
+    stamp_file = settings.venv / ".devcloud-stamp"
+    stamp = environment_stamp()
+    if stamp_file.exists() and stamp_file.read_text() == stamp:
+        return
+    advice = "mend what pip complains of (package index, network, disk) and run it again"
+    if not (settings.bin / "pip").exists():
+        with step("virtual environment"):
+            python = SYSTEM_PYTHON if SYSTEM_PYTHON.exists() else Path(sys.executable)
+            run_command(
+                [python, "-m", "venv", "--clear", settings.venv],
+                log=settings.log / "venv.log",
+                advice="apt-get install python3-venv",
+            )
+    pip: list[str | Path] = [settings.bin / "pip", "--disable-pip-version-check"]
+    with step("Python packages (a few minutes the first time)"):
+        listed: list[str | Path] = [
+            argument for path in requirement_files() for argument in ("-r", path)
+        ]
+        run_command(
+            [*pip, "install", "-c", CONSTRAINTS, *listed],
+            log=settings.log / "pip.log",
+            advice=advice,
+            timeout=3600,
+        )
+    if (CHECKOUT / "setup.cfg").exists():
+        with step("novadocker, editable"):
+            run_command(
+                [*pip, "install", "--no-deps", "--no-build-isolation", "-e", CHECKOUT],
+                log=settings.log / "pip-novadocker.log",
+                advice=advice,
+                timeout=600,
+            )
+    stamp_file.write_text(stamp)
+
+
+def install(settings: Settings) -> None:
+    """Install everything; a fraction of a second when nothing changed.
+
+    :raises StepFailed: not root, or a package could not be installed.
+    """
+    if os.geteuid() != 0:
+        raise StepFailed("the cloud needs root", "run it as root, for example with sudo")
+    install_packages(settings)
+    install_environment(settings)

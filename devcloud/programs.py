@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every program of the cloud as supervisor runs it. Pure: nothing is started here."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from devcloud.settings import API_ADDRESS, COMPUTE_USER, Host, Settings
+
+FAKE_COMPUTE = "nova-compute-fake"
+
+# the Debian wrapper switches to the user rabbitmq and to folders in /var
+RABBIT_TOOLS = "/usr/lib/rabbitmq/lib"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One supervised program.
+
+    :ivar name: its name for ``ctl``; its log is ``log/<name>.log``.
+    :ivar command: program and arguments, run in the foreground.
+    :ivar config: files whose change means it must be restarted.
+    :ivar environment: what it needs beyond PATH, HOME and LANG.
+    :ivar user: system user, None for root.
+    :ivar stop_signal: what ends it cleanly and soon.
+    :ivar stop_wait: seconds until it is killed.
+    :ivar stage: programs of one stage start together, lower ones first.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    config: tuple[Path, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    user: str | None = None
+    stop_signal: str = "TERM"
+    stop_wait: int = 8
+    stage: str = "service"
+
+    def config_digest(self) -> str:
+        """Return a digest of the config files as they are now."""
+        digest = hashlib.sha256()
+        for path in self.config:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def infrastructure(settings: Settings) -> Iterable[Program]:
+    """Return the database, the message bus and the cache."""
+    etc, run = settings.etc, settings.run
+    yield Program(
+        "mariadb",
+        ("/usr/sbin/mariadbd", f"--defaults-file={etc}/mariadb.cnf"),
+        (etc / "mariadb.cnf",),
+        stop_wait=30,
+        stage="infrastructure",
+    )
+    yield Program(
+        "memcached",
+        ("/usr/bin/memcached", "-u", "nobody", "-l", "127.0.0.1", "-m", "128", "-t", "2"),
+        stage="infrastructure",
+    )
+    # started by us so that RabbitMQ does not leave a daemon of its own behind
+    yield Program(
+        "epmd",
+        ("/usr/bin/epmd", "-address", "127.0.0.1"),
+        stop_signal="KILL",
+        stage="infrastructure",
+    )
+    rabbit = {
+        "HOME": settings.data / "rabbitmq",
+        "RABBITMQ_NODENAME": "rabbit@localhost",
+        "RABBITMQ_MNESIA_BASE": settings.data / "rabbitmq" / "mnesia",
+        "RABBITMQ_LOG_BASE": settings.log / "rabbitmq",
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_CONFIG_FILE": etc / "rabbitmq",
+        "RABBITMQ_ENABLED_PLUGINS_FILE": etc / "rabbitmq-plugins",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_PID_FILE": run / "rabbitmq.pid",
+        # one scheduler thread that does not spin: the machine is small
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+    }
+    yield Program(
+        "rabbitmq",
+        (str(rabbit_server()),),
+        (etc / "rabbitmq.conf",),
+        tuple((name, str(value)) for name, value in rabbit.items()),
+        stop_wait=20,
+        stage="infrastructure",
+    )
+
+
+def rabbit_server() -> Path:
+    """Return RabbitMQ's own start script; its folder carries the version."""
+    found = sorted(Path(RABBIT_TOOLS).glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    return found[-1] if found else Path(RABBIT_TOOLS) / "rabbitmq-server"
+
+
+def wsgi(
+    settings: Settings,
+    name: str,
+    port: int,
+    module: str,
+    config: tuple[Path, ...],
+    environment: dict[str, str],
+    threads: int = 8,
+) -> Program:
+    """Return an API served by uWSGI."""
+    return Program(
+        name,
+        (
+            f"{settings.bin}/pyuwsgi",
+            *("--ini", f"{settings.etc}/uwsgi.ini"),
+            *("--procname-prefix", f"{name} "),
+            *("--http-socket", f"{API_ADDRESS}:{port}"),
+            *("--module", f"{module}:application"),
+            *("--threads", str(threads)),
+        ),
+        (settings.etc / "uwsgi.ini", *config),
+        tuple(environment.items()),
+        # uWSGI waits for its threads on TERM and stops at once on INT
+        stop_signal="INT",
+    )
+
+
+def control_plane(settings: Settings) -> Iterable[Program]:
+    """Return the APIs and the services behind them."""
+    etc, scripts = settings.etc, settings.bin
+    keystone = etc / "keystone"
+    yield dataclasses.replace(
+        wsgi(
+            settings,
+            "keystone",
+            5000,
+            "keystone.wsgi.api",
+            (keystone / "keystone.conf",),
+            {"OS_KEYSTONE_CONFIG_DIR": str(keystone)},
+        ),
+        stage="identity",
+    )
+    yield wsgi(
+        settings,
+        "placement",
+        8778,
+        "placement.wsgi.api",
+        (etc / "placement" / "placement.conf",),
+        {"OS_PLACEMENT_CONFIG_DIR": str(etc / "placement")},
+    )
+    yield wsgi(
+        settings,
+        "glance",
+        9292,
+        "glance.wsgi.api",
+        (etc / "glance" / "glance-api.conf",),
+        {"OS_GLANCE_CONFIG_DIR": str(etc / "glance")},
+    )
+    nova = {
+        "OS_NOVA_CONFIG_DIR": str(etc / "nova"),
+        # the paste file has to be the first one
+        "OS_NOVA_CONFIG_FILES": "api-paste.ini;nova.conf",
+    }
+    nova_conf = etc / "nova" / "nova.conf"
+    yield wsgi(settings, "nova-api", 8774, "nova.wsgi.osapi_compute", (nova_conf,), nova)
+    yield wsgi(settings, "nova-metadata", 8775, "nova.wsgi.metadata", (nova_conf,), nova, threads=4)
+    for name in ("nova-conductor", "nova-scheduler"):
+        yield Program(name, (f"{scripts}/{name}", "--config-file", str(nova_conf)), (nova_conf,))
+    neutron = (etc / "neutron" / "neutron.conf", etc / "neutron" / "ml2_conf.ini")
+    yield wsgi(
+        settings,
+        "neutron-api",
+        9696,
+        "neutron.wsgi.api",
+        neutron,
+        {
+            "OS_NEUTRON_CONFIG_DIR": str(etc / "neutron"),
+            "OS_NEUTRON_CONFIG_FILES": "neutron.conf;ml2_conf.ini",
+        },
+    )
+    for name, script in (
+        ("neutron-rpc", "neutron-rpc-server"),
+        ("neutron-periodic", "neutron-periodic-workers"),
+    ):
+        yield Program(name, (f"{scripts}/{script}", *config_files(neutron)), neutron)
+    yield Program(
+        "registry",
+        ("/usr/bin/docker-registry", "serve", str(etc / "registry.yml")),
+        (etc / "registry.yml",),
+    )
+
+
+def config_files(paths: Iterable[Path]) -> tuple[str, ...]:
+    """Return oslo.config's arguments for a list of files."""
+    return tuple(word for path in paths for word in ("--config-file", str(path)))
+
+
+def switch(settings: Settings, host: Host) -> Iterable[Program]:
+    """Return one host's Open vSwitch, on its user-space datapath."""
+    data, run = settings.host_data(host) / "ovs", settings.host_run(host) / "ovs"
+    folders = (
+        ("OVS_RUNDIR", str(run)),
+        ("OVS_DBDIR", str(data)),
+        ("OVS_LOGDIR", str(settings.log)),
+    )
+    yield Program(
+        f"ovsdb-{host.name}",
+        (
+            "/usr/sbin/ovsdb-server",
+            str(data / "conf.db"),
+            f"--remote=punix:{run}/db.sock",
+            "--remote=ptcp:6640:127.0.0.1",
+            f"--unixctl={run}/ovsdb.ctl",
+            "-vsyslog:off",
+        ),
+        environment=folders,
+        stage="infrastructure",
+    )
+    yield Program(
+        f"ovs-{host.name}",
+        (
+            "/usr/sbin/ovs-vswitchd",
+            f"unix:{run}/db.sock",
+            f"--unixctl={run}/vswitchd.ctl",
+            "-vsyslog:off",
+        ),
+        environment=folders,
+        stage="switch",
+    )
+
+
+def engine(settings: Settings, host: Host) -> Program:
+    """Return one host's Docker Engine."""
+    config = settings.host_etc(host) / "daemon.json"
+    return Program(
+        f"docker-{host.name}",
+        ("/usr/sbin/dockerd", "--config-file", str(config)),
+        (config,),
+        stop_wait=30,
+        stage="infrastructure",
+    )
+
+
+def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
+    """Return the Neutron agents of one host."""
+    etc = settings.host_etc(host)
+    common = etc / "neutron.conf"
+    agents = {"neutron-ovs": ("neutron-openvswitch-agent", "openvswitch_agent.ini")}
+    if host.network_node:
+        agents |= {
+            "neutron-dhcp": ("neutron-dhcp-agent", "dhcp_agent.ini"),
+            "neutron-l3": ("neutron-l3-agent", "l3_agent.ini"),
+            "neutron-metadata": ("neutron-metadata-agent", "metadata_agent.ini"),
+        }
+    for name, (script, file) in agents.items():
+        config = (common, etc / file)
+        yield Program(
+            f"{name}-{host.name}",
+            (f"{settings.bin}/{script}", *config_files(config)),
+            config,
+            stage="agent",
+        )
+
+
+def nova_compute(settings: Settings, name: str, config: Path, host: Host) -> Program:
+    """Return an unprivileged nova-compute."""
+    return Program(
+        name,
+        (f"{settings.bin}/nova-compute", *config_files([config])),
+        (config,),
+        (("HOME", str(settings.host_data(host) / "nova")), ("USER", COMPUTE_USER)),
+        user=COMPUTE_USER,
+        stop_wait=12,
+        stage="compute",
+    )
+
+
+def all_programs(settings: Settings) -> list[Program]:
+    """Return every program of the cloud, those that are not started by ``up`` too."""
+    programs = [*infrastructure(settings), *control_plane(settings)]
+    for host in settings.hosts:
+        etc = settings.host_etc(host)
+        programs += [*switch(settings, host), engine(settings, host)]
+        programs += neutron_agents(settings, host)
+        programs.append(
+            nova_compute(settings, f"nova-compute-{host.name}", etc / "nova-compute.conf", host)
+        )
+    first = settings.hosts[0]
+    fake = nova_compute(
+        settings, FAKE_COMPUTE, settings.host_etc(first) / "nova-compute-fake.conf", first
+    )
+    return [*programs, dataclasses.replace(fake, stage="extra")]

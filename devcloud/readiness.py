@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits until what the APIs show is alive in this run, not remembered from the one before."""
+
+import datetime
+
+from openstack.connection import Connection
+
+from devcloud.clients import connect
+from devcloud.settings import Settings
+from devcloud.steps import StepFailed, wait_until
+
+CONTROL_SERVICES = ("nova-conductor", "nova-scheduler")
+
+AGENTS = {"neutron-openvswitch-agent": "neutron-ovs"}
+NETWORK_NODE_AGENTS = {
+    "neutron-dhcp-agent": "neutron-dhcp",
+    "neutron-l3-agent": "neutron-l3",
+    "neutron-metadata-agent": "neutron-metadata",
+}
+
+
+def seconds(stamp: str | None) -> float:
+    """Return an API's time stamp, which is UTC without saying so, as seconds since 1970."""
+    if not stamp:
+        return 0.0
+    parsed = datetime.datetime.fromisoformat(stamp.replace("Z", ""))
+    return parsed.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def expected_reports(settings: Settings) -> dict[tuple[str, str], str]:
+    """Return the supervised program behind each (binary, host) that must report."""
+    expected = {}
+    for host in settings.hosts:
+        expected["nova-compute", host.name] = f"nova-compute-{host.name}"
+        agents = AGENTS | (NETWORK_NODE_AGENTS if host.network_node else {})
+        for binary, program in agents.items():
+            expected[binary, host.name] = f"{program}-{host.name}"
+    return expected
+
+
+def fresh_reports(connection: Connection, since: float) -> set[tuple[str, str]]:
+    """Return (binary, host) of what has reported since a time; control services by binary alone."""
+    # both APIs round their stamps down to the second
+    fresh = {
+        (agent.binary, agent.host)
+        for agent in connection.network.agents()
+        if agent.is_alive and seconds(agent.last_heartbeat_at) >= int(since)
+    }
+    for service in connection.compute.services():
+        if service.state == "up" and seconds(service.updated_at) >= int(since):
+            control = service.binary in CONTROL_SERVICES
+            fresh.add((service.binary, "" if control else service.host))
+    return fresh
+
+
+def wait_for_reports(settings: Settings, since: float) -> None:
+    """Wait until every agent, conductor, scheduler and nova-compute has reported.
+
+    :param since: seconds since 1970; older reports do not count.
+    :raises StepFailed: one does not report in time.
+    """
+    connection = connect(settings, "admin")
+    expected = expected_reports(settings) | {(name, ""): name for name in CONTROL_SERVICES}
+    missing = set(expected)
+
+    def all_reported() -> bool:
+        nonlocal missing
+        missing = set(expected) - fresh_reports(connection, since)
+        return not missing
+
+    try:
+        wait_until(all_reported, what="reports", advice="", timeout=120, interval=0.5)
+    except StepFailed as failure:
+        program = expected[min(missing)]
+        raise StepFailed(
+            f"{program} does not report to the API",
+            f"mend the cause, then: python3 -m devcloud ctl restart {program}",
+            settings.log / f"{program}.log",
+        ) from failure

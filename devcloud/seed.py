@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flavors, images, networks, key pair: what a first user finds."""
+
+from pathlib import Path
+
+from openstack.connection import Connection
+from openstack.exceptions import ConflictException
+
+from devcloud import database
+from devcloud.clients import connect
+from devcloud.compute_user import run_checked
+from devcloud.images import Archives
+from devcloud.settings import FLOATING_GATEWAY, FLOATING_NETWORK, Settings
+from devcloud.steps import run_in_parallel, step
+
+# name: virtual processors, memory in MiB, disk in GiB
+FLAVORS = {"d1.tiny": (1, 256, 1), "d1.small": (1, 512, 5), "d1.medium": (2, 1024, 10)}
+
+IMAGES = ("busybox", "debian")
+
+POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
+
+
+def seeded(settings: Settings) -> Path:
+    """Return the file that says the seeds are complete."""
+    return settings.data / "seeded"
+
+
+def key_file(settings: Settings) -> Path:
+    """Return the private key of the tenant's key pair ``demo``."""
+    return settings.folder / "demo_key"
+
+
+def seed(settings: Settings, archives: Archives) -> None:
+    """Make what is missing of the seeds."""
+    admin, demo = connect(settings, "admin"), connect(settings, "demo")
+
+    def networks() -> None:
+        with step("networks, security group, key pair"):
+            make_networks(admin, demo.current_project_id)
+            open_security_group(demo)
+            make_key_pair(settings, demo)
+
+    def hosts() -> None:
+        with step("compute hosts in their cell"):
+            nova = ("nova-manage", "--config-file", f"{settings.etc}/nova/nova.conf")
+            database.manage(settings, "discover hosts", *nova, "cell_v2", "discover_hosts")
+
+    with step("flavors"):
+        make_flavors(admin)
+    run_in_parallel(networks, hosts)
+    for name in IMAGES:
+        with step(f"image {name}"):
+            upload_image(admin, name, archives.wait_for(name))
+    seeded(settings).touch()
+
+
+def make_flavors(admin: Connection) -> None:
+    """Make the flavors."""
+    for name, (processors, memory, disk) in FLAVORS.items():
+        if admin.compute.find_flavor(name) is None:
+            admin.compute.create_flavor(name=name, vcpus=processors, ram=memory, disk=disk)
+
+
+def upload_image(admin: Connection, name: str, archive: Path) -> None:
+    """Upload an archive as a public image, unless an active one is there."""
+    for image in list(admin.image.images(name=name)):
+        if image.status == "active":
+            return
+        admin.image.delete_image(image)
+    admin.create_image(
+        name,
+        filename=str(archive),
+        container_format="docker",
+        disk_format="raw",
+        visibility="public",
+        wait=True,
+        timeout=300,
+    )
+
+
+def make_networks(admin: Connection, project: str) -> None:
+    """Make the tenant's networks, the network of the floating addresses and the router.
+
+    :param project: id of the tenant's project.
+    """
+    network = admin.network
+    public = network.find_network("public") or network.create_network(
+        name="public",
+        is_router_external=True,
+        provider_network_type="flat",
+        provider_physical_network="public",
+    )
+    if network.find_subnet("public") is None:
+        network.create_subnet(
+            name="public",
+            network_id=public.id,
+            cidr=FLOATING_NETWORK,
+            ip_version=4,
+            gateway_ip=FLOATING_GATEWAY,
+            is_dhcp_enabled=False,
+            allocation_pools=[POOL],
+        )
+    router = network.find_router("router") or network.create_router(
+        name="router", project_id=project, external_gateway_info={"network_id": public.id}
+    )
+    provider = {
+        "private": {"provider_network_type": "vxlan"},
+        "private-vlan": {
+            "provider_network_type": "vlan",
+            "provider_physical_network": "physvlan",
+        },
+    }
+    subnets: dict[str, tuple[str, dict[str, object]]] = {
+        "private": ("private", {"ip_version": 4, "cidr": "10.0.0.0/22"}),
+        "private-v6": (
+            "private",
+            {
+                "ip_version": 6,
+                "cidr": "fd00:10::/64",
+                "ipv6_ra_mode": "slaac",
+                "ipv6_address_mode": "slaac",
+            },
+        ),
+        "private-vlan": ("private-vlan", {"ip_version": 4, "cidr": "10.1.0.0/22"}),
+    }
+    for name, attributes in provider.items():
+        if network.find_network(name) is None:
+            network.create_network(name=name, project_id=project, **attributes)
+    for name, (parent, attributes) in subnets.items():
+        subnet = network.find_subnet(name) or network.create_subnet(
+            name=name,
+            network_id=network.find_network(parent).id,
+            project_id=project,
+            **attributes,
+        )
+        attached = network.ports(device_id=router.id)
+        if not any(ip["subnet_id"] == subnet.id for port in attached for ip in port.fixed_ips):
+            network.add_interface_to_router(router, subnet_id=subnet.id)
+
+
+def open_security_group(demo: Connection) -> None:
+    """Let ping and SSH into the servers of the tenant's default security group."""
+    group = demo.network.find_security_group("default", project_id=demo.current_project_id)
+    for family, ping in (("IPv4", "icmp"), ("IPv6", "ipv6-icmp")):
+        for protocol, port in ((ping, None), ("tcp", 22)):
+            try:
+                demo.network.create_security_group_rule(
+                    security_group_id=group.id,
+                    direction="ingress",
+                    ether_type=family,
+                    protocol=protocol,
+                    port_range_min=port,
+                    port_range_max=port,
+                )
+            except ConflictException:
+                # the rule is there
+                continue
+
+
+def make_key_pair(settings: Settings, demo: Connection) -> None:
+    """Make the tenant's key pair; its private half is given out once, so both or none are kept."""
+    path = key_file(settings)
+    pair = demo.compute.find_keypair("demo")
+    if pair is not None and path.exists():
+        return
+    if pair is not None:
+        demo.compute.delete_keypair(pair)
+    run_keygen(path)
+    demo.compute.create_keypair(name="demo", public_key=path.with_suffix(".pub").read_text())
+
+
+def run_keygen(path: Path) -> None:
+    """Make an SSH key without a passphrase."""
+    path.unlink(missing_ok=True)
+    run_checked(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "devcloud", "-f", path])

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where everything of the cloud lies and which addresses it uses. Standard library only."""
+
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+NAMESPACE = "devcloud"
+"""Network namespace of the controller and of the first compute host."""
+
+GATEWAY_ADDRESS = "172.31.255.1"
+"""The machine's own end of the link into the namespace."""
+
+API_ADDRESS = "172.31.255.2"
+"""Address of every API, as in the catalog."""
+
+LINK_PREFIX = 30
+
+FLOATING_NETWORK = "172.24.4.0/24"
+FLOATING_GATEWAY = "172.24.4.1"
+
+REGION = "RegionOne"
+
+COMPUTE_USER = "nova"
+"""System user that runs nova-compute."""
+
+PRIVILEGED_HELPER_RULE = Path("/etc/sudoers.d/novadocker-devcloud")
+
+# a unix socket's path holds 107 bytes; the longest below the state folder is 43 bytes
+LONGEST_STATE_FOLDER = 64
+
+SECRET_NAMES = ("admin", "demo", "service", "database", "rabbit", "metadata")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """One compute host: what differs between hosts and nothing else.
+
+    :ivar name: ``[DEFAULT] host`` of its nova-compute and its Neutron agents.
+    :ivar namespace: network namespace its processes run in.
+    :ivar address: underlay (tunnel) address.
+    :ivar network_node: whether the DHCP, L3 and metadata agents run here too.
+    """
+
+    name: str
+    namespace: str
+    address: str
+    network_node: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The cloud's layout on disk.
+
+    :ivar folder: state folder, ``DEVCLOUD_DIR``.
+    :ivar compute_driver: ``[DEFAULT] compute_driver`` of the compute hosts.
+    :ivar hosts: compute hosts; the first one is the network node.
+    """
+
+    folder: Path
+    compute_driver: str
+    hosts: tuple[Host, ...]
+
+    @property
+    def data(self) -> Path:
+        """Databases, images, the engine's data root."""
+        return self.folder / "data"
+
+    @property
+    def etc(self) -> Path:
+        """Rendered configuration."""
+        return self.folder / "etc"
+
+    @property
+    def log(self) -> Path:
+        """One file per program."""
+        return self.folder / "log"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and pid files."""
+        return self.folder / "run"
+
+    @property
+    def venv(self) -> Path:
+        """Virtual environment with OpenStack and novadocker in it."""
+        return self.folder / "venv"
+
+    @property
+    def images(self) -> Path:
+        """Image archives; kept by ``clean``, since they depend on nothing in the cloud."""
+        return self.folder / "images"
+
+    @property
+    def bin(self) -> Path:
+        """Scripts of the virtual environment."""
+        return self.venv / "bin"
+
+    @property
+    def secrets_file(self) -> Path:
+        """Generated passwords; they live and die with the databases."""
+        return self.data / "secrets.json"
+
+    def host_data(self, host: Host) -> Path:
+        """Data of one host's services."""
+        return self.data / "hosts" / host.name
+
+    def host_etc(self, host: Host) -> Path:
+        """Rendered configuration of one host's services."""
+        return self.etc / "hosts" / host.name
+
+    def host_run(self, host: Host) -> Path:
+        """Sockets and pid files of one host's services."""
+        return self.run / "hosts" / host.name
+
+    def engine_socket(self, host: Host) -> Path:
+        """The Docker Engine's socket."""
+        return self.host_run(host) / "docker.sock"
+
+    def switch_socket(self, host: Host) -> Path:
+        """Open vSwitch's database socket."""
+        return self.host_run(host) / "ovs" / "db.sock"
+
+
+class SettingsError(Exception):
+    """The environment asks for something that can't work; the text says what to do."""
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from the environment.
+
+    :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout) and
+        ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``).
+    :raises SettingsError: the folder's path is too long for unix sockets.
+    """
+    folder = Path(environment.get("DEVCLOUD_DIR") or CHECKOUT / ".devcloud").absolute()
+    if len(os.fsencode(folder)) > LONGEST_STATE_FOLDER:
+        raise SettingsError(
+            f"{folder} is longer than {LONGEST_STATE_FOLDER} bytes, which the unix sockets in it"
+            " do not allow: set DEVCLOUD_DIR to a shorter path"
+        )
+    return Settings(
+        folder=folder,
+        compute_driver=environment.get("DEVCLOUD_COMPUTE_DRIVER") or "docker.DockerDriver",
+        hosts=(Host("host1", NAMESPACE, API_ADDRESS, network_node=True),),
+    )
+
+
+def load_secrets(settings: Settings) -> dict[str, str]:
+    """Return the cloud's passwords by name, made on the first call."""
+    if not settings.secrets_file.exists():
+        settings.data.mkdir(parents=True, exist_ok=True)
+        made = {name: secrets.token_hex(12) for name in SECRET_NAMES}
+        settings.secrets_file.touch(mode=0o600)
+        settings.secrets_file.write_text(json.dumps(made, indent=1))
+    loaded: dict[str, str] = json.loads(settings.secrets_file.read_text())
+    return loaded

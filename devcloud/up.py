@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the cloud up, whatever state it is in."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import amqp  # type: ignore[import-untyped]
+
+from devcloud import (
+    compute_user,
+    configuration,
+    database,
+    identity,
+    images,
+    leftovers,
+    network,
+    readiness,
+    seed,
+    supervise,
+    switch,
+)
+from devcloud.programs import Program, all_programs
+from devcloud.settings import API_ADDRESS, Settings, load_secrets
+from devcloud.steps import run_in_parallel, say, step, wait_until
+
+API_PORTS = {
+    "keystone": 5000,
+    "placement": 8778,
+    "glance": 9292,
+    "nova-api": 8774,
+    "nova-metadata": 8775,
+    "neutron-api": 9696,
+    "registry": 5001,
+}
+
+# queues whose first message would otherwise wait a whole RPC timeout for its reader
+QUEUES = {
+    "neutron-rpc": ("q-plugin", "q-reports-plugin", "q-l3-plugin"),
+    "nova-conductor": ("conductor",),
+}
+
+
+def answers(port: int) -> bool:
+    """Return whether an API gives any HTTP answer; 401 is one, 5xx is none."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"http://{API_ADDRESS}:{port}/", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False
+    return True
+
+
+def wait_for_api(settings: Settings, name: str) -> None:
+    """Wait until an API answers."""
+
+    def ready() -> bool:
+        supervise.require_running(settings, name)
+        return answers(API_PORTS[name])
+
+    wait_until(
+        ready,
+        what=f"{name} answers",
+        advice=f"python3 -m devcloud ctl restart {name}",
+        log=settings.log / f"{name}.log",
+        timeout=120,
+    )
+
+
+def wait_for_queues(settings: Settings, name: str) -> None:
+    """Wait until a service reads its message queues."""
+    password = load_secrets(settings)["rabbit"]
+
+    def ready() -> bool:
+        supervise.require_running(settings, name)
+        try:
+            with amqp.Connection(
+                f"{API_ADDRESS}:5672", userid="openstack", password=password, connect_timeout=5
+            ) as connection:
+                for queue in QUEUES[name]:
+                    with connection.channel() as channel:
+                        if channel.queue_declare(queue, passive=True).consumer_count == 0:
+                            return False
+        except (OSError, amqp.exceptions.AMQPError):
+            return False
+        return True
+
+    wait_until(
+        ready,
+        what=f"{name} reads its queues",
+        advice=f"python3 -m devcloud ctl restart {name}",
+        log=settings.log / f"{name}.log",
+        timeout=120,
+    )
+
+
+class Starter:
+    """Starts programs stage by stage and remembers whether anything had to be started."""
+
+    def __init__(self, settings: Settings, programs: list[Program]) -> None:
+        self._settings = settings
+        self._programs = programs
+        self._lock = threading.Lock()
+        self.started: list[str] = []
+
+    def start(self, *stages: str) -> list[str]:
+        """Start those programs of some stages that do not run, and return their names."""
+        names = [program.name for program in self._programs if program.stage in stages]
+        started = supervise.start_programs(self._settings, names)
+        with self._lock:
+            self.started += started
+        return started
+
+
+def prepare_machine(settings: Settings) -> None:
+    """Make folders, network namespaces, the compute user and the configuration."""
+    for folder in ("glance/images", "glance/staging", "glance/tasks", "locks", "registry"):
+        (settings.data / folder).mkdir(parents=True, exist_ok=True)
+    for path in (settings.data / "rabbitmq", settings.log / "rabbitmq"):
+        path.mkdir(parents=True, exist_ok=True)
+    for host in settings.hosts:
+        settings.host_run(host).mkdir(parents=True, exist_ok=True)
+        (settings.host_data(host) / "neutron").mkdir(parents=True, exist_ok=True)
+        network.ensure_namespace(host.namespace)
+    network.ensure_link()
+    compute_user.ensure_user()
+    for host in settings.hosts:
+        compute_user.ensure_folders(settings, host)
+    configuration.write_configuration(settings)
+    compute_user.ensure_sudo_rule(settings)
+    compute_user.require_readable(settings)
+
+
+def start_switches(settings: Settings, starter: Starter) -> None:
+    """Start Open vSwitch on every host, with its settings and provider bridges."""
+    for host in settings.hosts:
+        wait_until(
+            settings.switch_socket(host).is_socket,
+            what=f"Open vSwitch's database on {host.name}",
+            advice=f"python3 -m devcloud ctl restart ovsdb-{host.name}",
+            log=settings.log / f"ovsdb-{host.name}.log",
+            timeout=20,
+            interval=0.05,
+        )
+        switch.prepare(settings, host)
+    starter.start("switch")
+    for host in settings.hosts:
+        switch.make_bridges(settings, host)
+
+
+def start_infrastructure(settings: Settings, starter: Starter) -> None:
+    """Start databases, message bus, switches and engines, and make the tables."""
+    if not database.has_data_folder(settings):
+        with step("MariaDB data folder"):
+            database.make_data_folder(settings)
+    current = supervise.states(settings)
+    for host in settings.hosts:
+        if current[f"ovsdb-{host.name}"] != "RUNNING":
+            switch.make_database(settings, host)
+    starter.start("infrastructure")
+    with step("Open vSwitch"):
+        start_switches(settings, starter)
+    with step("MariaDB"):
+        wait_until(
+            lambda: database.answers(settings),
+            what="MariaDB answers",
+            advice="python3 -m devcloud ctl restart mariadb",
+            log=settings.log / "mariadb.log",
+        )
+    if not database.tables_made(settings).exists():
+        with step("databases"):
+            database.create_databases(settings)
+            database.make_tables(settings)
+            database.tables_made(settings).touch()
+    for host in settings.hosts:
+        with step(f"Docker Engine on {host.name}"):
+            wait_until(
+                settings.engine_socket(host).is_socket,
+                what="the engine's socket",
+                advice=f"python3 -m devcloud ctl restart docker-{host.name}",
+                log=settings.log / f"docker-{host.name}.log",
+            )
+
+
+def start_services(settings: Settings, starter: Starter) -> None:
+    """Start the APIs, the services behind them, the agents and nova-compute."""
+    starter.start("identity")
+    with step("keystone"):
+        wait_for_api(settings, "keystone")
+    identity.ensure_accounts(settings)
+    starter.start("service")
+
+    def agents() -> None:
+        wait_for_queues(settings, "neutron-rpc")
+        starter.start("agent")
+
+    def compute() -> None:
+        wait_for_queues(settings, "nova-conductor")
+        starter.start("compute")
+
+    def interfaces() -> None:
+        for name in API_PORTS:
+            wait_for_api(settings, name)
+
+    with step("APIs"):
+        run_in_parallel(agents, compute, interfaces)
+
+
+def up(settings: Settings) -> None:
+    """Bring the cloud up: a few seconds when it is up, a minute when it is down.
+
+    :raises StepFailed: something did not come up in time.
+    """
+    begin = time.time()
+    if not supervise.is_alive(settings):
+        with step("what an earlier run left"):
+            leftovers.clear(settings)
+    with step("network namespace, user, configuration"):
+        prepare_machine(settings)
+        programs = all_programs(settings)
+        supervise.write_config(settings, programs)
+        supervise.ensure_supervisor(settings)
+    with images.building(settings) as archives:
+        starter = Starter(settings, programs)
+        start_infrastructure(settings, starter)
+        start_services(settings, starter)
+        if starter.started:
+            with step("agents and nova-compute report"):
+                readiness.wait_for_reports(settings, begin)
+        if not seed.seeded(settings).exists():
+            seed.seed(settings, archives)
+    say("the cloud is up")
+    say(f"  . {settings.folder}/demo-openrc    (or admin-openrc), then: openstack server list")
