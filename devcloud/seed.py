@@ -104,7 +104,7 @@ def make_networks(admin: Connection, project: str) -> None:
     router = network.find_router("router") or network.create_router(
         name="router", project_id=project, external_gateway_info={"network_id": public.id}
     )
-    provider = {
+    provider: dict[str, dict[str, object]] = {
         "private": {"provider_network_type": "vxlan"},
         "private-vlan": {
             "provider_network_type": "vlan",

@@ -4,6 +4,7 @@
 import configparser
 import http.client
 import os
+import resource
 import shlex
 import subprocess
 import xmlrpc.client
@@ -59,7 +60,6 @@ def write_config(settings: Settings, programs: Iterable[Program]) -> None:
         "logfile_backups": "1",
         "pidfile": str(settings.run / "supervisord.pid"),
         "directory": str(settings.run),
-        "minfds": "65536",
         "user": "root",
     }
     config["rpcinterface:supervisor"] = {
@@ -119,6 +119,9 @@ def ensure_supervisor(settings: Settings) -> None:
             proxy(settings).addProcessGroup(name)
         return
     socket_file(settings).unlink(missing_ok=True)
+    # MariaDB, RabbitMQ and the engine want many; the programs inherit supervisor's limit
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     run_command(
         [
             "nsenter",
