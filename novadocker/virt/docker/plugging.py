@@ -10,6 +10,7 @@ from nova import conf, objects
 from nova import exception as nova_exception
 from nova.network import model as network_model
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
 from novadocker import exception
 
@@ -40,6 +41,9 @@ def wait_for_plugged(
     try:
         with virtapi.wait_for_instance_event(instance, events, timeout, on_failure):
             yield
+            watch = timeutils.StopWatch()
+            watch.start()
+        LOG.info("Waited %.2f s for Neutron's ports", watch.elapsed(), instance=instance)
     except _event_timeout():
         _report(
             instance,

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the unit tests: Nova's objects, and the driver over fakes of our own modules."""
+
+import os
+
+# first: Nova looks for it before anything can import eventlet
+os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "true"
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nova import conf, objects
+from nova.network import model as network_model
+from nova.tests.unit import utils as nova_utils
+
+from novadocker.virt.docker import driver as driver_module
+from tests.unit import fakes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nova_objects() -> None:
+    objects.register_all()
+    conf.CONF([], project="nova", default_config_files=[])
+
+
+@pytest.fixture
+def options() -> Iterator[Any]:
+    """Set Nova's options for one test: ``options(name=value, group=...)``."""
+
+    overridden: list[tuple[str | None, str]] = []
+
+    def override(group: str | None = None, **values: object) -> None:
+        for name, value in values.items():
+            conf.CONF.set_override(name, value, group=group)
+            overridden.append((group, name))
+
+    yield override
+    for group, name in overridden:
+        conf.CONF.clear_override(name, group=group)
+
+
+@pytest.fixture
+def instance() -> objects.Instance:
+    found = nova_utils.get_test_instance()
+    found.flavor = objects.Flavor(
+        name="d1.tiny", vcpus=2, memory_mb=256, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
+    )
+    found.config_drive = ""
+    found.hostname = "web-1"
+    found.info_cache = objects.InstanceInfoCache(network_info=network_info())
+    return found
+
+
+def network_info(active: bool = False) -> network_model.NetworkInfo:
+    subnet = network_model.Subnet(
+        cidr="10.0.0.0/24",
+        dns=[network_model.IP("10.0.0.2")],
+        gateway=network_model.IP("10.0.0.1"),
+        ips=[network_model.FixedIP("10.0.0.5")],
+        routes=[],
+    )
+    network = network_model.Network(id="net", bridge="br-int", subnets=[subnet], mtu=1450)
+    return network_model.NetworkInfo(
+        [
+            network_model.VIF(
+                id="0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1",
+                address="fa:16:3e:00:00:05",
+                network=network,
+                type=network_model.VIF_TYPE_OVS,
+                devname="tap0e6e0b4b-7a",
+                active=active,
+            )
+        ]
+    )
+
+
+@pytest.fixture(name="network_info")
+def network_info_fixture() -> network_model.NetworkInfo:
+    return network_info()
+
+
+@pytest.fixture
+def image_meta() -> objects.ImageMeta:
+    return objects.ImageMeta.from_dict(
+        {"id": "7a2f1ab6-6a8e-4d69-8a3e-0b1f5f8a3c11", "properties": {}}
+    )
+
+
+@pytest.fixture
+def engine() -> fakes.FakeEngine:
+    return fakes.FakeEngine()
+
+
+@pytest.fixture
+def network() -> fakes.FakeNetwork:
+    return fakes.FakeNetwork()
+
+
+@pytest.fixture
+def virtapi() -> fakes.FakeVirtAPI:
+    return fakes.FakeVirtAPI()
+
+
+@pytest.fixture
+def driver(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: fakes.FakeEngine,
+    network: fakes.FakeNetwork,
+    virtapi: fakes.FakeVirtAPI,
+) -> driver_module.DockerDriver:
+    """The driver after ``init_host``, over the fakes."""
+    monkeypatch.setattr(driver_module, "Engine", lambda *_: engine)
+    monkeypatch.setattr(driver_module, "vifs", network)
+    monkeypatch.setattr(driver_module, "netns", network)
+    monkeypatch.setattr(driver_module, "ImageStore", fakes.FakeImages)
+    found = driver_module.DockerDriver(virtapi)
+    found.init_host("host1")
+    return found

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+from typing import Any
+
+import os_resource_classes as orc
+import pytest
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import power_state
+from nova.compute import provider_tree as placement
+from nova.virt import driver as nova_driver
+
+from novadocker import exception
+from novadocker.virt.docker import driver as driver_module
+from novadocker.virt.docker import spec
+from tests.unit import fakes
+from tests.unit.fakes import FakeEngine, FakeNetwork, FakeVirtAPI
+
+NODE = "host1"
+
+
+@pytest.fixture
+def spawn(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any:
+    def call(**kwargs: Any) -> None:
+        driver.spawn(
+            None, instance, image_meta, [], None, {}, **{"network_info": network_info, **kwargs}
+        )
+
+    return call
+
+
+# -- spawn and destroy --------------------------------------------------------------------------
+
+
+def test_spawn(
+    spawn: Any, engine: FakeEngine, network: FakeNetwork, virtapi: FakeVirtAPI, instance: Any
+) -> None:
+    spawn()
+    name = f"nova-{instance.uuid}"
+    assert engine.calls == [
+        ("create", name),
+        ("files", f"id-{name}"),
+        ("start", f"id-{name}"),
+    ]
+    assert network.wired == {instance.uuid}
+    assert network.bound == {f"id-{name}": instance.uuid}
+    assert len(virtapi.awaited) == 1
+    assert b"10.0.0.5\tweb-1" in engine.files["/etc/hosts"]
+    assert engine.files["/etc/resolv.conf"].endswith(b"nameserver 10.0.0.2\n")
+
+
+def test_spawn_puts_injected_files_but_not_over_the_identity(
+    driver: Any, instance: Any, image_meta: Any, network_info: Any, engine: FakeEngine
+) -> None:
+    files = [("/etc/motd", b"hello"), ("/etc/hosts", b"forged")]
+    driver.spawn(None, instance, image_meta, files, None, {}, network_info=network_info)
+    assert engine.files["/etc/motd"] == b"hello"
+    assert b"forged" not in engine.files["/etc/hosts"]
+
+
+def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
+    spawn(power_on=False)
+    assert [call[0] for call in engine.calls] == ["create", "files"]
+
+
+def test_spawn_without_ports(spawn: Any, virtapi: FakeVirtAPI, engine: FakeEngine) -> None:
+    spawn(network_info=None)
+    assert virtapi.awaited == []
+    assert engine.calls[-1][0] == "start"
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "text"),
+    [
+        ("plug", exception.PlugFailed, "no bridge"),
+        ("event", exception.StartFailed, "did not report"),
+        ("command", exception.StartFailed, "exit code 3"),
+    ],
+)
+def test_a_failed_spawn_leaves_nothing(
+    spawn: Any,
+    engine: FakeEngine,
+    network: FakeNetwork,
+    virtapi: FakeVirtAPI,
+    fault: str,
+    expected: type[Exception],
+    text: str,
+) -> None:
+    if fault == "plug":
+        network.failure = exception.PlugFailed(port_id="p", reason="no bridge")
+    elif fault == "event":
+        virtapi.outcome = "late"
+    else:
+        engine.exit_code = 3
+    with pytest.raises(expected, match=text):
+        spawn()
+    assert engine.containers == {}
+    assert network.wired == set()
+    assert network.bound == {}
+
+
+def test_a_failed_spawn_unwires_though_the_engine_died(
+    spawn: Any, engine: FakeEngine, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "start_container", lambda _: setattr(engine, "away", True))
+    with pytest.raises(exception.EngineUnavailable):
+        spawn()
+    assert network.wired == set()
+
+
+def test_spawn_never_removes_a_container_that_was_there(
+    spawn: Any, engine: FakeEngine, instance: Any
+) -> None:
+    engine.add(f"nova-{instance.uuid}", {})
+    with pytest.raises(exception.EngineError, match="name in use"):
+        spawn()
+    assert len(engine.containers) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda i: setattr(i.flavor, "swap", 64), "a swap disk"),
+        (lambda i: setattr(i.flavor, "ephemeral_gb", 1), "an ephemeral disk"),
+        (lambda i: setattr(i, "config_drive", "True"), "a config drive"),
+    ],
+)
+def test_spawn_refuses_what_it_cannot_give(
+    spawn: Any, instance: Any, engine: FakeEngine, change: Any, text: str
+) -> None:
+    change(instance)
+    with pytest.raises(exception.StartFailed, match=text):
+        spawn()
+    assert engine.calls == []
+
+
+def test_spawn_refuses_volumes(spawn: Any, engine: FakeEngine) -> None:
+    with pytest.raises(exception.StartFailed, match="volumes"):
+        spawn(block_device_info={"block_device_mapping": [{"mount_device": "/dev/vdb"}]})
+    assert engine.calls == []
+
+
+def test_destroy(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, engine: Any, network: Any
+) -> None:
+    spawn()
+    driver.destroy(None, instance, network_info)
+    driver.destroy(None, instance, network_info)
+    assert engine.containers == {}
+    assert network.wired == set()
+
+
+def test_destroy_keeps_the_network_while_the_engine_is_away(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, engine: Any, network: Any
+) -> None:
+    spawn()
+    engine.away = True
+    with pytest.raises(exception.EngineUnavailable):
+        driver.destroy(None, instance, network_info)
+    assert network.wired == {instance.uuid}
+
+
+def test_unplug_removes_the_namespace_though_a_port_failed(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    spawn()
+    network.unplug_failure = exception.PlugFailed(port_id="p", reason="switch away")
+    with pytest.raises(exception.PlugFailed):
+        driver.unplug_vifs(instance, network_info)
+    assert network.wired == set()
+
+
+def test_cleanup_can_leave_the_vifs(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    spawn()
+    driver.cleanup(None, instance, network_info, destroy_vifs=False)
+    assert network.wired == {instance.uuid}
+
+
+# -- power --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reboot_type", "signals"), [("SOFT", ["SIGTERM"]), ("HARD", ["SIGKILL"])])
+def test_reboot(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    network: FakeNetwork,
+    reboot_type: str,
+    signals: list[str],
+) -> None:
+    spawn()
+    engine.calls.clear()
+    network.wired.clear()
+    network.bound.clear()
+    driver.reboot(None, instance, network_info, reboot_type)
+    assert [call[-1] for call in engine.calls if call[0] == "signal"] == signals
+    assert engine.calls[-1][0] == "start"
+    assert network.wired == {instance.uuid}
+    assert network.bound
+
+
+def test_power_cycle(driver: Any, spawn: Any, instance: Any, network_info: Any) -> None:
+    spawn()
+    driver.power_off(instance, 60, 10)
+    assert driver.get_info(instance, use_cache=False).state == power_state.SHUTDOWN
+    driver.power_off(instance, 0, 0)
+    driver.power_on(None, instance, network_info)
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+
+
+def test_power_on_never_removes_a_server_that_fails(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, engine: Any, network: Any
+) -> None:
+    spawn()
+    driver.power_off(instance)
+    engine.exit_code = 1
+    with pytest.raises(exception.EngineError, match="exit code 1"):
+        driver.power_on(None, instance, network_info)
+    network.failure = exception.PlugFailed(port_id="p", reason="no bridge")
+    with pytest.raises(exception.PlugFailed):
+        driver.reboot(None, instance, network_info, "HARD")
+    assert len(engine.containers) == 1
+
+
+@pytest.mark.parametrize("stop", ["pause", "suspend"])
+def test_freeze(driver: Any, spawn: Any, instance: Any, network_info: Any, stop: str) -> None:
+    spawn()
+    if stop == "pause":
+        driver.pause(instance)
+    else:
+        driver.suspend(None, instance)
+    assert driver.get_info(instance, use_cache=False).state == power_state.PAUSED
+    if stop == "pause":
+        driver.unpause(instance)
+    else:
+        driver.resume(None, instance, network_info)
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+
+
+def test_resume_of_a_server_that_lost_its_processes(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    spawn()
+    driver.power_off(instance)
+    network.wired.clear()
+    driver.resume_state_on_host_boot(None, instance, network_info, None)
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+    assert network.wired == {instance.uuid}
+
+
+# -- which servers there are ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "expected"), driver_module.POWER_STATES.items())
+def test_power_states(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, status: str, expected: int
+) -> None:
+    spawn()
+    engine._set(f"nova-{instance.uuid}", status)
+    assert driver.get_info(instance).state == expected
+
+
+def test_a_word_the_engine_never_used_before(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine
+) -> None:
+    spawn()
+    engine._set(f"nova-{instance.uuid}", "hibernating")
+    assert driver.get_info(instance).state == power_state.NOSTATE
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_an_engine_that_is_away_is_no_missing_server(
+    driver: Any, instance: Any, engine: FakeEngine, use_cache: bool
+) -> None:
+    engine.away = True
+    with pytest.raises(nova_exception.VirtDriverNotReady):
+        driver.get_info(instance, use_cache=use_cache)
+    engine.away = False
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.get_info(instance, use_cache=use_cache)
+
+
+def test_foreign_containers_are_not_listed_nor_touched(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine
+) -> None:
+    spawn()
+    forged = {spec.LABEL_UUID: "another", spec.LABEL_SCHEMA: "1", spec.LABEL_NAME: "x"}
+    engine.add("foreign", forged, "running")
+    engine.add("plain", {}, "running")
+    assert driver.list_instances() == [instance.name]
+    assert driver.list_instance_uuids() == [instance.uuid]
+    assert driver.get_num_instances() == 1
+    assert driver.instance_exists(instance)
+
+
+def test_a_name_of_ours_without_our_labels_is_not_ours(
+    driver: Any, instance: Any, engine: FakeEngine
+) -> None:
+    engine.add(f"nova-{instance.uuid}", {}, "running")
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.power_off(instance)
+    assert engine.calls == []
+
+
+def test_a_power_state_sync_asks_the_engine_once(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine
+) -> None:
+    spawn()
+    engine.lists = 0
+    driver.get_num_instances()
+    for _ in range(100):
+        driver.get_info(instance)
+    assert engine.lists == 1
+
+
+# -- the host -------------------------------------------------------------------------------------
+
+
+def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
+    engine.info_ = replace(fakes.INFO, runtimes=frozenset({"runc"}))
+    with pytest.raises(exception.InvalidConfiguration, match="'novadocker'"):
+        driver.init_host(NODE)
+
+
+def test_available_resource(driver: Any) -> None:
+    found = driver.get_available_resource(NODE)
+    assert found["vcpus"] == 8
+    assert found["memory_mb"] == 16384
+    assert found["local_gb"] > 0
+    assert found["hypervisor_type"] == "docker"
+    assert found["hypervisor_version"] == 20010024
+    assert found["hypervisor_hostname"] == NODE == driver.get_available_nodes()[0]
+    assert found["supported_instances"] == [("x86_64", "docker", "exe")]
+
+
+def tree() -> placement.ProviderTree:
+    found = placement.ProviderTree()
+    found.new_root(NODE, "5e0e6b29-1b4e-4d83-8a4e-3a57d9a6a0b2", generation=1)
+    return found
+
+
+def test_inventory(driver: Any, options: Any) -> None:
+    options(
+        cpu_allocation_ratio=4.0,
+        reserved_host_cpus=1,
+        reserved_host_memory_mb=512,
+        reserved_host_disk_mb=1500,
+    )
+    found = tree()
+    driver.update_provider_tree(found, NODE)
+    inventory = found.data(NODE).inventory
+    assert {name: row["reserved"] for name, row in inventory.items()} == {
+        orc.VCPU: 1,
+        orc.MEMORY_MB: 512,
+        orc.DISK_GB: 2,
+    }
+    assert inventory[orc.VCPU]["total"] == inventory[orc.VCPU]["max_unit"] == 8
+    assert inventory[orc.VCPU]["allocation_ratio"] == 4.0
+    assert "CUSTOM_HYPERVISOR_DOCKER" in found.data(NODE).traits
+
+
+def test_inventory_while_the_engine_is_away(driver: Any, engine: FakeEngine) -> None:
+    found = tree()
+    driver.update_provider_tree(found, NODE)
+    engine.away = True
+    driver.update_provider_tree(found, NODE)
+    rows = found.data(NODE).inventory.values()
+    assert rows
+    assert all(row["reserved"] == row["total"] > 0 for row in rows)
+    engine.away = False
+    driver.update_provider_tree(found, NODE)
+    assert found.data(NODE).inventory[orc.VCPU]["reserved"] == 0
+
+
+def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:
+    assert driver.capabilities.keys() == nova_driver.ComputeDriver.capabilities.keys()
+    assert {key for key, value in driver.capabilities.items() if value} == {
+        "supports_image_type_raw"
+    }
+
+
+# -- what is seen of a server ---------------------------------------------------------------------
+
+
+def test_console(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn()
+    monkeypatch.setattr(engine, "read_console", lambda _: b"x" * 200_000 + b"end")
+    output = driver.get_console_output(None, instance)
+    assert len(output) == 102_400
+    assert output.endswith(b"end")
+
+
+def test_diagnostics(driver: Any, spawn: Any, instance: Any) -> None:
+    spawn()
+    found = driver.get_instance_diagnostics(instance)
+    assert (found.state, found.hypervisor, found.num_cpus) == ("running", "docker", 2)
+    assert found.memory_details.used == 5
+    assert found.memory_details.maximum == 256
+    assert found.disk_details[0].write_requests == 4
+    assert found.nic_details[0].mac_address == "fa:16:3e:00:00:05"
+    assert driver.get_diagnostics(instance)["num_cpus"] == 2
+
+
+def test_diagnostics_of_a_stopped_server(driver: Any, spawn: Any, instance: Any) -> None:
+    spawn()
+    driver.power_off(instance)
+    found = driver.get_instance_diagnostics(instance)
+    assert (found.state, found.num_cpus, found.num_nics) == ("shutdown", 0, 1)
+    assert isinstance(found, objects.Diagnostics)

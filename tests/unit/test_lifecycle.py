@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker import lifecycle
+from tests.unit.fakes import FakeEngine
+
+
+def engine_with(status: str, **kwargs: object) -> FakeEngine:
+    engine = FakeEngine(**kwargs)  # type: ignore[arg-type]
+    engine.add("c", {}, status)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("status", "timeout", "expected"),
+    [
+        ("running", 60, [("signal", "id-c", "SIGTERM")]),
+        ("running", 0, [("signal", "id-c", "SIGKILL")]),
+        ("paused", 60, [("unpause", "id-c"), ("signal", "id-c", "SIGTERM")]),
+        ("exited", 60, []),
+        ("created", 0, []),
+        ("dead", 0, []),
+    ],
+)
+def test_stop(status: str, timeout: int, expected: list[tuple[str, ...]]) -> None:
+    engine = engine_with(status)
+    lifecycle.stop(engine, "c", timeout, 10)
+    assert engine.calls == expected
+
+
+def test_stop_asks_again_then_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_with("running", stubborn=frozenset({"SIGTERM"}))
+    now = [0.0]
+    waits: list[float] = []
+
+    def wait(container: str, timeout: float) -> int | None:
+        waits.append(timeout)
+        now[0] += timeout
+        return None if engine.containers["id-c"].status == "running" else 137
+
+    monkeypatch.setattr(lifecycle.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(engine, "wait_container", wait)
+    lifecycle.stop(engine, "c", timeout=25, retry_interval=10)
+    assert [call[-1] for call in engine.calls] == ["SIGTERM"] * 3 + ["SIGKILL"]
+    assert waits[:3] == [10, 10, 5]
+
+
+def test_stop_reports_a_process_that_survives() -> None:
+    engine = engine_with("running", stubborn=frozenset({"SIGTERM", "SIGKILL"}))
+    with pytest.raises(exception.EngineError, match="survived SIGKILL"):
+        lifecycle.stop(engine, "c", 0, 0)
+
+
+def test_stop_says_when_the_engine_is_away() -> None:
+    engine = engine_with("running", away=True)
+    with pytest.raises(exception.EngineUnavailable):
+        lifecycle.stop(engine, "c", 5, 1)
+
+
+def test_start_reports_code_and_last_lines() -> None:
+    engine = engine_with("created", exit_code=3)
+    with pytest.raises(exception.EngineError, match=r"exit code 3; it wrote: one \| two \| three"):
+        lifecycle.start(engine, "c", 0.1)
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.1])
+def test_start(grace: float) -> None:
+    engine = engine_with("created")
+    lifecycle.start(engine, "c", grace)
+    assert engine.containers["id-c"].status == "running"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker import limits, spec
+from novadocker.virt.docker.model import ContainerSpec, Limits
+from tests.unit import fakes
+
+LIMITS = Limits(nano_cpus=10**9, cpu_shares=1024, memory_bytes=1 << 28, pids=100)
+
+
+def build(instance: Any, image_meta: Any, image: Any = fakes.IMAGE) -> ContainerSpec:
+    return spec.container_spec(
+        instance, image_meta, image, LIMITS, runtime="novadocker", console_log_max_mb=10
+    )
+
+
+def test_labels_are_all_ours(instance: Any, image_meta: Any) -> None:
+    image = replace(fakes.IMAGE, labels={spec.LABEL_UUID: "forged"})
+    built = build(instance, image_meta, image)
+    assert built.labels == {
+        spec.LABEL_UUID: instance.uuid,
+        spec.LABEL_NAME: instance.name,
+        spec.LABEL_PROJECT: instance.project_id,
+        spec.LABEL_FLAVOR: "d1.tiny",
+        spec.LABEL_HOST: instance.host or "",
+        spec.LABEL_SCHEMA: "1",
+    }
+    assert built.name == f"nova-{instance.uuid}"
+
+
+@pytest.mark.parametrize(
+    ("property_", "entrypoint", "command"),
+    [
+        (None, (), ()),
+        ("", (), ()),
+        ("/sbin/init", ("/sbin/init",), ()),
+        ("sh -c 'echo a  b; sleep 1'", ("sh",), ("-c", "echo a  b; sleep 1")),
+    ],
+)
+def test_command_line(
+    instance: Any, image_meta: Any, property_: str | None, entrypoint: Any, command: Any
+) -> None:
+    if property_ is not None:
+        image_meta.properties.os_command_line = property_
+    built = build(instance, image_meta)
+    assert (built.entrypoint, built.command) == (entrypoint, command)
+
+
+def test_command_line_that_cannot_be_split(instance: Any, image_meta: Any) -> None:
+    image_meta.properties.os_command_line = "sh -c 'unclosed"
+    with pytest.raises(exception.InvalidImage, match="os_command_line"):
+        build(instance, image_meta)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "command", "good"),
+    [((), (), False), (("a",), (), True), ((), ("b",), True)],
+)
+def test_image_without_command(
+    instance: Any, image_meta: Any, entrypoint: Any, command: Any, good: bool
+) -> None:
+    image = replace(fakes.IMAGE, entrypoint=entrypoint, command=command)
+    if good:
+        assert build(instance, image_meta, image).entrypoint == ()
+        return
+    with pytest.raises(exception.InvalidImage, match="no command"):
+        build(instance, image_meta, image)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "expected"), [("web-1", "web-1"), ("a" * 255, "a" * 64), ("", None)]
+)
+def test_hostname(instance: Any, image_meta: Any, hostname: str, expected: str | None) -> None:
+    instance.hostname = hostname
+    assert build(instance, image_meta).hostname == (expected or instance.uuid)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("nova-u", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "1"}, True),
+        ("nova-v", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "1"}, False),
+        ("nova-u", {spec.LABEL_UUID: "u"}, False),
+        ("nova-u", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "2"}, False),
+        ("other", {}, False),
+    ],
+)
+def test_owned(name: str, labels: dict[str, str], expected: bool) -> None:
+    assert spec.owned(name, labels) is expected
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "memory_mb", "expected"),
+    [
+        (1, 256, Limits(10**9, 1024, 256 << 20, 77)),
+        (4, 8192, Limits(4 * 10**9, 4096, 8192 << 20, 77)),
+        (512, 1, Limits(512 * 10**9, 262144, 1 << 20, 77)),
+    ],
+)
+def test_limits(instance: Any, vcpus: int, memory_mb: int, expected: Limits) -> None:
+    instance.flavor.vcpus, instance.flavor.memory_mb = vcpus, memory_mb
+    assert limits.limits_from_flavor(instance.flavor, 77) == expected
