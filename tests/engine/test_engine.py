@@ -85,7 +85,7 @@ def test_files_stay_inside_the_container(
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    container = create("ln", "-s", str(outside), "/link")
+    container = create("sh", "-c", f"mkdir -p {outside} && ln -s {outside} /link")
     engine.start_container(container)
     assert engine.wait_container(container, 10) == 0
     engine.put_files(container, {"/link/planted": b"x"})
