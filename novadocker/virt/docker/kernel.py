@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The system calls on network namespaces that Python 3.11 has no function for.
+
+A thread that has changed its namespace is never given back to a pool: see ``run_in_thread``.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# linux/sched.h, sys/mount.h
+_CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_SHARED = 0x100000
+_MNT_DETACH = 2
+_EINVAL = 22
+
+_THREAD_NAMESPACE = "/proc/thread-self/ns/net"
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
+_share_lock = threading.Lock()
+
+
+def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a thread of its own, which ends with it.
+
+    So whatever namespace the function leaves its thread in, no other call is served there. (A
+    child process would do too, but must not be forked off a process with threads.)
+    """
+    with futures.ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(function, *args, **kwargs).result()
+
+
+def is_namespace(path: str) -> bool:
+    """Say whether a network namespace is mounted at ``path``; needs no privilege."""
+    try:
+        return os.stat(path).st_dev == os.stat(_THREAD_NAMESPACE).st_dev
+    except FileNotFoundError:
+        return False
+
+
+def open_namespace(path: str = _THREAD_NAMESPACE) -> int:
+    """Return a file descriptor of a network namespace, by default the calling thread's."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter_namespace(descriptor: int) -> None:
+    """Move the calling thread to a network namespace."""
+    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
+
+
+def enter_namespace_at(path: str) -> None:
+    """Move the calling thread to the network namespace mounted at ``path``."""
+    descriptor = open_namespace(path)
+    try:
+        enter_namespace(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def enter_new_namespace() -> None:
+    """Move the calling thread to a network namespace of its own, as yet without a name."""
+    _check(_libc.unshare(_CLONE_NEWNET), "unshare")
+
+
+def name_namespace(path: str) -> None:
+    """Mount the calling thread's network namespace at ``path``, so that it stays.
+
+    As ip-netns(8) does it: the folder is a shared mount, by which the names reach the mount
+    namespaces of other services.
+    """
+    folder = os.path.dirname(path)
+    with _share_lock:
+        _make_folder(folder)
+        if _mount("", folder, _MS_SHARED | _MS_REC) == _EINVAL:
+            _check_mount(_mount(folder, folder, _MS_BIND | _MS_REC), folder)
+            _check_mount(_mount("", folder, _MS_SHARED | _MS_REC), folder)
+    Path(path).touch(mode=0o444)
+    _check_mount(_mount(_THREAD_NAMESPACE, path, _MS_BIND), path)
+
+
+def remove_name(path: str) -> None:
+    """Take the name from a network namespace; it ends with its last process. Absent is fine."""
+    if is_namespace(path):
+        _check(_libc.umount2(path.encode(), _MNT_DETACH), path)
+    Path(path).unlink(missing_ok=True)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.mkdir(folder, 0o755)
+    except FileExistsError:
+        return
+
+
+def _mount(source: str, target: str, flags: int) -> int:
+    """Return 0 or an error number."""
+    if _libc.mount(source.encode(), target.encode(), b"none", flags, None) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+def _check_mount(error: int, what: str) -> None:
+    if error:
+        raise OSError(error, os.strerror(error), what)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), what)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure: Nova's network model -> what the devices of an instance must look like.
+
+Kept free of Nova at run time: the privileged process imports it, and stays small.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nova.network import model as network_model
+
+_DEFAULTS = ("0.0.0.0/0", "::/0")
+# nova.network.model.NIC_NAME_LEN
+_NAME_LENGTH = 14
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of one NIC; without ``gateway`` the destination is on the link itself."""
+
+    destination: str
+    gateway: str | None
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network device of an instance.
+
+    :ivar host_device: the end that is plugged into the switch
+    :ivar guest_device: the instance's end
+    :ivar mtu: bytes, None for the kernel's default
+    :ivar addresses: with the prefix length of their subnet, as ``192.0.2.5/24``
+    :ivar routes: those beyond the subnets of the addresses; destinations as ``192.0.2.0/24``
+    """
+
+    port_id: str
+    host_device: str
+    guest_device: str
+    mac: str
+    mtu: int | None
+    addresses: tuple[str, ...]
+    routes: tuple[Route, ...]
+
+
+def nics_from_network_info(network_info: network_model.NetworkInfo) -> tuple[Nic, ...]:
+    """Return the NICs in Neutron's order: eth0, eth1, ...
+
+    A destination is reached one way only: the first NIC that has a route to it keeps it, and no
+    route replaces a subnet that a NIC is in. So there is one default route in each family. A
+    subnet's gateway goes before a default route among its host routes, as Neutron's DHCP agent
+    has it.
+    """
+    taken = {
+        str(ipaddress.ip_interface(address).network)
+        for vif in network_info
+        for address in _addresses(vif)
+    }
+    found = []
+    for position, vif in enumerate(network_info):
+        routes = []
+        for route in _routes(vif):
+            if route.destination not in taken:
+                taken.add(route.destination)
+                routes.append(route)
+        found.append(
+            Nic(
+                port_id=vif["id"],
+                host_device=host_device_name(vif),
+                guest_device=f"eth{position}",
+                mac=vif["address"].lower(),
+                mtu=vif["network"].get_meta("mtu") if vif["network"] else None,
+                addresses=tuple(_addresses(vif)),
+                routes=tuple(routes),
+            )
+        )
+    return tuple(found)
+
+
+def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str, ...]:
+    """Return the name servers of all subnets, each once, in Neutron's order.
+
+    A subnet that names none is served by its DHCP servers, as Neutron's DHCP agent has it.
+    """
+    found = []
+    for vif in network_info:
+        for subnet in _subnets(vif):
+            servers = [server["address"] for server in subnet["dns"]]
+            dhcp_server = subnet.get_meta("dhcp_server")
+            if not servers and dhcp_server and subnet.get_meta("enable_dhcp"):
+                servers = [dhcp_server]
+            found += servers
+    return tuple(dict.fromkeys(found))
+
+
+def host_device_name(vif: network_model.VIF) -> str:
+    """Return the name of the device that is plugged into the switch, as os-vif is told it."""
+    name: str = vif["devname"] or f"nic{vif['id']}"[:_NAME_LENGTH]
+    return name
+
+
+def _subnets(vif: network_model.VIF) -> Iterator[network_model.Subnet]:
+    if vif["network"]:
+        yield from (subnet for subnet in vif["network"]["subnets"] if subnet["ips"])
+
+
+def _addresses(vif: network_model.VIF) -> Iterable[str]:
+    for subnet in _subnets(vif):
+        length = ipaddress.ip_network(subnet["cidr"]).prefixlen
+        for address in subnet["ips"]:
+            yield str(ipaddress.ip_interface(f"{address['address']}/{length}"))
+
+
+def _routes(vif: network_model.VIF) -> Iterable[Route]:
+    """Yield a VIF's routes, the preferred one of each destination first."""
+    for subnet in _subnets(vif):
+        if gateway := _gateway(subnet["gateway"]):
+            yield Route(_DEFAULTS[ipaddress.ip_address(gateway).version == 6], gateway)
+        for route in subnet["routes"]:
+            destination = str(ipaddress.ip_network(route["cidr"], strict=False))
+            yield Route(destination, _gateway(route["gateway"]))
+
+
+def _gateway(address: network_model.IP | None) -> str | None:
+    """Return an address as text; Neutron writes "none" as None or as the unspecified address."""
+    if address is None or address["address"] is None:
+        return None
+    gateway = ipaddress.ip_address(address["address"])
+    return None if gateway.is_unspecified else str(gateway)

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged: make the network devices of an instance what they must be, through netlink.
+
+Each step reads what the kernel has and changes only what differs, so that a second call on a wired
+namespace sends nothing but questions.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from novadocker.virt.docker import kernel, links
+from novadocker.virt.docker.nics import Nic, Route
+
+# linux/if_addr.h, linux/rtnetlink.h
+_IFA_F_NODAD = 2
+_RTNH_F_ONLINK = 4
+_RTPROT_STATIC = 4
+_RT_SCOPE_UNIVERSE = 0
+_RT_SCOPE_LINK = 253
+
+# Neutron alone says what an address is: no router may add one, and no probe may delay one
+_GUEST_SYSCTL = {"accept_ra": "0", "autoconf": "0", "accept_dad": "0"}
+# the host must not speak on a tenant's network, nor heed a router there
+_HOST_SYSCTL = {"disable_ipv6": "1"}
+# removing one thing can take others along (an address its routes): a second round puts them back
+_ROUNDS = 2
+
+
+class WiringFailed(Exception):
+    """A NIC could not be wired; the arguments are the port's id and the reason.
+
+    A plain exception, since it is carried from the privileged process to nova-compute.
+    """
+
+
+def wire(path: str, nics: Sequence[Nic]) -> None:
+    """Make the namespace at ``path`` exist with its loopback up, and each NIC in it right.
+
+    Moves the calling thread between namespaces: call it by ``kernel.run_in_thread``.
+
+    :raises WiringFailed: a NIC is not what it must be
+    :raises OSError: no namespace could be made
+    """
+    with ExitStack() as stack:
+        host = stack.enter_context(IPRoute())
+        guest = stack.enter_context(_open_guest(path))
+        present = links.read_devices(guest)
+        if not present["lo"].up:
+            guest.link("set", index=present["lo"].index, state="up")
+        namespace = kernel.open_namespace(path)
+        stack.callback(os.close, namespace)
+        for nic in nics:
+            with _blaming(nic):
+                _ensure_pair(host, guest, namespace, nic, present.get(nic.guest_device))
+        for _ in range(_ROUNDS):
+            state = links.read_state(guest)
+            sent = [_correct(guest, nic, state) for nic in nics]
+            if not any(sent):
+                return
+        state = links.read_state(guest)
+        for nic in nics:
+            changes = links.changes_of(nic, state)
+            if changes.needed:
+                raise WiringFailed(nic.port_id, f"the kernel does not keep {changes}")
+
+
+def unwire(host_device: str) -> None:
+    """Delete a veth pair by its host end; absent is fine.
+
+    :raises OSError: the kernel refuses
+    """
+    with IPRoute() as host:
+        try:
+            link = _find_link(host, host_device)
+            if link is not None:
+                _delete_veth(host, link)
+        except NetlinkError as error:
+            # an error that the caller can know without pyroute2
+            raise OSError(error.code, os.strerror(error.code), host_device) from error
+
+
+@contextmanager
+def _blaming(nic: Nic) -> Iterator[None]:
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        raise WiringFailed(nic.port_id, str(error)) from error
+
+
+@contextmanager
+def _open_guest(path: str) -> Iterator[IPRoute]:
+    """Open netlink in the namespace at ``path``, which is made when there is none.
+
+    The thread is back in the host's namespace during the body: a socket stays where it was opened.
+    """
+    home = kernel.open_namespace()
+    try:
+        if fresh := not kernel.is_namespace(path):
+            kernel.enter_new_namespace()
+            _write_sysctl("default", _GUEST_SYSCTL)
+        else:
+            kernel.enter_namespace_at(path)
+        with IPRoute() as guest:
+            if fresh:
+                kernel.name_namespace(path)
+            kernel.enter_namespace(home)
+            yield guest
+    finally:
+        os.close(home)
+
+
+def _ensure_pair(
+    host: IPRoute, guest: IPRoute, namespace: int, nic: Nic, device: links.Device | None
+) -> None:
+    """Make the veth pair of a NIC, unless the host end's peer is the device seen in the namespace.
+
+    Whatever else bears one of the two names goes.
+    """
+    link = _find_link(host, nic.host_device)
+    if link is not None and (device is None or not _is_peer(host, link, namespace, device)):
+        _delete_veth(host, link)
+        link = None
+    if link is None:
+        if device is not None:
+            _delete(guest, device.index)
+        peer = {"ifname": nic.guest_device, "net_ns_fd": namespace, "address": nic.mac}
+        host.link("add", ifname=nic.host_device, kind="veth", peer=peer)
+        _write_sysctl(nic.host_device, _HOST_SYSCTL)
+        link = _find_link(host, nic.host_device)
+    attributes: dict[str, Any] = {}
+    if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
+        attributes["mtu"] = nic.mtu
+    if not link["flags"] & links.IFF_UP:
+        attributes["state"] = "up"
+    if attributes:
+        host.link("set", index=link["index"], **attributes)
+
+
+def _is_peer(host: IPRoute, link: Any, namespace: int, device: links.Device) -> bool:
+    """Say whether a link of the host and a device in a namespace are the ends of one veth pair."""
+    return bool(
+        link.get_attr("IFLA_LINK") == device.index
+        and device.peer == link["index"]
+        and link.get_attr("IFLA_LINK_NETNSID") == host.get_netnsid(fd=namespace)["nsid"]
+    )
+
+
+def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
+    """Make one device what it must be; return whether anything was sent."""
+    with _blaming(nic):
+        changes = links.changes_of(nic, state)
+        for route in changes.extra_routes:
+            with _ignoring(errno.ESRCH):
+                guest.route("del", **_route_request(nic, changes.index, route))
+        for address in changes.extra_addresses:
+            with _ignoring(errno.EADDRNOTAVAIL):
+                guest.addr("del", index=changes.index, **_address_request(address))
+        if "address" in changes.attributes:
+            # else the IPv6 link-local address of the old MAC stays
+            guest.link("set", index=changes.index, state="down")
+            guest.link("set", index=changes.index, **{**changes.attributes, "state": "up"})
+        elif changes.attributes:
+            guest.link("set", index=changes.index, **changes.attributes)
+        for address in changes.missing_addresses:
+            guest.addr("add", index=changes.index, **_address_request(address))
+        for route in changes.missing_routes:
+            guest.route("add", **_route_request(nic, changes.index, route))
+    return changes.needed
+
+
+def _address_request(address: str) -> dict[str, Any]:
+    interface = ipaddress.ip_interface(address)
+    request = {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
+    return request if interface.version == 4 else {**request, "flags": _IFA_F_NODAD}
+
+
+def _route_request(nic: Nic, index: int, route: Route) -> dict[str, Any]:
+    network = ipaddress.ip_network(route.destination)
+    request = {
+        "family": socket.AF_INET if network.version == 4 else socket.AF_INET6,
+        "dst": route.destination,
+        "oif": index,
+        "table": links.TABLE_MAIN,
+        "proto": _RTPROT_STATIC,
+    }
+    if route.gateway is None:
+        scope = _RT_SCOPE_LINK if network.version == 4 else _RT_SCOPE_UNIVERSE
+        return {**request, "scope": scope}
+    gateway = ipaddress.ip_address(route.gateway)
+    near = gateway.is_link_local or any(
+        gateway in ipaddress.ip_interface(address).network for address in nic.addresses
+    )
+    return {**request, "gateway": route.gateway, "flags": 0 if near else _RTNH_F_ONLINK}
+
+
+def _find_link(netlink: IPRoute, name: str) -> Any:
+    try:
+        return netlink.link("get", ifname=name)[0]
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+
+
+def _delete_veth(host: IPRoute, link: Any) -> None:
+    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
+        name = link.get_attr("IFLA_IFNAME")
+        raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
+    _delete(host, link["index"])
+
+
+def _delete(netlink: IPRoute, index: int) -> None:
+    # the kernel may be removing it just now, with the namespace of the other end
+    with _ignoring(errno.ENODEV):
+        netlink.link("del", index=index)
+
+
+@contextmanager
+def _ignoring(code: int) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != code:
+            raise
+
+
+def _write_sysctl(device: str, values: Mapping[str, str]) -> None:
+    """Set IPv6 switches of a device, in the calling thread's namespace."""
+    # a kernel without IPv6 has none of them
+    with suppress(FileNotFoundError):
+        for key, value in values.items():
+            Path(f"/proc/sys/net/ipv6/conf/{device}/{key}").write_text(value)
