@@ -46,21 +46,21 @@ def stop_supervised(settings: Settings) -> None:
     with step("nova-compute stopped"):
         supervise.stop_programs(
             settings,
-            [program.name for program in programs if program.stage in ("compute", "extra")],
+            [p.name for p in programs if p.stage in ("compute", "extra")],
         )
     with step("containers stopped"):
         for host in settings.hosts:
             stop_containers(settings, host)
-    last = ("infrastructure", "switch")
+    last = [p.name for p in programs if p.stage in ("infrastructure", "switch")]
     with step("services stopped"):
-        supervise.stop_programs(
-            settings, [program.name for program in programs if program.stage not in last]
-        )
+        supervise.stop_programs(settings, [p.name for p in programs if p.name not in last])
     with step("infrastructure stopped"):
-        supervise.stop_programs(
-            settings, [program.name for program in programs if program.stage in last]
-        )
+        # RabbitMQ takes leave of epmd, which goes with supervisor
+        supervise.stop_programs(settings, [name for name in last if name != "epmd"])
+    with step("supervisor stopped"):
         process = supervise.proxy(settings).getPID()
+        # supervisor is the parent of what outlived its own, and reaps it
+        leftovers.end_all_processes(settings, spare=process)
         supervise.proxy(settings).shutdown()
         wait_until(
             lambda: not alive(process),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from devcloud.network import list_namespaces, processes_in, remove_namespace
 from devcloud.settings import Host, Settings
-from devcloud.steps import StepFailed, wait_until
+from devcloud.steps import TimedOut, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -85,7 +85,7 @@ def end_processes(processes: Iterable[int]) -> None:
     send(signal.SIGTERM)
     try:
         wait_until(all_ended, what="", advice="", timeout=3, interval=0.05)
-    except StepFailed:
+    except TimedOut:
         send(signal.SIGKILL)
         wait_until(
             all_ended,
@@ -127,17 +127,30 @@ def own_mounts(settings: Settings) -> list[str]:
     return sorted(inside, key=len, reverse=True)
 
 
-def clear(settings: Settings) -> None:
-    """Remove processes, mounts, namespaces and run files, as a restart of the machine would."""
-    namespaces = own_namespaces(settings)
-    hosts = sorted({host.namespace for host in settings.hosts})
-    end_processes({process for name in [*hosts, *namespaces] for process in processes_in(name)})
+def cloud_namespaces(settings: Settings) -> list[str]:
+    """Return the names of every namespace of the cloud, the hosts' own last."""
+    return [*own_namespaces(settings), *sorted({host.namespace for host in settings.hosts})]
+
+
+def end_all_processes(settings: Settings, spare: int = 0) -> None:
+    """End every process in the cloud's namespaces, and containers that lost their engine.
+
+    :param spare: a process that is left alone.
+    """
+    processes = {process for name in cloud_namespaces(settings) for process in processes_in(name)}
+    end_processes(processes - {spare})
     for host in settings.hosts:
         end_processes(container_processes(settings, host))
+
+
+def clear(settings: Settings) -> None:
+    """Remove processes, mounts, namespaces and run files, as a restart of the machine would."""
+    end_all_processes(settings)
+    for host in settings.hosts:
         for container in container_ids(settings, host):
             remove_cgroups(container)
     for point in own_mounts(settings):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
-    for name in [*namespaces, *hosts]:
+    for name in cloud_namespaces(settings):
         remove_namespace(name)
     shutil.rmtree(settings.run, ignore_errors=True)

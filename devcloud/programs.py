@@ -34,7 +34,8 @@ class Program:
     environment: tuple[tuple[str, str], ...] = ()
     user: str | None = None
     stop_signal: str = "TERM"
-    stop_wait: int = 8
+    # the services keep nothing that a SIGKILL could cost
+    stop_wait: int = 4
     stage: str = "service"
 
     def config_digest(self) -> str:
@@ -64,7 +65,6 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
     yield Program(
         "epmd",
         ("/usr/bin/epmd", "-address", "127.0.0.1"),
-        stop_signal="KILL",
         stage="infrastructure",
     )
     rabbit = {
@@ -256,6 +256,8 @@ def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
             f"{name}-{host.name}",
             (f"{settings.bin}/{script}", *config_files(config)),
             config,
+            # ovs-ofctl finds its bridges there
+            environment=(("OVS_RUNDIR", str(settings.host_run(host) / "ovs")),),
             stage="agent",
         )
 

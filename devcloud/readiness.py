@@ -5,9 +5,10 @@ import datetime
 
 from openstack.connection import Connection
 
+from devcloud import supervise
 from devcloud.clients import connect
 from devcloud.settings import Settings
-from devcloud.steps import StepFailed, wait_until
+from devcloud.steps import StepFailed, TimedOut, wait_until
 
 CONTROL_SERVICES = ("nova-conductor", "nova-scheduler")
 
@@ -65,12 +66,14 @@ def wait_for_reports(settings: Settings, since: float) -> None:
 
     def all_reported() -> bool:
         nonlocal missing
+        for program in expected.values():
+            supervise.require_running(settings, program)
         missing = set(expected) - fresh_reports(connection, since)
         return not missing
 
     try:
         wait_until(all_reported, what="reports", advice="", timeout=120, interval=0.5)
-    except StepFailed as failure:
+    except TimedOut as failure:
         program = expected[min(missing)]
         raise StepFailed(
             f"{program} does not report to the API",

@@ -34,6 +34,10 @@ class StepFailed(Exception):
         self.log = log
 
 
+class TimedOut(StepFailed):
+    """Something did not happen in its time."""
+
+
 def say(text: str) -> None:
     """Print one line with the seconds since the start."""
     with _PRINTING:
@@ -113,12 +117,12 @@ def wait_until(
 
     :param timeout: seconds until giving up.
     :param interval: seconds between two looks.
-    :raises StepFailed: the condition did not come true in time.
+    :raises TimedOut: the condition did not come true in time.
     """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise StepFailed(f"{what}: not within {timeout:.0f} s", advice, log)
+            raise TimedOut(f"{what}: not within {timeout:.0f} s", advice, log)
         time.sleep(interval)
 
 

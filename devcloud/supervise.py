@@ -2,6 +2,7 @@
 """Supervisor: its configuration, its start and its XML-RPC. Standard library only."""
 
 import configparser
+import ctypes
 import http.client
 import os
 import resource
@@ -12,10 +13,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from devcloud.network import inside
 from devcloud.programs import Program
 from devcloud.settings import NAMESPACE, Settings
-from devcloud.steps import StepFailed, run_command, wait_until
+from devcloud.steps import StepFailed, wait_until
 from devcloud.unix_http import UnixConnection
+
+PR_SET_CHILD_SUBREAPER = 36
+"""From linux/prctl.h."""
+
+ADVICE = "python3 -m devcloud down, then up again"
 
 RUNNING_STATES = ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
@@ -73,8 +80,9 @@ def write_config(settings: Settings, programs: Iterable[Program]) -> None:
             "environment": ",".join(f'{name}="{value}"' for name, value in environment.items()),
             "autostart": "false",
             "autorestart": "true",
-            "startsecs": "1",
-            "startretries": "10",
+            # one that dies while it loads is tried again a few times, then given up
+            "startsecs": "10",
+            "startretries": "5",
             "stopsignal": program.stop_signal,
             "stopwaitsecs": str(program.stop_wait),
             "killasgroup": "true",
@@ -108,12 +116,22 @@ def is_alive(settings: Settings) -> bool:
     return True
 
 
+def become_subreaper() -> None:
+    """Make the calling process adopt, and so reap, what its descendants leave behind.
+
+    The agents' daemons (dnsmasq, haproxy, privsep's helpers) would stay as zombies where the
+    machine's first process does not reap them.
+    """
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError("prctl(PR_SET_CHILD_SUBREAPER)")
+
+
 def ensure_supervisor(settings: Settings) -> None:
     """Start supervisor inside the cloud's network namespace, or let it read its changed config."""
     if is_alive(settings):
         ((added, changed, removed),) = proxy(settings).reloadConfig()
+        stop_programs(settings, [*changed, *removed])
         for name in [*changed, *removed]:
-            stop_programs(settings, [name])
             proxy(settings).removeProcessGroup(name)
         for name in [*added, *changed]:
             proxy(settings).addProcessGroup(name)
@@ -122,27 +140,26 @@ def ensure_supervisor(settings: Settings) -> None:
     # MariaDB, RabbitMQ and the engine want many; the programs inherit supervisor's limit
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    run_command(
-        [
-            "nsenter",
-            f"--net=/run/netns/{NAMESPACE}",
-            settings.bin / "supervisord",
-            "-c",
-            config_file(settings),
-        ],
-        log=settings.log / "supervisord-start.log",
-        advice="python3 -m devcloud down, then up again",
-        environment=service_environment(settings),
-        timeout=30,
-    )
-    wait_until(
-        lambda: is_alive(settings),
-        what="supervisor answers",
-        advice="python3 -m devcloud down, then up again",
-        log=settings.log / "supervisord.log",
-        timeout=30,
-        interval=0.05,
-    )
+    log = settings.log / "supervisord-start.log"
+    with log.open("w") as output:
+        started = subprocess.Popen(
+            inside(
+                NAMESPACE, [settings.bin / "supervisord", "--nodaemon", "-c", config_file(settings)]
+            ),
+            env=service_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=become_subreaper,
+        )
+
+    def ready() -> bool:
+        if started.poll() is not None:
+            raise StepFailed(f"supervisor exited with {started.returncode}", ADVICE, log)
+        return is_alive(settings)
+
+    wait_until(ready, what="supervisor answers", advice=ADVICE, log=log, timeout=30, interval=0.05)
 
 
 def states(settings: Settings) -> dict[str, str]:

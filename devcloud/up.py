@@ -98,20 +98,25 @@ def wait_for_queues(settings: Settings, name: str) -> None:
 
 
 class Starter:
-    """Starts programs stage by stage and remembers whether anything had to be started."""
+    """Starts programs stage by stage.
+
+    :ivar first_start: when the first program was started, None when all ran before.
+    """
 
     def __init__(self, settings: Settings, programs: list[Program]) -> None:
         self._settings = settings
         self._programs = programs
         self._lock = threading.Lock()
-        self.started: list[str] = []
+        self.first_start: float | None = None
 
     def start(self, *stages: str) -> list[str]:
         """Start those programs of some stages that do not run, and return their names."""
         names = [program.name for program in self._programs if program.stage in stages]
+        begin = time.time()
         started = supervise.start_programs(self._settings, names)
         with self._lock:
-            self.started += started
+            if started and self.first_start is None:
+                self.first_start = begin
         return started
 
 
@@ -214,7 +219,6 @@ def up(settings: Settings) -> None:
 
     :raises StepFailed: something did not come up in time.
     """
-    begin = time.time()
     if not supervise.is_alive(settings):
         with step("what an earlier run left"):
             leftovers.clear(settings)
@@ -227,9 +231,9 @@ def up(settings: Settings) -> None:
         starter = Starter(settings, programs)
         start_infrastructure(settings, starter)
         start_services(settings, starter)
-        if starter.started:
+        if starter.first_start is not None:
             with step("agents and nova-compute report"):
-                readiness.wait_for_reports(settings, begin)
+                readiness.wait_for_reports(settings, starter.first_start)
         if not seed.seeded(settings).exists():
             seed.seed(settings, archives)
     say("the cloud is up")
