@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests. Nova chooses its concurrency mode here, before anything can import eventlet."""
+
+import os
+
+os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "true"
+
+from nova import monkey_patch
+
+# Nova 31 decides by the variable while the module is imported
+if hasattr(monkey_patch, "patch"):
+    monkey_patch.patch()

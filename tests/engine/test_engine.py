@@ -33,7 +33,9 @@ def create(engine: Engine, docker_client: docker.APIClient, busybox_image: str) 
             hostname="web-1",
             labels={LABEL: "1"},
             runtime="runc",
-            limits=Limits(nano_cpus=500_000_000, cpu_shares=512, memory_bytes=64 << 20, pids=32),
+            limits=Limits(
+                nano_cpus=500_000_000, cpu_shares=512, memory_bytes=64 << 20, swap_bytes=0, pids=32
+            ),
             console_log_max_mb=1,
             entrypoint=command[:1],
             command=command[1:],

@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the unit tests: Nova's objects, and the driver over fakes of our own modules."""
 
-import os
-
-# first: Nova looks for it before anything can import eventlet
-os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "true"
-
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from nova import conf, objects
+from nova import conf, config, objects
+from nova import context as nova_context
 from nova.network import model as network_model
-from nova.tests.unit import utils as nova_utils
+from nova.tests.unit import fake_instance
 
 from novadocker.virt.docker import driver as driver_module
 from tests.unit import fakes
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nova_objects() -> None:
+@pytest.fixture(autouse=True)
+def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nova's options at their defaults; Nova's own test-case does that for itself."""
     objects.register_all()
-    conf.CONF([], project="nova", default_config_files=[])
+    if request.cls is not None:
+        yield
+        return
+    config.parse_args([], default_config_files=[], configure_db=False, init_rpc=False)
+    yield
+    conf.CONF.reset()
 
 
 @pytest.fixture
-def options() -> Iterator[Any]:
+def options(nova_configuration: None) -> Iterator[Any]:
     """Set Nova's options for one test: ``options(name=value, group=...)``."""
 
     overridden: list[tuple[str | None, str]] = []
@@ -41,8 +43,8 @@ def options() -> Iterator[Any]:
 
 
 @pytest.fixture
-def instance() -> objects.Instance:
-    found = nova_utils.get_test_instance()
+def instance(nova_configuration: None) -> objects.Instance:
+    found = fake_instance.fake_instance_obj(nova_context.get_admin_context(), project_id="p1")
     found.flavor = objects.Flavor(
         name="d1.tiny", vcpus=2, memory_mb=256, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
     )
@@ -57,7 +59,7 @@ def network_info(active: bool = False) -> network_model.NetworkInfo:
         cidr="10.0.0.0/24",
         dns=[network_model.IP("10.0.0.2")],
         gateway=network_model.IP("10.0.0.1"),
-        ips=[network_model.FixedIP("10.0.0.5")],
+        ips=[network_model.FixedIP(address="10.0.0.5")],
         routes=[],
     )
     network = network_model.Network(id="net", bridge="br-int", subnets=[subnet], mtu=1450)

@@ -120,7 +120,6 @@ def test_spawn_never_removes_a_container_that_was_there(
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda i: setattr(i.flavor, "swap", 64), "a swap disk"),
         (lambda i: setattr(i.flavor, "ephemeral_gb", 1), "an ephemeral disk"),
         (lambda i: setattr(i, "config_drive", "True"), "a config drive"),
     ],
@@ -393,7 +392,7 @@ def test_console(
     monkeypatch.setattr(engine, "read_console", lambda _: b"x" * 200_000 + b"end")
     output = driver.get_console_output(None, instance)
     assert len(output) == 102_400
-    assert output.endswith(b"end")
+    assert output.endswith("end")
 
 
 def test_diagnostics(driver: Any, spawn: Any, instance: Any) -> None:

@@ -18,7 +18,7 @@ SPEC = ContainerSpec(
     hostname="web",
     labels={"a": "b"},
     runtime="novadocker",
-    limits=Limits(nano_cpus=2, cpu_shares=3, memory_bytes=4, pids=5),
+    limits=Limits(nano_cpus=2, cpu_shares=3, memory_bytes=4, swap_bytes=1, pids=5),
     console_log_max_mb=10,
 )
 
@@ -37,7 +37,7 @@ def test_container_without_any_network_of_the_engine() -> None:
 def test_container_limits() -> None:
     host = engine._config(SPEC)["HostConfig"]
     assert (host["NanoCpus"], host["CpuShares"], host["PidsLimit"]) == (2, 3, 5)
-    assert host["Memory"] == host["MemorySwap"] == 4
+    assert (host["Memory"], host["MemorySwap"]) == (4, 5)
     assert host["LogConfig"]["Config"] == {"max-size": "5120k", "max-file": "2"}
 
 

@@ -9,7 +9,7 @@ from novadocker.virt.docker import limits, spec
 from novadocker.virt.docker.model import ContainerSpec, Limits
 from tests.unit import fakes
 
-LIMITS = Limits(nano_cpus=10**9, cpu_shares=1024, memory_bytes=1 << 28, pids=100)
+LIMITS = Limits(nano_cpus=10**9, cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=100)
 
 
 def build(instance: Any, image_meta: Any, image: Any = fakes.IMAGE) -> ContainerSpec:
@@ -94,13 +94,14 @@ def test_owned(name: str, labels: dict[str, str], expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vcpus", "memory_mb", "expected"),
+    ("vcpus", "memory_mb", "swap", "expected"),
     [
-        (1, 256, Limits(10**9, 1024, 256 << 20, 77)),
-        (4, 8192, Limits(4 * 10**9, 4096, 8192 << 20, 77)),
-        (512, 1, Limits(512 * 10**9, 262144, 1 << 20, 77)),
+        (1, 256, 0, Limits(10**9, 1024, 256 << 20, 0, 77)),
+        (4, 8192, 64, Limits(4 * 10**9, 4096, 8192 << 20, 64 << 20, 77)),
+        (512, 1, 0, Limits(512 * 10**9, 262144, 1 << 20, 0, 77)),
     ],
 )
-def test_limits(instance: Any, vcpus: int, memory_mb: int, expected: Limits) -> None:
-    instance.flavor.vcpus, instance.flavor.memory_mb = vcpus, memory_mb
+def test_limits(instance: Any, vcpus: int, memory_mb: int, swap: int, expected: Limits) -> None:
+    flavor = instance.flavor
+    flavor.vcpus, flavor.memory_mb, flavor.swap = vcpus, memory_mb, swap
     assert limits.limits_from_flavor(instance.flavor, 77) == expected

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DockerDriver``: what Nova calls, as recipes of the other modules' verbs."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -8,9 +10,9 @@ from typing import Any
 
 import os_resource_classes as orc
 import psutil
-from nova import conf, objects
 from nova import context as nova_context
 from nova import exception as nova_exception
+from nova import objects
 from nova.compute import power_state
 from nova.compute import provider_tree as placement
 from nova.network import model as network_model
@@ -18,6 +20,7 @@ from nova.virt import driver, hardware
 from oslo_log import log as logging
 
 from novadocker import exception
+from novadocker.conf import CONF
 from novadocker.virt.docker import (
     diagnostics,
     guest,
@@ -36,7 +39,6 @@ from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import Container, ContainerDetail
 
-CONF = conf.CONF
 LOG = logging.getLogger(__name__)
 
 # the engine's word for a container's state: Nova's number for the server's
@@ -383,9 +385,11 @@ class DockerDriver(driver.ComputeDriver):
 
     def get_console_output(
         self, context: nova_context.RequestContext, instance: objects.Instance
-    ) -> bytes:
-        """Return the end of what the instance wrote to its console."""
-        return self._engine.read_console(self._find(instance).id)[-_CONSOLE_BYTES:]
+    ) -> str:
+        """Return the end of what the instance wrote to its console, a character for each byte."""
+        output = self._engine.read_console(self._find(instance).id)[-_CONSOLE_BYTES:]
+        # the manager encodes it by the same rule
+        return output.decode("latin-1")
 
     def get_diagnostics(self, instance: objects.Instance) -> dict[str, Any]:
         """Return the diagnostics in the free form that API versions before 2.48 show."""
@@ -410,7 +414,7 @@ class DockerDriver(driver.ComputeDriver):
                     nic.mac,
                     counters[nic.host_device]._asdict() if nic.host_device in counters else None,
                 )
-                for nic in nics.nics_from_network_info(instance.get_network_info())
+                for nic in nics.nics_from_network_info(instance.get_network_info() or [])
             ],
             bool(instance.config_drive),
         )
@@ -435,10 +439,9 @@ def _files(
 
 
 def _refuse_disks(instance: objects.Instance, block_device_info: dict[str, Any] | None) -> None:
-    """Refuse what would be left out silently: volumes, swap, ephemeral disks, a config drive."""
+    """Refuse what would be left out silently: volumes, ephemeral disks, a config drive."""
     asked = {
         "volumes": driver.block_device_info_get_mapping(block_device_info),
-        "a swap disk": instance.flavor.swap,
         "an ephemeral disk": instance.flavor.ephemeral_gb,
         "a config drive": instance.config_drive,
     }

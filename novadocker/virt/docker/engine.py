@@ -296,7 +296,7 @@ def _config(spec: ContainerSpec) -> dict[str, Any]:
             "NanoCpus": spec.limits.nano_cpus,
             "CpuShares": spec.limits.cpu_shares,
             "Memory": spec.limits.memory_bytes,
-            "MemorySwap": spec.limits.memory_bytes,
+            "MemorySwap": spec.limits.memory_bytes + spec.limits.swap_bytes,
             "PidsLimit": spec.limits.pids,
             "LogConfig": {
                 "Type": "json-file",

@@ -2,6 +2,7 @@
 """The host: what it has, for Nova's resource tracker and Placement."""
 
 import os
+import re
 from dataclasses import dataclass
 
 from nova.objects import fields
@@ -56,7 +57,7 @@ def available_resource(nodename: str, info: EngineInfo, resources: Resources) ->
         "local_gb_used": 0,
         "disk_available_least": resources.disk_free_gb,
         "hypervisor_type": fields.HVType.DOCKER,
-        "hypervisor_version": versionutils.convert_version_to_int(info.version.split("-")[0]),
+        "hypervisor_version": _version_number(info.version),
         "hypervisor_hostname": nodename,
         "cpu_info": jsonutils.dumps(cpu_info),
         "supported_instances": [
@@ -64,6 +65,12 @@ def available_resource(nodename: str, info: EngineInfo, resources: Resources) ->
         ],
         "numa_topology": None,
     }
+
+
+def _version_number(version: str) -> int:
+    """Return a release as Nova's number: distributions append their own words to the engine's."""
+    release = re.match(r"[0-9.]*[0-9]", version)
+    return int(versionutils.convert_version_to_int(release.group())) if release else 0
 
 
 def read_uptime() -> str:

@@ -29,12 +29,14 @@ class Limits:
     :ivar nano_cpus: CPU time in billionths of a CPU
     :ivar cpu_shares: relative weight when CPUs are contended, as in cgroup v1 (1024 is one CPU's)
     :ivar memory_bytes: memory, without swap
+    :ivar swap_bytes: swap beyond it
     :ivar pids: processes and threads
     """
 
     nano_cpus: int
     cpu_shares: int
     memory_bytes: int
+    swap_bytes: int
     pids: int
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wait for Neutron's ``network-vif-plugged``."""
 
+from __future__ import annotations
+
 import contextlib
 import sys
 from collections.abc import Iterator

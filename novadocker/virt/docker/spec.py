@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instance + image -> what the container must look like; pure."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Mapping
 
