@@ -26,13 +26,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
+import os_vif
 import pytest
+import vif_plug_ovs.privsep
+from nova import conf, objects
 
+from novadocker import privsep
+from novadocker.virt.docker import kernel
 from tests.engine import daemons
+from tests.engine.switch import Switch
+
+# the modules under test name Nova's objects in signatures
+objects.register_all()
 
 SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
-# every instance of these tests has a UUID that starts with this
-UUID_MARK = "7e57e57e"
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +47,54 @@ def state_folder() -> Iterator[Path]:
     """The folder of everything that the session's daemons keep."""
     folder, lock = daemons.make_state_folder()
     yield folder
+    left = daemons.processes_of(folder)
     daemons.clear(folder)
     lock.close()
+    assert left == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_network(state_folder: Path) -> Iterator[None]:
+    """Run the session in a network namespace of its own; in the end nothing may be left of it."""
+    home = kernel.open_namespace()
+    kernel.enter_new_namespace()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    # those that some kernels make in every namespace
+    before = _devices()
+    yield
+    left = _devices() - before
+    kernel.enter_namespace(home)
+    os.close(home)
+    assert left == set()
+    assert daemons.namespaces_of(state_folder) == []
+    assert daemons.records_of(state_folder) == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nova_objects(own_network: None) -> None:
+    """Nova's objects and options; privileged functions run in this process, which is root."""
+    conf.CONF([], project="nova", default_config_files=[])
+    privsep.network_pctxt.set_client_mode(False)
+    vif_plug_ovs.privsep.vif_plug.set_client_mode(False)
 
 
 @pytest.fixture(scope="session")
-def engine_url(state_folder: Path) -> Iterator[str]:
+def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
+    """An Open vSwitch with a userspace datapath and bridge br-int, known to os-vif."""
+    switch = Switch(state_folder / "ovs")
+    switch.start()
+    os_vif.initialize()  # registers the options
+    conf.CONF.set_override("ovsdb_connection", switch.connection, group="os_vif_ovs")
+    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
+    os_vif.initialize(reset=True)
+    yield switch
+    ports = switch.ports()
+    switch.stop()
+    assert ports == []
+
+
+@pytest.fixture(scope="session")
+def engine_url(own_network: None, state_folder: Path) -> Iterator[str]:
     """A Docker engine with nothing in it, the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
@@ -116,14 +165,21 @@ def busybox_archive() -> bytes:
 
 
 @pytest.fixture
-def new_instance_uuid() -> Callable[[], str]:
+def new_instance_uuid(state_folder: Path) -> Callable[[], str]:
     """Make UUIDs of instances that the leak check knows as ours."""
-    return lambda: UUID_MARK + str(uuid.uuid4())[len(UUID_MARK) :]
+    mark = (state_folder / "mark").read_text()
+    return lambda: mark + str(uuid.uuid4())[len(mark) :]
 
 
 @pytest.fixture
 def instance_uuid(new_instance_uuid: Callable[[], str]) -> str:
     return new_instance_uuid()
+
+
+def _devices() -> set[str]:
+    command = ["ip", "-json", "link"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {link["ifname"] for link in json.loads(shown)}
 
 
 def _accepts(path: Path) -> bool:

@@ -6,6 +6,7 @@ All of a session is below one state folder; its lock tells a running session fro
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -15,16 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from novadocker.virt.docker import kernel, netns
+
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
 _STOP_SECONDS = 60
 
 
 def make_state_folder() -> tuple[Path, IO[str]]:
-    """Make a session's state folder after clearing those of cut-off sessions; hold the lock."""
+    """Make a session's state folder after clearing those of cut-off sessions; hold the lock.
+
+    Its file ``mark`` has what the UUIDs of the session's instances start with.
+    """
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         clear_if_abandoned(left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    (folder / "mark").write_text(f"7e57{secrets.token_hex(2)}")
     lock = (folder / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     return folder, lock
@@ -41,12 +48,16 @@ def clear_if_abandoned(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Kill the processes whose command line names the folder, unmount what is below, remove it."""
+    """Remove a state folder and all that belongs to its session."""
     for pid in processes_of(folder):
         for victim in (*_children(pid), pid):
             kill(victim, signal.SIGKILL)
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
+    for name in namespaces_of(folder):
+        kernel.remove_name(f"{netns.NAMESPACES}/{name}")
+    for record in records_of(folder):
+        record.unlink()
     shutil.rmtree(folder)
 
 
@@ -61,6 +72,18 @@ def processes_of(folder: Path) -> list[int]:
         if named and int(entry.parent.name) != os.getpid():
             found.append(int(entry.parent.name))
     return sorted(found)
+
+
+def namespaces_of(folder: Path) -> list[str]:
+    """Return the names of the network namespaces of a session's instances."""
+    mark = (folder / "mark").read_text()
+    return [path.name for path in Path(netns.NAMESPACES).glob(f"nova-{mark}*")]
+
+
+def records_of(folder: Path) -> list[Path]:
+    """Return the runtime records that name a session's instances."""
+    mark = (folder / "mark").read_text()
+    return [path for path in netns.RECORDS.glob("*") if f"/nova-{mark}" in path.read_text()]
 
 
 def mounts_below(folder: Path) -> list[str]:

@@ -54,16 +54,17 @@ def create_namespace(instance_uuid: str) -> None:
 
 
 @privsep.network_pctxt.entrypoint
-def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> None:
+def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Make every NIC of an instance what it must be, and its namespace if there is none.
 
     What is right already is left alone: a running instance loses no packet.
 
     :param nics: each ``nics.Nic`` as a dictionary
+    :returns: the ports whose devices are new
     :raises ValueError: an argument is not well-formed
     :raises wiring.WiringFailed: a NIC is not what it must be in the end
     """
-    _wire(instance_uuid, [_parse_nic(nic) for nic in nics])
+    return _wire(instance_uuid, [_parse_nic(nic) for nic in nics])
 
 
 @privsep.network_pctxt.entrypoint
@@ -112,10 +113,10 @@ def release_container(container_id: str) -> None:
     (RECORDS / _checked(_CONTAINER_ID, container_id)).unlink(missing_ok=True)
 
 
-def _wire(instance_uuid: str, nics: Sequence[Nic]) -> None:
+def _wire(instance_uuid: str, nics: Sequence[Nic]) -> list[str]:
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
-        kernel.run_in_thread(wiring.wire, path, nics)
+        return kernel.run_in_thread(wiring.wire, path, nics)
 
 
 def _locked(instance_uuid: str) -> Any:

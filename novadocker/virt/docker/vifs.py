@@ -2,6 +2,9 @@
 """The VIFs of an instance: wired into its namespace, plugged into the switch by os-vif."""
 
 import copy
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -36,17 +39,17 @@ def plug_vifs(instance: objects.Instance, network_info: network_model.NetworkInf
     :raises PlugFailed: names the port; others may be wired by then
     """
     check_supported(network_info)
-    wanted = nics.nics_from_network_info(network_info)
-    try:
-        netns.wire_nics(instance.uuid, [asdict(nic) for nic in wanted])
-    except wiring.WiringFailed as error:
-        port_id, reason = error.args
-        raise exception.PlugFailed(port_id=port_id, reason=reason) from error
+    absent = [vif for vif in network_info if not _has_device(vif)]
+    _drop_ports(instance, absent)
+    made = _wire(instance, network_info)
+    replaced = [vif for vif in network_info if vif["id"] in made and vif not in absent]
+    if replaced:
+        # dropping a port deletes its device, too
+        _drop_ports(instance, replaced)
+        _wire(instance, network_info)
     for vif in network_info:
-        try:
+        with _reporting(vif):
             os_vif.plug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
-        except os_vif_exception.ExceptionBase as error:
-            raise exception.PlugFailed(port_id=vif["id"], reason=_cause(error)) from error
 
 
 def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
@@ -58,14 +61,65 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
     """
     failures = []
     for vif in network_info:
-        try:
-            if not _refusal(vif):
-                os_vif.unplug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
-        except os_vif_exception.ExceptionBase as error:
-            failures.append(exception.PlugFailed(port_id=vif["id"], reason=_cause(error)))
-        netns.unwire_nic(instance.uuid, nics.host_device_name(vif))
+        for step in (_drop_port, _delete_device):
+            try:
+                with _reporting(vif):
+                    step(instance, vif)
+            except exception.PlugFailed as error:
+                failures.append(error)
     if failures:
         raise failures[0]
+
+
+def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> list[str]:
+    """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
+    wanted = [asdict(nic) for nic in nics.nics_from_network_info(network_info)]
+    try:
+        made: list[str] = netns.wire_nics(instance.uuid, wanted)
+    except wiring.WiringFailed as error:
+        port_id, reason = error.args
+        raise exception.PlugFailed(port_id=port_id, reason=reason) from error
+    return made
+
+
+def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+    """Remove the switch's ports of devices that are gone.
+
+    Open vSwitch goes on reading from the device it once opened (its userspace datapath does), so
+    a new one of the same name would be deaf.
+    """
+    for vif in vifs:
+        with _reporting(vif):
+            _drop_port(instance, vif)
+
+
+def _drop_port(instance: objects.Instance, vif: network_model.VIF) -> None:
+    # what was never plugged is in no switch
+    if not _refusal(vif):
+        os_vif.unplug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
+
+
+def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
+    netns.unwire_nic(instance.uuid, nics.host_device_name(vif))
+
+
+def _has_device(vif: network_model.VIF) -> bool:
+    try:
+        socket.if_nametoindex(nics.host_device_name(vif))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _reporting(vif: network_model.VIF) -> Iterator[None]:
+    try:
+        yield
+    except os_vif_exception.ExceptionBase as error:
+        # os-vif's own text is the whole VIF
+        raise exception.PlugFailed(port_id=vif["id"], reason=error.__context__ or error) from error
+    except OSError as error:
+        raise exception.PlugFailed(port_id=vif["id"], reason=error) from error
 
 
 def _refusal(vif: network_model.VIF) -> str | None:
@@ -89,7 +143,3 @@ def _os_vif_vif(vif: network_model.VIF) -> Any:
     own = copy.copy(vif)
     own["delegate_create"] = True
     return os_vif_util.nova_to_osvif_vif(own)
-
-
-def _cause(error: BaseException) -> str:
-    return str(error.__context__ or error)

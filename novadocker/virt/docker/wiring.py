@@ -31,6 +31,8 @@ _RT_SCOPE_LINK = 253
 _GUEST_SYSCTL = {"accept_ra": "0", "autoconf": "0", "accept_dad": "0"}
 # the host must not speak on a tenant's network, nor heed a router there
 _HOST_SYSCTL = {"disable_ipv6": "1"}
+# of every namespace
+_LOOPBACK = 1
 # removing one thing can take others along (an address its routes): a second round puts them back
 _ROUNDS = 2
 
@@ -42,35 +44,43 @@ class WiringFailed(Exception):
     """
 
 
-def wire(path: str, nics: Sequence[Nic]) -> None:
+def wire(path: str, nics: Sequence[Nic]) -> list[str]:
     """Make the namespace at ``path`` exist with its loopback up, and each NIC in it right.
 
     Moves the calling thread between namespaces: call it by ``kernel.run_in_thread``.
 
+    :returns: the ports whose devices are new
     :raises WiringFailed: a NIC is not what it must be
     :raises OSError: no namespace could be made
     """
     with ExitStack() as stack:
         host = stack.enter_context(IPRoute())
-        guest = stack.enter_context(_open_guest(path))
-        present = links.read_devices(guest)
-        if not present["lo"].up:
-            guest.link("set", index=present["lo"].index, state="up")
+        guest, fresh = stack.enter_context(_open_guest(path))
         namespace = kernel.open_namespace(path)
         stack.callback(os.close, namespace)
+        present = {} if fresh else links.read_devices(guest)
+        if fresh or not present["lo"].up:
+            guest.link("set", index=_LOOPBACK, state="up")
+        made = []
         for nic in nics:
             with _blaming(nic):
-                _ensure_pair(host, guest, namespace, nic, present.get(nic.guest_device))
-        for _ in range(_ROUNDS):
+                device = present.get(nic.guest_device)
+                if _ensure_pair(host, guest, namespace, nic, device):
+                    made.append(nic.port_id)
+        # a new device has nothing to be read yet, and reading is most of the work
+        if len(made) == len(nics):
+            state = links.State(links.read_devices(guest), {}, {})
+        else:
             state = links.read_state(guest)
-            sent = [_correct(guest, nic, state) for nic in nics]
-            if not any(sent):
-                return
-        state = links.read_state(guest)
+        for _ in range(_ROUNDS):
+            if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
+                return made
+            state = links.read_state(guest)
         for nic in nics:
             changes = links.changes_of(nic, state)
             if changes.needed:
                 raise WiringFailed(nic.port_id, f"the kernel does not keep {changes}")
+    return made
 
 
 def unwire(host_device: str) -> None:
@@ -80,9 +90,7 @@ def unwire(host_device: str) -> None:
     """
     with IPRoute() as host:
         try:
-            link = _find_link(host, host_device)
-            if link is not None:
-                _delete_veth(host, link)
+            _delete_veth(host, host_device)
         except NetlinkError as error:
             # an error that the caller can know without pyroute2
             raise OSError(error.code, os.strerror(error.code), host_device) from error
@@ -97,10 +105,11 @@ def _blaming(nic: Nic) -> Iterator[None]:
 
 
 @contextmanager
-def _open_guest(path: str) -> Iterator[IPRoute]:
+def _open_guest(path: str) -> Iterator[tuple[IPRoute, bool]]:
     """Open netlink in the namespace at ``path``, which is made when there is none.
 
-    The thread is back in the host's namespace during the body: a socket stays where it was opened.
+    The body runs in the host's namespace again: a socket stays where it was opened. The second
+    value says whether the namespace is fresh.
     """
     home = kernel.open_namespace()
     try:
@@ -113,28 +122,26 @@ def _open_guest(path: str) -> Iterator[IPRoute]:
             if fresh:
                 kernel.name_namespace(path)
             kernel.enter_namespace(home)
-            yield guest
+            yield guest, fresh
     finally:
         os.close(home)
 
 
 def _ensure_pair(
     host: IPRoute, guest: IPRoute, namespace: int, nic: Nic, device: links.Device | None
-) -> None:
+) -> bool:
     """Make the veth pair of a NIC, unless the host end's peer is the device seen in the namespace.
 
-    Whatever else bears one of the two names goes.
+    Whatever else bears one of the two names goes. Returns whether the pair is new.
     """
-    link = _find_link(host, nic.host_device)
-    if link is not None and (device is None or not _is_peer(host, link, namespace, device)):
-        _delete_veth(host, link)
-        link = None
-    if link is None:
-        if device is not None:
+    link = None
+    if device is not None:
+        link = _find_link(host, nic.host_device)
+        if link is None or not _is_peer(host, link, namespace, device):
             _delete(guest, device.index)
-        peer = {"ifname": nic.guest_device, "net_ns_fd": namespace, "address": nic.mac}
-        host.link("add", ifname=nic.host_device, kind="veth", peer=peer)
-        _write_sysctl(nic.host_device, _HOST_SYSCTL)
+            link = None
+    if made := link is None:
+        _make_pair(host, namespace, nic)
         link = _find_link(host, nic.host_device)
     attributes: dict[str, Any] = {}
     if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
@@ -143,6 +150,26 @@ def _ensure_pair(
         attributes["state"] = "up"
     if attributes:
         host.link("set", index=link["index"], **attributes)
+    return made
+
+
+def _make_pair(host: IPRoute, namespace: int, nic: Nic) -> None:
+    request: dict[str, Any] = {
+        "ifname": nic.host_device,
+        "kind": "veth",
+        "peer": {"ifname": nic.guest_device, "net_ns_fd": namespace, "address": nic.mac},
+    }
+    if nic.mtu:
+        request["mtu"] = request["peer"]["mtu"] = nic.mtu
+    try:
+        host.link("add", **request)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        # the peer of the one in the way is not in our namespace
+        _delete_veth(host, nic.host_device)
+        host.link("add", **request)
+    _write_sysctl(nic.host_device, _HOST_SYSCTL)
 
 
 def _is_peer(host: IPRoute, link: Any, namespace: int, device: links.Device) -> bool:
@@ -211,9 +238,11 @@ def _find_link(netlink: IPRoute, name: str) -> Any:
         raise
 
 
-def _delete_veth(host: IPRoute, link: Any) -> None:
+def _delete_veth(host: IPRoute, name: str) -> None:
+    link = _find_link(host, name)
+    if link is None:
+        return
     if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
-        name = link.get_attr("IFLA_IFNAME")
         raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
     _delete(host, link["index"])
 
