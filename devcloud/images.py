@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from devcloud.archive import build_archive
+from devcloud.install import list_lines
 from devcloud.settings import CHECKOUT, Settings
 from devcloud.steps import StepFailed, run_command, wait_until
 
@@ -22,28 +23,18 @@ BUSYBOX = Path("/bin/busybox")
 
 SUITE = "bookworm"
 
-# what a login server needs and what Tempest's SSH tests call
-DEBIAN_PACKAGES = (
-    "bash",
-    "curl",
-    "hostname",
-    "iproute2",
-    "iputils-ping",
-    "mount",
-    "ncat",
-    "openssh-server",
-    "procps",
-    "sudo",
-    "tini",
-    "util-linux",
-)
+COMMANDS = {
+    "busybox": ("/sbin/guest-init",),
+    "debian": ("/usr/bin/tini", "--", "/usr/sbin/guest-init"),
+}
+"""The images and what runs in them."""
 
 BUILD_SECONDS = 1200
 
 
 def source_digest(name: str) -> str:
     """Return a short digest of what an image is built from."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256("\0".join((SUITE, *COMMANDS[name])).encode())
     for path in sorted((GUESTS / name).iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -98,7 +89,7 @@ def build_busybox(target: Path) -> None:
         root = Path(scratch) / "root"
         root.mkdir()
         make_busybox_root(root)
-        build_archive(root, target, command=["/sbin/guest-init"])
+        build_archive(root, target, command=COMMANDS["busybox"])
 
 
 def build_debian(settings: Settings, target: Path) -> None:
@@ -107,12 +98,13 @@ def build_debian(settings: Settings, target: Path) -> None:
     :raises StepFailed: debootstrap or a command inside the new root failed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    packages = ",".join(list_lines(GUESTS / "debian" / "packages.txt"))
     advice = "look whether the Debian mirror can be reached: apt-get update"
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         root = Path(scratch) / "root"
         run_command(
             [
-                *("debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}"),
+                *("debootstrap", "--variant=minbase", f"--include={packages}"),
                 *(SUITE, root),
             ],
             log=settings.log / "debootstrap.log",
@@ -126,12 +118,12 @@ def build_debian(settings: Settings, target: Path) -> None:
             advice=advice,
             stdin=(GUESTS / "debian" / "customise").read_text(),
         )
-        build_archive(root, target, command=["/usr/bin/tini", "-g", "--", "/usr/sbin/guest-init"])
+        build_archive(root, target, command=COMMANDS["debian"])
 
 
 def build_all(settings: Settings) -> None:
     """Build the archives that are not there and delete those of older sources."""
-    wanted = {name: archive_path(settings, name) for name in ("busybox", "debian")}
+    wanted = {name: archive_path(settings, name) for name in COMMANDS}
     settings.images.mkdir(parents=True, exist_ok=True)
     for entry in settings.images.iterdir():
         if entry not in wanted.values():
@@ -170,7 +162,7 @@ class Archives:
 @contextlib.contextmanager
 def building(settings: Settings) -> Iterator[Archives]:
     """Build missing archives in a process beside the caller, which is ended with the block."""
-    if all(archive_path(settings, name).exists() for name in ("busybox", "debian")):
+    if all(archive_path(settings, name).exists() for name in COMMANDS):
         yield Archives(settings, None)
         return
     environment = dict(os.environ, PYTHONPATH=str(CHECKOUT), DEVCLOUD_DIR=str(settings.folder))

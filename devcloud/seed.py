@@ -9,21 +9,29 @@ from openstack.exceptions import ConflictException
 from devcloud import database
 from devcloud.clients import connect
 from devcloud.compute_user import run_checked
-from devcloud.images import Archives
+from devcloud.images import COMMANDS, Archives, archive_path
 from devcloud.settings import FLOATING_GATEWAY, FLOATING_NETWORK, Settings
 from devcloud.steps import run_in_parallel, step
 
 # name: virtual processors, memory in MiB, disk in GiB
 FLAVORS = {"d1.tiny": (1, 256, 1), "d1.small": (1, 512, 5), "d1.medium": (2, 1024, 10)}
 
-IMAGES = ("busybox", "debian")
-
 POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
 
 
-def seeded(settings: Settings) -> Path:
-    """Return the file that says the seeds are complete."""
-    return settings.data / "seeded"
+SOURCE_PROPERTY = "devcloud_archive"
+"""Image property with the name of the archive, so that a changed one is uploaded anew."""
+
+
+def seed_state(settings: Settings) -> str:
+    """Return what the seeds are made from."""
+    return " ".join(archive_path(settings, name).name for name in COMMANDS)
+
+
+def is_seeded(settings: Settings) -> bool:
+    """Return whether the seeds are complete and made from the present sources."""
+    done = settings.data / "seeded"
+    return done.exists() and done.read_text() == seed_state(settings)
 
 
 def key_file(settings: Settings) -> Path:
@@ -49,10 +57,10 @@ def seed(settings: Settings, archives: Archives) -> None:
     with step("flavors"):
         make_flavors(admin)
     run_in_parallel(networks, hosts)
-    for name in IMAGES:
+    for name in COMMANDS:
         with step(f"image {name}"):
             upload_image(admin, name, archives.wait_for(name))
-    seeded(settings).touch()
+    (settings.data / "seeded").write_text(seed_state(settings))
 
 
 def make_flavors(admin: Connection) -> None:
@@ -63,20 +71,23 @@ def make_flavors(admin: Connection) -> None:
 
 
 def upload_image(admin: Connection, name: str, archive: Path) -> None:
-    """Upload an archive as a public image, unless an active one is there."""
-    for image in list(admin.image.images(name=name)):
-        if image.status == "active":
+    """Upload an archive as a public image, in place of one made from an older archive."""
+    old = list(admin.image.images(name=name, owner=admin.current_project_id))
+    for image in old:
+        if image.status == "active" and image.properties.get(SOURCE_PROPERTY) == archive.name:
             return
-        admin.image.delete_image(image)
     admin.create_image(
         name,
         filename=str(archive),
         container_format="docker",
         disk_format="raw",
         visibility="public",
+        meta={SOURCE_PROPERTY: archive.name},
         wait=True,
         timeout=300,
     )
+    for image in old:
+        admin.image.delete_image(image)
 
 
 def make_networks(admin: Connection, project: str) -> None:

@@ -234,7 +234,7 @@ def up(settings: Settings) -> None:
         if starter.first_start is not None:
             with step("agents and nova-compute report"):
                 readiness.wait_for_reports(settings, starter.first_start)
-        if not seed.seeded(settings).exists():
+        if not seed.is_seeded(settings):
             seed.seed(settings, archives)
     say("the cloud is up")
     say(f"  . {settings.folder}/demo-openrc    (or admin-openrc), then: openstack server list")
