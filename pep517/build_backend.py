@@ -29,8 +29,12 @@ def _add_loader(directory: str, wheel: str) -> str:
             data = old.read(entry)
             if entry.filename.endswith(".dist-info/RECORD"):
                 data += f"{_PTH.name},sha256={digest},{len(content)}\n".encode()
+                # its date is the one that SOURCE_DATE_EPOCH asks for
+                loader = zipfile.ZipInfo(_PTH.name, entry.date_time)
+                # not every installer asks the umask, and nova-compute is not root
+                loader.external_attr = 0o100644 << 16
+                new.writestr(loader, content, zipfile.ZIP_DEFLATED)
             new.writestr(entry, data)
-        new.writestr(_PTH.name, content)
     source.unlink()
     return wheel
 

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is built from this tree: a source archive, from that alone a wheel and an editable one."""
+
+import base64
+import csv
+import hashlib
+import os
+import site
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+LOADER = "novadocker-loader.pth"
+RUNTIME = "novadocker-runtime"
+DRIVER = "novadocker.virt.docker.driver"
+
+
+@dataclass(frozen=True)
+class Built:
+    source: Path
+    wheel: Path
+    editable: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Build all three, offline, from a copy: a build leaves files beside its sources."""
+    work = tmp_path_factory.mktemp("packaging")
+    checkout = work / "checkout"
+    checkout.mkdir()
+    listed = _run(["git", "ls-files", "-co", "--exclude-standard", "-z"], CHECKOUT)
+    present = [name for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
+    names = "\0".join(present).encode()
+    subprocess.run(
+        ["xargs", "-0", "cp", "--parents", "-t", checkout], input=names, cwd=CHECKOUT, check=True
+    )
+    # pbr takes the version and the list of files from git; a new clone may have no tag
+    _run(["git", "init", "-q"], checkout)
+    _run(["git", "add", "-A"], checkout)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    _run(["git", *author, "commit", "-q", "-m", "all"], checkout)
+
+    archive = work / _build("sdist", checkout, work)
+    _run(["tar", "-xf", str(archive)], work)
+    source = work / archive.name.removesuffix(".tar.gz")
+    return Built(
+        source=source,
+        wheel=work / _build("wheel", source, work),
+        editable=work / _build("editable", source, work),
+    )
+
+
+def _build(kind: str, source: Path, target: Path) -> str:
+    code = f"import build_backend; print(build_backend.build_{kind}({str(target)!r}))"
+    return _run([sys.executable, "-c", code], source, PYTHONPATH="pep517").splitlines()[-1]
+
+
+def _run(command: list[str], folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(params=["wheel", "editable"])
+def wheel(request: pytest.FixtureRequest, built: Built) -> Path:
+    return Path(getattr(built, request.param))
+
+
+def test_the_loader_is_at_the_root_for_everybody_to_read(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(LOADER) == (CHECKOUT / LOADER).read_bytes()
+        assert archive.getinfo(LOADER).external_attr >> 16 == 0o100644
+
+
+def test_the_record_lists_every_file_with_its_digest(wheel: Path) -> None:
+    """What the record lacks stays behind when pip removes the package."""
+    with zipfile.ZipFile(wheel) as archive:
+        record = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
+        rows = {row[0]: row[1:] for row in csv.reader(archive.read(record).decode().splitlines())}
+        assert set(rows) == set(archive.namelist())
+        for name in set(rows) - {record}:
+            digest = hashlib.sha256(archive.read(name)).digest()
+            encoded = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+            assert rows[name] == [f"sha256={encoded}", str(archive.getinfo(name).file_size)]
+
+
+def test_the_runtime_shim_is_a_script(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(f".data/scripts/{RUNTIME}"))
+        assert archive.read(name) == (CHECKOUT / "novadocker/runtime" / RUNTIME).read_bytes()
+        assert archive.getinfo(name).external_attr >> 16 & 0o111
+
+
+def test_the_wheel_has_the_package_and_nothing_else(built: Built) -> None:
+    version = built.wheel.name.split("-")[1]
+    with zipfile.ZipFile(built.wheel) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {
+            LOADER,
+            "novadocker",
+            f"novadocker-{version}.data",
+            f"novadocker-{version}.dist-info",
+        }
+
+
+def test_the_wheel_has_every_module(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    assert packed == {
+        str(path.relative_to(built.source)) for path in built.source.glob("novadocker/**/*.py")
+    }
+
+
+def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Import Nova's name of the driver where Nova lies in another folder than the driver.
+
+    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
+    Nova's folder is on the path and nothing in it has been started.
+    """
+    code = f"""
+import site, sys
+sys.path += {site.getsitepackages()!r}
+{how}({str(folder)!r})
+from nova import objects
+objects.register_all()
+from nova.virt import docker
+print(docker.DockerDriver.__module__)
+"""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        env={**os.environ, "OS_NOVA_DISABLE_EVENTLET_PATCHING": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_an_unpacked_wheel_serves_the_driver_from_a_site_folder(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    done = _import_driver("site.addsitedir", tmp_path)
+    assert done.stdout.splitlines()[-1:] == [DRIVER], done.stderr
+
+
+def test_a_folder_that_is_no_site_folder_does_not_serve_it(built: Built, tmp_path: Path) -> None:
+    """As of PYTHONPATH: what ``novadocker-status`` warns of."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        archive.extractall(tmp_path)
+    done = _import_driver("sys.path.append", tmp_path)
+    assert "cannot import name 'docker' from 'nova.virt'" in done.stderr
