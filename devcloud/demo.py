@@ -1,9 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo``: boots a server and shows it from every side."""
+"""``make demo``: boots a server and shows it from the tenant's side and from the kernel's."""
 
-from devcloud.settings import Settings
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+from openstack.exceptions import SDKException
+
+from devcloud import up
+from devcloud.clients import connect
+from devcloud.network import NAMESPACES, inside
+from devcloud.seed import key_file
+from devcloud.settings import Host, Settings
+from devcloud.steps import StepFailed, say, step, wait_until
+from devcloud.switch import vsctl
+from devcloud.unix_http import UnixConnection
+
+NAME = "demo"
+
+BOOT_SECONDS = 180
+
+# one of each pair is there: cgroup v1, cgroup v2
+LIMIT_FILES = (
+    ("memory", "memory.limit_in_bytes"),
+    ("", "memory.max"),
+    ("cpu", "cpu.cfs_quota_us"),
+    ("cpu", "cpu.shares"),
+    ("", "cpu.max"),
+    ("", "cpu.weight"),
+    ("pids", "pids.max"),
+    ("", "pids.max"),
+)
+
+
+def boot(settings: Settings, demo: Connection) -> Server:
+    """Boot the server in place of one of an earlier demo.
+
+    :raises StepFailed: it did not become ACTIVE.
+    """
+    for old in demo.compute.servers(name=f"^{NAME}$"):
+        demo.delete_server(old.id, wait=True, timeout=BOOT_SECONDS)
+    try:
+        return demo.create_server(
+            NAME,
+            image="debian",
+            flavor="d1.small",
+            network="private",
+            key_name="demo",
+            auto_ip=False,
+            wait=True,
+            timeout=BOOT_SECONDS,
+        )
+    except SDKException as error:
+        host = settings.hosts[0]
+        raise StepFailed(
+            f"the server {NAME} did not become ACTIVE: {error}",
+            "openstack server show demo says why; mend it and run it again",
+            settings.log / f"nova-compute-{host.name}.log",
+        ) from error
+
+
+def fixed_address(server: Server) -> str:
+    """Return a server's IPv4 address on the network ``private``."""
+    found = [entry["addr"] for entry in server.addresses["private"] if entry["version"] == 4]
+    return str(found[0])
+
+
+def ssh(settings: Settings, address: str) -> list[str]:
+    """Return the command that logs in to the server, from wherever it can be reached."""
+    options = {
+        "StrictHostKeyChecking": "no",
+        "UserKnownHostsFile": "/dev/null",
+        "LogLevel": "ERROR",
+        "ConnectTimeout": "5",
+        "BatchMode": "yes",
+    }
+    listed = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    return ["ssh", "-i", str(key_file(settings)), *listed, f"debian@{address}"]
+
+
+def show(
+    title: str, command: Sequence[str | Path], environment: dict[str, str] | None = None
+) -> None:
+    """Print what a command says below its title.
+
+    :raises StepFailed: it failed.
+    """
+    print(f"\n$ {title}", flush=True)
+    done = subprocess.run(command, env=environment, timeout=120, check=False)
+    if done.returncode != 0:
+        raise StepFailed(f"{title}: exit status {done.returncode}", "see its output above")
+
+
+def client_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment in which ``openstack`` is the tenant ``demo``."""
+    return {
+        "PATH": f"{settings.bin}:/usr/bin:/bin",
+        "HOME": str(settings.run),
+        "OS_CLIENT_CONFIG_FILE": str(settings.folder / "clouds.yaml"),
+        "OS_CLOUD": "devcloud-demo",
+        "no_proxy": os.environ.get("no_proxy", ""),
+    }
+
+
+def ask_engine(settings: Settings, host: Host, path: str) -> Any:
+    """Return the JSON a host's engine answers.
+
+    :raises StepFailed: it does not know the object.
+    """
+    connection = UnixConnection(settings.engine_socket(host))
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != http.client.OK:
+        raise StepFailed(
+            f"the engine on {host.name} says {response.status} to {path}",
+            f"python3 -m devcloud ctl tail docker-{host.name}",
+        )
+    return json.loads(body)
+
+
+def cgroup_lines(process: int) -> Iterator[str]:
+    """Yield the limits of a process's control groups as the kernel has them."""
+    for entry in Path(f"/proc/{process}/cgroup").read_text().splitlines():
+        _, controllers, path = entry.split(":", 2)
+        for controller, name in LIMIT_FILES:
+            if controller in controllers.split(","):
+                file = Path("/sys/fs/cgroup") / controller / path.lstrip("/") / name
+                if file.exists():
+                    yield f"{file}: {file.read_text().strip()}"
+
+
+def show_kernel_side(settings: Settings, admin: Connection, server: Server) -> None:
+    """Print the server's control groups and switch port on the host it runs on."""
+    name = admin.compute.get_server(server.id).hypervisor_hostname
+    host = next((host for host in settings.hosts if host.name == name), settings.hosts[0])
+    container = ask_engine(settings, host, f"/containers/nova-{server.id}/json")
+    process = container["State"]["Pid"]
+    print(f"\nthe container nova-{server.id} on {host.name}, process {process}, limits:")
+    for line in cgroup_lines(process):
+        print(f"  {line}")
+    for port in admin.network.ports(device_id=server.id):
+        print(f"\nthe switch port of the Neutron port {port.id}:")
+        columns = "--columns=name,ofport,external_ids,error"
+        found = vsctl(
+            settings, host, columns, "find", "interface", f"external_ids:iface-id={port.id}"
+        )
+        for line in found.splitlines():
+            print(f"  {line}")
 
 
 def demo(settings: Settings) -> None:
-    """Bring the cloud up, boot a server and show it."""
-    raise NotImplementedError(settings)
+    """Bring the cloud up, boot a server and show it.
+
+    :raises StepFailed: something on the way did not work.
+    """
+    up.up(settings)
+    tenant, admin = connect(settings, "demo"), connect(settings, "admin")
+    with step(f"server {NAME} is ACTIVE"):
+        server = boot(settings, tenant)
+    address = fixed_address(server)
+    network = admin.network.find_network("private")
+    namespace = f"qdhcp-{network.id}"
+    login = inside(namespace, ssh(settings, address))
+
+    def logs_in() -> bool:
+        done = subprocess.run([*login, "true"], check=False, capture_output=True, timeout=30)
+        return done.returncode == 0
+
+    with step("the tenant's key lets in"):
+        wait_until(
+            logs_in,
+            what=f"SSH to {address}",
+            advice="openstack console log show demo",
+            log=settings.log / f"neutron-metadata-{settings.hosts[0].name}.log",
+            timeout=90,
+            interval=1,
+        )
+    show(f"ping {address}", inside(namespace, ["ping", "-n", "-c", "3", "-W", "5", address]))
+    question = "hostname; id -un; uname -sr; ip -o address show eth0; ip route"
+    show(f"ssh debian@{address} '{question}'", [*login, question])
+    environment = client_environment(settings)
+    for words in (["server", "list"], ["console", "log", "show", NAME]):
+        show(f"openstack {' '.join(words)}", ["openstack", *words], environment)
+    show_kernel_side(settings, admin, server)
+    print()
+    say("the demo works; play on with:")
+    nsenter = f"nsenter --net={NAMESPACES / namespace}"
+    print(f"""
+  . {settings.folder}/demo-openrc
+  openstack server list
+  openstack server create --image busybox --flavor d1.tiny --network private second
+  openstack server reboot {NAME}; openstack server stop {NAME}; openstack server start {NAME}
+  {nsenter} ssh -i {key_file(settings)} debian@{address}
+  openstack floating ip create public    # then: openstack server add floating ip {NAME} ADDRESS
+  ssh -i {key_file(settings)} debian@ADDRESS
+  python3 -m devcloud status             # or: ctl restart NAME, ctl tail -f NAME
+  make down
+""")
