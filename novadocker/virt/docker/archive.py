@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image archives: what a tenant uploaded is inspected and written anew for the engine.
+
+Accepted are ``docker save`` archives (https://github.com/moby/docker-image-spec) and OCI image
+layouts (https://github.com/opencontainers/image-spec/blob/main/image-layout.md), plain or
+compressed. The engine gets an archive of ours with one image, its layers and no tag.
+
+Every layer is compared with the digest in the image's configuration before the engine sees it. The
+engine itself does not read a layer whose digest it has: without the comparison, whoever knows the
+digests of an image could have its content.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from novadocker.virt.docker.compression import ArchiveError, Region, Scratch
+from novadocker.virt.docker.untrusted import Tar, get, get_all, parse
+
+# metadata is held in memory
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 4 << 20
+_MAX_DESCRIPTORS = 256
+# what the engine's overlay2 driver can stack, less the container's own layer
+_MAX_LAYERS = 127
+
+_INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+_CONFIG_TYPES = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as a plain tar archive; ``digest`` is its SHA-256 in hex."""
+
+    digest: str
+    content: Region
+
+
+@dataclass(frozen=True)
+class ArchivedImage:
+    """The image of an archive, checked; it can be read while the archive is open.
+
+    :ivar config: the image's configuration, as it is in the archive
+    :ivar layers: from the lowest
+    """
+
+    config: bytes
+    layers: tuple[Layer, ...]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the configuration in hex, by which the image is known."""
+        return hashlib.sha256(self.config).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Config:
+    content: bytes
+    platform: str
+    layer_digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image as the archive has it: its layers may be compressed and are not checked."""
+
+    config: _Config
+    layers: tuple[Region, ...]
+
+
+@contextlib.contextmanager
+def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
+    """Find the image for a Linux host in an archive and check it.
+
+    :param architecture: the host's, by Docker's name (``amd64``, ``arm64``)
+    :param folder: where compressed parts are unpacked, without leaving anything
+    :raises ArchiveError: the archive is malformed or damaged, or has not exactly one such image
+    """
+    with Scratch(folder) as scratch:
+        tar = Tar(scratch.unpack(archive, "the archive"))
+        platform = f"linux/{architecture}"
+        if "manifest.json" in tar:
+            found = _find_in_docker_archive(tar, platform)
+        elif "index.json" in tar:
+            found = _find_in_oci_layout(tar, platform)
+        else:
+            raise ArchiveError("it holds no image: neither manifest.json nor index.json")
+        yield ArchivedImage(found.config.content, _checked_layers(found, scratch))
+
+
+def docker_archive(image: ArchivedImage) -> Iterator[bytes]:
+    """Return an archive that makes the engine load the image, without a tag, in small pieces."""
+    for digest, content in {layer.digest: layer.content for layer in image.layers}.items():
+        yield _header(f"{digest}.tar", content.size)
+        yield from content.chunks()
+        yield _padding(content.size)
+    manifest = [
+        {
+            "Config": f"{image.digest}.json",
+            "RepoTags": None,
+            "Layers": [f"{layer.digest}.tar" for layer in image.layers],
+        }
+    ]
+    # last: an engine that loses the connection before it has found no image to load
+    files = {f"{image.digest}.json": image.config, "manifest.json": json.dumps(manifest).encode()}
+    for name, data in files.items():
+        yield _header(name, len(data)) + data + _padding(len(data))
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry.tobuf(format=tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
+
+
+# -- the two formats ----------------------------------------------------------------------------
+
+
+def _find_in_docker_archive(tar: Tar, platform: str) -> _Found:
+    entries = parse(tar.read("manifest.json", _MAX_MANIFEST_BYTES), "manifest.json")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ArchiveError("its manifest.json is malformed")
+    if len(entries) != 1:
+        raise ArchiveError(f"it holds {len(entries)} images; save one image per archive")
+    entry = entries[0]
+    name = get(entry, "Config", str, "manifest.json")
+    config = _parse_config(tar.read(name, _MAX_CONFIG_BYTES))
+    if config.platform != platform:
+        raise ArchiveError(_wrong_platform({config.platform}, platform))
+    layers = get_all(entry, "Layers", str, "manifest.json")
+    return _Found(config, tuple(tar.region(layer) for layer in layers))
+
+
+def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
+    images: list[_Found] = []
+    others: set[str] = set()
+    for descriptor in _image_descriptors(tar):
+        # an archive may lack what it lists for other platforms
+        described = descriptor.get("platform")
+        if isinstance(described, dict) and _platform(described) != platform:
+            others.add(_platform(described))
+            continue
+        manifest = _read_blob_object(tar, descriptor)
+        config_descriptor = get(manifest, "config", dict, "image manifest")
+        if config_descriptor.get("mediaType") not in _CONFIG_TYPES:
+            continue
+        config = _parse_config(_read_blob(tar, config_descriptor, _MAX_CONFIG_BYTES))
+        if config.platform != platform:
+            others.add(config.platform)
+            continue
+        layers = get_all(manifest, "layers", dict, "image manifest")
+        images.append(_Found(config, tuple(tar.region(_blob_name(layer)) for layer in layers)))
+    if len(images) > 1:
+        raise ArchiveError(f"it holds {len(images)} images for {platform}; save one per archive")
+    if not images:
+        # attestations are listed as images for "unknown/unknown"
+        others.discard("unknown/unknown")
+        raise ArchiveError(_wrong_platform(others, platform) if others else "it holds no image")
+    return images[0]
+
+
+def _image_descriptors(tar: Tar) -> Iterator[dict[str, Any]]:
+    """Return the descriptors of all image manifests, each once, out of indexes of any depth."""
+    index = parse(tar.read("index.json", _MAX_MANIFEST_BYTES), "index.json")
+    if not isinstance(index, dict):
+        raise ArchiveError("its index.json is malformed")
+    pending = get_all(index, "manifests", dict, "index.json")
+    seen: set[str] = set()
+    while pending:
+        descriptor = pending.pop()
+        name = _blob_name(descriptor)
+        if name in seen:
+            continue
+        seen.add(name)
+        if descriptor.get("mediaType") in _INDEX_TYPES:
+            nested = _read_blob_object(tar, descriptor)
+            pending += get_all(nested, "manifests", dict, "image index")
+        else:
+            yield descriptor
+        if len(seen) + len(pending) > _MAX_DESCRIPTORS:
+            raise ArchiveError(f"it lists more than {_MAX_DESCRIPTORS} images")
+
+
+def _blob_name(descriptor: Mapping[str, Any]) -> str:
+    return f"blobs/sha256/{_hex(descriptor.get('digest'))}"
+
+
+def _read_blob(tar: Tar, descriptor: Mapping[str, Any], limit: int) -> bytes:
+    name = _blob_name(descriptor)
+    content = tar.read(name, limit)
+    if hashlib.sha256(content).hexdigest() != posixpath.basename(name):
+        raise ArchiveError(f"{name} does not match its digest")
+    return content
+
+
+def _read_blob_object(tar: Tar, descriptor: Mapping[str, Any]) -> dict[str, Any]:
+    found = parse(_read_blob(tar, descriptor, _MAX_MANIFEST_BYTES), "image manifest")
+    if not isinstance(found, dict):
+        raise ArchiveError("its image manifest is malformed")
+    return found
+
+
+# -- the image ----------------------------------------------------------------------------------
+
+
+def _checked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
+    digests = found.config.layer_digests
+    if len(digests) != len(found.layers):
+        raise ArchiveError(
+            f"its manifest names {len(found.layers)} layers, its configuration {len(digests)}"
+        )
+    if not 0 < len(digests) <= _MAX_LAYERS:
+        raise ArchiveError(f"it has {len(digests)} layers; 1 to {_MAX_LAYERS} are possible")
+    checked: dict[str, Layer] = {}
+    for number, (digest, packed) in enumerate(zip(digests, found.layers, strict=True), 1):
+        if digest not in checked:
+            content = scratch.unpack(packed, f"layer {number}")
+            # covers the blob's own digest too: what differs there would differ here
+            if content.digest() != digest:
+                raise ArchiveError(f"layer {number} does not match its digest sha256:{digest}")
+            if not _is_tar(content):
+                raise ArchiveError(f"layer {number} is no tar archive")
+            checked[digest] = Layer(digest, content)
+    return tuple(checked[digest] for digest in digests)
+
+
+def _is_tar(content: Region) -> bool:
+    head = os.pread(content.descriptor, min(content.size, tarfile.BLOCKSIZE), content.offset)
+    try:
+        # blocks of zeros end an archive; a layer that changes nothing has no others
+        return not any(head) or bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
+    except tarfile.TarError:
+        return False
+
+
+def _parse_config(content: bytes) -> _Config:
+    config = parse(content, "image configuration")
+    if not isinstance(config, dict):
+        raise ArchiveError("its image configuration is malformed")
+    _refuse_aliases(config, ("architecture", "os", "rootfs"))
+    rootfs = get(config, "rootfs", dict, "image configuration")
+    _refuse_aliases(rootfs, ("diff_ids",))
+    digests = get_all(rootfs, "diff_ids", str, "image configuration")
+    return _Config(content, _platform(config), tuple(map(_hex, digests)))
+
+
+def _refuse_aliases(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    # the engine takes a name in any letter case, so another could hide from the checks made here
+    for key in found:
+        if key not in names and key.casefold() in names:
+            raise ArchiveError(f"its image configuration has the ambiguous name {ascii(key)[:40]}")
+
+
+def _platform(found: Mapping[str, Any]) -> str:
+    words = (str(found.get(key) or "unknown")[:40] for key in ("os", "architecture"))
+    return "/".join(re.sub(r"[^A-Za-z0-9_.-]", "?", word) for word in words)
+
+
+def _wrong_platform(found: set[str], platform: str) -> str:
+    return f"it is for {', '.join(sorted(found))}; this host runs {platform}"
+
+
+def _hex(digest: object) -> str:
+    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
+    if match is None:
+        raise ArchiveError(f"it has the malformed digest {ascii(digest)[:80]}; sha256 is supported")
+    return match.group(1)

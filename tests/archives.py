@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds image archives in memory: ``docker save`` archives and OCI layouts, good and bad."""
+
+import gzip
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Files = dict[str, bytes]
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def dump(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def entry(name: str, content: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
+    """Return a tar entry: a file, unless ``type`` says otherwise."""
+    found = tarfile.TarInfo(name)
+    found.size = len(content)
+    for key, value in attributes.items():
+        setattr(found, key, value)
+    return found, content
+
+
+def tar_of(entries: Sequence[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for found, content in entries:
+            archive.addfile(found, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def tar(files: Mapping[str, bytes]) -> bytes:
+    return tar_of([entry(name, content) for name, content in files.items()])
+
+
+def compress(content: bytes, program: str) -> bytes:
+    if program == "plain":
+        return content
+    if program == "gzip":
+        return gzip.compress(content, mtime=0)
+    return subprocess.run([program, "-c"], input=content, capture_output=True, check=True).stdout
+
+
+def config(layers: Sequence[bytes], **changes: Any) -> bytes:
+    """Return an image's configuration; ``layers`` are plain tar archives."""
+    return dump(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(x)}" for x in layers]},
+            **changes,
+        }
+    )
+
+
+def docker_files(
+    configuration: bytes,
+    layers: Sequence[bytes],
+    *,
+    tags: Sequence[str] | None = None,
+    compression: str = "plain",
+) -> Files:
+    """Return the files of a ``docker save`` archive."""
+    names = [f"{number}{sha256(layer)[:8]}/layer.tar" for number, layer in enumerate(layers)]
+    name = f"{sha256(configuration)}.json"
+    manifest = [{"Config": name, "RepoTags": tags, "Layers": names}]
+    repositories = {
+        tag.rpartition(":")[0]: {tag.rpartition(":")[2]: "0" * 64} for tag in tags or ()
+    }
+    return {
+        **{name: compress(layer, compression) for name, layer in zip(names, layers, strict=True)},
+        name: configuration,
+        "manifest.json": dump(manifest),
+        "repositories": dump(repositories),
+    }
+
+
+def descriptor(files: Files, content: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+    """Add a blob to the files of an OCI layout; return what refers to it."""
+    files[f"blobs/sha256/{sha256(content)}"] = content
+    return {
+        "mediaType": media_type,
+        "digest": f"sha256:{sha256(content)}",
+        "size": len(content),
+        **more,
+    }
+
+
+def oci_manifest(
+    files: Files,
+    configuration: bytes,
+    layers: Sequence[bytes],
+    compression: str = "plain",
+    **more: Any,
+) -> dict[str, Any]:
+    """Add an image to the files of an OCI layout; return its descriptor."""
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": descriptor(files, configuration, CONFIG_TYPE),
+        "layers": [
+            descriptor(files, compress(layer, compression), f"{LAYER_TYPE}+{compression}")
+            for layer in layers
+        ],
+    }
+    return descriptor(files, dump(manifest), MANIFEST_TYPE, **more)
+
+
+def oci_index(files: Files, descriptors: Sequence[Mapping[str, Any]]) -> Files:
+    """Finish an OCI layout."""
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(descriptors)}
+    return {
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": dump(index),
+        **files,
+    }
+
+
+def oci_files(
+    configuration: bytes,
+    layers: Sequence[bytes],
+    *,
+    tags: Sequence[str] | None = None,
+    compression: str = "plain",
+) -> Files:
+    """Return the files of an OCI layout of one image."""
+    files: Files = {}
+    found = oci_manifest(files, configuration, layers, compression)
+    names = [
+        {"org.opencontainers.image.ref.name": tag, "io.containerd.image.name": tag}
+        for tag in tags or ()
+    ]
+    return oci_index(files, [{**found, "annotations": name} for name in names] or [found])
