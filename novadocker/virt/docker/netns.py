@@ -54,7 +54,7 @@ def create_namespace(instance_uuid: str) -> None:
 
 
 @privsep.network_pctxt.entrypoint
-def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> list[str]:
+def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Make every NIC of an instance what it must be, and its namespace if there is none.
 
     What is right already is left alone: a running instance loses no packet.
@@ -113,7 +113,7 @@ def release_container(container_id: str) -> None:
     (RECORDS / _checked(_CONTAINER_ID, container_id)).unlink(missing_ok=True)
 
 
-def _wire(instance_uuid: str, nics: Sequence[Nic]) -> list[str]:
+def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
         return kernel.run_in_thread(wiring.wire, path, nics)

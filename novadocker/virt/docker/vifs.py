@@ -71,11 +71,11 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
         raise failures[0]
 
 
-def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> list[str]:
+def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> tuple[str, ...]:
     """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
     wanted = [asdict(nic) for nic in nics.nics_from_network_info(network_info)]
     try:
-        made: list[str] = netns.wire_nics(instance.uuid, wanted)
+        made: tuple[str, ...] = netns.wire_nics(instance.uuid, wanted)
     except wiring.WiringFailed as error:
         port_id, reason = error.args
         raise exception.PlugFailed(port_id=port_id, reason=reason) from error

@@ -44,7 +44,7 @@ class WiringFailed(Exception):
     """
 
 
-def wire(path: str, nics: Sequence[Nic]) -> list[str]:
+def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     """Make the namespace at ``path`` exist with its loopback up, and each NIC in it right.
 
     Moves the calling thread between namespaces: call it by ``kernel.run_in_thread``.
@@ -74,13 +74,13 @@ def wire(path: str, nics: Sequence[Nic]) -> list[str]:
             state = links.read_state(guest)
         for _ in range(_ROUNDS):
             if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
-                return made
+                return tuple(made)
             state = links.read_state(guest)
         for nic in nics:
             changes = links.changes_of(nic, state)
             if changes.needed:
                 raise WiringFailed(nic.port_id, f"the kernel does not keep {changes}")
-    return made
+    return tuple(made)
 
 
 def unwire(host_device: str) -> None:
@@ -187,7 +187,8 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
         changes = links.changes_of(nic, state)
         for route in changes.extra_routes:
             with _ignoring(errno.ESRCH):
-                guest.route("del", **_route_request(nic, changes.index, route))
+                # of whatever origin, not of ours alone
+                guest.route("del", **_route_request(nic, changes.index, route), proto=0)
         for address in changes.extra_addresses:
             with _ignoring(errno.EADDRNOTAVAIL):
                 guest.addr("del", index=changes.index, **_address_request(address))
@@ -200,7 +201,7 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
         for address in changes.missing_addresses:
             guest.addr("add", index=changes.index, **_address_request(address))
         for route in changes.missing_routes:
-            guest.route("add", **_route_request(nic, changes.index, route))
+            guest.route("add", **_route_request(nic, changes.index, route), proto=_RTPROT_STATIC)
     return changes.needed
 
 
@@ -217,7 +218,6 @@ def _route_request(nic: Nic, index: int, route: Route) -> dict[str, Any]:
         "dst": route.destination,
         "oif": index,
         "table": links.TABLE_MAIN,
-        "proto": _RTPROT_STATIC,
     }
     if route.gateway is None:
         scope = _RT_SCOPE_LINK if network.version == 4 else _RT_SCOPE_UNIVERSE

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wiring, read back from the kernel by iproute2."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from nova import conf
+
+import novadocker
+from novadocker import privsep
+from novadocker.virt.docker import kernel, netns, wiring
+from novadocker.virt.docker.nics import Nic, Route
+from tests.engine import networks
+
+PORT = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
+FIRST = Nic(
+    port_id=PORT,
+    host_device="tap0e6e0b4b-7a",
+    guest_device="eth0",
+    mac="fa:16:3e:00:00:05",
+    mtu=1450,
+    addresses=("10.7.0.5/24", "10.7.0.6/24", "2001:db8::5/64"),
+    routes=(
+        Route("0.0.0.0/0", "10.7.0.1"),
+        Route("::/0", "fe80::1"),
+        Route("192.168.0.0/16", "10.7.0.9"),
+        Route("172.16.0.0/12", None),
+        Route("2001:db8:1::/48", "2001:db8::9"),
+    ),
+)
+SECOND = Nic(
+    port_id=PORT[:-1] + "2",
+    host_device="tap0e6e0b4b-7b",
+    guest_device="eth1",
+    mac="fa:16:3e:00:00:06",
+    mtu=None,
+    addresses=("10.8.0.5/32",),
+    # outside the subnet: only reachable as a neighbour on the link
+    routes=(Route("10.9.0.0/16", "10.8.0.1"),),
+)
+
+
+@pytest.fixture
+def uuid(instance_uuid: str) -> Iterator[str]:
+    yield instance_uuid
+    for nic in (FIRST, SECOND):
+        netns.unwire_nic(instance_uuid, nic.host_device)
+    netns.delete_namespace(instance_uuid)
+
+
+def wire(uuid: str, *nics: Nic) -> tuple[str, ...]:
+    ports: tuple[str, ...] = netns.wire_nics(uuid, [asdict(nic) for nic in nics])
+    return ports
+
+
+def addresses(uuid: str, device: str) -> set[str]:
+    (shown,) = networks.ip(uuid, "address", "show", device)
+    return {
+        f"{address['local']}/{address['prefixlen']}"
+        for address in shown["addr_info"]
+        if address["scope"] == "global"
+    }
+
+
+def routes(uuid: str) -> set[tuple[str, str | None, str]]:
+    shown = networks.ip(uuid, "-4", "route") + networks.ip(uuid, "-6", "route")
+    return {
+        (route["dst"], route.get("gateway"), route["dev"])
+        for route in shown
+        if route["protocol"] != "kernel"
+    }
+
+
+def link(uuid: str, device: str) -> dict[str, object]:
+    (shown,) = networks.ip(uuid, "link", "show", device)
+    found: dict[str, object] = shown
+    return found
+
+
+def test_namespace_comes_and_goes(uuid: str) -> None:
+    assert not netns.namespace_exists(uuid)
+    netns.create_namespace(uuid)
+    assert netns.namespace_exists(uuid)
+    assert [shown["ifname"] for shown in networks.ip(uuid, "address", "show", "up")] == ["lo"]
+    assert networks.pings(uuid, "127.0.0.1")
+    inode = os.stat(netns.namespace_path(uuid)).st_ino
+    netns.create_namespace(uuid)
+    assert os.stat(netns.namespace_path(uuid)).st_ino == inode
+    netns.delete_namespace(uuid)
+    assert not os.path.exists(netns.namespace_path(uuid))
+    netns.delete_namespace(uuid)
+
+
+def test_file_left_by_a_cut_off_creation(uuid: str) -> None:
+    netns.create_namespace(uuid)
+    netns.delete_namespace(uuid)
+    Path(netns.namespace_path(uuid)).touch()
+    assert not netns.namespace_exists(uuid)
+    netns.create_namespace(uuid)
+    assert netns.namespace_exists(uuid)
+
+
+def test_everything_as_asked(uuid: str) -> None:
+    assert wire(uuid, FIRST, SECOND) == (FIRST.port_id, SECOND.port_id)
+    shown = [(found["ifname"], found["address"]) for found in networks.ip(uuid, "link")]
+    assert shown[1:] == [("eth0", FIRST.mac), ("eth1", SECOND.mac)]
+    assert link(uuid, "eth0")["mtu"] == 1450
+    assert link(uuid, "eth1")["mtu"] == 1500
+    assert addresses(uuid, "eth0") == set(FIRST.addresses)
+    assert addresses(uuid, "eth1") == set(SECOND.addresses)
+    assert routes(uuid) == {
+        ("default", "10.7.0.1", "eth0"),
+        ("default", "fe80::1", "eth0"),
+        ("192.168.0.0/16", "10.7.0.9", "eth0"),
+        ("172.16.0.0/12", None, "eth0"),
+        ("2001:db8:1::/48", "2001:db8::9", "eth0"),
+        ("10.9.0.0/16", "10.8.0.1", "eth1"),
+    }
+    for device in ("eth0", "eth1"):
+        assert "LOWER_UP" in link(uuid, device)["flags"]  # type: ignore[operator]
+
+
+def test_addresses_of_ipv6_are_usable_at_once_and_only_neutron_s(uuid: str) -> None:
+    wire(uuid, FIRST)
+    (shown,) = networks.ip(uuid, "-6", "address", "show", "eth0")
+    assert not [address for address in shown["addr_info"] if address.get("tentative")]
+    for key in ("accept_ra", "autoconf", "accept_dad"):
+        path = f"/proc/sys/net/ipv6/conf/eth0/{key}"
+        assert networks.run(uuid, "cat", path).stdout == "0\n"
+
+
+def test_host_end(uuid: str) -> None:
+    wire(uuid, FIRST)
+    shown = networks.host_device(FIRST.host_device)
+    assert shown["mtu"] == 1450
+    assert "LOWER_UP" in shown["flags"]
+    path = Path(f"/proc/sys/net/ipv6/conf/{FIRST.host_device}/disable_ipv6")
+    assert path.read_text() == "1\n"
+
+
+def test_again_changes_nothing(uuid: str) -> None:
+    wire(uuid, FIRST, SECOND)
+    with subprocess.Popen(
+        [
+            "nsenter",
+            f"--net={netns.namespace_path(uuid)}",
+            "ip",
+            "monitor",
+            "link",
+            "addr",
+            "route",
+        ],
+        stdout=subprocess.PIPE,
+    ) as monitor:
+        assert monitor.stdout is not None
+        # until the monitor listens, its own test event is lost
+        os.set_blocking(monitor.stdout.fileno(), False)
+        while not monitor.stdout.read():
+            networks.run(uuid, "ip", "addr", "add", "127.9.9.9/32", "dev", "lo")
+            networks.run(uuid, "ip", "addr", "del", "127.9.9.9/32", "dev", "lo")
+        assert wire(uuid, FIRST, SECOND) == ()
+        networks.run(uuid, "ip", "addr", "add", "127.9.9.8/32", "dev", "lo")
+        seen = b""
+        while b"127.9.9.8" not in seen:
+            seen += monitor.stdout.read() or b""
+        monitor.terminate()
+    assert b"eth" not in seen.split(b"127.9.9.8")[0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip address delete 10.7.0.5/24 dev eth0",
+        "ip address flush dev eth0 scope global",
+        "ip -6 address flush dev eth0 scope global",
+        "ip address add 10.7.0.99/24 dev eth0",
+        "ip address add 2001:db8::99/64 dev eth0",
+        "ip route delete default",
+        "ip -6 route delete default",
+        "ip route add 10.99.0.0/16 via 10.7.0.9",
+        "ip route replace default via 10.7.0.99",
+        "ip link set eth0 down",
+        "ip link set eth0 mtu 1300",
+        "ip link set eth0 address fa:16:3e:99:99:99",
+        "ip link set lo down",
+        "ip link set eth0 down name eth7",
+        "ip link delete eth0",
+    ],
+)
+def test_damage_in_the_namespace_is_repaired(uuid: str, damage: str) -> None:
+    wire(uuid, FIRST, SECOND)
+    before = (routes(uuid), addresses(uuid, "eth0"))
+    assert networks.run(uuid, *damage.split()).returncode == 0
+    wire(uuid, FIRST, SECOND)
+    assert (routes(uuid), addresses(uuid, "eth0")) == before
+    shown = link(uuid, "eth0")
+    assert (shown["mtu"], shown["address"]) == (1450, FIRST.mac)
+    assert "LOWER_UP" in shown["flags"]  # type: ignore[operator]
+    assert networks.pings(uuid, "127.0.0.1")
+    (own,) = [
+        address["local"]
+        for address in networks.ip(uuid, "-6", "address", "show", "eth0")[0]["addr_info"]
+        if address["scope"] == "link"
+    ]
+    assert own == "fe80::f816:3eff:fe00:5"
+
+
+def test_host_end_is_repaired(uuid: str) -> None:
+    wire(uuid, FIRST)
+    subprocess.run(["ip", "link", "set", FIRST.host_device, "down", "mtu", "1300"], check=True)
+    assert wire(uuid, FIRST) == ()
+    shown = networks.host_device(FIRST.host_device)
+    assert shown["mtu"] == 1450
+    assert "LOWER_UP" in shown["flags"]
+
+
+@pytest.mark.parametrize("peer", ["host", "other namespace", "same index"])
+def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
+    uuid: str, new_instance_uuid: Callable[[], str], peer: str
+) -> None:
+    other = new_instance_uuid()
+    if peer == "host":
+        command = f"ip link add {FIRST.host_device} type veth peer name tapother"
+        subprocess.run(command.split(), check=True)
+    else:
+        wire(other, FIRST)
+        if peer == "same index":
+            netns.create_namespace(uuid)
+            command = "ip link add eth0 index 2 type veth peer name x"
+            networks.run(uuid, *command.split())
+    assert wire(uuid, FIRST) == (FIRST.port_id,)
+    assert addresses(uuid, "eth0") == set(FIRST.addresses)
+    assert "LOWER_UP" in link(uuid, "eth0")["flags"]  # type: ignore[operator]
+    netns.delete_namespace(other)
+
+
+def test_devices_change_places(uuid: str) -> None:
+    wire(uuid, FIRST, SECOND)
+    swapped = (replace(SECOND, guest_device="eth0"), replace(FIRST, guest_device="eth1"))
+    assert set(wire(uuid, *swapped)) == {FIRST.port_id, SECOND.port_id}
+    assert link(uuid, "eth0")["address"] == SECOND.mac
+    assert link(uuid, "eth1")["address"] == FIRST.mac
+    assert addresses(uuid, "eth1") == set(FIRST.addresses)
+
+
+def test_device_of_another_kind_is_left_alone(uuid: str) -> None:
+    command = f"ip tuntap add {FIRST.host_device} mode tap"
+    subprocess.run(command.split(), check=True)
+    try:
+        with pytest.raises(wiring.WiringFailed) as caught:
+            wire(uuid, FIRST)
+        with pytest.raises(OSError, match="no veth"):
+            netns.unwire_nic(uuid, FIRST.host_device)
+        assert networks.host_device(FIRST.host_device) is not None
+    finally:
+        subprocess.run(["ip", "link", "delete", FIRST.host_device], check=True)
+    port_id, reason = caught.value.args
+    assert port_id == PORT
+    assert "no veth" in reason
+
+
+def test_what_the_kernel_refuses_names_the_port(uuid: str) -> None:
+    with pytest.raises(wiring.WiringFailed) as caught:
+        wire(uuid, FIRST, replace(SECOND, mac="ff:ff:ff:ff:ff:ff"))
+    assert caught.value.args[0] == SECOND.port_id
+
+
+def test_unwire_twice(uuid: str) -> None:
+    wire(uuid, FIRST)
+    netns.unwire_nic(uuid, FIRST.host_device)
+    assert networks.host_device(FIRST.host_device) is None
+    netns.unwire_nic(uuid, FIRST.host_device)
+
+
+def test_threads_at_once(new_instance_uuid: Callable[[], str]) -> None:
+    home = os.stat("/proc/thread-self/ns/net").st_ino
+    uuids = [new_instance_uuid() for _ in range(24)]
+    nics = [replace(FIRST, host_device=f"tap{number:08x}") for number in range(24)]
+    together = threading.Barrier(8, timeout=30)
+
+    def one(uuid: str, nic: Nic) -> int:
+        together.wait()
+        wire(uuid, nic)
+        wire(uuid, nic)
+        return os.stat("/proc/thread-self/ns/net").st_ino
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(one, uuids, nics)) == {home}
+    for uuid in uuids:
+        assert addresses(uuid, "eth0") == set(FIRST.addresses)
+    with futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(netns.unwire_nic, uuids, [nic.host_device for nic in nics]))
+        list(pool.map(netns.delete_namespace, uuids))
+
+
+def test_threads_wire_one_instance_at_once(uuid: str) -> None:
+    with futures.ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: wire(uuid, FIRST), range(8)))
+    assert sorted(made) == [()] * 7 + [(PORT,)]
+
+
+def namespaces_of_threads() -> set[int]:
+    found = set()
+    for thread in Path("/proc/self/task").glob("*/ns/net"):
+        with suppress(FileNotFoundError):
+            found.add(thread.stat().st_ino)
+    return found
+
+
+def test_failure_in_the_namespace_leaves_no_thread_there(
+    uuid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_path: str) -> None:
+        raise OSError(28, "no space")
+
+    home = os.stat("/proc/thread-self/ns/net").st_ino
+    descriptors = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(kernel, "name_namespace", refuse)
+    with pytest.raises(OSError, match="no space"):
+        wire(uuid, FIRST)
+    assert os.listdir("/proc/self/fd") == descriptors
+    # Python knows a thread as ended a moment before the kernel does
+    deadline = time.monotonic() + 10
+    while namespaces_of_threads() != {home} and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert namespaces_of_threads() == {home}
+
+
+def test_records(uuid: str) -> None:
+    container_id = os.urandom(32).hex()
+    record = Path("/run/novadocker/containers") / container_id
+    netns.bind_container(container_id, uuid)
+    netns.bind_container(container_id, uuid)
+    assert record.read_text() == f"/run/netns/nova-{uuid}\n"
+    assert record.stat().st_mode & 0o777 == 0o644
+    assert record.parent.stat().st_mode & 0o777 == 0o755
+    netns.release_container(container_id)
+    netns.release_container(container_id)
+    assert not record.exists()
+    netns.bind_container(container_id, uuid)
+    netns.delete_namespace(uuid)
+    assert not record.exists()
+    for wrong in ("", "../x", container_id[:-1], container_id.upper() + "\n"):
+        with pytest.raises(ValueError, match="is not"):
+            netns.bind_container(wrong, uuid)
+
+
+@pytest.fixture
+def helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real privileged process, started as nova-compute does, but for sudo."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(novadocker.__file__).parents[1]))
+    conf.CONF.set_override("helper_command", "privsep-helper", group="novadocker_network")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    privsep.network_pctxt.set_client_mode(True)
+    yield
+    privsep.network_pctxt.stop()
+    privsep.network_pctxt.set_client_mode(False)
+    conf.CONF.clear_override("helper_command", group="novadocker_network")
+
+
+def test_through_the_privileged_process(
+    helper: None, uuid: str, new_instance_uuid: Callable[[], str]
+) -> None:
+    old = os.umask(0o077)
+    try:
+        assert wire(uuid, FIRST, SECOND) == (FIRST.port_id, SECOND.port_id)
+    finally:
+        os.umask(old)
+    assert addresses(uuid, "eth0") == set(FIRST.addresses)
+    (daemon,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"novadocker.privsep.network_pctxt" in path.read_bytes()
+        and f"PPid:\t{os.getpid()}" not in (path.parent / "status").read_text()
+    ]
+    status = Path(f"/proc/{daemon}/status").read_text()
+    # CAP_NET_ADMIN and CAP_SYS_ADMIN
+    assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 12 | 1 << 21:016x}"]
+    with pytest.raises(wiring.WiringFailed) as caught:
+        wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))
+    assert caught.value.args[0] == PORT
+    with pytest.raises(ValueError, match="is not"):
+        netns.unwire_nic(uuid, "lo")
+    container_id = os.urandom(32).hex()
+    netns.bind_container(container_id, uuid)
+    record = netns.RECORDS / container_id
+    assert record.stat().st_mode & 0o777 == 0o644
+    assert netns.RECORDS.parent.stat().st_mode & 0o777 == 0o755
+
+    before = len(os.listdir(f"/proc/{daemon}/fd"))
+    others = [new_instance_uuid() for _ in range(16)]
+    with futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(netns.create_namespace, others))
+        list(pool.map(netns.delete_namespace, others))
+    assert len(os.listdir(f"/proc/{daemon}/fd")) == before
+    netns.unwire_nic(uuid, FIRST.host_device)
+    netns.unwire_nic(uuid, SECOND.host_device)
+    netns.delete_namespace(uuid)
+    assert not record.exists()
