@@ -11,7 +11,7 @@ from devcloud import leftovers, supervise
 from devcloud.leftovers import alive
 from devcloud.programs import all_programs
 from devcloud.settings import PRIVILEGED_HELPER_RULE, Host, Settings
-from devcloud.steps import say, step, wait_until
+from devcloud.steps import StepFailed, explain, say, step, wait_until
 from devcloud.unix_http import UnixConnection
 
 KEPT = ("venv", "images", "lock")
@@ -40,7 +40,7 @@ def stop_containers(settings: Settings, host: Host) -> None:
 
 
 def stop_supervised(settings: Settings) -> None:
-    """Stop every program, those that others need last, then supervisor."""
+    """Stop every program, then supervisor."""
     programs = all_programs(settings)
     # first, else it would take the stopped containers for stopped servers
     with step("nova-compute stopped"):
@@ -51,12 +51,10 @@ def stop_supervised(settings: Settings) -> None:
     with step("containers stopped"):
         for host in settings.hosts:
             stop_containers(settings, host)
-    last = [p.name for p in programs if p.stage in ("infrastructure", "switch")]
     with step("services stopped"):
-        supervise.stop_programs(settings, [p.name for p in programs if p.name not in last])
-    with step("infrastructure stopped"):
-        # RabbitMQ takes leave of epmd, which goes with supervisor
-        supervise.stop_programs(settings, [name for name in last if name != "epmd"])
+        # RabbitMQ takes leave of epmd
+        supervise.stop_programs(settings, [p.name for p in programs if p.name != "epmd"])
+        supervise.stop_programs(settings, ["epmd"])
     with step("supervisor stopped"):
         process = supervise.proxy(settings).getPID()
         # supervisor is the parent of what outlived its own, and reaps it
@@ -75,7 +73,11 @@ def stop_supervised(settings: Settings) -> None:
 def down(settings: Settings) -> None:
     """Stop everything; nothing stays in the kernel, the data stays on disk."""
     if supervise.is_alive(settings):
-        stop_supervised(settings)
+        try:
+            stop_supervised(settings)
+        except StepFailed as failure:
+            # what does not end by itself is ended below
+            say(explain(failure))
     with step("namespaces and mounts removed"):
         leftovers.clear(settings)
     say("the cloud is down")

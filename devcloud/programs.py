@@ -65,6 +65,8 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
     yield Program(
         "epmd",
         ("/usr/bin/epmd", "-address", "127.0.0.1"),
+        # it ignores SIGTERM while a node is registered
+        stop_signal="KILL",
         stage="infrastructure",
     )
     rabbit = {
@@ -85,7 +87,7 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
         (str(rabbit_server()),),
         (etc / "rabbitmq.conf",),
         tuple((name, str(value)) for name, value in rabbit.items()),
-        stop_wait=20,
+        stop_wait=6,
         stage="infrastructure",
     )
 

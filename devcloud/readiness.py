@@ -8,7 +8,7 @@ from openstack.connection import Connection
 from devcloud import supervise
 from devcloud.clients import connect
 from devcloud.settings import Settings
-from devcloud.steps import StepFailed, TimedOut, wait_until
+from devcloud.steps import StepFailed, TimedOut, say, wait_until
 
 CONTROL_SERVICES = ("nova-conductor", "nova-scheduler")
 
@@ -68,7 +68,10 @@ def wait_for_reports(settings: Settings, since: float) -> None:
         nonlocal missing
         for program in expected.values():
             supervise.require_running(settings, program)
-        missing = set(expected) - fresh_reports(connection, since)
+        late = set(expected) - fresh_reports(connection, since)
+        for reported in sorted(missing - late):
+            say(f"  {expected[reported]}")
+        missing = late
         return not missing
 
     try:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Brings the cloud up, whatever state it is in."""
 
+import functools
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 import amqp  # type: ignore[import-untyped]
 
@@ -54,20 +56,29 @@ def answers(port: int) -> bool:
     return True
 
 
-def wait_for_api(settings: Settings, name: str) -> None:
-    """Wait until an API answers."""
+def wait_for_service(settings: Settings, name: str, what: str, ready: Callable[[], bool]) -> None:
+    """Wait until a program does its work; a dead one ends the wait at once."""
+    begin = time.monotonic()
 
-    def ready() -> bool:
+    def ready_or_dead() -> bool:
         supervise.require_running(settings, name)
-        return answers(API_PORTS[name])
+        return ready()
 
     wait_until(
-        ready,
-        what=f"{name} answers",
+        ready_or_dead,
+        what=what,
         advice=f"python3 -m devcloud ctl restart {name}",
         log=settings.log / f"{name}.log",
         timeout=120,
     )
+    if time.monotonic() - begin > 1:
+        say(f"  {what} ({time.monotonic() - begin:.1f} s)")
+
+
+def wait_for_api(settings: Settings, name: str) -> None:
+    """Wait until an API answers."""
+
+    wait_for_service(settings, name, f"{name} answers", lambda: answers(API_PORTS[name]))
 
 
 def wait_for_queues(settings: Settings, name: str) -> None:
@@ -75,7 +86,6 @@ def wait_for_queues(settings: Settings, name: str) -> None:
     password = load_secrets(settings)["rabbit"]
 
     def ready() -> bool:
-        supervise.require_running(settings, name)
         try:
             with amqp.Connection(
                 f"{API_ADDRESS}:5672", userid="openstack", password=password, connect_timeout=5
@@ -88,13 +98,7 @@ def wait_for_queues(settings: Settings, name: str) -> None:
             return False
         return True
 
-    wait_until(
-        ready,
-        what=f"{name} reads its queues",
-        advice=f"python3 -m devcloud ctl restart {name}",
-        log=settings.log / f"{name}.log",
-        timeout=120,
-    )
+    wait_for_service(settings, name, f"{name} reads its queues", ready)
 
 
 class Starter:
@@ -206,12 +210,9 @@ def start_services(settings: Settings, starter: Starter) -> None:
         wait_for_queues(settings, "nova-conductor")
         starter.start("compute")
 
-    def interfaces() -> None:
-        for name in API_PORTS:
-            wait_for_api(settings, name)
-
+    interfaces = [functools.partial(wait_for_api, settings, name) for name in API_PORTS]
     with step("APIs"):
-        run_in_parallel(agents, compute, interfaces)
+        run_in_parallel(agents, compute, *interfaces)
 
 
 def up(settings: Settings) -> None:
