@@ -25,7 +25,7 @@ INFO = EngineInfo(
     storage_driver="overlay2",
     cgroup_version="1",
     live_restore=True,
-    runtimes=frozenset({"runc", "novadocker"}),
+    runtimes={"runc": "runc", "novadocker": "/usr/bin/novadocker-runtime"},
 )
 IMAGE = EngineImage(id="sha256:" + "1" * 64, architecture="amd64", os="linux", command=("init",))
 USAGE = Usage(

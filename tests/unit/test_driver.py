@@ -320,7 +320,7 @@ def test_a_power_state_sync_asks_the_engine_once(
 
 
 def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
-    engine.info_ = replace(fakes.INFO, runtimes=frozenset({"runc"}))
+    engine.info_ = replace(fakes.INFO, runtimes={"runc": "runc"})
     with pytest.raises(exception.InvalidConfiguration, match="'novadocker'"):
         driver.init_host(NODE)
 

@@ -69,7 +69,10 @@ class Engine:
                 storage_driver=info["Driver"],
                 cgroup_version=info.get("CgroupVersion", "1"),
                 live_restore=info["LiveRestoreEnabled"],
-                runtimes=frozenset(info["Runtimes"]),
+                runtimes={
+                    name: runtime.get("path", "") for name, runtime in info["Runtimes"].items()
+                },
+                backing_filesystem=dict(info["DriverStatus"] or ()).get("Backing Filesystem", ""),
                 warnings=tuple(info.get("Warnings") or ()),
             )
 

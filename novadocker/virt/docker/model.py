@@ -89,7 +89,8 @@ class EngineInfo:
 
     :ivar version: the engine's release, such as ``20.10.24``
     :ivar memory_bytes: physical memory of the host
-    :ivar runtimes: names of the registered OCI runtimes
+    :ivar backing_filesystem: of the data root, such as ``xfs``; empty where it is not told
+    :ivar runtimes: the registered OCI runtimes, by name, with the path of each one's program
     :ivar warnings: the engine's own warnings about the host
     """
 
@@ -102,7 +103,8 @@ class EngineInfo:
     storage_driver: str
     cgroup_version: str
     live_restore: bool
-    runtimes: frozenset[str]
+    runtimes: Mapping[str, str]
+    backing_filesystem: str = ""
     warnings: tuple[str, ...] = ()
 
 
