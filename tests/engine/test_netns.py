@@ -358,14 +358,26 @@ def test_records(uuid: str) -> None:
 @pytest.fixture
 def helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The real privileged process, started as nova-compute does, but for sudo."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(novadocker.__file__).parents[1]))
+    package = str(Path(novadocker.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", package, prepend=os.pathsep)
     conf.CONF.set_override("helper_command", "privsep-helper", group="novadocker_network")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     privsep.network_pctxt.set_client_mode(True)
     yield
     privsep.network_pctxt.stop()
     privsep.network_pctxt.set_client_mode(False)
     conf.CONF.clear_override("helper_command", group="novadocker_network")
+
+
+def privileged_processes() -> list[str]:
+    """Return the ids of the helpers in our network namespace: other sessions have theirs."""
+    home = os.stat("/proc/self/ns/net")
+    return [
+        command.parent.name
+        for command in Path("/proc").glob("[0-9]*/cmdline")
+        if b"novadocker.privsep.network_pctxt" in command.read_bytes()
+        and os.path.samestat(home, os.stat(command.parent / "ns" / "net"))
+    ]
 
 
 def test_through_the_privileged_process(
@@ -377,12 +389,7 @@ def test_through_the_privileged_process(
     finally:
         os.umask(old)
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
-    (daemon,) = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if b"novadocker.privsep.network_pctxt" in path.read_bytes()
-        and f"PPid:\t{os.getpid()}" not in (path.parent / "status").read_text()
-    ]
+    (daemon,) = privileged_processes()
     status = Path(f"/proc/{daemon}/status").read_text()
     # CAP_NET_ADMIN and CAP_SYS_ADMIN
     assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 12 | 1 << 21:016x}"]

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ports on a real Open vSwitch: reachability, isolation, repair and failure."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import os_vif
+import pytest
+from nova.network import model
+
+from novadocker import exception
+from novadocker.virt.docker import netns, vifs
+from tests.engine import networks
+from tests.engine.switch import BRIDGE, Switch
+
+Plug = Callable[..., str]
+
+
+@pytest.fixture
+def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
+    """Plug the ports of a new instance and tag them; all are unplugged after the test."""
+    plugged: dict[str, tuple[model.VIF, ...]] = {}
+
+    def call(*ports: model.VIF, tag: int = 1) -> str:
+        uuid = new_instance_uuid()
+        plugged[uuid] = ports
+        vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+        for port in ports:
+            # what Neutron's agent does
+            ovs.vsctl("set", "Port", port["devname"], f"tag={tag}")
+        return uuid
+
+    yield call
+    for uuid, ports in plugged.items():
+        vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+        netns.delete_namespace(uuid)
+
+
+def replug(uuid: str, *ports: model.VIF) -> None:
+    vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+
+
+def left_of(ovs: Switch, port: model.VIF) -> list[Any]:
+    return [
+        found
+        for found in (
+            networks.host_device(port["devname"]),
+            port["devname"] if port["devname"] in ovs.ports() else None,
+        )
+        if found
+    ]
+
+
+def test_same_network_is_reached_and_another_is_not(plug: Plug) -> None:
+    first = plug(networks.simple_vif("10.7.0.5"), tag=1)
+    plug(networks.simple_vif("10.7.0.6"), tag=1)
+    plug(networks.simple_vif("10.7.0.7"), tag=2)
+    assert networks.pings(first, "10.7.0.6")
+    assert not networks.pings(first, "10.7.0.7")
+
+
+def test_both_families_and_two_networks(plug: Plug) -> None:
+    def ports(digit: int) -> tuple[model.VIF, model.VIF]:
+        return (
+            networks.simple_vif(f"10.7.0.{digit}"),
+            networks.vif(networks.subnet("2001:db8::/64", [f"2001:db8::{digit}"])),
+        )
+
+    first = plug(*ports(5))
+    plug(*ports(6))
+    assert networks.pings(first, "10.7.0.6")
+    assert networks.pings(first, "2001:db8::6")
+
+
+def test_row_in_the_switch(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5", mtu=1400)
+    uuid = plug(port)
+    assert ovs.ports() == [port["devname"]]
+    found = ovs.interface(port["devname"], "external_ids")
+    assert f'iface-id="{port["id"]}"' in found
+    assert f'attached-mac="{port["address"]}"' in found
+    assert f'vm-uuid="{uuid}"' in found
+    assert "iface-status=active" in found
+    assert networks.host_device(port["devname"])["mtu"] == 1400
+    assert port["delegate_create"] is False  # Nova's model is not ours to change
+
+
+def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    assert networks.pings(first, "10.7.0.6")
+    row = ovs.interface(port["devname"], "_uuid")
+    path = netns.namespace_path(first)
+    command = ["nsenter", f"--net={path}", "ping", "-q", "-i", "0.01", "-c", "200", "10.7.0.6"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
+        while ping.poll() is None:
+            replug(first, port)
+        assert ping.stdout is not None
+        assert " 0% packet loss" in ping.stdout.read()
+    assert ovs.interface(port["devname"], "_uuid") == row
+
+
+def test_device_deleted_behind_the_switch(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    subprocess.run(["ip", "link", "delete", port["devname"]], check=True)
+    replug(first, port)
+    ovs.vsctl("set", "Port", port["devname"], "tag=1")
+    assert networks.pings(first, "10.7.0.6")
+
+
+def test_device_of_a_namespace_that_lost_its_name(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    path = netns.namespace_path(first)
+    command = ["nsenter", f"--net={path}", "sh", "-c", "echo entered; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        netns.delete_namespace(first)
+        assert networks.host_device(port["devname"]) is not None
+        replug(first, port)
+        ovs.vsctl("set", "Port", port["devname"], "tag=1")
+        assert networks.pings(first, "10.7.0.6")
+        holder.terminate()
+
+
+def test_row_left_by_a_host_that_went_down(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    name = port["devname"]
+    ids = "external_ids:iface-id=another"
+    ovs.vsctl("--no-wait", "add-port", BRIDGE, name, "--", "set", "Interface", name, ids)
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    assert networks.pings(first, "10.7.0.6")
+    assert f'iface-id="{port["id"]}"' in ovs.interface(name, "external_ids")
+
+
+def test_unplug_leaves_nothing_and_can_be_repeated(
+    ovs: Switch, new_instance_uuid: Callable[[], str]
+) -> None:
+    instance = networks.instance(new_instance_uuid())
+    ports = model.NetworkInfo([networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")])
+    vifs.plug_vifs(instance, ports)
+    for _ in range(2):
+        vifs.unplug_vifs(instance, ports)
+        netns.delete_namespace(instance.uuid)
+    assert [left_of(ovs, port) for port in ports] == [[], []]
+    assert not netns.namespace_exists(instance.uuid)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"type": "binding_failed"}, "binding_failed"),
+        ({"type": "bridge"}, "vif_type is 'bridge'"),
+        ({"type": "vhostuser"}, "vif_type is 'vhostuser'"),
+        ({"type": None}, "vif_type is None"),
+        ({"vnic_type": "direct"}, "vnic_type is 'direct'"),
+        ({"details": {"ovs_hybrid_plug": True}}, "ovs_hybrid_plug"),
+    ],
+)
+def test_unsupported_port_is_refused_before_anything_is_done(
+    ovs: Switch, instance_uuid: str, fields: dict[str, Any], reason: str
+) -> None:
+    good, bad = networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6", **fields)
+    instance, ports = networks.instance(instance_uuid), model.NetworkInfo([good, bad])
+    with pytest.raises(exception.PlugFailed, match=reason) as caught:
+        vifs.plug_vifs(instance, ports)
+    assert bad["id"] in str(caught.value)
+    assert [left_of(ovs, port) for port in ports] == [[], []]
+    assert not netns.namespace_exists(instance_uuid)
+    vifs.unplug_vifs(instance, ports)
+
+
+def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    instance, ports = networks.instance(instance_uuid), model.NetworkInfo([port])
+    subprocess.run(["ip", "tuntap", "add", port["devname"], "mode", "tap"], check=True)
+    subprocess.run(["ip", "link", "set", port["devname"], "up"], check=True)
+    try:
+        with pytest.raises(exception.PlugFailed, match="no veth"):
+            vifs.plug_vifs(instance, ports)
+    finally:
+        subprocess.run(["ip", "link", "delete", port["devname"]], check=True)
+        netns.delete_namespace(instance_uuid)
+    assert port["devname"] not in ovs.ports()
+
+
+def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
+    instance = networks.instance(instance_uuid)
+    ports = model.NetworkInfo([networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")])
+    started = time.monotonic()
+    with ovs.hanging():
+        with pytest.raises(exception.PlugFailed) as caught:
+            vifs.plug_vifs(instance, ports)
+        # os-vif logs what it could not remove, and goes on
+        vifs.unplug_vifs(instance, ports)
+        netns.delete_namespace(instance_uuid)
+    # the time-out of os-vif is 5 s here, for each request
+    assert time.monotonic() - started < 40
+    assert ports[0]["id"] in str(caught.value)
+    assert "timeout" in str(caught.value)
+    assert [networks.host_device(port["devname"]) for port in ports] == [None, None]
+    # a request that was given up may be carried out when the switch is back
+    vifs.unplug_vifs(instance, ports)
+    assert [left_of(ovs, port) for port in ports] == [[], []]
+
+
+def test_switch_restarted(ovs: Switch, plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    ovs.stop_switching()
+    ovs.start_switching()
+    replug(first, port)
+    assert networks.pings(first, "10.7.0.6")
+
+
+def test_other_ports_are_unplugged_when_one_fails(
+    ovs: Switch, instance_uuid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = networks.instance(instance_uuid)
+    ports = model.NetworkInfo([networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")])
+    vifs.plug_vifs(instance, ports)
+    unplug = os_vif.unplug
+
+    def refuse_first(vif: Any, info: Any) -> None:
+        if vif.id == ports[0]["id"]:
+            raise os_vif.exception.UnplugException(vif=vif, err="refused")
+        unplug(vif, info)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os_vif, "unplug", refuse_first)
+        with pytest.raises(exception.PlugFailed, match="refused") as caught:
+            vifs.unplug_vifs(instance, ports)
+    assert ports[0]["id"] in str(caught.value)
+    assert [left_of(ovs, port) for port in ports] == [[ports[0]["devname"]], []]
+    vifs.unplug_vifs(instance, ports)
+    netns.delete_namespace(instance_uuid)
+    assert left_of(ovs, ports[0]) == []
