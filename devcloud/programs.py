@@ -120,8 +120,9 @@ def wsgi(
         ),
         (settings.etc / "uwsgi.ini", *config),
         tuple(environment.items()),
-        # uWSGI waits for its threads on TERM and stops at once on INT
+        # uWSGI waits for idle threads too
         stop_signal="INT",
+        stop_wait=2,
     )
 
 

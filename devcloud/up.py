@@ -23,6 +23,7 @@ from devcloud import (
     supervise,
     switch,
 )
+from devcloud.down import down
 from devcloud.programs import Program, all_programs
 from devcloud.settings import API_ADDRESS, Settings, load_secrets
 from devcloud.steps import run_in_parallel, say, step, wait_until
@@ -220,6 +221,9 @@ def up(settings: Settings) -> None:
 
     :raises StepFailed: something did not come up in time.
     """
+    if supervise.is_alive(settings) and not database.tables_made(settings).exists():
+        # a first bring-up was cut off, and its commands may still be at work on the tables
+        down(settings)
     if not supervise.is_alive(settings):
         with step("what an earlier run left"):
             leftovers.clear(settings)
