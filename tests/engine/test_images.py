@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images from Glance in a real engine: what it has afterwards, and that containers run of it."""
+
+import json
+import multiprocessing
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from nova import conf, objects
+
+from novadocker import exception
+from novadocker.virt.docker import images
+from tests import archives
+from tests.engine import image_processes
+from tests.engine.conftest import busybox_archive
+from tests.fake_glance import FakeGlance
+
+BUILDERS = {"docker": archives.docker_files, "oci": archives.oci_files}
+LARGE_BYTES = 512 << 20
+
+Upload = Callable[..., objects.ImageMeta]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    found = tmp_path / "instances"
+    conf.CONF.set_override("instances_path", str(found))
+    yield found
+    conf.CONF.clear_override("instances_path")
+    assert [entry.name for entry in found.iterdir()] == ["locks"]
+
+
+@pytest.fixture
+def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
+    (tmp_path / "glance").mkdir()
+    found = FakeGlance(tmp_path / "glance")
+    monkeypatch.setattr(images.glance, "API", lambda: found)
+    return found
+
+
+@pytest.fixture
+def upload(fake_glance: FakeGlance) -> Upload:
+    return lambda content: fake_glance.add(str(uuid.uuid4()), content)
+
+
+@pytest.fixture
+def store(
+    engine_url: str, folder: Path, fake_glance: FakeGlance, docker_client: docker.APIClient
+) -> Iterator[images.ImageStore]:
+    before = tags(docker_client)
+    yield image_processes.new_store(engine_url)
+    for tag in tags(docker_client).keys() - before.keys():
+        docker_client.remove_image(tag, force=True)
+    assert tags(docker_client) == before
+
+
+def tags(client: docker.APIClient) -> dict[str, str]:
+    """All names in the engine and the image that each stands for."""
+    return {tag: image["Id"] for image in client.images() for tag in image["RepoTags"] or ()}
+
+
+def image_of(marker: str, client: docker.APIClient) -> tuple[bytes, list[bytes]]:
+    """An image that shows its marker; the marker's layer is new, so the engine must read it."""
+    layers = [busybox_archive(), archives.tar({"marker": f"{marker}\n".encode()})]
+    architecture = client.version()["Arch"]
+    command = {"Cmd": ["cat", "/marker"], "Env": ["PATH=/bin"]}
+    return archives.config(layers, config=command, architecture=architecture), layers
+
+
+def run(client: docker.APIClient, image_id: str) -> str:
+    """Return what a container of the image writes."""
+    host = client.create_host_config(network_mode="none")
+    container = client.create_container(image_id, host_config=host)
+    try:
+        client.start(container)
+        assert client.wait(container, timeout=30)["StatusCode"] == 0
+        return client.logs(container).decode().strip()
+    finally:
+        client.remove_container(container, force=True)
+
+
+@pytest.mark.parametrize("compression", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_container_runs_of_each_format(
+    store: images.ImageStore,
+    upload: Upload,
+    docker_client: docker.APIClient,
+    kind: str,
+    compression: str,
+) -> None:
+    marker = uuid.uuid4().hex
+    configuration, layers = image_of(marker, docker_client)
+    files = BUILDERS[kind](configuration, layers, compression=compression)
+    meta = upload(archives.compress(archives.tar(files), compression))
+    image = store.ensure(None, meta)
+    assert image.id == f"sha256:{archives.sha256(configuration)}"
+    assert image.command == ("cat", "/marker")
+    assert tags(docker_client)[f"novadocker/{meta.id}:{meta.checksum[:12]}"] == image.id
+    assert run(docker_client, image.id) == marker
+
+
+def test_what_docker_and_skopeo_write(
+    store: images.ImageStore,
+    upload: Upload,
+    docker_client: docker.APIClient,
+    busybox_image: str,
+    tmp_path: Path,
+) -> None:
+    original = docker_client.inspect_image(busybox_image)["Id"]
+    saved = tmp_path / "saved.tar"
+    saved.write_bytes(b"".join(docker_client.get_image(busybox_image)))
+    assert store.ensure(None, upload(saved)).id == original
+    converted = tmp_path / "converted.tar"
+    subprocess.run(
+        ["skopeo", "copy", "--quiet", f"docker-archive:{saved}", f"oci-archive:{converted}:a:b"],
+        check=True,
+    )
+    # in an OCI archive the configuration is another, so the image is as well
+    image = store.ensure(None, upload(converted))
+    assert len(tags(docker_client)) >= 3
+    host = docker_client.create_host_config(network_mode="none")
+    container = docker_client.create_container(image.id, "true", host_config=host)
+    docker_client.start(container)
+    assert docker_client.wait(container, timeout=30)["StatusCode"] == 0
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_names_in_an_archive_take_no_effect(
+    store: images.ImageStore,
+    upload: Upload,
+    docker_client: docker.APIClient,
+    busybox_image: str,
+    kind: str,
+) -> None:
+    victim = upload(archives.tar(archives.docker_files(*image_of("victim", docker_client))))
+    victims = store.ensure(None, victim)
+    victims_tag = f"novadocker/{victim.id}:{victim.checksum[:12]}"
+    before = tags(docker_client)
+    targets = [victims_tag, busybox_image, "novadocker/new:1", "evil:latest"]
+    evil = archives.tar(BUILDERS[kind](*image_of("evil", docker_client), tags=targets))
+    attack = upload(evil)
+    attackers = store.ensure(None, attack)
+    assert attackers.id != victims.id
+    own = {f"novadocker/{attack.id}:{attack.checksum[:12]}": attackers.id}
+    assert tags(docker_client) == before | own
+    assert run(docker_client, store.ensure(None, victim).id) == "victim"
+
+
+def test_the_engine_alone_would_move_the_names(docker_client: docker.APIClient) -> None:
+    """What the test before protects from is real."""
+    for marker in ("victim", "evil"):
+        content = archives.docker_files(*image_of(marker, docker_client), tags=["prey:1"])
+        list(docker_client.load_image(archives.tar(content)))
+        loaded = docker_client.inspect_image("prey:1")["Id"]
+        assert run(docker_client, loaded) == marker
+    for image in docker_client.images("prey") + docker_client.images(filters={"dangling": True}):
+        docker_client.remove_image(image["Id"], force=True)
+
+
+def test_layers_of_others_can_not_be_had_by_their_digests(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    configuration, layers = image_of("secret", docker_client)
+    store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    before = tags(docker_client)
+    thief = json.loads(configuration) | {"created": "2020-01-01T00:00:00Z"}
+    stolen = upload(archives.tar(archives.docker_files(archives.dump(thief), [b"", b""])))
+    with pytest.raises(exception.InvalidImage, match="layer 1 does not match its digest"):
+        store.ensure(None, stolen)
+    assert tags(docker_client) == before
+
+
+def test_two_ids_with_the_same_content(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    content = archives.tar(archives.docker_files(*image_of("same", docker_client)))
+    first, second = upload(content), upload(content)
+    assert store.ensure(None, first).id == store.ensure(None, second).id
+    names = {f"novadocker/{meta.id}:{meta.checksum[:12]}" for meta in (first, second)}
+    assert names <= tags(docker_client).keys()
+
+
+def test_what_the_engine_refuses_leaves_nothing(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    """A layer whose digest is right and whose content is cut off in the middle of a file."""
+    architecture = docker_client.version()["Arch"]
+    layers = [archives.tar({"large": b"x" * 5000})[:2000]]
+    configuration = archives.config(layers, architecture=architecture)
+    before = docker_client.images(all=True)
+    with pytest.raises(exception.EngineError, match="unexpected EOF"):
+        store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    assert docker_client.images(all=True) == before
+
+
+# -- many at once, and large ones: in processes of their own -----------------------------------
+
+
+def in_processes(number: int, target: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Run a function in fresh processes at once; return what each sends."""
+    context = multiprocessing.get_context("spawn")
+    readers, processes = [], []
+    for _ in range(number):
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=target, args=(*arguments, writer), daemon=True)
+        process.start()
+        # so that the end of the process is the end of what can be read
+        writer.close()
+        readers.append(reader)
+        processes.append(process)
+    try:
+        assert all(reader.poll(timeout=180) for reader in readers)
+        return [reader.recv() for reader in readers]
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+
+
+def test_sixteen_servers_of_two_processes_load_once(
+    store: images.ImageStore,
+    upload: Upload,
+    fake_glance: FakeGlance,
+    folder: Path,
+    engine_url: str,
+    docker_client: docker.APIClient,
+) -> None:
+    configuration, layers = image_of(uuid.uuid4().hex, docker_client)
+    meta = upload(archives.tar(archives.docker_files(configuration, layers)))
+    barrier = multiprocessing.get_context("spawn").Barrier(16)
+    found = in_processes(2, image_processes.boot_many, engine_url, folder, fake_glance, barrier)
+    assert found == [[f"sha256:{archives.sha256(configuration)}"] * 8] * 2
+    assert fake_glance.downloads == [meta.id]
+
+
+@pytest.mark.parametrize("compression", ["plain", "zstd"])
+def test_memory_does_not_grow_with_the_image(
+    store: images.ImageStore,
+    upload: Upload,
+    fake_glance: FakeGlance,
+    folder: Path,
+    engine_url: str,
+    docker_client: docker.APIClient,
+    tmp_path: Path,
+    compression: str,
+) -> None:
+    upload(write_large_archive(tmp_path, docker_client.version()["Arch"], compression))
+    (growth,) = in_processes(1, image_processes.load_large, engine_url, folder, fake_glance)
+    assert growth < 64 << 20
+
+
+def write_large_archive(folder: Path, architecture: str, compression: str) -> Path:
+    """Write an archive of one layer that is one file of zeros; with holes, so quickly."""
+    layer, path = folder / "layer", folder / "large.tar"
+    with layer.open("wb") as file:
+        file.write(archives.entry("zeros", size=LARGE_BYTES)[0].tobuf())
+        file.truncate(512 + LARGE_BYTES + 1024)
+    digest = file_sha256(layer)
+    configuration = archives.config(
+        [], architecture=architecture, rootfs={"type": "layers", "diff_ids": [f"sha256:{digest}"]}
+    )
+    manifest = archives.dump([{"Config": "config.json", "Layers": ["layer.tar"]}])
+    small = archives.tar({"config.json": configuration, "manifest.json": manifest})
+    with path.open("wb") as file:
+        file.write(archives.entry("layer.tar", size=layer.stat().st_size)[0].tobuf())
+        file.write(archives.entry("zeros", size=LARGE_BYTES)[0].tobuf())
+        file.seek(512 + layer.stat().st_size)
+        file.write(small)
+    layer.unlink()
+    if compression == "zstd":
+        subprocess.run(["zstd", "--quiet", "--rm", path], check=True)
+        return path.with_suffix(".tar.zst")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    done = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True)
+    return done.stdout.split()[0]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands for Nova's API of the image service: the two methods of it that the driver uses."""
+
+import hashlib
+from pathlib import Path
+from typing import IO, Any
+
+from nova import exception as nova_exception
+from nova import objects
+
+# the signatures below name them
+objects.register_all()
+
+
+class FakeGlance:
+    """Images in files of a folder, so that processes share them and the count of downloads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: dict[str, dict[str, Any]] = {}
+        self._log = folder / "downloads"
+        self._log.touch()
+
+    def add(self, image_id: str, content: bytes | Path, **changes: Any) -> objects.ImageMeta:
+        """Upload an image; return what Nova passes to the driver."""
+        path = self.folder / image_id
+        if isinstance(content, Path):
+            path.symlink_to(content)
+        else:
+            path.write_bytes(content)
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+            file.seek(0)
+            sha512 = hashlib.file_digest(file, "sha512").hexdigest()
+        self.records[image_id] = {
+            "id": image_id,
+            "container_format": "docker",
+            "disk_format": "raw",
+            "checksum": md5,
+            "os_hash_algo": "sha512",
+            "os_hash_value": sha512,
+            "properties": {},
+            **changes,
+        }
+        return self.meta(image_id)
+
+    def meta(self, image_id: str) -> objects.ImageMeta:
+        names = ("id", "container_format", "disk_format", "checksum", "properties")
+        return objects.ImageMeta.from_dict({n: self.records[image_id][n] for n in names})
+
+    @property
+    def downloads(self) -> list[str]:
+        """The ids of all images that were downloaded, in order."""
+        return self._log.read_text().split()
+
+    def get(self, context: object, image_id: str) -> dict[str, Any]:
+        if image_id not in self.records:
+            raise nova_exception.ImageNotFound(image_id=image_id)
+        return dict(self.records[image_id])
+
+    def download(self, context: object, image_id: str, data: IO[bytes]) -> None:
+        with self._log.open("a") as log:
+            log.write(f"{image_id}\n")
+        with (self.folder / image_id).open("rb") as file:
+            while chunk := file.read(65536):
+                data.write(chunk)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From Glance to the engine, over a fake of both."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nova import exception as nova_exception
+from nova import objects
+
+from novadocker import exception
+from novadocker.virt.docker import images
+from novadocker.virt.docker.model import EngineImage
+from tests import archives
+from tests.fake_glance import FakeGlance
+
+ID = "5f6a2bd0-7a64-4ed7-9f28-6a5a9a5e31c1"
+OTHER_ID = "c0ffee00-7a64-4ed7-9f28-6a5a9a5e31c1"
+LAYERS = [archives.tar({"etc/one": b"1"})]
+ARCHIVE = archives.tar(archives.docker_files(archives.config(LAYERS), LAYERS))
+LOADED = "sha256:" + archives.sha256(archives.config(LAYERS))
+
+
+@dataclass
+class FakeEngine:
+    """The image requests of ``engine.Engine``; ``failing`` names those that are refused."""
+
+    failing: frozenset[str] = frozenset()
+    tags: dict[str, str] = field(default_factory=dict)
+    loads: int = 0
+    removed: list[str] = field(default_factory=list)
+
+    def _refuse(self, request: str) -> None:
+        if request in self.failing:
+            raise exception.EngineError(operation=request, reason="refused")
+
+    def inspect_image(self, name: str) -> EngineImage:
+        if name not in self.tags:
+            raise exception.EngineImageNotFound(operation="a look", reason=name)
+        return EngineImage(id=self.tags[name], architecture="amd64", os="linux")
+
+    def load_image(self, chunks: Iterable[bytes]) -> str:
+        self.loads += 1
+        assert sum(map(len, chunks)) % 512 == 0
+        self._refuse("load")
+        return LOADED
+
+    def tag_image(self, image_id: str, repository: str, tag: str) -> None:
+        self._refuse("tag")
+        self.tags[f"{repository}:{tag}"] = image_id
+
+    def remove_image(self, name: str) -> None:
+        self.removed.append(name)
+
+
+@pytest.fixture
+def fake_engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, options: Any) -> Path:
+    found = tmp_path / "instances"
+    options(instances_path=str(found))
+    return found
+
+
+@pytest.fixture
+def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
+    (tmp_path / "glance").mkdir()
+    found = FakeGlance(tmp_path / "glance")
+    monkeypatch.setattr(images.glance, "API", lambda: found)
+    return found
+
+
+@pytest.fixture
+def store(fake_engine: FakeEngine, folder: Path, fake_glance: FakeGlance) -> images.ImageStore:
+    return images.ImageStore(fake_engine, "x86_64")  # type: ignore[arg-type]
+
+
+def left_in(folder: Path) -> list[str]:
+    """What is in the folder but for the lock files, which stay."""
+    return [entry.name for entry in folder.iterdir() if entry.name != "locks"]
+
+
+def test_loaded_once_under_the_name_of_glance(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    assert store.ensure(None, meta).id == LOADED
+    assert store.ensure(None, meta).id == LOADED
+    assert fake_engine.tags == {f"novadocker/{ID}:{meta.checksum[:12]}": LOADED}
+    assert (fake_glance.downloads, fake_engine.loads, fake_engine.removed) == ([ID], 1, [])
+    assert left_in(folder) == []
+
+
+def test_an_image_that_is_there_needs_no_glance(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    fake_glance.records.clear()
+    fake_engine.tags[f"novadocker/{ID}:{meta.checksum[:12]}"] = "sha256:there"
+    assert store.ensure(None, meta).id == "sha256:there"
+
+
+def test_the_name_is_the_same_without_the_checksum_in_novas_record(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    store.ensure(None, fake_glance.add(ID, ARCHIVE))
+    bare = objects.ImageMeta.from_dict(
+        {"id": ID, "container_format": "docker", "disk_format": "raw"}
+    )
+    store.ensure(None, bare)
+    assert fake_engine.loads == 1
+
+
+def test_the_hash_names_an_image_without_md5(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    store.ensure(None, fake_glance.add(ID, ARCHIVE, checksum=None))
+    value = fake_glance.records[ID]["os_hash_value"]
+    assert list(fake_engine.tags) == [f"novadocker/{ID}:{value[:12]}"]
+
+
+def test_md5_verifies_an_image_without_the_hash(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    nothing = {"os_hash_algo": None, "os_hash_value": None}
+    store.ensure(None, fake_glance.add(ID, ARCHIVE, **nothing))
+    wrong = fake_glance.add(OTHER_ID, ARCHIVE, checksum="0" * 32, **nothing)
+    with pytest.raises(exception.InvalidImage, match="the md5 checksum of the download is"):
+        store.ensure(None, wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "reason"),
+    [
+        (ARCHIVE, {"container_format": "bare"}, "container_format is bare, it must be docker"),
+        (ARCHIVE, {"disk_format": "qcow2"}, "disk_format is qcow2, it must be raw"),
+        (ARCHIVE, {"disk_format": None}, "disk_format is , it must be raw"),
+        (ARCHIVE, {"os_hash_value": "0" * 128}, "the sha512 checksum of the download is"),
+        (ARCHIVE, {"os_hash_algo": "sha0"}, "its checksum is of the unknown kind sha0"),
+        (ARCHIVE, {"checksum": None, "os_hash_value": None}, "Glance has no checksum"),
+        (b"#!/bin/sh\n" * 99, {}, "it is no tar archive"),
+        (ARCHIVE[:2048], {}, "truncated|unexpected end"),
+        (
+            archives.tar(
+                archives.docker_files(archives.config(LAYERS, architecture="arm64"), LAYERS)
+            ),
+            {},
+            "it is for linux/arm64; this host runs linux/amd64",
+        ),
+    ],
+)
+def test_refused(
+    store: images.ImageStore,
+    fake_engine: FakeEngine,
+    fake_glance: FakeGlance,
+    folder: Path,
+    content: bytes,
+    changes: dict[str, Any],
+    reason: str,
+) -> None:
+    meta = fake_glance.add(ID, content, **changes)
+    with pytest.raises(exception.InvalidImage, match=reason) as raised:
+        store.ensure(None, meta)
+    assert ID in str(raised.value)
+    assert (fake_engine.loads, fake_engine.tags) == (0, {})
+    assert not folder.exists() or left_in(folder) == []
+
+
+def test_ids_that_differ_in_letter_case_share_no_name(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    meta = fake_glance.add(ID.upper(), ARCHIVE)
+    with pytest.raises(exception.InvalidImage, match="capital letters"):
+        store.ensure(None, meta)
+
+
+def test_novas_own_architecture_names(
+    fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+) -> None:
+    content = archives.tar(
+        archives.docker_files(archives.config(LAYERS, architecture="arm64"), LAYERS)
+    )
+    store = images.ImageStore(fake_engine, "aarch64")  # type: ignore[arg-type]
+    store.ensure(None, fake_glance.add(ID, content))
+    assert fake_engine.loads == 1
+
+
+def test_errors_of_glance_stay_novas(
+    store: images.ImageStore, fake_glance: FakeGlance, folder: Path
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    fake_glance.records.clear()
+    with pytest.raises(nova_exception.ImageNotFound):
+        store.ensure(None, meta)
+    assert left_in(folder) == []
+
+
+def test_a_load_that_the_engine_refuses(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    fake_engine.failing = frozenset({"load"})
+    with pytest.raises(exception.EngineError, match="refused load"):
+        store.ensure(None, meta)
+    assert (fake_engine.tags, left_in(folder)) == ({}, [])
+    fake_engine.failing = frozenset()
+    assert store.ensure(None, meta).id == LOADED
+
+
+def test_a_load_that_gets_no_name_is_taken_back(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    fake_engine.failing = frozenset({"tag"})
+    with pytest.raises(exception.EngineError, match="refused tag"):
+        store.ensure(None, fake_glance.add(ID, ARCHIVE))
+    assert fake_engine.removed == [LOADED]
+
+
+def test_the_download_has_no_name_and_no_readers(
+    store: images.ImageStore,
+    fake_glance: FakeGlance,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    seen: list[int] = []
+
+    def download(context: object, image_id: str, data: Any) -> None:
+        assert left_in(folder) == []
+        seen.append(Path(f"/proc/self/fd/{data.fileno()}").stat().st_mode & 0o777)
+        data.write(ARCHIVE)
+
+    monkeypatch.setattr(fake_glance, "download", download)
+    store.ensure(None, meta)
+    assert seen == [0o600]
+
+
+def test_eight_servers_at_once(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    all_missed = threading.Barrier(8, timeout=30)
+    inspect, waited = fake_engine.inspect_image, threading.local()
+
+    def inspect_together(name: str) -> EngineImage:
+        # every thread has seen that the image is missing before the first may load it
+        if not hasattr(waited, "once"):
+            waited.once = True
+            all_missed.wait()
+        return inspect(name)
+
+    fake_engine.inspect_image = inspect_together  # type: ignore[method-assign]
+    threads = [threading.Thread(target=store.ensure, args=(None, meta)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert (fake_glance.downloads, fake_engine.loads) == ([ID], 1)
