@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``novadocker-status upgrade check``: is this host ready to run servers?
+
+Run it as the user of nova-compute, with the same ``--config-file`` arguments.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import os_vif
+from nova import conf
+from oslo_config import cfg
+from oslo_upgradecheck import upgradecheck
+
+import novadocker.conf  # noqa: F401 - registers [docker]
+from novadocker.cmd import checks, probes
+from novadocker.virt.docker.model import EngineInfo
+
+CONF = conf.CONF
+
+
+class Checks(upgradecheck.UpgradeCommands):
+    """Each check reads its facts and has them judged."""
+
+    _info: EngineInfo | None = None
+
+    def _check_import(self) -> upgradecheck.Result:
+        return checks.check_import(probes.import_driver())
+
+    def _check_configuration(self) -> upgradecheck.Result:
+        return checks.check_configuration(CONF.compute_driver, CONF.config_file)
+
+    def _check_engine(self) -> upgradecheck.Result:
+        url = CONF.docker.api_url
+        self._info, error = probes.read_engine(url)
+        return checks.check_engine(url, probes.user_name(), self._info, error)
+
+    def _check_runtime(self) -> upgradecheck.Result:
+        name = CONF.docker.runtime
+        path = self._info.runtimes.get(name, "") if self._info else ""
+        return checks.check_runtime(self._info, name, probes.is_executable(path))
+
+    def _check_live_restore(self) -> upgradecheck.Result:
+        return checks.check_live_restore(self._info)
+
+    def _check_storage(self) -> upgradecheck.Result:
+        return checks.check_storage(self._info)
+
+    def _check_cgroups(self) -> upgradecheck.Result:
+        return checks.check_cgroups(self._info)
+
+    def _check_switch(self) -> upgradecheck.Result:
+        # its plugin registers the option
+        os_vif.initialize()
+        connection = CONF.os_vif_ovs.ovsdb_connection
+        return checks.check_switch(connection, probes.connect_switch(connection))
+
+    def _check_privileges(self) -> upgradecheck.Result:
+        return checks.check_privileges(probes.call_privileged(CONF))
+
+    def _check_resize(self) -> upgradecheck.Result:
+        return checks.check_resize(CONF.allow_resize_to_same_host)
+
+    # in this order: what the engine says is read once
+    _upgrade_checks = (
+        ("Driver", _check_import),
+        ("Configuration", _check_configuration),
+        ("Docker Engine", _check_engine),
+        ("Runtime shim", _check_runtime),
+        ("Live restore", _check_live_restore),
+        ("Storage driver", _check_storage),
+        ("Control groups", _check_cgroups),
+        ("Open vSwitch", _check_switch),
+        ("Privileges", _check_privileges),
+        ("Resize on the same host", _check_resize),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 all is well, 1 there is a warning, 2 a failure, 255 an error."""
+    try:
+        return int(
+            upgradecheck.main(
+                CONF,
+                project="nova",
+                upgrade_command=Checks(),
+                argv=list(sys.argv[1:] if arguments is None else arguments),
+                default_config_files=cfg.find_config_files(project="nova", prog="nova-compute"),
+            )
+        )
+    except cfg.Error as error:
+        print(f"The configuration can't be read: {error}", file=sys.stderr)
+        return 255

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nova import conf
+from nova.conf import compute
+from oslo_config import cfg
+from oslo_upgradecheck.upgradecheck import Code, Result
+from vif_plug_ovs.ovs import OvsPlugin
+
+from novadocker import _loader, exception
+from novadocker import conf as docker_conf
+from novadocker.cmd import checks, privileged, probes, status
+from novadocker.virt.docker.model import EngineInfo
+from tests.unit import fakes
+
+SUCCESS, WARNING, FAILURE = Code.SUCCESS, Code.WARNING, Code.FAILURE
+
+
+def says(result: Result, code: Code, *parts: str) -> bool:
+    """Whether a result has the code and one line with all the parts."""
+    assert "\n" not in result.details
+    return result.code is code and all(part in result.details for part in parts)
+
+
+def imported(**changes: Any) -> checks.DriverImport:
+    found = checks.DriverImport(
+        origin=_loader.__file__, error="", hooked=True, folder="/opt/site", site_folder="/usr/site"
+    )
+    return replace(found, **changes)
+
+
+def test_import_succeeds() -> None:
+    assert says(checks.check_import(imported()), SUCCESS, "/opt/site")
+
+
+def test_import_of_another_package() -> None:
+    other = imported(origin="/x/nova/virt/docker/__init__.py")
+    assert says(checks.check_import(other), FAILURE, "remove /x/nova/virt/docker/__init__.py")
+
+
+def test_import_that_fails_within_the_driver() -> None:
+    broken = imported(origin=None, error="No module named 'pyroute2'")
+    assert says(checks.check_import(broken), FAILURE, "install", "'pyroute2'")
+
+
+def test_import_from_a_folder_without_the_loader(tmp_path: Path) -> None:
+    bare = imported(origin=None, error="no", hooked=False, folder=str(tmp_path))
+    assert says(checks.check_import(bare), FAILURE, str(tmp_path), "with pip")
+
+
+def test_import_from_a_folder_that_is_no_site_folder(tmp_path: Path) -> None:
+    (tmp_path / "novadocker-loader.pth").touch()
+    unread = imported(origin=None, error="no", hooked=False, folder=str(tmp_path))
+    line = f'import site; site.addsitedir("{tmp_path}") to /usr/site/novadocker.pth'
+    assert says(checks.check_import(unread), FAILURE, line)
+
+
+@pytest.mark.parametrize(
+    ("driver", "code", "part"),
+    [
+        ("docker.DockerDriver", SUCCESS, "docker.DockerDriver"),
+        ("libvirt.LibvirtDriver", FAILURE, "(/etc/nova/nova.conf)"),
+        (None, FAILURE, "set it to docker.DockerDriver"),
+    ],
+)
+def test_configuration(driver: str | None, code: Code, part: str) -> None:
+    assert says(checks.check_configuration(driver, ["/etc/nova/nova.conf"]), code, part)
+
+
+def test_configuration_without_a_file() -> None:
+    assert says(checks.check_configuration(None, []), FAILURE, "--config-file")
+
+
+@pytest.mark.parametrize(
+    ("info", "error", "code", "parts"),
+    [
+        (fakes.INFO, "", SUCCESS, ["20.10.24", "API 1.41", "unix:///x"]),
+        (None, "PermissionError(13, 'Permission denied')", FAILURE, ["user nova", "usermod"]),
+        (None, "does not answer: refused", FAILURE, ["refused; start the engine"]),
+        (None, "speaks API 1.40", FAILURE, ["speaks API 1.40"]),
+    ],
+)
+def test_engine(info: EngineInfo | None, error: str, code: Code, parts: list[str]) -> None:
+    assert says(checks.check_engine("unix:///x", "nova", info, error), code, *parts)
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "executable", "code", "parts"),
+    [
+        ({"ours": "/usr/bin/shim"}, True, SUCCESS, ["/usr/bin/shim"]),
+        ({"ours": "/usr/bin/shim"}, False, FAILURE, ["no executable file", "daemon.json"]),
+        ({"ours": "shim"}, True, FAILURE, ["absolute"]),
+        ({"runc": "runc"}, False, FAILURE, ["no runtime 'ours'", "novadocker-runtime"]),
+    ],
+)
+def test_runtime(runtimes: dict[str, str], executable: bool, code: Code, parts: list[str]) -> None:
+    info = replace(fakes.INFO, runtimes=runtimes)
+    assert says(checks.check_runtime(info, "ours", executable), code, *parts)
+
+
+def test_live_restore() -> None:
+    assert says(checks.check_live_restore(fakes.INFO), SUCCESS)
+    off = replace(fakes.INFO, live_restore=False)
+    assert says(checks.check_live_restore(off), WARNING, '"live-restore": true')
+
+
+@pytest.mark.parametrize(
+    ("driver", "filesystem", "code", "part"),
+    [
+        ("overlay2", "xfs", SUCCESS, "overlay2 on xfs"),
+        ("zfs", "", SUCCESS, "zfs"),
+        ("btrfs", "", SUCCESS, "btrfs"),
+        ("overlay2", "extfs", WARNING, "pquota"),
+        ("overlayfs", "", WARNING, "can't limit"),
+        ("vfs", "extfs", WARNING, '"overlay2"'),
+    ],
+)
+def test_storage(driver: str, filesystem: str, code: Code, part: str) -> None:
+    info = replace(fakes.INFO, storage_driver=driver, backing_filesystem=filesystem)
+    assert says(checks.check_storage(info), code, part)
+
+
+@pytest.mark.parametrize(
+    ("version", "warnings", "code", "part"),
+    [
+        ("1", (), SUCCESS, "cgroup v1"),
+        ("2", (), SUCCESS, "cgroup v2"),
+        ("2", ("WARNING: bridge-nf-call-iptables is disabled",), SUCCESS, "cgroup v2"),
+        ("1", ("WARNING: No swap limit support",), WARNING, "No swap limit support"),
+        ("1", ("WARNING: No cpu cfs quota support",), WARNING, "No cpu cfs quota"),
+        ("2", ("WARNING: No cpuset support",), WARNING, "cgroup v2, but No cpuset"),
+    ],
+)
+def test_cgroups(version: str, warnings: tuple[str, ...], code: Code, part: str) -> None:
+    info = replace(fakes.INFO, cgroup_version=version, warnings=warnings)
+    assert says(checks.check_cgroups(info), code, part)
+
+
+def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
+    for result in (
+        checks.check_runtime(None, "ours", True),
+        checks.check_live_restore(None),
+        checks.check_storage(None),
+        checks.check_cgroups(None),
+    ):
+        assert says(result, WARNING, "the engine does not answer")
+
+
+def test_switch() -> None:
+    assert says(checks.check_switch("tcp:127.0.0.1:6640", ""), SUCCESS, "tcp:127.0.0.1:6640")
+    away = checks.check_switch("unix:/x", "Permission denied")
+    assert says(away, FAILURE, "unix:/x (Permission denied)", "set-manager")
+
+
+def test_resize() -> None:
+    assert says(checks.check_resize(True), SUCCESS, "nova-api")
+    assert says(checks.check_resize(False), WARNING, "nova-api")
+
+
+SUDO = ("sudo", "/opt/bin/privsep-helper", "--config-file", "/etc/nova/nova.conf")
+
+
+@pytest.mark.parametrize(
+    ("root", "command", "error", "code", "parts"),
+    [
+        (False, SUDO, "", SUCCESS, ["user nova"]),
+        (True, SUDO, "", WARNING, ["as the user of nova-compute"]),
+        (
+            False,
+            SUDO,
+            "sudo: a password is required",
+            FAILURE,
+            [
+                "password",
+                "nova ALL = (root) NOPASSWD: /opt/bin/privsep-helper --config-file "
+                "/etc/nova/nova.conf /tmp/*/privsep.sock",
+            ],
+        ),
+        (
+            False,
+            SUDO,
+            "sudo: privsep-helper: command not found",
+            FAILURE,
+            ['Defaults:nova secure_path="/opt/bin:'],
+        ),
+        (
+            False,
+            ("sudo", "/usr/bin/nova-rootwrap", "/etc/nova/rootwrap.conf", "privsep-helper"),
+            "Unauthorized command",
+            FAILURE,
+            ["Unauthorized command", "novadocker.filters"],
+        ),
+    ],
+)
+def test_privileges(
+    root: bool, command: tuple[str, ...], error: str, code: Code, parts: list[str]
+) -> None:
+    call = checks.PrivilegedCall(user="nova", root=root, command=command, error=error)
+    assert says(checks.check_privileges(call), code, *parts)
+
+
+# -- the facts ---------------------------------------------------------------------------------
+
+
+def test_the_driver_is_imported_by_novas_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, _loader.ALIAS, raising=False)
+    _loader.install()
+    found = probes.import_driver()
+    assert found.origin == _loader.__file__
+    assert found.hooked
+    assert not found.error
+
+
+def test_an_import_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, _loader.ALIAS, raising=False)
+    monkeypatch.setattr(
+        sys, "meta_path", [f for f in sys.meta_path if type(f).__name__ != "AliasFinder"]
+    )
+    found = probes.import_driver()
+    assert found.origin is None
+    assert not found.hooked
+    assert _loader.ALIAS in found.error
+
+
+def test_an_engine_that_is_away_is_told(tmp_path: Path) -> None:
+    info, error = probes.read_engine(f"unix://{tmp_path}/docker.sock")
+    assert info is None
+    assert "does not answer" in error
+
+
+def test_the_switch_by_both_kinds_of_address(tmp_path: Path) -> None:
+    for family, address, name in (
+        (socket.AF_UNIX, f"{tmp_path}/db.sock", "unix:{}"),
+        (socket.AF_INET, ("127.0.0.1", 0), "tcp:{0[0]}:{0[1]}"),
+    ):
+        with socket.socket(family) as server:
+            server.bind(address)
+            server.listen()
+            url = name.format(server.getsockname())
+            assert probes.connect_switch(url) == ""
+        assert probes.connect_switch(url) == "Connection refused"
+
+
+def privileged_call(monkeypatch: pytest.MonkeyPatch, helper: str) -> checks.PrivilegedCall:
+    with monkeypatch.context() as patched:
+        # the first word of a helper command is run as it is
+        patched.setattr(probes.utils, "get_root_helper", lambda: helper)
+        return probes.call_privileged(conf.CONF)
+
+
+def test_a_refused_privileged_call_tells_the_helpers_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refusing = tmp_path / "sudo"
+    refusing.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    found = privileged_call(monkeypatch, str(refusing))
+    assert found.error == "sudo: a password is required"
+    assert Path(found.command[1]).name == "privsep-helper"
+    assert found.command[-2:] == (
+        "novadocker.privsep.network_pctxt",
+        "--privsep_sock_path",
+    )
+
+
+def test_a_helper_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hanging = tmp_path / "sudo"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(probes, "_PRIVILEGED_SECONDS", 2)
+    assert privileged_call(monkeypatch, str(hanging)).error == "no answer within 2 s"
+
+
+def test_the_privileged_call_is_an_entry_point() -> None:
+    assert probes.privsep.network_pctxt.is_entrypoint(privileged.read_capabilities)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def fresh_configuration() -> cfg.ConfigOpts:
+    """Return what the command reads of Nova's options, not parsed as yet."""
+    found = cfg.ConfigOpts()
+    compute.register_opts(found)
+    docker_conf.register_opts(found)
+    found.register_opts(OvsPlugin.CONFIG_OPTS, group="os_vif_ovs")
+    return found
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
+    """Run the command over faked probes; return its exit code and the rows by their name."""
+
+    def command(info: EngineInfo | None, error: str = "") -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr(status, "CONF", fresh_configuration())
+        call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), "")
+        monkeypatch.setattr(probes, "import_driver", imported)
+        monkeypatch.setattr(probes, "read_engine", lambda _: (info, error))
+        monkeypatch.setattr(probes, "is_executable", lambda path: path.startswith("/usr/bin/"))
+        monkeypatch.setattr(probes, "connect_switch", lambda _: "")
+        monkeypatch.setattr(probes, "call_privileged", lambda _: call)
+        file = tmp_path / "nova.conf"
+        file.write_text(
+            "[DEFAULT]\ncompute_driver = docker.DockerDriver\nallow_resize_to_same_host = true\n"
+        )
+        code = status.main(["--config-file", str(file), "upgrade", "check", "--json"])
+        rows = json.loads(capsys.readouterr().out)["checks"]
+        return code, {row["check"]: row for row in rows}
+
+    return command
+
+
+def test_all_is_well(run: Callable[..., Any]) -> None:
+    code, rows = run(replace(fakes.INFO, backing_filesystem="xfs"))
+    assert code == 0
+    assert len(rows) == 10
+    assert all(row["result"] == SUCCESS for row in rows.values())
+
+
+def test_the_worst_check_is_the_exit_code(run: Callable[..., Any]) -> None:
+    code, rows = run(replace(fakes.INFO, live_restore=False))
+    assert code == 1
+    assert rows["Live restore"]["result"] == WARNING
+
+
+def test_without_the_engine_the_others_are_checked_all_the_same(run: Callable[..., Any]) -> None:
+    code, rows = run(None, "away")
+    assert code == 2
+    assert rows["Docker Engine"]["result"] == FAILURE
+    assert rows["Runtime shim"]["result"] == WARNING
+    assert rows["Open vSwitch"]["result"] == SUCCESS
+
+
+def test_a_file_that_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(status, "CONF", fresh_configuration())
+    assert status.main(["--config-file", "/no/such/file", "upgrade", "check"]) == 255
+    assert "/no/such/file" in capsys.readouterr().err
+
+
+def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def __init__(self, *_: object) -> None: ...
+
+        def info(self) -> EngineInfo:
+            raise exception.InvalidConfiguration(reason="it speaks API 1.40")
+
+    monkeypatch.setattr(probes, "Engine", Old)
+    info, error = probes.read_engine("unix:///x")
+    assert info is None
+    assert "it speaks API 1.40" in error
