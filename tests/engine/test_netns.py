@@ -224,7 +224,7 @@ def test_host_end_is_repaired(uuid: str) -> None:
     assert "LOWER_UP" in shown["flags"]
 
 
-@pytest.mark.parametrize("peer", ["host", "other namespace", "same index"])
+@pytest.mark.parametrize("peer", ["host", "other namespace", "same indexes"])
 def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
     uuid: str, new_instance_uuid: Callable[[], str], peer: str
 ) -> None:
@@ -234,10 +234,11 @@ def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
         subprocess.run(command.split(), check=True)
     else:
         wire(other, FIRST)
-        if peer == "same index":
+        if peer == "same indexes":
             netns.create_namespace(uuid)
-            command = "ip link add eth0 index 2 type veth peer name x"
-            networks.run(uuid, *command.split())
+            index = networks.host_device(FIRST.host_device)["ifindex"]
+            command = f"ip link add eth0 index 2 type veth peer name x index {index}"
+            assert networks.run(uuid, *command.split()).returncode == 0
     assert wire(uuid, FIRST) == (FIRST.port_id,)
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     assert "LOWER_UP" in link(uuid, "eth0")["flags"]  # type: ignore[operator]

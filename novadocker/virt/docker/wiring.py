@@ -20,8 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from novadocker.virt.docker import kernel, links
 from novadocker.virt.docker.nics import Nic, Route
 
-# linux/if_addr.h, linux/rtnetlink.h
-_IFA_F_NODAD = 2
+# linux/rtnetlink.h
 _RTNH_F_ONLINK = 4
 _RTPROT_STATIC = 4
 _RT_SCOPE_UNIVERSE = 0
@@ -140,9 +139,10 @@ def _ensure_pair(
         if link is None or not _is_peer(host, link, namespace, device):
             _delete(guest, device.index)
             link = None
-    if made := link is None:
+    if link is None:
         _make_pair(host, namespace, nic)
-        link = _find_link(host, nic.host_device)
+        host.link("set", ifname=nic.host_device, state="up")
+        return True
     attributes: dict[str, Any] = {}
     if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
         attributes["mtu"] = nic.mtu
@@ -150,7 +150,7 @@ def _ensure_pair(
         attributes["state"] = "up"
     if attributes:
         host.link("set", index=link["index"], **attributes)
-    return made
+    return False
 
 
 def _make_pair(host: IPRoute, namespace: int, nic: Nic) -> None:
@@ -207,8 +207,7 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
 
 def _address_request(address: str) -> dict[str, Any]:
     interface = ipaddress.ip_interface(address)
-    request = {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
-    return request if interface.version == 4 else {**request, "flags": _IFA_F_NODAD}
+    return {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
 
 
 def _route_request(nic: Nic, index: int, route: Route) -> dict[str, Any]:
