@@ -200,7 +200,10 @@ def check_privileges(call: PrivilegedCall) -> Result:
 def _permission(call: PrivilegedCall) -> str:
     """Say what allows the helper's command."""
     if any(Path(word).name == "nova-rootwrap" for word in call.command):
-        return "install etc/nova/rootwrap.d/novadocker.filters in a folder of rootwrap's filters"
+        return (
+            "let sudo allow it nova-rootwrap, and name privsep-helper's folder in exec_dirs of "
+            "rootwrap.conf; or see etc/sudoers.d/novadocker for the way without nova-rootwrap"
+        )
     # the first word is sudo itself
     program, *arguments = call.command[1:]
     if "command not found" in call.error:

@@ -195,7 +195,7 @@ SUDO = ("sudo", "/opt/bin/privsep-helper", "--config-file", "/etc/nova/nova.conf
             ("sudo", "/usr/bin/nova-rootwrap", "/etc/nova/rootwrap.conf", "privsep-helper"),
             "Unauthorized command",
             FAILURE,
-            ["Unauthorized command", "novadocker.filters"],
+            ["Unauthorized command", "exec_dirs"],
         ),
     ],
 )

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample files are true to the code."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from oslo_config import generator
+
+from novadocker import privsep
+
+ETC = Path(__file__).resolve().parents[2] / "etc"
+
+CONTEXTS = ("novadocker.privsep.network_pctxt", "vif_plug_ovs.privsep.vif_plug")
+
+
+def helper_arguments(context: str, more: str = "") -> str:
+    """Return the arguments that oslo.privsep makes for nova-compute, as sudo matches them."""
+    return (
+        f"--config-file /etc/nova/nova.conf --privsep_context {context} "
+        f"--privsep_sock_path /tmp/tmp4z_x1/privsep.sock{more}"
+    )
+
+
+def test_the_sample_of_the_options_is_current(tmp_path: Path) -> None:
+    """Made by ``oslo-config-generator``, see the contributor's guide."""
+    generated = tmp_path / "sample"
+    settings = str(ETC / "oslo-config-generator/nova-docker.conf")
+    generator.main(["--config-file", settings, "--output-file", str(generated)])
+    assert (ETC / "nova/nova-docker.conf.sample").read_text() == generated.read_text()
+
+
+def test_the_engines_sample_has_what_the_driver_asks_for() -> None:
+    sample = json.loads((ETC / "docker/daemon.json").read_text())
+    assert sample["live-restore"] is True
+    assert Path(sample["runtimes"]["novadocker"]["path"]).name == "novadocker-runtime"
+    # no network of the engine's on the host
+    assert (sample["bridge"], sample["iptables"], sample["ip6tables"]) == ("none", False, False)
+
+
+def test_the_context_is_the_one_in_the_samples() -> None:
+    assert privsep.network_pctxt.pypath == CONTEXTS[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        *((helper_arguments(context), True) for context in CONTEXTS),
+        (helper_arguments("os.system"), False),
+        (helper_arguments("novadocker_privsep.network_pctxt"), False),
+        (helper_arguments(CONTEXTS[0], " --config-file /tmp/own"), False),
+    ],
+)
+def test_sudo_lets_the_two_helpers_through(arguments: str, allowed: bool) -> None:
+    (rule,) = re.findall(
+        r"NOPASSWD: /usr/bin/privsep-helper (\^.*\$)$",
+        (ETC / "sudoers.d/novadocker").read_text(),
+        re.MULTILINE,
+    )
+    assert bool(re.match(rule, arguments)) is allowed
