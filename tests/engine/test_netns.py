@@ -44,9 +44,9 @@ SECOND = Nic(
     guest_device="eth1",
     mac="fa:16:3e:00:00:06",
     mtu=None,
-    addresses=("10.8.0.5/32",),
-    # outside the subnet: only reachable as a neighbour on the link
-    routes=(Route("10.9.0.0/16", "10.8.0.1"),),
+    addresses=("10.8.0.5/32", "2001:db8:8::5/128"),
+    # gateways outside the subnets: they are neighbours on the link
+    routes=(Route("10.9.0.0/16", "10.8.0.1"), Route("2001:db8:9::/48", "2001:db8:8::1")),
 )
 
 
@@ -125,6 +125,7 @@ def test_everything_as_asked(uuid: str) -> None:
         ("172.16.0.0/12", None, "eth0"),
         ("2001:db8:1::/48", "2001:db8::9", "eth0"),
         ("10.9.0.0/16", "10.8.0.1", "eth1"),
+        ("2001:db8:9::/48", "2001:db8:8::1", "eth1"),
     }
     for device in ("eth0", "eth1"):
         assert "LOWER_UP" in link(uuid, device)["flags"]  # type: ignore[operator]
