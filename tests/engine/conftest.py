@@ -89,6 +89,8 @@ def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
     os_vif.initialize(reset=True)
     yield switch
     ports = switch.ports()
+    # else its thread tries to connect for ever
+    os_vif._EXT_MANAGER["ovs"].obj.ovsdb.ovsdb.ovsdb_connection.stop()
     switch.stop()
     assert ports == []
 
