@@ -15,10 +15,11 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = HERE / "packages.txt"
 REQUIREMENTS = HERE / "requirements.txt"
 CONSTRAINTS = HERE / "constraints.txt"
+DRIVER_REQUIREMENTS = CHECKOUT / "requirements.txt"
 TEST_REQUIREMENTS = CHECKOUT / "test-requirements.txt"
 DOC_REQUIREMENTS = CHECKOUT / "docs" / "requirements.txt"
 
-PROJECT_FILES = ("setup.cfg", "setup.py", "pyproject.toml", "requirements.txt")
+PROJECT_FILES = ("setup.cfg", "setup.py", "pyproject.toml")
 """Files whose change asks for a new ``pip install -e``; a change of the code does not."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -77,8 +78,8 @@ def install_packages(settings: Settings) -> None:
 
 
 def requirement_files() -> list[Path]:
-    """Return the requirement files of the cloud, the tests and the documentation."""
-    candidates = (REQUIREMENTS, TEST_REQUIREMENTS, DOC_REQUIREMENTS)
+    """Return the requirement files of the cloud, the driver, the tests and the documentation."""
+    candidates = (REQUIREMENTS, DRIVER_REQUIREMENTS, TEST_REQUIREMENTS, DOC_REQUIREMENTS)
     return [path for path in candidates if path.exists()]
 
 
