@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel shows of the network devices in a namespace, and how it differs from a NIC."""
 
+import errno
 import ipaddress
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from novadocker.virt.docker.nics import Nic, Route
 
@@ -70,8 +73,12 @@ def changes_of(nic: Nic, state: State) -> Changes:
     """Pure: compare what a NIC must be with what the kernel shows.
 
     An IPv6 link-local address and the subnets of addresses are the kernel's own.
+
+    :raises OSError: there is no such device
     """
-    device = state.devices[nic.guest_device]
+    device = state.devices.get(nic.guest_device)
+    if device is None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), nic.guest_device)
     addresses = state.addresses.get(device.index, frozenset())
     routes = state.routes.get(device.index, frozenset())
     wanted = {"address": nic.mac, "mtu": nic.mtu or device.mtu, "state": "up"}
@@ -94,8 +101,8 @@ def changes_of(nic: Nic, state: State) -> Changes:
     )
 
 
-def read_state(guest: IPRoute) -> State:
-    """Read all of a namespace; of its routes, those that the kernel did not add by itself."""
+def read_state(guest: IPRoute, names: Iterable[str]) -> State:
+    """Read the named devices, all addresses, and the routes that the kernel did not add itself."""
     addresses: dict[int, set[str]] = {}
     for message in guest.get_addr():
         address = f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
@@ -110,24 +117,36 @@ def read_state(guest: IPRoute) -> State:
             route = Route(_destination(message), message.get_attr("RTA_GATEWAY"))
             routes.setdefault(message.get_attr("RTA_OIF"), set()).add(route)
     return State(
-        devices=read_devices(guest),
+        devices=read_devices(guest, names),
         addresses={index: frozenset(found) for index, found in addresses.items()},
         routes={index: frozenset(found) for index, found in routes.items()},
     )
 
 
-def read_devices(guest: IPRoute) -> dict[str, Device]:
-    """Read the devices of a namespace, by name."""
-    return {
-        message.get_attr("IFLA_IFNAME"): Device(
-            index=message["index"],
-            peer=message.get_attr("IFLA_LINK"),
-            mac=message.get_attr("IFLA_ADDRESS"),
-            mtu=message.get_attr("IFLA_MTU"),
-            up=bool(message["flags"] & IFF_UP),
-        )
-        for message in guest.get_links()
-    }
+def read_devices(guest: IPRoute, names: Iterable[str]) -> dict[str, Device]:
+    """Read the named devices of a namespace; those that are absent are left out."""
+    found = {}
+    for name in names:
+        message = find_link(guest, name)
+        if message is not None:
+            found[name] = Device(
+                index=message["index"],
+                peer=message.get_attr("IFLA_LINK"),
+                mac=message.get_attr("IFLA_ADDRESS"),
+                mtu=message.get_attr("IFLA_MTU"),
+                up=bool(message["flags"] & IFF_UP),
+            )
+    return found
+
+
+def find_link(netlink: IPRoute, name: str) -> Any:
+    """Return the kernel's message about a device, or None when it is absent."""
+    try:
+        return netlink.link("get", ifname=name)[0]
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
 
 
 def _destination(message: Any) -> str:

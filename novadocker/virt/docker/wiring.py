@@ -46,7 +46,7 @@ class WiringFailed(Exception):
 def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     """Make the namespace at ``path`` exist with its loopback up, and each NIC in it right.
 
-    Moves the calling thread between namespaces: call it by ``kernel.run_in_thread``.
+    Leaves the calling thread in that namespace: call it by ``kernel.run_in_thread``.
 
     :returns: the ports whose devices are new
     :raises WiringFailed: a NIC is not what it must be
@@ -57,24 +57,21 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         guest, fresh = stack.enter_context(_open_guest(path))
         namespace = kernel.open_namespace(path)
         stack.callback(os.close, namespace)
-        present = {} if fresh else links.read_devices(guest)
-        if fresh or not present["lo"].up:
-            guest.link("set", index=_LOOPBACK, state="up")
+        names = [nic.guest_device for nic in nics]
+        present = {} if fresh else links.read_devices(guest, names)
+        guest.link("set", index=_LOOPBACK, state="up")
         made = []
         for nic in nics:
             with _blaming(nic):
                 device = present.get(nic.guest_device)
                 if _ensure_pair(host, guest, namespace, nic, device):
                     made.append(nic.port_id)
-        # a new device has nothing to be read yet, and reading is most of the work
-        if len(made) == len(nics):
-            state = links.State(links.read_devices(guest), {}, {})
-        else:
-            state = links.read_state(guest)
+        kernel.enter_namespace(namespace)
+        state = _new_state(nics) if len(made) == len(nics) else links.read_state(guest, names)
         for _ in range(_ROUNDS):
             if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
                 return tuple(made)
-            state = links.read_state(guest)
+            state = links.read_state(guest, names)
         for nic in nics:
             changes = links.changes_of(nic, state)
             if changes.needed:
@@ -135,7 +132,7 @@ def _ensure_pair(
     """
     link = None
     if device is not None:
-        link = _find_link(host, nic.host_device)
+        link = links.find_link(host, nic.host_device)
         if link is None or not _is_peer(host, link, namespace, device):
             _delete(guest, device.index)
             link = None
@@ -179,6 +176,24 @@ def _is_peer(host: IPRoute, link: Any, namespace: int, device: links.Device) -> 
         and device.peer == link["index"]
         and link.get_attr("IFLA_LINK_NETNSID") == host.get_netnsid(fd=namespace)["nsid"]
     )
+
+
+def _new_state(nics: Sequence[Nic]) -> links.State:
+    """Return what the kernel would show of new devices in the thread's namespace.
+
+    To ask it takes longer than to make them.
+    """
+    devices = {
+        nic.guest_device: links.Device(
+            index=socket.if_nametoindex(nic.guest_device),
+            peer=None,
+            mac=nic.mac,
+            mtu=nic.mtu or 0,
+            up=False,
+        )
+        for nic in nics
+    }
+    return links.State(devices, addresses={}, routes={})
 
 
 def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
@@ -228,17 +243,8 @@ def _route_request(nic: Nic, index: int, route: Route) -> dict[str, Any]:
     return {**request, "gateway": route.gateway, "flags": 0 if near else _RTNH_F_ONLINK}
 
 
-def _find_link(netlink: IPRoute, name: str) -> Any:
-    try:
-        return netlink.link("get", ifname=name)[0]
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
-
-
 def _delete_veth(host: IPRoute, name: str) -> None:
-    link = _find_link(host, name)
+    link = links.find_link(host, name)
     if link is None:
         return
     if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
