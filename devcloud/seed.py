@@ -123,7 +123,7 @@ def make_networks(admin: Connection, project: str) -> None:
         },
     }
     subnets: dict[str, tuple[str, dict[str, object]]] = {
-        "private": ("private", {"ip_version": 4, "cidr": "10.0.0.0/22"}),
+        "private": ("private", {"ip_version": 4, "cidr": "10.0.0.0/24"}),
         "private-v6": (
             "private",
             {
@@ -133,7 +133,7 @@ def make_networks(admin: Connection, project: str) -> None:
                 "ipv6_address_mode": "slaac",
             },
         ),
-        "private-vlan": ("private-vlan", {"ip_version": 4, "cidr": "10.1.0.0/22"}),
+        "private-vlan": ("private-vlan", {"ip_version": 4, "cidr": "10.1.0.0/24"}),
     }
     for name, attributes in provider.items():
         if network.find_network(name) is None:
