@@ -71,9 +71,8 @@ def own_network(state_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nova_objects(own_network: None) -> None:
-    """Nova's objects and options; privileged functions run in this process, which is root."""
-    conf.CONF([], project="nova", default_config_files=[])
+def privileged(own_network: None) -> None:
+    """Run privileged functions in this process, which is root."""
     privsep.network_pctxt.set_client_mode(False)
     vif_plug_ovs.privsep.vif_plug.set_client_mode(False)
 
