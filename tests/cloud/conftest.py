@@ -3,13 +3,18 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from openstack.connection import Connection
 
 from devcloud.clients import connect
+from devcloud.images import archive_path
 from devcloud.settings import CHECKOUT, Settings, load_settings
+from tests.cloud import leaks
+from tests.cloud.servers import Servers
 
 BRING_UP_SECONDS = 1500
 
@@ -43,3 +48,51 @@ def demo(cloud: Settings) -> Iterator[Connection]:
     """The connection of a plain tenant: project ``demo``, role ``member``."""
     with connect(cloud, "demo") as connection:
         yield connection
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_leaks(cloud: Settings, admin: Connection) -> Iterator[None]:
+    """After all tests the machine and the cloud hold what they held before."""
+    before = leaks.inventory(cloud, admin)
+    yield
+    assert leaks.leaked(before, leaks.inventory(cloud, admin)) == {}
+
+
+@pytest.fixture
+def servers(demo: Connection) -> Iterator[Servers]:
+    """The tenant's servers, deleted after the test."""
+    made = Servers(demo)
+    yield made
+    made.delete_all()
+
+
+@pytest.fixture(scope="session")
+def tenant_network(demo: Connection) -> str:
+    """The namespace from which the network ``private`` is reached."""
+    return f"qdhcp-{demo.network.find_network('private').id}"
+
+
+@pytest.fixture
+def image(demo: Connection) -> Iterator[Callable[..., str]]:
+    """Upload images: ``image(content, os_command_line=...)`` returns a new image's name."""
+    made = []
+
+    def upload(content: bytes | Path, **properties: str) -> str:
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        options = {"container_format": "docker", "disk_format": "raw", **properties}
+        if isinstance(content, Path):
+            options["filename"] = str(content)
+        else:
+            options["data"] = content
+        made.append(demo.image.create_image(name, allow_duplicates=True, wait=True, **options))
+        return name
+
+    yield upload
+    for found in made:
+        demo.image.delete_image(found)
+
+
+@pytest.fixture(scope="session")
+def busybox(cloud: Settings) -> Path:
+    """The archive of the image ``busybox``."""
+    return archive_path(cloud, "busybox")

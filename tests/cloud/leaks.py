@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What servers leave on the machine and in the cloud, read from its owners and not from us."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import docker
+from openstack.connection import Connection
+
+from devcloud.settings import Settings
+from devcloud.switch import vsctl
+
+Leaks = Mapping[str, frozenset[str]]
+
+
+def inventory(settings: Settings, admin: Connection) -> Leaks:
+    """Return every kind of thing that a server can leave, by kind."""
+    containers, devices, ports = set(), set(), set()
+    for host in settings.hosts:
+        client = docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto")
+        containers |= {row["Names"][0] for row in client.containers(all=True)}
+        client.close()
+        links = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{host.namespace}", "ip", "-o", "link"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        # the agents' own taps are internal ports of the switch, no veths
+        devices |= {
+            line.split()[1].partition("@")[0]
+            for line in links.splitlines()
+            if line.split()[1].startswith("tap") and "@" in line.split()[1]
+        }
+        rows = vsctl(
+            settings, host, "--columns=name", "--format=csv", "--no-headings", "find",
+            "interface", "external_ids:vm-uuid!=''",
+        )  # fmt: skip
+        ports |= set(rows.split())
+    records = Path("/run/novadocker/containers")
+    placement = admin.session.get(
+        "/resource_providers", endpoint_filter={"service_type": "placement"}
+    ).json()["resource_providers"]
+    allocations = set()
+    for provider in placement:
+        allocations |= (
+            admin.session.get(
+                f"/resource_providers/{provider['uuid']}/allocations",
+                endpoint_filter={"service_type": "placement"},
+            )
+            .json()["allocations"]
+            .keys()
+        )
+    found = {
+        "containers": containers,
+        "veth devices": devices,
+        "switch ports": ports,
+        "runtime records": {path.name for path in records.glob("*")},
+        "network namespaces": {path.name for path in Path("/run/netns").glob("nova-*")},
+        "mounts": {
+            line.split()[4]
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if str(settings.data) in line and "/merged" in line
+        },
+        "Neutron ports": {
+            port.id
+            for port in admin.network.ports()
+            if (port.device_owner or "").startswith("compute:")
+        },
+        "Placement allocations": allocations,
+    }
+    return {kind: frozenset(items) for kind, items in found.items()}
+
+
+def leaked(before: Leaks, after: Leaks) -> dict[str, list[str]]:
+    """Return what is there now and was not before."""
+    return {
+        kind: sorted(items - before[kind]) for kind, items in after.items() if items - before[kind]
+    }

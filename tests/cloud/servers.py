@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers of a test, through the public API only."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+
+from devcloud.network import inside
+
+BUILD_SECONDS = 180
+
+
+class Servers:
+    """Creates servers for one test and deletes them after it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.made: list[str] = []
+
+    def create(self, name: str = "test", wait: bool = True, **attributes: Any) -> Server:
+        """Create a server; unless told otherwise a small one on the network ``private``.
+
+        :returns: the server, ACTIVE or ERROR when waited for
+        """
+        compute = self.connection.compute
+        image = attributes.pop("image", "busybox")
+        flavor = attributes.pop("flavor", "d1.tiny")
+        if "networks" not in attributes:
+            network = self.connection.network.find_network("private").id
+            attributes["networks"] = [{"uuid": network}]
+        server = compute.create_server(
+            name=name,
+            image_id=self.connection.image.find_image(image, ignore_missing=False).id,
+            flavor_id=compute.find_flavor(flavor, ignore_missing=False).id,
+            **attributes,
+        )
+        self.made.append(server.id)
+        return self.settle(server) if wait else server
+
+    def settle(self, server: Server) -> Server:
+        """Wait until a server is built, well or badly."""
+        return self.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
+
+    def wait(
+        self,
+        server: Server,
+        reached: Callable[[Server], bool],
+        timeout: float = BUILD_SECONDS,
+    ) -> Server:
+        """Ask for the server until something is true of it and no task is left."""
+        deadline = time.monotonic() + timeout
+        while True:
+            now = self.connection.compute.get_server(server.id)
+            if reached(now) and now.task_state is None:
+                return now
+            assert time.monotonic() < deadline, f"{now.name}: {now.status} {now.task_state}"
+            time.sleep(0.3)
+
+    def delete_all(self) -> None:
+        """Delete all servers and wait until they are gone."""
+        compute = self.connection.compute
+        for server in self.made:
+            compute.delete_server(server, ignore_missing=True)
+        deadline = time.monotonic() + BUILD_SECONDS
+        while left := {found.id for found in compute.servers(details=False)} & set(self.made):
+            assert time.monotonic() < deadline, f"not deleted: {left}"
+            time.sleep(0.3)
+        self.made.clear()
+
+
+def address(server: Server, version: int = 4) -> str:
+    """Return a server's first address of an IP version."""
+    return next(
+        str(entry["addr"])
+        for entries in server.addresses.values()
+        for entry in entries
+        if entry["version"] == version
+    )
+
+
+def fault(server: Server) -> str:
+    """Return what the user is told of a failure."""
+    return str((server.fault or {}).get("message", ""))
+
+
+def pings(namespace: str, target: str) -> bool:
+    """Tell whether an address answers from a namespace, within ten seconds."""
+    done = subprocess.run(
+        inside(namespace, ["ping", "-n", "-c", "1", "-w", "10", target]),
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    return done.returncode == 0

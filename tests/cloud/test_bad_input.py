@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: a clear fault on the server, and nothing left behind (the leak check sees to that)."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from openstack.connection import Connection
+
+from devcloud import supervise
+from devcloud.archive import build_archive
+from devcloud.settings import Settings
+from tests import archives
+from tests.cloud import leaks
+from tests.cloud.servers import Servers, address, fault, pings
+
+Upload = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(cloud: Settings, admin: Connection, servers: Servers) -> Any:
+    """Nothing is left of a failed server even before it is deleted, but for its ports."""
+    before = leaks.inventory(cloud, admin)
+    yield
+    failed = leaks.leaked(before, leaks.inventory(cloud, admin))
+    assert {kind: items for kind, items in failed.items() if "Neutron" not in kind} == {}
+
+
+LAYER = archives.tar({"bin/x": b"x"})
+
+
+def save(**changes: Any) -> bytes:
+    return archives.tar(archives.docker_files(archives.config([LAYER], **changes), [LAYER]))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"this is not an archive" * 100, "archive"),
+        (b"", ""),
+        (save()[:700], "cut|truncated|ends|incomplete|short|archive"),
+        (save(architecture="arm64"), "arm64"),
+        (save(config={}), "no command"),
+    ],
+    ids=["not an archive", "empty", "truncated", "other architecture", "no command"],
+)
+def test_bad_images(servers: Servers, image: Upload, content: bytes, text: str) -> None:
+    server = servers.create("bad-image", image=image(content))
+    assert server.status == "ERROR"
+    assert re.search(text, fault(server)), fault(server)
+    servers.delete_all()
+
+
+@pytest.mark.parametrize(
+    ("command", "texts"),
+    [
+        ("/no/such/command", ["no such file"]),
+        ("sh -c 'echo first; echo boom; exit 3'", ["exit code 3", "boom"]),
+        ("sh -c 'unclosed", ["os_command_line"]),
+    ],
+)
+def test_bad_commands(
+    servers: Servers, image: Upload, busybox: Path, command: str, texts: list[str]
+) -> None:
+    server = servers.create("bad-command", image=image(busybox, os_command_line=command))
+    assert server.status == "ERROR"
+    assert all(text in fault(server) for text in texts), fault(server)
+    servers.delete_all()
+
+
+def test_tags_of_anothers_image_do_not_move_it(
+    servers: Servers, image: Upload, demo: Connection, tmp_path: Path, tenant_network: str
+) -> None:
+    victim = servers.create("victim")
+    glance = demo.image.find_image("busybox")
+    name = f"novadocker/{glance.id}:{glance.checksum[:12]}"
+    content = archives.tar(
+        archives.docker_files(archives.config([LAYER]), [LAYER], tags=[name, "busybox:latest"])
+    )
+    attacker = servers.create("attacker", image=image(content))
+    assert attacker.status == "ERROR"
+    second = servers.create("second")
+    assert second.status == "ACTIVE", fault(second)
+    assert pings(tenant_network, address(victim))
+    assert pings(tenant_network, address(second))
+    servers.delete_all()
+
+
+def test_wrong_formats(servers: Servers, image: Upload, busybox: Path) -> None:
+    server = servers.create("bare", image=image(busybox, container_format="bare"))
+    assert server.status == "ERROR"
+    assert "container_format" in fault(server)
+    servers.delete_all()
+
+
+def test_a_flavor_larger_than_the_host(servers: Servers, admin: Connection) -> None:
+    flavor = admin.compute.create_flavor(name="huge", vcpus=1, ram=10_000_000, disk=1)
+    try:
+        server = servers.create("huge", flavor="huge")
+        assert server.status == "ERROR"
+        assert "No valid host" in fault(server)
+        servers.delete_all()
+    finally:
+        admin.compute.delete_flavor(flavor)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with spaces and 'quotes\" $(id)", "naïve-サーバ", "x" * 255, "-.-", "UPPER_case.example.org"],
+    ids=["quotes", "unicode", "255", "no hostname", "fqdn"],
+)
+def test_names(servers: Servers, tenant_network: str, name: str, demo: Connection) -> None:
+    server = servers.create(name)
+    assert server.status == "ACTIVE", fault(server)
+    assert server.name == name
+    assert pings(tenant_network, address(server))
+    servers.delete_all()
+
+
+def test_a_port_that_cannot_be_bound(servers: Servers, admin: Connection, demo: Connection) -> None:
+    network = demo.network.find_network("private")
+    # no mechanism driver of this cloud binds it
+    port = admin.network.create_port(
+        network_id=network.id, project_id=demo.current_project_id, binding_vnic_type="direct"
+    )
+    try:
+        server = servers.create("unbound", networks=[{"port": port.id}])
+        assert server.status == "ERROR"
+        assert fault(server)
+        servers.delete_all()
+    finally:
+        admin.network.delete_port(port)
+
+
+def test_the_engine_is_down(cloud: Settings, servers: Servers, demo: Connection) -> None:
+    running = servers.create("running")
+    engine = f"docker-{cloud.hosts[0].name}"
+    supervise.control(cloud, ["stop", engine])
+    try:
+        server = servers.create("no-engine")
+        assert server.status == "ERROR"
+        assert "does not answer" in fault(server) or "No valid host" in fault(server)
+        assert demo.compute.get_server(running).status == "ACTIVE"
+    finally:
+        supervise.control(cloud, ["start", engine])
+    wait_for_engine(cloud)
+    again = servers.create("engine-back")
+    assert again.status == "ACTIVE", fault(again)
+    servers.delete_all()
+
+
+def wait_for_engine(cloud: Settings) -> None:
+    url = f"unix://{cloud.engine_socket(cloud.hosts[0])}"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            docker.APIClient(url, version="auto").close()
+            return
+        except docker.errors.DockerException:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def test_the_image_property_gives_a_command_to_an_image_without_one(
+    servers: Servers, demo: Connection, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    (root / "bin" / "busybox").chmod(0o755)
+    target = tmp_path / "plain.tar"
+    build_archive(root, target, command=[])
+    made = demo.image.create_image(
+        "commandless",
+        filename=str(target),
+        container_format="docker",
+        disk_format="raw",
+        os_command_line="/bin/busybox sleep 1000",
+        wait=True,
+    )
+    try:
+        server = servers.create("property", image="commandless")
+        assert server.status == "ACTIVE", fault(server)
+        servers.delete_all()
+    finally:
+        demo.image.delete_image(made)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a server, as a tenant sees it."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from openstack.connection import Connection
+
+from devcloud.demo import fixed_address, ssh
+from devcloud.network import inside
+from devcloud.settings import Settings
+from tests.cloud.servers import Servers, address, fault, pings
+
+ACTIVE, SHUTOFF = (lambda s: s.status == "ACTIVE"), (lambda s: s.status == "SHUTOFF")
+
+
+@pytest.fixture
+def engine(cloud: Settings) -> Any:
+    client = docker.APIClient(f"unix://{cloud.engine_socket(cloud.hosts[0])}", version="auto")
+    yield client
+    client.close()
+
+
+def test_a_server_is_reached_from_its_network(
+    servers: Servers, tenant_network: str, demo: Connection
+) -> None:
+    server = servers.create("web")
+    assert server.status == "ACTIVE", fault(server)
+    assert pings(tenant_network, address(server))
+    # the DHCP server has no IPv6 address, another server has
+    other = servers.create("other")
+    assert pings(f"nova-{other.id}", address(server, version=6))
+    assert "ready" in demo.compute.get_server_console_output(server)["output"]
+
+
+def test_a_key_lets_in_by_ssh(servers: Servers, tenant_network: str, cloud: Settings) -> None:
+    server = servers.create("login", image="debian", flavor="d1.small", key_name="demo")
+    assert server.status == "ACTIVE", fault(server)
+    question = "hostname; hostname --fqdn; cat /etc/resolv.conf; curl -s http://169.254.169.254/"
+    command = inside(tenant_network, [*ssh(cloud, fixed_address(server)), question])
+    deadline = time.monotonic() + 60
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode != 0:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.5)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "login"
+    assert lines[1].startswith("login.")
+    assert any(line.startswith("nameserver ") for line in lines)
+    assert "latest" in lines
+
+
+def test_stop_start_reboot_keep_address_and_data(
+    servers: Servers, tenant_network: str, demo: Connection, engine: Any
+) -> None:
+    server = servers.create("cycle")
+    home = address(server)
+    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
+    Path(f"/proc/{pid}/root/kept").write_text("data")
+    for act, words, reached in (
+        (demo.compute.stop_server, (), SHUTOFF),
+        (demo.compute.start_server, (), ACTIVE),
+        (demo.compute.reboot_server, ("SOFT",), ACTIVE),
+        (demo.compute.reboot_server, ("HARD",), ACTIVE),
+    ):
+        act(server, *words)
+        server = servers.wait(server, reached)
+        assert pings(tenant_network, home) is (server.status == "ACTIVE")
+    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
+    assert Path(f"/proc/{pid}/root/kept").read_text() == "data"
+
+
+@pytest.mark.parametrize(
+    ("stop", "go", "status"),
+    [("pause", "unpause", "PAUSED"), ("suspend", "resume", "SUSPENDED")],
+)
+def test_freeze(
+    servers: Servers, tenant_network: str, demo: Connection, stop: str, go: str, status: str
+) -> None:
+    server = servers.create("frozen")
+    getattr(demo.compute, f"{stop}_server")(server)
+    servers.wait(server, lambda s: s.status == status)
+    getattr(demo.compute, f"{go}_server")(server)
+    servers.wait(server, ACTIVE)
+    assert pings(tenant_network, address(server))
+
+
+@pytest.mark.parametrize("way", ["restart", "kill and start"])
+def test_a_restart_behind_novas_back_keeps_the_network(
+    servers: Servers, tenant_network: str, engine: Any, way: str
+) -> None:
+    server = servers.create("behind")
+    name = f"nova-{server.id}"
+    if way == "restart":
+        engine.restart(name, timeout=0)
+    else:
+        engine.kill(name)
+        engine.wait(name, timeout=30)
+        engine.start(name)
+    assert pings(tenant_network, address(server))
+
+
+def test_a_paused_and_a_stopped_server_can_be_deleted(servers: Servers, demo: Connection) -> None:
+    paused, stopped = servers.create("paused"), servers.create("stopped")
+    demo.compute.pause_server(paused)
+    demo.compute.stop_server(stopped)
+    servers.wait(paused, lambda s: s.status == "PAUSED")
+    servers.wait(stopped, SHUTOFF)
+    servers.delete_all()
+
+
+def test_diagnostics(servers: Servers, admin: Connection) -> None:
+    server = servers.create("measured")
+    answer = admin.compute.get(
+        f"/servers/{server.id}/diagnostics", headers={"OpenStack-API-Version": "compute 2.48"}
+    )
+    found = answer.json()
+    assert (found["state"], found["hypervisor"]) == ("running", "docker")
+    assert found["num_cpus"] >= 1
+    assert found["memory_details"]["maximum"] == 256
+    assert found["nic_details"][0]["rx_octets"] is not None
+    assert admin.compute.get(f"/servers/{server.id}/diagnostics").ok
+
+
+def test_rebuild_keeps_the_address(servers: Servers, tenant_network: str, demo: Connection) -> None:
+    server = servers.create("rebuilt")
+    demo.compute.rebuild_server(server, image=demo.image.find_image("busybox").id)
+    after = servers.wait(server, ACTIVE)
+    assert address(after) == address(server)
+    assert pings(tenant_network, address(server))
+
+
+def test_hypervisor_and_traits(admin: Connection) -> None:
+    (hypervisor,) = [h for h in admin.compute.hypervisors(details=True) if h.name == "host1"]
+    assert hypervisor.hypervisor_type == "docker"
+    answer = admin.session.get(
+        f"/resource_providers/{hypervisor.id}/traits",
+        endpoint_filter={"service_type": "placement"},
+        headers={"OpenStack-API-Version": "placement 1.6"},
+    )
+    assert "CUSTOM_HYPERVISOR_DOCKER" in answer.json()["traits"]
+
+
+def test_fifty_servers_at_once(servers: Servers, tenant_network: str, demo: Connection) -> None:
+    first = servers.create("many", wait=False, min_count=50, max_count=50)
+    assert first.id
+    deadline = time.monotonic() + 400
+    while True:
+        found = list(demo.compute.servers(name="^many"))
+        servers.made = [server.id for server in found]
+        if len(found) == 50 and all(s.status != "BUILD" for s in found):
+            break
+        assert time.monotonic() < deadline, [s.status for s in found]
+        time.sleep(2)
+    assert [fault(s) for s in found if s.status != "ACTIVE"] == []
+    assert all(pings(tenant_network, address(server)) for server in found)
