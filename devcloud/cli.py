@@ -113,3 +113,6 @@ def main(arguments: Sequence[str]) -> int:
     except StepFailed as failure:
         print(explain(failure), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; python3 -m devcloud up goes on, down stops the cloud", file=sys.stderr)
+        return 130

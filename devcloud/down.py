@@ -7,7 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
-from devcloud import leftovers, supervise
+from devcloud import leftovers, owner, supervise
 from devcloud.leftovers import alive
 from devcloud.programs import all_programs
 from devcloud.settings import PRIVILEGED_HELPER_RULE, Host, Settings
@@ -71,7 +71,11 @@ def stop_supervised(settings: Settings) -> None:
 
 
 def down(settings: Settings) -> None:
-    """Stop everything; nothing stays in the kernel, the data stays on disk."""
+    """Stop everything; nothing stays in the kernel, the data stays on disk.
+
+    :raises StepFailed: the cloud that is up belongs to another state folder.
+    """
+    owner.require_own(settings)
     if supervise.is_alive(settings):
         try:
             stop_supervised(settings)
@@ -80,6 +84,7 @@ def down(settings: Settings) -> None:
             say(explain(failure))
     with step("namespaces and mounts removed"):
         leftovers.clear(settings)
+    owner.release()
     say("the cloud is down")
 
 

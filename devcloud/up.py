@@ -18,6 +18,7 @@ from devcloud import (
     images,
     leftovers,
     network,
+    owner,
     readiness,
     seed,
     supervise,
@@ -221,12 +222,14 @@ def up(settings: Settings) -> None:
 
     :raises StepFailed: something did not come up in time.
     """
+    owner.require_own(settings)
     if supervise.is_alive(settings) and not database.tables_made(settings).exists():
         # a first bring-up was cut off, and its commands may still be at work on the tables
         down(settings)
     if not supervise.is_alive(settings):
         with step("what an earlier run left"):
             leftovers.clear(settings)
+    owner.claim(settings)
     with step("network namespace, user, configuration"):
         prepare_machine(settings)
         programs = all_programs(settings)
