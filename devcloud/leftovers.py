@@ -19,6 +19,9 @@ from devcloud.steps import TimedOut, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 
+RUNTIME_RECORDS = Path("/run/novadocker/containers")
+"""Where the driver tells the runtime shim a container's namespace."""
+
 AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip)-([0-9a-f-]{36})")
 INSTANCE_NAMESPACE = re.compile(r"nova-([0-9a-f-]{36})")
 
@@ -149,6 +152,7 @@ def clear(settings: Settings) -> None:
     for host in settings.hosts:
         for container in container_ids(settings, host):
             remove_cgroups(container)
+            (RUNTIME_RECORDS / container).unlink(missing_ok=True)
     for point in own_mounts(settings):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
     for name in cloud_namespaces(settings):
