@@ -11,5 +11,6 @@ version = release
 extensions = ["oslo_config.sphinxext", "reno.sphinxext"]
 exclude_patterns = ["_build", "build"]
 html_theme = "alabaster"
+html_show_copyright = False
 html_theme_options = {"description": "Docker containers as OpenStack servers"}
 html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}

@@ -6,6 +6,7 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -89,21 +90,21 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
     # the last word is the path of a socket
     become_root, program, *arguments = privsep.network_pctxt.helper_command("")[:-1]
     command = [sys.executable, "-c", _PRIVILEGED_CALL, root_helper, *_files(configuration)]
-    try:
-        # without a terminal sudo can't wait for a password
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=_PRIVILEGED_SECONDS,
-            start_new_session=True,
-            check=False,
-        )
-        error = _reason(done.stderr) if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        error = f"no answer within {_PRIVILEGED_SECONDS} s"
+    # without a terminal sudo can't wait for a password
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, stderr = process.communicate(timeout=_PRIVILEGED_SECONDS)
+            error = _reason(stderr) if process.returncode else ""
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            error = f"no answer within {_PRIVILEGED_SECONDS} s"
     return PrivilegedCall(
         user=user_name(),
         root=os.geteuid() == 0,

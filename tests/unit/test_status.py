@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
+import select
 import socket
 import sys
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,11 +274,23 @@ def test_a_refused_privileged_call_tells_the_helpers_own_words(
 
 
 def test_a_helper_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    hanging = tmp_path / "sudo"
-    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
-    hanging.chmod(0o755)
+    started = tmp_path / "pid"
+    os.mkfifo(started)
+    script = f"sleep 60 & echo $! >{started}; wait"
+    monkeypatch.setattr(
+        probes, "_PRIVILEGED_CALL", f"import os; os.execlp('sh', 'sh', '-c', {script!r})"
+    )
     monkeypatch.setattr(probes, "_PRIVILEGED_SECONDS", 2)
-    assert privileged_call(monkeypatch, str(hanging)).error == "no answer within 2 s"
+    with futures.ThreadPoolExecutor() as executor:
+        pid = executor.submit(started.read_text)
+        call = executor.submit(probes.call_privileged, conf.CONF)
+        process = os.pidfd_open(int(pid.result()))
+        assert call.result().error == "no answer within 2 s"
+    try:
+        ended, _, _ = select.select([process], [], [], 10)
+        assert ended
+    finally:
+        os.close(process)
 
 
 def test_the_privileged_call_is_an_entry_point() -> None:
