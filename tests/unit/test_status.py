@@ -347,6 +347,12 @@ def test_the_worst_check_is_the_exit_code(run: Callable[..., Any]) -> None:
     assert rows["Live restore"]["result"] == WARNING
 
 
+def test_the_file_of_the_runtime_is_looked_at(run: Callable[..., Any]) -> None:
+    code, rows = run(replace(fakes.INFO, runtimes={"novadocker": "/nowhere/shim"}))
+    assert code == 2
+    assert "/nowhere/shim" in rows["Runtime shim"]["details"]
+
+
 def test_without_the_engine_the_others_are_checked_all_the_same(run: Callable[..., Any]) -> None:
     code, rows = run(None, "away")
     assert code == 2
