@@ -103,6 +103,23 @@ def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
     assert ovs.interface(port["devname"], "_uuid") == row
 
 
+def test_silenced_until_plugged_again(plug: Plug) -> None:
+    port = networks.simple_vif("10.7.0.5")
+    first = plug(port)
+    second = plug(networks.simple_vif("10.7.0.6"))
+    assert networks.pings(second, "10.7.0.5")
+    for _ in range(2):
+        vifs.silence_vifs(networks.instance(first), model.NetworkInfo([port]))
+    assert not networks.pings(second, "10.7.0.5")
+    replug(first, port)
+    assert networks.pings(second, "10.7.0.5")
+
+
+def test_silencing_what_is_absent(new_instance_uuid: Callable[[], str]) -> None:
+    absent = networks.simple_vif("10.7.0.5")
+    vifs.silence_vifs(networks.instance(new_instance_uuid()), model.NetworkInfo([absent]))
+
+
 def test_device_deleted_behind_the_switch(ovs: Switch, plug: Plug) -> None:
     port = networks.simple_vif("10.7.0.5")
     first = plug(port)

@@ -159,6 +159,7 @@ class FakeNetwork:
     """Stands for ``vifs`` and ``netns``; ``wired`` and ``bound`` are what the kernel would show."""
 
     wired: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
     bound: dict[str, str] = field(default_factory=dict)
     failure: Exception | None = None
     unplug_failure: Exception | None = None
@@ -171,8 +172,12 @@ class FakeNetwork:
 
     def plug_vifs(self, instance: object, network_info: object) -> None:
         self.wired.add(instance.uuid)  # type: ignore[attr-defined]
+        self.silent.discard(instance.uuid)  # type: ignore[attr-defined]
         if self.failure:
             raise self.failure
+
+    def silence_vifs(self, instance: object, network_info: object) -> None:
+        self.silent.add(instance.uuid)  # type: ignore[attr-defined]
 
     def unplug_vifs(self, instance: object, network_info: object) -> None:
         if self.unplug_failure:

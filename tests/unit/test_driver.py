@@ -202,13 +202,35 @@ def test_reboot(
     assert network.bound
 
 
-def test_power_cycle(driver: Any, spawn: Any, instance: Any, network_info: Any) -> None:
+def test_power_cycle(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
     spawn()
     driver.power_off(instance, 60, 10)
+    assert network.silent == {instance.uuid}
     assert driver.get_info(instance, use_cache=False).state == power_state.SHUTDOWN
     driver.power_off(instance, 0, 0)
     driver.power_on(None, instance, network_info)
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+    assert network.silent == set()
+
+
+@pytest.mark.parametrize(("stopped", "silent"), [(True, True), (False, False)])
+def test_plugging_at_start_up_keeps_a_stopped_server_silent(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network_info: Any,
+    network: FakeNetwork,
+    stopped: bool,
+    silent: bool,
+) -> None:
+    spawn()
+    if stopped:
+        driver.power_off(instance)
+    driver.plug_vifs(instance, network_info)
+    assert network.wired == {instance.uuid}
+    assert bool(network.silent) is silent
 
 
 def test_power_on_never_removes_a_server_that_fails(

@@ -52,6 +52,8 @@ POWER_STATES: Mapping[str, int] = {
     "dead": power_state.CRASHED,
 }
 
+_SILENT_STATES = (power_state.SHUTDOWN, power_state.CRASHED)
+
 # what the manager passes to power_off; a soft reboot gets no figures of its own
 _SHUTDOWN_RETRY_SECONDS = 10
 
@@ -298,6 +300,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Stop an instance within ``timeout`` seconds; a stopped one is fine."""
         lifecycle.stop(self._engine, self._find(instance).id, timeout, retry_interval)
+        vifs.silence_vifs(instance, instance.get_network_info())
 
     def reboot(
         self,
@@ -369,8 +372,14 @@ class DockerDriver(driver.ComputeDriver):
     def plug_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
     ) -> None:
-        """Wire every VIF that is not wired; Nova asks for each instance when it starts."""
+        """Wire every VIF that is not wired; Nova asks for each instance when it starts.
+
+        The VIFs of one that does not run are there, but silent.
+        """
         vifs.plug_vifs(instance, network_info)
+        server = self._listing.recent_servers().get(instance.uuid)
+        if server is not None and _power_state(server) in _SILENT_STATES:
+            vifs.silence_vifs(instance, network_info)
 
     def unplug_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo

@@ -68,6 +68,14 @@ def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[st
 
 
 @privsep.network_pctxt.entrypoint
+def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
+    """Take the host ends of NICs down until they are wired again; absent is fine."""
+    names = [_checked(_HOST_DEVICE, name) for name in host_devices]
+    with _locked(instance_uuid):
+        kernel.run_in_thread(wiring.silence, names)
+
+
+@privsep.network_pctxt.entrypoint
 def unwire_nic(instance_uuid: str, host_device: str) -> None:
     """Delete the veth pair of a NIC; absent is fine."""
     with _locked(instance_uuid):

@@ -52,6 +52,16 @@ def plug_vifs(instance: objects.Instance, network_info: network_model.NetworkInf
             os_vif.plug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
 
 
+def silence_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    """Let an instance answer nothing until its VIFs are plugged again.
+
+    Its namespace keeps the addresses when it stops, and the kernel would answer for them.
+    """
+    if network_info:
+        names = [nics.host_device_name(vif) for vif in network_info]
+        netns.silence_nics(instance.uuid, names)
+
+
 def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
     """Take all VIFs of an instance from the switch and delete their devices; absent is fine.
 

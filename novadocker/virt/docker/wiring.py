@@ -92,6 +92,22 @@ def unwire(host_device: str) -> None:
             raise OSError(error.code, os.strerror(error.code), host_device) from error
 
 
+def silence(host_devices: Sequence[str]) -> None:
+    """Take host ends down, so that nothing answers behind them; absent is fine.
+
+    Addresses and routes stay: the other ends only lose their carrier.
+
+    :raises OSError: the kernel refuses
+    """
+    with IPRoute() as host:
+        for name in host_devices:
+            try:
+                host.link("set", ifname=name, state="down")
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise OSError(error.code, os.strerror(error.code), name) from error
+
+
 @contextmanager
 def _blaming(nic: Nic) -> Iterator[None]:
     try:
