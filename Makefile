@@ -28,8 +28,12 @@ status:
 demo:
 	$(DEVCLOUD) demo
 
-test: install
-	$(VENV)/python -m pytest
+# each level is a run of its own: the engine tests live in a network namespace of their own
+test: install lint docs
+	$(VENV)/tox run -e nova31,nova33
+	$(VENV)/python -m pytest tests/unit
+	$(VENV)/python -m pytest tests/engine
+	$(VENV)/python -m pytest tests/cloud
 
 lint: install
 	$(VENV)/ruff check .

@@ -171,6 +171,11 @@ def states(settings: Settings) -> dict[str, str]:
     return {entry["name"]: entry["statename"] for entry in listed}
 
 
+def process_id(settings: Settings, name: str) -> int:
+    """Return the process of a running program."""
+    return int(proxy(settings).getProcessInfo(name)["pid"])
+
+
 def start_programs(settings: Settings, names: Iterable[str]) -> list[str]:
     """Start those of the programs that do not run, and return their names.
 

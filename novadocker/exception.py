@@ -31,6 +31,12 @@ class EngineImageNotFound(EngineError):
     """The engine knows no such image."""
 
 
+class ProcessEnded(EngineError):
+    """A server's first process ended as soon as it was started."""
+
+    msg_fmt = "Its first process ended at once with exit code %(code)s; it wrote: %(lines)s"
+
+
 class InvalidConfiguration(exception.InvalidConfiguration):
     """The host is set up in a way the driver cannot work with; nova-compute must not start."""
 
@@ -50,6 +56,9 @@ class PlugFailed(exception.VirtualInterfacePlugException):
 
 
 class StartFailed(exception.BuildAbortException):
-    """The server can't run as asked, and no other host would help."""
+    """The server can't run as asked, and no other host would help.
 
-    msg_fmt = "Build of instance %(instance_uuid)s aborted: %(reason)s"
+    Without the words of its base class: Nova shows a user no more than 255 characters.
+    """
+
+    msg_fmt = "%(reason)s"

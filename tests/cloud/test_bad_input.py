@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: a clear fault on the server, and nothing left behind (the leak check sees to that)."""
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,12 +43,12 @@ def save(**changes: Any) -> bytes:
     ("content", "text"),
     [
         (b"this is not an archive" * 100, "archive"),
-        (b"", ""),
-        (save()[:700], "cut|truncated|ends|incomplete|short|archive"),
+        (b"x", "archive|damaged"),
+        (save()[:700], "unexpected end"),
         (save(architecture="arm64"), "arm64"),
         (save(config={}), "no command"),
     ],
-    ids=["not an archive", "empty", "truncated", "other architecture", "no command"],
+    ids=["not an archive", "one byte", "truncated", "other architecture", "no command"],
 )
 def test_bad_images(servers: Servers, image: Upload, content: bytes, text: str) -> None:
     server = servers.create("bad-image", image=image(content))
@@ -150,6 +152,36 @@ def test_the_engine_is_down(cloud: Settings, servers: Servers, demo: Connection)
     wait_for_engine(cloud)
     again = servers.create("engine-back")
     assert again.status == "ACTIVE", fault(again)
+    servers.delete_all()
+
+
+def test_a_slow_engine(cloud: Settings, servers: Servers, tenant_network: str) -> None:
+    process = supervise.process_id(cloud, f"docker-{cloud.hosts[0].name}")
+    server = servers.create("slow", wait=False)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        time.sleep(8)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    server = servers.settle(server)
+    assert server.status == "ACTIVE", fault(server)
+    assert pings(tenant_network, address(server))
+    servers.delete_all()
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.5, 2.5])
+def test_the_engine_dies_in_the_middle_of_boots(
+    cloud: Settings, servers: Servers, tenant_network: str, delay: float
+) -> None:
+    running = servers.create("bystander")
+    booting = [servers.create(f"dying-{number}", wait=False) for number in range(4)]
+    time.sleep(delay)
+    os.kill(supervise.process_id(cloud, f"docker-{cloud.hosts[0].name}"), signal.SIGKILL)
+    wait_for_engine(cloud)
+    for server in map(servers.settle, booting):
+        assert fault(server) or server.status == "ACTIVE"
+        assert server.status == "ERROR" or pings(tenant_network, address(server))
+    assert pings(tenant_network, address(running))
     servers.delete_all()
 
 

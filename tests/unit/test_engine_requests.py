@@ -91,3 +91,19 @@ def test_usage(blkio: Any, cpu: Any, read: int, each: tuple[int, ...]) -> None:
 )
 def test_read_timeouts(error: Any, expected: bool) -> None:
     assert engine._is_read_timeout(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "failed to create shim task: OCI runtime create failed: runc create failed: unable to "
+            'start container process: exec: "/x": stat /x: no such file or directory: unknown',
+            'exec: "/x": stat /x: no such file or directory',
+        ),
+        ("OCI runtime create failed: novadocker: no record: unknown", "novadocker: no record"),
+        ("Conflict. The name is in use", "Conflict. The name is in use"),
+    ],
+)
+def test_errors_start_with_the_cause(text: str, expected: str) -> None:
+    assert engine._concise(text) == expected

@@ -60,7 +60,7 @@ def test_stop_says_when_the_engine_is_away() -> None:
 
 def test_start_reports_code_and_last_lines() -> None:
     engine = engine_with("created", exit_code=3)
-    with pytest.raises(exception.EngineError, match=r"exit code 3; it wrote: one \| two \| three"):
+    with pytest.raises(exception.ProcessEnded, match=r"exit code 3; it wrote: one \| two \| three"):
         lifecycle.start(engine, "c", 0.1)
 
 

@@ -7,6 +7,7 @@ One method is one request. Answers become the dataclasses of ``model``, failures
 
 import contextlib
 import io
+import re
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,12 @@ from novadocker.virt.docker.model import (
 
 # 1.41 is Engine 20.10's, the oldest that is supported.
 MINIMUM_API_VERSION = (1, 41)
+
+# what dockerd, containerd's shim and runc put before the cause of a failed start
+_WRAPPING = re.compile(
+    r"^((failed to create (shim )?task|OCI runtime \w+ failed|\w+ \w+ failed"
+    r"|unable to start container process): )+"
+)
 
 # A line of a tail is at most 16 KiB long: the engine splits longer ones.
 _LOG_TAIL_LINES = 2000
@@ -266,10 +273,15 @@ class Engine:
             raise kind(operation=operation, reason=error.explanation) from error
         except errors.APIError as error:
             raise exception.EngineError(
-                operation=operation, reason=error.explanation or str(error)
+                operation=operation, reason=_concise(error.explanation or str(error))
             ) from error
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
+
+
+def _concise(text: str) -> str:
+    """Return an error of the engine without what its layers prepend to the cause."""
+    return _WRAPPING.sub("", text).removesuffix(": unknown")
 
 
 def _is_read_timeout(error: BaseException | None) -> bool:

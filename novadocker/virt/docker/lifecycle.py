@@ -14,23 +14,20 @@ LOG = logging.getLogger(__name__)
 # a killed process that is gone from no CPU after this long hangs in the kernel
 _KILL_SECONDS = 30
 _LAST_LINES = 5
-_LAST_BYTES = 500
+# so that a fault of Nova's, 255 characters at most, holds them
+_LAST_CHARACTERS = 180
 
 
 def start(engine: Engine, container: str, grace: float) -> None:
     """Start a container and see its first process run for ``grace`` seconds.
 
-    :raises EngineError: the process could not be started, or ended; with its exit code and the
-        last lines it wrote
+    :raises EngineError: the process could not be started
+    :raises ProcessEnded: it ended; with its exit code and the last lines it wrote
     """
     engine.start_container(container)
     code = engine.wait_container(container, grace) if grace else None
     if code is not None:
-        raise exception.EngineError(
-            operation="to keep the server running",
-            reason=f"its first process ended at once with exit code {code}; it wrote: "
-            f"{_last_lines(engine, container) or 'nothing'}",
-        )
+        raise exception.ProcessEnded(code=code, lines=_last_lines(engine, container) or "nothing")
 
 
 def stop(engine: Engine, container: str, timeout: float, retry_interval: float) -> None:
@@ -67,4 +64,4 @@ def _ended(engine: Engine, container: str, signal: str, seconds: float) -> bool:
 
 def _last_lines(engine: Engine, container: str) -> str:
     text = engine.read_console(container).decode(errors="replace").strip()
-    return " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])[-_LAST_BYTES:]
+    return " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])[-_LAST_CHARACTERS:]
