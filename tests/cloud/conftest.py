@@ -55,7 +55,7 @@ def no_leaks(cloud: Settings, admin: Connection) -> Iterator[None]:
     """After all tests the machine and the cloud hold what they held before."""
     before = leaks.inventory(cloud, admin)
     yield
-    assert leaks.leaked(before, leaks.inventory(cloud, admin)) == {}
+    assert leaks.leaked_for_good(cloud, admin, before) == {}
 
 
 @pytest.fixture

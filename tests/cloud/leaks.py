@@ -2,6 +2,7 @@
 """What servers leave on the machine and in the cloud, read from its owners and not from us."""
 
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from openstack.connection import Connection
 
 from devcloud.settings import Settings
 from devcloud.switch import vsctl
+
+# nova-compute removes what it could not remove at once when it next reports its resources
+SETTLE_SECONDS = 45
 
 Leaks = Mapping[str, frozenset[str]]
 
@@ -78,3 +82,11 @@ def leaked(before: Leaks, after: Leaks) -> dict[str, list[str]]:
     return {
         kind: sorted(items - before[kind]) for kind, items in after.items() if items - before[kind]
     }
+
+
+def leaked_for_good(settings: Settings, admin: Connection, before: Leaks) -> dict[str, list[str]]:
+    """Return what is still there when all that removes itself has had its time."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (found := leaked(before, inventory(settings, admin))) and time.monotonic() < deadline:
+        time.sleep(1)
+    return found

@@ -108,6 +108,57 @@ def test_a_failed_spawn_unwires_though_the_engine_died(
     assert network.wired == set()
 
 
+def test_a_container_the_engine_could_not_remove_goes_when_it_is_back(
+    driver: Any, spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "start_container", lambda _: setattr(engine, "away", True))
+    with pytest.raises(exception.EngineUnavailable):
+        spawn()
+    assert len(engine.containers) == 1
+    driver.update_provider_tree(tree(), NODE)
+    engine.away = False
+    driver.update_provider_tree(tree(), NODE)
+    assert engine.containers == {}
+
+
+@pytest.mark.parametrize(("status", "left"), [("created", 0), ("exited", 1)])
+def test_a_creation_without_an_answer(
+    driver: Any,
+    spawn: Any,
+    engine: FakeEngine,
+    instance: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    left: int,
+) -> None:
+    def create(container: Any) -> str:
+        engine.add(container.name, container.labels, status)
+        raise exception.EngineUnavailable(url="fake", reason="died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "create_container", create)
+        with pytest.raises(exception.EngineUnavailable):
+            spawn()
+    driver.update_provider_tree(tree(), NODE)
+    assert len(engine.containers) == left
+
+
+def test_the_next_build_on_the_host_is_not_in_the_way_of_a_lost_creation(
+    spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, driver: Any
+) -> None:
+    def create(container: Any) -> str:
+        engine.add(container.name, container.labels)
+        raise exception.EngineUnavailable(url="fake", reason="died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "create_container", create)
+        with pytest.raises(exception.EngineUnavailable):
+            spawn()
+    spawn()
+    driver.update_provider_tree(tree(), NODE)
+    assert [c.status for c in engine.containers.values()] == ["running"]
+
+
 def test_spawn_never_removes_a_container_that_was_there(
     spawn: Any, engine: FakeEngine, instance: Any
 ) -> None:

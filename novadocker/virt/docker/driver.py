@@ -34,10 +34,11 @@ from novadocker.virt.docker import (
     vifs,
 )
 from novadocker.virt.docker import host as host_facts
+from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
-from novadocker.virt.docker.model import Container, ContainerDetail
+from novadocker.virt.docker.model import Container, ContainerDetail, ContainerSpec
 
 LOG = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class DockerDriver(driver.ComputeDriver):
             CONF.docker.api_url, CONF.docker.api_timeout, CONF.docker.image_load_timeout
         )
         self._listing = Listing(self._engine)
+        self._abandoned = AbandonedContainers(self._engine)
         self._node = CONF.host
         # the engine takes as long to write files as the kernel and the switch take to wire a port
         self._side_work = futures.ThreadPoolExecutor(_SIDE_WORKERS, "novadocker")
@@ -141,6 +143,7 @@ class DockerDriver(driver.ComputeDriver):
             LOG.warning("No server can land on this host: %s", error)
             provider_tree.update_inventory(nodename, inventory.quiesced(known))
             return
+        self._abandoned.sweep()
         ratios = self._get_allocation_ratios(known)
         provider_tree.update_inventory(
             nodename, inventory.inventory(host_facts.read_resources(info), ratios, self._reserved())
@@ -227,9 +230,9 @@ class DockerDriver(driver.ComputeDriver):
             runtime=CONF.docker.runtime,
             console_log_max_mb=CONF.docker.console_log_max_mb,
         )
-        container_id = self._engine.create_container(container)
+        container_id = self._create(container)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._engine.remove_container, container_id)
+            undo.callback(self._abandoned.remove, container_id)
             ports = network_info if network_info is not None else network_model.NetworkInfo()
             vifs.check_supported(ports)
             undo.callback(self.unplug_vifs, instance, ports)
@@ -271,6 +274,14 @@ class DockerDriver(driver.ComputeDriver):
         """Remove what an instance without container leaves on the host; absent is fine."""
         if destroy_vifs:
             self.unplug_vifs(instance, network_info)
+
+    def _create(self, container: ContainerSpec) -> str:
+        self._abandoned.sweep()
+        try:
+            return self._engine.create_container(container)
+        except exception.EngineUnavailable:
+            self._abandoned.suspect(container.name)
+            raise
 
     def _start_first(self, instance: objects.Instance, container_id: str) -> None:
         netns.bind_container(container_id, instance.uuid)
