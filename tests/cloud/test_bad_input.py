@@ -137,6 +137,25 @@ def test_a_port_that_cannot_be_bound(servers: Servers, admin: Connection, demo: 
         admin.network.delete_port(port)
 
 
+def test_neutrons_event_stays_away(cloud: Settings, servers: Servers, admin: Connection) -> None:
+    agent = f"neutron-ovs-{cloud.hosts[0].name}"
+    (found,) = admin.network.agents(binary="neutron-openvswitch-agent")
+    started_at = found.started_at
+    supervise.control(cloud, ["stop", agent])
+    try:
+        server = servers.create("no-event")
+    finally:
+        supervise.control(cloud, ["start", agent])
+    deadline = time.monotonic() + 60
+    # Neutron binds no port to a host whose agent is silent
+    while admin.network.get_agent(found.id).started_at == started_at:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert server.status == "ERROR"
+    assert "did not report the ports" in fault(server), fault(server)
+    servers.delete_all()
+
+
 def test_the_engine_is_down(
     cloud: Settings, servers: Servers, demo: Connection, admin: Connection
 ) -> None:
