@@ -349,9 +349,18 @@ def test_records(uuid: str) -> None:
     netns.release_container(container_id)
     netns.release_container(container_id)
     assert not record.exists()
-    netns.bind_container(container_id, uuid)
+    files = record.with_name(f"{container_id}.etc")
+    netns.bind_container(container_id, uuid, {"hosts": b"a", "resolv.conf": b"b"})
+    assert sorted(path.name for path in files.iterdir()) == ["hosts", "resolv.conf"]
+    assert (files / "hosts").stat().st_mode & 0o777 == 0o644
     netns.delete_namespace(uuid)
     assert not record.exists()
+    assert not files.exists()
+    for name, content in (("../hosts", b""), ("passwd", b""), ("hosts", b"x" * 65537)):
+        with pytest.raises(ValueError, match=r"is not|bytes"):
+            netns.bind_container(container_id, uuid, {name: content})
+    netns.release_container(container_id)
+    assert not files.exists()
     for wrong in ("", "../x", container_id[:-1], container_id.upper() + "\n"):
         with pytest.raises(ValueError, match="is not"):
             netns.bind_container(wrong, uuid)

@@ -170,6 +170,16 @@ def test_restart_goes_on_answering_on_the_switch(
             netns.delete_namespace(uuid)
 
 
+def test_first_process_finds_its_files_and_keeps_its_own(create: Create, wired: str) -> None:
+    container = create(wired, command=["sh", "-c", "cat /etc/hosts; echo own >/etc/hosts"])
+    netns.bind_container(container.id, wired, {"hosts": b"ours\n", "resolv.conf": b""})
+    container.start()
+    assert container.output() == "ours\n"
+    netns.bind_container(container.id, wired)
+    container.start()
+    assert container.output() == "ours\nown\n"
+
+
 @pytest.mark.parametrize("missing", ["record", "namespace", "both"])
 def test_never_starts_without_its_network(
     create: Create, docker_client: docker.APIClient, wired: str, missing: str

@@ -161,6 +161,7 @@ class FakeNetwork:
     wired: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     bound: dict[str, str] = field(default_factory=dict)
+    etc_files: dict[str, bytes] = field(default_factory=dict)
     failure: Exception | None = None
     unplug_failure: Exception | None = None
 
@@ -183,8 +184,11 @@ class FakeNetwork:
         if self.unplug_failure:
             raise self.unplug_failure
 
-    def bind_container(self, container_id: str, instance_uuid: str) -> None:
+    def bind_container(
+        self, container_id: str, instance_uuid: str, etc_files: Mapping[str, bytes] | None = None
+    ) -> None:
         self.bound[container_id] = instance_uuid
+        self.etc_files = dict(etc_files or {})
 
     def delete_namespace(self, instance_uuid: str) -> None:
         self.wired.discard(instance_uuid)

@@ -39,28 +39,40 @@ def test_spawn(
     name = f"nova-{instance.uuid}"
     assert engine.calls == [
         ("create", name),
-        ("files", f"id-{name}"),
         ("start", f"id-{name}"),
     ]
     assert network.wired == {instance.uuid}
     assert network.bound == {f"id-{name}": instance.uuid}
     assert len(virtapi.awaited) == 1
-    assert b"10.0.0.5\tweb-1" in engine.files["/etc/hosts"]
-    assert engine.files["/etc/resolv.conf"].endswith(b"nameserver 10.0.0.2\n")
+    assert b"10.0.0.5\tweb-1" in network.etc_files["hosts"]
+    assert network.etc_files["resolv.conf"].endswith(b"nameserver 10.0.0.2\n")
 
 
-def test_spawn_puts_injected_files_but_not_over_the_identity(
-    driver: Any, instance: Any, image_meta: Any, network_info: Any, engine: FakeEngine
+def test_spawn_puts_injected_files(
+    driver: Any,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    network: FakeNetwork,
 ) -> None:
-    files = [("/etc/motd", b"hello"), ("/etc/hosts", b"forged")]
+    files = [("/etc/motd", b"hello")]
     driver.spawn(None, instance, image_meta, files, None, {}, network_info=network_info)
-    assert engine.files["/etc/motd"] == b"hello"
-    assert b"forged" not in engine.files["/etc/hosts"]
+    assert engine.files == {"/etc/motd": b"hello"}
+    assert "hosts" in network.etc_files
+
+
+def test_only_the_first_start_writes_files(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    spawn()
+    driver.reboot(None, instance, network_info, "HARD")
+    assert network.etc_files == {}
 
 
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
     spawn(power_on=False)
-    assert [call[0] for call in engine.calls] == ["create", "files"]
+    assert [call[0] for call in engine.calls] == ["create"]
 
 
 def test_spawn_without_ports(spawn: Any, virtapi: FakeVirtAPI, engine: FakeEngine) -> None:

@@ -17,9 +17,9 @@ LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     ],
 )
 def test_hosts(hostname: str, domain: str, addresses: list[str], hosts: str) -> None:
-    files = guest.identity_files(hostname, domain, addresses, [])
-    assert files["/etc/hosts"].decode() == LOCAL + hosts
-    assert files["/etc/hostname"].decode() == hostname + "\n"
+    files = guest.etc_files(hostname, domain, addresses, [])
+    assert files["hosts"].decode() == LOCAL + hosts
+    assert files["hostname"].decode() == hostname + "\n"
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_hosts(hostname: str, domain: str, addresses: list[str], hosts: str) -> 
     ],
 )
 def test_resolv_conf(domain: str, servers: list[str], expected: str) -> None:
-    assert guest.identity_files("h", domain, [], servers)["/etc/resolv.conf"].decode() == expected
+    assert guest.etc_files("h", domain, [], servers)["resolv.conf"].decode() == expected
 
 
 def test_resolv_conf_of_the_image_stays_without_nameservers() -> None:
-    assert "/etc/resolv.conf" not in guest.identity_files("h", "d", ["10.0.0.5"], [])
+    assert "resolv.conf" not in guest.etc_files("h", "d", ["10.0.0.5"], [])

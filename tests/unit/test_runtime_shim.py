@@ -224,3 +224,63 @@ def test_configuration_missing(shim: Shim) -> None:
     result = shim.create()
     assert result.returncode == 1
     assert "can't be read" in json.loads(shim.log.read_text())["msg"]
+
+
+@pytest.fixture
+def root(shim: Shim) -> Path:
+    """The root folder of a container for which a file was left."""
+    root = shim.folder / "root"
+    (root / "etc").mkdir(parents=True)
+    shim.write_config(root={"path": str(root)})
+    (shim.records / f"{ID}.etc").mkdir()
+    (shim.records / f"{ID}.etc" / "hosts").write_text("ours")
+    return root
+
+
+def test_files_are_put_into_etc_once(shim: Shim, root: Path) -> None:
+    (root / "etc" / "hosts").write_text("the image's")
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"
+    (root / "etc" / "hosts").write_text("the tenant's")
+    shim.write_config(root={"path": str(root)})
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "the tenant's"
+
+
+def test_files_in_an_image_without_etc(shim: Shim, root: Path) -> None:
+    (root / "etc").rmdir()
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"
+
+
+def test_files_never_follow_a_link_of_the_image(shim: Shim, root: Path) -> None:
+    outside = shim.folder / "outside"
+    outside.write_text("the host's")
+    (root / "etc" / "hosts").symlink_to(outside)
+    assert shim.create().returncode == 0
+    assert outside.read_text() == "the host's"
+    assert (root / "etc" / "hosts").read_text() == "ours"
+    assert not (root / "etc" / "hosts").is_symlink()
+
+
+@pytest.mark.parametrize("planted", ["link", "folder"])
+def test_an_etc_that_cannot_take_them(shim: Shim, root: Path, planted: str) -> None:
+    outside = shim.folder / "outside"
+    outside.mkdir()
+    if planted == "link":
+        (root / "etc").rmdir()
+        (root / "etc").symlink_to(outside)
+    else:
+        (root / "etc" / "hosts").mkdir()
+    done = shim.create()
+    assert done.returncode != 0
+    assert "/etc" in done.stderr
+    assert list(outside.iterdir()) == []
+
+
+def test_text_of_a_tenant_is_not_taken_for_the_root(shim: Shim, root: Path) -> None:
+    trick = '"root":{"path":"/elsewhere"'
+    config = {"annotations": {trick: trick}, "root": {"path": str(root)}}
+    shim.write_config(process={"args": [trick]}, **config)
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 import os_resource_classes as orc
@@ -58,9 +57,6 @@ _SILENT_STATES = (power_state.SHUTDOWN, power_state.CRASHED)
 # what the manager passes to power_off; a soft reboot gets no figures of its own
 _SHUTDOWN_RETRY_SECONDS = 10
 
-# as many as Nova builds servers at a time by default ([DEFAULT]max_concurrent_builds)
-_SIDE_WORKERS = 10
-
 # as many bytes of console as Nova's other drivers return (MAX_CONSOLE_BYTES)
 _CONSOLE_BYTES = 100 * 1024
 
@@ -83,8 +79,6 @@ class DockerDriver(driver.ComputeDriver):
         self._listing = Listing(self._engine)
         self._abandoned = AbandonedContainers(self._engine)
         self._node = CONF.host
-        # the engine takes as long to write files as the kernel and the switch take to wire a port
-        self._side_work = futures.ThreadPoolExecutor(_SIDE_WORKERS, "novadocker")
 
     # -- the host -----------------------------------------------------------------------------
 
@@ -107,10 +101,6 @@ class DockerDriver(driver.ComputeDriver):
             )
         self._images = ImageStore(self._engine, host_facts.architecture(info))
         vifs.initialize()
-
-    def cleanup_host(self, host: str) -> None:
-        """Let go of the driver's threads; servers run on."""
-        self._side_work.shutdown(wait=False, cancel_futures=True)
 
     def get_host_ip_addr(self) -> str:
         """Return this host's address, ``[DEFAULT]my_ip``."""
@@ -237,12 +227,10 @@ class DockerDriver(driver.ComputeDriver):
             vifs.check_supported(ports)
             undo.callback(self.unplug_vifs, instance, ports)
             with plugging.wait_for_plugged(self.virtapi, instance, ports):
-                written = self._side_work.submit(
-                    self._engine.put_files, container_id, _files(instance, ports, injected_files)
-                )
-                undo.callback(futures.wait, [written])
                 vifs.plug_vifs(instance, ports)
-                written.result()
+                if injected_files:
+                    self._engine.put_files(container_id, dict(injected_files))
+                netns.bind_container(container_id, instance.uuid, _etc_files(instance, ports))
             if power_on:
                 self._start_first(instance, container_id)
             undo.pop_all()
@@ -284,7 +272,6 @@ class DockerDriver(driver.ComputeDriver):
             raise
 
     def _start_first(self, instance: objects.Instance, container_id: str) -> None:
-        netns.bind_container(container_id, instance.uuid)
         try:
             lifecycle.start(self._engine, container_id, CONF.docker.start_grace)
         except exception.EngineError as error:
@@ -444,16 +431,13 @@ def _power_state(server: Container | ContainerDetail) -> int:
     return POWER_STATES.get(server.status, power_state.NOSTATE)
 
 
-def _files(
-    instance: objects.Instance,
-    network_info: network_model.NetworkInfo,
-    injected_files: Sequence[tuple[str, bytes]],
+def _etc_files(
+    instance: objects.Instance, network_info: network_model.NetworkInfo
 ) -> dict[str, bytes]:
-    addresses = [str(ip["address"]) for ip in network_info.fixed_ips()]
-    return dict(injected_files or ()) | guest.identity_files(
+    return guest.etc_files(
         instance.hostname or instance.uuid,
         CONF.api.dhcp_domain,
-        addresses,
+        [str(ip["address"]) for ip in network_info.fixed_ips()],
         nics.dns_from_network_info(network_info),
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is put into a container: files by their path; pure."""
+"""What is put into a container; pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,10 +8,10 @@ _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\
 _MAX_NAMESERVERS = 3
 
 
-def identity_files(
+def etc_files(
     hostname: str, domain: str, addresses: Sequence[str], nameservers: Iterable[str]
 ) -> dict[str, bytes]:
-    """Return /etc/hostname, /etc/hosts and /etc/resolv.conf of a server.
+    """Return hostname, hosts and resolv.conf of a server, for its /etc.
 
     :param domain: appended to a host name without one; may be empty
     :param addresses: the server's own, without prefix length; names resolve to each
@@ -22,11 +22,11 @@ def identity_files(
     names = f"{short}.{domain} {short}" if domain else short
     own = addresses or ("127.0.1.1",)
     files = {
-        "/etc/hostname": f"{hostname}\n",
-        "/etc/hosts": _LOCAL_HOSTS + "".join(f"{address}\t{names}\n" for address in own),
+        "hostname": f"{hostname}\n",
+        "hosts": _LOCAL_HOSTS + "".join(f"{address}\t{names}\n" for address in own),
     }
     servers = list(nameservers)[:_MAX_NAMESERVERS]
     if servers:
         search = f"search {domain}\n" if domain else ""
-        files["/etc/resolv.conf"] = search + "".join(f"nameserver {ip}\n" for ip in servers)
-    return {path: text.encode() for path, text in files.items()}
+        files["resolv.conf"] = search + "".join(f"nameserver {ip}\n" for ip in servers)
+    return {name: text.encode() for name, text in files.items()}

@@ -9,6 +9,7 @@ and stop of the container.
 import ipaddress
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _HOST_DEVICE = re.compile(r"(tap|nic)[0-9a-f][0-9a-f-]{0,11}")
 _GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_ETC_FILE = re.compile(r"hostname|hosts|resolv\.conf")
+_LARGEST_FILE = 65536
 # an IPv4 datagram must fit | veth knows no more
 _MTU = range(68, 65536)
 
@@ -94,31 +97,40 @@ def delete_namespace(instance_uuid: str) -> None:
         for record in _records():
             with suppress(FileNotFoundError):
                 if record.read_text() == f"{path}\n":
-                    record.unlink()
+                    _release(record)
 
 
 @privsep.network_pctxt.entrypoint
-def bind_container(container_id: str, instance_uuid: str) -> None:
+def bind_container(
+    container_id: str, instance_uuid: str, etc_files: Mapping[str, bytes] | None = None
+) -> None:
     """Record, for the runtime shim, which instance's namespace a container joins.
 
     The record appears as a whole or not at all.
+
+    :param etc_files: contents of ``hostname``, ``hosts`` and ``resolv.conf``, which the shim puts
+        into the container's /etc at its next start, and only then
+    :raises ValueError: an argument is not well-formed
     """
     record = RECORDS / _checked(_CONTAINER_ID, container_id)
     path = namespace_path(instance_uuid)
     for folder in (RECORDS.parent, RECORDS):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
-    descriptor, temporary = tempfile.mkstemp(dir=RECORDS, prefix=".")
-    with os.fdopen(descriptor, "w") as output:
-        output.write(f"{path}\n")
-        os.fchmod(descriptor, 0o644)
-    os.rename(temporary, record)
+    _replace(record, f"{path}\n".encode())
+    if etc_files:
+        folder = _files_folder(record)
+        folder.mkdir(0o755, exist_ok=True)
+        for name, content in etc_files.items():
+            if len(content) > _LARGEST_FILE:
+                raise ValueError(f"{name} has {len(content)} bytes")
+            _replace(folder / _checked(_ETC_FILE, name), content)
 
 
 @privsep.network_pctxt.entrypoint
 def release_container(container_id: str) -> None:
-    """Remove the record of a container; absent is fine."""
-    (RECORDS / _checked(_CONTAINER_ID, container_id)).unlink(missing_ok=True)
+    """Remove the record of a container and what goes with it; absent is fine."""
+    _release(RECORDS / _checked(_CONTAINER_ID, container_id))
 
 
 def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
@@ -130,6 +142,24 @@ def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
 def _locked(instance_uuid: str) -> Any:
     """Keep calls for one instance apart; those for others go on."""
     return lockutils.lock(f"novadocker-netns-{_checked(_UUID, instance_uuid)}")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with os.fdopen(descriptor, "wb") as output:
+        output.write(content)
+        os.fchmod(descriptor, 0o644)
+    os.rename(temporary, path)
+
+
+def _release(record: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_files_folder(record))
+    record.unlink(missing_ok=True)
+
+
+def _files_folder(record: Path) -> Path:
+    return record.with_name(f"{record.name}.etc")
 
 
 def _records() -> list[Path]:
