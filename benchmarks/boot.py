@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots servers side by side with what one would use instead, and holds them to the targets.
+
+``make bench-boot``; what each figure means is in docs/benchmarks.rst.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import figures, memory, worker
+from benchmarks.servers import Servers
+from devcloud import fake
+from devcloud.clients import connect
+from devcloud.settings import CHECKOUT, Settings, load_settings
+from devcloud.steps import StepFailed, explain, say, step
+
+RESULTS = Path(__file__).resolve().parent / "results" / "boot.json"
+
+IMAGE = "busybox"
+OWN_ZONE = "nova"
+MEGABYTE = 10**6
+
+RAW = "raw engine: create + start"
+SPAWN = "spawn, start_grace = 0"
+WATCHED_SPAWN = "spawn, default start_grace"
+
+OWN = "Docker driver"
+WAITED = "of that, wait for Neutron's event"
+REST = "Docker driver without that wait"
+FAKE = "fake driver"
+
+BARE_MEMORY = "bare container"
+SERVER_MEMORY = "server of the driver"
+MEMORY_BATCHES = 5
+
+SPAWN_RATIO = 0.75
+ACTIVE_SECONDS = 0.4
+MEMORY_BYTES = MEGABYTE
+
+Samples = dict[str, list[float]]
+
+
+@dataclasses.dataclass
+class Results:
+    """Samples by what was measured: seconds, seconds and bytes for each server."""
+
+    boots: dict[str, list[worker.Boot]]
+    servers: Samples = dataclasses.field(default_factory=dict)
+    memory: Samples = dataclasses.field(default_factory=dict)
+
+
+def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.Boot]]:
+    """Boot each kind once a round, one after the other; the first round does not count."""
+    kinds = {
+        # first: it brings the image to the engine
+        SPAWN: lambda: boots.spawn(grace=0.0),
+        RAW: boots.raw,
+        WATCHED_SPAWN: boots.spawn,
+    }
+    found: dict[str, list[worker.Boot]] = {name: [] for name in (RAW, SPAWN, WATCHED_SPAWN)}
+    for number in range(rounds + 1):
+        for name, boot in kinds.items():
+            booted = boot()
+            boots.clear()
+            if number:
+                found[name].append(booted)
+    return found
+
+
+def boot_servers(settings: Settings, image_id: str, rounds: int) -> Samples:
+    """Boot a server in each availability zone once a round; the first round does not count."""
+    host = settings.hosts[0]
+    found: Samples = {OWN: [], WAITED: [], REST: [], FAKE: []}
+    with connect(settings, "demo") as connection:
+        servers = Servers(connection, image_id, settings.log / f"nova-compute-{host.name}.log")
+        for number in range(rounds + 1):
+            seconds, waited = servers.boot(OWN_ZONE)
+            fake_seconds, _ = servers.boot(fake.ZONE)
+            if number:
+                found[OWN].append(seconds)
+                found[WAITED].append(waited)
+                found[REST].append(seconds - waited)
+                found[FAKE].append(fake_seconds)
+    return found
+
+
+def fill_memory(boots: worker.Worker, batch: int) -> Samples:
+    """Keep a batch of each kind in turn, and see what each server of it takes."""
+    kinds = {BARE_MEMORY: boots.raw, SERVER_MEMORY: boots.spawn}
+    found: Samples = {name: [] for name in kinds}
+    for _ in range(MEMORY_BATCHES):
+        for name, boot in kinds.items():
+            before = memory.available_bytes()
+            for _ in range(batch):
+                boot()
+            found[name].append((before - memory.available_bytes()) / batch)
+            boots.clear()
+    return found
+
+
+@contextlib.contextmanager
+def fake_host() -> Iterator[None]:
+    """Have a compute host with Nova's fake driver."""
+    command = [sys.executable, "-m", "devcloud", "fake-host"]
+    try:
+        subprocess.run([*command, "up"], cwd=CHECKOUT, check=True)
+        yield
+    finally:
+        subprocess.run([*command, "down"], cwd=CHECKOUT, check=True)
+
+
+def measure(settings: Settings, rounds: int) -> Results:
+    """Measure everything; nothing of it is left behind."""
+    with connect(settings, "admin") as connection:
+        image = connection.image.find_image(IMAGE, ignore_missing=False)
+        wanted = ("id", "name", "checksum", "container_format", "disk_format", "size", "status")
+        record = {name: image[name] for name in wanted} | {"properties": {}}
+    with worker.started(settings, settings.hosts[0], record) as boots:
+        with step(f"containers: {rounds} of each kind"):
+            results = Results(boot_containers(boots, rounds))
+        with fake_host(), step(f"servers: {rounds} of each driver"):
+            results.servers = boot_servers(settings, image.id, rounds)
+        with step(f"memory: {MEMORY_BATCHES} batches of {rounds} of each kind"):
+            results.memory = fill_memory(boots, rounds)
+    return results
+
+
+def summaries(samples: Mapping[str, list[float]]) -> dict[str, figures.Summary]:
+    """Summarize each list of samples."""
+    return {name: figures.summarize(values) for name, values in samples.items()}
+
+
+def report(results: Results) -> tuple[str, list[figures.Target], dict[str, Any]]:
+    """Return the text, the targets and what goes into the JSON file."""
+    seconds = {name: [boot.seconds for boot in boots] for name, boots in results.boots.items()}
+    parts = {
+        name: figures.median_parts([boot.parts for boot in boots])
+        for name, boots in results.boots.items()
+    }
+    boots, servers, used = map(summaries, (seconds, results.servers, results.memory))
+    watched = boots[WATCHED_SPAWN].median / boots[RAW].median
+    targets = [
+        figures.Target(f"{SPAWN} / {RAW}", boots[SPAWN].median / boots[RAW].median, SPAWN_RATIO),
+        figures.Target(
+            f"seconds to ACTIVE: {REST} - {FAKE}",
+            servers[REST].median - servers[FAKE].median,
+            ACTIVE_SECONDS,
+        ),
+        figures.Target(
+            f"MB of an idle {SERVER_MEMORY} - {BARE_MEMORY}",
+            (used[SERVER_MEMORY].median - used[BARE_MEMORY].median) / MEGABYTE,
+            MEMORY_BYTES / MEGABYTE,
+        ),
+    ]
+    text = "\n\n".join(
+        (
+            figures.table("Boot of a container, wiring included", "ms", boots, 1000),
+            figures.parts_table(parts),
+            figures.table("Server create to ACTIVE, through the API", "s", servers),
+            figures.table("Memory of an idle server, batch means", "MB", used, 1 / MEGABYTE),
+            f"{WATCHED_SPAWN} / {RAW}: {watched:.2f} (no target: it includes the grace)",
+            figures.verdict(targets),
+        )
+    )
+    document = {
+        "boot_seconds": seconds,
+        "boot_part_medians_seconds": parts,
+        "active_seconds": results.servers,
+        "memory_bytes_per_server": results.memory,
+        "targets": [dataclasses.asdict(target) for target in targets],
+    }
+    return text, targets, document
+
+
+def main() -> int:
+    """Measure, print, write the JSON file; 0 when every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="of each kind (default: 20)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    arguments = parser.parse_args()
+    # so that everything is cleaned up then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    machine = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rounds": arguments.rounds,
+        "cpus": os.cpu_count(),
+        "kernel": os.uname().release,
+        "load_before": os.getloadavg(),
+    }
+    try:
+        results = measure(load_settings(), arguments.rounds)
+    except StepFailed as failure:
+        print(explain(failure), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    text, targets, document = report(results)
+    machine["load_after"] = os.getloadavg()
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps({"machine": machine} | document, indent=1))
+    print(f"\n{text}\n")
+    say(f"every sample is in {arguments.json}")
+    return 0 if all(target.reached for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

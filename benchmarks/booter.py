@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots containers, bare or by the driver, and times the parts; for the process of a worker.
+
+Nova's objects must be registered before this is imported: the driver names them in signatures.
+"""
+
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import docker
+import os_vif
+from nova import context as nova_context
+from nova import objects
+from nova.network import model
+
+from benchmarks.stopwatch import Stopwatch
+from novadocker.conf import CONF
+from novadocker.virt.docker import netns, vifs
+from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.images import ImageStore
+
+# as the cloud's network "private" has them, in ranges kept for documentation
+_SUBNETS = (("192.0.2.0/24", "192.0.2.{}"), ("2001:db8::/64", "2001:db8::{:x}"))
+_FIRST_HOST, _HOSTS = 10, 200
+_MTU = 1450
+_FLAVOR = {
+    **{"name": "benchmark", "vcpus": 1, "memory_mb": 256, "root_gb": 1},
+    **{"ephemeral_gb": 0, "swap": 0, "extra_specs": {}},
+}
+
+
+class _NoEvents:
+    """Stands for Nova's ``virtapi``: Neutron's events are not waited for."""
+
+    @contextlib.contextmanager
+    def wait_for_instance_event(self, *_arguments: Any) -> Iterator[None]:
+        yield
+
+
+class Booter:
+    """Boots containers from one image and keeps them until ``clear``."""
+
+    def __init__(self, host: str, image: dict[str, Any]) -> None:
+        self._context = nova_context.get_admin_context()
+        self._image = objects.ImageMeta.from_dict(image)
+        self._image_name = f"novadocker/{image['id']}:{image['checksum'][:12]}"
+        self._numbers = itertools.count()
+        self._bare: list[str] = []
+        self._servers: list[tuple[objects.Instance, model.NetworkInfo]] = []
+        self._client = docker.APIClient(
+            CONF.docker.api_url, version="auto", timeout=CONF.docker.api_timeout
+        )
+        self._driver = DockerDriver(_NoEvents())
+        self._driver.init_host(host)
+        self._host = host
+        self._stopwatch = Stopwatch()
+        for owner, function, part in (
+            (ImageStore, "ensure", "image"),
+            (Engine, "create_container", "create"),
+            (Engine, "put_files", "files, beside the wiring"),
+            (vifs, "plug_vifs", "wiring"),
+            (netns, "wire_nics", "wiring: namespace and devices"),
+            (os_vif, "plug", "wiring: switch port"),
+            (netns, "bind_container", "runtime record"),
+            (Engine, "start_container", "start"),
+            (Engine, "wait_container", "watch the first process"),
+        ):
+            self._stopwatch.watch(owner, function, part)
+
+    def raw(self) -> dict[str, Any]:
+        """Do ``docker create --tty --network none`` and ``docker start``."""
+        begin = time.perf_counter()
+        container = self._client.create_container(
+            self._image_name,
+            tty=True,
+            stdin_open=True,
+            host_config=self._client.create_host_config(network_mode="none"),
+        )["Id"]
+        self._bare.append(container)
+        created = time.perf_counter()
+        self._client.start(container)
+        end = time.perf_counter()
+        return {
+            "seconds": end - begin,
+            "parts": {"create": created - begin, "start": end - created},
+        }
+
+    def spawn(self, grace: float | None = None) -> dict[str, Any]:
+        """Let the driver spawn a server with one port.
+
+        :param grace: seconds for ``[docker] start_grace``; None for the configured ones
+        """
+        if grace is not None:
+            CONF.set_override("start_grace", grace, group="docker")
+        instance, network_info = self._new_instance()
+        self._stopwatch.take()
+        begin = time.perf_counter()
+        try:
+            self._driver.spawn(
+                self._context,
+                instance,
+                self._image,
+                injected_files=[],
+                admin_password=None,
+                allocations={},
+                network_info=network_info,
+            )
+            end = time.perf_counter()
+        finally:
+            CONF.clear_override("start_grace", group="docker")
+        self._servers.append((instance, network_info))
+        return {"seconds": end - begin, "parts": self._stopwatch.take()}
+
+    def clear(self) -> dict[str, Any]:
+        """Remove every container that is there, in the order in which they were made."""
+        removed = len(self._bare) + len(self._servers)
+        while self._bare:
+            self._client.remove_container(self._bare[0], force=True, v=True)
+            del self._bare[0]
+        while self._servers:
+            self._driver.destroy(self._context, *self._servers[0])
+            del self._servers[0]
+        return {"removed": removed}
+
+    def _new_instance(self) -> tuple[objects.Instance, model.NetworkInfo]:
+        number = next(self._numbers)
+        instance = objects.Instance(
+            self._context,
+            id=number,
+            uuid=str(uuid.uuid4()),
+            project_id="benchmark",
+            hostname=f"benchmark-{number}",
+            host=self._host,
+            config_drive="",
+            flavor=objects.Flavor(**_FLAVOR),
+        )
+        return instance, model.NetworkInfo([_port(number)])
+
+
+def _port(number: int) -> model.VIF:
+    """Return a port that Neutron does not know, as Nova describes one on Open vSwitch."""
+    port_id = str(uuid.uuid4())
+    subnets = [
+        model.Subnet(
+            cidr=cidr,
+            gateway=model.IP(address.format(1), type="gateway"),
+            dns=[model.IP(address.format(2), type="dns")],
+            ips=[model.FixedIP(address=address.format(_FIRST_HOST + number % _HOSTS))],
+            routes=[],
+        )
+        for cidr, address in _SUBNETS
+    ]
+    return model.VIF(
+        id=port_id,
+        address=f"fa:16:3e:be:{number >> 8 & 255:02x}:{number & 255:02x}",
+        network=model.Network(
+            id=str(uuid.uuid4()), bridge="br-int", label="benchmark", subnets=subnets, mtu=_MTU
+        ),
+        type=model.VIF_TYPE_OVS,
+        details={"datapath_type": "netdev", "ovs_hybrid_plug": False},
+        devname=f"tap{port_id}"[: model.NIC_NAME_LEN],
+        ovs_interfaceid=port_id,
+        vnic_type=model.VNIC_TYPE_NORMAL,
+        active=False,
+    )

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers through the API: how long from the request until they are ACTIVE."""
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from openstack.connection import Connection
+
+from devcloud.steps import wait_until
+
+# showing one server costs the cloud more than this; see docs/benchmarks.rst
+_POLL_SECONDS = 0.08
+_BUILD_SECONDS = 60
+
+_WAITED = re.compile(r"\[instance: ([0-9a-f-]{36})\] Waited ([0-9.]+) s for Neutron's ports")
+
+
+class Servers:
+    """Boots servers one at a time and deletes each.
+
+    :param log: of the nova-compute whose driver says how long it waited for Neutron
+    """
+
+    def __init__(self, connection: Connection, image_id: str, log: Path) -> None:
+        self._connection = connection
+        self._compute = connection.compute
+        self._log = log
+        self._prefix = f"benchmark-{secrets.token_hex(4)}"
+        self._attributes = {
+            "image_id": image_id,
+            "flavor_id": self._compute.find_flavor("d1.tiny", ignore_missing=False).id,
+            "networks": [
+                {"uuid": connection.network.find_network("private", ignore_missing=False).id}
+            ],
+        }
+
+    def boot(self, zone: str) -> tuple[float, float]:
+        """Boot a server in an availability zone, and delete it.
+
+        :returns: seconds from the request to ACTIVE, and how long of that the driver waited for
+            Neutron's event
+        """
+        begin_of_log = self._log.stat().st_size
+        begin = time.perf_counter()
+        server = self._compute.create_server(
+            name=self._prefix, availability_zone=zone, **self._attributes
+        )
+        try:
+            self._wait(lambda: bool(self._listed("ACTIVE")), "a server ACTIVE")
+            seconds = time.perf_counter() - begin
+        finally:
+            self._compute.delete_server(server)
+            self._wait(lambda: not self._listed(None), "a server deleted")
+        return seconds, self._waited(server.id, begin_of_log)
+
+    def _listed(self, status: str | None) -> list[str]:
+        query = {"name": self._prefix} | ({"status": status} if status else {})
+        return [server.id for server in self._compute.servers(details=False, **query)]
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        wait_until(
+            condition,
+            what=what,
+            advice="openstack server show, with admin-openrc",
+            log=self._log,
+            timeout=_BUILD_SECONDS,
+            interval=_POLL_SECONDS,
+        )
+
+    def _waited(self, server_id: str, begin_of_log: int) -> float:
+        with self._log.open(errors="replace") as lines:
+            lines.seek(begin_of_log)
+            for found in _WAITED.finditer(lines.read()):
+                if found[1] == server_id:
+                    return float(found[2])
+        return 0.0
