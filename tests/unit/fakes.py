@@ -2,6 +2,7 @@
 """Small stand-ins for the modules below the driver."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -70,7 +71,7 @@ class FakeEngine:
 
     def _set(self, name: str, status: str) -> None:
         found = self._get(name)
-        pid = 42 if status in ("running", "paused") else 0
+        pid = os.getpid() if status in ("running", "paused") else 0
         self.containers[found.id] = replace(found, status=status, pid=pid)
 
     def info(self) -> EngineInfo:

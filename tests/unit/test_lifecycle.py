@@ -69,3 +69,18 @@ def test_start(grace: float) -> None:
     engine = engine_with("created")
     lifecycle.start(engine, "c", grace)
     assert engine.containers["id-c"].status == "running"
+
+
+def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_with("created", exit_code=3)
+    waits: list[float] = []
+
+    def wait(container: str, timeout: float) -> int | None:
+        waits.append(timeout)
+        return None if len(waits) == 1 else 3
+
+    monkeypatch.setattr(engine, "wait_container", wait)
+    # an ended container has no process
+    with pytest.raises(exception.ProcessEnded, match="exit code 3"):
+        lifecycle.start(engine, "c", 0.1)
+    assert waits == [0.1, 10]

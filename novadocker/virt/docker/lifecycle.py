@@ -4,6 +4,7 @@
 import contextlib
 import time
 
+import psutil
 from oslo_log import log as logging
 
 from novadocker import exception
@@ -13,6 +14,7 @@ LOG = logging.getLogger(__name__)
 
 # a killed process that is gone from no CPU after this long hangs in the kernel
 _KILL_SECONDS = 30
+_EXIT_SECONDS = 10
 _LAST_LINES = 5
 # so that a fault of Nova's, 255 characters at most, holds them
 _LAST_CHARACTERS = 180
@@ -25,9 +27,25 @@ def start(engine: Engine, container: str, grace: float) -> None:
     :raises ProcessEnded: it ended; with its exit code and the last lines it wrote
     """
     engine.start_container(container)
-    code = engine.wait_container(container, grace) if grace else None
+    code = _exit_code(engine, container, grace) if grace else None
     if code is not None:
         raise exception.ProcessEnded(code=code, lines=_last_lines(engine, container) or "nothing")
+
+
+def _exit_code(engine: Engine, container: str, grace: float) -> int | None:
+    """Return the exit code of a process that ends within ``grace`` seconds, None if it lives."""
+    code = engine.wait_container(container, grace)
+    # the engine hears of an end later than the kernel knows of it, on a busy host much later
+    if code is None and not _lives(engine.inspect_container(container).pid):
+        code = engine.wait_container(container, _EXIT_SECONDS)
+    return code
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def stop(engine: Engine, container: str, timeout: float, retry_interval: float) -> None:
