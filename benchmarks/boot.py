@@ -5,26 +5,24 @@
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 # run as a script, so that the folder of the script is on the path and the checkout is not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import figures, memory, worker
+from benchmarks import fake_host, figures, memory, worker
 from benchmarks.servers import Servers
 from devcloud import fake
 from devcloud.clients import connect
-from devcloud.settings import CHECKOUT, Settings, load_settings
+from devcloud.settings import Settings, load_settings
 from devcloud.steps import StepFailed, explain, say, step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "boot.json"
@@ -111,17 +109,6 @@ def fill_memory(boots: worker.Worker, batch: int) -> Samples:
     return found
 
 
-@contextlib.contextmanager
-def fake_host() -> Iterator[None]:
-    """Have a compute host with Nova's fake driver."""
-    command = [sys.executable, "-m", "devcloud", "fake-host"]
-    try:
-        subprocess.run([*command, "up"], cwd=CHECKOUT, check=True)
-        yield
-    finally:
-        subprocess.run([*command, "down"], cwd=CHECKOUT, check=True)
-
-
 def measure(settings: Settings, rounds: int) -> Results:
     """Measure everything; nothing of it is left behind."""
     with connect(settings, "admin") as connection:
@@ -131,7 +118,7 @@ def measure(settings: Settings, rounds: int) -> Results:
     with worker.started(settings, settings.hosts[0], record) as boots:
         with step(f"containers: {rounds} of each kind"):
             results = Results(boot_containers(boots, rounds))
-        with fake_host(), step(f"servers: {rounds} of each driver"):
+        with fake_host.started(settings), step(f"servers: {rounds} of each driver"):
             results.servers = boot_servers(settings, image.id, rounds)
         with step(f"memory: {MEMORY_BATCHES} batches of {rounds} of each kind"):
             results.memory = fill_memory(boots, rounds)

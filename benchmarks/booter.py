@@ -62,11 +62,10 @@ class Booter:
         for owner, function, part in (
             (ImageStore, "ensure", "image"),
             (Engine, "create_container", "create"),
-            (Engine, "put_files", "files, beside the wiring"),
             (vifs, "plug_vifs", "wiring"),
             (netns, "wire_nics", "wiring: namespace and devices"),
             (os_vif, "plug", "wiring: switch port"),
-            (netns, "bind_container", "runtime record"),
+            (netns, "bind_container", "record and files for the runtime"),
             (Engine, "start_container", "start"),
             (Engine, "wait_container", "watch the first process"),
         ):

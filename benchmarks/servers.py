@@ -9,11 +9,12 @@ from pathlib import Path
 
 from openstack.connection import Connection
 
-from devcloud.steps import wait_until
+from devcloud.steps import StepFailed, wait_until
 
 # showing one server costs the cloud more than this; see docs/benchmarks.rst
 _POLL_SECONDS = 0.08
 _BUILD_SECONDS = 60
+_SLOW_SECONDS = 8
 
 _WAITED = re.compile(r"\[instance: ([0-9a-f-]{36})\] Waited ([0-9.]+) s for Neutron's ports")
 
@@ -49,12 +50,23 @@ class Servers:
             name=self._prefix, availability_zone=zone, **self._attributes
         )
         try:
-            self._wait(lambda: bool(self._listed("ACTIVE")), "a server ACTIVE")
+            self._wait(lambda: self._built(server.id, begin), "a server ACTIVE")
             seconds = time.perf_counter() - begin
         finally:
             self._compute.delete_server(server)
             self._wait(lambda: not self._listed(None), "a server deleted")
         return seconds, self._waited(server.id, begin_of_log)
+
+    def _built(self, server_id: str, begin: float) -> bool:
+        if self._listed("ACTIVE"):
+            return True
+        # not asked for while the times are good: each question slows the cloud down
+        if time.perf_counter() - begin > _SLOW_SECONDS and self._listed("ERROR"):
+            fault = self._compute.get_server(server_id).fault or {}
+            raise StepFailed(
+                f"a server failed: {fault.get('message')}", f"less {self._log}", self._log
+            )
+        return False
 
     def _listed(self, status: str | None) -> list[str]:
         query = {"name": self._prefix} | ({"status": status} if status else {})

@@ -2,7 +2,8 @@
 """A process that boots containers, bare or by the driver, and says how long each took.
 
 Runs where and as whom nova-compute runs, with its configuration file. Takes one request a line on
-standard input, answers each with a line, and removes what it made when the input ends::
+standard input, answers each with a line, and removes what it made when the input ends. The first
+line that it prints only says that it is ready::
 
     {"verb": "raw"}                    -> {"seconds": 0.27, "parts": {"create": 0.06, ...}}
     {"verb": "spawn", "grace": 0.0}    -> the same, for the driver's spawn
@@ -45,6 +46,7 @@ def main() -> None:
     booter = Booter(CONF.host, arguments.image)
     verbs = {"raw": booter.raw, "spawn": booter.spawn, "clear": booter.clear}
     try:
+        print("ready", file=answers, flush=True)
         for line in sys.stdin:
             request = json.loads(line)
             print(json.dumps(verbs[request.pop("verb")](**request)), file=answers, flush=True)
