@@ -101,10 +101,10 @@ def fill_memory(boots: worker.Worker, batch: int) -> Samples:
     found: Samples = {name: [] for name in kinds}
     for _ in range(MEMORY_BATCHES):
         for name, boot in kinds.items():
-            before = memory.available_bytes()
+            before = memory.used_bytes()
             for _ in range(batch):
                 boot()
-            found[name].append((before - memory.available_bytes()) / batch)
+            found[name].append((memory.used_bytes() - before) / batch)
             boots.clear()
     return found
 

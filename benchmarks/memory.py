@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's memory, as the kernel counts it."""
+"""The machine's memory in use, as the kernel counts it."""
 
+import os
 import re
 import time
 from pathlib import Path
 
-_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
-_PAGES_AND_SLABS = "3"
-# what was freed or started a moment ago is settled when two looks agree
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STEP_SECONDS = 0.25
 _SETTLED_BYTES = 256 * 1024
 _SETTLE_SECONDS = 6.0
 
 
-def available_bytes() -> int:
-    """Return MemAvailable once it has settled, without caches; the last look after six seconds.
+def used_bytes() -> int:
+    """Return the memory in use once two looks agree; the last look after six seconds.
 
-    Needs root.
+    As free(1) counts it, less the pages that the kernel keeps free for each CPU. MemFree and
+    MemAvailable leave those out, tens of MB of them that come and go with every batch of
+    processes.
     """
     deadline = time.monotonic() + _SETTLE_SECONDS
     last = _look()
@@ -29,7 +30,10 @@ def available_bytes() -> int:
 
 
 def _look() -> int:
-    _DROP_CACHES.write_text(_PAGES_AND_SLABS)
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
-    assert found is not None
-    return int(found[1]) * 1024
+    text = Path("/proc/meminfo").read_text()
+    kilobytes = {name: int(value) for name, value in re.findall(r"(?m)^(\w+):\s+(\d+) kB$", text)}
+    caches = sum(kilobytes[name] for name in ("Buffers", "Cached", "SReclaimable"))
+    # those in memory file systems are among the cached ones, and can't be given back
+    used = kilobytes["MemTotal"] - kilobytes["MemFree"] - caches + kilobytes["Shmem"]
+    pages = re.findall(r"(?m)^\s+count:\s+(\d+)$", Path("/proc/zoneinfo").read_text())
+    return used * 1024 - sum(map(int, pages)) * _PAGE_BYTES
