@@ -2,6 +2,7 @@
 """Processes of the benchmarks in a compute host's network namespace, talked to in lines."""
 
 import contextlib
+import pwd
 import select
 import subprocess
 from collections.abc import Iterator
@@ -70,7 +71,11 @@ def started(
 
     :raises StepFailed: it does not become ready, or it failed; its log says why
     """
-    command = ["runuser", "-u", user, "--", settings.bin / "python3", "-m", module, *arguments]
+    identity = pwd.getpwnam(user)
+    command = [
+        *("setpriv", f"--reuid={user}", f"--regid={identity.pw_gid}", "--init-groups"),
+        *(settings.bin / "python3", "-m", module, *arguments),
+    ]
     path = settings.log / f"{module}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(

@@ -29,7 +29,7 @@ class Servers:
         self._connection = connection
         self._compute = connection.compute
         self._log = log
-        self._prefix = f"benchmark-{secrets.token_hex(4)}"
+        self._name = f"benchmark-{secrets.token_hex(4)}"
         self._attributes = {
             "image_id": image_id,
             "flavor_id": self._compute.find_flavor("d1.tiny", ignore_missing=False).id,
@@ -46,16 +46,21 @@ class Servers:
         """
         begin_of_log = self._log.stat().st_size
         begin = time.perf_counter()
-        server = self._compute.create_server(
-            name=self._prefix, availability_zone=zone, **self._attributes
-        )
         try:
+            server = self._compute.create_server(
+                name=self._name, availability_zone=zone, **self._attributes
+            )
             self._wait(lambda: self._built(server.id, begin), "a server ACTIVE")
             seconds = time.perf_counter() - begin
         finally:
-            self._compute.delete_server(server)
-            self._wait(lambda: not self._listed(None), "a server deleted")
+            self._delete()
         return seconds, self._waited(server.id, begin_of_log)
+
+    def _delete(self) -> None:
+        # by name: an interrupted request may have made one whose id never came
+        for server_id in self._listed(None):
+            self._compute.delete_server(server_id)
+        self._wait(lambda: not self._listed(None), "a server deleted")
 
     def _built(self, server_id: str, begin: float) -> bool:
         if self._listed("ACTIVE"):
@@ -69,7 +74,7 @@ class Servers:
         return False
 
     def _listed(self, status: str | None) -> list[str]:
-        query = {"name": self._prefix} | ({"status": status} if status else {})
+        query = {"name": self._name} | ({"status": status} if status else {})
         return [server.id for server in self._compute.servers(details=False, **query)]
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
