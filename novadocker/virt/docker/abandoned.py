@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers of failed builds that could not be removed, because the engine was away."""
+"""Containers of failed builds that could not be removed, mostly as the engine was away."""
 
 import threading
+from collections.abc import Callable
 
 from oslo_log import log as logging
 
@@ -25,11 +26,11 @@ class AbandonedContainers:
         self._perhaps_made: set[str] = set()
 
     def remove(self, container_id: str) -> None:
-        """Remove a container of a failed build, later if the engine is away."""
+        """Remove a container of a failed build, later if the engine can't now."""
         try:
             self._engine.remove_container(container_id)
-        except exception.EngineUnavailable as error:
-            LOG.warning("Container %s is removed when the engine is back: %s", container_id, error)
+        except (exception.EngineUnavailable, exception.EngineError) as error:
+            LOG.warning("Container %s of a failed build is removed later: %s", container_id, error)
             with self._lock:
                 self._made.add(container_id)
 
@@ -39,17 +40,24 @@ class AbandonedContainers:
             self._perhaps_made.add(name)
 
     def sweep(self) -> None:
-        """Remove what is left; what the engine does not answer about stays for the next time.
+        """Remove what is left; what the engine refuses or does not answer stays for the next time.
 
         :raises EngineUnavailable: the engine is away again
         """
         with self._lock:
-            for container_id in list(self._made):
-                self._engine.remove_container(container_id)
-                self._made.discard(container_id)
-            for name in list(self._perhaps_made):
-                self._remove_unstarted(name)
-                self._perhaps_made.discard(name)
+            self._clear(self._made, self._engine.remove_container)
+            self._clear(self._perhaps_made, self._remove_unstarted)
+
+    @staticmethod
+    def _clear(containers: set[str], remove: Callable[[str], None]) -> None:
+        for container in list(containers):
+            # one that can't be removed must not stand in the way of the host's next builds
+            try:
+                remove(container)
+            except exception.EngineError as error:
+                LOG.warning("Container %s of a failed build stays: %s", container, error)
+            else:
+                containers.discard(container)
 
     def _remove_unstarted(self, name: str) -> None:
         try:
