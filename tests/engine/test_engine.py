@@ -25,11 +25,11 @@ def engine(engine_url: str) -> Engine:
 def create(engine: Engine, docker_client: docker.APIClient, busybox_image: str) -> Iterator[Any]:
     made = []
 
-    def call(*command: str, name: str = "nova-engine-test") -> str:
+    def call(*command: str, name: str = "nova-engine-test", image: str = busybox_image) -> str:
         # plain runc with a namespace of its own: the shim has its own tests
         spec = ContainerSpec(
             name=name,
-            image_id=busybox_image,
+            image_id=image,
             hostname="web-1",
             labels={LABEL: "1"},
             runtime="runc",
@@ -131,6 +131,22 @@ def test_list_has_every_state_and_only_the_label(
     assert listed[0].labels[LABEL] == "1"
 
 
+def test_labels_of_an_image_do_not_stand_in_for_ours(
+    engine: Engine, create: Any, docker_client: docker.APIClient, busybox_image: str
+) -> None:
+    forging = docker_client.create_container(busybox_image, "true")
+    docker_client.commit(
+        forging, repository="forging", tag="test", changes=[f"LABEL {LABEL}=forged other=kept"]
+    )
+    docker_client.remove_container(forging)
+    try:
+        found = engine.inspect_container(create("sleep", "100", image="forging:test"))
+        engine.remove_container(found.id)
+    finally:
+        docker_client.remove_image("forging:test")
+    assert found.labels == {LABEL: "1", "other": "kept"}
+
+
 def test_a_name_in_use_is_refused(engine: Engine, create: Any) -> None:
     first = create("sleep", "100")
     with pytest.raises(exception.EngineError, match="already in use"):
@@ -168,4 +184,4 @@ def test_info(engine: Engine) -> None:
 def test_an_engine_that_is_away() -> None:
     away = Engine("unix:///nonexistent/docker.sock", timeout=1, load_timeout=1)
     with pytest.raises(exception.EngineUnavailable, match="nonexistent"):
-        away.ping()
+        away.info()

@@ -36,14 +36,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
-    (tmp_path / "glance").mkdir()
-    found = FakeGlance(tmp_path / "glance")
-    monkeypatch.setattr(images.glance, "API", lambda: found)
-    return found
-
-
-@pytest.fixture
 def upload(fake_glance: FakeGlance) -> Upload:
     return lambda content: fake_glance.add(str(uuid.uuid4()), content)
 

@@ -28,7 +28,7 @@ INFO = EngineInfo(
     live_restore=True,
     runtimes={"runc": "runc", "novadocker": "/usr/bin/novadocker-runtime"},
 )
-IMAGE = EngineImage(id="sha256:" + "1" * 64, architecture="amd64", os="linux", command=("init",))
+IMAGE = EngineImage(id="sha256:" + "1" * 64, command=("init",))
 USAGE = Usage(
     cpu_nanoseconds=30,
     cpu_nanoseconds_each=(10, 20),
@@ -106,8 +106,6 @@ class FakeEngine:
             status=status,
             labels=labels,
             pid=0,
-            exit_code=0,
-            error="",
             stop_signal="SIGTERM",
             started_at=None,
         )

@@ -40,7 +40,7 @@ class FakeEngine:
     def inspect_image(self, name: str) -> EngineImage:
         if name not in self.tags:
             raise exception.EngineImageNotFound(operation="a look", reason=name)
-        return EngineImage(id=self.tags[name], architecture="amd64", os="linux")
+        return EngineImage(id=self.tags[name])
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
         self.loads += 1
@@ -65,14 +65,6 @@ def fake_engine() -> FakeEngine:
 def folder(tmp_path: Path, options: Any) -> Path:
     found = tmp_path / "instances"
     options(instances_path=str(found))
-    return found
-
-
-@pytest.fixture
-def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
-    (tmp_path / "glance").mkdir()
-    found = FakeGlance(tmp_path / "glance")
-    monkeypatch.setattr(images.glance, "API", lambda: found)
     return found
 
 

