@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import docker
 from openstack.connection import Connection
 
 from devcloud.settings import Settings
 from devcloud.switch import vsctl
+from tests.cloud.owners import ask_placement, engine_of
 
 # nova-compute removes what it could not remove at once when it next reports its resources
 SETTLE_SECONDS = 45
@@ -22,7 +22,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
     """Return every kind of thing that a server can leave, by kind."""
     containers, devices, ports = set(), set(), set()
     for host in settings.hosts:
-        client = docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto")
+        client = engine_of(settings, host)
         containers |= {row["Names"][0] for row in client.containers(all=True)}
         client.close()
         links = subprocess.run(
@@ -43,19 +43,10 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         )  # fmt: skip
         ports |= set(rows.split())
     records = Path("/run/novadocker/containers")
-    placement = admin.session.get(
-        "/resource_providers", endpoint_filter={"service_type": "placement"}
-    ).json()["resource_providers"]
-    allocations = set()
-    for provider in placement:
-        allocations |= (
-            admin.session.get(
-                f"/resource_providers/{provider['uuid']}/allocations",
-                endpoint_filter={"service_type": "placement"},
-            )
-            .json()["allocations"]
-            .keys()
-        )
+    allocations: set[str] = set()
+    for provider in ask_placement(admin, "/resource_providers")["resource_providers"]:
+        path = f"/resource_providers/{provider['uuid']}/allocations"
+        allocations |= ask_placement(admin, path)["allocations"].keys()
     found = {
         "containers": containers,
         "veth devices": devices,

@@ -18,6 +18,7 @@ from devcloud.archive import build_archive
 from devcloud.settings import Settings
 from tests import archives
 from tests.cloud import leaks
+from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, address, fault, pings
 
 Upload = Callable[..., str]
@@ -217,10 +218,7 @@ def wait_for_room(admin: Connection) -> None:
     (host,) = [found for found in admin.compute.hypervisors() if found.name == "host1"]
     deadline = time.monotonic() + 60
     while True:
-        inventory = admin.session.get(
-            f"/resource_providers/{host.id}/inventories/VCPU",
-            endpoint_filter={"service_type": "placement"},
-        ).json()
+        inventory = ask_placement(admin, f"/resource_providers/{host.id}/inventories/VCPU")
         if inventory["reserved"] < inventory["total"]:
             return
         assert time.monotonic() < deadline
@@ -228,11 +226,10 @@ def wait_for_room(admin: Connection) -> None:
 
 
 def wait_for_engine(cloud: Settings) -> None:
-    url = f"unix://{cloud.engine_socket(cloud.hosts[0])}"
     deadline = time.monotonic() + 60
     while True:
         try:
-            docker.APIClient(url, version="auto").close()
+            engine_of(cloud, cloud.hosts[0]).close()
             return
         except docker.errors.DockerException:
             assert time.monotonic() < deadline

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 from openstack.connection import Connection
 
 from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
+from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, address, fault, pings
 
 ACTIVE, SHUTOFF = (lambda s: s.status == "ACTIVE"), (lambda s: s.status == "SHUTOFF")
@@ -20,7 +20,7 @@ ACTIVE, SHUTOFF = (lambda s: s.status == "ACTIVE"), (lambda s: s.status == "SHUT
 
 @pytest.fixture
 def engine(cloud: Settings) -> Any:
-    client = docker.APIClient(f"unix://{cloud.engine_socket(cloud.hosts[0])}", version="auto")
+    client = engine_of(cloud, cloud.hosts[0])
     yield client
     client.close()
 
@@ -136,12 +136,8 @@ def test_rebuild_keeps_the_address(servers: Servers, tenant_network: str, demo: 
 def test_hypervisor_and_traits(admin: Connection) -> None:
     (hypervisor,) = [h for h in admin.compute.hypervisors(details=True) if h.name == "host1"]
     assert hypervisor.hypervisor_type == "docker"
-    answer = admin.session.get(
-        f"/resource_providers/{hypervisor.id}/traits",
-        endpoint_filter={"service_type": "placement"},
-        headers={"OpenStack-API-Version": "placement 1.6"},
-    )
-    assert "CUSTOM_HYPERVISOR_DOCKER" in answer.json()["traits"]
+    answer = ask_placement(admin, f"/resource_providers/{hypervisor.id}/traits")
+    assert "CUSTOM_HYPERVISOR_DOCKER" in answer["traits"]
 
 
 def test_fifty_servers_at_once(servers: Servers, tenant_network: str, demo: Connection) -> None:

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to those who own what servers use: Placement, and the engine of a compute host."""
+
+from typing import Any
+
+import docker
+from openstack.connection import Connection
+
+from devcloud.settings import Host, Settings
+
+
+def ask_placement(admin: Connection, path: str) -> dict[str, Any]:
+    """Return Placement's answer to a GET."""
+    answer = admin.session.get(
+        path,
+        endpoint_filter={"service_type": "placement"},
+        # the oldest that knows traits
+        headers={"OpenStack-API-Version": "placement 1.6"},
+    )
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def engine_of(settings: Settings, host: Host) -> docker.APIClient:
+    """Connect to a host's engine.
+
+    :raises docker.errors.DockerException: it does not answer
+    """
+    return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto")
