@@ -1,10 +1,12 @@
 # Everything runs from the checkout, as root; DEVCLOUD_DIR says where its state lies.
 export DEVCLOUD_DIR ?= $(CURDIR)/.devcloud
+# how many compute hosts make cloud brings up; as many as before unless told otherwise
+export DEVCLOUD_HOSTS ?= $(HOSTS)
 PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -34,6 +36,10 @@ test: install lint docs
 	$(VENV)/python -m pytest tests/unit
 	$(VENV)/python -m pytest tests/engine
 	$(VENV)/python -m pytest tests/cloud
+
+# an emulated Debian, for what this machine's kernel may lack
+test-guest: install
+	$(VENV)/python -m pytest tests/guest
 
 lint: install
 	$(VENV)/ruff check .

@@ -80,10 +80,10 @@ def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.
 
 def boot_servers(settings: Settings, image_id: str, rounds: int) -> Samples:
     """Boot a server in each availability zone once a round; the first round does not count."""
-    host = settings.hosts[0]
+    logs = [settings.log / f"nova-compute-{host.name}.log" for host in settings.hosts]
     found: Samples = {OWN: [], WAITED: [], REST: [], FAKE: []}
     with connect(settings, "demo") as connection:
-        servers = Servers(connection, image_id, settings.log / f"nova-compute-{host.name}.log")
+        servers = Servers(connection, image_id, logs)
         for number in range(rounds + 1):
             # what a deleted server leaves to do slows the next one: each kind follows both
             zones = (OWN_ZONE, fake.ZONE) if number % 2 else (fake.ZONE, OWN_ZONE)
@@ -113,15 +113,12 @@ def fill_memory(boots: worker.Worker, batch: int) -> Samples:
 
 def measure(settings: Settings, rounds: int) -> Results:
     """Measure everything; nothing of it is left behind."""
-    with connect(settings, "admin") as connection:
-        image = connection.image.find_image(IMAGE, ignore_missing=False)
-        wanted = ("id", "name", "checksum", "container_format", "disk_format", "size", "status")
-        record = {name: image[name] for name in wanted} | {"properties": {}}
+    record = worker.image_record(settings, IMAGE)
     with worker.started(settings, settings.hosts[0], record) as boots:
         with step(f"containers: {rounds} of each kind"):
             results = Results(boot_containers(boots, rounds))
         with fake_host.started(settings), step(f"servers: {rounds} of each driver"):
-            results.servers = boot_servers(settings, image.id, rounds)
+            results.servers = boot_servers(settings, record["id"], rounds)
         with step(f"memory: {MEMORY_BATCHES} batches of {rounds} of each kind"):
             results.memory = fill_memory(boots, rounds)
     return results

@@ -22,6 +22,8 @@ def started(settings: Settings) -> Iterator[None]:
     command = [sys.executable, "-m", "devcloud", "fake-host"]
     with connect(settings, "admin") as admin, contextlib.ExitStack() as stack:
         (real,) = admin.network.agents(host=host.name, agent_type=_AGENT_TYPE)
+        # Neutron forgets the tunnels to an agent's address with the agent
+        configuration = {**real.configuration, "tunneling_ip": None}
         stack.callback(_forget_agent, settings)
         stack.enter_context(
             helper.started(
@@ -30,7 +32,7 @@ def started(settings: Settings) -> Iterator[None]:
                 "benchmarks.agent_reports",
                 *("--config-file", settings.host_etc(host) / "neutron.conf"),
                 *("--host", fake.HOST),
-                *("--configuration", json.dumps(real.configuration)),
+                *("--configuration", json.dumps(configuration)),
             )
         )
         stack.callback(subprocess.run, [*command, "down"], cwd=CHECKOUT, check=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that boots containers, bare or by the driver, and says how long each took.
+"""A process that boots and resizes containers, and says how long each took.
 
 Runs where and as whom nova-compute runs, with its configuration file. Takes one request a line on
 standard input, answers each with a line, and removes what it made when the input ends. The first
@@ -7,6 +7,7 @@ line that it prints only says that it is ready::
 
     {"verb": "raw"}                    -> {"seconds": 0.27, "parts": {"create": 0.06, ...}}
     {"verb": "spawn", "grace": 0.0}    -> the same, for the driver's spawn
+    {"verb": "resize", "flavor": {"vcpus": 2}} -> the same, for the last server
     {"verb": "clear"}                  -> {"removed": 2}
 """
 
@@ -14,6 +15,8 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from nova import monkey_patch
 
@@ -33,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True, help="nova-compute's")
     parser.add_argument("--image", required=True, type=json.loads, help="Glance's record, JSON")
+    parser.add_argument("--bridge", default="br-int", help="for the servers' ports")
     arguments = parser.parse_args()
     # whatever libraries print must not get between the answers
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -43,8 +47,13 @@ def main() -> None:
     )
     logging.setup(CONF, "nova")
     priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
-    booter = Booter(CONF.host, arguments.image)
-    verbs = {"raw": booter.raw, "spawn": booter.spawn, "clear": booter.clear}
+    booter = Booter(CONF.host, arguments.image, arguments.bridge)
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "raw": booter.raw,
+        "spawn": booter.spawn,
+        "resize": booter.resize,
+        "clear": booter.clear,
+    }
     try:
         print("ready", file=answers, flush=True)
         for line in sys.stdin:

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import helper
+from devcloud.clients import connect
 from devcloud.settings import COMPUTE_USER, Host, Settings
 
 
 @dataclass(frozen=True)
 class Boot:
-    """One container's boot: seconds in all, and in each of its parts."""
+    """What was done to one container: seconds in all, and in each of its parts.
+
+    :ivar container: its name, if the driver made it
+    :ivar address: its IPv4 address
+    """
 
     seconds: float
     parts: Mapping[str, float]
+    container: str = ""
+    address: str = ""
 
 
 class Worker:
@@ -36,6 +43,13 @@ class Worker:
         """
         return Boot(**self._ask({"verb": "spawn", "grace": grace}))
 
+    def resize(self, flavor: Mapping[str, Any]) -> Boot:
+        """Let the driver give the last server another flavor.
+
+        :param flavor: what differs from the flavor it was spawned with
+        """
+        return Boot(**self._ask({"verb": "resize", "flavor": flavor}))
+
     def clear(self) -> None:
         """Remove what is kept."""
         self._ask({"verb": "clear"})
@@ -46,11 +60,22 @@ class Worker:
         return answer
 
 
+def image_record(settings: Settings, name: str) -> dict[str, Any]:
+    """Return Glance's record of an image, without properties."""
+    with connect(settings, "admin") as connection:
+        image = connection.image.find_image(name, ignore_missing=False)
+    wanted = ("id", "name", "checksum", "container_format", "disk_format", "size", "status")
+    return {key: image[key] for key in wanted} | {"properties": {}}
+
+
 @contextlib.contextmanager
-def started(settings: Settings, host: Host, image: Mapping[str, Any]) -> Iterator[Worker]:
+def started(
+    settings: Settings, host: Host, image: Mapping[str, Any], bridge: str = "br-int"
+) -> Iterator[Worker]:
     """Run a worker where and as whom the host's nova-compute runs.
 
     :param image: Glance's record of the image to boot
+    :param bridge: of Open vSwitch, for the servers' ports
     :raises StepFailed: the worker failed; its log says why
     """
     with helper.started(
@@ -59,6 +84,7 @@ def started(settings: Settings, host: Host, image: Mapping[str, Any]) -> Iterato
         "benchmarks.spawn_worker",
         *("--config-file", settings.host_etc(host) / "nova-compute.conf"),
         *("--image", json.dumps(image)),
+        *("--bridge", bridge),
         user=COMPUTE_USER,
     ) as process:
         yield Worker(process)

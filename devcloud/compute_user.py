@@ -35,9 +35,11 @@ def ensure_user() -> None:
         run_checked(
             [
                 *("useradd", "--system", "--user-group", "--home-dir", "/var/lib/nova"),
-                *("--no-create-home", "--shell", "/usr/sbin/nologin", COMPUTE_USER),
+                *("--no-create-home", COMPUTE_USER),
             ]
         )
+    # no password, but not locked, which would keep out keys too; servers come through ssh
+    run_checked(["usermod", "--shell", "/bin/sh", "--password", "*", COMPUTE_USER])
     if COMPUTE_USER not in grp.getgrnam(ENGINE_GROUP).gr_mem:
         run_checked(["usermod", "--append", "--groups", ENGINE_GROUP, COMPUTE_USER])
 

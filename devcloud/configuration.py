@@ -7,6 +7,7 @@ import shutil
 import string
 from pathlib import Path
 
+from devcloud.network import flat_interface
 from devcloud.settings import (
     API_ADDRESS,
     CHECKOUT,
@@ -64,10 +65,13 @@ def host_values(settings: Settings, values: dict[str, str], host: Host) -> dict[
     return values | {
         "host": host.name,
         "address": host.address,
+        "tunnel_address": host.tunnel_address,
         "host_data": str(settings.host_data(host)),
         "host_etc": str(settings.host_etc(host)),
         "host_run": str(settings.host_run(host)),
+        "flat_interface": flat_interface(host),
         "engine_socket": str(settings.engine_socket(host)),
+        "lxcfs_folder": str(settings.lxcfs_folder(host)),
         "runtime_shim": str(RUNTIME_SHIM),
         "compute_driver": settings.compute_driver,
     }
@@ -115,7 +119,7 @@ def write_host_configuration(settings: Settings, host: Host, values: dict[str, s
     """Render one compute host's files; what the unprivileged nova-compute reads is its group's."""
     group = grp.getgrnam(COMPUTE_USER).gr_gid
     for template in sorted((TEMPLATES / "host").iterdir()):
-        for_compute = template.name.startswith("nova-compute")
+        for_compute = template.name.startswith(("nova-compute", "ssh_config"))
         write_file(
             settings.host_etc(host) / template.name,
             render(f"host/{template.name}", values),

@@ -13,6 +13,8 @@ from devcloud.settings import API_ADDRESS, NAMESPACE, REGION, Settings, load_sec
 from devcloud.steps import run_command, run_in_parallel, say
 from devcloud.supervise import service_environment
 
+METADEFS = Path(__file__).parents[1] / "etc" / "glance" / "metadefs"
+
 DATABASES = ("keystone", "glance", "placement", "nova_api", "nova", "nova_cell0", "neutron")
 
 ADVICE = "python3 -m devcloud clean, then up again"
@@ -118,6 +120,9 @@ def make_tables(settings: Settings) -> None:
         )
         glance = ("--config-file", f"{etc}/glance/glance-api.conf")
         manage(settings, "glance tables", "glance-manage", *glance, "db_sync")
+        manage(
+            settings, "glance metadefs", "glance-manage", *glance, "db_load_metadefs", str(METADEFS)
+        )
         placement = ("--config-file", f"{etc}/placement/placement.conf")
         manage(settings, "placement tables", "placement-manage", *placement, "db", "sync")
 

@@ -153,6 +153,7 @@ def clear(settings: Settings) -> None:
         for container in container_ids(settings, host):
             remove_cgroups(container)
             (RUNTIME_RECORDS / container).unlink(missing_ok=True)
+            shutil.rmtree(RUNTIME_RECORDS / f"{container}.files", ignore_errors=True)
     for point in own_mounts(settings):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
     for name in cloud_namespaces(settings):

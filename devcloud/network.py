@@ -11,12 +11,20 @@ from devcloud.settings import (
     GATEWAY_ADDRESS,
     LINK_PREFIX,
     NAMESPACE,
+    Host,
 )
 from devcloud.steps import StepFailed
 
 NAMESPACES = Path("/run/netns")
 MACHINE_END = "devcloud"
 CLOUD_END = "uplink"
+
+FLAT = "flat"
+FLAT_BRIDGE = "br-flat"
+"""The first host's bridge to the physical network ``physflat``, which joins the others' cables."""
+
+CABLES = {"mgmt": CLOUD_END, "phy": "phy", "vlan": "vlan", FLAT: FLAT}
+"""A host's links to the first one: name there, before the host's number, and its own name."""
 
 
 def ip(*words: str, check: bool = True) -> str:
@@ -70,6 +78,41 @@ def ensure_link() -> None:
     ip("-n", NAMESPACE, "link", "set", CLOUD_END, "up")
     ip("-n", NAMESPACE, "route", "replace", "default", "via", GATEWAY_ADDRESS)
     ip("route", "replace", FLOATING_NETWORK, "via", API_ADDRESS)
+
+
+def cable(kind: str, host: Host) -> str:
+    """Return the name of the first host's end of a link to another host."""
+    return f"{kind}{host.number}"
+
+
+def flat_interface(host: Host) -> str:
+    """Return what a host reaches the physical network ``physflat`` by."""
+    return FLAT_BRIDGE if host.gateway is None else CABLES[FLAT]
+
+
+def ensure_flat_bridge() -> None:
+    """Make the bridge to the physical network that no switch is in."""
+    if not ip("-n", NAMESPACE, "-o", "link", "show", FLAT_BRIDGE, check=False):
+        ip("-n", NAMESPACE, "link", "add", FLAT_BRIDGE, "type", "bridge")
+    ip("-n", NAMESPACE, "link", "set", FLAT_BRIDGE, "up")
+
+
+def ensure_cables(host: Host) -> None:
+    """Join a host to the first one: management, tunnels and the physical networks."""
+    for kind, own_end in CABLES.items():
+        far_end = cable(kind, host)
+        if not ip("-n", NAMESPACE, "-o", "link", "show", far_end, check=False):
+            ip(
+                *("-n", NAMESPACE, "link", "add", far_end, "type", "veth"),
+                *("peer", own_end, "netns", host.namespace),
+            )
+        ip("-n", NAMESPACE, "link", "set", far_end, "up")
+        ip("-n", host.namespace, "link", "set", own_end, "up")
+    ip("-n", NAMESPACE, "link", "set", cable(FLAT, host), "master", FLAT_BRIDGE)
+    far, near = f"{host.gateway}/{LINK_PREFIX}", f"{host.address}/{LINK_PREFIX}"
+    ip("-n", NAMESPACE, "address", "replace", far, "dev", cable("mgmt", host))
+    ip("-n", host.namespace, "address", "replace", near, "dev", CLOUD_END)
+    ip("-n", host.namespace, "route", "replace", "default", "via", str(host.gateway))
 
 
 def remove_namespace(name: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from devcloud.host import inside
 from devcloud.settings import API_ADDRESS, COMPUTE_USER, Host, Settings
 
 FAKE_COMPUTE = "nova-compute-fake"
@@ -167,6 +168,11 @@ def control_plane(settings: Settings) -> Iterable[Program]:
     yield wsgi(settings, "nova-metadata", 8775, "nova.wsgi.metadata", (nova_conf,), nova, threads=4)
     for name in ("nova-conductor", "nova-scheduler"):
         yield Program(name, (f"{scripts}/{name}", "--config-file", str(nova_conf)), (nova_conf,))
+    yield Program(
+        "nova-serialproxy",
+        (f"{scripts}/nova-serialproxy", "--config-file", str(nova_conf)),
+        (nova_conf,),
+    )
     neutron = (etc / "neutron" / "neutron.conf", etc / "neutron" / "ml2_conf.ini")
     yield wsgi(
         settings,
@@ -242,6 +248,31 @@ def engine(settings: Settings, host: Host) -> Program:
     )
 
 
+def lxcfs(settings: Settings, host: Host) -> Program:
+    """Return one host's lxcfs, on a mount point that an earlier one may have left behind."""
+    mount = settings.lxcfs_folder(host)
+    serve = f"/usr/bin/lxcfs -f -l --enable-cfs -p {settings.host_run(host)}/lxcfs.pid {mount}"
+    return Program(
+        f"lxcfs-{host.name}",
+        (
+            *("/bin/sh", "-c"),
+            f"umount -l {mount} 2>/dev/null; mkdir -p {mount} && exec {serve}",
+        ),
+        stage="infrastructure",
+    )
+
+
+def secure_shell(settings: Settings, host: Host) -> Program:
+    """Return one host's sshd, through which servers come from other hosts."""
+    config = settings.host_etc(host) / "sshd_config"
+    return Program(
+        f"sshd-{host.name}",
+        ("/usr/sbin/sshd", "-D", "-e", "-f", str(config)),
+        (config,),
+        stage="infrastructure",
+    )
+
+
 def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
     """Return the Neutron agents of one host."""
     etc = settings.host_etc(host)
@@ -278,16 +309,29 @@ def nova_compute(settings: Settings, name: str, config: Path, host: Host) -> Pro
     )
 
 
+def elsewhere(settings: Settings, host: Host, program: Program) -> Program:
+    """Return a program as it runs on a host that does not share supervisor's namespaces."""
+    command: list[str | Path] = [*program.command]
+    if program.user is not None:
+        # only root can enter the namespaces
+        own = ["--reuid", program.user, "--regid", program.user, "--init-groups"]
+        command = ["/usr/bin/setpriv", *own, "--", *command]
+    entered = tuple(map(str, inside(settings, host, command)))
+    return dataclasses.replace(program, command=entered, user=None)
+
+
 def all_programs(settings: Settings) -> list[Program]:
     """Return every program of the cloud, those that are not started by ``up`` too."""
     programs = [*infrastructure(settings), *control_plane(settings)]
     for host in settings.hosts:
         etc = settings.host_etc(host)
-        programs += [*switch(settings, host), engine(settings, host)]
-        programs += neutron_agents(settings, host)
-        programs.append(
+        own = [*switch(settings, host), lxcfs(settings, host), engine(settings, host)]
+        own.append(secure_shell(settings, host))
+        own += neutron_agents(settings, host)
+        own.append(
             nova_compute(settings, f"nova-compute-{host.name}", etc / "nova-compute.conf", host)
         )
+        programs += own if host.gateway is None else [elsewhere(settings, host, p) for p in own]
     first = settings.hosts[0]
     fake = nova_compute(
         settings, FAKE_COMPUTE, settings.host_etc(first) / "nova-compute-fake.conf", first

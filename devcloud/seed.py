@@ -25,7 +25,8 @@ SOURCE_PROPERTY = "devcloud_archive"
 
 def seed_state(settings: Settings) -> str:
     """Return what the seeds are made from."""
-    return " ".join(archive_path(settings, name).name for name in COMMANDS)
+    archives = (archive_path(settings, name).name for name in COMMANDS)
+    return " ".join([*archives, *(host.name for host in settings.hosts)])
 
 
 def is_seeded(settings: Settings) -> bool:

@@ -13,6 +13,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NAMESPACE = "devcloud"
 """Network namespace of the controller and of the first compute host."""
 
+MOST_HOSTS = 9
+
 GATEWAY_ADDRESS = "172.31.255.1"
 """The machine's own end of the link into the namespace."""
 
@@ -43,13 +45,19 @@ class Host:
 
     :ivar name: ``[DEFAULT] host`` of its nova-compute and its Neutron agents.
     :ivar namespace: network namespace its processes run in.
-    :ivar address: underlay (tunnel) address.
+    :ivar number: 1 for the first.
+    :ivar gateway: the controller's end of the link to the host, None for the first.
+    :ivar address: management address.
+    :ivar tunnel_address: its end of the tunnels between hosts, on the bridge br-phy.
     :ivar network_node: whether the DHCP, L3 and metadata agents run here too.
     """
 
     name: str
+    number: int
     namespace: str
+    gateway: str | None
     address: str
+    tunnel_address: str
     network_node: bool
 
 
@@ -118,9 +126,17 @@ class Settings:
         """Sockets and pid files of one host's services."""
         return self.run / "hosts" / host.name
 
+    def host_mounts(self, host: Host) -> Path | None:
+        """The mount namespace of a host, None for the first, which shares the machine's."""
+        return None if host.gateway is None else self.run / "mounts" / host.name
+
     def engine_socket(self, host: Host) -> Path:
         """The Docker Engine's socket."""
         return self.host_run(host) / "docker.sock"
+
+    def lxcfs_folder(self, host: Host) -> Path:
+        """The mount point of lxcfs."""
+        return self.host_run(host) / "lxcfs"
 
     def switch_socket(self, host: Host) -> Path:
         """Open vSwitch's database socket."""
@@ -134,9 +150,11 @@ class SettingsError(Exception):
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from the environment.
 
-    :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout) and
-        ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``).
-    :raises SettingsError: the folder's path is too long for unix sockets.
+    :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout),
+        ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``) and ``DEVCLOUD_HOSTS``,
+        the number of compute hosts (default: as many as the cloud has, 1 for a new one).
+    :raises SettingsError: the folder's path is too long for unix sockets, or the number of hosts
+        can't be.
     """
     folder = Path(environment.get("DEVCLOUD_DIR") or CHECKOUT / ".devcloud").absolute()
     if len(os.fsencode(folder)) > LONGEST_STATE_FOLDER:
@@ -147,8 +165,41 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     return Settings(
         folder=folder,
         compute_driver=environment.get("DEVCLOUD_COMPUTE_DRIVER") or "docker.DockerDriver",
-        hosts=(Host("host1", NAMESPACE, API_ADDRESS, network_node=True),),
+        hosts=tuple(compute_host(number + 1) for number in range(_host_count(folder, environment))),
     )
+
+
+def hosts_file(folder: Path) -> Path:
+    """Return the file that holds how many compute hosts the cloud has."""
+    return folder / "data" / "host-count"
+
+
+def compute_host(number: int) -> Host:
+    """Return the compute host of a number; the first shares the controller's namespace."""
+    first = number == 1
+    # a link of four addresses for each host but the first
+    link = 4 * (number - 2)
+    return Host(
+        name=f"host{number}",
+        number=number,
+        namespace=NAMESPACE if first else f"{NAMESPACE}-host{number}",
+        gateway=None if first else f"172.31.254.{link + 1}",
+        address=API_ADDRESS if first else f"172.31.254.{link + 2}",
+        tunnel_address=f"172.31.253.{number}",
+        network_node=first,
+    )
+
+
+def _host_count(folder: Path, environment: Mapping[str, str]) -> int:
+    known = hosts_file(folder)
+    has = int(known.read_text()) if known.exists() else 1
+    wanted = environment.get("DEVCLOUD_HOSTS") or str(has)
+    if not wanted.isdecimal() or int(wanted) not in range(has, MOST_HOSTS + 1):
+        raise SettingsError(
+            f"DEVCLOUD_HOSTS is {wanted!r}, but must be a number from {has}, which the cloud has,"
+            f" to {MOST_HOSTS}; make clean deletes the cloud"
+        )
+    return int(wanted)
 
 
 def load_secrets(settings: Settings) -> dict[str, str]:

@@ -3,14 +3,19 @@
 
 import subprocess
 
-from devcloud.network import ip
+from devcloud.network import CABLES, cable, ip
 from devcloud.settings import FLOATING_GATEWAY, Host, Settings
 from devcloud.steps import StepFailed, run_command
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
-BRIDGES = ("br-ex", "br-vlan")
-"""Bridges of the provider networks; br-int and br-tun are made by the Neutron agent."""
+TUNNEL_BRIDGE = "br-phy"
+
+BRIDGES = ("br-ex", "br-vlan", TUNNEL_BRIDGE)
+"""Bridges of the provider networks, and the one that has the tunnels' address, as the user-space
+datapath wants it; br-int and br-tun are made by the Neutron agent."""
+
+TUNNEL_PREFIX = 24
 
 
 def vsctl(settings: Settings, host: Host, *words: str) -> str:
@@ -57,13 +62,14 @@ def prepare(settings: Settings, host: Host) -> None:
         *("--no-wait", "init", "--", "set", "open_vswitch", "."),
         f"external_ids:system-id={host.name}",
         f"external_ids:hostname={host.name}",
-        # without it TCP from a veth whose checksums are left to the device never arrives
-        "other_config:userspace-tso-enable=true",
     )
 
 
 def make_bridges(settings: Settings, host: Host) -> None:
-    """Make the bridges of the provider networks; br-ex carries the floating network's gateway."""
+    """Make the bridges and join them to the other hosts'.
+
+    br-ex carries the floating network's gateway, br-phy the host's end of the tunnels.
+    """
     for bridge in BRIDGES:
         vsctl(
             settings,
@@ -71,6 +77,14 @@ def make_bridges(settings: Settings, host: Host) -> None:
             *("--may-exist", "add-br", bridge),
             *("--", "set", "bridge", bridge, "datapath_type=netdev"),
         )
+    for kind, bridge in (("phy", TUNNEL_BRIDGE), ("vlan", "br-vlan")):
+        others = [other for other in settings.hosts if other.gateway is not None]
+        ends = [CABLES[kind]] if host in others else [cable(kind, other) for other in others]
+        for end in ends:
+            vsctl(settings, host, "--may-exist", "add-port", bridge, end)
+    tunnel = f"{host.tunnel_address}/{TUNNEL_PREFIX}"
+    ip("-n", host.namespace, "address", "replace", tunnel, "dev", TUNNEL_BRIDGE)
+    ip("-n", host.namespace, "link", "set", TUNNEL_BRIDGE, "up")
     if host.network_node:
         ip("-n", host.namespace, "address", "replace", f"{FLOATING_GATEWAY}/24", "dev", "br-ex")
         ip("-n", host.namespace, "link", "set", "br-ex", "up")

@@ -20,13 +20,15 @@ from devcloud import (
     network,
     owner,
     readiness,
+    secure_shell,
     seed,
     supervise,
     switch,
 )
 from devcloud.down import down
+from devcloud.host import ensure_namespaces
 from devcloud.programs import Program, all_programs
-from devcloud.settings import API_ADDRESS, Settings, load_secrets
+from devcloud.settings import API_ADDRESS, Settings, hosts_file, load_secrets
 from devcloud.steps import run_in_parallel, say, step, wait_until
 
 API_PORTS = {
@@ -135,11 +137,12 @@ def prepare_machine(settings: Settings) -> None:
     for host in settings.hosts:
         settings.host_run(host).mkdir(parents=True, exist_ok=True)
         (settings.host_data(host) / "neutron").mkdir(parents=True, exist_ok=True)
-        network.ensure_namespace(host.namespace)
+        ensure_namespaces(settings, host)
     network.ensure_link()
     compute_user.ensure_user()
     for host in settings.hosts:
         compute_user.ensure_folders(settings, host)
+    secure_shell.ensure_keys(settings)
     configuration.write_configuration(settings)
     compute_user.ensure_sudo_rule(settings)
     compute_user.require_readable(settings)
@@ -230,6 +233,8 @@ def up(settings: Settings) -> None:
         with step("what an earlier run left"):
             leftovers.clear(settings)
     owner.claim(settings)
+    hosts_file(settings.folder).parent.mkdir(parents=True, exist_ok=True)
+    hosts_file(settings.folder).write_text(str(len(settings.hosts)))
     with step("network namespace, user, configuration"):
         prepare_machine(settings)
         programs = all_programs(settings)

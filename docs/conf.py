@@ -14,3 +14,6 @@ html_theme = "alabaster"
 html_show_copyright = False
 html_theme_options = {"description": "Docker containers as OpenStack servers"}
 html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
+man_pages = [
+    ("recover", "novadocker-recover", "read servers while the Docker Engine is down", [], 8),
+]

@@ -62,3 +62,39 @@ class StartFailed(exception.BuildAbortException):
     """
 
     msg_fmt = "%(reason)s"
+
+
+class InvalidLimits(exception.BuildAbortException):
+    """The flavor or the image asks for limits that no host can give."""
+
+    msg_fmt = "The limits that the server asks for can't be set: %(reason)s"
+
+
+class SnapshotFailed(exception.NovaException):
+    """A server can't become an image: the manager removes the image and resets the task."""
+
+    msg_fmt = "No image could be made of the server: %(reason)s"
+
+
+class LimitsNotKept(exception.NovaException):
+    """The kernel does not keep a server's limits."""
+
+    msg_fmt = "The server's limits can't be set: %(reason)s"
+
+
+class ResizeRefused(exception.NovaException):
+    """A resize can't be done here; nothing was changed."""
+
+    msg_fmt = "%(reason)s"
+
+
+class RescueRefused(exception.NovaException):
+    """A server can't be rescued here; nothing of it was changed."""
+
+    msg_fmt = "%(reason)s"
+
+
+class ViewUnavailable(exception.NovaException):
+    """This host can't give a server its own view of /proc now; another host may."""
+
+    msg_fmt = "lxcfs at %(folder)s on this host can't be used: %(reason)s"

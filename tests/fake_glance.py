@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands for Nova's API of the image service: the two methods of it that the driver uses."""
+"""Stands for Nova's API of the image service: the methods of it that the driver uses."""
 
 import hashlib
 from pathlib import Path
@@ -18,6 +18,8 @@ class FakeGlance:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[str, dict[str, Any]] = {}
+        # how many bytes an upload may have
+        self.room: int | None = None
         self._log = folder / "downloads"
         self._log.touch()
 
@@ -64,3 +66,26 @@ class FakeGlance:
         with (self.folder / image_id).open("rb") as file:
             while chunk := file.read(65536):
                 data.write(chunk)
+
+    def update(
+        self,
+        context: object,
+        image_id: str,
+        image: dict[str, Any],
+        data: IO[bytes],
+        purge_props: bool = False,
+    ) -> dict[str, Any]:
+        path = self.folder / image_id
+        with path.open("wb") as file:
+            while chunk := data.read(65536):
+                file.write(chunk)
+                if self.room is not None and file.tell() > self.room:
+                    raise nova_exception.ImageQuotaExceeded(image_id=image_id)
+        content = path.read_bytes()
+        path.unlink()
+        self.add(image_id, content, **image)
+        self.records[image_id]["size"] = len(content)
+        return self.get(context, image_id)
+
+    def delete(self, context: object, image_id: str) -> None:
+        self.records.pop(image_id, None)

@@ -2,21 +2,24 @@
 """What ``novadocker-status upgrade check`` concludes; pure: facts in, a line of advice out."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from oslo_upgradecheck.upgradecheck import Code, Result
 
 from novadocker import _loader
+from novadocker.virt.docker import switch
+from novadocker.virt.docker.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 
 COMPUTE_DRIVER = "docker.DockerDriver"
 
-# storage drivers that can give a container a size of its own, on any file system
-_SIZED_DRIVERS = ("btrfs", "devicemapper", "windowsfilter", "zfs")
 # what the limits of a server need, in the words of the engine's warnings
 _NEEDED_CONTROLLERS = ("memory limit", "swap limit", "cpu cfs", "cpu shares", "cpuset", "pids")
+
+# the option of lxcfs without which servers see CPUs by number, not by the time they have of them
+_LXCFS_OPTION = "--enable-cfs"
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class PrivilegedCall:
     :ivar root: whether the caller was root already
     :ivar command: what starts the helper; the path of a socket follows
     :ivar error: what went wrong, empty if nothing did
+    :ivar missing_means: of limiting bandwidth, as ``policing.missing_means`` has them
     """
 
     user: str
     root: bool
     command: Sequence[str]
     error: str
+    missing_means: Sequence[str] = ()
 
 
 def check_import(found: DriverImport) -> Result:
@@ -128,8 +133,8 @@ def check_live_restore(info: EngineInfo | None) -> Result:
     )
 
 
-def check_storage(info: EngineInfo | None) -> Result:
-    """Check whether the storage driver suits servers."""
+def check_storage(info: EngineInfo | None, sized: bool) -> Result:
+    """Check the storage driver; ``sized`` tells whether it can limit the disk of a server."""
     if info is None:
         return _unknown()
     driver, filesystem = info.storage_driver, info.backing_filesystem
@@ -138,12 +143,12 @@ def check_storage(info: EngineInfo | None) -> Result:
             "storage driver vfs copies the whole image for each server: set "
             '"storage-driver": "overlay2" in daemon.json'
         )
-    if driver in _SIZED_DRIVERS or (driver == "overlay2" and filesystem == "xfs"):
-        return _success(f"storage driver {driver}" + (f" on {filesystem}" if filesystem else ""))
+    if sized:
+        return _success(f"storage driver {driver} gives each server the disk of its flavor")
     return _warning(
         f"storage driver {driver} on {filesystem or 'this file system'} can't limit the disk of a "
         "server: keep the data root apart from the host's own disk, or use overlay2 on XFS that "
-        "is mounted with pquota"
+        "is mounted with pquota, or btrfs"
     )
 
 
@@ -175,6 +180,17 @@ def check_switch(connection: str, error: str) -> Result:
     )
 
 
+def check_bandwidth(
+    datapaths: Mapping[str, str] | None, bridge: str, call: PrivilegedCall | None
+) -> Result:
+    """Check that Neutron's bandwidth limits have an effect; None stands for what is not known."""
+    if datapaths is None or call is None or call.error:
+        return _warning("not known, since the switch or the privileged helper does not answer")
+    if reason := switch.ineffective_limits(datapaths, bridge, call.missing_means):
+        return _warning(f"Neutron's bandwidth limits have no effect here: {reason}")
+    return _success("Neutron's bandwidth limits have an effect in both directions")
+
+
 def check_resize(allowed: bool) -> Result:
     """Check that a server may be resized on the host it is on."""
     if allowed:
@@ -195,6 +211,25 @@ def check_privileges(call: PrivilegedCall) -> Result:
             "nova-compute"
         )
     return _success(f"privileged calls work for user {call.user}")
+
+
+def check_lxcfs(folder: str, view: View) -> Result:
+    """Check that servers see their own values in /proc."""
+    if not folder:
+        return _success("lxcfs is turned off: servers see the host's values in /proc")
+    if view.error:
+        return _failure(f"lxcfs at {folder} is broken: {view.error}; restart it")
+    if view.device is None:
+        return _warning(
+            f"lxcfs is not mounted at {folder}, so servers see the host's values in /proc: install "
+            "it, or correct [docker] lxcfs_folder"
+        )
+    if view.arguments and _LXCFS_OPTION not in view.arguments:
+        return _warning(
+            f"lxcfs runs without {_LXCFS_OPTION}: install "
+            "etc/systemd/lxcfs.service.d/novadocker.conf"
+        )
+    return _success(f"servers see their own values in /proc by lxcfs at {folder}")
 
 
 def _permission(call: PrivilegedCall) -> str:

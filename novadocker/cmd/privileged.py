@@ -14,6 +14,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities, daemon, priv_context
 
 from novadocker import privsep
+from novadocker.virt.docker import policing
 
 # by when sudo's last words have gone from its pipe to the log
 _LAST_WORDS_SECONDS = 1
@@ -30,7 +31,8 @@ def main() -> int:
     """Make the call; return 0 if the helper has what the driver needs.
 
     The first argument is how to become root, empty if there is nothing to say; the others are
-    configuration files and folders as for nova-compute. What went wrong is on stderr.
+    configuration files and folders as for nova-compute. What went wrong is on stderr, and on stdout
+    are the means of limiting bandwidth that the kernel lacks.
     """
     logging.basicConfig(format="%(message)s")
     cfg.CONF(sys.argv[2:], project="nova", prog="nova-compute")
@@ -47,4 +49,5 @@ def main() -> int:
         names = ", ".join(capabilities.CAPS_BYVALUE[number] for number in missing)
         print(f"the helper lacks {names}", file=sys.stderr)
         return 1
+    print(*policing.missing_means())
     return 0

@@ -20,6 +20,7 @@ from ovs import stream
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
+from novadocker.virt.docker import switch
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import EngineInfo
 
@@ -78,6 +79,14 @@ def connect_switch(connection: str) -> str:
     return os.strerror(error) if error else ""
 
 
+def read_datapaths(connection: str) -> dict[str, str] | None:
+    """Return the datapath type of each bridge of the switch, or None if it does not answer."""
+    try:
+        return switch.read_datapaths(connection)
+    except OSError:
+        return None
+
+
 def user_name() -> str:
     """Return the name of the user who runs this."""
     return pwd.getpwuid(os.geteuid()).pw_name
@@ -94,22 +103,24 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as process:
         try:
-            _, stderr = process.communicate(timeout=_PRIVILEGED_SECONDS)
+            stdout, stderr = process.communicate(timeout=_PRIVILEGED_SECONDS)
             error = _reason(stderr) if process.returncode else ""
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            stdout = ""
             error = f"no answer within {_PRIVILEGED_SECONDS} s"
     return PrivilegedCall(
         user=user_name(),
         root=os.geteuid() == 0,
         command=(become_root, _find_program(program), *arguments),
         error=error,
+        missing_means=stdout.split(),
     )
 
 

@@ -14,6 +14,7 @@ from oslo_upgradecheck import upgradecheck
 
 import novadocker.conf  # noqa: F401 - registers [docker]
 from novadocker.cmd import checks, probes
+from novadocker.virt.docker import host, lxcfs
 from novadocker.virt.docker.model import EngineInfo
 
 CONF = conf.CONF
@@ -23,6 +24,7 @@ class Checks(upgradecheck.UpgradeCommands):
     """Each check reads its facts and has them judged."""
 
     _info: EngineInfo | None = None
+    _call: checks.PrivilegedCall | None = None
 
     def _check_import(self) -> upgradecheck.Result:
         return checks.check_import(probes.import_driver())
@@ -44,7 +46,8 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_live_restore(self._info)
 
     def _check_storage(self) -> upgradecheck.Result:
-        return checks.check_storage(self._info)
+        sized = self._info is not None and host.can_size_disks(self._info)
+        return checks.check_storage(self._info, sized)
 
     def _check_cgroups(self) -> upgradecheck.Result:
         return checks.check_cgroups(self._info)
@@ -55,13 +58,23 @@ class Checks(upgradecheck.UpgradeCommands):
         connection = CONF.os_vif_ovs.ovsdb_connection
         return checks.check_switch(connection, probes.connect_switch(connection))
 
+    def _check_lxcfs(self) -> upgradecheck.Result:
+        folder = CONF.docker.lxcfs_folder
+        view = lxcfs.read_view(folder) if folder else lxcfs.View()
+        return checks.check_lxcfs(folder, view)
+
     def _check_privileges(self) -> upgradecheck.Result:
-        return checks.check_privileges(probes.call_privileged(CONF))
+        self._call = probes.call_privileged(CONF)
+        return checks.check_privileges(self._call)
+
+    def _check_bandwidth(self) -> upgradecheck.Result:
+        datapaths = probes.read_datapaths(CONF.os_vif_ovs.ovsdb_connection)
+        return checks.check_bandwidth(datapaths, CONF.neutron.ovs_bridge, self._call)
 
     def _check_resize(self) -> upgradecheck.Result:
         return checks.check_resize(CONF.allow_resize_to_same_host)
 
-    # in this order: what the engine says is read once
+    # in this order: what the engine and the privileged helper say is read once
     _upgrade_checks = (
         ("Driver", _check_import),
         ("Configuration", _check_configuration),
@@ -71,7 +84,9 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Storage driver", _check_storage),
         ("Control groups", _check_cgroups),
         ("Open vSwitch", _check_switch),
+        ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),
+        ("Bandwidth limits", _check_bandwidth),
         ("Resize on the same host", _check_resize),
     )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cloud the tests talk to: brought up once, left running."""
 
+import os
 import subprocess
 import sys
 import uuid
@@ -17,14 +18,16 @@ from tests.cloud import leaks
 from tests.cloud.servers import Servers
 
 BRING_UP_SECONDS = 1500
+HOSTS = 2
 
 
 @pytest.fixture(scope="session")
 def cloud() -> Settings:
-    """A cloud that is up; seconds when it was up before."""
+    """A cloud of two hosts that is up; seconds when it was up before."""
     done = subprocess.run(
         [sys.executable, "-m", "devcloud", "up"],
         cwd=CHECKOUT,
+        env={**os.environ, "DEVCLOUD_HOSTS": str(HOSTS)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,6 +59,21 @@ def no_leaks(cloud: Settings, admin: Connection) -> Iterator[None]:
     before = leaks.inventory(cloud, admin)
     yield
     assert leaks.leaked_for_good(cloud, admin, before) == {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_host_only(cloud: Settings, admin: Connection) -> Iterator[None]:
+    """Have the first host alone take servers, so that a test knows where its servers are."""
+    others = [
+        service
+        for service in admin.compute.services(binary="nova-compute")
+        if service.host in {host.name for host in cloud.hosts[1:]} and service.status == "enabled"
+    ]
+    for service in others:
+        admin.compute.disable_service(service, disabled_reason="closed by the tests")
+    yield
+    for service in others:
+        admin.compute.enable_service(service)
 
 
 @pytest.fixture

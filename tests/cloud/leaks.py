@@ -8,12 +8,16 @@ from pathlib import Path
 
 from openstack.connection import Connection
 
-from devcloud.settings import Settings
+from devcloud.host import inside
+from devcloud.settings import Host, Settings
 from devcloud.switch import vsctl
 from tests.cloud.owners import ask_placement, engine_of
 
 # nova-compute removes what it could not remove at once when it next reports its resources
 SETTLE_SECONDS = 45
+
+NAMESPACES = Path("/run/netns")
+RECORDS = Path("/run/novadocker/containers")
 
 Leaks = Mapping[str, frozenset[str]]
 
@@ -21,16 +25,17 @@ Leaks = Mapping[str, frozenset[str]]
 def inventory(settings: Settings, admin: Connection) -> Leaks:
     """Return every kind of thing that a server can leave, by kind."""
     containers, devices, ports = set(), set(), set()
+    records, namespaces = set(), set()
     for host in settings.hosts:
         client = engine_of(settings, host)
         containers |= {row["Names"][0] for row in client.containers(all=True)}
         client.close()
-        links = subprocess.run(
-            ["nsenter", f"--net=/run/netns/{host.namespace}", "ip", "-o", "link"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        links = ask_host(settings, host, "ip", "-o", "link")
+        folders = {RECORDS: records, NAMESPACES: namespaces}
+        for folder, found_there in folders.items():
+            found_there |= {
+                f"{host.name} {name}" for name in ask_host(settings, host, "ls", folder).split()
+            }
         # the agents' own taps are internal ports of the switch, no veths
         devices |= {
             line.split()[1].partition("@")[0]
@@ -42,7 +47,6 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
             "interface", "external_ids:vm-uuid!=''",
         )  # fmt: skip
         ports |= set(rows.split())
-    records = Path("/run/novadocker/containers")
     allocations: set[str] = set()
     for provider in ask_placement(admin, "/resource_providers")["resource_providers"]:
         path = f"/resource_providers/{provider['uuid']}/allocations"
@@ -51,8 +55,14 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         "containers": containers,
         "veth devices": devices,
         "switch ports": ports,
-        "runtime records": {path.name for path in records.glob("*")},
-        "network namespaces": {path.name for path in Path("/run/netns").glob("nova-*")},
+        "runtime records": records,
+        "network namespaces": {name for name in namespaces if " nova-" in name},
+        "config drives": {
+            path.name for path in Path("/var/lib/novadocker/config-drives").glob("*/*")
+        },
+        "loop devices": {
+            path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")
+        },
         "mounts": {
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -66,6 +76,12 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         "Placement allocations": allocations,
     }
     return {kind: frozenset(items) for kind, items in found.items()}
+
+
+def ask_host(settings: Settings, host: Host, *command: str | Path) -> str:
+    """Return what a command on a compute host prints."""
+    done = subprocess.run(inside(settings, host, command), capture_output=True, text=True)
+    return done.stdout
 
 
 def leaked(before: Leaks, after: Leaks) -> dict[str, list[str]]:

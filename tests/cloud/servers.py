@@ -3,7 +3,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from openstack.compute.v2.server import Server
@@ -62,14 +62,22 @@ class Servers:
 
     def delete_all(self) -> None:
         """Delete all servers and wait until they are gone."""
+        self._delete(self.made)
+        self.made.clear()
+
+    def delete(self, server: Server) -> None:
+        """Delete one server and wait until it is gone."""
+        self._delete([server.id])
+        self.made.remove(server.id)
+
+    def _delete(self, servers: Sequence[str]) -> None:
         compute = self.connection.compute
-        for server in self.made:
+        for server in servers:
             compute.delete_server(server, ignore_missing=True)
         deadline = time.monotonic() + BUILD_SECONDS
-        while left := {found.id for found in compute.servers(details=False)} & set(self.made):
+        while left := {found.id for found in compute.servers(details=False)} & set(servers):
             assert time.monotonic() < deadline, f"not deleted: {left}"
             time.sleep(0.3)
-        self.made.clear()
 
 
 def address(server: Server, version: int = 4) -> str:

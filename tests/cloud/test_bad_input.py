@@ -93,7 +93,7 @@ def test_tags_of_anothers_image_do_not_move_it(
 
 
 def test_wrong_formats(servers: Servers, image: Upload, busybox: Path) -> None:
-    server = servers.create("bare", image=image(busybox, container_format="bare"))
+    server = servers.create("appliance", image=image(busybox, container_format="ova"))
     assert server.status == "ERROR"
     assert "container_format" in fault(server)
     servers.delete_all()
@@ -140,7 +140,7 @@ def test_a_port_that_cannot_be_bound(servers: Servers, admin: Connection, demo: 
 
 def test_neutrons_event_stays_away(cloud: Settings, servers: Servers, admin: Connection) -> None:
     agent = f"neutron-ovs-{cloud.hosts[0].name}"
-    (found,) = admin.network.agents(binary="neutron-openvswitch-agent")
+    (found,) = admin.network.agents(binary="neutron-openvswitch-agent", host=cloud.hosts[0].name)
     started_at = found.started_at
     supervise.control(cloud, ["stop", agent])
     try:

@@ -33,12 +33,14 @@ from nova import conf, objects
 
 from novadocker import privsep
 from novadocker.virt.docker import kernel
+from novadocker.virt.docker.engine import Engine
 from tests.engine import daemons
 from tests.engine.switch import Switch
 
 # the modules under test name Nova's objects in signatures
 objects.register_all()
 
+_ANSWER_SECONDS = 5
 SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
 
 
@@ -74,12 +76,16 @@ def own_network(state_folder: Path) -> Iterator[None]:
 def privileged(own_network: None) -> None:
     """Run privileged functions in this process, which is root."""
     privsep.network_pctxt.set_client_mode(False)
+    privsep.interior_pctxt.set_client_mode(False)
+    privsep.view_pctxt.set_client_mode(False)
+    privsep.storage_pctxt.set_client_mode(False)
+    privsep.transfer_pctxt.set_client_mode(False)
     vif_plug_ovs.privsep.vif_plug.set_client_mode(False)
 
 
 @pytest.fixture(scope="session")
 def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
-    """An Open vSwitch with a userspace datapath and bridge br-int, known to os-vif."""
+    """An Open vSwitch with bridge br-int, known to os-vif."""
     switch = Switch(state_folder / "ovs")
     switch.start()
     os_vif.initialize()  # registers the options
@@ -99,23 +105,10 @@ def engine_url(own_network: None, state_folder: Path) -> Iterator[str]:
     """A Docker engine with nothing in it, the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
-    config = {
-        "data-root": str(folder / "data"),
-        "exec-root": str(folder / "exec"),
-        "pidfile": str(folder / "docker.pid"),
-        "hosts": [f"unix://{folder}/docker.sock"],
-        "group": "root",
-        "runtimes": {"novadocker": {"path": str(SHIM)}},
-        "live-restore": True,
-        "iptables": False,
-        "bridge": "none",
-        "userland-proxy": False,
-    }
-    (folder / "daemon.json").write_text(json.dumps(config))
-    url = config["hosts"][0]
+    url = write_engine_config(folder)
 
     def ready() -> bool:
-        return (folder / "docker.sock").exists() and _accepts(folder / "docker.sock")
+        return (folder / "docker.sock").exists() and accepts(folder / "docker.sock")
 
     process = daemons.start(
         ["dockerd", "--config-file", str(folder / "daemon.json")], folder / "log", ready
@@ -123,6 +116,32 @@ def engine_url(own_network: None, state_folder: Path) -> Iterator[str]:
     yield url
     _remove_containers(url)
     daemons.stop(process)
+
+
+def write_engine_config(folder: Path, **more: object) -> str:
+    """Write ``daemon.json`` of an engine that keeps everything below a folder; return its URL."""
+    url = f"unix://{folder}/docker.sock"
+    config = {
+        "data-root": str(folder / "data"),
+        "exec-root": str(folder / "exec"),
+        "pidfile": str(folder / "docker.pid"),
+        "hosts": [url],
+        "group": "root",
+        "runtimes": {"novadocker": {"path": str(SHIM)}},
+        "live-restore": True,
+        "iptables": False,
+        "bridge": "none",
+        "userland-proxy": False,
+        **more,
+    }
+    (folder / "daemon.json").write_text(json.dumps(config))
+    return url
+
+
+@pytest.fixture(scope="session")
+def engine(engine_url: str) -> Engine:
+    """The engine as the driver sees it."""
+    return Engine(engine_url, timeout=30, load_timeout=60)
 
 
 @pytest.fixture
@@ -183,9 +202,16 @@ def _devices() -> set[str]:
     return {link["ifname"] for link in json.loads(shown)}
 
 
-def _accepts(path: Path) -> bool:
+def accepts(path: Path) -> bool:
+    """Say whether an engine answers; newer ones listen long before."""
     with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(os.fspath(path)) == 0
+        client.settimeout(_ANSWER_SECONDS)
+        try:
+            client.connect(os.fspath(path))
+            client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in client.recv(64)
+        except OSError:
+            return False
 
 
 def _remove_containers(url: str) -> None:

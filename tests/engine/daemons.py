@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from novadocker.virt.docker import kernel, netns
+from novadocker.virt.docker import kernel, netns, records
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -56,6 +56,7 @@ def clear(folder: Path) -> None:
         subprocess.run(["umount", "-l", mount], check=False)
     for name in namespaces_of(folder):
         kernel.remove_name(f"{netns.NAMESPACES}/{name}")
+        kernel.remove_name(f"{netns.USER_NAMESPACES}/{name}")
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)
@@ -83,7 +84,8 @@ def namespaces_of(folder: Path) -> list[str]:
 def records_of(folder: Path) -> list[Path]:
     """Return the runtime records that name a session's instances."""
     mark = (folder / "mark").read_text()
-    return [path for path in netns.RECORDS.glob("*") if f"/nova-{mark}" in path.read_text()]
+    files = [path for path in records.FOLDER.glob("*") if path.is_file()]
+    return [path for path in files if f"/nova-{mark}" in path.read_text()]
 
 
 def mounts_below(folder: Path) -> list[str]:

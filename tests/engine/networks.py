@@ -33,7 +33,7 @@ def subnet(
 
 
 def vif(*subnets: model.Subnet, mtu: int | None = 1450, **fields: Any) -> model.VIF:
-    """Make a port of vif_type ovs on a userspace datapath."""
+    """Make a port of vif_type ovs."""
     port_id = str(uuid.uuid4())
     values: dict[str, Any] = {
         "id": port_id,
@@ -42,7 +42,7 @@ def vif(*subnets: model.Subnet, mtu: int | None = 1450, **fields: Any) -> model.
             id=str(uuid.uuid4()), bridge=switch.BRIDGE, subnets=list(subnets), mtu=mtu
         ),
         "type": model.VIF_TYPE_OVS,
-        "details": {"datapath_type": "netdev", "ovs_hybrid_plug": False},
+        "details": {"datapath_type": switch.DATAPATH, "ovs_hybrid_plug": False},
         "devname": f"tap{port_id}"[: model.NIC_NAME_LEN],
         "ovs_interfaceid": port_id,
         "vnic_type": model.VNIC_TYPE_NORMAL,
@@ -56,7 +56,7 @@ def simple_vif(address: str, **fields: Any) -> model.VIF:
 
 
 def instance(instance_uuid: str) -> objects.Instance:
-    return objects.Instance(id=1, uuid=instance_uuid, project_id="project")
+    return objects.Instance(id=1, uuid=instance_uuid, project_id="project", system_metadata={})
 
 
 def run(instance_uuid: str, *command: str) -> subprocess.CompletedProcess[str]:

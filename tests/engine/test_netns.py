@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wiring, read back from the kernel by iproute2."""
 
+import ipaddress
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +20,14 @@ from nova import conf
 
 import novadocker
 from novadocker import privsep
-from novadocker.virt.docker import kernel, netns, wiring
+from novadocker.virt.docker import kernel, netns, records, wiring
 from novadocker.virt.docker.nics import Nic, Route
 from tests.engine import networks
+
+# linux/if_ether.h
+ETH_P_ALL = 3
+# RFC 4861, section 4.4
+NEIGHBOUR_ADVERTISEMENT = 136
 
 PORT = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 FIRST = Nic(
@@ -138,6 +145,27 @@ def test_addresses_of_ipv6_are_usable_at_once_and_only_neutron_s(uuid: str) -> N
     for key in ("accept_ra", "autoconf", "accept_dad"):
         path = f"/proc/sys/net/ipv6/conf/eth0/{key}"
         assert networks.run(uuid, "cat", path).stdout == "0\n"
+
+
+def test_announcement(uuid: str) -> None:
+    wire(uuid, FIRST, SECOND)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as receiver:
+        receiver.bind((FIRST.host_device, 0))
+        receiver.settimeout(10)
+        netns.announce_nics(uuid, ["eth0", "eth2"])
+        told: dict[str, str] = {}
+        while told.keys() != {"10.7.0.5", "10.7.0.6", "2001:db8::5"}:
+            frame = receiver.recv(2048)
+            kind, body = frame[12:14], frame[14:]
+            if kind == b"\x08\x06":
+                # sender and target are the same: gratuitous
+                assert body[14:18] == body[24:28]
+                told[str(ipaddress.ip_address(body[14:18]))] = body[8:14].hex(":")
+            elif kind == b"\x86\xdd" and body[40] == NEIGHBOUR_ADVERTISEMENT:
+                target = ipaddress.ip_address(body[48:64])
+                if not target.is_link_local:
+                    told[str(target)] = body[66:72].hex(":")
+    assert set(told.values()) == {FIRST.mac}
 
 
 def test_host_end(uuid: str) -> None:
@@ -349,16 +377,44 @@ def test_records(uuid: str) -> None:
     netns.release_container(container_id)
     netns.release_container(container_id)
     assert not record.exists()
-    files = record.with_name(f"{container_id}.etc")
-    netns.bind_container(container_id, uuid, {"hosts": b"a", "resolv.conf": b"b"})
-    assert sorted(path.name for path in files.iterdir()) == ["hosts", "resolv.conf"]
-    assert (files / "hosts").stat().st_mode & 0o777 == 0o644
+    files = record.with_name(f"{container_id}.files")
+    netns.bind_container(
+        container_id,
+        uuid,
+        etc_files={"hosts": b"a", "machine-id": b"b"},
+        login={
+            "user": "root",
+            "keys": b"k",
+            "password_hash": "$6$salt$hash",
+            "password_day": 20000,
+        },
+    )
+    assert {
+        str(path.relative_to(files)): path.stat().st_mode & 0o777 for path in files.rglob("*")
+    } == {
+        "etc": 0o755,
+        "etc/hosts": 0o644,
+        "etc/machine-id": 0o444,
+        "login": 0o600,
+        ".ssh": 0o700,
+        ".ssh/authorized_keys": 0o600,
+    }
+    assert files.stat().st_mode & 0o777 == 0o700
+    assert (files / "login").read_text() == "root $6$salt$hash 20000\n"
     netns.delete_namespace(uuid)
     assert not record.exists()
     assert not files.exists()
     for name, content in (("../hosts", b""), ("passwd", b""), ("hosts", b"x" * 65537)):
-        with pytest.raises(ValueError, match=r"is not|bytes"):
-            netns.bind_container(container_id, uuid, {name: content})
+        with pytest.raises(ValueError, match="no file for /etc"):
+            netns.bind_container(container_id, uuid, etc_files={name: content})
+    for login in (
+        {"user": "a b"},
+        {"user": "../x"},
+        {"user": "root", "password_hash": "a b"},
+        {"user": "root", "keys": b"x" * (1 << 20 | 1)},
+    ):
+        with pytest.raises(ValueError, match=r"name|malformed|large"):
+            netns.bind_container(container_id, uuid, login=login)
     netns.release_container(container_id)
     assert not files.exists()
     for wrong in ("", "../x", container_id[:-1], container_id.upper() + "\n"):
@@ -402,8 +458,14 @@ def test_through_the_privileged_process(
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     (daemon,) = privileged_processes()
     status = Path(f"/proc/{daemon}/status").read_text()
-    # CAP_NET_ADMIN and CAP_SYS_ADMIN
-    assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 12 | 1 << 21:016x}"]
+    # CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN and CAP_SYS_ADMIN
+    assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 6 | 1 << 7 | 1 << 12 | 1 << 21:016x}"]
+    owned = new_instance_uuid()
+    netns.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])
+    assert netns.namespace_exists(owned)
+    users = Path(netns.USER_NAMESPACES)
+    assert [folder.stat().st_mode & 0o777 for folder in (users.parent, users)] == [0o755, 0o755]
+    netns.delete_namespace(owned)
     with pytest.raises(wiring.WiringFailed) as caught:
         wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))
     assert caught.value.args[0] == PORT
@@ -411,9 +473,9 @@ def test_through_the_privileged_process(
         netns.unwire_nic(uuid, "lo")
     container_id = os.urandom(32).hex()
     netns.bind_container(container_id, uuid)
-    record = netns.RECORDS / container_id
+    record = records.FOLDER / container_id
     assert record.stat().st_mode & 0o777 == 0o644
-    assert netns.RECORDS.parent.stat().st_mode & 0o777 == 0o755
+    assert records.FOLDER.parent.stat().st_mode & 0o777 == 0o755
 
     before = len(os.listdir(f"/proc/{daemon}/fd"))
     others = [new_instance_uuid() for _ in range(16)]

@@ -172,7 +172,7 @@ def test_restart_goes_on_answering_on_the_switch(
 
 def test_first_process_finds_its_files_and_keeps_its_own(create: Create, wired: str) -> None:
     container = create(wired, command=["sh", "-c", "cat /etc/hosts; echo own >/etc/hosts"])
-    netns.bind_container(container.id, wired, {"hosts": b"ours\n", "resolv.conf": b""})
+    netns.bind_container(container.id, wired, etc_files={"hosts": b"ours\n", "resolv.conf": b""})
     container.start()
     assert container.output() == "ours\n"
     netns.bind_container(container.id, wired)

@@ -2,8 +2,10 @@
 """Ports on a real Open vSwitch: reachability, isolation, repair and failure."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import os_vif
@@ -13,7 +15,7 @@ from nova.network import model
 from novadocker import exception
 from novadocker.virt.docker import netns, vifs
 from tests.engine import networks
-from tests.engine.switch import BRIDGE, Switch
+from tests.engine.switch import BRIDGE, DATAPATH, Switch
 
 Plug = Callable[..., str]
 
@@ -87,6 +89,17 @@ def test_row_in_the_switch(ovs: Switch, plug: Plug) -> None:
     assert port["delegate_create"] is False  # Nova's model is not ours to change
 
 
+@pytest.mark.skipif(DATAPATH != "system", reason="this kernel has no datapath of Open vSwitch")
+def test_packets_are_the_kernels(ovs: Switch, plug: Plug) -> None:
+    first = plug(networks.simple_vif("10.7.0.5"))
+    plug(networks.simple_vif("10.7.0.6"))
+    assert networks.pings(first, "10.7.0.6")
+    assert networks.host_device("ovs-system")["linkinfo"]["info_kind"] == "openvswitch"
+    shown = ovs.appctl("dpctl/show", "system@ovs-system")
+    assert "lookups: hit:" in shown
+    assert "lookups: hit:0 missed:0 " not in shown
+
+
 def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
     port = networks.simple_vif("10.7.0.5")
     first = plug(port)
@@ -101,6 +114,40 @@ def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
         assert ping.stdout is not None
         assert " 0% packet loss" in ping.stdout.read()
     assert ovs.interface(port["devname"], "_uuid") == row
+
+
+def test_the_switch_takes_ports_while_the_block_runs(
+    ovs: Switch, new_instance_uuid: Callable[[], str]
+) -> None:
+    ports = [networks.simple_vif(f"10.7.0.{digit}") for digit in (5, 6, 7)]
+    instance, info = networks.instance(new_instance_uuid()), model.NetworkInfo(ports)
+    names = {port["devname"] for port in ports}
+    try:
+        with suppress(KeyError), vifs.plugged_vifs(instance, info):
+            assert networks.ip(instance.uuid, "link", "show", "eth2")
+            raise KeyError
+        # a caller can take back what it asked for: nothing is on its way any more
+        assert names <= set(ovs.ports())
+    finally:
+        vifs.unplug_vifs(instance, info)
+        netns.delete_namespace(instance.uuid)
+    assert names.isdisjoint(ovs.ports())
+
+
+def test_ports_put_into_the_switch_anew(ovs: Switch, plug: Plug) -> None:
+    first, second = networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")
+    uuid, other = plug(first), plug(second)
+
+    def row() -> str:
+        return ovs.vsctl("get", "Interface", first["devname"], "_uuid")
+
+    before, index = row(), networks.host_device(first["devname"])["ifindex"]
+    vifs.replug_vifs(networks.instance(uuid), model.NetworkInfo([first]))
+    assert row() != before
+    assert networks.host_device(first["devname"])["ifindex"] == index
+    ovs.vsctl("set", "Port", first["devname"], "tag=1")
+    assert networks.pings(uuid, "10.7.0.6")
+    assert networks.pings(other, "10.7.0.5")
 
 
 def test_silenced_until_plugged_again(plug: Plug) -> None:
@@ -175,11 +222,16 @@ def test_unplug_leaves_nothing_and_can_be_repeated(
     ("fields", "reason"),
     [
         ({"type": "binding_failed"}, "binding_failed"),
-        ({"type": "bridge"}, "vif_type is 'bridge'"),
+        ({"type": "bridge"}, "its bridge is 'br-int'"),
+        ({"type": "tap"}, "mechanism driver novadocker did not bind it"),
+        (
+            {"type": "tap", "details": {"bridge_name": "brq1", "physical_network": "absent"}},
+            "no interface for the physical network 'absent'",
+        ),
         ({"type": "vhostuser"}, "vif_type is 'vhostuser'"),
         ({"type": None}, "vif_type is None"),
         ({"vnic_type": "direct"}, "vnic_type is 'direct'"),
-        ({"details": {"ovs_hybrid_plug": True}}, "ovs_hybrid_plug"),
+        ({"vnic_type": "macvtap"}, "vnic_type is 'macvtap'"),
     ],
 )
 def test_unsupported_port_is_refused_before_anything_is_done(
@@ -216,8 +268,9 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
     with ovs.hanging():
         with pytest.raises(exception.PlugFailed) as caught:
             vifs.plug_vifs(instance, ports)
-        # os-vif logs what it could not remove, and goes on
-        vifs.unplug_vifs(instance, ports)
+        # on its own datapath, os-vif logs what it could not remove, and goes on
+        with suppress(exception.PlugFailed):
+            vifs.unplug_vifs(instance, ports)
         netns.delete_namespace(instance_uuid)
     # the time-out of os-vif is 5 s here, for each request
     assert time.monotonic() - started < 40
@@ -237,6 +290,118 @@ def test_switch_restarted(ovs: Switch, plug: Plug) -> None:
     ovs.start_switching()
     replug(first, port)
     assert networks.pings(first, "10.7.0.6")
+
+
+# an ethertype for experiments, and a VLAN's tag
+_SEND = """
+import socket
+frame = bytes.fromhex("ffffffffffff{mac}" + "{tag}" + "88b5") + b"hello".ljust(60)
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as link:
+    link.bind(("eth0", 0))
+    link.send(frame)
+"""
+_RECEIVE = """
+import socket
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as link:
+    link.bind(("eth0", 0x88b5))
+    link.settimeout(3)
+    print("listens", flush=True)
+    try:
+        print(link.recv(100)[14:19].decode())
+    except TimeoutError:
+        print("nothing")
+"""
+
+
+def heard(listener: str, speaker: str, port: model.VIF, tag: str) -> str:
+    """Return what an instance hears when another one sends a frame, maybe with a VLAN's tag."""
+    path = netns.namespace_path(listener)
+    command = ["nsenter", f"--net={path}", sys.executable, "-c", _RECEIVE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listens\n"
+        script = _SEND.format(mac=port["address"].replace(":", ""), tag=tag)
+        sent = networks.run(speaker, sys.executable, "-c", script)
+        assert sent.returncode == 0, sent.stderr
+        return process.stdout.readline().strip()
+
+
+def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], str]) -> None:
+    """The parent port has no tag; a subport's network is a VLAN on the same device."""
+    parent = networks.simple_vif(
+        "10.7.0.5", details={"datapath_type": DATAPATH, "bridge_name": "tbr-01234567-8"}
+    )
+    # as Nova has it from the details
+    parent["network"]["bridge"] = "tbr-01234567-8"
+    first = new_instance_uuid()
+    instance, ports = networks.instance(first), model.NetworkInfo([parent])
+    vifs.plug_vifs(instance, ports)
+    # what Neutron's agent does for a trunk with one subport
+    for inner, outer, tag, network in (("tpt", "tpi", "", "1"), ("spt", "spi", "100", "2")):
+        ovs.vsctl(
+            *("add-port", "tbr-01234567-8", inner, *([f"tag={tag}"] if tag else [])),
+            *("--", "set", "Interface", inner, "type=patch", f"options:peer={outer}"),
+            *("--", "add-port", BRIDGE, outer, f"tag={network}"),
+            *("--", "set", "Interface", outer, "type=patch", f"options:peer={inner}"),
+        )
+    same = plug(networks.simple_vif("10.7.0.6"), tag=1)
+    other = plug(networks.simple_vif("10.7.0.7"), tag=2)
+    try:
+        vifs.plug_vifs(instance, ports)
+        assert networks.pings(first, "10.7.0.6")
+        assert not networks.pings(first, "10.7.0.7")
+        assert heard(other, first, parent, tag="81000064") == "hello"
+        assert heard(other, first, parent, tag="") == "nothing"
+        assert heard(same, first, parent, tag="") == "hello"
+    finally:
+        for outer in ("tpi", "spi"):
+            ovs.vsctl("del-port", outer)
+        for _ in range(2):
+            vifs.unplug_vifs(instance, ports)
+        netns.delete_namespace(first)
+    assert ovs.vsctl("list-br") == BRIDGE
+    assert networks.host_device(parent["devname"]) is None
+
+
+def hybrid(address: str) -> model.VIF:
+    """Make a port of Neutron's agent with its firewall driver iptables_hybrid."""
+    return networks.simple_vif(
+        address, details={"datapath_type": DATAPATH, "ovs_hybrid_plug": True}
+    )
+
+
+def hybrid_devices(port: model.VIF) -> dict[str, Any]:
+    return {
+        prefix: networks.host_device(f"{prefix}{port['id']}"[: model.NIC_NAME_LEN])
+        for prefix in ("tap", "qbr", "qvb", "qvo")
+    }
+
+
+def plug_hybrid(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+    ovs.vsctl("set", "Port", f"qvo{port['id']}"[: model.NIC_NAME_LEN], "tag=1")
+
+
+@pytest.mark.parametrize("lost", [None, "tap", "qbr", "qvo"])
+def test_bridge_for_iptables_between_port_and_switch(
+    ovs: Switch, new_instance_uuid: Callable[[], str], lost: str | None
+) -> None:
+    servers = [(new_instance_uuid(), hybrid(f"10.7.0.{digit}")) for digit in (5, 6)]
+    for server in servers:
+        plug_hybrid(ovs, *server)
+    first, port = servers[0]
+    if lost:
+        device = hybrid_devices(port)[lost]["ifname"]
+        subprocess.run(["ip", "link", "delete", device], check=True)
+        plug_hybrid(ovs, first, port)
+    assert networks.pings(first, "10.7.0.6")
+    found = hybrid_devices(port)
+    assert found["tap"]["master"] == found["qvb"]["master"] == found["qbr"]["ifname"]
+    assert f'iface-id="{port["id"]}"' in ovs.interface(found["qvo"]["ifname"], "external_ids")
+    for uuid, unplugged in servers:
+        vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([unplugged]))
+        netns.delete_namespace(uuid)
+        assert set(hybrid_devices(unplugged).values()) == {None}
 
 
 def test_other_ports_are_unplugged_when_one_fails(

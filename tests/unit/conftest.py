@@ -49,6 +49,8 @@ def instance(nova_configuration: None) -> objects.Instance:
         name="d1.tiny", vcpus=2, memory_mb=256, root_gb=1, ephemeral_gb=0, swap=0, extra_specs={}
     )
     found.config_drive = ""
+    found.numa_topology = None
+    found.system_metadata = {}
     found.hostname = "web-1"
     found.info_cache = objects.InstanceInfoCache(network_info=network_info())
     return found
@@ -100,6 +102,26 @@ def network() -> fakes.FakeNetwork:
 
 
 @pytest.fixture
+def drives() -> fakes.FakeDrives:
+    return fakes.FakeDrives()
+
+
+@pytest.fixture
+def interior() -> fakes.FakeInterior:
+    return fakes.FakeInterior()
+
+
+@pytest.fixture
+def enforcement() -> fakes.FakeEnforcement:
+    return fakes.FakeEnforcement()
+
+
+@pytest.fixture
+def transfer() -> fakes.FakeTransfer:
+    return fakes.FakeTransfer()
+
+
+@pytest.fixture
 def virtapi() -> fakes.FakeVirtAPI:
     return fakes.FakeVirtAPI()
 
@@ -109,13 +131,25 @@ def driver(
     monkeypatch: pytest.MonkeyPatch,
     engine: fakes.FakeEngine,
     network: fakes.FakeNetwork,
+    interior: fakes.FakeInterior,
+    drives: fakes.FakeDrives,
+    enforcement: fakes.FakeEnforcement,
+    transfer: fakes.FakeTransfer,
     virtapi: fakes.FakeVirtAPI,
 ) -> driver_module.DockerDriver:
     """The driver after ``init_host``, over the fakes."""
     monkeypatch.setattr(driver_module, "Engine", lambda *_: engine)
     monkeypatch.setattr(driver_module, "vifs", network)
     monkeypatch.setattr(driver_module, "netns", network)
+    monkeypatch.setattr(driver_module, "interior", interior)
+    monkeypatch.setattr(driver_module, "Lxcfs", fakes.FakeLxcfs)
+    monkeypatch.setattr(driver_module, "Loads", fakes.FakeLoads)
+    monkeypatch.setattr(driver_module, "drives", drives)
+    monkeypatch.setattr(driver_module, "transfer", transfer)
+    monkeypatch.setattr(driver_module, "tags", fakes.FakeTags())
+    monkeypatch.setattr(driver_module, "Enforcement", lambda *_: enforcement)
     monkeypatch.setattr(driver_module, "ImageStore", fakes.FakeImages)
+    monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
     found = driver_module.DockerDriver(virtapi)
     found.init_host("host1")
     return found

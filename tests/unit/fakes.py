@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small stand-ins for the modules below the driver."""
 
+from __future__ import annotations
+
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+
+from nova import objects
 
 from novadocker import exception
+from novadocker.virt.docker import transfer
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
+    ContainerEvent,
     ContainerSpec,
     EngineImage,
     EngineInfo,
+    Limits,
+    Mount,
+    Storage,
     Usage,
 )
+from novadocker.virt.docker.topology import Cell
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -27,6 +39,16 @@ INFO = EngineInfo(
     cgroup_version="1",
     live_restore=True,
     runtimes={"runc": "runc", "novadocker": "/usr/bin/novadocker-runtime"},
+)
+# two NUMA nodes of four cores, without threads
+CELLS = tuple(
+    Cell(
+        id=number,
+        cores=frozenset(frozenset([cpu]) for cpu in range(4 * number, 4 * number + 4)),
+        sockets=frozenset([number]),
+        memory_kb=8 << 20,
+    )
+    for number in range(2)
 )
 IMAGE = EngineImage(id="sha256:" + "1" * 64, command=("init",))
 USAGE = Usage(
@@ -55,7 +77,11 @@ class FakeEngine:
     calls: list[tuple[str, ...]] = field(default_factory=list)
     containers: dict[str, ContainerDetail] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    specs: dict[str, ContainerSpec] = field(default_factory=dict)
     lists: int = 0
+    storage_driver: str = "overlay2"
+    lowers: tuple[str, ...] = ("/lower/2", "/lower/1")
+    events: queue.SimpleQueue[ContainerEvent | None] = field(default_factory=queue.SimpleQueue)
 
     def _reach(self, *call: str) -> None:
         if self.away:
@@ -88,20 +114,46 @@ class FakeEngine:
             if c.labels.get(key) == value
         ]
 
+    def watch_events(
+        self, label: str, actions: Iterable[str], since_ns: int, quiet: float
+    ) -> Iterator[ContainerEvent]:
+        """Yield what a test puts into ``events``; a None there is the loss of the connection."""
+        with contextlib.suppress(queue.Empty):
+            while (event := self.events.get(timeout=quiet)) is not None:
+                yield event
+            raise exception.EngineUnavailable(url="fake", reason="lost")
+
     def inspect_container(self, container: str) -> ContainerDetail:
         self._reach()
         return self._get(container)
 
+    def save_image(self, name: str) -> Iterator[bytes]:
+        self._reach()
+        yield b"archive"
+
+    def inspect_image(self, name: str) -> EngineImage:
+        self._reach()
+        return IMAGE
+
+    def inspect_storage(self, container: str) -> Storage:
+        self._reach()
+        return Storage(
+            self.storage_driver, f"/upper/{container}", self.lowers, {"/data": "/volumes/1"}, "/w"
+        )
+
     def create_container(self, spec: ContainerSpec) -> str:
         self._reach("create", spec.name)
+        self.specs[spec.name] = spec
         if any(c.name == spec.name for c in self.containers.values()):
             raise exception.EngineError(operation="the creation", reason="name in use")
         self.add(spec.name, spec.labels)
         return next(c.id for c in self.containers.values() if c.name == spec.name)
 
     def add(self, name: str, labels: Mapping[str, str], status: str = "created") -> None:
-        self.containers[f"id-{name}"] = ContainerDetail(
-            id=f"id-{name}",
+        # a name can be used again, an id can't
+        container_id = f"id-{name}" if f"id-{name}" not in self.containers else f"id-{name}-2"
+        self.containers[container_id] = ContainerDetail(
+            id=container_id,
             name=name,
             status=status,
             labels=labels,
@@ -140,13 +192,24 @@ class FakeEngine:
         with contextlib.suppress(exception.ContainerNotFound):
             del self.containers[self._get(container).id]
 
+    def rename_container(self, container: str, name: str) -> None:
+        self._reach("rename", container, name)
+        if any(c.name == name for c in self.containers.values()):
+            raise exception.EngineError(operation="a new name", reason="name in use")
+        found = self._get(container)
+        self.containers[found.id] = replace(found, name=name)
+
     def put_files(self, container: str, files: Mapping[str, bytes]) -> None:
         self._reach("files", container)
-        self.files = dict(files)
+        self.files.update(files)
 
-    def read_console(self, container: str) -> bytes:
+    def read_file(self, container: str, path: str) -> bytes | None:
         self._reach()
-        return b"one\r\ntwo\r\nthree\r\n"
+        return self.files.get(path)
+
+    def read_console(self, container: str, most: int) -> bytes:
+        self._reach()
+        return b"one\r\ntwo\r\nthree\r\n"[-most:]
 
     def read_usage(self, container: str) -> Usage:
         self._reach()
@@ -158,9 +221,13 @@ class FakeNetwork:
     """Stands for ``vifs`` and ``netns``; ``wired`` and ``bound`` are what the kernel would show."""
 
     wired: set[str] = field(default_factory=set)
+    ports: list[str] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
+    announced: list[str] = field(default_factory=list)
+    owned: dict[str, tuple[object, object]] = field(default_factory=dict)
     bound: dict[str, str] = field(default_factory=dict)
     etc_files: dict[str, bytes] = field(default_factory=dict)
+    login: Mapping[str, object] | None = None
     failure: Exception | None = None
     unplug_failure: Exception | None = None
 
@@ -170,48 +237,229 @@ class FakeNetwork:
     def check_supported(self, network_info: object) -> None:
         pass
 
+    def create_owned_namespace(self, instance_uuid: str, users: object, groups: object) -> None:
+        assert instance_uuid not in self.wired
+        self.owned[instance_uuid] = (users, groups)
+
     def plug_vifs(self, instance: object, network_info: object) -> None:
         self.wired.add(instance.uuid)  # type: ignore[attr-defined]
+        self.ports = [vif["id"] for vif in network_info]  # type: ignore[attr-defined]
         self.silent.discard(instance.uuid)  # type: ignore[attr-defined]
         if self.failure:
             raise self.failure
 
+    @contextlib.contextmanager
+    def plugged_vifs(self, instance: object, network_info: object) -> Iterator[None]:
+        self.plug_vifs(instance, network_info)
+        yield
+
     def silence_vifs(self, instance: object, network_info: object) -> None:
         self.silent.add(instance.uuid)  # type: ignore[attr-defined]
+
+    def announce_vifs(self, instance: object, network_info: object) -> None:
+        assert instance.uuid not in self.silent  # type: ignore[attr-defined]
+        self.announced.append(instance.uuid)  # type: ignore[attr-defined]
 
     def unplug_vifs(self, instance: object, network_info: object) -> None:
         if self.unplug_failure:
             raise self.unplug_failure
+        gone = [vif["id"] for vif in network_info]  # type: ignore[attr-defined]
+        self.ports = [port for port in self.ports if port not in gone]
 
     def bind_container(
-        self, container_id: str, instance_uuid: str, etc_files: Mapping[str, bytes] | None = None
+        self,
+        container_id: str,
+        instance_uuid: str,
+        etc_files: Mapping[str, bytes] | None = None,
+        login: Mapping[str, object] | None = None,
     ) -> None:
         self.bound[container_id] = instance_uuid
+        self.login = login
         self.etc_files = dict(etc_files or {})
+
+    def release_container(self, container_id: str) -> None:
+        del self.bound[container_id]
 
     def delete_namespace(self, instance_uuid: str) -> None:
         self.wired.discard(instance_uuid)
         self.bound = {key: uuid for key, uuid in self.bound.items() if uuid != instance_uuid}
 
 
-class FakeImages:
-    """Stands for ``images.ImageStore``."""
+@dataclass
+class FakeDrives:
+    """Stands for ``drives``; ``written`` has the files of each instance's config drive."""
+
+    written: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    images: dict[str, bytes] = field(default_factory=dict)
+    attached: set[str] = field(default_factory=set)
+
+    def files_folder(self, host: str, instance_uuid: str) -> str:
+        return f"/drives/{host}/{instance_uuid}"
+
+    def device_link(self, instance_uuid: str) -> str:
+        return f"/links/{instance_uuid}"
+
+    def write_drive(
+        self,
+        host: str,
+        instance_uuid: str,
+        files: Mapping[str, bytes],
+        owner: tuple[int, int],
+        image: bytes,
+    ) -> None:
+        self.written[instance_uuid] = dict(files)
+        self.images[instance_uuid] = image
+
+    def attach_device(self, host: str, instance_uuid: str) -> None:
+        assert self.images[instance_uuid]
+        self.attached.add(instance_uuid)
+
+    def detach_device(self, host: str, instance_uuid: str) -> None:
+        self.attached.discard(instance_uuid)
+
+    def delete_drive(self, host: str, instance_uuid: str) -> None:
+        self.written.pop(instance_uuid, None)
+
+
+@dataclass
+class FakeInterior:
+    """Stands for ``interior``; ``passwords`` has the users whose passwords were set."""
+
+    passwords: list[str] = field(default_factory=list)
+    accounts: bool = True
+
+    def set_password(
+        self, container_id: str, pid: int, user: str, password_hash: str, day: int
+    ) -> bool:
+        assert pid
+        assert password_hash.startswith("$6$")
+        if self.accounts:
+            self.passwords.append(user)
+        return self.accounts
+
+
+@dataclass
+class FakeTransfer:
+    """Stands for ``transfer``; ``steps`` is what the other host and this one's disk would show.
+
+    ``broken`` names the step that fails.
+    """
+
+    Move = transfer.Move
+    read_move = staticmethod(transfer.read_move)
+
+    steps: list[str] = field(default_factory=list)
+    broken: str = ""
+
+    @contextlib.contextmanager
+    def session(
+        self,
+        command: object,
+        host: str,
+        instance_uuid: str,
+        image_id: str,
+        save: object,
+        storage: Storage,
+        drive: str,
+    ) -> Iterator[tuple[FakeTransfer, transfer.Move]]:
+        self._step(f"session {host}")
+        yield self, transfer.Move("0" * 32, image_id, sorted(storage.volumes), bool(drive))
+
+    def send(self, live: bool) -> None:
+        self._step("send live" if live else "send")
+
+    def commit(self) -> None:
+        self._step("commit")
+
+    def adopt_drive(self, data_root: str, uuid: str, move: object, folder: str) -> None:
+        self._step("adopt drive")
+
+    def adopt(self, data_root: str, uuid: str, move: object, storage: object) -> None:
+        self._step("adopt")
+
+    def discard(self, data_root: str, uuid: str) -> None:
+        self._step("discard")
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if name == self.broken:
+            raise exception.ResizeRefused(reason=f"{name} is broken")
+
+
+class FakeTags:
+    """Stands for ``tags``: the tenant gave none."""
+
+    def device_metadata(self, *_args: object) -> objects.InstanceDeviceMetadata:
+        return objects.InstanceDeviceMetadata(devices=[])
+
+
+class FakeLxcfs:
+    """Stands for ``lxcfs.Lxcfs`` on a host without lxcfs."""
+
+    found: tuple[Mount, ...] = ()
 
     def __init__(self, *_args: object) -> None:
         pass
 
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def mounts(self, instance_uuid: str) -> tuple[Mount, ...]:
+        return self.found
+
+    def await_mended(self) -> None:
+        pass
+
+
+class FakeLoads:
+    """Stands for ``loads.Loads``; ``deleted`` has the servers whose files are gone."""
+
+    def __init__(self, *_args: object) -> None:
+        self.deleted: list[str] = []
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def delete(self, instance_uuid: str) -> None:
+        self.deleted.append(instance_uuid)
+
+
+class FakeImages:
+    """Stands for ``images.ImageStore``; ``uploads`` lists image ids and what they got."""
+
+    def __init__(self, *_args: object) -> None:
+        self.uploads: list[tuple[str, str]] = []
+
     def ensure(self, context: object, image_meta: object) -> EngineImage:
         return IMAGE
+
+    @contextlib.contextmanager
+    def snapshot(self, container: ContainerDetail) -> Iterator[str]:
+        yield f"image of {container.name}"
+
+    def cache(self, context: object, image_id: str) -> bool:
+        return True
+
+    def upload(self, context: object, image_id: str, image: str) -> None:
+        self.uploads.append((image_id, image))
 
 
 class FakeVirtAPI:
     """Nova's virtapi with events that come, fail or stay away.
 
+    :param coming: what makes the events come; they are there at once without
     :ivar awaited: the events of the last wait
     """
 
-    def __init__(self, outcome: str = "completed") -> None:
+    def __init__(self, outcome: str = "completed", coming: threading.Event | None = None) -> None:
         self.outcome = outcome
+        self._coming = coming
         self.awaited: list[tuple[str, str]] = []
 
     @contextlib.contextmanager
@@ -220,9 +468,56 @@ class FakeVirtAPI:
     ) -> Iterator[None]:
         self.awaited = events
         yield
+        if self._coming is not None:
+            assert self._coming.wait(60)
         if events and self.outcome == "failed":
             on_failure(events[0][0], instance)  # type: ignore[operator]
         if events and self.outcome == "late":
             from novadocker.virt.docker import plugging
 
             raise plugging._event_timeout()
+
+
+@dataclass
+class FakeEnforcement:
+    """Stands for ``enforcement.Enforcement``; ``kept`` is what the kernel would show.
+
+    ``broken`` lists limits that the kernel does not keep.
+    """
+
+    kept: dict[str, Limits] = field(default_factory=dict)
+    disks: dict[str, int] = field(default_factory=dict)
+    devices: tuple[tuple[str, str], ...] = ()
+    used_memory: int = 0
+    used_disk: int = 0
+    resizes_disks: bool = False
+    broken: Callable[[Limits], bool] = lambda limits: False
+    sweeps: int = 0
+
+    def check_possible(self, limits: Limits) -> None:
+        if any(asdict(limits.disk).values()) and not self.resizes_disks:
+            raise exception.InvalidLimits(reason="no device")
+
+    def enforce(
+        self,
+        instance_uuid: str,
+        found: ContainerDetail,
+        limits: Limits,
+        devices: tuple[tuple[str, str], ...],
+    ) -> None:
+        if self.broken(limits):
+            raise exception.LimitsNotKept(reason="broken")
+        self.kept[instance_uuid] = limits
+        self.devices = devices
+
+    def memory_in_use(self, found: ContainerDetail) -> int:
+        return self.used_memory if found.pid else 0
+
+    def disk_in_use(self, found: ContainerDetail) -> int:
+        return self.used_disk
+
+    def resize_disk(self, found: ContainerDetail, size: int) -> None:
+        self.disks[found.id] = size
+
+    def sweep(self) -> None:
+        self.sweeps += 1

@@ -15,7 +15,7 @@ import pytest
 
 from novadocker.virt.docker import archive, compression
 from novadocker.virt.docker.archive import ArchiveError
-from novadocker.virt.docker.compression import Region
+from novadocker.virt.docker.compression import ChunkReader, Region
 from tests import archives
 from tests.archives import config, dump, entry, sha256, tar, tar_of
 
@@ -512,3 +512,13 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
                 yield from read_tar(b"".join(archive.docker_archive(image)))
 
     assert list(names())[-1] == "manifest.json"
+
+
+def test_pieces_are_read_in_small_ones() -> None:
+    """uWSGI before Glance refuses chunks of a MiB."""
+    reader = ChunkReader(iter([b"", b"a" * 100_000, b"b"]))
+    sizes = []
+    while piece := reader.read(1 << 20):
+        sizes.append(len(piece))
+    assert sizes == [65536, 34464, 1]
+    assert reader.size == 100_001

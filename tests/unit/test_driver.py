@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import os_resource_classes as orc
@@ -12,9 +14,10 @@ from nova.virt import driver as nova_driver
 
 from novadocker import exception
 from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker import spec
+from novadocker.virt.docker import freezer, kills, spec
+from novadocker.virt.docker.model import ContainerSpec, IdMaps, Mount
 from tests.unit import fakes
-from tests.unit.fakes import FakeEngine, FakeNetwork, FakeVirtAPI
+from tests.unit.fakes import FakeDrives, FakeEngine, FakeInterior, FakeNetwork, FakeVirtAPI
 
 NODE = "host1"
 
@@ -32,6 +35,17 @@ def spawn(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any
 # -- spawn and destroy --------------------------------------------------------------------------
 
 
+def test_network_of_a_container_with_users_of_its_own(
+    driver: Any, spawn: Any, instance: Any, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = IdMaps(users=((0, 1000, 5),), groups=((0, 2000, 6),))
+    monkeypatch.setattr(driver_module.subids, "read_id_maps", lambda info: ids)
+    driver.init_host(NODE)
+    spawn()
+    # before the namespace is wired, or it would be the host's
+    assert network.owned == {instance.uuid: (ids.users, ids.groups)}
+
+
 def test_spawn(
     spawn: Any, engine: FakeEngine, network: FakeNetwork, virtapi: FakeVirtAPI, instance: Any
 ) -> None:
@@ -44,6 +58,7 @@ def test_spawn(
     assert network.wired == {instance.uuid}
     assert network.bound == {f"id-{name}": instance.uuid}
     assert len(virtapi.awaited) == 1
+    assert network.announced == [instance.uuid]
     assert b"10.0.0.5\tweb-1" in network.etc_files["hosts"]
     assert network.etc_files["resolv.conf"].endswith(b"nameserver 10.0.0.2\n")
 
@@ -65,9 +80,13 @@ def test_spawn_puts_injected_files(
 def test_only_the_first_start_writes_files(
     driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork
 ) -> None:
+    instance.key_data = "ssh-rsa A"
     spawn()
+    assert network.login is not None
+    assert network.login["keys"] == b"ssh-rsa A\n"
     driver.reboot(None, instance, network_info, "HARD")
     assert network.etc_files == {}
+    assert network.login is None
 
 
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
@@ -184,7 +203,6 @@ def test_spawn_never_removes_a_container_that_was_there(
     ("change", "text"),
     [
         (lambda i: setattr(i.flavor, "ephemeral_gb", 1), "an ephemeral disk"),
-        (lambda i: setattr(i, "config_drive", "True"), "a config drive"),
     ],
 )
 def test_spawn_refuses_what_it_cannot_give(
@@ -209,6 +227,7 @@ def test_destroy(
     driver.destroy(None, instance, network_info)
     driver.destroy(None, instance, network_info)
     assert engine.containers == {}
+    assert driver._loads.deleted[0] == instance.uuid
     assert network.wired == set()
 
 
@@ -276,6 +295,7 @@ def test_power_cycle(
     driver.power_on(None, instance, network_info)
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
     assert network.silent == set()
+    assert network.announced == [instance.uuid] * 2
 
 
 @pytest.mark.parametrize(("stopped", "silent"), [(True, True), (False, False)])
@@ -334,6 +354,111 @@ def test_resume_of_a_server_that_lost_its_processes(
     driver.resume_state_on_host_boot(None, instance, network_info, None)
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
     assert network.wired == {instance.uuid}
+
+
+# -- what is inside ------------------------------------------------------------------------------
+
+
+def test_set_admin_password(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network: FakeNetwork,
+    interior: FakeInterior,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    instance.system_metadata = {"image_os_admin_user": "web"}
+    spawn()
+    driver.set_admin_password(instance, "s3cret")
+    assert interior.passwords == ["web"]
+    driver.power_off(instance)
+    driver.set_admin_password(instance, "s3cret")
+    assert interior.passwords == ["web"]
+    assert network.login is not None
+    assert network.login["user"] == "web"
+    assert network.login["keys"] == b""
+    assert "s3cret" not in caplog.text + repr(network.login)
+
+
+def test_config_drive(
+    driver: Any,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    drives: FakeDrives,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    instance.config_drive = "True"
+    built = {"openstack/latest/user_data": b"\0"}
+    arguments = []
+    monkeypatch.setattr(
+        driver_module.configdrive, "build", lambda *a: arguments.append(a) or (built, b"")
+    )
+    files = [("/etc/motd", b"hello")]
+    driver.spawn(None, instance, image_meta, files, "pw", {}, network_info=network_info)
+    assert arguments == [(instance, network_info, files, "pw")]
+    assert drives.written == {instance.uuid: built}
+    folder = f"/drives/{NODE}/{instance.uuid}"
+    assert engine.specs[f"nova-{instance.uuid}"].mounts == (
+        Mount(folder, "/config-2"),
+        Mount(folder, "/var/lib/cloud/seed/config_drive"),
+    )
+    driver.destroy(None, instance, network_info, destroy_disks=False)
+    assert drives.written
+    driver.destroy(None, instance, network_info)
+    assert drives.written == {}
+    engine.exit_code = 1
+    with pytest.raises(exception.StartFailed):
+        driver.spawn(None, instance, image_meta, files, "pw", {}, network_info=network_info)
+    assert drives.written == {}
+
+
+def test_config_drive_that_is_a_device(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    drives: FakeDrives,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    instance.config_drive = "True"
+    instance.system_metadata = {"image_img_config_drive_device": "true"}
+    monkeypatch.setattr(driver_module.configdrive, "build", lambda *a: ({}, b"image"))
+    spawn()
+    assert engine.specs[f"nova-{instance.uuid}"].devices == (
+        Mount(f"/links/{instance.uuid}", "/dev/disk/by-label/config-2"),
+    )
+    assert drives.attached == {instance.uuid}
+    driver.power_off(instance)
+    assert drives.attached == set()
+    driver.power_on(None, instance, network_info)
+    assert drives.attached == {instance.uuid}
+    driver.destroy(None, instance, network_info)
+    assert (drives.attached, drives.written) == (set(), {})
+    engine.exit_code = 1
+    with pytest.raises(exception.StartFailed):
+        spawn()
+    assert (drives.attached, drives.written) == (set(), {})
+
+
+def test_no_config_drive_unless_asked(
+    spawn: Any, engine: FakeEngine, drives: FakeDrives, instance: Any
+) -> None:
+    spawn()
+    assert drives.written == {}
+    assert engine.specs[f"nova-{instance.uuid}"].mounts == ()
+
+
+def test_no_password_for_an_image_without_accounts(
+    driver: Any, spawn: Any, instance: Any, interior: FakeInterior
+) -> None:
+    spawn()
+    interior.accounts = False
+    with pytest.raises(nova_exception.SetAdminPasswdNotSupported):
+        driver.set_admin_password(instance, "s3cret")
 
 
 # -- which servers there are ----------------------------------------------------------------------
@@ -410,6 +535,21 @@ def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
         driver.init_host(NODE)
 
 
+def test_server_that_a_snapshot_left_frozen_goes_on(
+    driver: Any, engine: FakeEngine, options: Any, tmp_path: Path
+) -> None:
+    options(instances_path=str(tmp_path))
+    for name in ("frozen", "resting", "gone"):
+        engine.add(name, {}, "paused")
+    for name in ("frozen", "gone"):
+        (tmp_path / f"{freezer.PREFIX}id-{name}").touch()
+    engine.remove_container("gone")
+    driver.init_host(NODE)
+    assert engine.inspect_container("frozen").status == "running"
+    assert engine.inspect_container("resting").status == "paused"
+    assert not list(tmp_path.iterdir())
+
+
 def test_available_resource(driver: Any) -> None:
     found = driver.get_available_resource(NODE)
     assert found["vcpus"] == 8
@@ -447,6 +587,45 @@ def test_inventory(driver: Any, options: Any) -> None:
     assert "CUSTOM_HYPERVISOR_DOCKER" in found.data(NODE).traits
 
 
+def test_inventory_of_dedicated_cpus(driver: Any, options: Any) -> None:
+    options("compute", cpu_shared_set="0-1", cpu_dedicated_set="2-7")
+    options(cpu_allocation_ratio=4.0, reserved_host_cpus=1)
+    driver.init_host(NODE)
+    found = tree()
+    driver.update_provider_tree(found, NODE)
+    rows = found.data(NODE).inventory
+    columns = ("total", "reserved", "allocation_ratio")
+    assert [rows[orc.VCPU][column] for column in columns] == [2, 1, 4.0]
+    assert [rows[orc.PCPU][column] for column in columns] == [6, 0, 1.0]
+    resources = driver.get_available_resource(NODE)
+    assert resources["vcpus"] == 2
+    cells = objects.NUMATopology.obj_from_db_obj(resources["numa_topology"]).cells
+    assert [cell.pcpuset for cell in cells] == [{2, 3}, {4, 5, 6, 7}]
+    options("compute", cpu_shared_set=None)
+    driver.init_host(NODE)
+    driver.update_provider_tree(found, NODE)
+    assert orc.VCPU not in found.data(NODE).inventory
+
+
+def test_traits_follow_the_host(driver: Any, engine: FakeEngine) -> None:
+    found = tree()
+    for storage, there in (("btrfs", True), ("vfs", False)):
+        engine.info_ = replace(fakes.INFO, storage_driver=storage)
+        driver.init_host(NODE)
+        driver.update_provider_tree(found, NODE)
+        assert ("CUSTOM_DOCKER_DISK_QUOTA" in found.data(NODE).traits) is there
+
+
+@pytest.mark.parametrize(("storage", "warned"), [("btrfs", False), ("vfs", True)])
+def test_a_host_that_can_not_limit_disks_says_so(
+    driver: Any, engine: FakeEngine, caplog: pytest.LogCaptureFixture, storage: str, warned: bool
+) -> None:
+    engine.info_ = replace(fakes.INFO, storage_driver=storage)
+    caplog.clear()
+    driver.init_host(NODE)
+    assert ("can fill the disk" in caplog.text) is warned
+
+
 def test_inventory_while_the_engine_is_away(driver: Any, engine: FakeEngine) -> None:
     found = tree()
     driver.update_provider_tree(found, NODE)
@@ -463,7 +642,13 @@ def test_inventory_while_the_engine_is_away(driver: Any, engine: FakeEngine) -> 
 def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:
     assert driver.capabilities.keys() == nova_driver.ComputeDriver.capabilities.keys()
     assert {key for key, value in driver.capabilities.items() if value} == {
-        "supports_image_type_raw"
+        "supports_evacuate",
+        "supports_attach_interface",
+        "has_imagecache",
+        "supports_device_tagging",
+        "supports_tagged_attach_interface",
+        "supports_image_type_raw",
+        "supports_pcpus",
     }
 
 
@@ -474,7 +659,7 @@ def test_console(
     driver: Any, spawn: Any, instance: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spawn()
-    monkeypatch.setattr(engine, "read_console", lambda _: b"x" * 200_000 + b"end")
+    monkeypatch.setattr(engine, "read_console", lambda _, most: (b"x" * 200_000 + b"end")[-most:])
     output = driver.get_console_output(None, instance)
     assert len(output) == 102_400
     assert output.endswith("end")
@@ -491,9 +676,60 @@ def test_diagnostics(driver: Any, spawn: Any, instance: Any) -> None:
     assert driver.get_diagnostics(instance)["num_cpus"] == 2
 
 
+def test_diagnostics_count_processes_killed_for_want_of_memory(
+    driver: Any, spawn: Any, instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn()
+    monkeypatch.setattr(kills, "read_kills", lambda pid: 3 if pid == os.getpid() else 0)
+    assert driver.get_diagnostics(instance)["oom_kills"] == 3
+    driver.power_off(instance)
+    assert driver.get_diagnostics(instance)["oom_kills"] == 0
+
+
 def test_diagnostics_of_a_stopped_server(driver: Any, spawn: Any, instance: Any) -> None:
     spawn()
     driver.power_off(instance)
     found = driver.get_instance_diagnostics(instance)
     assert (found.state, found.num_cpus, found.num_nics) == ("shutdown", 0, 1)
     assert isinstance(found, objects.Diagnostics)
+
+
+def test_snapshot_is_uploaded_between_the_two_tasks(driver: Any, spawn: Any, instance: Any) -> None:
+    spawn()
+    tasks: list[tuple[str, str | None]] = []
+
+    def update(task_state: str, expected_state: str | None = None) -> None:
+        tasks.append((task_state, expected_state))
+
+    driver.snapshot(None, instance, "image-1", update)
+    assert tasks == [
+        ("image_pending_upload", None),
+        ("image_uploading", "image_pending_upload"),
+    ]
+    assert driver._images.uploads == [("image-1", f"image of nova-{instance.uuid}")]
+
+
+def test_snapshot_of_what_is_gone(driver: Any, instance: Any) -> None:
+    with pytest.raises(nova_exception.InstanceNotRunning):
+        driver.snapshot(None, instance, "image-1", None)
+
+
+def test_an_image_that_ages_out_before_its_server_is_loaded_again(
+    driver: Any, spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, missing = engine.create_container, [True]
+
+    def create_once_there(container: ContainerSpec) -> str:
+        if missing:
+            missing.pop()
+            raise exception.EngineImageNotFound(operation="the creation", reason="gone")
+        return create(container)
+
+    monkeypatch.setattr(engine, "create_container", create_once_there)
+    spawn()
+    assert [call[0] for call in engine.calls] == ["create", "start"]
+
+
+def test_cache(driver: Any) -> None:
+    assert driver.cache_image(None, "image-1") is True
+    assert driver.capabilities["has_imagecache"] is True

@@ -3,6 +3,7 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 import urllib3
 
 from novadocker.virt.docker import engine
-from novadocker.virt.docker.model import ContainerSpec, Limits
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit
 
 SPEC = ContainerSpec(
     name="nova-u",
@@ -18,7 +19,22 @@ SPEC = ContainerSpec(
     hostname="web",
     labels={"a": "b"},
     runtime="novadocker",
-    limits=Limits(nano_cpus=2, cpu_shares=3, memory_bytes=4, swap_bytes=1, pids=5),
+    limits=Limits(
+        cpu_shares=3,
+        memory_bytes=4,
+        swap_bytes=1,
+        pids=5,
+        cpu_period_us=7,
+        cpu_quota_us=2,
+        cpuset_cpus=frozenset([10, 2]),
+    ),
+    isolation=Isolation(
+        capabilities=("CHOWN", "KILL"),
+        devices=("/dev/fuse",),
+        resource_limits=(ResourceLimit("nofile", 10, 20),),
+        shm_bytes=1 << 20,
+        oom_score_adj=5,
+    ),
     console_log_max_mb=10,
 )
 
@@ -36,9 +52,45 @@ def test_container_without_any_network_of_the_engine() -> None:
 
 def test_container_limits() -> None:
     host = engine._config(SPEC)["HostConfig"]
-    assert (host["NanoCpus"], host["CpuShares"], host["PidsLimit"]) == (2, 3, 5)
+    assert (host["CpuPeriod"], host["CpuQuota"], host["CpuShares"]) == (7, 2, 3)
+    assert (host["CpusetCpus"], host["CpusetMems"], host["PidsLimit"]) == ("2,10", "", 5)
     assert (host["Memory"], host["MemorySwap"]) == (4, 5)
     assert host["LogConfig"]["Config"] == {"max-size": "5120k", "max-file": "2"}
+
+
+def test_size_of_the_disk() -> None:
+    sized = replace(SPEC, limits=replace(SPEC.limits, disk_bytes=1 << 30))
+    assert engine._config(sized)["HostConfig"]["StorageOpt"] == {"size": "1073741824"}
+    # an engine that can't give a size refuses any
+    assert engine._config(SPEC)["HostConfig"]["StorageOpt"] == {}
+
+
+def test_container_isolation() -> None:
+    host = engine._config(SPEC)["HostConfig"]
+    assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], ["CHOWN", "KILL"])
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
+    assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
+    assert (host["ShmSize"], host["OomScoreAdj"]) == (1 << 20, 5)
+    # the engine's own profiles and masked paths
+    assert not {"SecurityOpt", "MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
+
+
+def test_systemd() -> None:
+    config = engine._config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
+    assert config["StopSignal"] == "SIGRTMIN+3"
+    assert config["Env"] == ["container=docker"]
+    assert config["HostConfig"]["CgroupnsMode"] == "private"
+    assert set(config["HostConfig"]["Tmpfs"]) == {"/run", "/run/lock"}
+    plain = engine._config(SPEC)
+    assert not {"Env", "StopSignal"} & plain.keys()
+    assert not {"CgroupnsMode", "Tmpfs"} & plain["HostConfig"].keys()
+
+
+def test_nesting_lifts_the_profiles() -> None:
+    nesting = replace(SPEC, isolation=replace(SPEC.isolation, nesting=True))
+    host = engine._config(nesting)["HostConfig"]
+    assert host["SecurityOpt"] == ["apparmor=unconfined", "seccomp=unconfined"]
+    assert "Privileged" not in host
 
 
 def test_tar_holds_root_owned_files_below_the_root() -> None:

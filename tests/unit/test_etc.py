@@ -12,7 +12,14 @@ from novadocker import privsep
 
 ETC = Path(__file__).resolve().parents[2] / "etc"
 
-CONTEXTS = ("novadocker.privsep.network_pctxt", "vif_plug_ovs.privsep.vif_plug")
+CONTEXTS = (
+    "novadocker.privsep.network_pctxt",
+    "novadocker.privsep.interior_pctxt",
+    "novadocker.privsep.storage_pctxt",
+    "novadocker.privsep.view_pctxt",
+    "novadocker.privsep.transfer_pctxt",
+    "vif_plug_ovs.privsep.vif_plug",
+)
 
 
 def helper_arguments(context: str, more: str = "") -> str:
@@ -39,8 +46,15 @@ def test_the_engines_sample_has_what_the_driver_asks_for() -> None:
     assert (sample["bridge"], sample["iptables"], sample["ip6tables"]) == ("none", False, False)
 
 
-def test_the_context_is_the_one_in_the_samples() -> None:
-    assert privsep.network_pctxt.pypath == CONTEXTS[0]
+def test_the_contexts_are_those_in_the_samples() -> None:
+    ours = (
+        privsep.network_pctxt,
+        privsep.interior_pctxt,
+        privsep.storage_pctxt,
+        privsep.view_pctxt,
+        privsep.transfer_pctxt,
+    )
+    assert tuple(context.pypath for context in ours) == CONTEXTS[:5]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +66,23 @@ def test_the_context_is_the_one_in_the_samples() -> None:
         (helper_arguments(CONTEXTS[0], " --config-file /tmp/own"), False),
     ],
 )
-def test_sudo_lets_the_two_helpers_through(arguments: str, allowed: bool) -> None:
+def test_sudo_lets_the_helpers_through(arguments: str, allowed: bool) -> None:
     (rule,) = re.findall(
         r"NOPASSWD: /usr/bin/privsep-helper (\^.*\$)$",
         (ETC / "sudoers.d/novadocker").read_text(),
         re.MULTILINE,
     )
     assert bool(re.match(rule, arguments)) is allowed
+
+
+def test_image_properties_are_offered() -> None:
+    found = json.loads((ETC / "glance/metadefs/novadocker-image.json").read_text())["properties"]
+    code = "".join(path.read_text() for path in (ETC.parent / "novadocker/virt").rglob("*.py"))
+    assert {name: name in code for name in found} == {
+        "docker_image": True,
+        "os_command_line": True,
+        "os_admin_user": True,
+        "os_console": True,
+        "img_config_drive_device": True,
+    }
+    assert found["os_console"]["enum"] == ["login", "shell", "process"]

@@ -31,6 +31,7 @@ class FakeEngine:
     failing: frozenset[str] = frozenset()
     tags: dict[str, str] = field(default_factory=dict)
     loads: int = 0
+    named: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
 
     def _refuse(self, request: str) -> None:
@@ -50,6 +51,7 @@ class FakeEngine:
 
     def tag_image(self, image_id: str, repository: str, tag: str) -> None:
         self._refuse("tag")
+        self.named.append(f"{repository}:{tag}")
         self.tags[f"{repository}:{tag}"] = image_id
 
     def remove_image(self, name: str) -> None:
@@ -130,9 +132,10 @@ def test_md5_verifies_an_image_without_the_hash(
 @pytest.mark.parametrize(
     ("content", "changes", "reason"),
     [
-        (ARCHIVE, {"container_format": "bare"}, "container_format is bare, it must be docker"),
-        (ARCHIVE, {"disk_format": "qcow2"}, "disk_format is qcow2, it must be raw"),
-        (ARCHIVE, {"disk_format": None}, "disk_format is , it must be raw"),
+        (ARCHIVE, {"container_format": "ovf"}, "container_format is ovf .* must be docker"),
+        (ARCHIVE, {"disk_format": "qcow2"}, "disk_format qcow2; they must be .* and raw"),
+        (ARCHIVE, {"disk_format": None}, "disk_format ; they must be .* and raw"),
+        (b"#!/bin/sh\n" * 99, {"container_format": "bare"}, "it is no tar archive"),
         (ARCHIVE, {"os_hash_value": "0" * 128}, "the sha512 checksum of the download is"),
         (ARCHIVE, {"os_hash_algo": "sha0"}, "its checksum is of the unknown kind sha0"),
         (ARCHIVE, {"checksum": None, "os_hash_value": None}, "Glance has no checksum"),
@@ -255,3 +258,33 @@ def test_eight_servers_at_once(
         thread.join(timeout=30)
     assert not any(thread.is_alive() for thread in threads)
     assert (fake_glance.downloads, fake_engine.loads) == ([ID], 1)
+
+
+def test_cached_once_and_marked_as_used(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    assert store.cache(None, ID) is True
+    assert store.cache(None, ID) is False
+    assert store.ensure(None, meta).id == LOADED
+    assert fake_glance.downloads == [ID]
+    # each use names the image anew, which is how the cache knows of it
+    assert fake_engine.named == [f"novadocker/{ID}:{meta.checksum[:12]}"] * 3
+
+
+def test_a_root_file_system(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    store.ensure(None, fake_glance.add(ID, LAYERS[0], container_format="bare"))
+    assert fake_engine.loads == 1
+
+
+def test_data_goes_before_a_registry(
+    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    """A snapshot inherits the property of the image that its server was booted from."""
+    reference = {"docker_image": "evil.example.com/a"}
+    store.ensure(None, fake_glance.add(ID, ARCHIVE, properties=reference))
+    assert fake_engine.loads == 1
+    with pytest.raises(exception.InvalidImage, match="not allowed"):
+        store.ensure(None, fake_glance.add(OTHER_ID, b"", properties=reference))

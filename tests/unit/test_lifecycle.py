@@ -58,16 +58,21 @@ def test_stop_says_when_the_engine_is_away() -> None:
         lifecycle.stop(engine, "c", 5, 1)
 
 
+def start(engine: FakeEngine, grace: float) -> None:
+    with lifecycle.started(engine, "c", grace):  # type: ignore[arg-type]
+        pass
+
+
 def test_start_reports_code_and_last_lines() -> None:
     engine = engine_with("created", exit_code=3)
     with pytest.raises(exception.ProcessEnded, match=r"exit code 3; it wrote: one \| two \| three"):
-        lifecycle.start(engine, "c", 0.1)
+        start(engine, 0.1)
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.1])
 def test_start(grace: float) -> None:
     engine = engine_with("created")
-    lifecycle.start(engine, "c", grace)
+    start(engine, grace)
     assert engine.containers["id-c"].status == "running"
 
 
@@ -82,5 +87,31 @@ def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.Monke
     monkeypatch.setattr(engine, "wait_container", wait)
     # an ended container has no process
     with pytest.raises(exception.ProcessEnded, match="exit code 3"):
-        lifecycle.start(engine, "c", 0.1)
-    assert waits == [0.1, 10]
+        start(engine, 100)
+    assert waits == [pytest.approx(100, rel=0.1), 10]
+
+
+def test_start_counts_the_body_in() -> None:
+    engine = engine_with("created")
+    with lifecycle.started(engine, "c", 1e-9) as found:  # type: ignore[arg-type]
+        engine.away = True
+    # the kernel alone was asked
+    assert found.pid
+
+
+def test_start_reports_the_end_and_not_what_came_of_it() -> None:
+    engine = engine_with("created", exit_code=3)
+    with (
+        pytest.raises(exception.ProcessEnded),
+        lifecycle.started(engine, "c", 0.1),  # type: ignore[arg-type]
+    ):
+        raise exception.LimitsNotKept(reason="its control group is gone")
+
+
+def test_start_reports_what_fails_for_one_that_lives() -> None:
+    engine = engine_with("created")
+    with (
+        pytest.raises(exception.LimitsNotKept),
+        lifecycle.started(engine, "c", 0.1),  # type: ignore[arg-type]
+    ):
+        raise exception.LimitsNotKept(reason="the kernel did not want to")

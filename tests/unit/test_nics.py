@@ -9,7 +9,12 @@ import pytest
 from nova.network import model
 
 from novadocker.virt.docker import netns
-from novadocker.virt.docker.nics import Route, dns_from_network_info, nics_from_network_info
+from novadocker.virt.docker.nics import (
+    Route,
+    device_names,
+    dns_from_network_info,
+    nics_from_network_info,
+)
 
 PORTS = [f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in range(3)]
 
@@ -62,6 +67,24 @@ def test_devices_in_order_of_neutron() -> None:
     assert first.host_device == "tap0e6e0b4b-7a"
     assert first.mac == "fa:16:3e:00:00:05"
     assert first.mtu == 1450
+
+
+@pytest.mark.parametrize(
+    ("recorded", "names"),
+    [
+        ({}, ["eth0", "eth1", "eth2"]),
+        # the first of three was detached, another attached
+        ({PORTS[0]: "eth1", PORTS[1]: "eth2"}, ["eth1", "eth2", "eth0"]),
+        # the second lost its record
+        ({PORTS[0]: "eth0", PORTS[2]: "eth1"}, ["eth0", "eth2", "eth1"]),
+        ({PORTS[0]: "eth1", PORTS[1]: "eth1"}, ["eth1", "eth0", "eth2"]),
+        ({"port of the past": "eth0"}, ["eth0", "eth1", "eth2"]),
+    ],
+)
+def test_device_names(recorded: dict[str, str], names: list[str]) -> None:
+    ports = network_info([V4], [V6], [])
+    assert list(device_names(ports, recorded).values()) == names
+    assert [nic.guest_device for nic in nics_from_network_info(ports, recorded)] == names
 
 
 @pytest.mark.parametrize(

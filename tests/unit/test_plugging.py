@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -13,8 +15,14 @@ PORT = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 def wait(virtapi: FakeVirtAPI, instance: Any, active: bool = False) -> list[str]:
     done = []
-    with plugging.wait_for_plugged(virtapi, instance, network_info(active)):
-        done.append("plugged")
+    with plugging.plugged(
+        virtapi,
+        instance,
+        network_info(active),
+        lambda *_: contextlib.nullcontext(done.append("plugging")),
+        lambda *_: done.append("plugging anew"),
+    ):
+        done.append("body")
     return done
 
 
@@ -27,7 +35,7 @@ def test_awaited_events(
 ) -> None:
     options(vif_plugging_timeout=timeout)
     virtapi = FakeVirtAPI()
-    assert wait(virtapi, instance, active) == ["plugged"]
+    assert wait(virtapi, instance, active) == ["plugging", "body"]
     assert virtapi.awaited == events
 
 
@@ -39,4 +47,26 @@ def test_a_missing_event(instance: Any, options: Any, outcome: str, text: str) -
     with pytest.raises(exception.StartFailed, match=text):
         wait(FakeVirtAPI(outcome), instance)
     options(vif_plugging_is_fatal=False)
-    assert wait(FakeVirtAPI(outcome), instance) == ["plugged"]
+    assert wait(FakeVirtAPI(outcome), instance) == ["plugging", "body"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ports_are_plugged_anew_once_while_neutron_is_silent(
+    instance: Any, options: Any, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    options(vif_plugging_timeout=1)
+    coming, ports, anew = threading.Event(), network_info(False), []
+    nothing = contextlib.nullcontext()
+
+    def plug_anew(*arguments: object) -> None:
+        anew.append(arguments)
+        coming.set()
+        if fails:
+            raise exception.PlugFailed(port_id=PORT, reason="the switch is away")
+
+    with plugging.plugged(
+        FakeVirtAPI(coming=coming), instance, ports, lambda *_: nothing, plug_anew
+    ):
+        assert not anew
+    assert anew == [(instance, ports)]
+    assert ("the switch is away" in caplog.text) is fails

@@ -5,16 +5,22 @@ from typing import Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import limits, spec
-from novadocker.virt.docker.model import ContainerSpec, Limits
+from novadocker.virt.docker import spec
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.unit import fakes
 
-LIMITS = Limits(nano_cpus=10**9, cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=100)
+LIMITS = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=100)
 
 
 def build(instance: Any, image_meta: Any, image: Any = fakes.IMAGE) -> ContainerSpec:
     return spec.container_spec(
-        instance, image_meta, image, LIMITS, runtime="novadocker", console_log_max_mb=10
+        instance,
+        image_meta,
+        image,
+        LIMITS,
+        Isolation(),
+        runtime="novadocker",
+        console_log_max_mb=10,
     )
 
 
@@ -27,6 +33,7 @@ def test_labels_are_all_ours(instance: Any, image_meta: Any) -> None:
         spec.LABEL_FLAVOR: "d1.tiny",
         spec.LABEL_HOST: instance.host or "",
         spec.LABEL_SCHEMA: "1",
+        spec.LABEL_RESCUE: "",
     }
     assert built.name == f"nova-{instance.uuid}"
 
@@ -47,6 +54,39 @@ def test_command_line(
         image_meta.properties.os_command_line = property_
     built = build(instance, image_meta)
     assert (built.entrypoint, built.command) == (entrypoint, command)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "command", "property_", "systemd"),
+    [
+        ((), ("/sbin/init",), None, True),
+        ((), ("/lib/systemd/systemd", "--log-level=info"), None, True),
+        (("/usr/lib/systemd/systemd",), (), None, True),
+        ((), ("/usr/sbin/init",), None, True),
+        ((), ("nginx",), "/sbin/init", True),
+        ((), ("/sbin/init",), "nginx", False),
+        ((), ("sh", "-c", "/sbin/init"), None, False),
+        (("tini", "--"), ("/sbin/init",), None, False),
+        ((), ("/sbin/openrc-init",), None, False),
+        ((), ("systemd-x",), None, False),
+    ],
+)
+def test_systemd(
+    instance: Any,
+    image_meta: Any,
+    entrypoint: tuple[str, ...],
+    command: tuple[str, ...],
+    property_: str | None,
+    systemd: bool,
+) -> None:
+    if property_ is not None:
+        image_meta.properties.os_command_line = property_
+    image = replace(fakes.IMAGE, entrypoint=entrypoint, command=command)
+    built = build(instance, image_meta, image)
+    assert built.systemd is systemd
+    assert built.stop_signal == ("SIGRTMIN+3" if systemd else "")
+    built = build(instance, image_meta, replace(image, stop_signal="SIGINT"))
+    assert built.stop_signal == ""
 
 
 def test_command_line_that_cannot_be_split(instance: Any, image_meta: Any) -> None:
@@ -90,17 +130,3 @@ def test_hostname(instance: Any, image_meta: Any, hostname: str, expected: str |
 )
 def test_owned(name: str, labels: dict[str, str], expected: bool) -> None:
     assert spec.owned(name, labels) is expected
-
-
-@pytest.mark.parametrize(
-    ("vcpus", "memory_mb", "swap", "expected"),
-    [
-        (1, 256, 0, Limits(10**9, 1024, 256 << 20, 0, 77)),
-        (4, 8192, 64, Limits(4 * 10**9, 4096, 8192 << 20, 64 << 20, 77)),
-        (512, 1, 0, Limits(512 * 10**9, 262144, 1 << 20, 0, 77)),
-    ],
-)
-def test_limits(instance: Any, vcpus: int, memory_mb: int, swap: int, expected: Limits) -> None:
-    flavor = instance.flavor
-    flavor.vcpus, flavor.memory_mb, flavor.swap = vcpus, memory_mb, swap
-    assert limits.limits_from_flavor(instance.flavor, 77) == expected

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from nova import conf
-from nova.conf import compute
+from nova.conf import compute, neutron
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code, Result
 from vif_plug_ovs.ovs import OvsPlugin
@@ -20,6 +20,8 @@ from vif_plug_ovs.ovs import OvsPlugin
 from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
+from novadocker.virt.docker import lxcfs
+from novadocker.virt.docker.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes
 
@@ -115,19 +117,19 @@ def test_live_restore() -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "filesystem", "code", "part"),
+    ("driver", "filesystem", "sized", "code", "part"),
     [
-        ("overlay2", "xfs", SUCCESS, "overlay2 on xfs"),
-        ("zfs", "", SUCCESS, "zfs"),
-        ("btrfs", "", SUCCESS, "btrfs"),
-        ("overlay2", "extfs", WARNING, "pquota"),
-        ("overlayfs", "", WARNING, "can't limit"),
-        ("vfs", "extfs", WARNING, '"overlay2"'),
+        ("overlay2", "xfs", True, SUCCESS, "overlay2 gives each server the disk of its flavor"),
+        ("btrfs", "", True, SUCCESS, "btrfs"),
+        ("overlay2", "xfs", False, WARNING, "overlay2 on xfs can't limit the disk"),
+        ("overlay2", "extfs", False, WARNING, "overlay2 on extfs can't limit the disk"),
+        ("overlayfs", "", False, WARNING, "this file system can't limit the disk"),
+        ("vfs", "extfs", False, WARNING, '"overlay2"'),
     ],
 )
-def test_storage(driver: str, filesystem: str, code: Code, part: str) -> None:
+def test_storage(driver: str, filesystem: str, sized: bool, code: Code, part: str) -> None:
     info = replace(fakes.INFO, storage_driver=driver, backing_filesystem=filesystem)
-    assert says(checks.check_storage(info), code, part)
+    assert says(checks.check_storage(info, sized), code, part)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
     for result in (
         checks.check_runtime(None, "ours", True),
         checks.check_live_restore(None),
-        checks.check_storage(None),
+        checks.check_storage(None, False),
         checks.check_cgroups(None),
     ):
         assert says(result, WARNING, "the engine does not answer")
@@ -297,6 +299,26 @@ def test_the_privileged_call_is_an_entry_point() -> None:
     assert probes.privsep.network_pctxt.is_entrypoint(privileged.read_capabilities)
 
 
+CALL = checks.PrivilegedCall("nova", False, ("sudo",), "")
+
+
+@pytest.mark.parametrize(
+    ("datapaths", "call", "code", "part"),
+    [
+        ({"br-int": ""}, CALL, SUCCESS, "both directions"),
+        ({"br-int": "system", "br-ex": "netdev"}, CALL, SUCCESS, "both directions"),
+        ({"br-int": "netdev"}, CALL, WARNING, "br-int has a userspace datapath"),
+        ({"br-int": ""}, replace(CALL, missing_means=["police"]), WARNING, "send is not limited"),
+        ({"br-int": ""}, replace(CALL, missing_means=["htb"]), WARNING, "receive is not limited"),
+        (None, CALL, WARNING, "not known"),
+        ({"br-int": ""}, replace(CALL, error="no sudo"), WARNING, "not known"),
+        ({"br-int": ""}, None, WARNING, "not known"),
+    ],
+)
+def test_bandwidth_limits(datapaths: Any, call: Any, code: Code, part: str) -> None:
+    assert says(checks.check_bandwidth(datapaths, "br-int", call), code, part)
+
+
 # -- the command -------------------------------------------------------------------------------
 
 
@@ -304,6 +326,7 @@ def fresh_configuration() -> cfg.ConfigOpts:
     """Return what the command reads of Nova's options, not parsed as yet."""
     found = cfg.ConfigOpts()
     compute.register_opts(found)
+    found.register_opts(neutron.neutron_opts, group="neutron")
     docker_conf.register_opts(found)
     found.register_opts(OvsPlugin.CONFIG_OPTS, group="os_vif_ovs")
     return found
@@ -323,6 +346,8 @@ def run(
         monkeypatch.setattr(probes, "is_executable", lambda path: path.startswith("/usr/bin/"))
         monkeypatch.setattr(probes, "connect_switch", lambda _: "")
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
+        monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
+        monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
         file.write_text(
             "[DEFAULT]\ncompute_driver = docker.DockerDriver\nallow_resize_to_same_host = true\n"
@@ -335,9 +360,9 @@ def run(
 
 
 def test_all_is_well(run: Callable[..., Any]) -> None:
-    code, rows = run(replace(fakes.INFO, backing_filesystem="xfs"))
+    code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 
@@ -380,3 +405,18 @@ def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     info, error = probes.read_engine("unix:///x")
     assert info is None
     assert "it speaks API 1.40" in error
+
+
+@pytest.mark.parametrize(
+    ("folder", "view", "code", "part"),
+    [
+        ("", View(), SUCCESS, "turned off"),
+        ("/l", View(), WARNING, "not mounted at /l"),
+        ("/l", View(error="not connected"), FAILURE, "not connected"),
+        ("/l", View(7, ("proc/stat",), ("lxcfs", "--enable-cfs", "/l")), SUCCESS, "/l"),
+        ("/l", View(7, ("proc/stat",)), SUCCESS, "/l"),
+        ("/l", View(7, arguments=("lxcfs", "-l", "/l")), WARNING, "without --enable-cfs"),
+    ],
+)
+def test_lxcfs(folder: str, view: View, code: Code, part: str) -> None:
+    assert says(checks.check_lxcfs(folder, view), code, part)

@@ -40,6 +40,8 @@ _CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
+_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -103,6 +105,28 @@ def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[Arc
         yield ArchivedImage(found.config.content, _checked_layers(found, scratch))
 
 
+@contextlib.contextmanager
+def open_root(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
+    """Make an image of the tar archive of a root file system, plain or compressed.
+
+    :param architecture: as for ``open_image``, and so ``folder``
+    :raises ArchiveError: it is no tar archive, or has no room
+    """
+    with Scratch(folder) as scratch:
+        content = scratch.unpack(archive, "the archive")
+        if not _is_tar(content):
+            raise ArchiveError("it is no tar archive")
+        layer = Layer(content.digest(), content)
+        config = {
+            "architecture": architecture,
+            "os": "linux",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.digest}"]},
+            "history": [{"created_by": "root file system of Glance"}],
+        }
+        yield ArchivedImage(json.dumps(config).encode(), (layer,))
+
+
 def docker_archive(image: ArchivedImage) -> Iterator[bytes]:
     """Return an archive that makes the engine load the image, without a tag, in small pieces."""
     for digest, content in {layer.digest: layer.content for layer in image.layers}.items():
@@ -121,6 +145,39 @@ def docker_archive(image: ArchivedImage) -> Iterator[bytes]:
     for name, data in files.items():
         yield _header(name, len(data)) + data + _padding(len(data))
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def oci_archive(image: ArchivedImage) -> Iterator[bytes]:
+    """Return the image as an OCI image layout in a tar archive, in small pieces."""
+    for digest, content in {layer.digest: layer.content for layer in image.layers}.items():
+        yield _header(f"blobs/sha256/{digest}", content.size)
+        yield from content.chunks()
+        yield _padding(content.size)
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST_TYPE,
+            "config": _descriptor(_CONFIG_TYPES[0], image.digest, len(image.config)),
+            "layers": [
+                _descriptor(_LAYER_TYPE, layer.digest, layer.content.size) for layer in image.layers
+            ],
+        }
+    ).encode()
+    digest = hashlib.sha256(manifest).hexdigest()
+    index = {"schemaVersion": 2, "manifests": [_descriptor(_MANIFEST_TYPE, digest, len(manifest))]}
+    files = {
+        f"blobs/sha256/{image.digest}": image.config,
+        f"blobs/sha256/{digest}": manifest,
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps(index).encode(),
+    }
+    for name, data in files.items():
+        yield _header(name, len(data)) + data + _padding(len(data))
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _descriptor(media_type: str, digest: str, size: int) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
 
 
 def _header(name: str, size: int) -> bytes:

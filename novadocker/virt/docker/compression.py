@@ -7,6 +7,7 @@ own can be held to a size by the kernel.
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ _PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNSUPPORTED = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 _CHUNK_BYTES = 1 << 20
+_MAX_READ_BYTES = 64 << 10
 _UNPACK_SECONDS = 900
 
 
@@ -64,6 +66,60 @@ class Region:
         for chunk in self.chunks():
             digest.update(chunk)
         return digest.hexdigest()
+
+
+class RegionFile(io.RawIOBase):
+    """A region as a file that is read and searched."""
+
+    def __init__(self, region: Region) -> None:
+        super().__init__()
+        self._region = region
+        self._position = 0
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position, which may lie beyond the end."""
+        if whence != io.SEEK_SET or position < 0:
+            raise ArchiveError("a header leads out of it")
+        self._position = position
+        return position
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes, nothing at the end."""
+        left = max(self._region.size - self._position, 0)
+        size = left if size < 0 else min(size, left)
+        found = os.pread(self._region.descriptor, size, self._region.offset + self._position)
+        self._position += len(found)
+        return found
+
+
+class ChunkReader(io.RawIOBase):
+    """Pieces as a file that is read once, from its start to its end.
+
+    :ivar size: how many bytes were read
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._chunk = b""
+        self.size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to ``size`` bytes, never more than 64 KiB, and nothing at the end."""
+        while not self._chunk:
+            following = next(self._chunks, None)
+            if following is None:
+                return b""
+            self._chunk = following
+        # each becomes a chunk of HTTP, and uWSGI before Glance refuses those of a MiB
+        end = _MAX_READ_BYTES if size < 0 else min(size, _MAX_READ_BYTES)
+        found, self._chunk = self._chunk[:end], self._chunk[end:]
+        self.size += len(found)
+        return found
 
 
 class Scratch(contextlib.ExitStack):

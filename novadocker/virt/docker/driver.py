@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import os_resource_classes as orc
@@ -12,8 +14,9 @@ import psutil
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state
+from nova.compute import power_state, task_states, vm_states
 from nova.compute import provider_tree as placement
+from nova.console import type as console_type
 from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
@@ -21,23 +24,51 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.virt.docker import (
+    attachments,
+    configdrive,
+    consoles,
     diagnostics,
+    disks,
+    drives,
+    freezer,
     guest,
+    interior,
     inventory,
+    isolation,
+    kills,
     lifecycle,
     limits,
     netns,
     nics,
     plugging,
+    rescue,
     spec,
+    subids,
+    tags,
+    topology,
+    traits,
+    transfer,
     vifs,
 )
 from novadocker.virt.docker import host as host_facts
+from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.abandoned import AbandonedContainers
+from novadocker.virt.docker.cache import ImageCache
+from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
-from novadocker.virt.docker.model import Container, ContainerDetail, ContainerSpec
+from novadocker.virt.docker.loads import Loads
+from novadocker.virt.docker.lxcfs import Lxcfs
+from novadocker.virt.docker.model import (
+    Container,
+    ContainerDetail,
+    ContainerSpec,
+    EngineImage,
+    Limits,
+    Mount,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -68,6 +99,12 @@ class DockerDriver(driver.ComputeDriver):
         **driver.ComputeDriver.capabilities,
         # Glance has no disk format of Docker's: archives are uploaded as raw
         "supports_image_type_raw": True,
+        "has_imagecache": True,
+        "supports_attach_interface": True,
+        "supports_device_tagging": True,
+        "supports_tagged_attach_interface": True,
+        "supports_pcpus": True,
+        "supports_evacuate": True,
     }
 
     def __init__(self, virtapi: Any) -> None:
@@ -78,6 +115,9 @@ class DockerDriver(driver.ComputeDriver):
         )
         self._listing = Listing(self._engine)
         self._abandoned = AbandonedContainers(self._engine)
+        self._loads = Loads(Path(CONF.state_path, "loads"), self._engine, self._listing)
+        self._lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self._engine, self._listing, self._loads)
+        self._events = Events(self._engine, self._listing, self.emit_event)
         self._node = CONF.host
 
     # -- the host -----------------------------------------------------------------------------
@@ -99,8 +139,34 @@ class DockerDriver(driver.ComputeDriver):
             LOG.warning(
                 "live-restore is off: all servers stop when the engine does; set it in daemon.json"
             )
+        self._id_maps = subids.read_id_maps(info)
+        self._cells = topology.read_cells()
+        self._cpu_sets = topology.cpu_sets(self._cells)
+        self._sized_disks = host_facts.can_size_disks(info)
+        if not self._sized_disks:
+            LOG.warning("A server can fill the disk of this host: its size can't be limited")
+        self._enforcement = Enforcement(self._engine, info)
+        self._data_root = info.data_root
         self._images = ImageStore(self._engine, host_facts.architecture(info))
+        freezer.thaw_left(self._engine, Path(CONF.instances_path))
+        rescue.put_back_left(self._engine)
         vifs.initialize()
+        self._consoles = consoles.Consoles(
+            self._engine,
+            CONF.serial_console.proxyclient_address,
+            consoles.parse_proxies(CONF.docker.serial_console_proxies),
+            CONF.consoleauth.token_ttl,
+        )
+        self._lxcfs.start()
+        self._loads.start()
+        self._events.start()
+
+    def cleanup_host(self, host: str) -> None:
+        """Tell Nova of nothing more that happens, and close all consoles."""
+        self._events.stop()
+        self._consoles.stop()
+        self._lxcfs.stop()
+        self._loads.stop()
 
     def get_host_ip_addr(self) -> str:
         """Return this host's address, ``[DEFAULT]my_ip``."""
@@ -117,7 +183,12 @@ class DockerDriver(driver.ComputeDriver):
     def get_available_resource(self, nodename: str) -> dict[str, object]:
         """Return the host's resources; EngineUnavailable while the engine is away."""
         info = self._engine.info()
-        return host_facts.available_resource(nodename, info, host_facts.read_resources(info))
+        return host_facts.available_resource(
+            nodename,
+            info,
+            host_facts.read_resources(info, self._cpu_sets),
+            topology.numa_topology(self._cells, self._cpu_sets),
+        )
 
     def update_provider_tree(
         self,
@@ -134,11 +205,32 @@ class DockerDriver(driver.ComputeDriver):
             provider_tree.update_inventory(nodename, inventory.quiesced(known))
             return
         self._abandoned.sweep()
+        disks.keep_limited(info)
+        self._enforcement.sweep()
         ratios = self._get_allocation_ratios(known)
         provider_tree.update_inventory(
-            nodename, inventory.inventory(host_facts.read_resources(info), ratios, self._reserved())
+            nodename,
+            inventory.inventory(
+                host_facts.read_resources(info, self._cpu_sets), ratios, self._reserved()
+            ),
         )
-        provider_tree.add_traits(nodename, host_facts.TRAIT)
+        found = traits.traits(
+            host_facts.architecture(info),
+            host_facts.read_cpu_features(),
+            self._cells,
+            self._sized_disks,
+        )
+        provider_tree.add_traits(nodename, *(name for name, there in found.items() if there))
+        provider_tree.remove_traits(nodename, *(name for name, there in found.items() if not there))
+
+    def _rules(self) -> limits.Rules:
+        return limits.rules(
+            self._cells,
+            self._cpu_sets,
+            pids=CONF.docker.default_pids_limit,
+            sized_disks=self._sized_disks,
+            image_may_ask=CONF.docker.image_extra_specs,
+        )
 
     def _reserved(self) -> dict[str, int]:
         return {
@@ -202,37 +294,49 @@ class DockerDriver(driver.ComputeDriver):
         power_on: bool = True,
         accel_info: Sequence[Any] | None = None,
     ) -> None:
-        """Create the instance's container, wire it, wait for Neutron, start it.
+        """Wire the instance, create its container while Neutron works, then start it.
 
-        What can fail without the network comes before the first look at ``network_info``, which
-        waits until Neutron has allocated the ports.
+        The image comes before the first look at ``network_info``, which waits until Neutron has
+        allocated the ports.
 
         :raises ImageUnacceptable: the image can't be booted on any host
         :raises BuildAbortException: its command does not run, or Neutron reports no port up
         """
         _refuse_disks(instance, block_device_info)
+        rules = self._rules()
+        most = limits.instance_limits(instance, rules)
+        self._enforcement.check_possible(most)
         image = self._images.ensure(context, image_meta)
-        container = spec.container_spec(
-            instance,
-            image_meta,
-            image,
-            limits.limits_from_flavor(instance.flavor, CONF.docker.default_pids_limit),
-            runtime=CONF.docker.runtime,
-            console_log_max_mb=CONF.docker.console_log_max_mb,
-        )
-        container_id = self._create(container)
+        limits.check_image_fits(image.size_bytes, most)
+        container = self._container_spec(instance, image_meta, image, most, rules)
+        login = guest.login(instance, image_meta, admin_password)
+        ports = network_info if network_info is not None else network_model.NetworkInfo()
+        vifs.check_supported(ports)
+        # Nova saves the instance when it runs
+        attachments.record_names(instance, ports)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._abandoned.remove, container_id)
-            ports = network_info if network_info is not None else network_model.NetworkInfo()
-            vifs.check_supported(ports)
             undo.callback(self.unplug_vifs, instance, ports)
-            with plugging.wait_for_plugged(self.virtapi, instance, ports):
-                vifs.plug_vifs(instance, ports)
+            with self._plugged(instance, ports):
+                instance.device_metadata = tags.device_metadata(context, instance, ports)
+                if configdrive.required(instance):
+                    undo.callback(drives.delete_drive, self._node, instance.uuid)
+                    undo.callback(self._detach_drive, instance)
+                    files, device = configdrive.build(
+                        instance, ports, injected_files, admin_password
+                    )
+                    drives.write_drive(self._node, instance.uuid, files, self._root(), device)
+                container_id = self._create_of(context, image_meta, container)
+                undo.callback(self._abandoned.remove, container_id)
                 if injected_files:
                     self._engine.put_files(container_id, dict(injected_files))
-                netns.bind_container(container_id, instance.uuid, _etc_files(instance, ports))
+                netns.bind_container(
+                    container_id,
+                    instance.uuid,
+                    etc_files=_etc_files(instance, ports),
+                    login=login and asdict(login),
+                )
             if power_on:
-                self._start_first(instance, container_id)
+                self._start_first(instance, container_id, ports)
             undo.pop_all()
 
     def destroy(
@@ -244,9 +348,24 @@ class DockerDriver(driver.ComputeDriver):
         destroy_disks: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
-        """Remove the instance's container and network; absent is fine."""
+        """Remove the instance's container and network; absent is fine.
+
+        What a revert of a resize on this host goes back to is left alone.
+        """
+        if not moves.is_reverted_here(instance):
+            self._remove(context, instance, network_info, destroy_disks)
+
+    def _remove(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        destroy_disks: bool = True,
+    ) -> None:
+        self._consoles.close(instance.uuid)
         self._engine.remove_container(spec.container_name(instance.uuid))
-        self.cleanup(context, instance, network_info, block_device_info)
+        rescue.remove(self._engine, instance.uuid)
+        self.cleanup(context, instance, network_info, destroy_disks=destroy_disks)
 
     def cleanup(
         self,
@@ -262,6 +381,61 @@ class DockerDriver(driver.ComputeDriver):
         """Remove what an instance without container leaves on the host; absent is fine."""
         if destroy_vifs:
             self.unplug_vifs(instance, network_info)
+        self._detach_drive(instance)
+        self._loads.delete(instance.uuid)
+        if destroy_disks and instance.config_drive:
+            drives.delete_drive(self._node, instance.uuid)
+
+    def _attach_drive(self, instance: objects.Instance) -> None:
+        if configdrive.wants_device(instance):
+            drives.attach_device(self._node, instance.uuid)
+
+    def _detach_drive(self, instance: objects.Instance) -> None:
+        if configdrive.wants_device(instance):
+            drives.detach_device(self._node, instance.uuid)
+
+    def _root(self) -> tuple[int, int]:
+        """Return the user and group on the host who are root in a server."""
+        maps = self._id_maps
+        return (maps.users[0][1], maps.groups[0][1]) if maps else (0, 0)
+
+    def _config_drive_mounts(self, instance: objects.Instance) -> tuple[Mount, ...]:
+        if not configdrive.required(instance):
+            return ()
+        return configdrive.mounts(drives.files_folder(self._node, instance.uuid))
+
+    def _container_spec(
+        self,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        image: EngineImage,
+        most: Limits,
+        rules: limits.Rules,
+    ) -> ContainerSpec:
+        return spec.container_spec(
+            instance,
+            image_meta,
+            image,
+            most,
+            isolation.isolation(limits.asked(instance, instance.flavor, rules)),
+            runtime=CONF.docker.runtime,
+            console_log_max_mb=CONF.docker.console_log_max_mb,
+            mounts=self._config_drive_mounts(instance) + self._lxcfs.mounts(instance.uuid),
+            devices=_config_drive_devices(instance),
+        )
+
+    def _create_of(
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        container: ContainerSpec,
+    ) -> str:
+        try:
+            return self._create(container)
+        except exception.EngineImageNotFound:
+            # aged out of the cache since it was looked up
+            image = self._images.ensure(context, image_meta)
+            return self._create(replace(container, image_id=image.id))
 
     def _create(self, container: ContainerSpec) -> str:
         self._abandoned.sweep()
@@ -271,9 +445,12 @@ class DockerDriver(driver.ComputeDriver):
             self._abandoned.suspect(container.name)
             raise
 
-    def _start_first(self, instance: objects.Instance, container_id: str) -> None:
+    def _start_first(
+        self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
+    ) -> None:
         try:
-            lifecycle.start(self._engine, container_id, CONF.docker.start_grace)
+            self._attach_drive(instance)
+            self._run(instance, container_id, ports)
         except exception.EngineError as error:
             raise exception.StartFailed(
                 instance_uuid=instance.uuid, reason=error.format_message()
@@ -297,7 +474,9 @@ class DockerDriver(driver.ComputeDriver):
         self, instance: objects.Instance, timeout: int = 0, retry_interval: int = 0
     ) -> None:
         """Stop an instance within ``timeout`` seconds; a stopped one is fine."""
+        self._consoles.close(instance.uuid)
         lifecycle.stop(self._engine, self._find(instance).id, timeout, retry_interval)
+        self._detach_drive(instance)
         vifs.silence_vifs(instance, instance.get_network_info())
 
     def reboot(
@@ -314,6 +493,7 @@ class DockerDriver(driver.ComputeDriver):
         """Stop and start an instance; a soft reboot lets it shut down first."""
         timeout = CONF.shutdown_timeout if reboot_type == "SOFT" else 0
         found = self._find(instance)
+        self._consoles.close(instance.uuid)
         lifecycle.stop(self._engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
         self._start(found, instance, network_info)
 
@@ -361,9 +541,316 @@ class DockerDriver(driver.ComputeDriver):
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        vifs.plug_vifs(instance, network_info)
+        if rescue.is_stand_in(found) and instance.vm_state != vm_states.RESCUED:
+            self._end_rescue(instance)
+            found = self._find(instance)
+        self._wire(instance, network_info)
         netns.bind_container(found.id, instance.uuid)
-        lifecycle.start(self._engine, found.id, CONF.docker.start_grace)
+        self._lxcfs.await_mended()
+        self._attach_drive(instance)
+        self._run(instance, found.id, network_info)
+
+    def _run(
+        self,
+        instance: objects.Instance,
+        container_id: str,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        with lifecycle.started(self._engine, container_id, CONF.docker.start_grace) as found:
+            self._enforce(instance, found, network_info)
+            vifs.announce_vifs(instance, network_info)
+
+    # -- rescue --------------------------------------------------------------------------------
+
+    def rescue(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        image_meta: objects.ImageMeta,
+        rescue_password: str,
+        block_device_info: dict[str, Any] | None,
+        share_info: Any,
+    ) -> None:
+        """Run another image in an instance's place, which has its files at ``/rescue``.
+
+        :raises RescueRefused: its files can't be mounted
+        """
+        self._end_rescue(instance)
+        own = self._find(instance)
+        rules = self._rules()
+        most = limits.instance_limits(instance, rules)
+        image = self._images.ensure(context, image_meta)
+        limits.check_image_fits(image.size_bytes, most)
+        container = rescue.stand_in(
+            self._container_spec(instance, image_meta, image, most, rules),
+            self._engine.inspect_storage(own.id),
+        )
+        login = guest.login(instance, image_meta, rescue_password)
+        self.power_off(instance)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._end_rescue, instance)
+            rescue.set_aside(self._engine, instance.uuid, own)
+            # not _create: when the answer is lost, what has the name later may be the own one
+            container_id = self._engine.create_container(container)
+            self._wire(instance, network_info)
+            netns.bind_container(
+                container_id,
+                instance.uuid,
+                etc_files=_etc_files(instance, network_info),
+                login=login and asdict(login),
+            )
+            self._lxcfs.await_mended()
+            self._start_first(instance, container_id, network_info)
+            undo.pop_all()
+
+    def unrescue(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
+        """Start an instance's own container again, in the place of the one for its rescue."""
+        self.power_off(instance)
+        self._end_rescue(instance)
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        self._start(self._find(instance), instance, ports)
+
+    def _end_rescue(self, instance: objects.Instance) -> None:
+        gone = rescue.put_back(self._engine, instance.uuid)
+        if gone:
+            netns.release_container(gone)
+
+    # -- resize --------------------------------------------------------------------------------
+
+    def migrate_disk_and_power_off(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        dest: str,
+        flavor: objects.Flavor,
+        network_info: network_model.NetworkInfo,
+        block_device_info: dict[str, Any] | None = None,
+        timeout: int = 0,
+        retry_interval: int = 0,
+    ) -> str:
+        """Give an instance another flavor's limits, or send it to another host.
+
+        On its host one that runs goes on, as does a stopped one.
+
+        :raises InstanceFaultRollback: it can't be done, and the instance is as it was
+        """
+        with moves.rolled_back():
+            moves.refuse_disks(flavor, driver.block_device_info_get_mapping(block_device_info))
+            if dest != self.get_host_ip_addr():
+                return self._send_away(instance, dest, network_info, timeout, retry_interval)
+            rules = self._rules()
+            moves.check_isolation(
+                isolation.isolation(limits.asked(instance, instance.flavor, rules)),
+                isolation.isolation(limits.asked(instance, flavor, rules)),
+            )
+            new = limits.limits_for(instance, flavor, moves.new_topology(instance), rules)
+            self._resize(instance, limits.instance_limits(instance, rules), new, network_info)
+        return moves.DISK_INFO
+
+    def finish_migration(
+        self,
+        context: nova_context.RequestContext,
+        migration: objects.Migration,
+        instance: objects.Instance,
+        disk_info: str,
+        network_info: network_model.NetworkInfo,
+        image_meta: objects.ImageMeta,
+        resize_instance: bool,
+        allocations: dict[str, Any],
+        block_device_info: dict[str, Any] | None = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        """See that an instance has the limits of its flavor, which is the new one by now.
+
+        One that comes from another host is made of what that host sent.
+
+        :raises InstanceFaultRollback: it has lost them, and has the old ones
+        """
+        move = transfer.read_move(disk_info)
+        if move is not None:
+            self._take_in(context, instance, move, network_info, image_meta, power_on)
+            return
+        with moves.rolled_back():
+            rules = self._rules()
+            old = limits.limits_for(
+                instance, instance.old_flavor, moves.old_topology(instance), rules
+            )
+            self._resize(instance, old, limits.instance_limits(instance, rules), network_info)
+
+    def confirm_migration(
+        self,
+        context: nova_context.RequestContext,
+        migration: objects.Migration,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        """Remove what an instance left here when it moved; on its own host that is nothing."""
+        if moves.is_to_other_host(migration):
+            self._remove(context, instance, network_info)
+
+    def finish_revert_migration(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        migration: objects.Migration,
+        block_device_info: dict[str, Any] | None = None,
+        power_on: bool = True,
+        share_info: Any = None,
+    ) -> None:
+        """Give an instance the limits of its flavor, which is the old one again.
+
+        One that had moved is started again, as it was when it left.
+
+        Nova asks for it when it starts, too, after it died in the middle of a resize. An instance
+        that has come to need more memory is started anew, as a virtual machine would be.
+        """
+        found = self._find(instance)
+        if moves.is_to_other_host(migration):
+            if power_on and _power_state(found) in _SILENT_STATES:
+                with self._plugged(instance, network_info):
+                    pass
+                self._start(found, instance, network_info)
+            return
+        most = limits.limits_for(
+            instance, instance.flavor, moves.old_topology(instance), self._rules()
+        )
+        crowded = self._enforcement.memory_in_use(found) > most.memory_bytes
+        if crowded:
+            LOG.warning("It uses more memory than it is to have: restarting", instance=instance)
+            lifecycle.stop(self._engine, found.id, CONF.shutdown_timeout, _SHUTDOWN_RETRY_SECONDS)
+            found = self._find(instance)
+        moves.set_limits(
+            self._enforcement, instance.uuid, found, most, _device_pairs(instance, network_info)
+        )
+        if crowded:
+            self._start(found, instance, network_info)
+
+    def _resize(
+        self,
+        instance: objects.Instance,
+        old: Limits,
+        new: Limits,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        found = self._find(instance)
+        moves.check_fits(self._enforcement, found, old, new)
+        moves.change(
+            self._enforcement,
+            instance.uuid,
+            found,
+            old,
+            new,
+            _device_pairs(instance, network_info),
+        )
+
+    # -- to another host -----------------------------------------------------------------------
+
+    def _send_away(
+        self,
+        instance: objects.Instance,
+        dest: str,
+        network_info: network_model.NetworkInfo,
+        timeout: int,
+        retry_interval: int,
+    ) -> str:
+        """Send an instance's data to a host and stop it; it stays here until that is confirmed."""
+        found = self._find(instance)
+        running = _power_state(found) not in _SILENT_STATES
+        drive = drives.folder(self._node, instance.uuid) if configdrive.required(instance) else ""
+        storage = self._engine.inspect_storage(found.id)
+        with contextlib.ExitStack() as undo:
+            with transfer.session(
+                CONF.docker.transfer_command,
+                dest,
+                instance.uuid,
+                found.image_id,
+                self._engine.save_image,
+                storage,
+                drive,
+            ) as (session, move):
+                if running:
+                    session.send(live=True)
+                    undo.callback(self._start, found, instance, network_info)
+                self.power_off(instance, timeout, retry_interval)
+                session.send(live=False)
+                session.commit()
+            self.unplug_vifs(instance, network_info)
+            undo.pop_all()
+        return move.to_text()
+
+    def _take_in(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        move: transfer.Move,
+        network_info: network_model.NetworkInfo,
+        image_meta: objects.ImageMeta,
+        power_on: bool,
+    ) -> None:
+        """Make an instance of what another host sent; that one keeps its own for now."""
+        rules = self._rules()
+        most = limits.instance_limits(instance, rules)
+        self._enforcement.check_possible(most)
+        image = self._engine.inspect_image(move.image_id)
+        with contextlib.ExitStack() as undo:
+            undo.callback(transfer.discard, self._data_root, instance.uuid)
+            undo.callback(self.cleanup, context, instance, network_info)
+            if move.drive:
+                transfer.adopt_drive(
+                    self._data_root, instance.uuid, move, drives.folder(self._node, instance.uuid)
+                )
+            container_id = self._create(
+                self._container_spec(instance, image_meta, image, most, rules)
+            )
+            undo.callback(self._abandoned.remove, container_id)
+            storage = self._engine.inspect_storage(container_id)
+            transfer.adopt(self._data_root, instance.uuid, move, storage)
+            with self._plugged(instance, network_info):
+                netns.bind_container(container_id, instance.uuid)
+            if power_on:
+                self._start_first(instance, container_id, network_info)
+            else:
+                vifs.silence_vifs(instance, network_info)
+            undo.pop_all()
+
+    # -- images --------------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_id: str,
+        update_task_state: Callable[..., None],
+    ) -> None:
+        """Make a Glance image of an instance, which may run; one that runs is frozen a moment.
+
+        :raises InstanceNotRunning: the instance is gone
+        :raises SnapshotFailed: no image could be made; what there was of it is removed
+        """
+        try:
+            found = self._find(instance)
+        except nova_exception.InstanceNotFound as error:
+            raise nova_exception.InstanceNotRunning(instance_id=instance.uuid) from error
+        update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
+        with self._images.snapshot(found) as image:
+            update_task_state(
+                task_state=task_states.IMAGE_UPLOADING,
+                expected_state=task_states.IMAGE_PENDING_UPLOAD,
+            )
+            self._images.upload(context, image_id, image)
+
+    def manage_image_cache(
+        self, context: nova_context.RequestContext, all_instances: Sequence[objects.Instance]
+    ) -> None:
+        """Remove images that no instance uses, by the options of ``[image_cache]``."""
+        ImageCache(self._engine).update(context, all_instances)
+
+    def cache_image(self, context: nova_context.RequestContext, image_id: str) -> bool:
+        """Have an image ready before a server needs it; tell whether it had to be loaded."""
+        return self._images.cache(context, image_id)
 
     # -- network -------------------------------------------------------------------------------
 
@@ -374,19 +861,168 @@ class DockerDriver(driver.ComputeDriver):
 
         The VIFs of one that does not run are there, but silent.
         """
-        vifs.plug_vifs(instance, network_info)
+        self._wire(instance, network_info)
         server = self._listing.recent_servers().get(instance.uuid)
         if server is not None and _power_state(server) in _SILENT_STATES:
             vifs.silence_vifs(instance, network_info)
+        elif server is not None:
+            try:
+                self._enforce(instance, self._find(instance), network_info)
+            except (exception.EngineError, exception.InvalidLimits, exception.LimitsNotKept) as e:
+                # Nova asks for every server when it starts, and would stop at this one
+                LOG.error("The limits are not kept: %s", e, instance=instance)
+
+    def _enforce(
+        self,
+        instance: objects.Instance,
+        found: ContainerDetail,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        """Hold an instance to the limits of its present flavor."""
+        self._enforcement.enforce(
+            instance.uuid,
+            found,
+            limits.instance_limits(instance, self._rules()),
+            _device_pairs(instance, network_info),
+        )
+
+    def _wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        self._make_owned(instance)
+        vifs.plug_vifs(instance, ports)
+
+    def _wired(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> contextlib.AbstractContextManager[None]:
+        self._make_owned(instance)
+        return vifs.plugged_vifs(instance, ports)
+
+    def _make_owned(self, instance: objects.Instance) -> None:
+        if self._id_maps is not None:
+            netns.create_owned_namespace(instance.uuid, self._id_maps.users, self._id_maps.groups)
+
+    def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        vifs.replug_vifs(instance, ports)
+        # the switch polices a new port as its own database says: not at all
+        self._enforcement.sweep()
+
+    def _plugged(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> contextlib.AbstractContextManager[None]:
+        return plugging.plugged(self.virtapi, instance, ports, self._wired, self._wire_anew)
 
     def unplug_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
     ) -> None:
         """Unwire all VIFs and remove the instance's network namespace; absent is fine."""
+        with attachments.locked(instance.uuid):
+            try:
+                vifs.unplug_vifs(instance, network_info)
+            finally:
+                netns.delete_namespace(instance.uuid)
+
+    def attach_interface(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        vif: network_model.VIF,
+    ) -> None:
+        """Wire one more port of an instance, running or not; the others are left alone.
+
+        :raises PlugFailed: it could not be wired, and nothing is left of it
+        """
+        with attachments.locked(instance.uuid), contextlib.ExitStack() as undo:
+            found = self._find(instance)
+            now = attachments.read_instance(context, instance.uuid)
+            before = attachments.without_port(now.get_network_info(), vif)
+            after = attachments.with_port(now.get_network_info(), vif)
+            attachments.record_names(now, after)
+            now.device_metadata = tags.device_metadata(context, now, after)
+            now.save()
+            undo.callback(self._plug, now, before, found)
+            undo.callback(vifs.unplug_vifs, now, [vif])
+            self._plug(now, after, found)
+            undo.pop_all()
+            self._refresh_etc(found, now, before, after)
+
+    def detach_interface(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        vif: network_model.VIF,
+    ) -> None:
+        """Unwire one port of an instance; the others keep their names. Absent is fine.
+
+        :raises InstanceNotFound: there is no container any more, whose other ports it would wire
+        """
+        with attachments.locked(instance.uuid):
+            vifs.unplug_vifs(instance, [vif])
+            found = self._find(instance)
+            now = attachments.read_instance(context, instance.uuid)
+            before = attachments.with_port(now.get_network_info(), vif)
+            after = attachments.without_port(now.get_network_info(), vif)
+            attachments.record_names(now, after)
+            now.device_metadata = tags.device_metadata(context, now, after)
+            now.save()
+            # the default route may have been the port's
+            self._plug(now, after, found)
+            self._refresh_etc(found, now, before, after)
+
+    def inject_network_info(
+        self, instance: objects.Instance, nw_info: network_model.NetworkInfo
+    ) -> None:
+        """Make the devices what Neutron says now: a port got or lost a fixed address."""
+        with attachments.locked(instance.uuid):
+            self._plug(instance, nw_info, self._find(instance))
+
+    def _plug(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        found: ContainerDetail,
+    ) -> None:
+        self._wire(instance, network_info)
+        if _power_state(found) in _SILENT_STATES:
+            vifs.silence_vifs(instance, network_info)
+        else:
+            self._enforce(instance, found, network_info)
+
+    def _refresh_etc(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        before: network_model.NetworkInfo,
+        after: network_model.NetworkInfo,
+    ) -> None:
+        """Bring hosts and resolv.conf up to date where they are still as the driver wrote them."""
+        old, new = _etc_files(instance, before), _etc_files(instance, after)
         try:
-            vifs.unplug_vifs(instance, network_info)
-        finally:
-            netns.delete_namespace(instance.uuid)
+            changed = {
+                f"/etc/{name}": content
+                for name, content in new.items()
+                if content != old.get(name)
+                and (self._engine.read_file(found.id, f"/etc/{name}") or b"") == old.get(name, b"")
+            }
+            if changed:
+                self._engine.put_files(found.id, changed)
+        except exception.EngineError as error:
+            LOG.warning("/etc does not have the new ports: %s", error, instance=instance)
+
+    # -- what is inside ------------------------------------------------------------------------
+
+    def set_admin_password(self, instance: objects.Instance, new_pass: str) -> None:
+        """Set the admin user's password; for an instance that does not run, at its next start.
+
+        :raises SetAdminPasswdNotSupported: the image keeps no password of such an account
+        """
+        found = self._find(instance)
+        login = guest.password_login(instance, instance.image_meta, new_pass)
+        if not found.pid:
+            netns.bind_container(found.id, instance.uuid, login=asdict(login))
+        elif not interior.set_password(
+            found.id, found.pid, login.user, login.password_hash, login.password_day
+        ):
+            raise nova_exception.SetAdminPasswdNotSupported()
 
     # -- what is seen of a server --------------------------------------------------------------
 
@@ -394,18 +1030,58 @@ class DockerDriver(driver.ComputeDriver):
         self, context: nova_context.RequestContext, instance: objects.Instance
     ) -> str:
         """Return the end of what the instance wrote to its console, a character for each byte."""
-        output = self._engine.read_console(self._find(instance).id)[-_CONSOLE_BYTES:]
+        output = self._engine.read_console(self._find(instance).id, _CONSOLE_BYTES)
         # the manager encodes it by the same rule
         return output.decode("latin-1")
 
+    def get_serial_console(
+        self, context: nova_context.RequestContext, instance: objects.Instance
+    ) -> console_type.ConsoleSerial:
+        """Open the instance's serial console to nova-serialproxy, unless it is open.
+
+        :raises InstanceNotReady: it does not run
+        """
+        found = self._find(instance)
+        if not found.pid:
+            raise nova_exception.InstanceNotReady(instance_id=instance.uuid)
+        kind = instance.system_metadata.get("image_os_console")
+        opener = consoles.terminal_opener(self._engine, found.id, kind)
+        port = self._consoles.open(instance.uuid, found.id, opener)
+        return console_type.ConsoleSerial(CONF.serial_console.proxyclient_address, port)
+
+    def get_vnc_console(
+        self, context: nova_context.RequestContext, instance: objects.Instance
+    ) -> console_type.ConsoleVNC:
+        """Refuse it: a container has no screen."""
+        raise nova_exception.ConsoleTypeUnavailable(console_type="vnc")
+
+    def get_spice_console(
+        self, context: nova_context.RequestContext, instance: objects.Instance
+    ) -> console_type.ConsoleSpice:
+        """Refuse it: a container has no screen."""
+        raise nova_exception.ConsoleTypeUnavailable(console_type="spice")
+
+    def get_mks_console(
+        self, context: nova_context.RequestContext, instance: objects.Instance
+    ) -> console_type.ConsoleMKS:
+        """Refuse it: a container has no screen."""
+        raise nova_exception.ConsoleTypeUnavailable(console_type="mks")
+
     def get_diagnostics(self, instance: objects.Instance) -> dict[str, Any]:
-        """Return the diagnostics in the free form that API versions before 2.48 show."""
+        """Return the diagnostics in the free form that API versions before 2.48 show.
+
+        It alone has room for the number of processes killed for want of memory.
+        """
+        pid = self._find(instance).pid
         return {
-            name: value
-            for name, value in self.get_instance_diagnostics(instance)
-            .obj_to_primitive()["nova_object.data"]
-            .items()
-            if isinstance(value, (str, int))
+            "oom_kills": kills.read_kills(pid) if pid else 0,
+            **{
+                name: value
+                for name, value in self.get_instance_diagnostics(instance)
+                .obj_to_primitive()["nova_object.data"]
+                .items()
+                if isinstance(value, (str, int))
+            },
         }
 
     def get_instance_diagnostics(self, instance: objects.Instance) -> objects.Diagnostics:
@@ -427,6 +1103,20 @@ class DockerDriver(driver.ComputeDriver):
         )
 
 
+def _config_drive_devices(instance: objects.Instance) -> tuple[Mount, ...]:
+    if not configdrive.wants_device(instance):
+        return ()
+    return (Mount(drives.device_link(instance.uuid), configdrive.DEVICE),)
+
+
+def _device_pairs(
+    instance: objects.Instance, network_info: network_model.NetworkInfo
+) -> tuple[tuple[str, str], ...]:
+    """Return the host end and the guest end of each port."""
+    names = nics.device_names(network_info, attachments.recorded_names(instance))
+    return tuple((nics.host_device_name(vif), names[vif["id"]]) for vif in network_info)
+
+
 def _power_state(server: Container | ContainerDetail) -> int:
     return POWER_STATES.get(server.status, power_state.NOSTATE)
 
@@ -435,6 +1125,7 @@ def _etc_files(
     instance: objects.Instance, network_info: network_model.NetworkInfo
 ) -> dict[str, bytes]:
     return guest.etc_files(
+        instance.uuid,
         instance.hostname or instance.uuid,
         CONF.api.dhcp_domain,
         [str(ip["address"]) for ip in network_info.fixed_ips()],
@@ -443,11 +1134,10 @@ def _etc_files(
 
 
 def _refuse_disks(instance: objects.Instance, block_device_info: dict[str, Any] | None) -> None:
-    """Refuse what would be left out silently: volumes, ephemeral disks, a config drive."""
+    """Refuse what would be left out silently: volumes and ephemeral disks."""
     asked = {
         "volumes": driver.block_device_info_get_mapping(block_device_info),
         "an ephemeral disk": instance.flavor.ephemeral_gb,
-        "a config drive": instance.config_drive,
     }
     for thing, wanted in asked.items():
         if wanted:

@@ -1,17 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is put into a container; pure."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from nova import objects
+
+from novadocker import exception
+from novadocker.virt.docker import accounts, records
+from novadocker.virt.docker.model import Login
 
 _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 # glibc reads no more (resolv.conf(5), MAXNS)
 _MAX_NAMESERVERS = 3
+# the kernel refuses longer host names (HOST_NAME_MAX)
+_MAX_HOSTNAME = 64
+
+
+def kernel_hostname(hostname: str) -> str:
+    """Return a host name as the kernel takes it: without its domain if it is too long."""
+    return (
+        hostname if len(hostname) <= _MAX_HOSTNAME else hostname.partition(".")[0][:_MAX_HOSTNAME]
+    )
 
 
 def etc_files(
-    hostname: str, domain: str, addresses: Sequence[str], nameservers: Iterable[str]
+    instance_uuid: str,
+    hostname: str,
+    domain: str,
+    addresses: Sequence[str],
+    nameservers: Iterable[str],
 ) -> dict[str, bytes]:
-    """Return hostname, hosts and resolv.conf of a server, for its /etc.
+    """Return the files that make out a server's identity, for its /etc.
+
+    The machine id is the server's UUID, as systemd takes it from the firmware of a virtual
+    machine: it is the same after a rebuild.
 
     :param domain: appended to a host name without one; may be empty
     :param addresses: the server's own, without prefix length; names resolve to each
@@ -22,7 +47,8 @@ def etc_files(
     names = f"{short}.{domain} {short}" if domain else short
     own = addresses or ("127.0.1.1",)
     files = {
-        "hostname": f"{hostname}\n",
+        "hostname": f"{kernel_hostname(hostname)}\n",
+        "machine-id": instance_uuid.replace("-", "") + "\n",
         "hosts": _LOCAL_HOSTS + "".join(f"{address}\t{names}\n" for address in own),
     }
     servers = list(nameservers)[:_MAX_NAMESERVERS]
@@ -30,3 +56,55 @@ def etc_files(
         search = f"search {domain}\n" if domain else ""
         files["resolv.conf"] = search + "".join(f"nameserver {ip}\n" for ip in servers)
     return {name: text.encode() for name, text in files.items()}
+
+
+def admin_user(image_meta: objects.ImageMeta) -> str:
+    """Return the account that gets keys and password: the image's ``os_admin_user``, else root.
+
+    :raises InvalidImage: the property can't be the name of an account
+    """
+    user = str(image_meta.properties.get("os_admin_user") or "root")
+    if not records.is_user_name(user):
+        raise exception.InvalidImage(
+            image_id=image_meta.id, reason="its property os_admin_user is no user name"
+        )
+    return user
+
+
+def login(
+    instance: objects.Instance, image_meta: objects.ImageMeta, admin_password: str | None
+) -> Login | None:
+    """Return how the tenant gets into a new server; None if by nothing of ours.
+
+    :raises InvalidImage: the image names no proper user
+    :raises StartFailed: the key pair or the password can't be used
+    """
+    keys = _keys(instance)
+    if admin_password:
+        return replace(password_login(instance, image_meta, admin_password), keys=keys)
+    return Login(admin_user(image_meta), keys) if keys else None
+
+
+def password_login(
+    instance: objects.Instance, image_meta: objects.ImageMeta, admin_password: str
+) -> Login:
+    """Return the login by a new password alone; raises as ``login`` does."""
+    try:
+        hashed = accounts.hash_password(admin_password)
+    except ValueError as error:
+        raise exception.StartFailed(instance_uuid=instance.uuid, reason=str(error)) from error
+    return Login(admin_user(image_meta), b"", hashed, accounts.today())
+
+
+def _keys(instance: objects.Instance) -> bytes:
+    keys = (instance.key_data or "").strip()
+    # a key pair of type x509 is a certificate for Windows
+    if not keys or keys.startswith("-----BEGIN"):
+        return b""
+    content = keys.encode() + b"\n"
+    if len(content) > records.LARGEST_KEYS or b"\0" in content:
+        raise exception.StartFailed(
+            instance_uuid=instance.uuid,
+            reason=f"the key pair is malformed or larger than {records.LARGEST_KEYS} bytes",
+        )
+    return content

@@ -1,40 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host: what it has, for Nova's resource tracker and Placement."""
 
+from __future__ import annotations
+
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from nova import objects
 from nova.objects import fields
 from oslo_concurrency import processutils
 from oslo_serialization import jsonutils
 from oslo_utils import units, versionutils
 
+from novadocker.virt.docker import mounts
 from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.topology import CpuSets
 
-# marks hosts of this driver, for flavors that must land on one: trait:CUSTOM_HYPERVISOR_DOCKER
-TRAIT = "CUSTOM_HYPERVISOR_DOCKER"
+# storage drivers that give each container a size on any file system
+_SIZED_DRIVERS = ("btrfs", "devicemapper", "zfs")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a host has in all: CPUs, MiB of memory, GiB of disk (and how many are free)."""
+    """What a host has in all.
 
-    cpus: int
+    :ivar vcpus: CPUs that servers share
+    :ivar pcpus: CPUs that are each given to one server
+    :ivar memory_mb: memory in MiB
+    :ivar disk_gb: disk in GiB
+    """
+
+    vcpus: int
+    pcpus: int
     memory_mb: int
     disk_gb: int
     disk_free_gb: int
 
 
-def read_resources(info: EngineInfo) -> Resources:
+def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
     """Return the host's resources; the disk is the one that holds the engine's data root."""
-    disk = os.statvfs(info.data_root)
+    disk = _statvfs(Path(info.data_root))
     return Resources(
-        cpus=info.cpus,
+        vcpus=len(sets.shared),
+        pcpus=len(sets.dedicated),
         memory_mb=info.memory_bytes // units.Mi,
         disk_gb=disk.f_blocks * disk.f_frsize // units.Gi,
         disk_free_gb=disk.f_bavail * disk.f_frsize // units.Gi,
     )
+
+
+def _statvfs(folder: Path) -> os.statvfs_result:
+    """Return the figures of a folder's disk; by one above it, where nova-compute may not look.
+
+    An engine that remaps users keeps its data a level deeper, in a folder closed to others.
+    """
+    try:
+        return os.statvfs(folder)
+    except PermissionError:
+        return os.statvfs(folder.parent)
 
 
 def architecture(info: EngineInfo) -> str:
@@ -42,14 +67,16 @@ def architecture(info: EngineInfo) -> str:
     return str(fields.Architecture.canonicalize(info.architecture))
 
 
-def available_resource(nodename: str, info: EngineInfo, resources: Resources) -> dict[str, object]:
+def available_resource(
+    nodename: str, info: EngineInfo, resources: Resources, topology: objects.NUMATopology
+) -> dict[str, object]:
     """Return what ``ComputeDriver.get_available_resource`` promises.
 
     Usage is left at 0: the resource tracker computes it from its own claims.
     """
     cpu_info = {"arch": architecture(info), "topology": {"cpus": info.cpus}}
     return {
-        "vcpus": resources.cpus,
+        "vcpus": resources.vcpus,
         "memory_mb": resources.memory_mb,
         "local_gb": resources.disk_gb,
         "vcpus_used": 0,
@@ -63,8 +90,25 @@ def available_resource(nodename: str, info: EngineInfo, resources: Resources) ->
         "supported_instances": [
             (architecture(info), fields.HVType.DOCKER, fields.VMMode.EXE),
         ],
-        "numa_topology": None,
+        "numa_topology": topology._to_json(),
     }
+
+
+def read_cpu_features() -> list[str]:
+    """Return the words by which the kernel tells what the CPUs can do; none but on x86."""
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1].split() if found else []
+
+
+def can_size_disks(info: EngineInfo) -> bool:
+    """Tell whether the engine can limit the size of a container's file system.
+
+    overlay2 does it by project quotas, for which XFS must be mounted with ``pquota``; the kernel
+    calls that option ``prjquota``. The other drivers need nothing.
+    """
+    if info.storage_driver != "overlay2":
+        return info.storage_driver in _SIZED_DRIVERS
+    return "prjquota" in mounts.mount_of(info.data_root).opts.split(",")
 
 
 def _version_number(version: str) -> int:

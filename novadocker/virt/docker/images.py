@@ -6,31 +6,58 @@ Names inside an archive never take effect, see ``archive``.
 """
 
 import contextlib
+import functools
+import hashlib
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nova import conf, objects
 from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
 from nova.image import glance
-from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import archive
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.conf import CONF
+from novadocker.virt.docker import archive, cache, registry, snapshots
+from novadocker.virt.docker.archive import ArchivedImage
+from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import EngineImage
+from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
-CONF = conf.CONF
 LOG = logging.getLogger(__name__)
 
 # Nova's name of an architecture: Docker's, where they differ
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _FORMATS = {"container_format": "docker", "disk_format": "raw"}
+
+
+_Loader = Callable[[Region, str, Path], contextlib.AbstractContextManager[ArchivedImage]]
+
+_LOADERS: dict[tuple[str | None, ...], _Loader] = {
+    ("docker", "raw"): archive.open_image,
+    ("bare", "raw"): archive.open_root,
+}
+
+_CHECKSUM_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an image comes from.
+
+    :ivar tag: 12 hex digits that change when the image does
+    :ivar fetched: gets it into the engine; it stays there unless the block fails
+    """
+
+    tag: str
+    fetched: Callable[[], contextlib.AbstractContextManager[str]]
 
 
 class ImageStore:
@@ -43,6 +70,11 @@ class ImageStore:
         self._engine = engine
         self._architecture = _ARCHITECTURES.get(architecture, architecture)
         self._glance = glance.API()
+        self._registries = registry.registries(
+            CONF.docker.allowed_registries,
+            CONF.docker.registry_mirrors,
+            CONF.docker.registry_credentials_file,
+        )
 
     def ensure(
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
@@ -56,53 +88,143 @@ class ImageStore:
         :raises nova.exception.ImageNotFound: Glance has no such image (and Nova's other errors
             of the image service)
         """
-        _check_format(image_meta)
-        repository, tag = self._name(context, image_meta)
-        name = f"{repository}:{tag}"
+        return self._ensure(context, image_meta)[0]
+
+    def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
+        """Have an image in the engine; tell whether it had to be loaded. Raises as ``ensure``."""
+        image_meta = objects.ImageMeta.from_dict(self._glance.get(context, image_id))
+        return self._ensure(context, image_meta)[1]
+
+    def _ensure(
+        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+    ) -> tuple[EngineImage, bool]:
+        source = self._source(context, image_meta)
+        name = f"{cache.REPOSITORY}{image_meta.id}:{source.tag}"
         with contextlib.suppress(exception.EngineImageNotFound):
-            return self._engine.inspect_image(name)
-        with lockutils.lock(
-            f"novadocker-image-{image_meta.id}",
-            external=True,
-            lock_path=os.path.join(CONF.instances_path, "locks"),
-        ):
+            return self._use(name), False
+        with cache.locked(image_meta.id):
             # another boot may have loaded it while this one waited
             with contextlib.suppress(exception.EngineImageNotFound):
-                return self._engine.inspect_image(name)
+                return self._use(name), False
             started = time.monotonic()
-            self._load(context, image_meta.id, repository, tag)
+            with source.fetched() as loaded:
+                self._engine.tag_image(loaded, *name.split(":"))
             LOG.info("Loaded image %s in %.1f s", name, time.monotonic() - started)
-            return self._engine.inspect_image(name)
+            return self._engine.inspect_image(name), True
 
-    def _name(
+    def _use(self, name: str) -> EngineImage:
+        found = self._engine.inspect_image(name)
+        # tells the cache that it is in use
+        self._engine.tag_image(found.id, *name.split(":"))
+        return found
+
+    def _source(
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
-    ) -> tuple[str, str]:
+    ) -> "_Source":
+        """Return where an image comes from: from Glance if that has data, else from a registry."""
         # two ids that differ in letter case must not share a name
         if image_meta.id != image_meta.id.lower():
             raise exception.InvalidImage(
                 image_id=image_meta.id, reason="its id has capital letters, the engine allows none"
             )
+        load = _loader(image_meta)
         checksum = image_meta.checksum if image_meta.obj_attr_is_set("checksum") else None
-        if not checksum:
-            record = self._glance.get(context, image_meta.id)
-            checksum = record.get("checksum") or _checksum(image_meta.id, record)[1]
-        return f"novadocker/{image_meta.id}", checksum[:12]
+        if checksum and checksum != _CHECKSUM_OF_NOTHING:
+            return _Source(
+                checksum[:12], functools.partial(self._loaded, context, image_meta.id, load)
+            )
+        record = self._glance.get(context, image_meta.id)
+        text = (record.get("properties") or {}).get("docker_image")
+        if text and load is archive.open_image:
+            reference = registry.parse(str(text), image_meta.id, self._registries.allowed)
+            tag = hashlib.sha256(str(text).encode()).hexdigest()[:12]
+            return _Source(tag, functools.partial(self._pulled, image_meta.id, reference))
+        checksum = record.get("checksum") or _checksum(image_meta.id, record)[1]
+        return _Source(checksum[:12], functools.partial(self._loaded, context, image_meta.id, load))
 
-    def _load(
-        self, context: nova_context.RequestContext, image_id: str, repository: str, tag: str
+    @contextlib.contextmanager
+    def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
+        """Fetch an image from its registry; it stays if it gets a name within the block."""
+        # for all that fetch at once: the name by the digest goes in the end
+        with cache.locked("of-registries"):
+            try:
+                name = registry.pull(self._engine, reference, self._registries)
+            except exception.EngineUnavailable:
+                raise
+            except exception.EngineError as error:
+                raise exception.InvalidImage(
+                    image_id=image_id, reason=str(error.kwargs["reason"])
+                ) from error
+            try:
+                found = self._engine.inspect_image(name)
+                if found.platform != f"linux/{self._architecture}":
+                    raise exception.InvalidImage(
+                        image_id=image_id,
+                        reason=f"it is for {found.platform}; "
+                        f"this host runs linux/{self._architecture}",
+                    )
+                yield found.id
+            finally:
+                self._engine.remove_image(name)
+
+    @contextlib.contextmanager
+    def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:
+        """Make an image of a container, to be uploaded within the block.
+
+        :raises SnapshotFailed: the container can't become an image
+        """
+        with snapshots.take(
+            self._engine,
+            container,
+            self._architecture,
+            Path(CONF.instances_path),
+            CONF.docker.snapshot_depth,
+        ) as image:
+            yield image
+
+    def upload(
+        self, context: nova_context.RequestContext, image_id: str, image: ArchivedImage
     ) -> None:
+        """Give a Glance image without data its data, streamed; delete it if that fails.
+
+        :raises SnapshotFailed: Glance has not got all of it
+        :raises nova.exception.NovaException: Nova's errors of the image service
+        """
+        source = ChunkReader(archive.docker_archive(image))
+        with contextlib.ExitStack() as undo:
+            # the manager does the same, except when it shelves
+            undo.callback(self._delete, context, image_id)
+            record = self._glance.update(context, image_id, dict(_FORMATS), data=source)
+            # Nova's client tries again when a connection fails, with what was not sent yet
+            if record.get("size") != source.size:
+                raise exception.SnapshotFailed(
+                    reason=f"Glance has {record.get('size')} of its {source.size} bytes"
+                )
+            undo.pop_all()
+
+    def _delete(self, context: nova_context.RequestContext, image_id: str) -> None:
+        try:
+            self._glance.delete(context, image_id)
+        except nova_exception.NovaException as error:
+            LOG.warning("Image %s of a failed snapshot is left: %s", image_id, error)
+
+    @contextlib.contextmanager
+    def _loaded(
+        self, context: nova_context.RequestContext, image_id: str, load: _Loader
+    ) -> Iterator[str]:
+        """Load an image from Glance; it stays unless the block fails."""
         folder = Path(CONF.instances_path)
         # without a name in the folder: gone even if nova-compute is killed
         with tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file:
             packed = self._download(context, image_id, file)
             try:
-                with archive.open_image(packed, self._architecture, folder) as image:
+                with load(packed, self._architecture, folder) as image:
                     loaded = self._engine.load_image(archive.docker_archive(image))
             except ArchiveError as error:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:
             undo.callback(self._engine.remove_image, loaded)
-            self._engine.tag_image(loaded, repository, tag)
+            yield loaded
             undo.pop_all()
 
     def _download(
@@ -127,13 +249,19 @@ class ImageStore:
         return downloaded
 
 
-def _check_format(image_meta: objects.ImageMeta) -> None:
-    for name, wanted in _FORMATS.items():
-        found = getattr(image_meta, name) if image_meta.obj_attr_is_set(name) else None
-        if found != wanted:
-            raise exception.InvalidImage(
-                image_id=image_meta.id, reason=f"its {name} is {found}, it must be {wanted}"
-            )
+def _loader(image_meta: objects.ImageMeta) -> _Loader:
+    """Return what reads the data of an image, by its formats."""
+    found = tuple(
+        getattr(image_meta, name) if image_meta.obj_attr_is_set(name) else None
+        for name in ("container_format", "disk_format")
+    )
+    if found not in _LOADERS:
+        raise exception.InvalidImage(
+            image_id=image_meta.id,
+            reason=f"its container_format is {found[0]} and its disk_format {found[1]}; "
+            "they must be docker (or bare, for a root file system) and raw",
+        )
+    return _LOADERS[found]
 
 
 def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:

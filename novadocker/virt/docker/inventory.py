@@ -20,7 +20,8 @@ def inventory(
     :param reserved: units kept for the host itself, by resource class
     """
     totals = {
-        orc.VCPU: resources.cpus,
+        orc.VCPU: resources.vcpus,
+        orc.PCPU: resources.pcpus,
         orc.MEMORY_MB: resources.memory_mb,
         orc.DISK_GB: resources.disk_gb,
     }
@@ -30,10 +31,13 @@ def inventory(
             "min_unit": 1,
             "max_unit": total,
             "step_size": 1,
-            "allocation_ratio": ratios[resource],
-            "reserved": min(reserved[resource], total),
+            # a CPU of a server's own is never shared
+            "allocation_ratio": 1.0 if resource == orc.PCPU else ratios[resource],
+            "reserved": min(reserved.get(resource, 0), total),
         }
         for resource, total in totals.items()
+        # Placement knows no inventory of nothing
+        if total
     }
 
 

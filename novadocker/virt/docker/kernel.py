@@ -5,12 +5,18 @@ A thread that has changed its namespace is never given back to a pool: see ``run
 """
 
 import ctypes
+import errno
 import os
+import select
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from novadocker.virt.docker.model import IdMaps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +28,7 @@ _MS_REC = 0x4000
 _MS_SHARED = 0x100000
 _MNT_DETACH = 2
 _EINVAL = 22
+_MAKER_SECONDS = 10
 
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +59,11 @@ def open_namespace(path: str = _THREAD_NAMESPACE) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
+def sync_filesystem(descriptor: int) -> None:
+    """Have the file system of an open file on its disk; see syncfs(2)."""
+    _check(_libc.syncfs(descriptor), "syncfs")
+
+
 def enter_namespace(descriptor: int) -> None:
     """Move the calling thread to a network namespace."""
     _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
@@ -71,8 +83,37 @@ def enter_new_namespace() -> None:
     _check(_libc.unshare(_CLONE_NEWNET), "unshare")
 
 
-def name_namespace(path: str) -> None:
-    """Mount the calling thread's network namespace at ``path``, so that it stays.
+def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
+    """Move the calling thread to a new network namespace that belongs to a new user namespace.
+
+    The latter is mounted at ``user_path``. Another process makes them: one with threads can't.
+    """
+    remove_name(user_path)
+    with subprocess.Popen(
+        ["unshare", "--user", "--net", "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+    ) as maker:
+        assert maker.stdin is not None
+        assert maker.stdout is not None
+        # what comes back shows that the namespaces are there
+        maker.stdin.write(b"\n")
+        if not select.select([maker.stdout], [], [], _MAKER_SECONDS)[0] or not maker.stdout.read(1):
+            maker.kill()
+            raise OSError(errno.EPERM, "no user namespace can be made", user_path)
+        process = f"/proc/{maker.pid}"
+        for name, ranges in (("uid_map", ids.users), ("gid_map", ids.groups)):
+            lines = [" ".join(map(str, numbers)) for numbers in ranges]
+            # the kernel takes a map in one piece only
+            Path(process, name).write_text("\n".join(lines) + "\n")
+        name_namespace(user_path, f"{process}/ns/user")
+        enter_namespace_at(f"{process}/ns/net")
+
+
+def name_namespace(path: str, namespace: str = _THREAD_NAMESPACE) -> None:
+    """Mount a namespace, by default the calling thread's network, at ``path``, so that it stays.
 
     As ip-netns(8) does it: the folder is a shared mount, by which the names reach the mount
     namespaces of other services.
@@ -84,21 +125,21 @@ def name_namespace(path: str) -> None:
             _check_mount(_mount(folder, folder, _MS_BIND | _MS_REC), folder)
             _check_mount(_mount("", folder, _MS_SHARED | _MS_REC), folder)
     Path(path).touch(mode=0o444)
-    _check_mount(_mount(_THREAD_NAMESPACE, path, _MS_BIND), path)
+    _check_mount(_mount(namespace, path, _MS_BIND), path)
 
 
 def remove_name(path: str) -> None:
-    """Take the name from a network namespace; it ends with its last process. Absent is fine."""
+    """Take the name from a namespace; it ends with its last process. Absent is fine."""
     if is_namespace(path):
         _check(_libc.umount2(path.encode(), _MNT_DETACH), path)
     Path(path).unlink(missing_ok=True)
 
 
 def _make_folder(folder: str) -> None:
-    try:
-        os.mkdir(folder, 0o755)
-    except FileExistsError:
-        return
+    # not makedirs, which gives parents whatever mode the umask leaves
+    for path in (os.path.dirname(folder), folder):
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o755)
 
 
 def _mount(source: str, target: str, flags: int) -> int:

@@ -3,12 +3,14 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 import psutil
 from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)
 
@@ -16,28 +18,40 @@ LOG = logging.getLogger(__name__)
 _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
 _LAST_LINES = 5
+_LAST_BYTES = 4096
 # so that a fault of Nova's, 255 characters at most, holds them
 _LAST_CHARACTERS = 180
 
 
-def start(engine: Engine, container: str, grace: float) -> None:
-    """Start a container and see its first process run for ``grace`` seconds.
+@contextlib.contextmanager
+def started(engine: Engine, container: str, grace: float) -> Iterator[ContainerDetail]:
+    """Start a container, run the body, and see the first process run for ``grace`` seconds.
+
+    The body's time is part of the grace, and its failure is not reported of a process that ended.
 
     :raises EngineError: the process could not be started
     :raises ProcessEnded: it ended; with its exit code and the last lines it wrote
     """
     engine.start_container(container)
-    code = _exit_code(engine, container, grace) if grace else None
-    if code is not None:
-        raise exception.ProcessEnded(code=code, lines=_last_lines(engine, container) or "nothing")
+    deadline = time.monotonic() + grace
+    found = engine.inspect_container(container)
+    try:
+        yield found
+    finally:
+        code = _exit_code(engine, found, deadline) if grace else None
+        if code is not None:
+            raise exception.ProcessEnded(
+                code=code, lines=_last_lines(engine, container) or "nothing"
+            )
 
 
-def _exit_code(engine: Engine, container: str, grace: float) -> int | None:
-    """Return the exit code of a process that ends within ``grace`` seconds, None if it lives."""
-    code = engine.wait_container(container, grace)
+def _exit_code(engine: Engine, found: ContainerDetail, deadline: float) -> int | None:
+    """Return the exit code of a process that ends before the deadline, None if it lives."""
+    left = deadline - time.monotonic()
+    code = engine.wait_container(found.id, left) if left > 0 else None
     # the engine hears of an end later than the kernel knows of it, on a busy host much later
-    if code is None and not _lives(engine.inspect_container(container).pid):
-        code = engine.wait_container(container, _EXIT_SECONDS)
+    if code is None and not _lives(found.pid):
+        code = engine.wait_container(found.id, _EXIT_SECONDS)
     return code
 
 
@@ -81,5 +95,5 @@ def _ended(engine: Engine, container: str, signal: str, seconds: float) -> bool:
 
 
 def _last_lines(engine: Engine, container: str) -> str:
-    text = engine.read_console(container).decode(errors="replace").strip()
+    text = engine.read_console(container, _LAST_BYTES).decode(errors="replace").strip()
     return " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])[-_LAST_CHARACTERS:]

@@ -1,27 +1,247 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavor -> Limits; pure."""
+"""Flavor, image and Nova's placement on the host's CPUs -> Limits; pure.
+
+The extra specs are Nova's, with the units and the meaning that libvirt gives them, so that one
+flavor serves virtual machines and containers.
+"""
 
 from __future__ import annotations
 
-from nova import objects
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from nova import exception as nova_exception
+from nova import objects, utils
+from nova.objects import fields
+from nova.virt import hardware
 from oslo_utils import units
 
-from novadocker.virt.docker.model import Limits
+from novadocker import exception, extra_specs
+from novadocker.virt.docker.model import DiskRates, Limits, NetworkRate
+from novadocker.virt.docker.topology import Cell, CpuSets
 
-# the kernel's largest weight (cgroup v1 cpu.shares)
-_MAX_CPU_SHARES = 262144
+_DEDICATED = fields.CPUAllocationPolicy.DEDICATED
+_MIXED = fields.CPUAllocationPolicy.MIXED
+
+# the kernel's own default, and what libvirt takes
+_PERIOD_US = 100_000
+# the kernel's bounds (sched/core.c), which are libvirt's too
+_PERIODS_US = (1_000, 1_000_000)
+_LEAST_QUOTA_US = 1_000
+# the kernel's bounds of a weight (cgroup v1 cpu.shares)
+_SHARES = (2, 262_144)
+_SHARES_OF_A_CPU = 1024
+# more than any device has, and with its unit still a number of 64 bits
+_MAX_RATE = 10**15
+# libvirt says kilobytes; tc, which it calls, takes 1000 for a rate and 1024 for a size
+_RATE_UNIT = 1000
+_BURST_UNIT = 1024
 
 
-def limits_from_flavor(flavor: objects.Flavor, pids: int) -> Limits:
-    """Return the limits of a server.
+@dataclass(frozen=True)
+class Rules:
+    """What the host and its operator say about every server's limits.
+
+    :ivar pids: processes and threads, where nothing else is said
+    :ivar shared_cpus: the CPUs of servers without CPUs of their own; None if there are none for
+        them, empty if they may run on any
+    :ivar shared_cpus_of_cell: the same for each NUMA node
+    :ivar sized_disks: whether the engine can limit the size of a disk
+    :ivar image_may_ask: names of the extra specs of ``docker:`` that an image may set
+    """
+
+    pids: int
+    shared_cpus: frozenset[int] | None
+    shared_cpus_of_cell: Mapping[int, frozenset[int]]
+    sized_disks: bool
+    image_may_ask: Collection[str]
+
+
+def rules(
+    cells: Iterable[Cell],
+    sets: CpuSets,
+    *,
+    pids: int,
+    sized_disks: bool,
+    image_may_ask: Collection[str],
+) -> Rules:
+    """Return the rules of a host whose CPUs are divided as given."""
+    return Rules(
+        pids=pids,
+        shared_cpus=(sets.shared or None) if sets.divided else frozenset(),
+        shared_cpus_of_cell={cell.id: cell.cpus & sets.shared for cell in cells},
+        sized_disks=sized_disks,
+        image_may_ask=image_may_ask,
+    )
+
+
+def instance_limits(instance: objects.Instance, rules: Rules) -> Limits:
+    """Return the limits of an instance by its present flavor and its present CPUs.
+
+    :raises InvalidLimits: see ``limits_for``
+    """
+    return limits_for(instance, instance.flavor, instance.numa_topology, rules)
+
+
+def limits_for(
+    instance: objects.Instance,
+    flavor: objects.Flavor,
+    numa_topology: objects.InstanceNUMATopology | None,
+    rules: Rules,
+) -> Limits:
+    """Return the limits an instance has with a flavor, when Nova has placed it as given.
 
     A server gets the CPU time of as many CPUs as its flavor has, like a virtual machine, and a
-    weight in proportion. Memory is the flavor's; so is swap, as an allowance on the host's.
+    weight in proportion. Its swap is an allowance on the host's.
+
+    :raises InvalidLimits: one that is asked for is malformed, out of range, forbidden or not to
+        be had on this host
     """
+    specs = flavor.extra_specs or {}
+    ours = asked(instance, flavor, rules)
+    policy = hardware.get_cpu_policy_constraint(flavor, instance.image_meta)
+    cpus, nodes = _cpuset(policy, numa_topology, rules)
+    period = _period(specs)
+    pids = ours.get(extra_specs.PIDS_LIMIT.name)
     return Limits(
-        nano_cpus=flavor.vcpus * 1_000_000_000,
-        cpu_shares=min(flavor.vcpus * 1024, _MAX_CPU_SHARES),
+        cpu_shares=_shares(specs, flavor.vcpus),
         memory_bytes=flavor.memory_mb * units.Mi,
         swap_bytes=flavor.swap * units.Mi,
-        pids=pids,
+        pids=extra_specs.PIDS_LIMIT.parse(pids) if pids else rules.pids,
+        cpu_period_us=period,
+        cpu_quota_us=_quota(specs, period, flavor.vcpus, policy == _DEDICATED),
+        cpuset_cpus=cpus,
+        cpuset_mems=nodes,
+        disk_bytes=flavor.root_gb * units.Gi if rules.sized_disks else 0,
+        disk=_disk_rates(specs),
+        inbound=_network_rate(specs, "inbound"),
+        outbound=_network_rate(specs, "outbound"),
     )
+
+
+def asked(instance: objects.Instance, flavor: objects.Flavor, rules: Rules) -> dict[str, str]:
+    """Return the extra specs of ``docker:`` that hold for an instance, each well-formed.
+
+    :raises InvalidLimits: one of them is not, or is not the image's to set
+    """
+    image = {
+        name.removeprefix(utils.SM_IMAGE_PROP_PREFIX): value
+        for name, value in instance.system_metadata.items()
+        if name.startswith(utils.SM_IMAGE_PROP_PREFIX)
+    }
+    try:
+        return extra_specs.asked(flavor.extra_specs or {}, image, rules.image_may_ask)
+    except ValueError as error:
+        raise exception.InvalidLimits(reason=str(error)) from error
+
+
+def check_image_fits(image_bytes: int, most: Limits) -> None:
+    """Check that an image leaves something of a disk that is limited.
+
+    :raises FlavorDiskSmallerThanImage: it does not
+    """
+    if most.disk_bytes and image_bytes >= most.disk_bytes:
+        raise nova_exception.FlavorDiskSmallerThanImage(
+            flavor_size=most.disk_bytes, image_size=image_bytes
+        )
+
+
+def _cpuset(
+    policy: str | None, numa_topology: objects.InstanceNUMATopology | None, rules: Rules
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the host's CPUs and NUMA nodes of a server; CPUs of its own are those Nova chose."""
+    cells = numa_topology.cells if numa_topology else ()
+    pinned = {number for cell in cells for number in (cell.cpu_pinning or {}).values()}
+    wanted = sum(len(cell.pcpuset) for cell in cells)
+    if len(pinned) < wanted or (policy in (_DEDICATED, _MIXED) and not pinned):
+        raise exception.InvalidLimits(reason="Nova chose no CPUs of its own for the server")
+    if pinned and not any(cell.cpuset for cell in cells):
+        shared: frozenset[int] = frozenset()
+    elif rules.shared_cpus is None:
+        raise exception.InvalidLimits(reason="all CPUs of this host are for dedicated use")
+    elif cells:
+        shared = frozenset().union(
+            *(rules.shared_cpus_of_cell[cell.id] for cell in cells if cell.cpuset)
+        )
+    else:
+        shared = rules.shared_cpus
+    return frozenset(pinned) | shared, frozenset(cell.id for cell in cells)
+
+
+def _shares(specs: Mapping[str, str], vcpus: int) -> int:
+    least, most = _SHARES
+    shares = _number(specs, "quota:cpu_shares")
+    if not shares:
+        return min(vcpus * _SHARES_OF_A_CPU, most)
+    return _within("quota:cpu_shares", shares, least, most)
+
+
+def _period(specs: Mapping[str, str]) -> int:
+    period = _number(specs, "quota:cpu_period")
+    return _within("quota:cpu_period", period, *_PERIODS_US) if period else _PERIOD_US
+
+
+def _quota(specs: Mapping[str, str], period: int, vcpus: int, dedicated: bool) -> int:
+    """Return the CPU time of all CPUs in a period; the extra spec's is one virtual CPU's.
+
+    Negative means no limit but that a virtual CPU is one CPU; for a server with CPUs of its own
+    these are the limit.
+    """
+    quota = _number(specs, "quota:cpu_quota")
+    if 0 < quota < _LEAST_QUOTA_US:
+        raise exception.InvalidLimits(reason=f"quota:cpu_quota: {quota} is under {_LEAST_QUOTA_US}")
+    if quota <= 0 and dedicated:
+        return 0
+    return vcpus * (min(quota, period) if quota > 0 else period)
+
+
+def _disk_rates(specs: Mapping[str, str]) -> DiskRates:
+    """Return the disk's rates. The kernel counts reads and writes apart: a total is for each."""
+    rates = {}
+    for unit in ("bytes", "iops"):
+        total = _rate(specs, f"quota:disk_total_{unit}_sec")
+        for direction in ("read", "write"):
+            rate = _rate(specs, f"quota:disk_{direction}_{unit}_sec")
+            if total and rate:
+                # as libvirt refuses it
+                raise exception.InvalidLimits(
+                    reason=f"quota:disk_total_{unit}_sec excludes quota:disk_{direction}_{unit}_sec"
+                )
+            rates[f"{direction}_{unit}"] = total or rate
+    return DiskRates(**rates)
+
+
+def _network_rate(specs: Mapping[str, str], direction: str) -> NetworkRate | None:
+    prefix = f"quota:vif_{direction}"
+    average, peak, burst = (
+        _rate(specs, f"{prefix}_{name}") for name in ("average", "peak", "burst")
+    )
+    if not average:
+        if peak or burst:
+            # as libvirt refuses it
+            raise exception.InvalidLimits(reason=f"{prefix}_average is missing")
+        return None
+    if peak and peak < average:
+        raise exception.InvalidLimits(reason=f"{prefix}_peak is below {prefix}_average")
+    return NetworkRate(
+        average=average * _RATE_UNIT, peak=peak * _RATE_UNIT, burst=burst * _BURST_UNIT
+    )
+
+
+def _rate(specs: Mapping[str, str], name: str) -> int:
+    return _within(name, _number(specs, name), 0, _MAX_RATE)
+
+
+def _number(specs: Mapping[str, str], name: str) -> int:
+    """Return a number of the flavor's, 0 where it has none."""
+    text = specs.get(name, "0")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise exception.InvalidLimits(reason=f"{name}: {text[:32]!r} is no whole number") from error
+
+
+def _within(name: str, number: int, least: int, most: int) -> int:
+    if not least <= number <= most:
+        raise exception.InvalidLimits(reason=f"{name}: {number} is not {least} to {most}")
+    return number

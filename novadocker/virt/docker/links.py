@@ -68,6 +68,16 @@ class Changes:
             or self.missing_routes
         )
 
+    @property
+    def removes(self) -> bool:
+        """Whether to make them takes something away, which can take more along."""
+        return bool(self.extra_routes or self.extra_addresses or self.new_mac)
+
+    @property
+    def new_mac(self) -> bool:
+        """Whether the device must go down for a while."""
+        return "address" in self.attributes
+
 
 def changes_of(nic: Nic, state: State) -> Changes:
     """Pure: compare what a NIC must be with what the kernel shows.
@@ -147,6 +157,12 @@ def find_link(netlink: IPRoute, name: str) -> Any:
         if error.code == errno.ENODEV:
             return None
         raise
+
+
+def kind_of(link: Any) -> str | None:
+    """Return what a device is, such as ``veth`` or ``bridge``; None for hardware."""
+    kind: str | None = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+    return kind
 
 
 def _destination(message: Any) -> str:

@@ -7,34 +7,34 @@ and stop of the container.
 """
 
 import ipaddress
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from oslo_concurrency import lockutils
 
 from novadocker import privsep
-from novadocker.virt.docker import kernel, wiring
-from novadocker.virt.docker.nics import Nic, Route
+from novadocker.virt.docker import kernel, records, wiring
+from novadocker.virt.docker.model import IdMaps, Login
+from novadocker.virt.docker.nics import Bridge, Nic, Route
 
 NAMESPACES = "/run/netns"
 # the runtime shim has the same path
-RECORDS = Path("/run/novadocker/containers")
+USER_NAMESPACES = "/run/novadocker/users"
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _HOST_DEVICE = re.compile(r"(tap|nic)[0-9a-f][0-9a-f-]{0,11}")
 _GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_ETC_FILE = re.compile(r"hostname|hosts|resolv\.conf")
-_LARGEST_FILE = 65536
 # an IPv4 datagram must fit | veth knows no more
 _MTU = range(68, 65536)
+# no device of the host's own is ever taken for a bridge
+_BRIDGE = re.compile(r"(brq|qbr)[0-9a-f][0-9a-f-]{0,11}")
+# linux/if.h, net/core/dev.c: dev_valid_name
+_INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}")
+# IEEE 802.1Q
+_VLAN = range(1, 4095)
 
 
 def namespace_path(instance_uuid: str) -> str:
@@ -54,6 +54,22 @@ def namespace_exists(instance_uuid: str) -> bool:
 def create_namespace(instance_uuid: str) -> None:
     """Make an instance's network namespace with its loopback up; one that exists stays."""
     _wire(instance_uuid, ())
+
+
+@privsep.network_pctxt.entrypoint
+def create_owned_namespace(
+    instance_uuid: str, users: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
+) -> None:
+    """Make an instance's network namespace belong to a user namespace; one that exists stays.
+
+    :param users: ranges of ids, as in ``model.IdMaps``
+    :param groups: the same for groups
+    :raises ValueError: an argument is not well-formed
+    """
+    ids = IdMaps(users=_parse_ranges(users), groups=_parse_ranges(groups))
+    path = namespace_path(instance_uuid)
+    with _locked(instance_uuid):
+        kernel.run_in_thread(wiring.make_owned, path, _user_path(instance_uuid), ids)
 
 
 @privsep.network_pctxt.entrypoint
@@ -79,10 +95,25 @@ def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
 
 
 @privsep.network_pctxt.entrypoint
-def unwire_nic(instance_uuid: str, host_device: str) -> None:
-    """Delete the veth pair of a NIC; absent is fine."""
+def announce_nics(instance_uuid: str, guest_devices: Sequence[str]) -> None:
+    """Send what tells the neighbours of an instance its addresses' MACs; absent is fine."""
+    path = namespace_path(instance_uuid)
+    names = [_checked(_GUEST_DEVICE, name) for name in guest_devices]
+    kernel.run_in_thread(wiring.announce, path, names)
+
+
+@privsep.network_pctxt.entrypoint
+def unwire_nic(
+    instance_uuid: str, host_device: str, bridge: Mapping[str, Any] | None = None
+) -> None:
+    """Delete the veth pair of a NIC, and the bridge it was the last in; absent is fine.
+
+    :param bridge: a ``nics.Bridge`` as a dictionary
+    """
     with _locked(instance_uuid):
-        kernel.run_in_thread(wiring.unwire, _checked(_HOST_DEVICE, host_device))
+        kernel.run_in_thread(
+            wiring.unwire, _checked(_HOST_DEVICE, host_device), _parse_bridge(bridge)
+        )
 
 
 @privsep.network_pctxt.entrypoint
@@ -94,43 +125,39 @@ def delete_namespace(instance_uuid: str) -> None:
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
         kernel.remove_name(path)
-        for record in _records():
-            with suppress(FileNotFoundError):
-                if record.read_text() == f"{path}\n":
-                    _release(record)
+        kernel.remove_name(_user_path(instance_uuid))
+        for container_id in records.containers_of(path):
+            records.remove(container_id)
 
 
 @privsep.network_pctxt.entrypoint
 def bind_container(
-    container_id: str, instance_uuid: str, etc_files: Mapping[str, bytes] | None = None
+    container_id: str,
+    instance_uuid: str,
+    etc_files: Mapping[str, bytes] | None = None,
+    login: Mapping[str, Any] | None = None,
 ) -> None:
     """Record, for the runtime shim, which instance's namespace a container joins.
 
-    The record appears as a whole or not at all.
+    The record appears as a whole or not at all. Files and login are for the next start, and only
+    for that.
 
-    :param etc_files: contents of ``hostname``, ``hosts`` and ``resolv.conf``, which the shim puts
-        into the container's /etc at its next start, and only then
+    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
+    :param login: a ``model.Login`` as a dictionary
     :raises ValueError: an argument is not well-formed
     """
-    record = RECORDS / _checked(_CONTAINER_ID, container_id)
-    path = namespace_path(instance_uuid)
-    for folder in (RECORDS.parent, RECORDS):
-        with suppress(FileExistsError):
-            folder.mkdir(0o755)
-    _replace(record, f"{path}\n".encode())
-    if etc_files:
-        folder = _files_folder(record)
-        folder.mkdir(0o755, exist_ok=True)
-        for name, content in etc_files.items():
-            if len(content) > _LARGEST_FILE:
-                raise ValueError(f"{name} has {len(content)} bytes")
-            _replace(folder / _checked(_ETC_FILE, name), content)
+    records.write(
+        _checked(_CONTAINER_ID, container_id),
+        namespace_path(instance_uuid),
+        etc_files or {},
+        None if login is None else Login(**login),
+    )
 
 
 @privsep.network_pctxt.entrypoint
 def release_container(container_id: str) -> None:
     """Remove the record of a container and what goes with it; absent is fine."""
-    _release(RECORDS / _checked(_CONTAINER_ID, container_id))
+    records.remove(_checked(_CONTAINER_ID, container_id))
 
 
 def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
@@ -144,29 +171,21 @@ def _locked(instance_uuid: str) -> Any:
     return lockutils.lock(f"novadocker-netns-{_checked(_UUID, instance_uuid)}")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(descriptor, "wb") as output:
-        output.write(content)
-        os.fchmod(descriptor, 0o644)
-    os.rename(temporary, path)
+def _user_path(instance_uuid: str) -> str:
+    return f"{USER_NAMESPACES}/nova-{_checked(_UUID, instance_uuid)}"
 
 
-def _release(record: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(_files_folder(record))
-    record.unlink(missing_ok=True)
-
-
-def _files_folder(record: Path) -> Path:
-    return record.with_name(f"{record.name}.etc")
-
-
-def _records() -> list[Path]:
-    try:
-        return [RECORDS / name for name in os.listdir(RECORDS) if _CONTAINER_ID.fullmatch(name)]
-    except FileNotFoundError:
-        return []
+def _parse_ranges(ranges: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+    """Return ranges of ids; none holds the host's root, which no container may be."""
+    found = []
+    for inside, outside, count in ranges:
+        numbers = (inside, outside, count)
+        if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers):
+            raise ValueError(f"{numbers} is no range of ids")
+        if outside == 0 or count == 0:
+            raise ValueError(f"{numbers} is not for containers")
+        found.append(numbers)
+    return tuple(found)
 
 
 def _parse_nic(nic: Mapping[str, Any]) -> Nic:
@@ -181,6 +200,21 @@ def _parse_nic(nic: Mapping[str, Any]) -> Nic:
         mtu=mtu,
         addresses=tuple(str(ipaddress.ip_interface(address)) for address in nic["addresses"]),
         routes=tuple(_parse_route(route) for route in nic["routes"]),
+        software_checksums=nic["software_checksums"] is True,
+        bridge=_parse_bridge(nic["bridge"]),
+    )
+
+
+def _parse_bridge(bridge: Mapping[str, Any] | None) -> Bridge | None:
+    if bridge is None:
+        return None
+    interface, vlan = bridge["interface"], bridge["vlan"]
+    if vlan is not None and (type(vlan) is not int or vlan not in _VLAN):
+        raise ValueError(f"{vlan!r} is no VLAN")
+    return Bridge(
+        name=_checked(_BRIDGE, bridge["name"]),
+        interface=None if interface is None else _checked(_INTERFACE, interface),
+        vlan=vlan,
     )
 
 

@@ -7,8 +7,10 @@ Kept free of Nova at run time: the privileged process imports it, and stays smal
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +30,20 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Bridge:
+    """The Linux bridge that a port's host end is put into.
+
+    :ivar interface: the host's interface to the physical network, or a bridge that has it; None
+        leaves the other ports of this bridge to whoever made it
+    :ivar vlan: the network's VLAN on that interface, None for a flat network
+    """
+
+    name: str
+    interface: str | None = None
+    vlan: int | None = None
+
+
+@dataclass(frozen=True)
 class Nic:
     """A network device of an instance.
 
@@ -36,6 +52,8 @@ class Nic:
     :ivar mtu: bytes, None for the kernel's default
     :ivar addresses: with the prefix length of their subnet, as ``192.0.2.5/24``
     :ivar routes: those beyond the subnets of the addresses; destinations as ``192.0.2.0/24``
+    :ivar software_checksums: whether packets must leave with their checksums filled in
+    :ivar bridge: the Linux bridge of the host's end; None where a virtual switch takes it
     """
 
     port_id: str
@@ -45,10 +63,32 @@ class Nic:
     mtu: int | None
     addresses: tuple[str, ...]
     routes: tuple[Route, ...]
+    software_checksums: bool = False
+    bridge: Bridge | None = None
 
 
-def nics_from_network_info(network_info: network_model.NetworkInfo) -> tuple[Nic, ...]:
-    """Return the NICs in Neutron's order: eth0, eth1, ...
+def device_names(
+    network_info: network_model.NetworkInfo, recorded: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what each port's device is called inside: as recorded, else the lowest free ethN.
+
+    So ports without a record are eth0, eth1, ... in Neutron's order.
+
+    :param recorded: names by port id; of two ports with one name the first keeps it
+    """
+    names: dict[str, str] = {}
+    for vif in network_info:
+        name = recorded.get(vif["id"])
+        if name and name not in names.values():
+            names[vif["id"]] = name
+    free = (name for number in count() if (name := f"eth{number}") not in names.values())
+    return {vif["id"]: names.get(vif["id"]) or next(free) for vif in network_info}
+
+
+def nics_from_network_info(
+    network_info: network_model.NetworkInfo, recorded: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Nic, ...]:
+    """Return the NICs in Neutron's order, their devices called as ``device_names`` has it.
 
     A destination is reached one way only: the first NIC that has a route to it keeps it, and no
     route replaces a subnet that a NIC is in. So there is one default route in each family. A
@@ -60,8 +100,9 @@ def nics_from_network_info(network_info: network_model.NetworkInfo) -> tuple[Nic
         for vif in network_info
         for address in _addresses(vif)
     }
+    names = device_names(network_info, recorded)
     found = []
-    for position, vif in enumerate(network_info):
+    for vif in network_info:
         routes = []
         for route in _routes(vif):
             if route.destination not in taken:
@@ -71,11 +112,13 @@ def nics_from_network_info(network_info: network_model.NetworkInfo) -> tuple[Nic
             Nic(
                 port_id=vif["id"],
                 host_device=host_device_name(vif),
-                guest_device=f"eth{position}",
+                guest_device=names[vif["id"]],
                 mac=vif["address"].lower(),
                 mtu=vif["network"].get_meta("mtu") if vif["network"] else None,
                 addresses=tuple(_addresses(vif)),
                 routes=tuple(routes),
+                # Open vSwitch's user space forwards a packet as it is, unfinished checksum and all
+                software_checksums=(vif["details"] or {}).get("datapath_type") == "netdev",
             )
         )
     return tuple(found)

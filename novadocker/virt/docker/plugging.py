@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova import conf, objects
@@ -20,16 +21,26 @@ CONF = conf.CONF
 LOG = logging.getLogger(__name__)
 
 
+Plug = Callable[[objects.Instance, network_model.NetworkInfo], None]
+
+
 @contextlib.contextmanager
-def wait_for_plugged(
-    virtapi: Any, instance: objects.Instance, network_info: network_model.NetworkInfo
+def plugged(
+    virtapi: Any,
+    instance: objects.Instance,
+    network_info: network_model.NetworkInfo,
+    plug: Callable[
+        [objects.Instance, network_model.NetworkInfo], contextlib.AbstractContextManager[None]
+    ],
+    plug_anew: Plug,
 ) -> Iterator[None]:
-    """Run the body, which plugs the VIFs, then wait until Neutron has every one of them up.
+    """Plug the VIFs, run the body meanwhile, then wait until Neutron has every one up.
 
     Only VIFs that were down are awaited: no event comes for one that is up (nova-contract of
     ``wait_for_instance_event``, as in every driver of Nova). ``[DEFAULT]vif_plugging_timeout``
     of 0 waits for none; ``vif_plugging_is_fatal`` decides what a missing event means.
 
+    :param plug_anew: called once, when half of the time is over and events are missing
     :raises StartFailed: Neutron reported a failure, or no event came in time
     """
     timeout = CONF.vif_plugging_timeout
@@ -40,11 +51,17 @@ def wait_for_plugged(
         _report(failed, f"Neutron reported a failure for {event_name}")
         return True
 
+    watch = timeutils.StopWatch()
     try:
-        with virtapi.wait_for_instance_event(instance, events, timeout, on_failure):
-            yield
-            watch = timeutils.StopWatch()
-            watch.start()
+        with (
+            contextlib.ExitStack() as awaiting,
+            virtapi.wait_for_instance_event(instance, events, timeout, on_failure),
+        ):
+            with plug(instance, network_info):
+                watch.start()
+                yield
+            if events:
+                awaiting.enter_context(_reminder(timeout / 2, plug_anew, instance, network_info))
         LOG.info("Waited %.2f s for Neutron's ports", watch.elapsed(), instance=instance)
     except _event_timeout():
         _report(
@@ -52,6 +69,33 @@ def wait_for_plugged(
             f"Neutron did not report the ports {', '.join(ports)} as wired within {timeout} s; "
             "look at its agent on this host",
         )
+
+
+@contextlib.contextmanager
+def _reminder(
+    seconds: float,
+    plug_anew: Plug,
+    instance: objects.Instance,
+    network_info: network_model.NetworkInfo,
+) -> Iterator[None]:
+    """Plug the VIFs anew from a thread if the body takes longer; none is at it afterwards."""
+
+    def remind() -> None:
+        LOG.warning("Neutron is silent; its ports are plugged anew", instance=instance)
+        try:
+            plug_anew(instance, network_info)
+        except exception.PlugFailed as error:
+            # who waits will hear that no event came
+            LOG.warning("Its ports could not be plugged anew: %s", error, instance=instance)
+
+    timer = threading.Timer(seconds, remind)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _report(instance: objects.Instance, reason: str) -> None:

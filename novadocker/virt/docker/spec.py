@@ -4,23 +4,28 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 from nova import objects
 
 from novadocker import exception
-from novadocker.virt.docker.model import ContainerSpec, EngineImage, Limits
+from novadocker.virt.docker import guest
+from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
 
 LABEL_UUID = "org.openstack.nova.instance_uuid"
 LABEL_NAME = "org.openstack.nova.instance_name"
 LABEL_PROJECT = "org.openstack.nova.project_id"
 LABEL_FLAVOR = "org.openstack.nova.flavor"
 LABEL_HOST = "org.openstack.nova.host"
+LABEL_RESCUE = "org.openstack.nova.rescue"
 LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 
-# the kernel refuses longer ones (HOST_NAME_MAX)
-_MAX_HOSTNAME = 64
+
+# systemd(1): halts by it as by "systemctl halt"
+_SYSTEMD_POWER_OFF = "SIGRTMIN+3"
+_INIT = ("/sbin/init", "/usr/sbin/init")
 
 
 def container_name(instance_uuid: str) -> str:
@@ -41,9 +46,12 @@ def container_spec(
     image_meta: objects.ImageMeta,
     image: EngineImage,
     limits: Limits,
+    isolation: Isolation,
     *,
     runtime: str,
     console_log_max_mb: int,
+    mounts: tuple[Mount, ...] = (),
+    devices: tuple[Mount, ...] = (),
 ) -> ContainerSpec:
     """Return the container of an instance.
 
@@ -59,10 +67,11 @@ def container_spec(
             reason="it has no command to run; build it with one or set the image property "
             "os_command_line",
         )
+    systemd = _is_systemd([*words] or [*image.entrypoint, *image.command])
     return ContainerSpec(
         name=container_name(instance.uuid),
         image_id=image.id,
-        hostname=(instance.hostname or instance.uuid)[:_MAX_HOSTNAME],
+        hostname=guest.kernel_hostname(instance.hostname or instance.uuid),
         labels={
             LABEL_UUID: instance.uuid,
             LABEL_NAME: instance.name,
@@ -70,13 +79,24 @@ def container_spec(
             LABEL_FLAVOR: instance.flavor.name,
             LABEL_HOST: instance.host or "",
             LABEL_SCHEMA: SCHEMA,
+            LABEL_RESCUE: "",
         },
         runtime=runtime,
         limits=limits,
+        isolation=isolation,
         console_log_max_mb=console_log_max_mb,
         entrypoint=tuple(words[:1]),
         command=tuple(words[1:]),
+        mounts=mounts,
+        devices=devices,
+        stop_signal=_SYSTEMD_POWER_OFF if systemd and not image.stop_signal else "",
+        systemd=systemd,
     )
+
+
+def _is_systemd(command: Sequence[str]) -> bool:
+    """Tell whether a command is systemd's, or the name that it goes by as an init system."""
+    return PurePosixPath(command[0]).name == "systemd" or command[0] in _INIT
 
 
 def _command_line(image_meta: objects.ImageMeta) -> list[str]:

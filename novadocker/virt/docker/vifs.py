@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VIFs of an instance: wired into its namespace, plugged into the switch by os-vif."""
+"""The VIFs of an instance: wired into its namespace, plugged into Open vSwitch by os-vif."""
 
 import copy
+import functools
 import socket
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import os_vif
@@ -13,14 +16,20 @@ from nova import objects
 from nova.network import model as network_model
 from nova.network import os_vif_util
 from os_vif import exception as os_vif_exception
+from vif_plug_ovs.ovsdb import ovsdb_lib
 
 from novadocker import exception
-from novadocker.virt.docker import netns, nics, wiring
+from novadocker.conf import CONF
+from novadocker.virt.docker import attachments, bindings, netns, nics, reports, switch, wiring
+
+# that os-vif has for one port, each with a time-out of its own
+_REQUESTS = 2
 
 
 def initialize() -> None:
     """Load the plugins of os-vif; needed once before anything is plugged."""
     os_vif.initialize()
+    switch.warn_of_ineffective_limits(CONF.os_vif_ovs.ovsdb_connection, CONF.neutron.ovs_bridge)
 
 
 def check_supported(network_info: network_model.NetworkInfo) -> None:
@@ -33,23 +42,46 @@ def check_supported(network_info: network_model.NetworkInfo) -> None:
             raise exception.PlugFailed(port_id=vif["id"], reason=reason)
 
 
+@contextmanager
+def plugged_vifs(
+    instance: objects.Instance, network_info: network_model.NetworkInfo
+) -> Iterator[None]:
+    """Wire all VIFs of an instance, and have them in the switch when the block ends.
+
+    Those that are there already stay untouched. The namespace is ready when the block begins; the
+    switch takes the ports meanwhile.
+
+    :raises PlugFailed: names the port; others may be wired by then
+    """
+    check_supported(network_info)
+    switched = [vif for vif in network_info if bindings.is_switched(vif)]
+    hybrid = [vif for vif in switched if bindings.is_hybrid(vif)]
+    absent = [vif for vif in switched if not _has_devices(vif)]
+    _drop_left(instance, absent)
+    # os-vif makes the bridge that the host end goes into
+    _plug(instance, hybrid)
+    made = _wire(instance, network_info)
+    replaced = [vif for vif in switched if vif["id"] in made and vif not in absent]
+    if replaced:
+        # dropping a port deletes its device, too
+        _drop_ports(instance, replaced)
+        _plug(instance, hybrid)
+        _wire(instance, network_info)
+    with _plugging(instance, [vif for vif in switched if vif not in hybrid]):
+        yield
+    reports.report_wired(
+        instance,
+        [vif for vif in network_info if bindings.is_bridged(vif) and vif["active"] is False],
+    )
+
+
 def plug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
     """Wire all VIFs of an instance and plug them into the switch; those that are stay untouched.
 
     :raises PlugFailed: names the port; others may be wired by then
     """
-    check_supported(network_info)
-    absent = [vif for vif in network_info if not _has_device(vif)]
-    _drop_ports(instance, absent)
-    made = _wire(instance, network_info)
-    replaced = [vif for vif in network_info if vif["id"] in made and vif not in absent]
-    if replaced:
-        # dropping a port deletes its device, too
-        _drop_ports(instance, replaced)
-        _wire(instance, network_info)
-    for vif in network_info:
-        with _reporting(vif):
-            os_vif.plug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
+    with plugged_vifs(instance, network_info):
+        pass
 
 
 def silence_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
@@ -60,6 +92,32 @@ def silence_vifs(instance: objects.Instance, network_info: network_model.Network
     if network_info:
         names = [nics.host_device_name(vif) for vif in network_info]
         netns.silence_nics(instance.uuid, names)
+
+
+def announce_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    """Tell the neighbours of a server that runs which MAC its addresses have now.
+
+    They may remember the one of a server that had an address before, for a minute or longer.
+    """
+    if network_info:
+        names = nics.device_names(network_info, attachments.recorded_names(instance))
+        netns.announce_nics(instance.uuid, list(names.values()))
+
+
+def replug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    """Put an instance's ports into Open vSwitch anew; the devices stay as they are.
+
+    Neutron's agent skips a port that its own copy of the switch's database lacks when it is told
+    of it, and looks at that port again only when it is inserted once more. Ports with a bridge of
+    their own between are left alone: os-vif inserts them only together with their devices.
+
+    :raises PlugFailed: names the port
+    """
+    for vif in network_info:
+        if bindings.is_switched(vif) and not bindings.is_hybrid(vif):
+            with _reporting(vif):
+                _ask_switch(_forget, instance, vif)
+                _ask_switch(os_vif.plug, instance, vif)
 
 
 def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
@@ -83,13 +141,51 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
 
 def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> tuple[str, ...]:
     """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
-    wanted = [asdict(nic) for nic in nics.nics_from_network_info(network_info)]
+    found = nics.nics_from_network_info(network_info, attachments.recorded_names(instance))
+    wanted = [
+        asdict(replace(nic, bridge=_bridge_of(vif)))
+        for nic, vif in zip(found, network_info, strict=True)
+    ]
     try:
         made: tuple[str, ...] = netns.wire_nics(instance.uuid, wanted)
     except wiring.WiringFailed as error:
         port_id, reason = error.args
         raise exception.PlugFailed(port_id=port_id, reason=reason) from error
     return made
+
+
+def _plug(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+    for vif in vifs:
+        with _reporting(vif):
+            _ask_switch(os_vif.plug, instance, vif)
+
+
+@contextmanager
+def _plugging(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> Iterator[None]:
+    """Have the switch take ports while the block runs; none is on its way when it ends."""
+    asked = [(vif, _begin(os_vif.plug, instance, vif)) for vif in vifs]
+    try:
+        yield
+    finally:
+        with ExitStack() as stack:
+            for vif, finish in asked:
+                stack.enter_context(_reporting(vif))
+                stack.callback(finish)
+
+
+def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+    """Remove the switch's ports of devices that are gone, if there are any."""
+
+    def drop(vif: Any, info: Any) -> None:
+        # a look at os-vif's copy of the database is far quicker than to remove nothing
+        if _database().port_exists(vif.vif_name, vif.network.bridge):
+            os_vif.unplug(vif, info)
+
+    _drop_ports(instance, [vif for vif in vifs if bindings.is_hybrid(vif)])
+    for vif in vifs:
+        if not bindings.is_hybrid(vif):
+            with _reporting(vif):
+                _ask_switch(drop, instance, vif)
 
 
 def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
@@ -105,20 +201,78 @@ def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -
 
 def _drop_port(instance: objects.Instance, vif: network_model.VIF) -> None:
     # what was never plugged is in no switch
-    if not _refusal(vif):
-        os_vif.unplug(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
+    if bindings.is_switched(vif) and not _refusal(vif):
+        _ask_switch(os_vif.unplug, instance, vif)
+
+
+def _forget(vif: Any, _info: object) -> None:
+    """Remove a port of os-vif's model from the switch's database, but not its device."""
+    _database().delete_ovs_vif_port(vif.network.bridge, vif.vif_name, delete_netdev=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _database_at(_connection: str) -> ovsdb_lib.BaseOVS:
+    return ovsdb_lib.BaseOVS(CONF.os_vif_ovs)
+
+
+def _database() -> ovsdb_lib.BaseOVS:
+    # each has a connection and a thread for ever
+    return _database_at(CONF.os_vif_ovs.ovsdb_connection)
+
+
+def _ask_switch(
+    call: Callable[[Any, Any], None], instance: objects.Instance, vif: network_model.VIF
+) -> None:
+    """Let os-vif do something, and wait for it.
+
+    :raises PlugFailed: it took too long
+    """
+    _begin(call, instance, vif)()
+
+
+def _begin(
+    call: Callable[[Any, Any], None], instance: objects.Instance, vif: network_model.VIF
+) -> Callable[[], None]:
+    """Let os-vif work in a thread that is left alone when it takes too long.
+
+    Its requests have a time-out, but its locks have none, and while the database of Open vSwitch
+    hangs so does who waits for one. The thread ends when the database is back.
+
+    :returns: what waits for it; raises its errors, and PlugFailed if it took too long
+    """
+    done: futures.Future[None] = futures.Future()
+
+    def work() -> None:
+        try:
+            call(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def finish() -> None:
+        try:
+            # a time-out of 0 waits for ever
+            done.result(_REQUESTS * CONF.os_vif_ovs.ovs_vsctl_timeout or None)
+        except TimeoutError as error:
+            raise exception.PlugFailed(
+                port_id=vif["id"], reason="Open vSwitch does not answer: timeout"
+            ) from error
+
+    threading.Thread(target=work, daemon=True, name="os-vif").start()
+    return finish
 
 
 def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
-    netns.unwire_nic(instance.uuid, nics.host_device_name(vif))
+    bridge = None if _refusal(vif) else _bridge_of(vif)
+    netns.unwire_nic(instance.uuid, nics.host_device_name(vif), bridge and asdict(bridge))
 
 
-def _has_device(vif: network_model.VIF) -> bool:
-    try:
-        socket.if_nametoindex(nics.host_device_name(vif))
-    except OSError:
-        return False
-    return True
+def _has_devices(vif: network_model.VIF) -> bool:
+    present = {name for _, name in socket.if_nameindex()}
+    return present.issuperset(
+        [nics.host_device_name(vif), *bindings.hybrid_devices(vif)],
+    )
 
 
 @contextmanager
@@ -133,19 +287,11 @@ def _reporting(vif: network_model.VIF) -> Iterator[None]:
 
 
 def _refusal(vif: network_model.VIF) -> str | None:
-    """Return why a VIF can't be wired, or None."""
-    if vif["type"] == network_model.VIF_TYPE_BINDING_FAILED:
-        return "Neutron could not bind it to this host (binding_failed): is its agent up here?"
-    if vif["type"] != network_model.VIF_TYPE_OVS:
-        return f"its vif_type is {vif['type']!r}; only 'ovs' is supported"
-    if vif["vnic_type"] != network_model.VNIC_TYPE_NORMAL:
-        return f"its vnic_type is {vif['vnic_type']!r}; only 'normal' is supported"
-    if vif.is_hybrid_plug_enabled():
-        return (
-            "it asks for ovs_hybrid_plug, a bridge with iptables that is not supported; "
-            "set firewall_driver = openvswitch for Neutron's agent on this host"
-        )
-    return None
+    return bindings.refusal(vif, CONF.docker.physical_interface_mappings)
+
+
+def _bridge_of(vif: network_model.VIF) -> nics.Bridge | None:
+    return bindings.bridge_of(vif, CONF.docker.physical_interface_mappings)
 
 
 def _os_vif_vif(vif: network_model.VIF) -> Any:

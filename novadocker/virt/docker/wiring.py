@@ -10,15 +10,17 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkError
 
-from novadocker.virt.docker import kernel, links
-from novadocker.virt.docker.nics import Nic, Route
+from novadocker.virt.docker import bridges, kernel, links
+from novadocker.virt.docker.model import IdMaps
+from novadocker.virt.docker.nics import Bridge, Nic, Route
 
 # linux/rtnetlink.h
 _RTNH_F_ONLINK = 4
@@ -26,10 +28,14 @@ _RTPROT_STATIC = 4
 _RT_SCOPE_UNIVERSE = 0
 _RT_SCOPE_LINK = 253
 
-# Neutron alone says what an address is: no router may add one, and no probe may delay one
-_GUEST_SYSCTL = {"accept_ra": "0", "autoconf": "0", "accept_dad": "0"}
+# Neutron alone says what an address is: no router may add one, and no probe may delay one;
+# what addresses there are is told when ``announce`` wants it
+_GUEST_SYSCTL = {
+    "ipv4": {"arp_notify": "1"},
+    "ipv6": {"accept_ra": "0", "autoconf": "0", "accept_dad": "0", "ndisc_notify": "1"},
+}
 # the host must not speak on a tenant's network, nor heed a router there
-_HOST_SYSCTL = {"disable_ipv6": "1"}
+_HOST_SYSCTL = {"ipv6": {"disable_ipv6": "1"}}
 # of every namespace
 _LOOPBACK = 1
 # removing one thing can take others along (an address its routes): a second round puts them back
@@ -64,9 +70,13 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         for nic in nics:
             with _blaming(nic):
                 device = present.get(nic.guest_device)
-                if _ensure_pair(host, guest, namespace, nic, device):
-                    made.append(nic.port_id)
+                with bridges.joined(host, nic) as bridge:
+                    if _ensure_pair(host, guest, namespace, nic, device, bridge):
+                        made.append(nic.port_id)
         kernel.enter_namespace(namespace)
+        for nic in nics:
+            if nic.software_checksums:
+                _fill_in_checksums(nic)
         state = _new_state(nics) if len(made) == len(nics) else links.read_state(guest, names)
         for _ in range(_ROUNDS):
             if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
@@ -79,17 +89,28 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     return tuple(made)
 
 
-def unwire(host_device: str) -> None:
-    """Delete a veth pair by its host end; absent is fine.
+def make_owned(path: str, user_path: str, ids: IdMaps) -> None:
+    """Make the namespace at ``path`` exist, as one of a user namespace that is made with it.
+
+    Leaves the calling thread in that namespace: call it by ``kernel.run_in_thread``.
+
+    :raises OSError: no namespace could be made
+    """
+    if not kernel.is_namespace(path):
+        kernel.enter_new_owned_namespace(user_path, ids)
+        _write_sysctl("default", _GUEST_SYSCTL)
+        kernel.name_namespace(path)
+
+
+def unwire(host_device: str, bridge: Bridge | None) -> None:
+    """Delete a veth pair by its host end, and the bridge it was the last in; absent is fine.
 
     :raises OSError: the kernel refuses
     """
-    with IPRoute() as host:
-        try:
-            _delete_veth(host, host_device)
-        except NetlinkError as error:
-            # an error that the caller can know without pyroute2
-            raise OSError(error.code, os.strerror(error.code), host_device) from error
+    with IPRoute() as host, _naming(host_device), bridges.lock:
+        _delete_veth(host, host_device)
+        if bridge is not None:
+            bridges.remove_unused(host, bridge)
 
 
 def silence(host_devices: Sequence[str]) -> None:
@@ -101,11 +122,25 @@ def silence(host_devices: Sequence[str]) -> None:
     """
     with IPRoute() as host:
         for name in host_devices:
-            try:
+            with _naming(name), _ignoring(errno.ENODEV):
                 host.link("set", ifname=name, state="down")
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise OSError(error.code, os.strerror(error.code), name) from error
+
+
+def announce(path: str, guest_devices: Sequence[str]) -> None:
+    """Have the kernel announce the addresses of devices in the namespace at ``path``.
+
+    By gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements (RFC 4861,
+    section 7.2.6), see ``arp_notify`` and ``ndisc_notify`` in the kernel's ip-sysctl. Leaves the
+    calling thread in that namespace: call it by ``kernel.run_in_thread``.
+
+    :raises OSError: the kernel refuses
+    """
+    kernel.enter_namespace_at(path)
+    with IPRoute() as guest:
+        for name, device in links.read_devices(guest, guest_devices).items():
+            # it speaks when a MAC is set, also to what it is
+            with _naming(name):
+                guest.link("set", index=device.index, address=device.mac)
 
 
 @contextmanager
@@ -114,6 +149,15 @@ def _blaming(nic: Nic) -> Iterator[None]:
         yield
     except (NetlinkError, OSError) as error:
         raise WiringFailed(nic.port_id, str(error)) from error
+
+
+@contextmanager
+def _naming(device: str) -> Iterator[None]:
+    """Make errors of netlink those that a caller without pyroute2 knows."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise OSError(error.code, os.strerror(error.code), device) from error
 
 
 @contextmanager
@@ -140,11 +184,18 @@ def _open_guest(path: str) -> Iterator[tuple[IPRoute, bool]]:
 
 
 def _ensure_pair(
-    host: IPRoute, guest: IPRoute, namespace: int, nic: Nic, device: links.Device | None
+    host: IPRoute,
+    guest: IPRoute,
+    namespace: int,
+    nic: Nic,
+    device: links.Device | None,
+    bridge: int | None,
 ) -> bool:
     """Make the veth pair of a NIC, unless the host end's peer is the device seen in the namespace.
 
     Whatever else bears one of the two names goes. Returns whether the pair is new.
+
+    :param bridge: index of the Linux bridge to put the host end into
     """
     link = None
     if device is not None:
@@ -153,12 +204,14 @@ def _ensure_pair(
             _delete(guest, device.index)
             link = None
     if link is None:
-        _make_pair(host, namespace, nic)
+        _make_pair(host, namespace, nic, bridge)
         host.link("set", ifname=nic.host_device, state="up")
         return True
     attributes: dict[str, Any] = {}
     if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
         attributes["mtu"] = nic.mtu
+    if bridge and link.get_attr("IFLA_MASTER") != bridge:
+        attributes["master"] = bridge
     if not link["flags"] & links.IFF_UP:
         attributes["state"] = "up"
     if attributes:
@@ -166,7 +219,7 @@ def _ensure_pair(
     return False
 
 
-def _make_pair(host: IPRoute, namespace: int, nic: Nic) -> None:
+def _make_pair(host: IPRoute, namespace: int, nic: Nic, bridge: int | None) -> None:
     request: dict[str, Any] = {
         "ifname": nic.host_device,
         "kind": "veth",
@@ -174,6 +227,8 @@ def _make_pair(host: IPRoute, namespace: int, nic: Nic) -> None:
     }
     if nic.mtu:
         request["mtu"] = request["peer"]["mtu"] = nic.mtu
+    if bridge:
+        request["master"] = bridge
     try:
         host.link("add", **request)
     except NetlinkError as error:
@@ -213,7 +268,11 @@ def _new_state(nics: Sequence[Nic]) -> links.State:
 
 
 def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
-    """Make one device what it must be; return whether anything was sent."""
+    """Make one device what it must be.
+
+    Returns whether something was taken away, so that what is left must be read again; the kernel
+    has acknowledged whatever was added.
+    """
     with _blaming(nic):
         changes = links.changes_of(nic, state)
         for route in changes.extra_routes:
@@ -223,7 +282,7 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
         for address in changes.extra_addresses:
             with _ignoring(errno.EADDRNOTAVAIL):
                 guest.addr("del", index=changes.index, **_address_request(address))
-        if "address" in changes.attributes:
+        if changes.new_mac:
             # else the IPv6 link-local address of the old MAC stays
             guest.link("set", index=changes.index, state="down")
             guest.link("set", index=changes.index, **{**changes.attributes, "state": "up"})
@@ -233,7 +292,13 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
             guest.addr("add", index=changes.index, **_address_request(address))
         for route in changes.missing_routes:
             guest.route("add", **_route_request(nic, changes.index, route), proto=_RTPROT_STATIC)
-    return changes.needed
+    return changes.removes
+
+
+def _fill_in_checksums(nic: Nic) -> None:
+    """Have the kernel finish the checksums of what leaves a device of the thread's namespace."""
+    with _blaming(nic), closing(IoctlEthtool(nic.guest_device)) as device:
+        device.set_offload_flag("tx-checksumming", 0)
 
 
 def _address_request(address: str) -> dict[str, Any]:
@@ -263,7 +328,7 @@ def _delete_veth(host: IPRoute, name: str) -> None:
     link = links.find_link(host, name)
     if link is None:
         return
-    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
+    if links.kind_of(link) != "veth":
         raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
     _delete(host, link["index"])
 
@@ -283,9 +348,10 @@ def _ignoring(code: int) -> Iterator[None]:
             raise
 
 
-def _write_sysctl(device: str, values: Mapping[str, str]) -> None:
-    """Set IPv6 switches of a device, in the calling thread's namespace."""
-    # a kernel without IPv6 has none of them
-    with suppress(FileNotFoundError):
-        for key, value in values.items():
-            Path(f"/proc/sys/net/ipv6/conf/{device}/{key}").write_text(value)
+def _write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:
+    """Set switches of a device by protocol, in the calling thread's namespace."""
+    for protocol, switches in values.items():
+        # a kernel without IPv6 has none of its
+        with suppress(FileNotFoundError):
+            for key, value in switches.items():
+                Path(f"/proc/sys/net/{protocol}/conf/{device}/{key}").write_text(value)

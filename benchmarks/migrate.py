@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves a server that writes to another host, and tells how long it stood still.
+
+``make bench-migrate``; what each figure means is in docs/benchmarks.rst. Beside it, in the same
+run, is what the driver's ancestor did with the same container: commit, push and pull.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# before anything imports eventlet: Nova forbids it there
+import tests  # noqa: F401, I001
+
+import docker
+from oslo_utils import timeutils
+
+from benchmarks import figures
+from devcloud.clients import connect
+from devcloud.settings import API_ADDRESS, Host, Settings, load_settings
+from devcloud.steps import StepFailed, explain, say, step
+from tests.cloud.guests import Guest
+from tests.cloud.servers import Servers
+
+RESULTS = Path(__file__).resolve().parent / "results" / "migrate.json"
+
+MIB = 1 << 20
+CHANGED_MIB_A_SECOND = 5
+WARM_UP_SECONDS = 5
+REGISTRY = f"{API_ADDRESS}:5001"
+REPOSITORY = f"{REGISTRY}/benchmark"
+
+# five times a second, and when; the number of files bounds what it takes
+WRITE = """
+cd /srv && head -c {size}M /dev/urandom >data && sync
+cat >write <<'END'
+i=0
+while :; do
+  head -c {a_fifth}K /dev/urandom >change$((i % 50)); i=$((i + 1))
+  date +%s.%N >>stamps; sleep 0.2
+done
+END
+nohup sh write >/dev/null 2>&1 &
+"""
+
+DOWN_SECONDS = 3.0
+WIRE_RATIO = 1.1
+
+
+def sent(log: Path, begin: int) -> tuple[float, float]:
+    """Return the MiB that nova-compute's log says were sent since a position in it, and till when.
+
+    The time is in seconds since 1970.
+    """
+    with log.open(errors="replace") as lines:
+        lines.seek(begin)
+        found = re.findall(r"^(\S+ \S+) .* Sent ([\d.]+) MiB", lines.read(), re.MULTILINE)
+    last = datetime.datetime.fromisoformat(found[-1][0]).astimezone()
+    return sum(float(amount) for _, amount in found), last.timestamp()
+
+
+@contextlib.contextmanager
+def both_hosts(admin: Any) -> Iterator[None]:
+    """Have all hosts take servers, as they were in the end."""
+    closed = [
+        service
+        for service in admin.compute.services(binary="nova-compute")
+        if service.status == "disabled" and service.host.startswith("host")
+    ]
+    for service in closed:
+        admin.compute.enable_service(service)
+    try:
+        yield
+    finally:
+        for service in closed:
+            admin.compute.disable_service(service)
+
+
+def engine_of(settings: Settings, host: Host) -> docker.APIClient:
+    """Connect to a host's engine; a push of a large layer takes its time."""
+    return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto", timeout=600)
+
+
+def commit_push_pull(source: docker.APIClient, target: docker.APIClient, name: str) -> float:
+    """Do what the ancestor did; return the seconds, and leave nothing."""
+    begin = time.monotonic()
+    source.commit(name, repository=REPOSITORY, tag="1")
+    try:
+        for engine, verb in ((source, source.push), (target, target.pull)):
+            for line in verb(REPOSITORY, tag="1", stream=True, decode=True):
+                if "error" in line:
+                    raise StepFailed(f"{verb.__name__}: {line['error']}", f"{engine.base_url}")
+        return time.monotonic() - begin
+    finally:
+        for engine in (source, target):
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                engine.remove_image(f"{REPOSITORY}:1", force=True)
+
+
+def measure(settings: Settings, size: int) -> dict[str, float]:
+    """Measure everything; nothing of it is left behind."""
+    with (
+        connect(settings, "demo") as demo,
+        connect(settings, "admin") as admin,
+        both_hosts(admin),
+        contextlib.ExitStack() as stack,
+    ):
+        servers = Servers(demo)
+        stack.callback(servers.delete_all)
+        with step(f"a server with {size} MiB of data"):
+            server = servers.create("mover", image="debian", flavor="d1.small", key_name="demo")
+            network = demo.network.find_network("private").id
+            guest = Guest(settings, server, f"qdhcp-{network}")
+            guest.wait()
+            fifth = CHANGED_MIB_A_SECOND * 1024 // 5
+            guest.ask("sudo sh", WRITE.format(size=size, a_fifth=fifth))
+            time.sleep(WARM_UP_SECONDS)
+        name = f"nova-{server.id}"
+        by_name = {host.name: host for host in settings.hosts}
+        source = by_name.pop(admin.compute.get_server(server.id).hypervisor_hostname)
+        (target,) = by_name.values()
+        engines = [
+            stack.enter_context(contextlib.closing(engine_of(settings, host)))
+            for host in (source, target)
+        ]
+        with step("commit, push, pull"):
+            plain = commit_push_pull(engines[0], engines[1], name)
+        log = settings.log / f"nova-compute-{source.name}.log"
+        begin = log.stat().st_size
+        with step("the driver's move"):
+            started = time.monotonic()
+            admin.compute.migrate_server(server.id)
+            servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
+            whole = time.monotonic() - started
+        found = engines[1].inspect_container(name)["State"]["StartedAt"]
+        guest.wait()
+        last = float(guest.ask("sudo tail -n 1 /srv/stamps"))
+        changed = float(guest.ask("sudo du -sm --apparent-size /srv").split()[0])
+        demo.compute.confirm_server_resize(server)
+        servers.wait(server, lambda now: now.status == "ACTIVE")
+    amount, kept = sent(log, begin)
+    begun = timeutils.parse_isotime(f"{found[:26]}Z").timestamp()
+    return {
+        "commit, push, pull: seconds, all of them without the server": plain,
+        "move: seconds": whole,
+        "move: seconds from the last sign of life until all data is there": kept - last,
+        "move: seconds until it starts, with all that Nova and Neutron do": begun - last,
+        "MiB sent": amount,
+        "MiB that the server had written": changed,
+    }
+
+
+def main() -> int:
+    """Measure, print, write the JSON file; 0 when every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=1024, help="MiB of data (default: 1024)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    arguments = parser.parse_args()
+    # so that everything is cleaned up then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        results = measure(load_settings(), arguments.size)
+    except StepFailed as failure:
+        print(explain(failure), file=sys.stderr)
+        return 2
+    down = results["move: seconds from the last sign of life until all data is there"]
+    targets = [
+        figures.Target("seconds without the server, before its start", down, DOWN_SECONDS),
+        figures.Target(
+            "MiB sent over MiB written",
+            results["MiB sent"] / results["MiB that the server had written"],
+            WIRE_RATIO,
+        ),
+    ]
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(results, indent=1))
+    print()
+    for what, value in results.items():
+        print(f"  {what:<64}{value:>10.2f}")
+    print(f"\n{figures.verdict(targets)}\n")
+    say(f"the figures are in {arguments.json}")
+    return 0 if all(target.reached for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

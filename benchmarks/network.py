@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures networks side by side: host, Linux bridge, Open vSwitch, Docker's own NAT bridge.
+
+``make bench-network``; what each figure means is in docs/benchmarks.rst. Everything is made in
+network namespaces of its own and removed in the end.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# before anything imports eventlet: Nova forbids it there
+import tests  # noqa: F401, I001
+
+import docker
+
+from benchmarks import figures
+from novadocker import privsep
+from novadocker.virt.docker import kernel, netns
+from novadocker.virt.docker.nics import Bridge, Nic, Route
+from tests.engine import daemons, switch
+
+RESULTS = Path(__file__).resolve().parent / "results" / "network.json"
+
+HOST, BRIDGE, SWITCH, NAT = "host's veth", "Linux bridge", "Open vSwitch", "Docker's NAT bridge"
+KERNEL_DATAPATH = Path("/sys/module/openvswitch")
+FAR = "bench-far"
+NAT_HOST = "bench-nat"
+
+SMALL_PACKET_BYTES = 64
+PINGS = 500
+WIRED_PORTS = 20
+
+# the project's targets; a share of at least 0.95 is a baseline of at most 1/0.95
+BASELINE_OVER_OURS = 1 / 0.95
+NAT_OVER_BRIDGE = 1 / 1.4
+WIRING_MS = 8.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to the far end: the namespace it starts in, and the far end's address on it."""
+
+    namespace: str | None
+    target: str
+
+
+def run(*command: str | Path, namespace: str | None = None) -> str:
+    """Run a command, maybe in a network namespace, and return what it prints."""
+    enter = [] if namespace is None else ["nsenter", f"--net={namespace}"]
+    done = subprocess.run([*enter, *command], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """Make a network namespace and yield its path."""
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        yield f"{netns.NAMESPACES}/{name}"
+    finally:
+        run("ip", "netns", "delete", name)
+
+
+def cable(number: int) -> str:
+    """Lay a cable to the far end, which has the first address of its network."""
+    name = f"phys{number}"
+    run("ip", "link", "add", name, "type", "veth", "peer", f"far{number}", "netns", FAR)
+    run("ip", "-n", FAR, "address", "add", f"10.99.{number}.1/24", "dev", f"far{number}")
+    run("ip", "-n", FAR, "link", "set", f"far{number}", "up")
+    run("ip", "link", "set", name, "up")
+    return name
+
+
+def nic(number: int, index: int, bridge: Bridge | None, datapath: str | None = None) -> Nic:
+    """Return a port as the driver would wire it."""
+    port = str(uuid.uuid4())
+    return Nic(
+        port_id=port,
+        host_device=f"tap{port}"[:14],
+        guest_device="eth0",
+        mac=f"fa:16:3e:00:{number:02x}:{index:02x}",
+        mtu=1500,
+        addresses=(f"10.99.{number}.{index}/24",),
+        routes=(Route("0.0.0.0/0", f"10.99.{number}.1"),),
+        software_checksums=datapath == "netdev",
+        bridge=bridge,
+    )
+
+
+@contextmanager
+def server(port: Nic) -> Iterator[str]:
+    """Wire a port into a namespace of its own, as a server's, and yield its path."""
+    instance = str(uuid.uuid4())
+    bridge = None if port.bridge is None else asdict(port.bridge)
+    try:
+        netns.wire_nics(instance, [asdict(port)])
+        yield netns.namespace_path(instance)
+    finally:
+        netns.unwire_nic(instance, port.host_device, bridge)
+        netns.delete_namespace(instance)
+
+
+@contextmanager
+def docker_container(folder: Path, archive: bytes) -> Iterator[str]:
+    """Start an engine with its NAT bridge in a namespace of its own, and a container on it.
+
+    Yields the path of the container's network namespace. The engine turns on iptables for
+    bridges, which must not meet the others.
+    """
+    with namespace(NAT_HOST) as path:
+        run("ip", "link", "add", "phys3", "type", "veth", "peer", "far3", "netns", FAR)
+        run("ip", "link", "set", "phys3", "netns", NAT_HOST)
+        for name, end, address in ((FAR, "far3", "10.99.3.1"), (NAT_HOST, "phys3", "10.99.3.2")):
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", end)
+            run("ip", "-n", name, "link", "set", end, "up")
+        url = f"unix://{folder}/docker.sock"
+        config = {
+            "data-root": f"{folder}/data",
+            "exec-root": f"{folder}/exec",
+            "pidfile": f"{folder}/pid",
+            "hosts": [url],
+            "bip": "172.30.0.1/24",
+            "userland-proxy": False,
+        }
+        (folder / "daemon.json").write_text(json.dumps(config))
+        engine = daemons.start(
+            ["nsenter", f"--net={path}", "dockerd", "--config-file", f"{folder}/daemon.json"],
+            folder / "log",
+            (folder / "docker.sock").exists,
+        )
+        client = docker.APIClient(base_url=url, timeout=60)
+        try:
+            client.import_image_from_data(archive, repository="bench", tag="1")
+            made = client.create_container("bench:1", ["sleep", "3600"])
+            client.start(made)
+            pid = client.inspect_container(made)["State"]["Pid"]
+            yield f"/proc/{pid}/ns/net"
+            client.remove_container(made, force=True)
+        finally:
+            client.close()
+            daemons.stop(engine)
+
+
+def iperf(way: Way, *options: str) -> dict[str, float]:
+    """Send to the far end and return what arrived in a second: bits and packets."""
+    serve = ["nsenter", f"--net={netns.NAMESPACES}/{FAR}", "iperf3", "-s", "-1", "-B", way.target]
+    with subprocess.Popen([*serve, "--forceflush"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            while "listening" not in process.stdout.readline():
+                pass
+            shown = run("iperf3", "-J", "-c", way.target, *options, namespace=way.namespace)
+        finally:
+            process.send_signal(signal.SIGTERM)
+    end = json.loads(shown)["end"]
+    if "-u" in options:
+        total = end["sum"]
+        arrived = total["packets"] - total["lost_packets"]
+        return {"packets": arrived / total["seconds"]}
+    return {"bits": end["sum_received"]["bits_per_second"]}
+
+
+def round_trip_ms(way: Way) -> float:
+    """Return the mean round-trip time to the far end."""
+    shown = run(
+        *("ping", "-q", "-i", "0.002", "-c", str(PINGS), way.target), namespace=way.namespace
+    )
+    found = re.search(r"= [\d.]+/([\d.]+)/", shown)
+    assert found is not None
+    return float(found[1])
+
+
+def wiring_ms(number: int, bridge: Bridge | None, datapath: str | None) -> list[float]:
+    """Wire ports of new servers, one after the other, and return how long each took."""
+    samples = []
+    with ExitStack() as stack:
+        for index in range(WIRED_PORTS):
+            port = nic(number, 10 + index, bridge, datapath)
+            begin = time.perf_counter()
+            stack.enter_context(server(port))
+            samples.append((time.perf_counter() - begin) * 1000)
+    return samples
+
+
+def measure(ways: dict[str, Way], rounds: int, seconds: int) -> dict[str, dict[str, list[float]]]:
+    """Measure all ways in turn, round by round."""
+    found: dict[str, dict[str, list[float]]] = {"bulk": {}, "small": {}, "round trip": {}}
+    small = ("-u", "-b", "0", "-l", str(SMALL_PACKET_BYTES))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            duration = ("-t", str(seconds))
+            bulk = iperf(way, *duration)["bits"] / 1e6
+            packets = iperf(way, *small, *duration)["packets"] / 1e3
+            found["bulk"].setdefault(name, []).append(bulk)
+            found["small"].setdefault(name, []).append(packets)
+            found["round trip"].setdefault(name, []).append(round_trip_ms(way))
+    return found
+
+
+def show(samples: dict[str, dict[str, list[float]]], datapath: str) -> Sequence[figures.Target]:
+    """Print the tables and return the targets that can be measured here."""
+    rows = {
+        kind: {name: figures.summarize(values) for name, values in found.items()}
+        for kind, found in samples.items()
+    }
+    for kind, title, unit in (
+        ("bulk", "Bulk TCP", "Mbit/s"),
+        ("small", f"UDP of {SMALL_PACKET_BYTES} bytes that arrives", "1000 packets/s"),
+        ("round trip", "Round-trip time", "ms"),
+        ("wiring", "To wire a port", "ms"),
+    ):
+        print(figures.table(title, unit, rows[kind]), end="\n\n")
+    bulk, small = rows["bulk"], rows["small"]
+    ours = [BRIDGE, *([SWITCH] if datapath == "system" else [])]
+    if SWITCH not in ours:
+        print("Open vSwitch's kernel datapath is not on this kernel: its target is not measured.")
+    return [
+        *(
+            figures.Target(
+                f"bulk TCP, host over {name}",
+                bulk[HOST].median / bulk[name].median,
+                BASELINE_OVER_OURS,
+            )
+            for name in ours
+        ),
+        figures.Target(
+            "small packets, Docker's NAT over Linux bridge",
+            small[NAT].median / small[BRIDGE].median,
+            NAT_OVER_BRIDGE,
+        ),
+        *(
+            figures.Target(f"ms to wire a port, {name}", row.median, WIRING_MS)
+            for name, row in rows["wiring"].items()
+        ),
+    ]
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="for each measurement")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    privsep.network_pctxt.set_client_mode(False)
+    state, lock = daemons.make_state_folder()
+    home = kernel.open_namespace()
+    kernel.enter_new_namespace()
+    try:
+        samples, datapath = measure_all(state, arguments.rounds, arguments.seconds)
+    finally:
+        kernel.enter_namespace(home)
+        daemons.clear(state)
+        lock.close()
+    arguments.json.parent.mkdir(exist_ok=True)
+    arguments.json.write_text(json.dumps({"datapath": datapath, "samples": samples}, indent=1))
+    targets = show(samples, datapath)
+    print(figures.verdict(targets))
+    return int(not all(target.reached for target in targets))
+
+
+def measure_all(
+    state: Path, rounds: int, seconds: int
+) -> tuple[dict[str, dict[str, list[float]]], str]:
+    """Make all networks and measure them; also return Open vSwitch's datapath."""
+    datapath = "system" if KERNEL_DATAPATH.exists() else "netdev"
+    run("ip", "link", "set", "lo", "up")
+    with ExitStack() as stack:
+        stack.enter_context(namespace(FAR))
+        run("ip", "address", "add", "10.99.0.2/24", "dev", cable(0))
+        bridge = Bridge("brq00000000-00", cable(1))
+        bridged = stack.enter_context(server(nic(1, 2, bridge)))
+        ovs = switch.Switch(state / "ovs")
+        ovs.start()
+        stack.callback(ovs.stop)
+        ovs.vsctl("add-br", "bench", "--", "set", "bridge", "bench", f"datapath_type={datapath}")
+        stack.callback(ovs.vsctl, "del-br", "bench")
+        port = nic(2, 2, None, datapath)
+        switched = stack.enter_context(server(port))
+        for device in (cable(2), port.host_device):
+            ovs.vsctl("add-port", "bench", device)
+        if datapath == "netdev":
+            run("ethtool", "-K", "far2", "tx", "off", namespace=f"{netns.NAMESPACES}/{FAR}")
+        folder = state / "docker"
+        folder.mkdir()
+        archive = busybox_archive(state)
+        contained = stack.enter_context(docker_container(folder, archive))
+        ways = {
+            HOST: Way(None, "10.99.0.1"),
+            BRIDGE: Way(bridged, "10.99.1.1"),
+            SWITCH: Way(switched, "10.99.2.1"),
+            NAT: Way(contained, "10.99.3.1"),
+        }
+        samples = measure(ways, rounds, seconds)
+        samples["wiring"] = {
+            BRIDGE: wiring_ms(1, bridge, None),
+            f"{SWITCH}, without its own work": wiring_ms(2, None, datapath),
+        }
+    return samples, datapath
+
+
+def busybox_archive(state: Path) -> bytes:
+    """Return an image's root filesystem with nothing but busybox, as an archive."""
+    root = state / "root" / "bin"
+    root.mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "sleep")
+    command = ["tar", "-C", str(state / "root"), "-c", "."]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

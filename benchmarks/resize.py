@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resizes a server that counts, streams and answers, and tells what it and its peers noticed.
+
+``make bench-resize``; what each figure means is in docs/benchmarks.rst.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# before anything imports eventlet: Nova forbids it there
+import tests  # noqa: F401, I001
+
+import docker
+
+from benchmarks import figures, watcher, worker
+from devcloud.network import ip
+from devcloud.settings import Host, Settings, load_settings
+from devcloud.steps import StepFailed, explain, say, step
+from devcloud.switch import vsctl
+
+RESULTS = Path(__file__).resolve().parent / "results" / "resize.json"
+
+IMAGE = "debian"
+BRIDGE = "br-bench"
+FAR_ADDRESS = "192.0.2.1/24"
+MIB = 1 << 20
+
+QUIET, RESIZED = "left alone", "resized"
+ROUND = 10
+PAUSE_SECONDS = 0.1
+
+# back and forth between them everything changes
+FLAVORS: Sequence[Mapping[str, Any]] = (
+    {"vcpus": 1, "memory_mb": 256, "extra_specs": {}},
+    {
+        "vcpus": 2,
+        "memory_mb": 512,
+        "extra_specs": {
+            "quota:cpu_shares": "2048",
+            "quota:disk_write_bytes_sec": str(50 * MIB),
+            "quota:disk_read_iops_sec": "500",
+            "quota:vif_inbound_average": "20000",
+            "quota:vif_outbound_average": "20000",
+            "docker:pids_limit": "500",
+        },
+    },
+)
+
+NETWORK_KILOBYTES = 5000
+DISK_BYTES = 20 * MIB
+DISK_IOPS = 200
+RATED: Mapping[str, Any] = {
+    "vcpus": 1,
+    "memory_mb": 256,
+    "extra_specs": {
+        "quota:disk_write_bytes_sec": str(DISK_BYTES),
+        "quota:disk_read_bytes_sec": str(DISK_BYTES),
+        "quota:disk_write_iops_sec": str(DISK_IOPS),
+        "quota:vif_inbound_average": str(NETWORK_KILOBYTES),
+        "quota:vif_outbound_average": str(NETWORK_KILOBYTES),
+    },
+}
+RATE_SECONDS = 5.0
+
+DRIVER_MS = 60.0
+GAP_MS = 5.0
+RATE_SHARE = 0.05
+
+
+GAPS = {"count_gap": "counting", "stream_gap": "TCP stream", "ping_gap": "ping"}
+
+# columns of /proc/net/dev
+_RECEIVED, _SENT = 0, 8
+
+Seen = dict[str, list[watcher.Seen]]
+Rates = dict[str, list[float]]
+
+
+@contextlib.contextmanager
+def bridge(settings: Settings, host: Host) -> Iterator[None]:
+    """Have a bridge of Open vSwitch that Neutron knows nothing of, with an address."""
+    try:
+        vsctl(
+            settings,
+            host,
+            *("--may-exist", "add-br", BRIDGE),
+            *("--", "set", "bridge", BRIDGE, "datapath_type=netdev"),
+        )
+        ip("-n", host.namespace, "address", "replace", FAR_ADDRESS, "dev", BRIDGE)
+        ip("-n", host.namespace, "link", "set", BRIDGE, "up")
+        yield
+    finally:
+        vsctl(settings, host, "--if-exists", "del-br", BRIDGE)
+
+
+def watch_resizes(
+    servers: worker.Worker, seen_by: watcher.Watcher, rounds: int
+) -> tuple[list[worker.Boot], Seen]:
+    """Resize the server in rounds, and leave it alone for as long after each."""
+    resizes: list[worker.Boot] = []
+    seen: Seen = {QUIET: [], RESIZED: []}
+    for _ in range(rounds):
+        begin = time.time()
+        for number in range(ROUND):
+            resizes.append(servers.resize(FLAVORS[(number + 1) % len(FLAVORS)]))
+            time.sleep(PAUSE_SECONDS)
+        end = time.time()
+        seen[RESIZED].append(seen_by.seen(begin, end))
+        quiet = time.time()
+        time.sleep(end - begin)
+        seen[QUIET].append(seen_by.seen(quiet, time.time()))
+    return resizes, seen
+
+
+def measure_rates(
+    engine: docker.APIClient, container: str, host: Host, address: str
+) -> dict[str, list[float]]:
+    """Return, by what is limited, the rate that was reached over the one that was asked for."""
+    pid = engine.inspect_container(container)["State"]["Pid"]
+    network, seconds = NETWORK_KILOBYTES * 1000, RATE_SECONDS
+    to_server, from_server = (
+        watcher.rate(
+            host.namespace, address, port, functools.partial(counted, pid, column), seconds
+        )
+        for port, column in ((watcher.SINK, _RECEIVED), (watcher.SOURCE, _SENT))
+    )
+    megabytes, blocks = int(DISK_BYTES * seconds) >> 20, int(DISK_IOPS * seconds)
+    file = "/benchmark"
+    written = dd(engine, container, f"of={file}", f"count={megabytes}", "oflag=direct", "bs=1M")
+    read = dd(engine, container, f"if={file}", f"count={megabytes}", "iflag=direct", "bs=1M")
+    small = dd(engine, container, f"of={file}", f"count={blocks}", "oflag=direct", "bs=4k")
+    return {
+        "network, to the server": [to_server / network],
+        "network, from the server": [from_server / network],
+        "disk, bytes written": [written / DISK_BYTES],
+        "disk, bytes read": [read / DISK_BYTES],
+        "disk, blocks written": [small / 4096 / DISK_IOPS],
+    }
+
+
+def counted(pid: int, column: int) -> int:
+    """Return the bytes that passed a server's first device, frames and all."""
+    for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() == "eth0":
+            return int(values.split()[column])
+    raise StepFailed("the server has no device eth0", "openstack server show")
+
+
+def dd(engine: docker.APIClient, container: str, *options: str) -> float:
+    """Run ``dd`` in a server and return the bytes a second; direct I/O, since buffers hide it."""
+    # what is not given: the other end
+    ends = {"if": "/dev/zero", "of": "/dev/null", **dict(option.split("=") for option in options)}
+    command = ["dd", *(f"{name}={value}" for name, value in ends.items())]
+    call = engine.exec_create(container, command, environment={"LC_ALL": "C"})["Id"]
+    shown = engine.exec_start(call).decode()
+    found = re.search(r"(\d+) bytes .* copied, ([\d.e-]+) s", shown)
+    if found is None:
+        raise StepFailed("dd in the server failed", shown.strip())
+    return int(found[1]) / float(found[2])
+
+
+def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, Rates]:
+    """Measure everything; nothing of it is left behind."""
+    host = settings.hosts[0]
+    record = worker.image_record(settings, IMAGE)
+    with (
+        contextlib.closing(docker.APIClient(f"unix://{settings.engine_socket(host)}")) as engine,
+        bridge(settings, host),
+        worker.started(settings, host, record, BRIDGE) as servers,
+    ):
+        server = servers.spawn()
+        watcher.serve(engine, server.container)
+        with (
+            step(f"{rounds} rounds of {ROUND} resizes"),
+            watcher.watching(host.namespace, server.address) as seen_by,
+        ):
+            # the first changes the most
+            servers.resize(FLAVORS[0])
+            resizes, seen = watch_resizes(servers, seen_by, rounds)
+        with step("rates"):
+            servers.resize(RATED)
+            rates = measure_rates(engine, server.container, host, server.address)
+    return resizes, seen, rates
+
+
+def report(
+    resizes: Sequence[worker.Boot], seen: Seen, rates: Rates
+) -> tuple[str, list[figures.Target]]:
+    """Return the text and the targets."""
+    driver = figures.summarize(resize.seconds for resize in resizes)
+    tables = [figures.table("Driver time of a live resize", "ms", {"": driver}, 1000)]
+    targets = [
+        figures.Target(
+            "ms of the driver for a live resize, median", driver.median * 1000, DRIVER_MS
+        )
+    ]
+    for field, title in GAPS.items():
+        rows = {
+            name: figures.summarize(getattr(found, field) for found in times)
+            for name, times in seen.items()
+        }
+        tables.append(figures.table(f"Longest gap of a round: {title}", "ms", rows, 1000))
+        longer = (rows[RESIZED].maximum - rows[QUIET].maximum) * 1000
+        targets.append(figures.Target(f"ms, {title}: longest gap over the noise", longer, GAP_MS))
+    lost = sum(found.lost for found in seen[RESIZED])
+    targets.append(figures.Target("packets lost", lost, 0))
+    shares = {name: figures.summarize(values) for name, values in rates.items()}
+    tables.append(figures.table("Rate reached of the rate configured", "", shares))
+    targets += [
+        figures.Target(f"rate off by, {name}", abs(share.median - 1), RATE_SHARE)
+        for name, share in shares.items()
+    ]
+    parts = figures.median_parts([resize.parts for resize in resizes])
+    return "\n\n".join(
+        [*tables, figures.parts_table({"live resize": parts}), figures.verdict(targets)]
+    ), targets
+
+
+def main() -> int:
+    """Measure, print, write the JSON file; 0 when every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help=f"of {ROUND} resizes (default: 10)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    arguments = parser.parse_args()
+    # so that everything is cleaned up then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        resizes, seen, rates = measure(load_settings(), arguments.rounds)
+    except StepFailed as failure:
+        print(explain(failure), file=sys.stderr)
+        return 2
+    text, targets = report(resizes, seen, rates)
+    document = {
+        "resizes": [dataclasses.asdict(resize) for resize in resizes],
+        "seen": {
+            name: [dataclasses.asdict(found) for found in times] for name, times in seen.items()
+        },
+        "rates": rates,
+        "targets": [dataclasses.asdict(target) for target in targets],
+    }
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(document, indent=1))
+    print(f"\n{text}\n")
+    say(f"every sample is in {arguments.json}")
+    return 0 if all(target.reached for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``novadocker-receive``: takes a server's data on the host that it moves to.
+
+nova-compute of the host that it leaves starts it, through ssh, as nova-compute's user. It talks on
+standard input and output, see ``novadocker.virt.docker.transfer``.
+"""
+
+import json
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from nova import config, utils
+from oslo_privsep import daemon, priv_context
+
+from novadocker import exception
+from novadocker.conf import CONF
+from novadocker.virt.docker import spec, staging, trees
+from novadocker.virt.docker.cache import REPOSITORY
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.transfer import VERSION
+
+_CHUNK = 1 << 20
+_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+# the image cache removes it when no container has it any more
+_REPOSITORY = f"{REPOSITORY}moved"
+_FAILURES = (
+    exception.EngineError,
+    exception.EngineUnavailable,
+    daemon.FailedToDropPrivileges,
+    trees.StreamError,
+    OSError,
+    ValueError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one move; return 0 if the data was kept."""
+    options = sys.argv[1:] if arguments is None else arguments
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # whatever a library prints must not get between the answers
+    os.dup2(2, 1)
+    config.parse_args(["nova-compute", *options], configure_db=False, init_rpc=False)
+    priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
+    return serve(os.fdopen(0, "rb", buffering=0), answers)
+
+
+def serve(source: IO[bytes], answers: IO[str]) -> int:
+    """Answer on ``answers`` what comes from ``source``; return 0 if the data was kept."""
+    # the privileged helper can open a pipe of this process's, and a socket of ssh's it can't
+    read, write = os.pipe()
+    threading.Thread(target=_relay, args=(source, write), daemon=True).start()
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        kept = False
+        uuid = data_root = ""
+        try:
+            greeting = _read(pipe)
+            if greeting.get("version") != VERSION:
+                raise ValueError("the hosts have different releases of the driver")
+            uuid, token = str(greeting["uuid"]), str(greeting["token"])
+            engine = Engine(
+                CONF.docker.api_url, CONF.docker.api_timeout, CONF.docker.image_load_timeout
+            )
+            data_root = _check_host(engine, uuid)
+            staging.discard_folders(data_root, uuid)
+            has_image = _keep_image(engine, str(greeting["image"]))
+            _say(answers, ready=True, image=has_image)
+            if not has_image:
+                engine.load_image(_chunks(pipe))
+                if not _keep_image(engine, str(greeting["image"])):
+                    raise ValueError("the engine made another image of what was sent")
+                _say(answers, loaded=True)
+            while "commit" not in _read(pipe):
+                staging.receive_folders(data_root, uuid, token, (os.getpid(), pipe.fileno()))
+                _say(answers, applied=True)
+            kept = True
+            _say(answers, kept=True)
+        except _FAILURES as error:
+            if data_root and not kept:
+                staging.discard_folders(data_root, uuid)
+            print(f"novadocker-receive: {error}", file=sys.stderr)
+            if not isinstance(error, BrokenPipeError):
+                _say(answers, refused=str(error))
+    return 0 if kept else 1
+
+
+def _check_host(engine: Engine, uuid: str) -> str:
+    """Return the engine's data root.
+
+    :raises ValueError: this host can't take the server
+    """
+    info = engine.info()
+    if info.storage_driver != "overlay2":
+        raise ValueError(f"its engine's storage driver is {info.storage_driver}, not overlay2")
+    if info.user_namespaces:
+        raise ValueError("its engine remaps users (userns-remap)")
+    try:
+        engine.inspect_container(spec.container_name(uuid))
+    except exception.ContainerNotFound:
+        return info.data_root
+    raise ValueError("it has a container of the server already")
+
+
+def _keep_image(engine: Engine, image_id: str) -> bool:
+    """Tell whether the engine has an image; one that it has does not age for now."""
+    if not _IMAGE_ID.fullmatch(image_id):
+        raise ValueError(f"{image_id!r} is no image")
+    try:
+        engine.tag_image(image_id, _REPOSITORY, image_id.removeprefix("sha256:")[:12])
+    except exception.EngineImageNotFound:
+        return False
+    return True
+
+
+def _chunks(pipe: IO[bytes]) -> Iterator[bytes]:
+    """Yield an image's archive until its end; the engine gets no more of one that is cut off."""
+    while left := int(_read(pipe)["bytes"]):
+        while left:
+            chunk = pipe.read(min(left, _CHUNK))
+            if not chunk:
+                raise BrokenPipeError("the other host is gone")
+            left -= len(chunk)
+            yield chunk
+
+
+def _relay(source: IO[bytes], target: int) -> None:
+    try:
+        while chunk := source.read(_CHUNK):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(target, view) :]
+    finally:
+        os.close(target)
+
+
+def _read(pipe: IO[bytes]) -> dict[str, Any]:
+    line = pipe.readline(1 << 16)
+    if not line:
+        raise BrokenPipeError("the other host is gone")
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError("not well-formed")
+    return fields
+
+
+def _say(answers: IO[str], **fields: object) -> None:
+    answers.write(json.dumps(fields) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``novadocker-recover``: the data of servers while the engine is down, or gone for good."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from novadocker.recovery import copies, mounts, verify
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
+
+OK, FAILED, DAMAGED = 0, 1, 3
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="novadocker-recover",
+        description="Reads the servers of a host from the Docker Engine's data root, without the"
+        " engine, and without writing to it.",
+        epilog=f"Exit status: {OK} done, {FAILED} not possible, 2 wrong usage, {DAMAGED} damage"
+        " was found.",
+    )
+    parser.add_argument(
+        *("--root", "-r"),
+        type=Path,
+        default=Path("/var/lib/docker"),
+        help="the data root, on this host's disk or an attached one (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="list the servers")
+    named = {
+        "mount": "mount a server's file system, read-only unless --changes is given",
+        "copy": "copy a server's file system into a folder",
+        "tar": "write a server's file system as a tar archive",
+        "image": "write a server as an image archive for Glance",
+        "verify": "read all of a server, and compare it with a copy",
+    }
+    for name, text in named.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("server", help="instance uuid, instance name or container id")
+        if name == "verify":
+            command.add_argument("--against", type=Path, help="a folder that copy made")
+        else:
+            command.add_argument("target", type=Path)
+        if name == "mount":
+            command.add_argument(
+                "--changes", type=Path, help="a folder that takes what is written to the mount"
+            )
+    commands.add_parser("umount", help="unmount what mount mounted").add_argument(
+        "target", type=Path
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(parsed)
+    except RecoveryError as error:
+        print(f"novadocker-recover: {error}", file=sys.stderr)
+        return FAILED
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Run one command.
+
+    :raises RecoveryError: it is not possible
+    """
+    if parsed.command == "umount":
+        mounts.unmount(parsed.target)
+        return OK
+    root = DataRoot(parsed.root.absolute())
+    if parsed.command == "list":
+        return show(root.servers(), as_json=parsed.json)
+    server = root.find(parsed.server)
+    if server.damage:
+        print(f"novadocker-recover: {server.damage}", file=sys.stderr)
+    if parsed.command == "mount":
+        mounts.mount(root, server, parsed.target, parsed.changes)
+        return OK
+    with mounted(root, server) as source:
+        match parsed.command:
+            case "copy":
+                copies.copy_folder(source, parsed.target)
+            case "tar":
+                copies.write_tar(source, parsed.target)
+            case "image":
+                image = root.image_config(server)
+                copies.write_image(source, parsed.target, image, server.config)
+            case "verify":
+                return tell(list(verify.problems(source, parsed.against)), as_json=parsed.json)
+    return OK
+
+
+@contextmanager
+def mounted(root: DataRoot, server: Server) -> Iterator[Path]:
+    """Mount a server read-only while the body runs."""
+    with tempfile.TemporaryDirectory(prefix="novadocker-recover-") as folder:
+        target = Path(folder)
+        mounts.mount(root, server, target)
+        try:
+            yield target
+        finally:
+            mounts.unmount(target)
+
+
+def show(servers: Sequence[Server], *, as_json: bool) -> int:
+    """Print the servers; DAMAGED if the metadata of one is."""
+    rows = [
+        {
+            "uuid": server.uuid,
+            "name": server.name,
+            "project": server.project,
+            "container": server.container,
+            "driver": server.driver,
+            "volumes": [str(volume.destination) for volume in server.volumes],
+            "damage": server.damage,
+        }
+        for server in servers
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['uuid'] or '-':36}  {str(row['container'])[:12]}  {row['name'] or '-'}")
+            if row["damage"]:
+                print(f"    {row['damage']}")
+    return DAMAGED if any(server.damage for server in servers) else OK
+
+
+def tell(problems: Sequence[str], *, as_json: bool) -> int:
+    """Print what verify found; DAMAGED if there is any."""
+    if as_json:
+        print(json.dumps({"problems": problems}, indent=1))
+    else:
+        for problem in problems:
+            print(problem)
+    return DAMAGED if problems else OK

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the servers of a host share: thread numbers, connection table, memory, storage, engine."""
+
+import http.client
+import os
+import re
+import socket
+import time
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from novadocker.exporter import parsing
+from novadocker.exporter.files import read
+
+ENGINE_SECONDS = 5.0
+"""How long the engine has to answer, well below Prometheus's default patience of 10 seconds."""
+
+_NAMESPACE = re.compile(r"nova-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The kernel's counters of the host; None where it tells none.
+
+    :ivar threads_limit: the lower one of pid_max and threads-max
+    :ivar memory: of /proc/meminfo, in bytes by name
+    """
+
+    threads: int | None
+    threads_limit: int | None
+    tracked_connections: int | None
+    tracked_connections_limit: int | None
+    dropped_connections: int | None
+    memory: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How full a file system is, in bytes and inodes; free is what root's reserve leaves."""
+
+    size_bytes: int
+    free_bytes: int
+    inodes: int
+    free_inodes: int
+
+
+def read_shared(root: Path = Path("/")) -> Shared:
+    """Return the counters of a host.
+
+    :param root: where /proc is
+    """
+
+    def proc(path: str) -> str | None:
+        return read(str(root / "proc" / path))
+
+    limits = [parsing.number(proc(f"sys/kernel/{name}")) for name in ("pid_max", "threads-max")]
+    return Shared(
+        threads=parsing.threads(proc("loadavg")),
+        threads_limit=min((found for found in limits if found is not None), default=None),
+        tracked_connections=parsing.number(proc("sys/net/netfilter/nf_conntrack_count")),
+        tracked_connections_limit=parsing.number(proc("sys/net/netfilter/nf_conntrack_max")),
+        dropped_connections=parsing.dropped_connections(proc("net/stat/nf_conntrack")),
+        memory=parsing.memory_info(proc("meminfo")),
+    )
+
+
+def read_storage(path: Path) -> Storage | None:
+    """Return how full the file system at a path is; None if there is no such path."""
+    try:
+        found = os.statvfs(path)
+    except FileNotFoundError:
+        return None
+    return Storage(
+        size_bytes=found.f_blocks * found.f_frsize,
+        free_bytes=found.f_bavail * found.f_frsize,
+        inodes=found.f_files,
+        free_inodes=found.f_favail,
+    )
+
+
+def ping_engine(path: str) -> float | None:
+    """Return the seconds until the engine answered, None if it did not, or not in time.
+
+    :param path: of its socket
+    """
+    begin = time.monotonic()
+    connection = http.client.HTTPConnection("localhost", timeout=ENGINE_SECONDS)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.settimeout(ENGINE_SECONDS)
+        connection.sock.connect(path)
+        connection.request("GET", "/_ping")
+        answered = connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return time.monotonic() - begin if answered else None
+
+
+def namespaces_without_container(uuids: Set[str], folder: Path = Path("/run/netns")) -> int:
+    """Return how many network namespaces of servers have no container, running or not.
+
+    :param uuids: of the instances that have one
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    found = {match[1] for name in names if (match := _NAMESPACE.fullmatch(name))}
+    return len(found - uuids)

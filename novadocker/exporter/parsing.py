@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texts of the kernel's counters as numbers; pure.
+
+Every function takes None for a file that is not there, and leaves out what it can't read: a kernel
+without a counter must not cost the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Documentation/admin-guide/cgroup-v1/memory.rst: no limit is a page less than the largest long
+_UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True)
+class DiskCounters:
+    """What went between a server and one disk; None where the kernel does not tell."""
+
+    read_bytes: int | None
+    written_bytes: int | None
+    reads: int | None
+    writes: int | None
+
+
+@dataclass(frozen=True)
+class PortCounters:
+    """What went through a network device, as seen from inside the server."""
+
+    received_bytes: int
+    received_packets: int
+    receive_errors: int
+    receive_drops: int
+    sent_bytes: int
+    sent_packets: int
+    send_errors: int
+    send_drops: int
+
+
+def number(text: str | None) -> int | None:
+    """Return a file's only number."""
+    word = (text or "").strip()
+    return int(word) if _is_number(word) else None
+
+
+def limit(text: str | None) -> int | None:
+    """Return a limit; None where there is none."""
+    found = number(text)
+    return None if found is None or found >= _UNLIMITED else found
+
+
+def flat(text: str | None) -> dict[str, int]:
+    """Return the numbers of a file with a name and a number on each line."""
+    lines = (line.split() for line in (text or "").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and _is_number(words[1])}
+
+
+def cores_version_1(quota: str | None, period: str | None) -> float | None:
+    """Return the CPUs that ``cpu.cfs_quota_us`` allows; None without a limit."""
+    return _cores(number(quota), number(period))
+
+
+def cores_version_2(maximum: str | None) -> float | None:
+    """Return the CPUs that ``cpu.max`` allows; None without a limit."""
+    quota, _, period = (maximum or "").strip().partition(" ")
+    return _cores(number(quota), number(period))
+
+
+def disks_version_1(bytes_text: str | None, requests_text: str | None) -> dict[str, DiskCounters]:
+    """Return the counters of ``blkio.throttle.io_service_bytes`` and ``io_serviced``, by device."""
+    sizes, counts = _blkio(bytes_text), _blkio(requests_text)
+    return {
+        device: DiskCounters(
+            sizes.get((device, "Read")),
+            sizes.get((device, "Write")),
+            counts.get((device, "Read")),
+            counts.get((device, "Write")),
+        )
+        for device in dict.fromkeys(device for device, _ in sizes)
+    }
+
+
+def disks_version_2(text: str | None) -> dict[str, DiskCounters]:
+    """Return the counters of ``io.stat``, by device number such as ``254:0``."""
+    found = {}
+    for device, *words in filter(None, (line.split() for line in (text or "").splitlines())):
+        pairs = (word.partition("=") for word in words)
+        values = {name: int(value) for name, _, value in pairs if _is_number(value)}
+        if "rbytes" in values:
+            names = ("rbytes", "wbytes", "rios", "wios")
+            found[device] = DiskCounters(*(values.get(name) for name in names))
+    return found
+
+
+def ports(text: str | None) -> dict[str, PortCounters]:
+    """Return the devices of ``/proc/PID/net/dev`` (proc(5)) but the loopback."""
+    found = {}
+    for line in (text or "").splitlines():
+        # a name may have no white space, but a colon of an alias
+        name, colon, values = line.rpartition(":")
+        words = values.split()
+        if colon and name.strip() != "lo" and len(words) >= 12 and all(map(_is_number, words)):
+            received, sent = words[0:4], words[8:12]
+            found[name.strip()] = PortCounters(*map(int, received + sent))
+    return found
+
+
+def tracked_connections(text: str | None) -> int | None:
+    """Return the entries of ``net/stat/nf_conntrack``: each CPU's line has the sum of all."""
+    return max(_tracking_column(text, "entries"), default=None)
+
+
+def dropped_connections(text: str | None) -> int | None:
+    """Return the packets that found no room in the table, summed over all CPUs."""
+    each = _tracking_column(text, "drop")
+    return sum(each) if each else None
+
+
+def stalled_seconds(text: str | None) -> dict[str, float]:
+    """Return the time of ``memory.pressure`` and its like, by ``some`` and ``full``."""
+    found = {}
+    for kind, *words in filter(None, (line.split() for line in (text or "").splitlines())):
+        values = dict(word.split("=", 1) for word in words if "=" in word)
+        if _is_number(values.get("total", "")):
+            found[kind] = int(values["total"]) / 1e6
+    return found
+
+
+def memory_info(text: str | None) -> dict[str, int]:
+    """Return the bytes of ``/proc/meminfo`` by name."""
+    found = {}
+    for line in (text or "").splitlines():
+        name, _, value = line.partition(":")
+        words = value.split()
+        if words[1:] == ["kB"] and _is_number(words[0]):
+            found[name] = int(words[0]) * 1024
+    return found
+
+
+def threads(text: str | None) -> int | None:
+    """Return how many threads there are by ``/proc/loadavg``: each takes a number below pid_max."""
+    words = (text or "").split()
+    return number(words[3].partition("/")[2]) if len(words) > 3 else None
+
+
+def working_set(usage: int | None, statistics: Mapping[str, int]) -> int | None:
+    """Return usage - inactive_file, never below 0; statistics have names without ``total_``."""
+    if usage is None or "inactive_file" not in statistics:
+        return None
+    return max(0, usage - statistics["inactive_file"])
+
+
+def unreclaimable(usage: int | None, statistics: Mapping[str, int]) -> int | None:
+    """Return usage - inactive_file - slab_reclaimable; version 1 does not tell the slab."""
+    found = working_set(usage, statistics)
+    if found is None or "slab_reclaimable" not in statistics:
+        return None
+    return max(0, found - statistics["slab_reclaimable"])
+
+
+def _cores(quota: int | None, period: int | None) -> float | None:
+    return quota / period if quota and period else None
+
+
+def _blkio(text: str | None) -> dict[tuple[str, str], int]:
+    lines = (line.split() for line in (text or "").splitlines())
+    return {
+        (words[0], words[1]): int(words[2])
+        for words in lines
+        if len(words) == 3 and _is_number(words[2])
+    }
+
+
+def _tracking_column(text: str | None, column: str) -> list[int]:
+    lines = [line.split() for line in (text or "").splitlines()]
+    if not lines or column not in lines[0]:
+        return []
+    place = lines[0].index(column)
+    return [int(words[place], 16) for words in lines[1:] if len(words) > place]
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdigit()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One walk of the control groups: the counters of every container, version 1 and 2."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from novadocker.exporter import parsing
+from novadocker.exporter.files import read
+from novadocker.exporter.parsing import DiskCounters, PortCounters
+
+# the engine's two ways to name a group: cgroupfs and systemd
+_GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
+_DEEPEST = 8
+
+
+Reader = Callable[[str, str], str | None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The counters of a container; None or nothing where the kernel tells none.
+
+    :ivar stalled: seconds by resource and kind, such as ``("memory", "full")``
+    """
+
+    cpu_seconds: float | None = None
+    cpu_limit_cores: float | None = None
+    cpu_periods: int | None = None
+    cpu_throttled_periods: int | None = None
+    cpu_throttled_seconds: float | None = None
+    memory_usage: int | None = None
+    memory_working_set: int | None = None
+    memory_unreclaimable: int | None = None
+    memory_limit: int | None = None
+    oom_kills: int | None = None
+    pids: int | None = None
+    pids_limit: int | None = None
+    pids_limit_hits: int | None = None
+    tracked_connections: int | None = None
+    disks: Mapping[str, DiskCounters] = field(default_factory=dict)
+    ports: Mapping[str, PortCounters] = field(default_factory=dict)
+    stalled: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+class Tree:
+    """The control groups of a host.
+
+    :param root: where /proc and /sys are
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._groups = str(root / "sys/fs/cgroup")
+        self._proc = str(root / "proc")
+        self.version = 2 if (root / "sys/fs/cgroup/cgroup.controllers").exists() else 1
+
+    def containers(self) -> Iterator[tuple[str, str]]:
+        """Yield the id of each container and the path of its group below the hierarchy's root.
+
+        Never goes below a container's group: what is there is named by the tenant.
+        """
+        top = self._groups if self.version == 2 else f"{self._groups}/pids"
+        waiting = [("", 0)]
+        while waiting:
+            path, depth = waiting.pop()
+            for name in _folders(f"{top}{path}"):
+                if found := _GROUP.fullmatch(name):
+                    yield found[1], f"{path}/{name}"
+                elif depth < _DEEPEST:
+                    waiting.append((f"{path}/{name}", depth + 1))
+
+    def sample(self, path: str) -> Sample | None:
+        """Return the counters of a container's group; None if it is gone, or no process is left."""
+
+        def of_group(controller: str, file: str) -> str | None:
+            hierarchy = f"/{controller}" if self.version == 1 else ""
+            return read(f"{self._groups}{hierarchy}{path}/{file}")
+
+        process = self._process(path)
+        if process is None:
+            return None
+        network = f"{self._proc}/{process}/net"
+        ports = parsing.ports(read(f"{network}/dev"))
+        tracked = parsing.tracked_connections(read(f"{network}/stat/nf_conntrack"))
+        common = _common(of_group) | {"ports": ports, "tracked_connections": tracked}
+        own = _version_1(of_group) if self.version == 1 else _version_2(of_group)
+        return Sample(**(common | own))  # type: ignore[arg-type]
+
+    def _process(self, path: str, depth: int = 0) -> int | None:
+        """Return a process of a group or, as systemd moves all away, of one below."""
+        folder = f"{self._groups}{'/pids' if self.version == 1 else ''}{path}"
+        listed = (read(f"{folder}/cgroup.procs") or "").split()
+        if listed:
+            return int(listed[0])
+        for name in _folders(folder) if depth < 2 else ():
+            if (found := self._process(f"{path}/{name}", depth + 1)) is not None:
+                return found
+        return None
+
+
+def _common(of_group: Reader) -> dict[str, object]:
+    return {
+        "pids": parsing.number(of_group("pids", "pids.current")),
+        "pids_limit": parsing.limit(of_group("pids", "pids.max")),
+        "pids_limit_hits": parsing.flat(of_group("pids", "pids.events")).get("max"),
+    }
+
+
+def _counted(
+    cpu: Mapping[str, int], usage: int | None, memory: Mapping[str, int]
+) -> dict[str, object]:
+    """Return what both versions count by the same names."""
+    return {
+        "cpu_periods": cpu.get("nr_periods"),
+        "cpu_throttled_periods": cpu.get("nr_throttled"),
+        "memory_usage": usage,
+        "memory_working_set": parsing.working_set(usage, memory),
+        "memory_unreclaimable": parsing.unreclaimable(usage, memory),
+    }
+
+
+def _version_1(of_group: Reader) -> dict[str, object]:
+    cpu = parsing.flat(of_group("cpu", "cpu.stat"))
+    usage = parsing.number(of_group("memory", "memory.usage_in_bytes"))
+    counted = parsing.flat(of_group("memory", "memory.stat"))
+    # those of the groups below as well, as in version 2
+    memory = {name[6:]: value for name, value in counted.items() if name.startswith("total_")}
+    return {
+        "cpu_seconds": _scaled(parsing.number(of_group("cpuacct", "cpuacct.usage")), 1e9),
+        "cpu_limit_cores": parsing.cores_version_1(
+            of_group("cpu", "cpu.cfs_quota_us"), of_group("cpu", "cpu.cfs_period_us")
+        ),
+        **_counted(cpu, usage, memory),
+        "cpu_throttled_seconds": _scaled(cpu.get("throttled_time"), 1e9),
+        "memory_limit": parsing.limit(of_group("memory", "memory.limit_in_bytes")),
+        "oom_kills": parsing.flat(of_group("memory", "memory.oom_control")).get("oom_kill"),
+        "disks": parsing.disks_version_1(
+            of_group("blkio", "blkio.throttle.io_service_bytes"),
+            of_group("blkio", "blkio.throttle.io_serviced"),
+        ),
+    }
+
+
+def _version_2(of_group: Reader) -> dict[str, object]:
+    cpu = parsing.flat(of_group("cpu", "cpu.stat"))
+    usage = parsing.number(of_group("memory", "memory.current"))
+    memory = parsing.flat(of_group("memory", "memory.stat"))
+    return {
+        "cpu_seconds": _scaled(cpu.get("usage_usec"), 1e6),
+        "cpu_limit_cores": parsing.cores_version_2(of_group("cpu", "cpu.max")),
+        **_counted(cpu, usage, memory),
+        "cpu_throttled_seconds": _scaled(cpu.get("throttled_usec"), 1e6),
+        "memory_limit": parsing.limit(of_group("memory", "memory.max")),
+        "oom_kills": parsing.flat(of_group("memory", "memory.events")).get("oom_kill"),
+        "disks": parsing.disks_version_2(of_group("io", "io.stat")),
+        "stalled": {
+            (resource, kind): seconds
+            for resource in ("cpu", "memory", "io")
+            for kind, seconds in parsing.stalled_seconds(
+                of_group(resource, f"{resource}.pressure")
+            ).items()
+        },
+    }
+
+
+def _scaled(value: int | None, divisor: float) -> float | None:
+    return None if value is None else value / divisor
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

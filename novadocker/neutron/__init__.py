@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs in Neutron's server; needs Neutron, which the compute service does without."""

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a mounted file system into a folder, a tar archive or an image archive.
+
+GNU tar does it: it knows hard links, sparse files, extended attributes, ACLs and device nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from novadocker.recovery import progress
+from novadocker.recovery.dataroot import RecoveryError
+
+_CHUNK = 1 << 20
+_END_SECONDS = 60
+_FIDELITY = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
+
+# of a container's configuration, what an image has too
+_IMAGE_KEYS = (
+    *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
+    *("StopSignal", "Healthcheck", "Shell", "OnBuild", "ArgsEscaped"),
+)
+_OWN_LABELS = "org.openstack.nova."
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a mounted file system into an empty folder.
+
+    :raises RecoveryError: the folder is not empty, or something can't be read or written
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise RecoveryError(f"{target} is not empty")
+    command = ["tar", "--extract", *_FIDELITY, "--same-permissions", "--directory", str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as extracting:
+        assert extracting.stdin
+        # a full disk shows in tar's own words below
+        with suppress(BrokenPipeError):
+            for chunk in _archived(source, f"to {target}"):
+                extracting.stdin.write(chunk)
+            extracting.stdin.close()
+        _end(extracting)
+
+
+def write_tar(source: Path, target: Path) -> None:
+    """Write a mounted file system as a tar archive; the file appears when it is complete.
+
+    :raises RecoveryError: it exists, or something can't be read or written
+    """
+    with _new_file(target) as output:
+        for chunk in _archived(source, f"to {target}"):
+            output.write(chunk)
+
+
+def write_image(
+    source: Path, target: Path, image: Mapping[str, Any], container: Mapping[str, Any]
+) -> None:
+    """Write a mounted file system as an image of one layer, an archive that Glance takes.
+
+    :param image: the configuration of the image it was made from
+    :param container: the container's own, which goes before it
+    :raises RecoveryError: the file exists, or something can't be read or written
+    """
+    with (
+        _new_file(target) as output,
+        tempfile.TemporaryFile(dir=target.parent) as layer,
+        tarfile.open(fileobj=output, mode="w") as archive,
+    ):
+        digest = hashlib.sha256()
+        for chunk in _archived(source, f"to {target}"):
+            digest.update(chunk)
+            layer.write(chunk)
+        size = layer.tell()
+        layer.seek(0)
+        diff_id = digest.hexdigest()
+        config = json.dumps(image_config(image, container, f"sha256:{diff_id}")).encode()
+        name = f"{hashlib.sha256(config).hexdigest()}.json"
+        manifest = [{"Config": name, "RepoTags": None, "Layers": [f"{diff_id}/layer.tar"]}]
+        _add(archive, name, io.BytesIO(config), len(config))
+        _add(archive, f"{diff_id}/layer.tar", layer, size)
+        text = json.dumps(manifest).encode()
+        _add(archive, "manifest.json", io.BytesIO(text), len(text))
+
+
+def image_config(
+    image: Mapping[str, Any], container: Mapping[str, Any], diff_id: str
+) -> dict[str, Any]:
+    """Return the configuration of an image of one layer: pure.
+
+    Labels of ours stay out: they are the server's and not the image's.
+    """
+    own = {key: container[key] for key in _IMAGE_KEYS if container.get(key)}
+    config = {**(image.get("config") or {}), **own}
+    labels = config.get("Labels") or {}
+    config["Labels"] = {
+        name: value for name, value in labels.items() if not name.startswith(_OWN_LABELS)
+    }
+    return {
+        "architecture": image["architecture"],
+        "os": image["os"],
+        **({"variant": image["variant"]} if image.get("variant") else {}),
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created_by": "novadocker-recover"}],
+    }
+
+
+def _archived(source: Path, what: str) -> Iterator[bytes]:
+    """Yield a folder as a tar archive.
+
+    :raises RecoveryError: not all of it could be read
+    """
+    # a server's folders may hold more than arguments do; sockets mean nothing in a copy
+    command = [
+        *("tar", "--create", "--format=posix", "--sparse", *_FIDELITY),
+        *("--warning=no-file-ignored", "--directory", str(source), "."),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as archiving:
+        assert archiving.stdout
+        chunks = iter(lambda: archiving.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
+        yield from progress.shown(chunks, _used_bytes(source), what)
+        _end(archiving)
+
+
+def _used_bytes(source: Path) -> int:
+    found = 0
+    for folder, _, files in os.walk(source):
+        for name in files:
+            with suppress(OSError):
+                found += os.lstat(os.path.join(folder, name)).st_size
+    return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stderr
+    text = process.stderr.read().decode(errors="replace").strip()
+    if process.wait(_END_SECONDS) != 0:
+        raise RecoveryError(text.splitlines()[-1] if text else f"tar exited {process.returncode}")
+
+
+@contextmanager
+def _new_file(target: Path) -> Iterator[IO[bytes]]:
+    if target.exists():
+        raise RecoveryError(f"{target} exists")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with part.open("xb") as output:
+            os.fchmod(output.fileno(), 0o600)
+            yield output
+        part.rename(target)
+    except FileExistsError as error:
+        raise RecoveryError(f"{part} exists: another copy is being made, or was cut off") from error
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RecoveryError(str(error)) from error
+        raise
+
+
+def _add(archive: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    archive.addfile(entry, content)

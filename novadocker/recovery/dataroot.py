@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a data root tells of its servers; nothing is written, nothing is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+LABEL_UUID = "org.openstack.nova.instance_uuid"
+LABEL_NAME = "org.openstack.nova.instance_name"
+LABEL_PROJECT = "org.openstack.nova.project_id"
+
+DRIVERS = ("overlay2", "btrfs", "vfs")
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_LAYER = re.compile(r"[0-9a-f]{64}(-init)?")
+_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_LARGEST_FILE = 16 << 20
+
+
+class RecoveryError(Exception):
+    """Something can't be recovered; the text says what and why."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a container: data that is not in its own file system."""
+
+    name: str
+    destination: PurePosixPath
+
+
+@dataclass(frozen=True)
+class Server:
+    """A container of the data root.
+
+    :ivar uuid: of the instance; empty where the metadata does not tell any more
+    :ivar driver: the engine's storage driver
+    :ivar image: digest of the image it was made from, empty where unknown
+    :ivar damage: what of its metadata is unreadable, empty if all is well
+    """
+
+    container: str
+    uuid: str
+    name: str
+    project: str
+    driver: str
+    image: str
+    config: Mapping[str, Any]
+    volumes: tuple[Volume, ...]
+    damage: str = ""
+
+
+class DataRoot:
+    """The engine's data root, or a copy of it, at ``path``.
+
+    :raises RecoveryError: that is no data root
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "containers").is_dir():
+            raise RecoveryError(f"{path} is no data root of the Docker Engine: no containers in it")
+
+    def servers(self) -> list[Server]:
+        """Return all containers that are servers of Nova, or too damaged to tell."""
+        return sorted(self._containers(), key=lambda server: (server.uuid, server.container))
+
+    def find(self, wanted: str) -> Server:
+        """Return a server by instance uuid, instance name or (the start of) its container id.
+
+        :raises RecoveryError: there is none, or more than one
+        """
+        found = [
+            server
+            for server in self.servers()
+            if wanted in (server.uuid, server.name)
+            or (len(wanted) >= 12 and server.container.startswith(wanted))
+        ]
+        if len(found) != 1:
+            raise RecoveryError(f"{len(found)} servers are called {wanted!r}; list shows all")
+        return found[0]
+
+    def image_config(self, server: Server) -> dict[str, Any]:
+        """Return the configuration of the image a server was made from.
+
+        :raises RecoveryError: it is not there or unreadable
+        """
+        digest = _DIGEST.fullmatch(server.image)
+        if not digest:
+            raise RecoveryError(f"the image of container {server.container} is unknown")
+        content = self.path / "image" / server.driver / "imagedb" / "content" / "sha256"
+        return read_json(content / digest[1])
+
+    def volume_folder(self, volume: Volume) -> Path:
+        """Return where a volume's data lies."""
+        return self.path / "volumes" / volume.name / "_data"
+
+    def layer(self, server: Server) -> str:
+        """Return the storage driver's name of a container's own layer.
+
+        :raises RecoveryError: it is not recorded
+        """
+        mounts = self.path / "image" / server.driver / "layerdb" / "mounts" / server.container
+        layer = read_text(mounts / "mount-id").strip()
+        if not _LAYER.fullmatch(layer):
+            raise RecoveryError(f"{mounts / 'mount-id'} names no layer")
+        return layer
+
+    def _containers(self) -> Iterator[Server]:
+        for folder in (self.path / "containers").iterdir():
+            if not _CONTAINER_ID.fullmatch(folder.name):
+                continue
+            try:
+                stored = read_json(folder / "config.v2.json")
+                server = parse(folder.name, stored)
+            except (RecoveryError, KeyError, TypeError, AttributeError, ValueError) as error:
+                yield self._salvaged(folder, error)
+            else:
+                if server.uuid:
+                    yield server
+
+    def _salvaged(self, folder: Path, error: Exception) -> Server:
+        """Return what can still be told of a container whose metadata is damaged."""
+        try:
+            text = read_text(folder / "config.v2.json")
+        except RecoveryError:
+            text = ""
+
+        def label(name: str) -> str:
+            found = re.search(rf'"{re.escape(name)}":"([^"\\]*)"', text)
+            return found[1] if found else ""
+
+        image = re.search(r'"Image":"(sha256:[0-9a-f]{64})"', text)
+        uuid = label(LABEL_UUID)
+        return Server(
+            container=folder.name,
+            uuid=uuid if _UUID.fullmatch(uuid) else "",
+            name=label(LABEL_NAME),
+            project=label(LABEL_PROJECT),
+            driver=self._driver_of(folder.name),
+            image=image[1] if image else "",
+            config={},
+            volumes=(),
+            damage=f"its metadata is damaged, volumes are unknown: {error}",
+        )
+
+    def _driver_of(self, container: str) -> str:
+        for driver in DRIVERS:
+            if (self.path / "image" / driver / "layerdb" / "mounts" / container).is_dir():
+                return driver
+        return ""
+
+
+def parse(container: str, stored: Mapping[str, Any]) -> Server:
+    """Return the server that the engine's metadata of a container describes.
+
+    :raises RecoveryError: a value can't be what the engine wrote
+    """
+    labels = stored["Config"].get("Labels") or {}
+    uuid = labels.get(LABEL_UUID, "")
+    return Server(
+        container=container,
+        uuid=uuid if _UUID.fullmatch(uuid) else "",
+        name=labels.get(LABEL_NAME, ""),
+        project=labels.get(LABEL_PROJECT, ""),
+        driver=stored["Driver"],
+        image=stored["Image"],
+        config=stored["Config"],
+        volumes=tuple(
+            _volume(mount)
+            for mount in (stored.get("MountPoints") or {}).values()
+            if mount["Type"] == "volume"
+        ),
+    )
+
+
+def read_text(path: Path) -> str:
+    """Return a file of metadata.
+
+    :raises RecoveryError: it is missing, unreadable or too large to be one
+    """
+    try:
+        with path.open("rb") as source:
+            content = source.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise RecoveryError(f"{path}: {error.strerror}") from error
+    if len(content) > _LARGEST_FILE:
+        raise RecoveryError(f"{path} is larger than {_LARGEST_FILE} bytes")
+    return content.decode(errors="replace")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of metadata.
+
+    :raises RecoveryError: the file is none
+    """
+    try:
+        found = json.loads(read_text(path))
+    except ValueError as error:
+        raise RecoveryError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise RecoveryError(f"{path} is damaged: it holds no object")
+    return found
+
+
+def _volume(mount: Mapping[str, Any]) -> Volume:
+    destination = PurePosixPath(mount["Destination"])
+    if not _VOLUME.fullmatch(mount["Name"]) or not destination.is_absolute():
+        raise RecoveryError(f"a volume {mount['Name']!r} at {str(destination)!r} can't be")
+    return Volume(mount["Name"], destination)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the file system of a container lies, by storage driver."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server, read_text
+
+_SHORT_NAME = re.compile(r"l/[A-Z0-9]{26}")
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """A file system as a stack of folders, the container's own first.
+
+    :ivar base: the folder that ``folders`` are relative to; short, for mount(2) takes one page
+    """
+
+    base: Path
+    folders: tuple[str, ...]
+
+
+def file_system(root: DataRoot, server: Server) -> FileSystem:
+    """Return the file system of a server.
+
+    :raises RecoveryError: the storage driver is unknown here, or a layer is missing
+    """
+    layer = root.layer(server)
+    match server.driver:
+        case "overlay2":
+            return _overlay(root.path / "overlay2", layer)
+        case "btrfs":
+            found = FileSystem(root.path / "btrfs" / "subvolumes", (layer,))
+        case "vfs":
+            found = FileSystem(root.path / "vfs" / "dir", (layer,))
+        case _:
+            raise RecoveryError(f"the storage driver {server.driver!r} is not supported")
+    _require(found)
+    return found
+
+
+def _overlay(base: Path, layer: str) -> FileSystem:
+    lower = read_text(base / layer / "lower").strip().split(":")
+    by_short_name: dict[str, str] = {}
+    folders = [f"{layer}/diff"]
+    for name in lower:
+        if not _SHORT_NAME.fullmatch(name):
+            raise RecoveryError(f"{base / layer / 'lower'} is damaged")
+        if not (base / name).is_dir():
+            # the folder of short names is lost or damaged: each layer knows its own
+            by_short_name = by_short_name or _short_names(base)
+            name = by_short_name.get(name, name)
+        folders.append(name)
+    found = FileSystem(base, tuple(folders))
+    _require(found)
+    return found
+
+
+def _short_names(base: Path) -> dict[str, str]:
+    names = {}
+    for link in base.glob("*/link"):
+        names[f"l/{link.read_text().strip()}"] = f"{link.parent.name}/diff"
+    return names
+
+
+def _require(found: FileSystem) -> None:
+    for folder in found.folders:
+        if not (found.base / folder).is_dir():
+            raise RecoveryError(f"the layer {found.base / folder} is missing")

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts a server's file system, so that nothing is ever written to the data root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
+from novadocker.recovery.layers import FileSystem, file_system
+from novadocker.virt.docker import confined
+
+_MOUNT_SECONDS = 60
+
+
+def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = None) -> None:
+    """Mount a server's file system with its volumes.
+
+    :param target: an empty folder
+    :param changes: a folder that takes what is written; without it the mount is read-only
+    :raises RecoveryError: a layer is missing, or the kernel refuses
+    """
+    if not target.is_dir() or any(target.iterdir()):
+        raise RecoveryError(f"{target} is no empty folder")
+    _mount_stack(file_system(root, server), target, changes and changes / "root")
+    try:
+        for volume in server.volumes:
+            source = FileSystem(root.volume_folder(volume), (".",))
+            with _folder_in(target, str(volume.destination)) as inside:
+                _mount_stack(source, inside, changes and changes / "volumes" / volume.name)
+    except RecoveryError:
+        unmount(target)
+        raise
+
+
+def unmount(target: Path) -> None:
+    """Unmount what ``mount`` mounted.
+
+    :raises RecoveryError: it is in use, or not mounted
+    """
+    _run(["umount", "--recursive", str(target)], Path("/"))
+
+
+def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:
+    if not (stack.base / stack.folders[0]).is_dir():
+        raise RecoveryError(f"{stack.base / stack.folders[0]} is missing")
+    options = [f"lowerdir={':'.join(stack.folders)}"]
+    if changes is not None:
+        upper, work = changes / "upper", changes / "work"
+        for folder in (upper, work):
+            folder.mkdir(parents=True, exist_ok=True)
+        if any(mark in str(changes) for mark in ":,\\"):
+            raise RecoveryError(f"{changes} must not have colons, commas or backslashes in it")
+        options += [f"upperdir={upper.resolve()}", f"workdir={work.resolve()}"]
+        # its root starts as the container's
+        status = (stack.base / stack.folders[0]).stat()
+        os.chown(upper, status.st_uid, status.st_gid)
+        upper.chmod(status.st_mode & 0o7777)
+    elif len(stack.folders) == 1:
+        # an overlay needs two folders at least
+        _run(["mount", "--bind", stack.folders[0], str(target)], stack.base)
+        _run(["mount", "-o", "remount,bind,ro,nosuid,nodev", str(target)], stack.base)
+        return
+    else:
+        options.append("ro")
+    words = ["-t", "overlay", "-o", ",".join([*options, "nosuid", "nodev"])]
+    _run(["mount", *words, "novadocker-recover", str(target)], stack.base)
+
+
+@contextmanager
+def _folder_in(target: Path, path: str) -> Iterator[Path]:
+    """Yield a path to a folder of a mounted file system, whose links lead nowhere else."""
+    base = os.open(target, os.O_PATH | os.O_DIRECTORY)
+    try:
+        inside = confined.open_folder(base, path)
+    except OSError as error:
+        raise RecoveryError(f"no folder {path} for the volume there: {error.strerror}") from error
+    finally:
+        os.close(base)
+    try:
+        yield Path(f"/proc/{os.getpid()}/fd/{inside}")
+    finally:
+        os.close(inside)
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=_MOUNT_SECONDS, check=False
+    )
+    if done.returncode != 0:
+        raise RecoveryError(f"{' '.join(command[:2])}: {done.stderr.strip()}")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's images as Nova's image cache: what no server uses goes when it is old enough.
+
+When an image was used last is when it was named last: each boot names its image anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from nova import context as nova_context
+from nova import objects
+from nova.virt import imagecache
+from oslo_concurrency import lockutils
+from oslo_log import log as logging
+from oslo_utils import timeutils
+
+from novadocker import exception
+from novadocker.conf import CONF
+from novadocker.virt.docker.engine import Engine
+
+LOG = logging.getLogger(__name__)
+
+REPOSITORY = "novadocker/"
+"""What the names of all images of ours begin with; a Glance id follows, and a tag."""
+
+
+def locked(image_id: str) -> Any:
+    """Keep all threads and processes of this host but one from loading or removing an image."""
+    return lockutils.lock(
+        f"novadocker-image-{image_id}",
+        external=True,
+        lock_path=os.path.join(CONF.instances_path, "locks"),
+    )
+
+
+class ImageCache(imagecache.ImageCacheManager):
+    """Removes images by the rules of Nova's group ``[image_cache]``."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def update(
+        self,
+        context: nova_context.RequestContext,  # noqa: ARG002 (Nova's signature)
+        all_instances: Iterable[objects.Instance],
+    ) -> None:
+        """Remove what none of these instances uses, once it is old enough."""
+        used = {instance.image_ref for instance in all_instances}
+        for name in self._engine.list_images(f"{REPOSITORY}*"):
+            repository, _, tag = name.partition(":")
+            image_id = repository.removeprefix(REPOSITORY)
+            with locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
+                if image_id in used:
+                    self._engine.tag_image(name, repository, tag)
+                elif self.remove_unused_base_images and self._is_old(name):
+                    self._remove(name)
+        LOG.info("The image cache takes %d MiB", self.get_disk_usage() >> 20)
+
+    def get_disk_usage(self) -> int:
+        """Return the bytes of all images of ours; layers that several have count for each."""
+        return sum(self._engine.list_images(f"{REPOSITORY}*").values())
+
+    def _is_old(self, name: str) -> bool:
+        named = self._engine.inspect_image(name).named_at
+        age = CONF.image_cache.remove_unused_original_minimum_age_seconds
+        return named is None or timeutils.is_older_than(named, age)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._engine.remove_image(name)
+        except exception.EngineError as error:
+            # a container that Nova does not know yet has it
+            LOG.info("Image %s stays in the cache: %s", name, error)
+        else:
+            LOG.info("Removed image %s from the cache", name)

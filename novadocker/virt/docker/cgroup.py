@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running container's limits in the kernel's control groups, version 1 and 2.
+
+What is read needs no privilege; ``write_disk_rates`` runs in the privileged process. Kept free of
+Nova: that process imports it, and stays small. The files are described in the kernel's
+Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from novadocker.virt.docker.model import DiskRates, Limits
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
+_LARGEST = 1 << 62
+
+# field of DiskRates: the file of version 1, the word in io.max of version 2
+_THROTTLES = {
+    "read_bytes": ("blkio.throttle.read_bps_device", "rbps"),
+    "write_bytes": ("blkio.throttle.write_bps_device", "wbps"),
+    "read_iops": ("blkio.throttle.read_iops_device", "riops"),
+    "write_iops": ("blkio.throttle.write_iops_device", "wiops"),
+}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The control groups of a container: the folder of each controller.
+
+    :ivar version: 1 or 2; in version 2 all controllers have one folder
+    """
+
+    version: int
+    folders: Mapping[str, Path]
+
+    def read(self, controller: str, file: str) -> str | None:
+        """Return what a file has, None where the kernel or the host's set-up lacks it."""
+        try:
+            return (self._folder(controller) / file).read_text().strip()
+        except (KeyError, FileNotFoundError):
+            return None
+
+    def write(self, controller: str, file: str, content: str) -> None:
+        """Write a file.
+
+        :raises OSError: the kernel refuses
+        """
+        (self._folder(controller) / file).write_text(content)
+
+    def read_parent(self, controller: str, file: str) -> str | None:
+        """Return what a file of the group above has."""
+        try:
+            return (self._folder(controller).parent / file).read_text().strip()
+        except (KeyError, FileNotFoundError):
+            return None
+
+    def _folder(self, controller: str) -> Path:
+        return self.folders[controller if self.version == 1 else ""]
+
+
+def groups(pid: int, container_id: str, root: Path = Path("/")) -> Groups:
+    """Return the control groups of a container, whichever driver the engine made them by.
+
+    A first process that manages groups itself, as systemd does, is in one below the container's.
+
+    :param pid: of the container's first process
+    :param root: where /proc and /sys are
+    :raises ProcessLookupError: there is no such process, or it is not the container's
+    """
+    try:
+        lines = (root / f"proc/{int(pid)}/cgroup").read_text().splitlines()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"process {pid} is gone") from error
+    folders = {}
+    for _, names, path in (line.split(":", 2) for line in lines):
+        head, found, tail = path.partition(container_id)
+        if found:
+            own = head + found + tail.partition("/")[0]
+            for name in names.split(","):
+                folders[name] = root / "sys/fs/cgroup" / names / own.lstrip("/")
+    if "memory" in folders:
+        return Groups(1, folders)
+    if "" in folders:
+        return Groups(2, folders)
+    raise ProcessLookupError(f"process {pid} is not of container {container_id}")
+
+
+# -- what the engine sets -----------------------------------------------------------------------
+
+
+def settled(found: Groups, limits: Limits) -> Limits:
+    """Return limits with CPUs and NUMA nodes named where any will do: those of the group above.
+
+    The engine takes none for no change.
+    """
+
+    def above(file: str) -> frozenset[int]:
+        effective = file + ".effective" if found.version == 2 else _effective(file)
+        return numbers(found.read_parent("cpuset", effective) or "")
+
+    return replace(
+        limits,
+        cpuset_cpus=limits.cpuset_cpus or above("cpuset.cpus"),
+        cpuset_mems=limits.cpuset_mems or above("cpuset.mems"),
+    )
+
+
+def _effective(file: str) -> str:
+    return file.replace("cpuset.", "cpuset.effective_")
+
+
+def unmet(found: Groups, limits: Limits) -> dict[str, str]:
+    """Return the files that do not have what ``settled`` limits ask for, with what they have.
+
+    Disk rates are not among them: see ``read_disk_rates``. Of swap nothing is said where the
+    kernel does not count it.
+    """
+    wrong = {}
+    wanted = _version_1(limits) if found.version == 1 else _version_2(limits)
+    for (controller, file), accepted in wanted.items():
+        value = found.read(controller, file)
+        if value not in accepted and not (value is None and "sw" in file):
+            wrong[file] = value or "nothing"
+    for file, chosen in (("cpuset.cpus", limits.cpuset_cpus), ("cpuset.mems", limits.cpuset_mems)):
+        effective = file + ".effective" if found.version == 2 else file
+        value = found.read("cpuset", effective)
+        if chosen and numbers(value or "") != chosen:
+            wrong[effective] = value or "nothing"
+    return wrong
+
+
+def _version_1(limits: Limits) -> dict[tuple[str, str], tuple[str, ...]]:
+    return {
+        ("cpu", "cpu.shares"): (str(limits.cpu_shares),),
+        ("cpu", "cpu.cfs_period_us"): (str(limits.cpu_period_us),),
+        ("cpu", "cpu.cfs_quota_us"): (str(limits.cpu_quota_us or -1),),
+        ("memory", "memory.limit_in_bytes"): (str(limits.memory_bytes),),
+        ("memory", "memory.memsw.limit_in_bytes"): (str(limits.memory_bytes + limits.swap_bytes),),
+        ("pids", "pids.max"): (str(limits.pids),),
+    }
+
+
+def _version_2(limits: Limits) -> dict[tuple[str, str], tuple[str, ...]]:
+    return {
+        ("cpu", "cpu.weight"): tuple(map(str, weights(limits.cpu_shares))),
+        ("cpu", "cpu.max"): (f"{limits.cpu_quota_us or 'max'} {limits.cpu_period_us}",),
+        ("memory", "memory.max"): (str(limits.memory_bytes),),
+        ("memory", "memory.swap.max"): (str(limits.swap_bytes),),
+        ("pids", "pids.max"): (str(limits.pids),),
+    }
+
+
+def weights(shares: int) -> tuple[int, int]:
+    """Return the ``cpu.weight`` that runc makes of shares: until 1.3.1, and since.
+
+    Older runc maps 2..262144 to 1..10000 in a straight line, so that one CPU's 1024 become 39;
+    newer ones meet the 100 that is the kernel's own default there.
+    """
+    exponent = (math.log2(shares) ** 2 + 125 * math.log2(shares)) / 612 - 7 / 34
+    newer = 1 if shares <= 2 else 10_000 if shares >= 262_144 else math.ceil(10**exponent)
+    return 1 + (shares - 2) * 9999 // 262_142, newer
+
+
+def numbers(text: str) -> frozenset[int]:
+    """Return the numbers of a list as the kernel writes it, such as ``0-2,5``."""
+    ends = [part.partition("-") for part in text.split(",") if part]
+    return frozenset(
+        number for first, _, last in ends for number in range(int(first), int(last or first) + 1)
+    )
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def memory_in_use(found: Groups) -> int:
+    """Return the bytes of memory that the kernel can't take back: all but the cache of files.
+
+    :raises OSError: the kernel tells no figures
+    """
+    file = "memory.usage_in_bytes" if found.version == 1 else "memory.current"
+    used = found.read("memory", file)
+    statistics = found.read("memory", "memory.stat")
+    if used is None or statistics is None:
+        raise FileNotFoundError(f"the kernel does not tell {file}")
+    prefix = "total_" if found.version == 1 else ""
+    counts = dict(line.split() for line in statistics.splitlines())
+    cached = ("inactive_file", "active_file", "slab_reclaimable")
+    return max(0, int(used) - sum(int(counts.get(prefix + name, 0)) for name in cached))
+
+
+# -- disk rates -----------------------------------------------------------------------------------
+
+
+def disk_of(path: str, sysfs: Path = Path("/sys")) -> str | None:
+    """Return the number of the disk that a block device is (part of), as ``254:0``.
+
+    The kernel limits rates on whole disks alone.
+
+    :param path: of the device; None is the answer for what is no block device
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    if not os.major(found.st_rdev):
+        return None
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    device = (sysfs / "dev/block" / number).resolve()
+    if (device / "partition").exists():
+        return (device.parent / "dev").read_text().strip()
+    return number
+
+
+def read_disk_rates(found: Groups, disk: str) -> DiskRates:
+    """Return the rates at which a container may use a disk."""
+    rates = {}
+    for field, (file, word) in _THROTTLES.items():
+        if found.version == 1:
+            text = found.read("blkio", file) or ""
+            lines = [line.split() for line in text.splitlines()]
+            values = [line[1] for line in lines if line[0] == disk]
+        else:
+            lines = [line.split() for line in (found.read("io", "io.max") or "").splitlines()]
+            values = [
+                value.partition("=")[2]
+                for line in lines
+                if line[0] == disk
+                for value in line[1:]
+                if value.startswith(f"{word}=")
+            ]
+        rates[field] = int(values[0]) if values and values[0] != "max" else 0
+    return DiskRates(**rates)
+
+
+def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[str, str, str]]:
+    """Return what sets disk rates: controller, file and content."""
+    if version == 1:
+        return [
+            ("blkio", file, f"{disk} {getattr(rates, field)}")
+            for field, (file, _) in _THROTTLES.items()
+        ]
+    words = (f"{word}={getattr(rates, field) or 'max'}" for field, (_, word) in _THROTTLES.items())
+    return [("io", "io.max", f"{disk} {' '.join(words)}")]
+
+
+def write_disk_rates(pid: int, container_id: str, disk: str, rates: DiskRates) -> None:
+    """Set a container's disk rates and see that the kernel keeps them; right ones stay untouched.
+
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: the kernel does not take them, or the process is not the container's
+    """
+    if not _CONTAINER_ID.fullmatch(container_id) or not _DEVICE.fullmatch(disk):
+        raise ValueError(f"{container_id!r} or {disk!r} is not well-formed")
+    for field in _THROTTLES:
+        value = getattr(rates, field)
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            raise ValueError(f"{value!r} is no rate")
+    found = groups(pid, container_id)
+    if read_disk_rates(found, disk) == rates:
+        return
+    for controller, file, content in disk_rate_writes(found.version, disk, rates):
+        try:
+            found.write(controller, file, content)
+        except KeyError as error:
+            raise OSError(f"the host has no controller {controller}") from error
+    if (kept := read_disk_rates(found, disk)) != rates:
+        raise OSError(f"the kernel keeps {kept} instead of {rates}")
+
+
+def reclaim_memory(pid: int, container_id: str, size: int) -> None:
+    """Make a container's memory fit into ``size`` bytes, which kills nothing.
+
+    For version 2, whose ``memory.max`` kills where version 1 would refuse. ``memory.high`` makes
+    the kernel take back what it can before the call returns.
+
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: more is in use that can't be taken back
+    """
+    if not _CONTAINER_ID.fullmatch(container_id) or type(size) is not int or size <= 0:
+        raise ValueError(f"{container_id!r} or {size!r} is not well-formed")
+    found = groups(pid, container_id)
+    if found.version == 1:
+        return
+    found.write("memory", "memory.high", str(size))
+    try:
+        left = int(found.read("memory", "memory.current") or 0)
+        if left > size:
+            raise OSError(f"{left} bytes of memory are in use")
+    finally:
+        found.write("memory", "memory.high", "max")

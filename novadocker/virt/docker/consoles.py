@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serial consoles: a TCP port for each server whose console is wanted, for nova-serialproxy.
+
+One thread accepts for all servers; each connection has another one while it lasts, and their
+number is bounded.
+"""
+
+import contextlib
+import ipaddress
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nova import exception as nova_exception
+from nova.console import serial
+from oslo_log import log as logging
+
+from novadocker import exception
+from novadocker.virt.docker import interior
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import Terminal
+from novadocker.virt.docker.relay import relay
+
+LOG = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# opens the terminal of one server
+Opener = Callable[[], Terminal]
+
+_MOST_CONNECTIONS = 128
+_MOST_CONNECTIONS_EACH = 4
+_MOST_OPENING = 4
+_BACKLOG = 16
+_LOOK_SECONDS = 30.0
+_ACCEPT_TRIES = 5
+# what terminals take for granted that were never told a size
+_ROWS, _COLUMNS = 24, 80
+
+_LOGINS = ("/bin/login", "/usr/bin/login")
+# the last one is everywhere
+_SHELLS = ("/bin/bash", "/bin/sh")
+
+
+@dataclass
+class _Console:
+    """A server's port, and the connections through it, oldest first."""
+
+    container_id: str
+    opener: Opener
+    listener: socket.socket
+    port: int
+    used_at: float
+    clients: list[socket.socket] = field(default_factory=list)
+
+
+class Consoles:
+    """The serial consoles of this host; safe to share between threads.
+
+    :param address: on which the ports are opened
+    :param proxies: from where connections are taken
+    :param idle_seconds: for how long a port stays without a connection
+    """
+
+    def __init__(
+        self, engine: Engine, address: str, proxies: Sequence[Network], idle_seconds: float
+    ) -> None:
+        self._engine = engine
+        self._address = address
+        self._proxies = proxies
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._consoles: dict[str, _Console] = {}
+        self._threads = 0
+        # a flood of connections is no flood of requests to the engine
+        self._opening = threading.Semaphore(_MOST_OPENING)
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._rope = socket.socketpair()
+        self._selector.register(self._bell, selectors.EVENT_READ, None)
+
+    def open(self, instance_uuid: str, container_id: str, opener: Opener) -> int:
+        """Return the port of a server's console, opened unless it is open.
+
+        :raises SocketPortRangeExhaustedException: no port is free
+        """
+        with self._lock:
+            console = self._consoles.get(instance_uuid)
+            if console is not None and console.container_id != container_id:
+                self._close(instance_uuid)
+                console = None
+            if console is None:
+                listener, port = self._listen()
+                console = _Console(container_id, opener, listener, port, time.monotonic())
+                self._consoles[instance_uuid] = console
+                self._selector.register(listener, selectors.EVENT_READ, instance_uuid)
+                self._wake()
+            console.used_at = time.monotonic()
+            return console.port
+
+    def close(self, instance_uuid: str) -> None:
+        """Close a server's port and every connection through it; absent is fine."""
+        with self._lock:
+            if instance_uuid in self._consoles:
+                self._close(instance_uuid)
+
+    def stop(self) -> None:
+        """Close every console, and open none any more."""
+        with self._lock:
+            self._stopped = True
+            for instance_uuid in list(self._consoles):
+                self._close(instance_uuid)
+            self._wake()
+
+    def _listen(self) -> tuple[socket.socket, int]:
+        # between Nova's look at a port and ours another program may take it
+        for _ in range(_ACCEPT_TRIES):
+            port = serial.acquire_port(self._address)
+            try:
+                listener = socket.create_server((self._address, port), backlog=_BACKLOG)
+            except OSError as error:
+                LOG.warning("Port %d for a serial console is taken: %s", port, error)
+                serial.release_port(self._address, port)
+            else:
+                listener.setblocking(False)
+                return listener, port
+        raise nova_exception.SocketPortRangeExhaustedException(host=self._address)
+
+    def _close(self, instance_uuid: str) -> None:
+        console = self._consoles.pop(instance_uuid)
+        self._selector.unregister(console.listener)
+        console.listener.close()
+        serial.release_port(self._address, console.port)
+        for client in console.clients:
+            _hang_up(client)
+
+    def _wake(self) -> None:
+        """Have the accepting thread look at what has changed; start it the first time."""
+        self._rope.send(b".")
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(target=self._accept, name="serial-console", daemon=True)
+            self._thread.start()
+
+    def _accept(self) -> None:
+        while not self._stopped:
+            for key, _ in self._selector.select(_LOOK_SECONDS):
+                if key.data is None:
+                    self._bell.recv(4096)
+                else:
+                    self._take(key.data)
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        oldest = time.monotonic() - self._idle_seconds
+        with self._lock:
+            for instance_uuid, console in list(self._consoles.items()):
+                if not console.clients and console.used_at < oldest:
+                    self._close(instance_uuid)
+
+    def _take(self, instance_uuid: str) -> None:
+        """Take a connection and give it a thread; the oldest of too many makes room."""
+        with self._lock:
+            console = self._consoles.get(instance_uuid)
+            if console is None:
+                return
+            try:
+                client, peer = console.listener.accept()
+            except OSError:
+                # it was reset before it was taken
+                return
+            if not self._may_connect(peer[0]):
+                LOG.warning(
+                    "[instance: %s] Refused a console connection from %s, which is not among "
+                    "[docker] serial_console_proxies",
+                    instance_uuid,
+                    peer[0],
+                )
+                client.close()
+                return
+            if self._threads >= _MOST_CONNECTIONS:
+                with client, contextlib.suppress(OSError):
+                    client.send(b"Too many consoles are open on this host.\r\n")
+                return
+            if len(console.clients) >= _MOST_CONNECTIONS_EACH:
+                _hang_up(console.clients.pop(0))
+            console.clients.append(client)
+            self._threads += 1
+        threading.Thread(
+            target=self._serve, args=(console, client), name="serial-console-client", daemon=True
+        ).start()
+
+    def _may_connect(self, address: str) -> bool:
+        found = ipaddress.ip_address(address)
+        return any(found in network for network in self._proxies)
+
+    def _serve(self, console: _Console, client: socket.socket) -> None:
+        try:
+            with client:
+                _keep_alive(client)
+                self._connect(console, client)
+        except (exception.EngineUnavailable, exception.EngineError, OSError) as error:
+            LOG.info("A console of container %s ended: %s", console.container_id, error)
+        finally:
+            with self._lock:
+                self._threads -= 1
+                console.used_at = time.monotonic()
+                if client in console.clients:
+                    console.clients.remove(client)
+
+    def _connect(self, console: _Console, client: socket.socket) -> None:
+        try:
+            with self._opening:
+                with self._lock:
+                    if client not in console.clients:
+                        # it had to make room while it waited
+                        return
+                terminal = console.opener()
+        except (exception.EngineUnavailable, exception.EngineError) as error:
+            client.sendall(f"{error.format_message()}\r\n".encode())
+            raise
+
+        def resize(rows: int, columns: int) -> None:
+            # one that has ended has no size; the relay notices
+            with contextlib.suppress(exception.EngineError):
+                self._engine.resize_terminal(terminal, rows, columns)
+
+        try:
+            with terminal.connection:
+                resize(_ROWS, _COLUMNS)
+                client.sendall(terminal.early)
+                relay(client, terminal.connection, resize)
+        finally:
+            # the engine leaves what it started running when its client goes
+            process = self._engine.terminal_process(terminal)
+            if process:
+                interior.hang_up(console.container_id, process)
+
+
+def _hang_up(client: socket.socket) -> None:
+    """End a connection; the thread that serves it closes it."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+
+
+def _keep_alive(client: socket.socket) -> None:
+    """Have the kernel find out within minutes that the proxy is gone."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def parse_proxies(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return the networks of an option's addresses, each with or without a prefix length.
+
+    :raises InvalidConfiguration: one is no address
+    """
+    try:
+        return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+    except ValueError as error:
+        raise exception.InvalidConfiguration(
+            reason=f"[docker] serial_console_proxies: {error}"
+        ) from error
+
+
+def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Opener:
+    """Return what opens the console of a server.
+
+    :param kind: of the image property ``os_console``: ``login`` for a login prompt, ``shell`` for
+        root's shell, ``process`` for the terminal of the first process; by default a login prompt
+        where the image has a program for it, else the first process
+    """
+
+    def open_console() -> Terminal:
+        if kind == "process":
+            return engine.attach_terminal(container_id)
+        if kind == "shell":
+            shell = next(
+                (path for path in _SHELLS if engine.has_file(container_id, path)), _SHELLS[-1]
+            )
+            return engine.open_terminal(container_id, (shell, "-l"))
+        login = next((path for path in _LOGINS if engine.has_file(container_id, path)), None)
+        if login is not None:
+            return engine.open_terminal(container_id, (login,))
+        if kind == "login":
+            raise exception.EngineError(
+                operation="a login prompt", reason="the image has no program /bin/login"
+            )
+        return engine.attach_terminal(container_id)
+
+    return open_console

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged entry points for what changes inside a running container.
+
+Each checks its arguments and trusts nobody, least of all what it finds in the container.
+"""
+
+import os
+import re
+import select
+import signal
+from contextlib import suppress
+
+from novadocker import privsep
+from novadocker.virt.docker import accounts, confined, records
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+# for a shell to save its history
+_HANG_UP_MILLISECONDS = 2000
+
+
+@privsep.interior_pctxt.entrypoint
+def set_password(container_id: str, pid: int, user: str, password_hash: str, day: int) -> bool:
+    """Make a hash an account's password; return whether the container has an account for it.
+
+    :param pid: of the container's first process
+    :param day: when the password was set, in days since 1970
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: the container's files can't be read or replaced, or the process is not its
+    """
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f"{container_id!r} is no container id")
+    records.check_login(user, password_hash)
+    with confined.open_root(container_id, int(pid)) as root:
+        if not accounts.shadowed(confined.read_file(root, "/etc/passwd") or b"", user):
+            return False
+        shadow = confined.read_file(root, "/etc/shadow") or b""
+        changed = accounts.set_password(shadow, user, password_hash, int(day))
+        confined.replace_file(root, "/etc/shadow", changed)
+    return True
+
+
+@privsep.interior_pctxt.entrypoint
+def hang_up(container_id: str, pid: int) -> None:
+    """End a process of a container as the loss of its terminal would; one that is gone is fine.
+
+    :raises ValueError: the id is not well-formed
+    """
+    if not _CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f"{container_id!r} is no container id")
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(int(pid))
+        try:
+            # the descriptor is of that process, so what is read while it lives is, too
+            confined.check_process(container_id, int(pid))
+            signal.pidfd_send_signal(process, signal.SIGHUP)
+            ended = select.poll()
+            ended.register(process, select.POLLIN)
+            if not ended.poll(_HANG_UP_MILLISECONDS):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)

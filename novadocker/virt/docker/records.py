@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged: what the runtime shim finds of a container, below /run.
+
+The record ``<container id>`` has the path of a network namespace. Beside it, until the next start
+of the container, lies the folder ``<container id>.files``: ``etc/`` for its /etc, ``login`` with
+the user who gets a password and the keys of ``.ssh/``. The shim has the same paths.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from novadocker.virt.docker.model import Login
+
+FOLDER = Path("/run/novadocker/containers")
+
+ETC_FILES = {"hostname": 0o644, "hosts": 0o644, "resolv.conf": 0o644, "machine-id": 0o444}
+"""The files that may be put into /etc, each with its mode."""
+
+_LARGEST_ETC_FILE = 64 << 10
+LARGEST_KEYS = 1 << 20
+
+# what useradd(8) takes, and capitals, full stops, which some images have
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_HASH = re.compile(r"[./0-9A-Za-z$=,]{1,256}")
+
+
+def is_user_name(name: str) -> bool:
+    """Say whether an account may have that name."""
+    return _USER.fullmatch(name) is not None
+
+
+def check_login(user: str, password_hash: str) -> None:
+    """Raise ValueError unless these are the name of an account and a hash, which may be empty."""
+    if not is_user_name(user):
+        raise ValueError(f"{user!r} is no user name")
+    if password_hash and not _HASH.fullmatch(password_hash):
+        raise ValueError("the password's hash is malformed")
+
+
+def write(
+    container_id: str, namespace: str, etc_files: Mapping[str, bytes], login: Login | None
+) -> None:
+    """Write the record of a container, and what its next start puts into it.
+
+    :param namespace: the path of a network namespace
+    :raises ValueError: the files or the login are not well-formed
+    """
+    record = FOLDER / container_id
+    for folder in (FOLDER.parent, FOLDER):
+        with suppress(FileExistsError):
+            folder.mkdir(0o755)
+    _replace(record, f"{namespace}\n".encode(), 0o644)
+    if not etc_files and login is None:
+        return
+    files = _files_of(record)
+    files.mkdir(0o700, exist_ok=True)
+    if etc_files:
+        (files / "etc").mkdir(exist_ok=True)
+        for name, content in etc_files.items():
+            if name not in ETC_FILES or len(content) > _LARGEST_ETC_FILE:
+                raise ValueError(f"{name!r} of {len(content)} bytes is no file for /etc")
+            _replace(files / "etc" / name, content, ETC_FILES[name])
+    if login is not None:
+        _write_login(files, login)
+
+
+def remove(container_id: str) -> None:
+    """Remove the record of a container and what lies beside it; absent is fine."""
+    record = FOLDER / container_id
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_files_of(record))
+    record.unlink(missing_ok=True)
+
+
+def containers_of(namespace: str) -> list[str]:
+    """Return the ids of the containers whose records name a network namespace."""
+    found = []
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(FOLDER):
+            # another call may be removing one just now
+            with suppress(FileNotFoundError):
+                if entry.is_file() and Path(entry).read_text() == f"{namespace}\n":
+                    found.append(entry.name)
+    return found
+
+
+def _write_login(files: Path, login: Login) -> None:
+    check_login(login.user, login.password_hash)
+    if len(login.keys) > LARGEST_KEYS or b"\0" in login.keys:
+        raise ValueError("the keys are too large or malformed")
+    if login.keys:
+        (files / ".ssh").mkdir(0o700, exist_ok=True)
+        _replace(files / ".ssh" / "authorized_keys", login.keys, 0o600)
+    words = [login.user]
+    if login.password_hash:
+        words += [login.password_hash, str(int(login.password_day))]
+    _replace(files / "login", " ".join(words).encode() + b"\n", 0o600)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with os.fdopen(descriptor, "wb") as output:
+        output.write(content)
+        os.fchmod(descriptor, mode)
+    os.rename(temporary, path)
+
+
+def _files_of(record: Path) -> Path:
+    return record.with_name(f"{record.name}.files")

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that live in a registry: what may be fetched, from where, and as whom.
+
+A reference is resolved to a digest before anything is fetched, and fetched by it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from oslo_log import log as logging
+
+from novadocker import exception
+from novadocker.virt.docker.engine import Engine
+
+LOG = logging.getLogger(__name__)
+
+DEFAULT_REGISTRY = "docker.io"
+
+# https://github.com/distribution/reference
+_WORD = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?:(?P<registry>localhost(?::\d{{1,5}})?|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d{{1,5}})?"
+    rf"|[A-Za-z0-9-]+:\d{{1,5}})/)?(?P<path>{_WORD}(?:/{_WORD})*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    re.ASCII,
+)
+_LONGEST = 512
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image in a registry; by its digest, if it has one, else by its tag."""
+
+    registry: str
+    path: str
+    tag: str = "latest"
+    digest: str = ""
+
+    def at(self, registry: str) -> str:
+        """Return the name of the repository in a registry, which may be a mirror."""
+        return f"{registry}/{self.path}"
+
+
+@dataclass(frozen=True)
+class Registries:
+    """What the operator set.
+
+    :ivar allowed: the registries that images may come from
+    :ivar mirrors: for a registry, what to ask before it, in order
+    :ivar credentials_path: a file as of ``docker login``; empty if there is none
+    """
+
+    allowed: frozenset[str] = frozenset()
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    credentials_path: str = ""
+
+
+def registries(allowed: Iterable[str], mirrors: Iterable[str], credentials_path: str) -> Registries:
+    """Return the options as they are used.
+
+    :param mirrors: lines such as ``registry.example.com=mirror-a:5000,mirror-b:5000``
+    :raises InvalidConfiguration: a line has no equals sign
+    """
+    found = {}
+    for line in mirrors:
+        registry, equals, hosts = line.partition("=")
+        if not equals:
+            raise exception.InvalidConfiguration(reason=f"the mirrors {line!r} name no registry")
+        found[registry.strip()] = tuple(host.strip() for host in hosts.split(",") if host.strip())
+    return Registries(frozenset(allowed), found, credentials_path)
+
+
+def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
+    """Return a reference that a tenant wrote.
+
+    :raises InvalidImage: it is malformed, or of a registry that is not allowed
+    """
+    match = _REFERENCE.fullmatch(text) if len(text) <= _LONGEST else None
+    if match is None:
+        raise exception.InvalidImage(
+            image_id=image_id, reason="its property docker_image names no image of a registry"
+        )
+    registry = match["registry"] or DEFAULT_REGISTRY
+    if registry not in allowed:
+        raise exception.InvalidImage(
+            image_id=image_id, reason=f"images of the registry {registry[:80]} are not allowed here"
+        )
+    path = match["path"]
+    if registry == DEFAULT_REGISTRY and "/" not in path:
+        path = f"library/{path}"
+    return Reference(registry, path, match["tag"] or "latest", match["digest"] or "")
+
+
+def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
+    """Fetch an image into the engine, under its digest alone; return its name there.
+
+    Mirrors are asked first, in order; the next one when one fails in any way.
+
+    :raises EngineError: nobody has it
+    """
+    sources = [*settings.mirrors.get(reference.registry, ()), reference.registry]
+    failures = []
+    for source in sources:
+        repository = reference.at(source)
+        try:
+            digest = reference.digest or engine.resolve_digest(
+                f"{repository}:{reference.tag}", source, settings.credentials_path
+            )
+            engine.pull_image(repository, digest, source, settings.credentials_path)
+        except exception.EngineError as error:
+            LOG.warning("%s has no image %s for us: %s", source, reference.path, error)
+            failures.append(f"{source}: {error.kwargs.get('reason', error)}")
+        else:
+            return f"{repository}@{digest}"
+    raise exception.EngineError(operation="an image of a registry", reason="; ".join(failures))

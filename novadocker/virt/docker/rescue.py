@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rescue: a container of another image stands in for a server's own, whose files it can mend.
+
+The stand-in has the server's name, so whatever Nova asks of the server is done to it. The server's
+own container lies stopped under another name, by which nothing takes it for a server; only the
+server's deletion removes it.
+"""
+
+import contextlib
+from dataclasses import replace
+
+from oslo_log import log as logging
+
+from novadocker import exception
+from novadocker.virt.docker import spec
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import (
+    ContainerDetail,
+    ContainerSpec,
+    Mount,
+    Overlay,
+    Storage,
+)
+
+LOG = logging.getLogger(__name__)
+
+FOLDER = "/rescue"
+"""Where the stand-in has the server's root file system."""
+
+_SUFFIX = "-rescued"
+# mount(2): a page, with the zero at its end
+_LONGEST_OPTIONS = 4095
+
+
+def stand_in(container: ContainerSpec, storage: Storage) -> ContainerSpec:
+    """Return a container as one that has another's files at ``/rescue``.
+
+    :raises RescueRefused: the engine keeps the files in a way that can't be mounted
+    """
+    if storage.driver != "overlay2":
+        raise exception.RescueRefused(
+            reason=f"The engine's storage driver is {storage.driver}; a rescue needs overlay2"
+        )
+    # without an index, as the engine itself mounts them, or it could not any more
+    options = (
+        f"lowerdir={':'.join(storage.lowers)},upperdir={storage.upper},workdir={storage.work}"
+        ",index=off"
+    )
+    if len(options) > _LONGEST_OPTIONS:
+        raise exception.RescueRefused(
+            reason=f"The server's image has {len(storage.lowers)} layers, too many for a rescue"
+        )
+    volumes = tuple(
+        Mount(folder, f"{FOLDER}{path}", writable=True) for path, folder in storage.volumes.items()
+    )
+    return replace(
+        container,
+        labels={**container.labels, spec.LABEL_RESCUE: "1"},
+        mounts=container.mounts + volumes,
+        overlays=(Overlay(options, FOLDER),),
+    )
+
+
+def is_stand_in(found: ContainerDetail) -> bool:
+    """Tell whether a container stands in for a server's own."""
+    return found.labels.get(spec.LABEL_RESCUE) == "1"
+
+
+def set_aside(engine: Engine, instance_uuid: str, found: ContainerDetail) -> None:
+    """Give a server's own container, which does not run, the name it has during a rescue."""
+    engine.rename_container(found.id, _aside(instance_uuid))
+
+
+def put_back(engine: Engine, instance_uuid: str) -> str:
+    """End a rescue: the stand-in goes, the server's own container gets its name back.
+
+    A server that is not rescued is left alone.
+
+    :returns: the id of the stand-in; empty if there was none
+    :raises ContainerNotFound: the own container is gone; the stand-in is left alone
+    """
+    name = spec.container_name(instance_uuid)
+    stand_in_id = ""
+    with contextlib.suppress(exception.ContainerNotFound):
+        found = engine.inspect_container(name)
+        if not is_stand_in(found):
+            return ""
+        stand_in_id = found.id
+    own = engine.inspect_container(_aside(instance_uuid))
+    if stand_in_id:
+        engine.remove_container(stand_in_id)
+    engine.rename_container(own.id, name)
+    return stand_in_id
+
+
+def remove(engine: Engine, instance_uuid: str) -> None:
+    """Remove the own container of a server that is deleted during a rescue; absent is fine."""
+    engine.remove_container(_aside(instance_uuid))
+
+
+def put_back_left(engine: Engine) -> None:
+    """Give every container its name back that lost it in a rescue which never came to be.
+
+    nova-compute was killed between two of its requests.
+    """
+    found = engine.list_containers(f"{spec.LABEL_SCHEMA}={spec.SCHEMA}")
+    names = {container.name for container in found}
+    for container in found:
+        instance_uuid = container.labels.get(spec.LABEL_UUID, "")
+        name = spec.container_name(instance_uuid)
+        if container.name == _aside(instance_uuid) and name not in names:
+            LOG.warning("%s was left aside by a rescue, and is put back", name)
+            engine.rename_container(container.id, name)
+
+
+def _aside(instance_uuid: str) -> str:
+    return spec.container_name(instance_uuid) + _SUFFIX

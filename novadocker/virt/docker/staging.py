@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged entry points: a server's folders leave a host, and wait on another to be its own.
+
+What arrives is kept beside the engine's own folders, on the same file system, so that it is moved
+into a new container by renaming, however much it is. Each function checks its arguments.
+"""
+
+import errno
+import os
+import re
+import shutil
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from novadocker import privsep
+from novadocker.virt.docker import kernel, trees
+
+FOLDER = "novadocker-staging"
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_DATA_ROOT = re.compile(r"/(?:[\w.-]+/)*[\w.-]+")
+# of a container, of a volume, of a config drive
+_SERVERS_FOLDER = re.compile(
+    r"/(?:[\w.-]+/)+(?:overlay2/[0-9a-z]{25,64}/diff|volumes/[A-Za-z0-9][\w.-]+/_data"
+    r"|novadocker/config-drives/[\w.-]+/[0-9a-f-]{36})"
+)
+
+_lock = threading.Lock()
+# what was read already, for the difference that follows
+_readers: dict[str, trees.Reader] = {}
+
+
+@privsep.transfer_pctxt.entrypoint
+def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], live: bool) -> int:
+    """Write a server's folders to a pipe; with the same token again, what changed since.
+
+    :param token: of the move
+    :param target: a process, and its descriptor of the pipe
+    :param live: whether the server may run; then another call must follow when it does not
+    :returns: the bytes of content
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: the folders can't be read, or nobody reads the pipe
+    """
+    _check(_TOKEN, token)
+    for folder in folders:
+        _check(_SERVERS_FOLDER, folder)
+    with _lock:
+        reader = _readers.setdefault(token, trees.Reader(folders))
+    process, descriptor = (int(number) for number in target)
+    with open(f"/proc/{process}/fd/{descriptor}", "wb") as stream:
+        return reader.write(stream, live)
+
+
+@privsep.transfer_pctxt.entrypoint
+def forget_folders(token: str) -> None:
+    """Forget what was read for a move; unknown is fine."""
+    with _lock:
+        _readers.pop(_check(_TOKEN, token), None)
+
+
+@privsep.transfer_pctxt.entrypoint
+def receive_folders(
+    data_root: str, instance_uuid: str, token: str, source: tuple[int, int]
+) -> None:
+    """Apply what ``send_folders`` wrote to the staged folders of a move; the disk has it then.
+
+    :param data_root: the engine's
+    :param source: a process, and its descriptor of a pipe
+    :raises ValueError: an argument is not well-formed
+    :raises trees.StreamError: what comes is not well-formed, or ends too early
+    :raises OSError: it can't be written
+    """
+    folder = _staged(data_root, instance_uuid, token)
+    folder.mkdir(0o700, parents=True, exist_ok=True)
+    process, descriptor = (int(number) for number in source)
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/{process}/fd/{descriptor}", "rb") as stream:
+            trees.Writer(top).apply(stream)
+        # each time, so that the last has little to write
+        kernel.sync_filesystem(top)
+    finally:
+        os.close(top)
+
+
+@privsep.transfer_pctxt.entrypoint
+def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, target: str) -> None:
+    """Make a staged folder the content of one of a new container's, in place of what it has.
+
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: there is no such staged folder, or it can't be moved
+    """
+    staged = _staged(data_root, instance_uuid, token) / str(int(number))
+    place = Path(_check(_SERVERS_FOLDER, target))
+    if not staged.is_dir() or place.is_symlink():
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
+    place.mkdir(0o700, parents=True, exist_ok=True)
+    for child in list(place.iterdir()):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+    for child in list(staged.iterdir()):
+        # a config drive may be on another file system, and has nothing but plain files
+        shutil.move(child, place / child.name)
+    status = staged.stat()
+    os.chown(place, status.st_uid, status.st_gid)
+    os.chmod(place, status.st_mode & 0o7777)
+    for name in os.listxattr(staged):
+        os.setxattr(place, name, os.getxattr(staged, name))
+    os.utime(place, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+@privsep.transfer_pctxt.entrypoint
+def discard_folders(data_root: str, instance_uuid: str) -> None:
+    """Remove whatever is staged for a server; nothing is fine."""
+    folder = Path(_check(_DATA_ROOT, data_root)) / FOLDER
+    _check(_UUID, instance_uuid)
+    for found in folder.glob(f"{instance_uuid}.*"):
+        shutil.rmtree(found)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _staged(data_root: str, instance_uuid: str, token: str) -> Path:
+    root = Path(_check(_DATA_ROOT, data_root))
+    if ".." in root.parts or not (root / "overlay2").is_dir():
+        raise ValueError(f"{data_root!r} is no data root of an engine with overlay2")
+    return root / FOLDER / f"{_check(_UUID, instance_uuid)}.{_check(_TOKEN, token)}"
+
+
+def _check(pattern: re.Pattern[str], value: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value) or "/../" in f"{value}/":
+        raise ValueError(f"{value!r} is not {pattern.pattern}")
+    return value

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server of the image ``debian``, asked over SSH as its tenant would."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from openstack.compute.v2.server import Server
+
+from devcloud.demo import fixed_address, ssh
+from devcloud.network import inside
+from devcloud.settings import Settings
+
+SETTLE_SECONDS = 60
+
+
+class Guest:
+    """Runs commands in a server.
+
+    :ivar namespace: from which its first address is reached
+    """
+
+    def __init__(self, settings: Settings, server: Server, namespace: str) -> None:
+        self.settings, self.server, self.namespace = settings, server, namespace
+
+    def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            inside(self.namespace, [*ssh(self.settings, fixed_address(self.server)), command]),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=SETTLE_SECONDS,
+        )
+
+    def ask(self, command: str, stdin: str = "") -> str:
+        """Return what a command prints; it must succeed."""
+        done = self.run(command, stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def wait(self) -> None:
+        """Wait until the server lets in."""
+        until(lambda: self.run("true").returncode == 0)
+
+
+def until(holds: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> Any:
+    """Ask until the answer is true; return it. Neutron's agents apply changes within seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "it does not come true"
+        time.sleep(0.3)
+    return found

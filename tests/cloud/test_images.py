@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images beyond the plain boot: snapshots, the cache of a whole aggregate, registries."""
+
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+
+from devcloud.settings import API_ADDRESS, Settings
+from tests.cloud.guests import Guest
+from tests.cloud.owners import engine_of
+from tests.cloud.servers import Servers, address, fault, pings
+
+SECONDS = 120
+
+
+@pytest.fixture
+def engine(cloud: Settings) -> Iterator[Any]:
+    client = engine_of(cloud, cloud.hosts[0])
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def no_new_images(demo: Connection) -> Iterator[None]:
+    """Remove the images that a test makes through Nova."""
+    before = {image.id for image in demo.image.images()}
+    yield
+    for image in demo.image.images(visibility="private"):
+        if image.id not in before:
+            demo.image.delete_image(image)
+
+
+def root_of(engine: Any, server: Server) -> Path:
+    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
+    return Path(f"/proc/{pid}/root")
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
+
+
+@pytest.mark.usefixtures("no_new_images")
+def test_snapshot_backup_shelve(
+    servers: Servers, demo: Connection, engine: Any, tenant_network: str
+) -> None:
+    server = servers.create("original")
+    assert server.status == "ACTIVE", fault(server)
+    root_of(engine, server).joinpath("kept").write_text("data")
+    made = demo.compute.create_server_image(server, "snap", wait=True, timeout=SECONDS)
+    assert (made.container_format, made.disk_format) == ("docker", "raw")
+    copied = servers.create("copy", image="snap")
+    assert copied.status == "ACTIVE", fault(copied)
+    assert root_of(engine, copied).joinpath("kept").read_text() == "data"
+    assert pings(tenant_network, address(copied))
+    for _ in range(2):
+        demo.compute.backup_server(server, "daily", "daily", 1)
+        servers.wait(server, lambda now: now.status == "ACTIVE")
+        wait_for(lambda: {i.status for i in demo.image.images(name="daily")} == {"active"})
+    assert len(list(demo.image.images(name="daily"))) == 1
+    home = address(server)
+    demo.compute.shelve_server(server)
+    servers.wait(server, lambda now: now.status == "SHELVED_OFFLOADED")
+    assert not engine.containers(all=True, filters={"name": f"nova-{server.id}"})
+    demo.compute.unshelve_server(server)
+    server = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
+    assert server.status == "ACTIVE", fault(server)
+    assert address(server) == home
+    assert root_of(engine, server).joinpath("kept").read_text() == "data"
+
+
+def test_rescue(
+    servers: Servers, demo: Connection, cloud: Settings, engine: Any, tenant_network: str
+) -> None:
+    def rescue(**options: str) -> Server:
+        demo.compute.rescue_server(server, **options)
+        found = servers.wait(server, lambda now: now.status in ("RESCUE", "ERROR"))
+        assert found.status == "RESCUE", fault(found)
+        return found
+
+    server = servers.create("broken", flavor="d1.small", key_name="demo")
+    assert server.status == "ACTIVE", fault(server)
+    own = engine.inspect_container(f"nova-{server.id}")["Id"]
+    root_of(engine, server).joinpath("kept").write_text("broken")
+    guest = Guest(cloud, rescue(image=demo.image.find_image("debian").id), tenant_network)
+    guest.wait()
+    assert guest.ask("cat /rescue/kept; test -e /kept || echo alone") == "brokenalone\n"
+    guest.ask("sudo sh -c 'echo mended >/rescue/kept'")
+    demo.compute.unrescue_server(server)
+    server = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
+    assert server.status == "ACTIVE", fault(server)
+    assert engine.inspect_container(f"nova-{server.id}")["Id"] == own
+    assert root_of(engine, server).joinpath("kept").read_text() == "mended\n"
+    assert pings(tenant_network, address(server))
+    # deleted in the middle of a rescue, this time by its own image
+    rescue()
+    servers.delete(server)
+    assert not engine.containers(all=True, filters={"name": f"nova-{server.id}"})
+
+
+def test_an_aggregate_has_an_image_before_any_server(
+    admin: Connection, cloud: Settings, engine: Any, image: Callable[..., str], busybox: Path
+) -> None:
+    image_id = admin.image.find_image(image(busybox)).id
+    aggregate = admin.compute.create_aggregate(name=f"test-{uuid.uuid4().hex[:8]}")
+    try:
+        admin.compute.add_host_to_aggregate(aggregate, cloud.hosts[0].name)
+        admin.compute.aggregate_precache_images(aggregate, [image_id])
+        wait_for(lambda: engine.images(f"novadocker/{image_id}"))
+    finally:
+        admin.compute.remove_host_from_aggregate(aggregate, cloud.hosts[0].name)
+        admin.compute.delete_aggregate(aggregate)
+
+
+def test_an_image_of_the_registry(
+    servers: Servers, demo: Connection, busybox: Path, engine: Any
+) -> None:
+    registry = f"{API_ADDRESS}:5001"
+    name = f"{registry}/test/busybox:v1"
+    subprocess.run(
+        [
+            *("skopeo", "copy", "--quiet", "--dest-tls-verify=false"),
+            *(f"docker-archive:{busybox}", f"docker://{name}"),
+        ],
+        check=True,
+    )
+    made = []
+    try:
+        for reference in (name, "evil.example.com/test/busybox"):
+            created = demo.image.create_image(
+                f"test-{uuid.uuid4().hex[:8]}",
+                container_format="docker",
+                disk_format="raw",
+                docker_image=reference,
+            )
+            made.append(created)
+            headers = {"Content-Type": "application/octet-stream"}
+            demo.image.put(f"/images/{created.id}/file", data=b"", headers=headers)
+        server = servers.create("pulled", image=made[0].name)
+        assert server.status == "ACTIVE", fault(server)
+        # known by our name alone, whatever the registry calls it
+        found = engine.inspect_image(engine.inspect_container(f"nova-{server.id}")["Image"])
+        assert f"novadocker/{made[0].id}" in {tag.split(":")[0] for tag in found["RepoTags"]}
+        assert not [tag for tag in found["RepoTags"] if not tag.startswith("novadocker/")]
+        assert found["RepoDigests"] == []
+        refused = servers.create("refused", image=made[1].name)
+        assert "evil.example.com are not allowed" in fault(refused)
+    finally:
+        servers.delete_all()
+        for found in made:
+            demo.image.delete_image(found)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers on their way from host to host, as their tenant and the operator see it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+from openstack.exceptions import BadRequestException
+
+from devcloud import supervise
+from devcloud.settings import Settings
+from tests.cloud.guests import Guest, until
+from tests.cloud.owners import ask_placement, engine_of
+from tests.cloud.servers import Servers, address, fault, pings
+from tests.cloud.test_consoles import Screen, ask
+from tests.cloud.test_servers import ACTIVE, SHUTOFF
+
+Opened = Callable[..., contextlib.AbstractContextManager[None]]
+
+FILL = """
+set -e; mkdir -p /srv/tree/deep; cd /srv/tree
+head -c 3000000 /dev/urandom >deep/file; ln deep/file linked; truncate -s 1G sparse
+chmod 4750 deep/file; chown 12:34 deep/file; ln -s deep/file link; rm -f /etc/motd /etc/issue
+sync; sleep 3; echo late >late; mv deep moved
+"""
+CHECK = """
+cd /srv/tree && sha256sum moved/file late && stat -c '%a %u %g %h' linked && readlink link &&
+stat -c %s sparse && test $(stat -c %b sparse) -lt 100 && test ! -e deep && test ! -e /etc/issue &&
+hostname && cat /etc/machine-id && ip -o -4 address show eth0 && ls /config-2/openstack/latest
+"""
+
+
+@pytest.fixture
+def opened(cloud: Settings, admin: Connection) -> Opened:
+    """Have servers land on some hosts alone, while a block runs."""
+    hosts = {host.name for host in cloud.hosts}
+
+    def services() -> list[Any]:
+        found = admin.compute.services(binary="nova-compute")
+        return [service for service in found if service.host in hosts]
+
+    def enable(names: set[str]) -> None:
+        for service in services():
+            if service.host in names:
+                admin.compute.enable_service(service)
+            else:
+                admin.compute.disable_service(service, disabled_reason="closed by the tests")
+
+    @contextlib.contextmanager
+    def call(*names: str) -> Iterator[None]:
+        before = {service.host for service in services() if service.status == "enabled"}
+        enable(set(names))
+        try:
+            yield
+        finally:
+            enable(before)
+
+    return call
+
+
+def host_of(admin: Connection, server: Server) -> str:
+    return str(admin.compute.get_server(server.id).hypervisor_hostname)
+
+
+def has_container(cloud: Settings, number: int, server: Server) -> bool:
+    with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
+        return any(
+            found["Names"] == [f"/nova-{server.id}"] for found in engine.containers(all=True)
+        )
+
+
+def test_a_server_with_data_moves_and_comes_back(
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    cloud: Settings,
+    tenant_network: str,
+    opened: Opened,
+) -> None:
+    server = servers.create(
+        "mover", image="debian", flavor="d1.small", key_name="demo", config_drive=True
+    )
+    assert server.status == "ACTIVE", fault(server)
+    guest = Guest(cloud, server, tenant_network)
+    guest.wait()
+    guest.ask("sudo sh", FILL)
+    before = guest.ask("sudo sh", CHECK)
+    console = Screen(ask(demo, server, "serial", "serial").json()["remote_console"]["url"])
+    with opened("host1", "host2"):
+        admin.compute.migrate_server(server.id)
+        server = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
+    assert server.status == "VERIFY_RESIZE", fault(server)
+    assert host_of(admin, server) == "host2"
+    guest.wait()
+    assert guest.ask("sudo sh", CHECK) == before
+    # a console that was left open ended with the server's stop
+    while console.read() is not None:
+        pass
+    # the source keeps its own until that is confirmed, and is silent
+    assert has_container(cloud, 0, server)
+    demo.compute.confirm_server_resize(server)
+    servers.wait(server, ACTIVE)
+    assert not has_container(cloud, 0, server)
+    used = ask_placement(admin, f"/allocations/{server.id}")["allocations"]
+    assert len(used) == 1
+
+    guest.ask("sudo tee /srv/tree/late", "here\n")
+    # back, with more memory, since its own host takes no one: then that is taken back
+    with opened("host1"):
+        demo.compute.resize_server(server, demo.compute.find_flavor("d1.medium").id)
+        server = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
+    assert server.status == "VERIFY_RESIZE", fault(server)
+    assert host_of(admin, server) == "host1"
+    guest.wait()
+    assert guest.ask("cat /srv/tree/late") == "here\n"
+    demo.compute.revert_server_resize(server)
+    servers.wait(server, ACTIVE)
+    assert host_of(admin, server) == "host2"
+    assert not has_container(cloud, 0, server)
+    guest.wait()
+    assert guest.ask("cat /srv/tree/late") == "here\n"
+
+
+def test_a_stopped_server_whose_image_is_gone_moves_and_stays_stopped(
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    tenant_network: str,
+    opened: Opened,
+    image: Callable[..., str],
+    busybox: Path,
+) -> None:
+    name = image(busybox)
+    server = servers.create("stopped", image=name)
+    demo.compute.stop_server(server)
+    servers.wait(server, SHUTOFF)
+    demo.image.delete_image(demo.image.find_image(name).id)
+    with opened("host1", "host2"):
+        admin.compute.migrate_server(server.id)
+        server = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
+    assert server.status == "VERIFY_RESIZE", fault(server)
+    demo.compute.confirm_server_resize(server)
+    servers.wait(server, SHUTOFF)
+    demo.compute.start_server(server)
+    server = servers.wait(server, ACTIVE)
+    assert host_of(admin, server) == "host2"
+    until(lambda: pings(tenant_network, address(server)))
+
+
+def test_a_host_that_is_not_reached_leaves_the_server_as_it_was(
+    servers: Servers,
+    admin: Connection,
+    cloud: Settings,
+    tenant_network: str,
+    opened: Opened,
+) -> None:
+    server = servers.create("stays")
+    supervise.control(cloud, ["stop", "sshd-host2"])
+    try:
+        with opened("host1", "host2"):
+            admin.compute.migrate_server(server.id)
+            servers.wait(
+                server,
+                lambda now: now.status == "ACTIVE" and host_of(admin, now) == "host1",
+            )
+            until(lambda: migrations(admin, server) == ["error"])
+    finally:
+        supervise.control(cloud, ["start", "sshd-host2"])
+    assert pings(tenant_network, address(server))
+    assert not has_container(cloud, 1, server)
+
+
+def migrations(admin: Connection, server: Server) -> list[str]:
+    found = admin.compute.get(
+        f"/os-migrations?instance_uuid={server.id}",
+        headers={"OpenStack-API-Version": "compute 2.80"},
+    )
+    return [migration["status"] for migration in found.json()["migrations"]]
+
+
+def forced_up(admin: Connection, service: Any) -> bool:
+    try:
+        admin.compute.update_service_forced_down(service, forced=False)
+    except BadRequestException:
+        return False
+    return True
+
+
+def test_evacuation_from_a_dead_host(
+    servers: Servers,
+    admin: Connection,
+    cloud: Settings,
+    tenant_network: str,
+    opened: Opened,
+) -> None:
+    with opened("host2"):
+        server = servers.create("evacuee")
+        bystander = servers.create("bystander")
+    assert host_of(admin, server) == host_of(admin, bystander) == "host2"
+    (service,) = admin.compute.services(binary="nova-compute", host="host2")
+    supervise.control(cloud, ["stop", "nova-compute-host2"])
+    try:
+        admin.compute.update_service_forced_down(service, forced=True)
+        admin.compute.evacuate_server(server.id)
+        # Nova leaves the start to the operator, who knows whether the old host is dead
+        server = servers.wait(
+            server, lambda now: now.status == "ERROR" or host_of(admin, now) == "host1"
+        )
+        assert server.status == "SHUTOFF", fault(server)
+        assert has_container(cloud, 1, server)
+    finally:
+        supervise.control(cloud, ["start", "nova-compute-host2"])
+        # Nova lets it up when it has looked after what was evacuated
+        until(lambda: forced_up(admin, service))
+    # the host removes what it no longer owns when it is back, and nothing else
+    until(lambda: not has_container(cloud, 1, server))
+    assert has_container(cloud, 1, bystander)
+    admin.compute.start_server(server)
+    servers.wait(server, ACTIVE)
+    until(lambda: pings(tenant_network, address(server)))
+    until(lambda: pings(tenant_network, address(bystander)))

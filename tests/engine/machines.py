@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image with what a tenant may try things with, and containers like the driver's of it."""
+
+import io
+import re
+import secrets
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from novadocker.virt.docker import isolation
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+
+PLAIN = Isolation(capabilities=isolation.CAPABILITIES)
+LIMITS = Limits(cpu_shares=1024, memory_bytes=64 << 20, swap_bytes=0, pids=64)
+# perl makes any system call, and Debian never lacks it
+_PROGRAMS = ("/usr/bin/perl",)
+_ACCOUNTS = {
+    "etc/passwd": "root::0:0:root:/root:/bin/sh\nuser::1000:1000::/tmp:/bin/sh\n",
+    "etc/group": "root:x:0:\nuser:x:1000:\n",
+}
+
+
+def archive(base: bytes, *more: str) -> bytes:
+    """Return ``base``, a root filesystem, with accounts, a setuid ``su`` and programs of ours."""
+    programs = (*_PROGRAMS, *more)
+    buffer = io.BytesIO(base)
+    with tarfile.open(fileobj=buffer, mode="a") as root:
+        for name, content in _ACCOUNTS.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            root.addfile(entry, io.BytesIO(content.encode()))
+        setuid = root.gettarinfo("/bin/busybox", "usr/bin/su")
+        setuid.mode = 0o4755
+        with Path("/bin/busybox").open("rb") as content:
+            root.addfile(setuid, content)
+        for path in sorted({*programs, *(lib for name in programs for lib in _libraries(name))}):
+            entry = root.gettarinfo(Path(path).resolve(), path.lstrip("/"))
+            with Path(path).open("rb") as content:
+                root.addfile(entry, content)
+    return buffer.getvalue()
+
+
+def _libraries(program: str) -> list[str]:
+    shown = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    return re.findall(r"(/\S+) \(0x", shown)
+
+
+@dataclass
+class Machine:
+    """A running container."""
+
+    client: docker.APIClient
+    name: str
+    id: str
+    pid: int
+
+    def run(self, *command: str, user: str = "root") -> tuple[int, str]:
+        """Run a command inside; return its exit code and what it wrote."""
+        execution = self.client.exec_create(self.id, list(command), user=user)["Id"]
+        output = self.client.exec_start(execution).decode(errors="replace").strip()
+        return self.client.exec_inspect(execution)["ExitCode"], output
+
+    def shell(self, script: str, user: str = "root") -> tuple[int, str]:
+        """Run a shell script inside."""
+        return self.run("sh", "-c", script, user=user)
+
+
+@contextmanager
+def machine(
+    engine: Engine,
+    client: docker.APIClient,
+    image: str,
+    limits: Limits = LIMITS,
+    apart: Isolation = PLAIN,
+    command: tuple[str, ...] = ("sleep", "1000"),
+) -> Iterator[Machine]:
+    """Run a container with plain runc: the shim has its own tests."""
+    name = f"nova-machine-{secrets.token_hex(4)}"
+    spec = ContainerSpec(
+        name=name,
+        image_id=image,
+        hostname="machine",
+        labels={"org.openstack.nova.test": name},
+        runtime="runc",
+        limits=limits,
+        isolation=apart,
+        console_log_max_mb=1,
+        entrypoint=command[:1],
+        command=command[1:],
+    )
+    container = engine.create_container(spec)
+    try:
+        engine.start_container(container)
+        yield Machine(client, name, container, engine.inspect_container(container).pid)
+    finally:
+        engine.remove_container(container)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter on a real kernel: what it tells of a server is what the kernel has."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from prometheus_client import CollectorRegistry
+
+from novadocker.exporter.collector import HostCollector, Places
+from tests.engine import control_groups, machines
+from tests.engine.conftest import busybox_archive
+
+MIB = 1 << 20
+MEMORY = 32 * MIB
+PIDS = 20
+
+
+@pytest.fixture(scope="module")
+def client(engine_url: str) -> Iterator[docker.APIClient]:
+    found = docker.APIClient(base_url=engine_url, timeout=60)
+    found.import_image_from_data(
+        machines.archive(busybox_archive()), repository="exported", tag="test"
+    )
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def server(client: docker.APIClient) -> Iterator[dict[str, str]]:
+    """A server with small limits, which met those of its processes and of its memory."""
+    instance = str(uuid.uuid4())
+    labels = {
+        "org.openstack.nova.schema": "1",
+        "org.openstack.nova.instance_uuid": instance,
+        "org.openstack.nova.instance_name": "exported",
+        "org.openstack.nova.project_id": "project",
+        "org.openstack.nova.flavor": "small",
+    }
+    limits = client.create_host_config(
+        mem_limit=MEMORY,
+        memswap_limit=MEMORY,
+        pids_limit=PIDS,
+        cpu_quota=50_000,
+        cpu_period=100_000,
+    )
+    container = client.create_container(
+        "exported:test",
+        ["sleep", "1000"],
+        name=f"nova-{instance}",
+        labels=labels,
+        host_config=limits,
+        network_disabled=True,
+    )["Id"]
+    try:
+        client.start(container)
+        for script in (
+            "dd if=/dev/zero of=/dev/null bs=128M count=1",
+            "for i in $(seq 22); do sleep 1000 & done",
+        ):
+            client.exec_start(client.exec_create(container, ["sh", "-c", script])["Id"])
+        pid = str(client.inspect_container(container)["State"]["Pid"])
+        yield {"uuid": instance, "pid": pid}
+    finally:
+        client.remove_container(container, force=True)
+
+
+def test_what_is_told_is_what_the_kernel_has(
+    client: docker.APIClient, engine_url: str, server: dict[str, str]
+) -> None:
+    places = Places(
+        data_root=Path(client.info()["DockerRootDir"]), engine=engine_url.partition("://")[2]
+    )
+    registry = CollectorRegistry()
+    registry.register(HostCollector(places))
+    labels = {
+        "uuid": server["uuid"],
+        "name": "exported",
+        "project": "project",
+        "flavor": "small",
+    }
+
+    def told(name: str) -> float | None:
+        return registry.get_sample_value(f"novadocker_server_{name}", labels)
+
+    def kept(older: str, newer: str) -> float:
+        return float(control_groups.value(int(server["pid"]), older, newer))
+
+    assert told("pids") == kept("pids.current", "pids.current")
+    assert told("pids_limit") == PIDS
+    assert (told("pids_limit_hits_total") or 0) >= 1
+    assert told("memory_limit_bytes") == MEMORY
+    assert told("memory_usage_bytes") == pytest.approx(
+        kept("memory.usage_in_bytes", "memory.current"), abs=MIB
+    )
+    assert told("oom_kills_total") == 1
+    assert told("cpu_limit_cores") == 0.5
+    assert (told("cpu_seconds_total") or 0) > 0
+    assert registry.get_sample_value("novadocker_host_engine_up") == 1
+    assert registry.get_sample_value("novadocker_host_servers") == 1

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's own view of /proc by a real lxcfs, which is killed and started anew."""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker import loads, lxcfs, views
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.listing import Listing
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from tests.engine import daemons
+
+pytestmark = pytest.mark.skipif(not shutil.which("lxcfs"), reason="lxcfs is not installed")
+SECONDS = 20
+UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
+
+
+class Served:
+    """An lxcfs of the test's own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.options = options
+        self.mount = folder / "lxcfs"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.mount.mkdir(parents=True, exist_ok=True)
+        command = ["lxcfs", "-f", "--enable-cfs", *self.options, "-p", f"{self._folder}/lxcfs.pid"]
+        self._process = daemons.start(
+            [*command, str(self.mount)],
+            self._folder / "lxcfs.log",
+            lambda: (self.mount / "proc" / "meminfo").exists(),
+        )
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-l", self.mount], check=True)
+
+    def restart(self) -> None:
+        self.unmount()
+        self.start()
+
+
+@pytest.fixture
+def served(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Start an lxcfs that counts load averages, or as the parameter says."""
+    found = Served(state_folder, *getattr(request, "param", ["-l"]))
+    found.start()
+    yield found
+    found.kill()
+    found.unmount()
+
+
+@pytest.fixture
+def view(
+    served: Served, engine: Engine, averages: loads.Loads, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[lxcfs.Lxcfs]:
+    monkeypatch.setattr(lxcfs, "_LOOK_SECONDS", 0.1)
+    found = lxcfs.Lxcfs(str(served.mount), engine, Listing(engine), averages)
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def averages(
+    engine: Engine, state_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[loads.Loads]:
+    monkeypatch.setattr(loads, "_LOOK_SECONDS", 0.1)
+    found = loads.Loads(state_folder / "loads", engine, Listing(engine))
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def boot(
+    view: lxcfs.Lxcfs, engine: Engine, docker_client: docker.APIClient, busybox_image: str
+) -> Iterator[Callable[..., str]]:
+    made = []
+
+    def call(uuid: str = UUID) -> str:
+        limits = Limits(cpu_shares=512, memory_bytes=64 << 20, swap_bytes=0, pids=64)
+        spec = ContainerSpec(
+            name=f"nova-{uuid}",
+            image_id=busybox_image,
+            hostname="web-1",
+            labels={
+                "org.openstack.nova.schema": "1",
+                "org.openstack.nova.instance_uuid": uuid,
+            },
+            runtime="runc",
+            limits=replace(limits, cpuset_cpus=frozenset([0])),
+            isolation=Isolation(),
+            console_log_max_mb=1,
+            entrypoint=("sleep", "1d"),
+            mounts=view.mounts(uuid),
+        )
+        made.append(engine.create_container(spec))
+        engine.start_container(made[-1])
+        return made[-1]
+
+    yield call
+    for container in made:
+        engine.remove_container(container)
+
+
+@pytest.fixture
+def run(docker_client: docker.APIClient) -> Callable[..., str]:
+    def call(container: str, *command: str) -> str:
+        created = docker_client.exec_create(container, list(command))
+        return str(docker_client.exec_start(created).decode())
+
+    return call
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def total_kb(run: Any, container: str) -> str:
+    shown = run(container, "cat", "/proc/meminfo")
+    return str(shown.splitlines()[0].split()[1]) if shown.startswith("MemTotal") else shown
+
+
+def test_the_container_s_own_values(boot: Any, run: Any, docker_client: docker.APIClient) -> None:
+    container = boot()
+    assert total_kb(run, container) == str(64 << 10)
+    assert run(container, "cat", "/sys/devices/system/cpu/online").strip() == "0"
+    assert run(container, "grep", "-c", "^processor", "/proc/cpuinfo").strip() == "1"
+    assert float(run(container, "cat", "/proc/uptime").split()[0]) < 60
+    assert float(run(container, "cat", "/proc/loadavg").split()[0]) <= 1.0
+    assert "ead-only" in run(container, "sh", "-c", "echo x >/proc/uptime")
+    docker_client.update_container(container, mem_limit=128 << 20, memswap_limit=128 << 20)
+    assert total_kb(run, container) == str(128 << 10)
+
+
+def test_a_new_lxcfs_serves_running_containers(
+    served: Served, boot: Any, run: Any, engine: Engine
+) -> None:
+    container = boot()
+    pid = engine.inspect_container(container).pid
+    for _ in range(2):
+        served.kill()
+        assert "not connected" in run(container, "cat", "/proc/meminfo")
+        served.restart()
+        wait_until(lambda: total_kb(run, container) == str(64 << 10))
+        wait_until(lambda: run(container, "cat", "/sys/devices/system/cpu/online") == "0\n")
+        assert "ead-only" in run(container, "sh", "-c", "echo x >/proc/uptime")
+    lines = Path(f"/proc/{pid}/mountinfo").read_text()
+    assert engine.inspect_container(container).pid == pid
+    assert lines.count(" /proc/meminfo /proc/meminfo ") == 1
+    # nothing is done where nothing is amiss
+    assert views.restore_view(container, pid, str(served.mount)) == 0
+    # and none but the host's lxcfs is ever mounted
+    with pytest.raises(ValueError, match="not mounted"):
+        views.restore_view(container, pid, "/proc")
+    with pytest.raises(ProcessLookupError):
+        views.restore_view("0" * 64, pid, str(served.mount))
+
+
+def test_a_boot_waits_for_a_broken_lxcfs(
+    served: Served, boot: Any, run: Any, view: lxcfs.Lxcfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert view.mounts(UUID)
+    served.kill()
+    monkeypatch.setattr(lxcfs, "_WAIT_SECONDS", 0.3)
+    with pytest.raises(exception.ViewUnavailable, match="not connected"):
+        view.mounts(UUID)
+    served.unmount()
+    with pytest.raises(exception.ViewUnavailable):
+        view.mounts(UUID)
+    served.start()
+    monkeypatch.setattr(lxcfs, "_WAIT_SECONDS", 20.0)
+    assert total_kb(run, boot()) == str(64 << 10)
+
+
+def test_a_host_without_lxcfs(engine: Engine, averages: loads.Loads, tmp_path: Path) -> None:
+    found = lxcfs.Lxcfs(str(tmp_path), engine, Listing(engine), averages)
+    found.start()
+    assert found.mounts(UUID) == ()
+    found.stop()
+    assert lxcfs.Lxcfs("", engine, Listing(engine), averages).mounts(UUID) == ()
+
+
+def shown_load(run: Any, container: str) -> tuple[float, int, int]:
+    """Return the average of a minute, and how many threads run of how many."""
+    first, _, _, counts, _ = run(container, "cat", "/proc/loadavg").split()
+    running, total = counts.split("/")
+    return float(first), int(running), int(total)
+
+
+@pytest.mark.parametrize("served", [[]], indirect=True)
+def test_load_averages_where_lxcfs_counts_none(
+    boot: Any,
+    run: Any,
+    averages: loads.Loads,
+    engine: Engine,
+    docker_client: docker.APIClient,
+    state_folder: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    busy, idle = boot(UUID), boot("0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c2")
+    loops = docker_client.exec_create(
+        busy, ["sh", "-c", "while :; do :; done & while :; do :; done"]
+    )
+    docker_client.exec_start(loops, detach=True)
+    wait_until(lambda: shown_load(run, busy)[0] >= 0.05)
+    wait_until(lambda: shown_load(run, busy)[1:] == (2, 3))
+    wait_until(lambda: shown_load(run, idle) == (0.0, 0, 1))
+    assert "ead-only" in run(busy, "sh", "-c", "echo x >/proc/loadavg")
+
+    # nova-compute starts anew: the averages go on from where they were
+    averages.stop()
+    before = shown_load(run, busy)[0]
+    again = loads.Loads(state_folder / "loads", engine, Listing(engine))
+    request.addfinalizer(again.stop)
+    again.start()
+    wait_until(lambda: shown_load(run, busy)[0] != before)
+    assert shown_load(run, busy)[0] > before
+
+    # the server does: they begin with nothing
+    docker_client.stop(busy, timeout=0)
+    engine.start_container(busy)
+    wait_until(lambda: shown_load(run, busy) == (0.0, 0, 1))

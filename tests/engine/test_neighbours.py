@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that takes all it can get hurts itself alone."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import pytest
+
+from novadocker.virt.docker import kills
+from novadocker.virt.docker.engine import Engine
+from tests.engine import control_groups, machines
+from tests.engine.conftest import busybox_archive
+from tests.engine.machines import Machine
+
+_SECONDS = 30
+_HOG = "$x = 'x' x (256 << 20)"
+# doubles itself, and each process tries again and again
+_BOMB = "fork while 1"
+
+
+@pytest.fixture(scope="module")
+def client(engine_url: str) -> Iterator[docker.APIClient]:
+    found = docker.APIClient(base_url=engine_url, timeout=60)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def image(client: docker.APIClient) -> str:
+    client.import_image_from_data(
+        machines.archive(busybox_archive()), repository="neighbours", tag="test"
+    )
+    return "neighbours:test"
+
+
+@pytest.fixture(scope="module")
+def neighbour(engine: Engine, client: docker.APIClient, image: str) -> Iterator[Machine]:
+    with machines.machine(engine, client, image) as found:
+        yield found
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait for a counter of the kernel's, which offers no event."""
+    deadline = time.monotonic() + _SECONDS
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_fork_bomb(
+    engine: Engine, client: docker.APIClient, image: str, neighbour: Machine
+) -> None:
+    limits = replace(machines.LIMITS, pids=40, cpu_quota_us=100_000)
+    with machines.machine(engine, client, image, limits=limits) as bomb:
+        folder = control_groups.folder(bomb.pid, "pids")
+        client.exec_start(client.exec_create(bomb.id, ["perl", "-e", _BOMB])["Id"], detach=True)
+        until(lambda: (folder / "pids.current").read_text() == "40\n")
+        until(lambda: int((folder / "pids.events").read_text().split()[1]) > 1000)
+        subprocess.run(["true"], check=True, timeout=_SECONDS)
+        assert neighbour.run("true")[0] == 0
+        assert (folder / "pids.current").read_text() == "40\n"
+        assert engine.inspect_container(bomb.id).status == "running"
+
+
+def test_memory_hog(
+    engine: Engine, client: docker.APIClient, image: str, neighbour: Machine
+) -> None:
+    with machines.machine(engine, client, image) as hog:
+        assert kills.read_kills(hog.pid) == 0
+        told: list[str] = []
+        label = f"org.openstack.nova.test={hog.name}"
+
+        def watch() -> None:
+            for event in engine.watch_events(label, ["oom"], 0, _SECONDS):
+                told.append(event.name)
+                return
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert hog.run("perl", "-e", _HOG)[0] == 137
+        watcher.join(_SECONDS)
+        assert told == [hog.name]
+        assert kills.read_kills(hog.pid) == 1
+        # the first process did not ask for it
+        assert engine.inspect_container(hog.id).status == "running"
+        assert hog.run("true")[0] == 0
+        assert kills.read_kills(neighbour.pid) == 0
+        assert Path(f"/proc/{neighbour.pid}").exists()

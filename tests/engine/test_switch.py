@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Open vSwitch and the kernel make of bandwidth limits, asked of the real ones."""
+
+import logging
+import subprocess
+import time
+
+import pytest
+
+from novadocker.virt.docker import policing, switch
+from tests.engine.switch import BRIDGE, Switch
+
+
+def test_datapath_of_each_bridge(ovs: Switch) -> None:
+    assert switch.read_datapaths(ovs.connection) == {BRIDGE: "netdev"}
+
+
+def test_switch_that_is_away_or_hangs(
+    ovs: Switch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        switch.read_datapaths("tcp:127.0.0.1:1")
+    monkeypatch.setattr(switch, "_TIMEOUT_MILLISECONDS", 300)
+    started = time.monotonic()
+    with ovs.hanging(), pytest.raises(TimeoutError):
+        switch.read_datapaths(ovs.connection)
+    assert time.monotonic() - started < 10
+    with caplog.at_level(logging.WARNING):
+        switch.warn_of_ineffective_limits("tcp:127.0.0.1:1", BRIDGE)
+    assert caplog.records == []
+
+
+def test_one_warning(ovs: Switch, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        switch.warn_of_ineffective_limits(ovs.connection, BRIDGE)
+    (record,) = caplog.records
+    assert "br-int has a userspace datapath" in record.getMessage()
+
+
+def test_what_the_kernel_lacks_is_what_iproute2_misses() -> None:
+    """In a namespace of its own, as the probe."""
+    tried = {
+        "police": "tc qdisc add dev lo ingress && tc filter add dev lo parent ffff: protocol all "
+        "basic police rate 10mbit burst 125k drop",
+        "htb": "tc qdisc add dev lo root handle 1: htb default 1",
+    }
+    lacking = [
+        means
+        for means, script in tried.items()
+        if subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True).returncode
+    ]
+    assert list(policing.missing_means()) == lacking

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Debian with systemd as the container's first process, without privileges."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from oslo_utils import timeutils
+
+from novadocker.virt.docker import isolation, lifecycle, netns
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import ContainerSpec, Limits
+
+# kept from session to session: it takes a minute or two to make
+ARCHIVE = Path(tempfile.gettempdir()) / "novadocker-test-systemd-bookworm.tar"
+UNIT = b"""[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo the service ran >/dev/console'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@pytest.fixture(scope="module")
+def image(engine_url: str) -> Iterator[str]:
+    """Debian's minimal system with systemd and D-Bus, otherwise as it comes."""
+    if not ARCHIVE.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "root"
+            what = ["--variant=minbase", "--include=systemd-sysv,dbus", "bookworm", root]
+            subprocess.run(["debootstrap", *what], check=True, stdout=subprocess.DEVNULL)
+            (root / "etc/machine-id").write_text("")
+            made = Path(folder) / "made.tar"
+            subprocess.run(
+                ["tar", "-C", root, "--exclude=./var/cache/apt", "-cf", made, "."], check=True
+            )
+            shutil.move(made, ARCHIVE)
+    client = docker.APIClient(base_url=engine_url, timeout=120)
+    client.import_image(str(ARCHIVE), repository="systemd", tag="test")
+    yield client.inspect_image("systemd:test")["Id"]
+    client.remove_image("systemd:test", force=True)
+    client.close()
+
+
+def read_until(client: docker.APIClient, container: str, text: bytes, since: str) -> None:
+    """Read what a container has written since a moment until there is some text in it."""
+    seen = b""
+    start = timeutils.parse_isotime(since[:26] + "Z").timestamp()
+    lines = client.logs(container, stream=True, follow=True, since=start)
+    for part in lines:
+        seen += part
+        if text in seen:
+            lines.close()
+            return
+    raise AssertionError(seen.decode())
+
+
+def test_systemd(
+    image: str, engine_url: str, docker_client: docker.APIClient, instance_uuid: str
+) -> None:
+    engine = Engine(engine_url, timeout=60, load_timeout=60)
+    container = engine.create_container(
+        ContainerSpec(
+            name=f"nova-{instance_uuid}",
+            image_id=image,
+            hostname="sd1",
+            labels={},
+            runtime="novadocker",
+            limits=Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200),
+            isolation=isolation.isolation({}),
+            console_log_max_mb=1,
+            entrypoint=("/sbin/init",),
+            stop_signal="SIGRTMIN+3",
+            systemd=True,
+        )
+    )
+    netns.create_namespace(instance_uuid)
+    machine_id = instance_uuid.replace("-", "")
+    engine.put_files(container, {"/etc/systemd/system/hello.service": UNIT})
+    try:
+        netns.bind_container(
+            container, instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
+        )
+        for _ in range(2):
+            with lifecycle.started(engine, container, 0.1):
+                pass
+
+            def run(*command: str) -> str:
+                call = docker_client.exec_create(container, list(command))["Id"]
+                output: bytes = docker_client.exec_start(call)
+                return output.decode()
+
+            since = docker_client.inspect_container(container)["State"]["StartedAt"]
+            read_until(docker_client, container, b"sd1 console", since)
+            # waits until the boot is over, the one way or the other
+            state = run("timeout", "60", "systemctl", "is-system-running", "--wait")
+            assert state.strip() == "running", run("systemctl", "--failed", "--no-pager")
+            console = engine.read_console(container, 100 << 10).decode()
+            assert "Multi-User System" in console
+            assert "sd1 console" in console
+            assert run("cat", "/etc/machine-id") == f"{machine_id}\n"
+            assert run("hostname") == "sd1\n"
+            # a unit of the tenant's, with a control group of its own
+            assert run("systemctl", "start", "hello.service") == ""
+            assert "the service ran" in engine.read_console(container, 100 << 10).decode()
+            limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+            limit = run("sh", "-c", f"ls {limit} /sys/fs/cgroup/memory.max 2>/dev/null").strip()
+            refused = run("sh", "-c", f"echo 1073741824 >{limit}")
+            assert "Read-only" in refused or "not permitted" in refused.lower()
+            # no hierarchy of the host's is in sight
+            assert run("cat", "/proc/1/cgroup").count("docker") == 0
+            lifecycle.stop(engine, container, 30, 10)
+            found = docker_client.inspect_container(container)["State"]
+            assert found["ExitCode"] == 0
+            assert "Exiting container" in engine.read_console(container, 100 << 10).decode()
+    finally:
+        netns.delete_namespace(instance_uuid)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers whose root is nobody on the host, on an engine with ``userns-remap``."""
+
+import shlex
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import docker
+import pytest
+from nova.network import model
+
+from novadocker import exception
+from novadocker.virt.docker import isolation, kernel, netns, subids
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.model import ContainerSpec, IdMaps, Isolation, Login
+from novadocker.virt.docker.nics import nics_from_network_info
+from tests.engine import daemons, machines, networks
+from tests.engine.conftest import accepts, busybox_archive, write_engine_config
+from tests.engine.machines import Machine
+
+FIRST = 300_000
+# any account that every machine has; its ids are only known in the engine's mount namespace
+ACCOUNT = "daemon"
+ETC = {
+    "hostname": b"web-1\n",
+    "hosts": b"127.0.0.1 localhost\n",
+    "resolv.conf": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(state_folder: Path) -> Path:
+    """The state of the engine, and the files with the ids."""
+    # the containers' root must get to their files
+    state_folder.chmod(0o711)
+    found = state_folder / "remapped"
+    found.mkdir()
+    for name in ("subuid", "subgid"):
+        (found / name).write_text(f"someone:1000:5\n{ACCOUNT}:{FIRST}:65536\n")
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engine]:
+    url = write_engine_config(folder, **{"userns-remap": ACCOUNT})
+    mounts = "; ".join(
+        shlex.join(["mount", "--bind", str(folder / name), f"/etc/{name}"])
+        for name in ("subuid", "subgid")
+    )
+    run = shlex.join(["dockerd", "--config-file", str(folder / "daemon.json")])
+    # the folders of the names must be shared mounts before the engine's mount namespace is made
+    mark = (state_folder / "mark").read_text()
+    first = mark + str(uuid.uuid4())[len(mark) :]
+    netns.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
+    netns.delete_namespace(first)
+    process = daemons.start(
+        ["unshare", "--mount", "--propagation", "slave", "sh", "-c", f"{mounts}; exec {run}"],
+        folder / "log",
+        lambda: accepts(folder / "docker.sock"),
+    )
+    yield Engine(url, timeout=30, load_timeout=60)
+    daemons.stop(process)
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine, folder: Path) -> Iterator[docker.APIClient]:
+    found = docker.APIClient(base_url=f"unix://{folder}/docker.sock", timeout=60)
+    found.import_image_from_data(
+        machines.archive(busybox_archive()), repository="machine", tag="test"
+    )
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ids(engine: Engine, folder: Path) -> IdMaps:
+    found = subids.read_id_maps(engine.info(), folder)
+    assert found == IdMaps(users=((0, FIRST, 65536),), groups=((0, FIRST, 65536),))
+    return found
+
+
+@pytest.fixture
+def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
+    """An instance whose namespace is finished; there is no switch."""
+    port = networks.vif(networks.subnet("10.7.0.0/24", ["10.7.0.5"], "10.7.0.1"))
+    nics = nics_from_network_info(model.NetworkInfo([port]))
+    netns.create_owned_namespace(instance_uuid, ids.users, ids.groups)
+    netns.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
+    # again, as at every start
+    netns.create_owned_namespace(instance_uuid, ids.users, ids.groups)
+    yield instance_uuid
+    netns.unwire_nic(instance_uuid, port["devname"])
+    netns.delete_namespace(instance_uuid)
+    assert not Path(netns.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
+
+
+def start(
+    engine: Engine, client: docker.APIClient, instance_uuid: str, apart: Isolation
+) -> Machine:
+    spec = ContainerSpec(
+        name=f"nova-{instance_uuid}",
+        image_id="machine:test",
+        hostname="web-1",
+        labels={},
+        runtime="novadocker",
+        limits=machines.LIMITS,
+        isolation=apart,
+        console_log_max_mb=1,
+        entrypoint=("sleep", "1000"),
+    )
+    container = engine.create_container(spec)
+    login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
+    netns.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
+    engine.start_container(container)
+    return Machine(client, spec.name, container, engine.inspect_container(container).pid)
+
+
+@pytest.fixture
+def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Machine]:
+    yield start(engine, client, wired, machines.PLAIN)
+    engine.remove_container(f"nova-{wired}")
+
+
+def test_root_is_nobody_on_the_host(server: Machine) -> None:
+    assert server.run("id", "-u") == (0, "0")
+    assert f"Uid:\t{FIRST}\t" in Path(f"/proc/{server.pid}/status").read_text()
+
+
+def test_the_network(server: Machine) -> None:
+    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
+    assert server.run("ls", "/sys/class/net")[1].split() == ["eth0", "lo"]
+    assert server.run("ping", "-c1", "-W2", "10.7.0.5")[0] == 0
+    assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] != 0
+    assert server.shell("cat /proc/sys/net/ipv6/conf/default/accept_ra") == (0, "0")
+
+
+def test_what_is_put_into_it_is_roots(server: Machine) -> None:
+    for path in ("/etc", "/etc/hostname", "/etc/hosts", "/root/.ssh/authorized_keys"):
+        assert server.run("stat", "-c", "%u:%g", path) == (0, "0:0"), path
+    assert server.shell("echo more >> /etc/hosts && cat /etc/hostname") == (0, "web-1")
+
+
+def test_setuid_programs(server: Machine) -> None:
+    assert server.run("su", "-c", "id -u", "user") == (0, "1000")
+
+
+def test_a_restart_keeps_the_network(server: Machine, client: docker.APIClient) -> None:
+    client.restart(server.id, timeout=0)
+    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
+
+
+def test_files_by_the_engine(server: Machine, engine: Engine) -> None:
+    engine.put_files(server.id, {"/root/file": b"x"})
+    assert server.run("stat", "-c", "%u", "/root/file") == (0, "0")
+
+
+def test_a_flavor_may_let_it_rule_its_own_network(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    apart = replace(machines.PLAIN, capabilities=(*isolation.CAPABILITIES, "NET_ADMIN"))
+    try:
+        server = start(engine, client, wired, apart)
+        assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] == 0
+        assert server.shell("echo 1 > /proc/sys/kernel/panic")[0] != 0
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+def test_without_its_user_namespace_it_does_not_start(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    kernel.remove_name(f"{netns.USER_NAMESPACES}/nova-{wired}")
+    try:
+        with pytest.raises(exception.EngineError, match=r"user namespace .* is gone"):
+            start(engine, client, wired, machines.PLAIN)
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+@pytest.mark.parametrize(
+    "ranges", [[(0, 0, 1)], [(0, -1, 1)], [(0, 1, 0)], [(0, "1", 1)], [(0, 1)], [(True, 1, 1)]]
+)
+def test_wrong_ranges(instance_uuid: str, ranges: list[tuple[int, int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"is no|is not|unpack"):
+        netns.create_owned_namespace(instance_uuid, ranges, [(0, 1000, 1)])
+    assert not netns.namespace_exists(instance_uuid)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of disks with overlay2 on an XFS with project quota, which not every kernel has."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import pytest
+
+from novadocker.virt.docker import disks, host
+from novadocker.virt.docker.engine import Engine
+from tests.engine import engines, machines
+from tests.engine.conftest import busybox_archive
+
+MIB = 1 << 20
+
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/fs/xfs/xqm").exists(), reason="this kernel's XFS has no project quota"
+)
+
+
+@pytest.fixture(scope="module")
+def url(own_network: None, state_folder: Path) -> Iterator[str]:
+    """An engine on XFS."""
+    with engines.own_engine(state_folder / "xfs", "overlay2", "xfs") as engine:
+        yield engine.url
+
+
+def test_a_server_can_not_write_more_than_its_disk(url: str) -> None:
+    engine = Engine(url, timeout=60, load_timeout=60)
+    info = engine.info()
+    assert host.can_size_disks(info)
+    # the engine has no request for it, and the quota's project is the engine's secret
+    assert not disks.can_resize(info)
+    client = docker.APIClient(base_url=url, timeout=60)
+    client.import_image_from_data(
+        machines.archive(busybox_archive()), repository="machine", tag="test"
+    )
+    limits = replace(machines.LIMITS, disk_bytes=48 * MIB)
+    with machines.machine(engine, client, "machine:test", limits=limits) as found:
+        code, output = found.shell("dd if=/dev/zero of=/x bs=1M count=100 2>&1")
+        assert code == 1, output
+        assert 40 < int(found.shell("wc -c < /x")[1]) // MIB <= 48
+    client.close()

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run tests in the guest while working on them: older|newer, the engine; pytest's arguments."""
+
+import sys
+
+from tests.guest import session
+
+SECONDS = 1800
+
+with session.folder() as held:
+    print(f"the guest's console is {held}/run/console", flush=True)
+    session.run(held, {sys.argv[1]: sys.argv[2:]}, SECONDS)
+    print((held / "run" / "console").read_text(errors="replace"))

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An emulated machine that runs what its third disk says, writes its last disk and goes off."""
+
+import os
+import platform
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.engine import daemons
+
+_RESULT_BYTES = 32 << 20
+_COMMAND_LINE = (
+    "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no"
+    " systemd.unit=novadocker-tests.service systemd.log_target=kmsg"
+)
+
+
+class GuestFailed(Exception):
+    """The guest did not come to its end in time; the text has its last lines."""
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What the guest starts from."""
+
+    kernel: Path
+    initrd: Path
+    system: Path
+    libraries: Path
+    payload: Path
+
+
+def run(disks: Disks, folder: Path, seconds: float) -> Path:
+    """Run a guest until it goes off and return the disk that it wrote, a tar archive.
+
+    :param folder: where the console (``console``) and the results are written
+    :param seconds: after that the guest is ended by force
+    """
+    results = folder / "results.tar"
+    with results.open("wb") as disk:
+        disk.truncate(_RESULT_BYTES)
+    console = folder / "console"
+    command = [
+        "qemu-system-x86_64",
+        *("-name", str(folder / "guest")),
+        *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512"),
+        *("-cpu", "max", "-smp", "2", "-m", "3072"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
+        *("-serial", f"file:{console}"),
+        *("-device", "virtio-rng-pci"),
+        *("-kernel", str(disks.kernel), "-initrd", str(disks.initrd)),
+        *("-append", _COMMAND_LINE),
+        # what the guest writes to the kept disks goes to files without a name
+        *_drive(disks.system, "snapshot=on"),
+        *_drive(disks.libraries, "readonly=on"),
+        *_drive(disks.payload, "readonly=on"),
+        *_drive(results, "cache=unsafe"),
+    ]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "log").open("wb"),
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise GuestFailed(f"not off after {seconds:.0f} s:\n{tail(folder)}") from None
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0:
+        raise GuestFailed(f"QEMU exited with {process.returncode}:\n{tail(folder)}")
+    return results
+
+
+def tail(folder: Path) -> str:
+    """Return the last lines of QEMU's complaints and of the guest's console."""
+    files = [path for path in (folder / "log", folder / "console") if path.exists()]
+    lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
+    return "\n".join(lines[-60:])
+
+
+def end_leftovers(folder: Path) -> None:
+    """End the guest of a run that was cut off."""
+    for pid in daemons.processes_of(folder):
+        daemons.kill(pid, signal.SIGKILL)
+
+
+def is_supported() -> bool:
+    """Say whether the guest's Debian is this machine's architecture."""
+    return platform.machine() == "x86_64"
+
+
+def _drive(path: Path, options: str) -> tuple[str, ...]:
+    return ("-drive", f"file={path},format=raw,if=virtio,{options}")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of tests in the guest, from its disks to its results."""
+
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from devcloud.settings import load_settings
+from tests.guest import images, machine
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Hold the folder of the guest's disks; another run waits for the end of this one."""
+    found = load_settings().folder / "guest"
+    found.mkdir(parents=True, exist_ok=True)
+    with (found / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        machine.end_leftovers(found / "run")
+        for left in (found / "run", *found.glob("*-draft")):
+            shutil.rmtree(left, ignore_errors=True)
+        yield found
+
+
+def run(held: Path, suites: Mapping[str, Sequence[str]], seconds: float) -> Path:
+    """Run tests in the guest and return the folder of their reports, ``NAME.xml``.
+
+    What the guest said is ``run/console`` in the folder that is held.
+
+    :param suites: pytest's arguments by the name of the engine, ``older`` or ``newer``
+    :raises machine.GuestFailed: the guest did not get to its end
+    """
+    system, libraries = images.system_folder(held), images.libraries_folder(held)
+    work = held / "run"
+    work.mkdir()
+    disks = machine.Disks(
+        kernel=system / "vmlinuz",
+        initrd=work / "initrd",
+        system=system / "disk",
+        libraries=libraries / "disk",
+        payload=work / "payload.tar",
+    )
+    images.make_initrd(disks.initrd, system, work / "initrd-root")
+    images.make_payload(disks.payload, work / "payload", suites)
+    written = machine.run(disks, work, seconds)
+    (work / "results").mkdir()
+    # Python's own knows no filter before 3.11.4
+    subprocess.run(["tar", "-xf", written, "-C", work / "results"], check=True, timeout=60)
+    written.unlink()
+    return work / "results"

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine tests in an emulated Debian: its kernel, cgroup v2, systemd.
+
+Each test of the guest is a subtest here. In the guest nothing is left out for want of a kernel
+feature: a test that both kernels leave out is tested nowhere.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.guest import machine, session
+
+BRIDGES = "tests/engine/test_bridges.py::"
+ENGINE = "tests/engine/test_engine.py::"
+
+SUITES = {
+    "older": (
+        "tests/engine/test_vifs.py",
+        f"{BRIDGES}test_vlans_are_apart",
+        f"{BRIDGES}test_device_of_another_vlan_is_left_alone",
+        "tests/engine/test_xfs.py",
+        "tests/engine/test_neighbours.py",
+        "tests/engine/test_enforcement.py",
+        f"{ENGINE}test_limits_are_the_kernels",
+        f"{ENGINE}test_swap_is_the_kernels",
+        f"{ENGINE}test_usage",
+    ),
+}
+"""By the engine: what can go otherwise on another kernel."""
+
+ALLOWED_SKIP = "cgroup v1"
+GUEST_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a test went in the guest."""
+
+    name: str
+    trouble: str
+    skipped: str
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Path]:
+    """The folder of what the guest wrote."""
+    with session.folder() as held:
+        yield session.run(held, SUITES, GUEST_SECONDS)
+
+
+def outcomes(report: Path) -> list[Outcome]:
+    """Read a JUnit report."""
+    found = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        parts = {kind: case.find(kind) for kind in ("failure", "error", "skipped")}
+        texts = {
+            kind: f"{part.get('message')}\n{part.text or ''}"
+            for kind, part in parts.items()
+            if part is not None
+        }
+        found.append(
+            Outcome(
+                name=f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}",
+                trouble=texts.get("failure", "") + texts.get("error", ""),
+                skipped=texts.get("skipped", ""),
+            )
+        )
+    return found
+
+
+@pytest.mark.timeout(GUEST_SECONDS + 600)
+@pytest.mark.skipif(not machine.is_supported(), reason="the guest is an amd64 machine")
+@pytest.mark.parametrize("suite", SUITES)
+def test_guest(results: Path, suite: str, subtests: pytest.Subtests) -> None:
+    report = results / f"{suite}.xml"
+    assert report.exists(), machine.tail(results.parent)
+    found = outcomes(report)
+    assert found
+    for outcome in found:
+        with subtests.test(outcome.name):
+            if outcome.trouble:
+                pytest.fail(outcome.trouble, pytrace=False)
+            if outcome.skipped and ALLOWED_SKIP not in outcome.skipped:
+                pytest.fail(f"left out in the guest too: {outcome.skipped}", pytrace=False)

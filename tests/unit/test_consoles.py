@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which terminal is a server's console, and who may reach it."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+
+from novadocker import exception
+from novadocker.virt.docker import consoles, spec
+from novadocker.virt.docker.driver import DockerDriver
+from tests.unit.fakes import FakeEngine
+
+CONTEXT = nova_context.get_admin_context()
+
+
+@dataclass
+class Opened:
+    """An engine that tells which terminal was asked for."""
+
+    files: frozenset[str]
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+
+    def has_file(self, container: str, path: str) -> bool:
+        return path in self.files
+
+    def attach_terminal(self, container: str) -> None:
+        self.calls.append(("process",))
+
+    def open_terminal(self, container: str, command: tuple[str, ...]) -> None:
+        self.calls.append(command)
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "opened"),
+    [
+        (None, {"/bin/login", "/bin/sh"}, ("/bin/login",)),
+        (None, {"/usr/bin/login"}, ("/usr/bin/login",)),
+        (None, {"/bin/sh"}, ("process",)),
+        ("login", {"/bin/login"}, ("/bin/login",)),
+        ("shell", {"/bin/login", "/bin/bash", "/bin/sh"}, ("/bin/bash", "-l")),
+        ("shell", {"/bin/sh"}, ("/bin/sh", "-l")),
+        ("process", {"/bin/login"}, ("process",)),
+        # an unknown word of a tenant's never opens a shell
+        ("nonsense", {"/bin/login", "/bin/sh"}, ("/bin/login",)),
+    ],
+)
+def test_the_terminal_by_image(kind: str | None, files: set[str], opened: tuple[str, ...]) -> None:
+    engine = Opened(frozenset(files))
+    consoles.terminal_opener(engine, "c" * 64, kind)()  # type: ignore[arg-type]
+    assert engine.calls == [opened]
+
+
+def test_a_login_prompt_that_the_image_lacks() -> None:
+    engine = Opened(frozenset({"/bin/sh"}))
+    with pytest.raises(exception.EngineError, match="no program /bin/login"):
+        consoles.terminal_opener(engine, "c" * 64, "login")()  # type: ignore[arg-type]
+
+
+def test_proxies_are_addresses_or_networks() -> None:
+    found = consoles.parse_proxies(["192.0.2.9", "198.51.100.7/24", "2001:db8::/64"])
+    assert [str(network) for network in found] == [
+        "192.0.2.9/32",
+        "198.51.100.0/24",
+        "2001:db8::/64",
+    ]
+    with pytest.raises(exception.InvalidConfiguration, match=r"serial_console_proxies.*'proxy'"):
+        consoles.parse_proxies(["proxy"])
+
+
+def test_a_server_that_does_not_run_has_no_console(
+    driver: DockerDriver, engine: FakeEngine, instance: objects.Instance
+) -> None:
+    engine.add(
+        spec.container_name(instance.uuid),
+        {spec.LABEL_UUID: instance.uuid, spec.LABEL_SCHEMA: spec.SCHEMA},
+    )
+    with pytest.raises(nova_exception.InstanceNotReady):
+        driver.get_serial_console(CONTEXT, instance)
+
+
+@pytest.mark.parametrize("kind", ["vnc", "spice", "mks"])
+def test_there_is_no_screen(driver: DockerDriver, instance: objects.Instance, kind: str) -> None:
+    with pytest.raises(nova_exception.ConsoleTypeUnavailable):
+        getattr(driver, f"get_{kind}_console")(CONTEXT, instance)

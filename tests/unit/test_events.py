@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+import queue
+from collections.abc import Callable, Iterator
+
+import pytest
+from nova.virt import event as virtevent
+
+from novadocker.virt.docker import events, spec
+from novadocker.virt.docker.listing import Listing
+from novadocker.virt.docker.model import ContainerEvent
+from tests.unit.fakes import FakeEngine
+
+UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
+OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
+STARTED = virtevent.EVENT_LIFECYCLE_STARTED
+STOPPED = virtevent.EVENT_LIFECYCLE_STOPPED
+
+Next = Callable[[], tuple[str, int]]
+
+
+def labels(uuid: str) -> dict[str, str]:
+    return {spec.LABEL_SCHEMA: spec.SCHEMA, spec.LABEL_UUID: uuid}
+
+
+def event(action: str, uuid: str = UUID, name: str | None = None) -> ContainerEvent:
+    return ContainerEvent(name or spec.container_name(uuid), action, 1, labels(uuid))
+
+
+@pytest.mark.parametrize(
+    ("added", "now", "due", "left"),
+    [
+        ([], 9.0, [], None),
+        ([(UUID, STOPPED, 1.0)], 1.9, [], 0.1),
+        ([(UUID, STOPPED, 1.0)], 2.0, [(UUID, STOPPED)], None),
+        # a restart is a start; it is told when the stop would have been
+        ([(UUID, STOPPED, 1.0), (UUID, STARTED, 1.5)], 2.0, [(UUID, STARTED)], None),
+        ([(UUID, STOPPED, 1.0), (OTHER, STOPPED, 1.5)], 2.0, [(UUID, STOPPED)], 0.5),
+    ],
+)
+def test_what_is_held(
+    added: list[tuple[str, int, float]],
+    now: float,
+    due: list[tuple[str, int]],
+    left: float | None,
+) -> None:
+    held = events.Held(1.0)
+    for uuid, transition, when in added:
+        held.add(uuid, transition, when)
+    assert held.take_due(now) == due
+    if left is None or due:
+        assert held.seconds_left(now) == left
+    else:
+        assert held.seconds_left(now) == pytest.approx(left)
+
+
+@pytest.fixture
+def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Next]:
+    """Run the threads on the fake engine; return the next thing that Nova is told."""
+    monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
+    monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
+    seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
+    watcher = events.Events(engine, Listing(engine), seen.put)  # type: ignore[arg-type]
+    watcher.start()
+
+    def take() -> tuple[str, int]:
+        found = seen.get(timeout=10)
+        return found.get_instance_uuid(), found.get_transition()
+
+    yield take
+    watcher.stop()
+
+
+@pytest.mark.parametrize(("action", "transition"), events.TRANSITIONS.items())
+def test_nova_is_told(engine: FakeEngine, told: Next, action: str, transition: int) -> None:
+    engine.events.put(event(action))
+    assert told() == (UUID, transition)
+
+
+def test_foreign_containers_and_forged_labels_are_not_told(engine: FakeEngine, told: Next) -> None:
+    engine.events.put(event("die", name="nova-of-someone"))
+    engine.events.put(event("oom"))
+    engine.events.put(event("die", OTHER))
+    assert told() == (OTHER, STOPPED)
+
+
+def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Next) -> None:
+    engine.add(spec.container_name(UUID), labels(UUID), status="exited")
+    engine.add(spec.container_name(OTHER), labels(OTHER), status="running")
+    engine.events.put(None)
+    assert {told(), told()} == {(UUID, STOPPED), (OTHER, STARTED)}
+    engine.events.put(event("die", OTHER))
+    assert told() == (OTHER, STOPPED)
+
+
+def test_an_out_of_memory_kill_is_logged(
+    engine: FakeEngine, told: Next, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.events.put(event("oom"))
+    engine.events.put(event("die"))
+    told()
+    assert f"[instance: {UUID}] The kernel killed a process: out of memory" in caplog.text

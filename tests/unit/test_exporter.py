@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter, on trees of files as both versions of control groups show them."""
+
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from novadocker.cmd import exporter
+from novadocker.exporter import host, parsing
+from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.tree import Tree
+
+CONTAINER = "ab" * 32
+FOREIGN = "cd" * 32
+UUID = "11111111-2222-3333-4444-555555555555"
+NAME = 'in"stance\n\\1'
+
+VERSION_1 = {
+    "cpuacct/cpuacct.usage": "1500000000\n",
+    "cpu/cpu.stat": "nr_periods 10\nnr_throttled 4\nthrottled_time 2500000000\n",
+    "cpu/cpu.cfs_quota_us": "150000\n",
+    "cpu/cpu.cfs_period_us": "100000\n",
+    "memory/memory.usage_in_bytes": "1000\n",
+    "memory/memory.limit_in_bytes": "4096\n",
+    "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 300\n",
+    "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+    "pids/pids.current": "7\n",
+    "pids/pids.max": "100\n",
+    "pids/pids.events": "max 2\n",
+    "pids/cgroup.procs": "42\n43\n",
+    "blkio/blkio.throttle.io_service_bytes": "254:0 Read 512\n254:0 Write 1024\nTotal 1536\n",
+    "blkio/blkio.throttle.io_serviced": "254:0 Read 1\n254:0 Write 2\nTotal 3\n",
+}
+VERSION_2 = {
+    "cpu.stat": "usage_usec 1500000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 2500000\n",
+    "cpu.max": "150000 100000\n",
+    "memory.current": "1000\n",
+    "memory.max": "4096\n",
+    "memory.stat": "inactive_file 300\nslab_reclaimable 100\n",
+    "memory.events": "low 0\noom 4\noom_kill 3\n",
+    "memory.pressure": "some avg10=0.00 total=2000000\nfull avg10=0.00 total=1000000\n",
+    "pids.current": "7\n",
+    "pids.max": "100\n",
+    "pids.events": "max 2\n",
+    "cgroup.procs": "42\n43\n",
+    "io.stat": "254:0 rbytes=512 wbytes=1024 rios=1 wios=2 dbytes=0 dios=0\n7:0 \n",
+}
+NET_DEV = (
+    "Inter-|   Receive                            |  Transmit\n"
+    " face |bytes packets errs drop fifo frame compressed multicast|bytes packets\n"
+    "    lo: 9 9 0 0 0 0 0 0 9 9 0 0 0 0 0 0\n"
+    "  eth0: 100 1 2 3 0 0 0 0 200 4 5 6 0 0 0 0\n"
+)
+CONNTRACK = "entries  searched drop early_drop\n0000001f 0 00000002 0\n0000001f 0 0000000a 0\n"
+
+EXPECTED = {
+    "cpu_seconds_total": 1.5,
+    "cpu_limit_cores": 1.5,
+    "cpu_periods_total": 10,
+    "cpu_throttled_periods_total": 4,
+    "cpu_throttled_seconds_total": 2.5,
+    "memory_usage_bytes": 1000,
+    "memory_working_set_bytes": 700,
+    "memory_limit_bytes": 4096,
+    "oom_kills_total": 3,
+    "pids": 7,
+    "pids_limit": 100,
+    "pids_limit_hits_total": 2,
+    "conntrack_entries": 31,
+    "disk_read_bytes_total": 512,
+    "disk_written_bytes_total": 1024,
+    "disk_reads_total": 1,
+    "disk_writes_total": 2,
+    "network_receive_bytes_total": 100,
+    "network_receive_packets_total": 1,
+    "network_receive_errors_total": 2,
+    "network_receive_drops_total": 3,
+    "network_transmit_bytes_total": 200,
+    "network_transmit_packets_total": 4,
+    "network_transmit_errors_total": 5,
+    "network_transmit_drops_total": 6,
+}
+
+
+def put(root: Path, files: Mapping[str, str]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def put_container(root: Path, version: int, container: str, parent: str = "docker") -> None:
+    files = VERSION_1 if version == 1 else VERSION_2
+    for name, content in files.items():
+        controller, _, file = name.rpartition("/")
+        put(root / "sys/fs/cgroup" / controller / parent / container, {file: content})
+
+
+def put_identity(root: Path, container: str, name: str = f"/nova-{UUID}") -> None:
+    labels = {
+        "org.openstack.nova.schema": "1",
+        "org.openstack.nova.instance_uuid": UUID,
+        "org.openstack.nova.instance_name": NAME,
+        "org.openstack.nova.project_id": "p1",
+        "org.openstack.nova.flavor": "m1.tiny",
+    }
+    stored = {"Name": name, "Config": {"Labels": labels}}
+    put(root, {f"data/containers/{container}/config.v2.json": json.dumps(stored)})
+
+
+def scrape(root: Path) -> dict[tuple[str, str], float]:
+    """Return the values of a scrape, read back from the text, by name and uuid."""
+    registry = CollectorRegistry()
+    registry.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, sample.labels.get("uuid", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture(params=[1, 2])
+def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A host with one server, by both versions."""
+    put_container(tmp_path, request.param, CONTAINER)
+    put_identity(tmp_path, CONTAINER)
+    put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
+    if request.param == 2:
+        put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
+    return tmp_path
+
+
+def test_every_counter_of_a_server(root: Path) -> None:
+    found = scrape(root)
+    values = {
+        name.removeprefix("novadocker_server_"): value
+        for (name, uuid), value in found.items()
+        if uuid == UUID
+    }
+    assert {name: values.get(name) for name in EXPECTED} == EXPECTED
+    if Tree(root).version == 2:
+        assert values["memory_unreclaimable_bytes"] == 600
+        assert "stalled_seconds_total" in values
+    else:
+        assert "memory_unreclaimable_bytes" not in values
+
+
+def test_a_name_with_quotes_and_newlines_is_one_label(root: Path) -> None:
+    registry = CollectorRegistry()
+    registry.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
+    text = generate_latest(registry).decode()
+    (family,) = [
+        family
+        for family in text_string_to_metric_families(text)
+        if family.name == "novadocker_server_pids"
+    ]
+    assert family.samples[0].labels == {
+        "uuid": UUID,
+        "name": NAME,
+        "project": "p1",
+        "flavor": "m1.tiny",
+    }
+
+
+def test_a_group_of_the_systemd_driver_is_found(tmp_path: Path) -> None:
+    put_container(tmp_path, 1, f"docker-{CONTAINER}.scope", "system.slice")
+    assert [found for found, _ in Tree(tmp_path).containers()] == [CONTAINER]
+
+
+def test_groups_that_a_tenant_named_are_not_looked_at(root: Path) -> None:
+    version = Tree(root).version
+    put_container(root, version, FOREIGN, f"docker/{CONTAINER}")
+    assert [found for found, _ in Tree(root).containers()] == [CONTAINER]
+
+
+def test_labels_of_an_image_make_no_server(root: Path) -> None:
+    put_container(root, Tree(root).version, FOREIGN)
+    put_identity(root, FOREIGN, name="/other")
+    assert scrape(root)["novadocker_host_servers", ""] == 1
+
+
+def test_a_container_without_metadata_yet_is_seen_later(root: Path) -> None:
+    path = root / "data/containers" / CONTAINER / "config.v2.json"
+    content = path.read_text()
+    path.write_text(content[:20])
+    collector = HostCollector(Places(root, root / "data", str(root / "engine")))
+
+    def servers() -> float:
+        (family,) = [f for f in collector.collect() if f.name == "novadocker_host_servers"]
+        return family.samples[0].value
+
+    assert servers() == 0
+    path.write_text(content)
+    assert servers() == 1
+
+
+def test_a_group_that_vanished_has_no_sample(root: Path) -> None:
+    assert Tree(root).sample(f"/docker/{FOREIGN}") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "missing"),
+    [(1, name) for name in VERSION_1 if name != "pids/cgroup.procs"]
+    + [(2, name) for name in VERSION_2 if name != "cgroup.procs"],
+)
+def test_a_file_that_the_kernel_lacks_costs_no_other(
+    tmp_path: Path, version: int, missing: str
+) -> None:
+    put_container(tmp_path, version, CONTAINER)
+    put_identity(tmp_path, CONTAINER)
+    if version == 2:
+        put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": ""})
+    before = set(scrape(tmp_path))
+    controller, _, file = missing.rpartition("/")
+    (tmp_path / "sys/fs/cgroup" / controller / "docker" / CONTAINER / file).unlink()
+    lost = before - set(scrape(tmp_path))
+    assert 1 <= len(lost) <= 4
+
+
+def test_systemd_moves_its_processes_below(root: Path) -> None:
+    tree = Tree(root)
+    folder = root / "sys/fs/cgroup" / ("pids" if tree.version == 1 else "") / "docker" / CONTAINER
+    (folder / "cgroup.procs").write_text("")
+    put(folder, {"init.scope/cgroup.procs": "42\n"})
+    sample = tree.sample(f"/docker/{CONTAINER}")
+    assert sample is not None
+    assert list(sample.ports) == ["eth0"]
+
+
+def test_the_host(root: Path) -> None:
+    put(
+        root,
+        {
+            "proc/loadavg": "0.00 0.00 0.00 2/345 999\n",
+            "proc/sys/kernel/pid_max": "4194304\n",
+            "proc/sys/kernel/threads-max": "1000\n",
+            "proc/sys/net/netfilter/nf_conntrack_count": "31\n",
+            "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
+            "proc/net/stat/nf_conntrack": CONNTRACK,
+            "proc/meminfo": "MemTotal: 100 kB\nSlab: 10 kB\nDirty: 1 kB\nHugePages_Total: 0\n",
+            f"run/netns/nova-{UUID}": "",
+            "run/netns/nova-99999999-2222-3333-4444-555555555555": "",
+            "run/netns/other": "",
+        },
+    )
+    found = {name: value for (name, uuid), value in scrape(root).items() if not uuid}
+    expected = {
+        "threads": 345,
+        "threads_limit": 1000,
+        "conntrack_entries": 31,
+        "conntrack_limit": 65536,
+        "conntrack_drops_total": 12,
+        "memory_bytes": 102400,
+        "slab_bytes": 10240,
+        "dirty_bytes": 1024,
+        "leaked_namespaces": 1,
+        "engine_up": 0,
+    }
+    assert {name: found.get(f"novadocker_host_{name}") for name in expected} == expected
+    assert "novadocker_host_engine_ping_seconds" not in found
+
+
+@pytest.mark.parametrize(
+    ("answer", "up"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK", True),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", False),
+        (b"nonsense\r\n", False),
+        (b"", False),
+    ],
+)
+def test_the_engine_is_up_when_it_answers(tmp_path: Path, answer: bytes, up: bool) -> None:
+    path = str(tmp_path / "engine")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        seconds = host.ping_engine(path)
+        thread.join()
+    assert (seconds is not None) is up
+
+
+def test_an_engine_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "ENGINE_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "engine"))
+        listener.listen()
+        assert host.ping_engine(str(tmp_path / "engine")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("max\n", None), ("9223372036854771712\n", None), ("5\n", 5), (None, None), ("x", None)],
+)
+def test_limits(text: str | None, expected: int | None) -> None:
+    assert parsing.limit(text) == expected
+
+
+def test_without_the_right_to_read_metadata_it_does_not_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        exporter.main(["--data-root", str(tmp_path)])
+    assert "data root" in capsys.readouterr().err
+
+
+def test_no_quota_is_no_limit() -> None:
+    assert parsing.cores_version_1("-1\n", "100000\n") is None
+    assert parsing.cores_version_2("max 100000\n") is None

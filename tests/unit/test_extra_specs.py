@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The extra specs of ``docker:``, as the driver and as nova-api read them."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nova import exception as nova_exception
+from nova.api.validation.extra_specs import validators
+
+from novadocker import extra_spec_validators, extra_specs
+
+METADEFS = Path(__file__).parents[2] / "etc" / "glance" / "metadefs" / "novadocker.json"
+
+
+@pytest.fixture
+def nova_api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Nova's own check of a new flavor, with our validators."""
+    ours = {validator.name: validator for validator in extra_spec_validators.register()}
+    monkeypatch.setattr(validators, "VALIDATORS", ours)
+    monkeypatch.setattr(validators, "NAMESPACES", {"docker"})
+    return validators.validate
+
+
+GOOD = [
+    ("docker:pids_limit", "16", 16),
+    ("docker:pids_limit", "4194304", 4194304),
+    ("docker:shm_size_mb", "64", 64),
+    ("docker:oom_score_adj", "0", 0),
+    ("docker:ulimit_nofile", "1024", (1024, 1024)),
+    ("docker:ulimit_nofile", "1024:4096", (1024, 4096)),
+    ("docker:ulimit_nofile", "1024:-1", (1024, -1)),
+    ("docker:ulimit_memlock", "-1", (-1, -1)),
+    ("docker:capabilities", "NET_ADMIN", ("NET_ADMIN",)),
+    ("docker:capabilities", "NET_ADMIN, SYS_NICE", ("NET_ADMIN", "SYS_NICE")),
+    ("docker:devices", "/dev/fuse,/dev/net/tun", ("/dev/fuse", "/dev/net/tun")),
+    ("docker:devices", "/dev/nvidia0", ("/dev/nvidia0",)),
+    ("docker:nesting", "true", True),
+    ("docker:nesting", "False", False),
+]
+BAD = [
+    ("docker:pids_limit", "15"),
+    ("docker:pids_limit", "4194305"),
+    ("docker:pids_limit", "1_000"),
+    ("docker:pids_limit", ""),
+    ("docker:shm_size_mb", "0"),
+    ("docker:oom_score_adj", "-1"),
+    ("docker:ulimit_nofile", "2:1"),
+    ("docker:ulimit_nofile", "-1:1"),
+    ("docker:ulimit_nofile", "1:2:3"),
+    ("docker:capabilities", "SYS_ADMIN"),
+    ("docker:capabilities", "SYS_MODULE"),
+    ("docker:capabilities", "CAP_NET_ADMIN"),
+    ("docker:capabilities", "NET_ADMIN,"),
+    ("docker:capabilities", "ALL"),
+    ("docker:devices", "/etc/passwd"),
+    ("docker:devices", "/dev/../etc"),
+    ("docker:devices", "/dev/./x"),
+    ("docker:devices", "/dev"),
+    ("docker:devices", "/dev/fuse:/dev/x"),
+    ("docker:nesting", "perhaps"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_good_value(nova_api: Any, name: str, text: str, value: object) -> None:
+    assert extra_specs.ALL[name].parse(text) == value
+    nova_api(name, text)
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_bad_value(nova_api: Any, name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        extra_specs.ALL[name].parse(text)
+    with pytest.raises(nova_exception.ValidationError):
+        nova_api(name, text)
+
+
+@pytest.mark.parametrize("name", ["docker:pids", "docker:ulimit_nproc", "docker:"])
+def test_unknown_name(nova_api: Any, name: str) -> None:
+    with pytest.raises(nova_exception.ValidationError, match="does not appear"):
+        nova_api(name, "1")
+    with pytest.raises(ValueError, match="no extra spec"):
+        extra_specs.asked({name: "1"}, {}, ())
+
+
+def test_nova_finds_the_validators() -> None:
+    found = metadata.entry_points(group="nova.api.extra_spec_validators", name="docker")
+    assert [entry.load() for entry in found] == [extra_spec_validators]
+
+
+def test_metadata_definitions_say_the_same() -> None:
+    namespace = json.loads(METADEFS.read_text())
+    defined = namespace["properties"]
+    assert {f"docker:{name}" for name in defined} == extra_specs.ALL.keys()
+    assert {row["name"] for row in namespace["resource_type_associations"]} == {
+        "OS::Nova::Flavor",
+        "OS::Glance::Image",
+    }
+    for name, definition in defined.items():
+        spec = extra_specs.ALL[f"docker:{name}"]
+        assert (definition["title"], definition["description"]) == (spec.title, spec.description)
+        if isinstance(spec, extra_specs.Number):
+            assert (definition["minimum"], definition["maximum"]) == (spec.minimum, spec.maximum)

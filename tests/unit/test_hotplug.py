@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ports that come and go while there is a server: the driver's recipe, over fakes."""
+
+import copy
+from typing import Any
+
+import pytest
+from nova import exception as nova_exception
+from nova import objects
+from nova.network import model
+
+from novadocker import exception
+from novadocker.virt.docker import attachments, spec
+from tests.unit.fakes import FakeEngine, FakeNetwork
+
+FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance) -> list[dict[str, str]]:
+    """The names in Nova's database; the instance that is read there is the driver's own."""
+    saves: list[dict[str, str]] = []
+    monkeypatch.setattr(attachments, "read_instance", lambda _context, _uuid: instance)
+    monkeypatch.setattr(
+        objects.Instance, "save", lambda self: saves.append(attachments.recorded_names(self))
+    )
+    return saves
+
+
+@pytest.fixture
+def server(
+    instance: objects.Instance, engine: FakeEngine, network: FakeNetwork, saved: object
+) -> str:
+    """A running server with one port; returns the container's id."""
+    name = spec.container_name(instance.uuid)
+    engine.add(
+        name, {spec.LABEL_UUID: instance.uuid, spec.LABEL_SCHEMA: spec.SCHEMA}, status="running"
+    )
+    network.ports = [FIRST]
+    return f"id-{name}"
+
+
+def port(instance: objects.Instance, port_id: str, dns: str = "10.0.0.2") -> model.VIF:
+    vif = copy.deepcopy(instance.get_network_info()[0])
+    vif["id"], vif["devname"] = port_id, f"tap{port_id}"[:14]
+    (subnet,) = vif["network"]["subnets"]
+    subnet["ips"] = [model.FixedIP(address=f"10.0.0.{port_id[-1]}")]
+    subnet["dns"] = [model.IP(dns)]
+    return vif
+
+
+def add(driver: Any, instance: objects.Instance, vif: model.VIF) -> None:
+    """Attach as Nova does, which has the port in its cache by then."""
+    instance.get_network_info().append(vif)
+    driver.attach_interface(None, instance, None, vif)
+
+
+def remove(driver: Any, instance: objects.Instance, vif: model.VIF) -> None:
+    """Detach as Nova does, which takes the port from its cache after it."""
+    driver.detach_interface(None, instance, vif)
+    instance.get_network_info().remove(vif)
+
+
+def test_attach_and_detach(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, server: str, saved: Any
+) -> None:
+    second, third = port(instance, SECOND), port(instance, THIRD)
+    first = instance.get_network_info()[0]
+    add(driver, instance, second)
+    assert network.ports == [FIRST, SECOND]
+    remove(driver, instance, first)
+    assert network.ports == [SECOND]
+    add(driver, instance, third)
+    assert network.ports == [SECOND, THIRD]
+    assert saved == [
+        {FIRST: "eth0", SECOND: "eth1"},
+        {SECOND: "eth1"},
+        {SECOND: "eth1", THIRD: "eth0"},
+    ]
+    assert network.silent == set()
+
+
+def test_other_system_metadata_stays(
+    driver: Any, instance: objects.Instance, server: str, saved: Any
+) -> None:
+    instance.system_metadata["image_min_ram"] = "0"
+    add(driver, instance, port(instance, SECOND))
+    assert instance.system_metadata["image_min_ram"] == "0"
+
+
+def test_detaching_twice(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, server: str
+) -> None:
+    second = port(instance, SECOND)
+    for _ in range(2):
+        driver.detach_interface(None, instance, second)
+    assert network.ports == [FIRST]
+
+
+def test_stopped_server_stays_silent(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, engine: FakeEngine, server: str
+) -> None:
+    engine._set(server, "exited")
+    add(driver, instance, port(instance, SECOND))
+    assert network.silent == {instance.uuid}
+
+
+def test_failed_attachment_leaves_the_other_ports(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plug = network.plug_vifs
+
+    def refuse_second(instance: Any, ports: Any) -> None:
+        plug(instance, ports)
+        if len(ports) > 1:
+            raise exception.PlugFailed(port_id=SECOND, reason="no bridge")
+
+    monkeypatch.setattr(network, "plug_vifs", refuse_second)
+    with pytest.raises(exception.PlugFailed, match="no bridge"):
+        add(driver, instance, port(instance, SECOND))
+    assert network.ports == [FIRST]
+
+
+def test_without_a_container_nothing_is_wired(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, saved: Any
+) -> None:
+    second = port(instance, SECOND)
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.attach_interface(None, instance, None, second)
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.detach_interface(None, instance, instance.get_network_info()[0])
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.inject_network_info(instance, instance.get_network_info())
+    assert network.ports == []
+    assert network.wired == set()
+
+
+def test_network_info_is_applied(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, server: str
+) -> None:
+    driver.inject_network_info(instance, instance.get_network_info())
+    assert network.wired == {instance.uuid}
+
+
+@pytest.mark.parametrize(
+    ("resolv", "expected"),
+    [
+        (b"search novalocal\nnameserver 10.0.0.2\n", b"nameserver 10.0.0.9\n"),
+        (b"nameserver 192.0.2.1 # mine\n", None),
+        (None, None),
+    ],
+    ids=["as written", "changed by the tenant", "no plain file"],
+)
+def test_name_servers_of_a_new_port(
+    driver: Any,
+    instance: objects.Instance,
+    engine: FakeEngine,
+    server: str,
+    resolv: bytes | None,
+    expected: bytes | None,
+) -> None:
+    if resolv is not None:
+        engine.files["/etc/resolv.conf"] = resolv
+    add(driver, instance, port(instance, SECOND, dns="10.0.0.9"))
+    found = engine.files.get("/etc/resolv.conf")
+    assert found.endswith(expected) if expected and found else found == resolv
+
+
+def test_files_that_cannot_be_written_do_not_undo_the_attachment(
+    driver: Any,
+    instance: objects.Instance,
+    engine: FakeEngine,
+    network: FakeNetwork,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise exception.EngineError(operation="the file", reason="disk full")
+
+    monkeypatch.setattr(engine, "read_file", refuse)
+    add(driver, instance, port(instance, SECOND))
+    assert network.ports == [FIRST, SECOND]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load averages: the kernel's arithmetic, proc(5)'s line, and files that outlive their writer."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from novadocker.virt.docker import loads
+from novadocker.virt.docker.listing import Listing
+from novadocker.virt.docker.loads import Averages, Loads, Tasks
+from novadocker.virt.docker.model import Mount
+from tests.unit import fakes
+
+UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
+
+
+@pytest.mark.parametrize(
+    ("before", "seconds", "tasks", "after"),
+    [
+        ((0.0, 0.0, 0.0), 5, Tasks(), (0.0, 0.0, 0.0)),
+        # 1 - exp(-5/60), 1 - exp(-5/300), 1 - exp(-5/900)
+        ((0.0, 0.0, 0.0), 5, Tasks(running=1), (0.07996, 0.01653, 0.00554)),
+        ((0.0, 0.0, 0.0), 5, Tasks(uninterruptible=1), (0.07996, 0.01653, 0.00554)),
+        ((0.0, 0.0, 0.0), 5, Tasks(running=2, uninterruptible=1), (0.23987, 0.04959, 0.01662)),
+        ((2.0, 2.0, 2.0), 5, Tasks(running=2), (2.0, 2.0, 2.0)),
+        ((1.0, 1.0, 1.0), 60, Tasks(), (0.36788, 0.81873, 0.93551)),
+        # a day without nova-compute
+        ((9.0, 9.0, 9.0), 86_400, Tasks(running=4), (4.0, 4.0, 4.0)),
+    ],
+)
+def test_averages(
+    before: tuple[float, ...], seconds: float, tasks: Tasks, after: tuple[float, ...]
+) -> None:
+    assert Averages(before).after(seconds, tasks).values == pytest.approx(after, abs=1e-5)
+
+
+def test_two_looks_are_as_good_as_one_long_one() -> None:
+    tasks = Tasks(running=3)
+    twice = Averages((1.0, 2.0, 3.0)).after(2, tasks).after(3, tasks)
+    assert twice.values == pytest.approx(Averages((1.0, 2.0, 3.0)).after(5, tasks).values)
+
+
+def test_a_line_is_read_back_and_leaves_nothing_of_a_longer_one() -> None:
+    line = loads.render(Averages((0.5, 12.345, 100.0)), Tasks(2, 1, 40, 4711))
+    assert line.split() == [b"0.50", b"12.35", b"100.00", b"2/40", b"4711"]
+    assert loads.parse(line).values == (0.5, 12.35, 100.0)
+    most = loads.render(Averages((99_999.0,) * 3), Tasks(99_999, 0, 99_999, 4_194_304))
+    assert len(most) == len(line)
+    assert most.endswith(b"\n")
+
+
+@pytest.mark.parametrize("line", [b"", b"\xff\n", b"1 2 3 4\n", b"nan inf 0.00 1/2 3\n", b"1.00\n"])
+def test_a_line_that_is_none(line: bytes) -> None:
+    assert loads.parse(line) == Averages()
+
+
+def test_a_file_is_mounted_and_kept(tmp_path: Path) -> None:
+    engine = fakes.FakeEngine()
+    found = Loads(tmp_path / "loads", engine, Listing(engine))
+    file = tmp_path / "loads" / UUID
+    assert found.mount(UUID) == Mount(str(file), "/proc/loadavg")
+    assert file.read_text().split() == ["0.00", "0.00", "0.00", "0/0", "0"]
+    assert file.stat().st_mode & 0o777 == 0o644
+    file.write_bytes(b"1.00 2.00 3.00 1/2 3\n")
+    found.mount(UUID)
+    assert file.read_bytes() == b"1.00 2.00 3.00 1/2 3\n"
+    found.delete(UUID)
+    found.delete(UUID)
+    assert not file.exists()
+
+
+def test_averages_go_on_after_a_restart_of_nova_compute_but_not_of_the_server(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / UUID
+    file.write_bytes(loads.render(Averages((1.0, 2.0, 3.0)), Tasks()))
+    now = time.time()
+    os.utime(file, (now - 30, now - 30))
+    averages, age = loads.read_file(file, datetime.fromtimestamp(now - 100, UTC))
+    assert averages.values == (1.0, 2.0, 3.0)
+    assert age == pytest.approx(30, abs=20)
+    assert loads.read_file(file, datetime.fromtimestamp(now - 10, UTC)) == (Averages(), 0.0)
+    # by a clock that was set back meanwhile
+    os.utime(file, (now + 3600, now + 3600))
+    assert loads.read_file(file, datetime.fromtimestamp(now - 100, UTC))[1] == 0.0
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def stopped() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "1d"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        # one that was only just started may still run
+        os.waitpid(process.pid, os.WUNTRACED)
+        yield process.pid
+        process.kill()
+
+
+def test_threads_are_counted_in_groups_below_too(tmp_path: Path, busy: int, stopped: int) -> None:
+    gone = 1 << 22
+    (tmp_path / "cgroup.threads").write_text(f"{stopped}\n{gone}\n")
+    (tmp_path / "init.scope" / "deep").mkdir(parents=True)
+    (tmp_path / "init.scope" / "cgroup.threads").write_text("")
+    (tmp_path / "init.scope" / "deep" / "cgroup.threads").write_text(f"{busy}\n")
+    tasks = loads.count_tasks(tmp_path, "cgroup.threads")
+    assert (tasks.running, tasks.total) == (1, 3)
+    assert tasks.last == 0
+    (tmp_path / "cgroup.threads").write_text(f"{stopped}\n")
+    assert loads.count_tasks(tmp_path, "cgroup.threads").last == max(busy, stopped)
+    with pytest.raises(FileNotFoundError):
+        loads.count_tasks(tmp_path / "gone", "cgroup.threads")

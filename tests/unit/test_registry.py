@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tenant may name in a registry, and whom it is fetched from."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker import registry
+from novadocker.virt.docker.registry import Reference
+
+DIGEST = "sha256:" + "5" * 64
+ALLOWED = frozenset({"docker.io", "reg.example.com", "reg.example.com:5000", "localhost:5000"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("busybox", Reference("docker.io", "library/busybox")),
+        ("me/app:1.2", Reference("docker.io", "me/app", "1.2")),
+        ("reg.example.com/a/b_c/d:v1", Reference("reg.example.com", "a/b_c/d", "v1")),
+        ("reg.example.com:5000/a", Reference("reg.example.com:5000", "a")),
+        (f"localhost:5000/a@{DIGEST}", Reference("localhost:5000", "a", "latest", DIGEST)),
+        (f"reg.example.com/a:t@{DIGEST}", Reference("reg.example.com", "a", "t", DIGEST)),
+    ],
+)
+def test_references(text: str, expected: Reference) -> None:
+    assert registry.parse(text, "id", ALLOWED) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "UPPER", "a b", "a/../b", "a:", "a@sha256:12", "http://reg.example.com/a", "a?b=c"),
+        *("reg.example.com/", "user:pass@reg.example.com/a", "a\n", "a" * 600, "a/b/"),
+    ],
+)
+def test_malformed_references(text: str) -> None:
+    with pytest.raises(exception.InvalidImage, match="names no image"):
+        registry.parse(text, "id", ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "text", ["169.254.169.254/a", "reg.example.com:1/a", "localhost/a", "x.reg.example.com/a"]
+)
+def test_registries_that_are_not_allowed(text: str) -> None:
+    with pytest.raises(exception.InvalidImage, match="not allowed"):
+        registry.parse(text, "id", ALLOWED)
+
+
+@dataclass
+class FakeEngine:
+    """Registries by their names, each with the digest it has, if any."""
+
+    digests: dict[str, str]
+    asked: list[str] = field(default_factory=list)
+
+    def resolve_digest(self, name: str, source: str, _credentials: str) -> str:
+        self.asked.append(f"resolve {name}")
+        if source not in self.digests:
+            raise exception.EngineError(operation="it", reason="no answer")
+        return self.digests[source]
+
+    def pull_image(self, repository: str, digest: str, source: str, _credentials: str) -> None:
+        self.asked.append(f"pull {repository}@{digest}")
+        if self.digests.get(source) != digest:
+            raise exception.EngineError(operation="it", reason="unknown digest")
+
+
+SETTINGS = registry.registries(["r.example"], ["r.example = near:1, far:2"], "")
+
+
+def test_mirrors_are_asked_in_order() -> None:
+    engine = FakeEngine({"far:2": DIGEST})
+    found = registry.pull(engine, Reference("r.example", "a", "t"), SETTINGS)  # type: ignore[arg-type]
+    assert found == f"far:2/a@{DIGEST}"
+    assert engine.asked == ["resolve near:1/a:t", "resolve far:2/a:t", f"pull far:2/a@{DIGEST}"]
+
+
+def test_a_digest_is_not_looked_up() -> None:
+    engine = FakeEngine({"near:1": "sha256:" + "6" * 64, "r.example": DIGEST})
+    reference = Reference("r.example", "a", "t", DIGEST)
+    assert registry.pull(engine, reference, SETTINGS) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
+    assert [line.split()[0] for line in engine.asked] == ["pull"] * 3
+
+
+def test_nobody_has_it() -> None:
+    with pytest.raises(exception.EngineError, match=r"near:1: no answer; far:2: .*r\.example: no"):
+        registry.pull(FakeEngine({}), Reference("r.example", "a"), SETTINGS)  # type: ignore[arg-type]
+
+
+def test_malformed_mirrors() -> None:
+    with pytest.raises(exception.InvalidConfiguration, match="name no registry"):
+        registry.registries([], ["near:1"], "")
