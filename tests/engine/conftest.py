@@ -18,7 +18,6 @@ except TypeError:  # Nova 31 and 32 know eventlet only
 import io
 import json
 import os
-import socket
 import subprocess
 import tarfile
 import uuid
@@ -35,13 +34,11 @@ from novadocker import privsep
 from novadocker.virt.docker import kernel
 from novadocker.virt.docker.engine import Engine
 from tests.engine import daemons
+from tests.engine.engines import OwnEngine, remove_containers
 from tests.engine.switch import Switch
 
 # the modules under test name Nova's objects in signatures
 objects.register_all()
-
-_ANSWER_SECONDS = 5
-SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
 
 
 @pytest.fixture(scope="session")
@@ -105,37 +102,10 @@ def engine_url(own_network: None, state_folder: Path) -> Iterator[str]:
     """A Docker engine with nothing in it, the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
-    url = write_engine_config(folder)
-
-    def ready() -> bool:
-        return (folder / "docker.sock").exists() and accepts(folder / "docker.sock")
-
-    process = daemons.start(
-        ["dockerd", "--config-file", str(folder / "daemon.json")], folder / "log", ready
-    )
-    yield url
-    _remove_containers(url)
-    daemons.stop(process)
-
-
-def write_engine_config(folder: Path, **more: object) -> str:
-    """Write ``daemon.json`` of an engine that keeps everything below a folder; return its URL."""
-    url = f"unix://{folder}/docker.sock"
-    config = {
-        "data-root": str(folder / "data"),
-        "exec-root": str(folder / "exec"),
-        "pidfile": str(folder / "docker.pid"),
-        "hosts": [url],
-        "group": "root",
-        "runtimes": {"novadocker": {"path": str(SHIM)}},
-        "live-restore": True,
-        "iptables": False,
-        "bridge": "none",
-        "userland-proxy": False,
-        **more,
-    }
-    (folder / "daemon.json").write_text(json.dumps(config))
-    return url
+    own = OwnEngine(folder)
+    yield own.url
+    remove_containers(own.url)
+    own.stop()
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +120,7 @@ def docker_client(engine_url: str) -> Iterator[docker.APIClient]:
     client = docker.APIClient(base_url=engine_url, timeout=60)
     yield client
     client.close()
-    _remove_containers(engine_url)
+    remove_containers(engine_url)
 
 
 @pytest.fixture(scope="session")
@@ -200,22 +170,3 @@ def _devices() -> set[str]:
     command = ["ip", "-json", "link"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {link["ifname"] for link in json.loads(shown)}
-
-
-def accepts(path: Path) -> bool:
-    """Say whether an engine answers; newer ones listen long before."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(_ANSWER_SECONDS)
-        try:
-            client.connect(os.fspath(path))
-            client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-            return b" 200 " in client.recv(64)
-        except OSError:
-            return False
-
-
-def _remove_containers(url: str) -> None:
-    client = docker.APIClient(base_url=url, timeout=60)
-    for container in client.containers(all=True):
-        client.remove_container(container["Id"], force=True, v=True)
-    client.close()

@@ -1,33 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Docker engines of a test's own."""
+"""Docker engines of the tests' own."""
 
+import json
+import os
+import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import docker
+
 from tests.engine import daemons
-from tests.engine.conftest import accepts, write_engine_config
+
+SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
+_ANSWER_SECONDS = 5
+_CONTAINERD = """version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{folder}/containerd.sock"
+"""
 
 
 class OwnEngine:
-    """An engine below a folder; it can die and come back."""
+    """An engine that keeps everything below a folder; it can die and come back.
 
-    def __init__(self, folder: Path, data_root: Path, storage_driver: str) -> None:
-        self.data_root = data_root
+    Its containerd is started here, as an engine gives its own no more than 15 s to come up.
+    """
+
+    def __init__(self, folder: Path, wrapper: Sequence[str] = (), **config: object) -> None:
+        self.data_root = folder / "data" / "docker"
         self._folder = folder
-        self.url = write_engine_config(
-            folder, **{"data-root": str(data_root), "storage-driver": storage_driver}
+        self.url = _write_config(folder, **config)
+        containerd = folder / "containerd"
+        containerd.mkdir()
+        (containerd / "config.toml").write_text(_CONTAINERD.format(folder=containerd))
+        self._containerd = daemons.start(
+            [*wrapper, "containerd", "--config", str(containerd / "config.toml")],
+            folder / "log",
+            lambda: _connects(containerd / "containerd.sock"),
         )
         self.start()
 
     def start(self) -> None:
         """Start it, also after it was killed."""
         (self._folder / "docker.pid").unlink(missing_ok=True)
+        # what it mounts must be seen by containerd
+        inside = ["nsenter", f"--target={self._containerd.pid}", "--mount"]
         self._process = daemons.start(
-            ["dockerd", "--config-file", str(self._folder / "daemon.json")],
+            [*inside, "dockerd", "--config-file", str(self._folder / "daemon.json")],
             self._folder / "log",
-            lambda: accepts(self._folder / "docker.sock"),
+            lambda: _answers(self._folder / "docker.sock"),
         )
 
     def kill(self) -> None:
@@ -38,6 +63,7 @@ class OwnEngine:
     def stop(self) -> None:
         """End it."""
         daemons.stop(self._process)
+        daemons.stop(self._containerd)
 
 
 @contextmanager
@@ -55,8 +81,57 @@ def own_engine(folder: Path, storage_driver: str, filesystem: str = "") -> Itera
         subprocess.run([f"mkfs.{filesystem}", "-q", str(folder / "disk")], check=True)
         options = "loop,prjquota" if filesystem == "xfs" else "loop"
         subprocess.run(["mount", "-o", options, str(folder / "disk"), str(data)], check=True)
-    engine = OwnEngine(folder, data / "docker", storage_driver)
+    engine = OwnEngine(folder, **{"storage-driver": storage_driver})
     yield engine
     engine.stop()
     for mount in reversed(daemons.mounts_below(folder)):
         subprocess.run(["umount", mount], check=True)
+
+
+def remove_containers(url: str) -> None:
+    """Remove all containers of an engine with their anonymous volumes."""
+    client = docker.APIClient(base_url=url, timeout=60)
+    for container in client.containers(all=True):
+        client.remove_container(container["Id"], force=True, v=True)
+    client.close()
+
+
+def _write_config(folder: Path, **more: object) -> str:
+    url = f"unix://{folder}/docker.sock"
+    config = {
+        "data-root": str(folder / "data" / "docker"),
+        "exec-root": str(folder / "exec"),
+        "pidfile": str(folder / "docker.pid"),
+        "containerd": str(folder / "containerd" / "containerd.sock"),
+        "hosts": [url],
+        "group": "root",
+        "runtimes": {"novadocker": {"path": str(SHIM)}},
+        "live-restore": True,
+        "iptables": False,
+        "bridge": "none",
+        "userland-proxy": False,
+        **more,
+    }
+    (folder / "daemon.json").write_text(json.dumps(config))
+    return url
+
+
+def _connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(os.fspath(path))
+        except OSError:
+            return False
+        return True
+
+
+def _answers(path: Path) -> bool:
+    # newer engines listen long before they answer
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_ANSWER_SECONDS)
+        try:
+            client.connect(os.fspath(path))
+            client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in client.recv(64)
+        except OSError:
+            return False

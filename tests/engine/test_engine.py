@@ -234,7 +234,7 @@ def test_an_engine_that_is_away() -> None:
 
 
 def test_a_flood_of_output_is_bounded(
-    engine: Engine, create: Any, docker_client: docker.APIClient, state_folder: Path
+    engine: Engine, create: Any, docker_client: docker.APIClient
 ) -> None:
     script = "yes $(seq 1 2000 | tr '\\n' ' ') | head -c 20000000; echo; echo the end; sleep 100"
     container = create("sh", "-c", script)
@@ -243,7 +243,7 @@ def test_a_flood_of_output_is_bounded(
     while not engine.read_console(container, 1000).endswith(b"the end\r\n"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    logs = (state_folder / "docker" / "data" / "containers" / container).glob("*.log*")
+    logs = (Path(engine.info().data_root) / "containers" / container).glob("*.log*")
     # one MiB over two files; a file is closed after the line that fills it
     assert sum(path.stat().st_size for path in logs) < (1 << 20) + 200_000
     assert len(engine.read_console(container, 1000)) == 1000

@@ -16,8 +16,9 @@ from novadocker.virt.docker import isolation, kernel, netns, subids
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, IdMaps, Isolation, Login
 from novadocker.virt.docker.nics import nics_from_network_info
-from tests.engine import daemons, machines, networks
-from tests.engine.conftest import accepts, busybox_archive, write_engine_config
+from tests.engine import machines, networks
+from tests.engine.conftest import busybox_archive
+from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 
 FIRST = 300_000
@@ -44,24 +45,28 @@ def folder(state_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engine]:
-    url = write_engine_config(folder, **{"userns-remap": ACCOUNT})
     mounts = "; ".join(
         shlex.join(["mount", "--bind", str(folder / name), f"/etc/{name}"])
         for name in ("subuid", "subgid")
     )
-    run = shlex.join(["dockerd", "--config-file", str(folder / "daemon.json")])
     # the folders of the names must be shared mounts before the engine's mount namespace is made
     mark = (state_folder / "mark").read_text()
     first = mark + str(uuid.uuid4())[len(mark) :]
     netns.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
     netns.delete_namespace(first)
-    process = daemons.start(
-        ["unshare", "--mount", "--propagation", "slave", "sh", "-c", f"{mounts}; exec {run}"],
-        folder / "log",
-        lambda: accepts(folder / "docker.sock"),
-    )
-    yield Engine(url, timeout=30, load_timeout=60)
-    daemons.stop(process)
+    apart = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "slave",
+        "sh",
+        "-c",
+        f'{mounts}; exec "$@"',
+        "-",
+    ]
+    own = OwnEngine(folder, apart, **{"userns-remap": ACCOUNT})
+    yield Engine(own.url, timeout=30, load_timeout=60)
+    own.stop()
 
 
 @pytest.fixture(scope="module")
