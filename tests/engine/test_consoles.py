@@ -22,7 +22,7 @@ __all__ = ["create"]
 
 HOME = consoles.parse_proxies(["127.0.0.1"])
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,7 @@ def counted(engine: Engine) -> None:
     subprocess.run(
         ["btrfs", "subvolume", "sync", info.data_root], check=True, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while disks.lost_count(info):
         disks.keep_limited(info)
         assert time.monotonic() < deadline

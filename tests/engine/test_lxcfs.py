@@ -21,7 +21,7 @@ from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine import daemons
 
 pytestmark = pytest.mark.skipif(not shutil.which("lxcfs"), reason="lxcfs is not installed")
-SECONDS = 20
+SECONDS = 60
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 
