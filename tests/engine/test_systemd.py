@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Debian with systemd as the container's first process, without privileges."""
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import docker
 import pytest
@@ -14,9 +10,8 @@ from oslo_utils import timeutils
 from novadocker.virt.docker import isolation, lifecycle, netns
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Limits
+from tests.engine import systemd_image
 
-# kept from session to session: it takes a minute or two to make
-ARCHIVE = Path(tempfile.gettempdir()) / "novadocker-test-systemd-bookworm.tar"
 UNIT = b"""[Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'echo the service ran >/dev/console'
@@ -27,20 +22,8 @@ WantedBy=multi-user.target
 
 @pytest.fixture(scope="module")
 def image(engine_url: str) -> Iterator[str]:
-    """Debian's minimal system with systemd and D-Bus, otherwise as it comes."""
-    if not ARCHIVE.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "root"
-            what = ["--variant=minbase", "--include=systemd-sysv,dbus", "bookworm", root]
-            subprocess.run(["debootstrap", *what], check=True, stdout=subprocess.DEVNULL)
-            (root / "etc/machine-id").write_text("")
-            made = Path(folder) / "made.tar"
-            subprocess.run(
-                ["tar", "-C", root, "--exclude=./var/cache/apt", "-cf", made, "."], check=True
-            )
-            shutil.move(made, ARCHIVE)
-    client = docker.APIClient(base_url=engine_url, timeout=120)
-    client.import_image(str(ARCHIVE), repository="systemd", tag="test")
+    client = docker.APIClient(base_url=engine_url, timeout=600)
+    client.import_image(str(systemd_image.archive()), repository="systemd", tag="test")
     yield client.inspect_image("systemd:test")["Id"]
     client.remove_image("systemd:test", force=True)
     client.close()
@@ -97,7 +80,7 @@ def test_systemd(
             since = docker_client.inspect_container(container)["State"]["StartedAt"]
             read_until(docker_client, container, b"sd1 console", since)
             # waits until the boot is over, the one way or the other
-            state = run("timeout", "60", "systemctl", "is-system-running", "--wait")
+            state = run("timeout", "300", "systemctl", "is-system-running", "--wait")
             assert state.strip() == "running", run("systemctl", "--failed", "--no-pager")
             console = engine.read_console(container, 100 << 10).decode()
             assert "Multi-User System" in console

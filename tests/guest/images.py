@@ -19,9 +19,11 @@ from packaging.requirements import Requirement
 from devcloud.images import SUITE
 from devcloud.install import list_lines
 from devcloud.settings import CHECKOUT
+from tests.engine import systemd_image
 
 HERE = Path(__file__).resolve().parent
 SYSTEM = HERE / "system"
+SYSTEMD = "tests/engine/test_systemd.py"
 
 # where Python's site of Debian looks first; the line makes it read the wheel's own .pth file too
 _SITE_LINE = "import site; site.addsitedir('/opt/tests')\n"
@@ -85,6 +87,8 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
     for name, arguments in suites.items():
         (site / "suites").mkdir(exist_ok=True)
         (site / "suites" / name).write_text("\n".join(arguments))
+        if any(argument.startswith(SYSTEMD) for argument in arguments):
+            shutil.copy(systemd_image.archive(), site)
     shutil.copytree(CHECKOUT / "tests", site / "tests")
     shutil.copy(CHECKOUT / "pyproject.toml", site)
     shutil.copy(HERE / "inside" / "run", site)

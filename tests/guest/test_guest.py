@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import machine, session
+from tests.guest import images, machine, session
 
 BRIDGES = "tests/engine/test_bridges.py::"
 ENGINE = "tests/engine/test_engine.py::"
@@ -28,6 +28,7 @@ SUITES = {
         f"{ENGINE}test_limits_are_the_kernels",
         f"{ENGINE}test_swap_is_the_kernels",
         f"{ENGINE}test_usage",
+        images.SYSTEMD,
     ),
 }
 """By the engine: what can go otherwise on another kernel."""
