@@ -6,7 +6,7 @@ PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test test-guest lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest tempest lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -36,6 +36,11 @@ test: install lint docs
 	$(VENV)/python -m pytest tests/unit
 	$(VENV)/python -m pytest tests/engine
 	$(VENV)/python -m pytest tests/cloud
+
+# OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
+tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
+tempest:
+	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 
 # an emulated Debian, for what this machine's kernel may lack
 test-guest: install

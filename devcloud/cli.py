@@ -21,10 +21,11 @@ COMMANDS = {
     "ctl": "supervisorctl: status, restart NAME, stop NAME, tail -f NAME, ...",
     "images": "build the images that are missing",
     "demo": "bring the cloud up, boot a server and show it",
+    "tempest": "run Tempest's tests whose names match, all without a pattern",
     "fake-host": "up or down: a compute host with Nova's fake driver, for benchmarks",
 }
 
-CHANGING = ("up", "down", "clean", "demo", "fake-host")
+CHANGING = ("up", "down", "clean", "demo", "tempest", "fake-host")
 """Commands that must not run side by side."""
 
 
@@ -40,6 +41,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         subparser = subparsers.add_parser(name, help=text)
         if name == "ctl":
             subparser.add_argument("words", nargs=argparse.REMAINDER)
+        if name == "tempest":
+            subparser.add_argument("patterns", nargs="*", help="regular expressions")
         if name == "fake-host":
             subparser.add_argument("direction", choices=("up", "down"))
         if name == "clean":
@@ -80,6 +83,11 @@ def run_inside(settings: Settings, parsed: argparse.Namespace) -> int:
             images.build_all(settings)
         case "demo":
             demo.demo(settings)
+        case "tempest":
+            from devcloud.tempest.run import run
+
+            up.up(settings)
+            return min(run(settings, parsed.patterns), 1)
         case "fake-host":
             fake.start(settings) if parsed.direction == "up" else fake.stop(settings)
     return 0
@@ -94,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"FAILED: {error}", file=sys.stderr)
         return 2
     try:
-        if parsed.command in ("install", "up", "demo"):
+        if parsed.command in ("install", "up", "demo", "tempest"):
             install.install(settings)
         if parsed.command == "install":
             say("installed")

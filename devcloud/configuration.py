@@ -20,6 +20,17 @@ from devcloud.settings import (
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
+SCHEDULER_FILTERS = (
+    "ComputeFilter",
+    "ComputeCapabilitiesFilter",
+    "ImagePropertiesFilter",
+    "ServerGroupAntiAffinityFilter",
+    "ServerGroupAffinityFilter",
+    "SameHostFilter",
+    "DifferentHostFilter",
+)
+"""Nova's own and two that let a tenant name another server."""
+
 RUNTIME_SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 
 
@@ -39,6 +50,7 @@ def common_values(settings: Settings) -> dict[str, str]:
         "bin": str(settings.bin),
         "paste": str(settings.venv / "etc"),
         "compute_user": COMPUTE_USER,
+        "scheduler_filters": ",".join(SCHEDULER_FILTERS),
         "metadata_secret": passwords["metadata"],
         "service_password": passwords["service"],
         "database_password": passwords["database"],

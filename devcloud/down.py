@@ -14,7 +14,7 @@ from devcloud.settings import PRIVILEGED_HELPER_RULE, Host, Settings
 from devcloud.steps import StepFailed, explain, say, step, wait_until
 from devcloud.unix_http import UnixConnection
 
-KEPT = ("venv", "images", "guest", "lock")
+KEPT = ("venv", "images", "guest", "tempest", "horizon", "lock")
 
 STOP_SECONDS = 5
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud's own images, built from Debian packages: ``busybox`` and ``debian``."""
+"""The cloud's own images, built from Debian packages, and the one for Tempest."""
 
 import contextlib
 import hashlib
@@ -26,8 +26,18 @@ SUITE = "bookworm"
 COMMANDS = {
     "busybox": ("/sbin/guest-init",),
     "debian": ("/usr/bin/tini", "--", "/usr/sbin/guest-init"),
+    "tempest": ("/usr/bin/tini", "--", "/usr/sbin/tempest-init"),
 }
 """The images and what runs in them."""
+
+SEEDED = ("busybox", "debian")
+"""The images of every cloud."""
+
+TEMPEST = "tempest"
+"""The image ``debian`` with what Tempest's tests call besides; built when Tempest runs."""
+
+SOURCES = {"busybox": ("busybox",), "debian": ("debian",), TEMPEST: ("debian", TEMPEST)}
+"""The folders an image is built from."""
 
 BUILD_SECONDS = 1200
 
@@ -35,8 +45,9 @@ BUILD_SECONDS = 1200
 def source_digest(name: str) -> str:
     """Return a short digest of what an image is built from."""
     digest = hashlib.sha256("\0".join((SUITE, *COMMANDS[name])).encode())
-    for path in sorted((GUESTS / name).iterdir()):
-        digest.update(path.read_bytes())
+    for source in SOURCES[name]:
+        for path in sorted((GUESTS / source).iterdir()):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -92,13 +103,15 @@ def build_busybox(target: Path) -> None:
         build_archive(root, target, command=COMMANDS["busybox"])
 
 
-def build_debian(settings: Settings, target: Path) -> None:
-    """Build the login server's image with debootstrap; takes about a minute and a half.
+def build_debian(settings: Settings, name: str, target: Path) -> None:
+    """Build a login server's image with debootstrap; takes about a minute and a half.
 
+    :param name: ``debian`` or ``tempest``.
     :raises StepFailed: debootstrap or a command inside the new root failed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    packages = ",".join(list_lines(GUESTS / "debian" / "packages.txt"))
+    sources = [GUESTS / source for source in SOURCES[name]]
+    packages = ",".join(line for source in sources for line in list_lines(source / "packages.txt"))
     advice = "look whether the Debian mirror can be reached: apt-get update"
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         root = Path(scratch) / "root"
@@ -107,23 +120,24 @@ def build_debian(settings: Settings, target: Path) -> None:
                 *("debootstrap", "--variant=minbase", f"--include={packages}"),
                 *(SUITE, root),
             ],
-            log=settings.log / "debootstrap.log",
+            log=settings.log / f"debootstrap-{name}.log",
             advice=advice,
             timeout=BUILD_SECONDS,
         )
         copy_script(GUESTS / "debian" / "guest-init", root / "usr" / "sbin" / "guest-init")
-        run_command(
-            ["chroot", root, "/bin/sh", "-e"],
-            log=settings.log / "debian-customise.log",
-            advice=advice,
-            stdin=(GUESTS / "debian" / "customise").read_text(),
-        )
-        build_archive(root, target, command=COMMANDS["debian"])
+        for source in sources:
+            run_command(
+                ["chroot", root, "/bin/sh", "-e"],
+                log=settings.log / f"{name}-customise.log",
+                advice=advice,
+                stdin=(source / "customise").read_text(),
+            )
+        build_archive(root, target, command=COMMANDS[name])
 
 
 def build_all(settings: Settings) -> None:
     """Build the archives that are not there and delete those of older sources."""
-    wanted = {name: archive_path(settings, name) for name in COMMANDS}
+    wanted = {name: archive_path(settings, name) for name in SOURCES}
     settings.images.mkdir(parents=True, exist_ok=True)
     for entry in settings.images.iterdir():
         if entry not in wanted.values():
@@ -131,7 +145,7 @@ def build_all(settings: Settings) -> None:
     if not wanted["busybox"].exists():
         build_busybox(wanted["busybox"])
     if not wanted["debian"].exists():
-        build_debian(settings, wanted["debian"])
+        build_debian(settings, "debian", wanted["debian"])
 
 
 class Archives:
@@ -162,7 +176,7 @@ class Archives:
 @contextlib.contextmanager
 def building(settings: Settings) -> Iterator[Archives]:
     """Build missing archives in a process beside the caller, which is ended with the block."""
-    if all(archive_path(settings, name).exists() for name in COMMANDS):
+    if all(archive_path(settings, name).exists() for name in SEEDED):
         yield Archives(settings, None)
         return
     environment = dict(os.environ, PYTHONPATH=str(CHECKOUT), DEVCLOUD_DIR=str(settings.folder))

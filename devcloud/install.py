@@ -5,7 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from devcloud.settings import CHECKOUT, Settings
@@ -83,50 +83,76 @@ def requirement_files() -> list[Path]:
     return [path for path in candidates if path.exists()]
 
 
-def environment_stamp() -> str:
-    """Return a digest of everything the virtual environment is made from."""
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest of files that an environment is made from; one may be missing."""
     digest = hashlib.sha256(str(CHECKOUT).encode())
-    for path in [*requirement_files(), CONSTRAINTS, *(CHECKOUT / name for name in PROJECT_FILES)]:
+    for path in paths:
         digest.update(path.name.encode())
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()
 
 
-def install_environment(settings: Settings) -> None:
-    """Make the virtual environment, or bring it up to date with the requirement files."""
-    stamp_file = settings.venv / ".devcloud-stamp"
-    stamp = environment_stamp()
+def ensure_environment(
+    settings: Settings,
+    venv: Path,
+    requirements: Sequence[Path],
+    constraints: Path,
+    *,
+    made_from: Sequence[Path] = (),
+    editable: Path | None = None,
+) -> None:
+    """Make a virtual environment, or bring it up to date with its requirement files.
+
+    :param venv: its folder; the last but one name of the path names its logs.
+    :param constraints: exact versions of everything.
+    :param made_from: further files whose change asks for a new installation.
+    :param editable: a checkout that is installed too, without its dependencies.
+    :raises StepFailed: a package can't be had.
+    """
+    stamp_file = venv / ".devcloud-stamp"
+    stamp = digest_of([*requirements, constraints, *made_from])
     if stamp_file.exists() and stamp_file.read_text() == stamp:
         return
+    name = "" if venv == settings.venv else f"-{venv.parent.name}"
     advice = "mend what pip complains of (package index, network, disk) and run it again"
-    if not (settings.bin / "pip").exists():
-        with step("virtual environment"):
+    if not (venv / "bin" / "pip").exists():
+        with step(f"virtual environment {venv}"):
             python = SYSTEM_PYTHON if SYSTEM_PYTHON.exists() else Path(sys.executable)
             run_command(
-                [python, "-m", "venv", "--clear", settings.venv],
-                log=settings.log / "venv.log",
+                [python, "-m", "venv", "--clear", venv],
+                log=settings.log / f"venv{name}.log",
                 advice="apt-get install python3-venv",
             )
-    pip: list[str | Path] = [settings.bin / "pip", "--disable-pip-version-check"]
+    pip: list[str | Path] = [venv / "bin" / "pip", "--disable-pip-version-check"]
     with step("Python packages (a few minutes the first time)"):
-        listed: list[str | Path] = [
-            argument for path in requirement_files() for argument in ("-r", path)
-        ]
+        listed: list[str | Path] = [argument for path in requirements for argument in ("-r", path)]
         run_command(
-            [*pip, "install", "-c", CONSTRAINTS, *listed],
-            log=settings.log / "pip.log",
+            [*pip, "install", "-c", constraints, *listed],
+            log=settings.log / f"pip{name}.log",
             advice=advice,
             timeout=3600,
         )
-    if (CHECKOUT / "setup.cfg").exists():
+    if editable is not None:
         with step("novadocker, editable"):
             run_command(
-                [*pip, "install", "--no-deps", "--no-build-isolation", "-e", CHECKOUT],
+                [*pip, "install", "--no-deps", "--no-build-isolation", "-e", editable],
                 log=settings.log / "pip-novadocker.log",
                 advice=advice,
                 timeout=600,
             )
     stamp_file.write_text(stamp)
+
+
+def install_environment(settings: Settings) -> None:
+    """Make the cloud's virtual environment, or bring it up to date."""
+    ensure_environment(
+        settings,
+        settings.venv,
+        requirement_files(),
+        CONSTRAINTS,
+        made_from=[CHECKOUT / name for name in PROJECT_FILES],
+        editable=CHECKOUT,
+    )
 
 
 def install(settings: Settings) -> None:

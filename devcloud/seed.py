@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flavors, images, networks, key pair: what a first user finds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from openstack.connection import Connection
@@ -9,12 +10,14 @@ from openstack.exceptions import ConflictException
 from devcloud import database
 from devcloud.clients import connect
 from devcloud.compute_user import run_checked
-from devcloud.images import COMMANDS, Archives, archive_path
+from devcloud.images import SEEDED, Archives, archive_path
 from devcloud.settings import FLOATING_GATEWAY, FLOATING_NETWORK, Settings
 from devcloud.steps import run_in_parallel, step
 
 # name: virtual processors, memory in MiB, disk in GiB
 FLAVORS = {"d1.tiny": (1, 256, 1), "d1.small": (1, 512, 5), "d1.medium": (2, 1024, 10)}
+
+DEFAULT_POOL = "10.2.0.0/16"
 
 POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
 
@@ -25,7 +28,7 @@ SOURCE_PROPERTY = "devcloud_archive"
 
 def seed_state(settings: Settings) -> str:
     """Return what the seeds are made from."""
-    archives = (archive_path(settings, name).name for name in COMMANDS)
+    archives = (archive_path(settings, name).name for name in SEEDED)
     return " ".join([*archives, *(host.name for host in settings.hosts)])
 
 
@@ -58,7 +61,7 @@ def seed(settings: Settings, archives: Archives) -> None:
     with step("flavors"):
         make_flavors(admin)
     run_in_parallel(networks, hosts)
-    for name in COMMANDS:
+    for name in SEEDED:
         with step(f"image {name}"):
             upload_image(admin, name, archives.wait_for(name))
     (settings.data / "seeded").write_text(seed_state(settings))
@@ -71,8 +74,13 @@ def make_flavors(admin: Connection) -> None:
             admin.compute.create_flavor(name=name, vcpus=processors, ram=memory, disk=disk)
 
 
-def upload_image(admin: Connection, name: str, archive: Path) -> None:
-    """Upload an archive as a public image, in place of one made from an older archive."""
+def upload_image(
+    admin: Connection, name: str, archive: Path, properties: Mapping[str, str] | None = None
+) -> None:
+    """Upload an archive as a public image, in place of one made from an older archive.
+
+    :param properties: further properties of the image.
+    """
     old = list(admin.image.images(name=name, owner=admin.current_project_id))
     for image in old:
         if image.status == "active" and image.properties.get(SOURCE_PROPERTY) == archive.name:
@@ -83,7 +91,7 @@ def upload_image(admin: Connection, name: str, archive: Path) -> None:
         container_format="docker",
         disk_format="raw",
         visibility="public",
-        meta={SOURCE_PROPERTY: archive.name},
+        meta={SOURCE_PROPERTY: archive.name, **(properties or {})},
         wait=True,
         timeout=300,
     )
@@ -100,6 +108,7 @@ def make_networks(admin: Connection, project: str) -> None:
     public = network.find_network("public") or network.create_network(
         name="public",
         is_router_external=True,
+        is_default=True,
         provider_network_type="flat",
         provider_physical_network="public",
     )
@@ -112,6 +121,15 @@ def make_networks(admin: Connection, project: str) -> None:
             gateway_ip=FLOATING_GATEWAY,
             is_dhcp_enabled=False,
             allocation_pools=[POOL],
+        )
+    # what a tenant without a network gets one from: openstack server create --network auto
+    if network.find_subnet_pool("default") is None:
+        network.create_subnet_pool(
+            name="default",
+            is_default=True,
+            is_shared=True,
+            prefixes=[DEFAULT_POOL],
+            default_prefix_length=26,
         )
     router = network.find_router("router") or network.create_router(
         name="router", project_id=project, external_gateway_info={"network_id": public.id}

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page ``docs/tempest.rst``, from the results."""
+
+import collections
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from devcloud.configuration import render
+from devcloud.settings import CHECKOUT
+from devcloud.tempest.results import Result
+
+PAGE = CHECKOUT / "docs" / "tempest.rst"
+
+SUITES = ("tempest.api.compute", "tempest.scenario", "neutron_tempest_plugin.scenario")
+
+KINDS = (
+    ("needs live migration", r"live[ -_]?migrat"),
+    ("graphics console", r"\bvnc\b|\bspice\b"),
+    ("needs Cinder", r"cinder|volume|encrypt"),
+    ("skipped upstream", r"\bbug\b|nova-network|skipped until"),
+    ("VM-only", r"^VM-only|\bIDE\b|stable.*rescue|rescue.*stable|certified|trusted"),
+)
+"""Kinds of what is left out, and by what words in a reason they are told."""
+
+OTHER = "not in this cloud"
+
+
+def kind_of(reason: str) -> str:
+    """Return the kind of a reason for which a test is left out."""
+    for kind, pattern in KINDS:
+        if re.search(pattern, reason, re.IGNORECASE):
+            return kind
+    return OTHER
+
+
+def suite_of(test: str) -> str:
+    """Return the suite of a test; its first three words if it is in none of them."""
+    suites = (suite for suite in SUITES if test.startswith(f"{suite}."))
+    return next(suites, ".".join(test.split(".")[:3]))
+
+
+def list_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [heads, *rows]:
+        for number, cell in enumerate(row):
+            lines.append(f"   {'* -' if number == 0 else '  -'} {cell}")
+    return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+    """Return a text of somebody else's as a literal, in one line."""
+    return f"``{' '.join(text.replace('`', chr(39)).split())}``"
+
+
+def left_out(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Return the results of tests that said nothing."""
+    return {name: one for name, one in results.items() if one.status in ("skipped", "excluded")}
+
+
+def figures(results: Mapping[str, Result]) -> str:
+    """Return the table of counts by suite."""
+    suites: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for name, result in results.items():
+        suites[suite_of(name)][result.status] += 1
+    rows = [
+        (
+            f"``{suite}``",
+            counts.total(),
+            counts["passed"],
+            counts["failed"],
+            counts["skipped"] + counts["excluded"],
+        )
+        for suite, counts in sorted(suites.items())
+    ]
+    return list_table(("Suite", "Tests", "Passed", "Failed", "Left out"), rows)
+
+
+def kinds(results: Mapping[str, Result]) -> str:
+    """Return the table of what is left out."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for name, result in left_out(results).items():
+        counts[kind_of(result.reason)][suite_of(name)] += 1
+    suites = sorted({suite_of(name) for name in results})
+    rows = [
+        (kind, *(counts[kind][suite] for suite in suites))
+        for kind in sorted(counts, key=lambda kind: -counts[kind].total())
+    ]
+    return list_table(("Kind", *(f"``{suite}``" for suite in suites)), rows)
+
+
+def failures(results: Mapping[str, Result]) -> str:
+    """Return the list of failed tests with the last line of what each said."""
+    failed = [
+        f"* {literal(name)}: {literal(result.reason or 'no message')}"
+        for name, result in sorted(results.items())
+        if result.status == "failed"
+    ]
+    return "\n".join(failed) or "None."
+
+
+def reasons(results: Mapping[str, Result]) -> str:
+    """Return every reason with its tests, by kind."""
+    tests: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for name, result in sorted(left_out(results).items()):
+        tests[kind_of(result.reason), result.reason].append(name)
+    parts = []
+    for (kind, reason), names in sorted(tests.items()):
+        parts.append(f"{kind}: {literal(reason)}\n")
+        parts += [f"* {literal(name)}" for name in names]
+        parts.append("")
+    return "\n".join(parts) or "None."
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """Return the page."""
+    dates = sorted(result.date for result in results.values())
+    seconds = sum(result.seconds for result in results.values())
+    return render(
+        "tempest.rst",
+        {
+            "first": dates[0],
+            "last": dates[-1],
+            "minutes": f"{seconds / 60:.0f}",
+            "figures": figures(results),
+            "kinds": kinds(results),
+            "failures": failures(results),
+            "left_out": reasons(results),
+        },
+    )
+
+
+def write(results: Mapping[str, Result]) -> None:
+    """Write the page."""
+    PAGE.write_text(page(results))

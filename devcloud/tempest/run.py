@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs Tempest and keeps what became of each test."""
+
+import datetime
+import io
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from devcloud.settings import API_ADDRESS, Settings
+from devcloud.steps import StepFailed, say, step
+from devcloud.tempest import report, results
+from devcloud.tempest.workspace import EXCLUDED, environment_bin, folder, prepare
+
+SUITES = r"^(tempest\.(api\.compute|scenario)|neutron_tempest_plugin\.scenario)\."
+"""What runs unless told otherwise."""
+
+WORKERS = 2
+
+TEST_SECONDS = 900
+"""How long one test may take; it fails then."""
+
+RUN_SECONDS = 6 * 3600
+
+
+def results_file(settings: Settings) -> Path:
+    """Return where the newest result of each test lies."""
+    return folder(settings) / "results.json"
+
+
+def tempest_environment(settings: Settings, config: Path) -> dict[str, str]:
+    """Return the environment stestr and its workers run in."""
+    return {
+        "PATH": f"{environment_bin(settings)}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(folder(settings)),
+        "LANG": "C.UTF-8",
+        "PYTHONWARNINGS": "ignore",
+        "TEMPEST_CONFIG_DIR": str(config.parent),
+        "TEMPEST_CONFIG": config.name,
+        "OS_TEST_TIMEOUT": str(TEST_SECONDS),
+        "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), API_ADDRESS])),
+    }
+
+
+def ask_stestr(settings: Settings, environment: dict[str, str], *words: str) -> bytes:
+    """Return what a command of stestr prints.
+
+    :raises StepFailed: it failed.
+    """
+    done = subprocess.run(
+        [environment_bin(settings) / "stestr", *words],
+        cwd=folder(settings),
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    # 1 is also what it says of a run in which a test failed
+    if done.returncode not in (0, 1):
+        tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise StepFailed(f"stestr {words[0]}: {' '.join(tail)}", "look at tempest/etc/tempest.conf")
+    return done.stdout
+
+
+def run_tests(settings: Settings, environment: dict[str, str], pattern: str) -> io.BytesIO:
+    """Run the tests that are not left out and return what they wrote.
+
+    :raises StepFailed: they did not start, or took too long.
+    """
+    counter = folder(settings) / ".stestr" / "next-stream"
+    before = counter.read_text()
+    command: list[str | Path] = [
+        *(environment_bin(settings) / "stestr", "run", "--concurrency", str(WORKERS)),
+        *("--exclude-list", EXCLUDED, pattern),
+    ]
+    try:
+        subprocess.run(
+            command, cwd=folder(settings), env=environment, timeout=RUN_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StepFailed(
+            f"Tempest took more than {RUN_SECONDS} s", "run fewer tests: make tempest TESTS=..."
+        ) from error
+    if counter.read_text() == before:
+        raise StepFailed("no test was run", "see what stestr says above")
+    return io.BytesIO(ask_stestr(settings, environment, "last", "--subunit"))
+
+
+def list_tests(settings: Settings, environment: dict[str, str], pattern: str) -> list[str]:
+    """Return the names of the tests that a pattern selects.
+
+    :raises StepFailed: there are none, or they can't be loaded.
+    """
+    if not (folder(settings) / ".stestr").exists():
+        ask_stestr(settings, environment, "init")
+    listed = ask_stestr(settings, environment, "list", pattern).decode().split()
+    names = [results.test_name(name) for name in listed]
+    if not names or "Failures" in listed:
+        raise StepFailed(
+            f"no tests for {pattern}" if not names else "the tests can't be loaded",
+            "see what stestr list says in the folder tempest",
+        )
+    return names
+
+
+def run(settings: Settings, patterns: Sequence[str]) -> int:
+    """Run the tests that match, keep their results and write the report.
+
+    :param patterns: regular expressions; all suites when there are none.
+    :return: the number of tests that failed.
+    :raises StepFailed: Tempest did not start.
+    """
+    config = prepare(settings)
+    environment = tempest_environment(settings, config)
+    pattern = "|".join(patterns) or SUITES
+    listed = list_tests(settings, environment, pattern)
+    exclusions = results.read_exclusions(EXCLUDED)
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    left_out = results.exclude(listed, exclusions, now)
+    say(f"{len(listed)} tests, {len(left_out)} of them left out")
+    found = dict(left_out)
+    if len(left_out) < len(listed):
+        with step("Tempest"):
+            stream = run_tests(settings, environment, pattern)
+        found |= results.read_stream(stream, set(listed) - set(left_out))
+    known = results.load(results_file(settings)) | found
+    results.save(results_file(settings), known)
+    report.write(known)
+    failed = sorted(name for name, result in found.items() if result.status == "failed")
+    for name in failed:
+        print(f"FAILED: {name}: {found[name].reason}")
+    return len(failed)

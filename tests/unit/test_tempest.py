@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of Tempest leaves: results by test, kinds, the page."""
+
+import datetime
+import io
+from pathlib import Path
+
+import pytest
+import subunit
+
+from devcloud.tempest import report, results
+from devcloud.tempest.results import Exclusion, Result
+from devcloud.tempest.workspace import EXCLUDED
+
+BEGIN = datetime.datetime(2026, 11, 25, 13, 0, tzinfo=datetime.UTC)
+
+SERVERS = "tempest.api.compute.servers.test_one.Servers"
+PASSED = Result("passed", "", 2.0, "2026-11-25 13:00")
+
+
+def stream(*events: tuple[str, str, str]) -> io.BytesIO:
+    """Return what a run writes: tests, how they ended, and why."""
+    written = io.BytesIO()
+    writer = subunit.StreamResultToBytes(written)
+    for test, status, text in events:
+        writer.status(test_id=test, test_status="inprogress", timestamp=BEGIN)
+        if text:
+            name = "reason" if status == "skip" else "traceback"
+            content = {"file_name": name, "file_bytes": text.encode()}
+            writer.status(test_id=test, mime_type="text/plain; charset=utf8", **content)
+        if status:
+            end = BEGIN + datetime.timedelta(seconds=2)
+            writer.status(test_id=test, test_status=status, timestamp=end)
+    written.seek(0)
+    return written
+
+
+def test_each_end_of_a_test():
+    found = results.read_stream(
+        stream(
+            (f"{SERVERS}.test_good[id-1,smoke]", "success", ""),
+            (f"{SERVERS}.test_bad[id-2]", "fail", "Traceback\n  a line\nKeyError: 'x'\n"),
+            (f"{SERVERS}.test_left[id-3]", "skip", "Cinder is not available"),
+        ),
+        [],
+    )
+    assert found == {
+        f"{SERVERS}.test_good": PASSED,
+        f"{SERVERS}.test_bad": Result("failed", "KeyError: 'x'", 2.0, "2026-11-25 13:00"),
+        f"{SERVERS}.test_left": Result("skipped", "Cinder is not available", 2.0, PASSED.date),
+    }
+
+
+def test_a_worker_that_died_fails_its_test():
+    found = results.read_stream(stream((f"{SERVERS}.test_cut[id-1]", "", "")), [])
+    assert found[f"{SERVERS}.test_cut"].status == "failed"
+
+
+def test_a_class_that_skips_skips_all_its_tests():
+    listed = [f"{SERVERS}.test_one", f"{SERVERS}.test_two", f"{SERVERS}Other.test_one"]
+    found = results.read_stream(stream((f"setUpClass ({SERVERS})", "skip", "no VNC")), listed)
+    assert {name: result.reason for name, result in found.items()} == {
+        f"{SERVERS}.test_one": "no VNC",
+        f"{SERVERS}.test_two": "no VNC",
+    }
+
+
+def test_a_class_that_cannot_clean_up_has_failed():
+    name = f"{SERVERS}.test_one"
+    found = results.read_stream(
+        stream((name, "success", ""), (f"tearDownClass ({SERVERS})", "fail", "Boom: left")), [name]
+    )
+    assert found[name].status == "failed"
+    assert found[name].reason == "Boom: left"
+
+
+def test_every_exclusion_has_a_reason(tmp_path: Path):
+    rules = results.read_exclusions(EXCLUDED)
+    assert rules
+    assert all(report.kind_of(rule.reason) != report.OTHER for rule in rules)
+    bad = tmp_path / "excluded.txt"
+    bad.write_text("test_without_reason\n")
+    with pytest.raises(ValueError, match="no reason"):
+        results.read_exclusions(bad)
+
+
+def test_excluded_by_name(tmp_path: Path):
+    file = tmp_path / "excluded.txt"
+    file.write_text(r"# about" "\n\n" r"Servers\.test_t # VM-only: it boots a kernel" "\n")
+    (rule,) = results.read_exclusions(file)
+    assert isinstance(rule, Exclusion)
+    found = results.exclude([f"{SERVERS}.test_two", f"{SERVERS}.test_one"], [rule], "now")
+    assert found == {
+        f"{SERVERS}.test_two": Result("excluded", "VM-only: it boots a kernel", 0.0, "now")
+    }
+
+
+def test_later_results_replace_earlier_ones(tmp_path: Path):
+    file = tmp_path / "results.json"
+    assert results.load(file) == {}
+    results.save(file, {"a": PASSED})
+    assert results.load(file) == {"a": PASSED}
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Live migration is not available.", "needs live migration"),
+        ("Volume-backed live migration not available", "needs live migration"),
+        ("VNC Console feature is disabled.", "graphics console"),
+        ("ServersTest skipped as Cinder is not available", "needs Cinder"),
+        ("Skipped because the volume service is not available", "needs Cinder"),
+        ("Skipped until bug: 1186354 is resolved.", "skipped upstream"),
+        ("nova-network is not available.", "skipped upstream"),
+        ("IDE bus not available.", "VM-only"),
+        ("VM-only: ephemeral disks are refused", "VM-only"),
+        ("Sun is not shining", report.OTHER),
+    ],
+)
+def test_kinds(reason: str, kind: str):
+    assert report.kind_of(reason) == kind
+
+
+def test_page():
+    text = report.page(
+        {
+            f"{SERVERS}.test_good": PASSED,
+            f"{SERVERS}.test_bad": Result("failed", "it `says` this", 30.0, "2026-11-26 09:00"),
+            "tempest.scenario.test_two.Two.test_left": Result(
+                "skipped", "no VNC", 0.0, PASSED.date
+            ),
+        }
+    )
+    assert "from 2026-11-25 13:00 to 2026-11-26 09:00 UTC" in text
+    compute = ["``tempest.api.compute``", "2", "1", "1", "0"]
+    assert "\n     - ".join(compute) in text
+    assert f"* ``{SERVERS}.test_bad``: ``it 'says' this``" in text
+    assert "graphics console: ``no VNC``\n\n* ``tempest.scenario.test_two.Two.test_left``" in text
