@@ -52,18 +52,24 @@ def state_folder() -> Iterator[Path]:
     assert left == []
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_network(state_folder: Path) -> Iterator[None]:
-    """Run the session in a network namespace of its own; in the end nothing may be left of it."""
+@pytest.fixture(scope="session")
+def home_network() -> Iterator[str]:
+    """The path of the network namespace that the session is started in."""
     home = kernel.open_namespace()
+    yield f"/proc/{os.getpid()}/fd/{home}"
+    os.close(home)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_network(state_folder: Path, home_network: str) -> Iterator[None]:
+    """Run the session in a network namespace of its own; in the end nothing may be left of it."""
     kernel.enter_new_namespace()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # those that some kernels make in every namespace
     before = _devices()
     yield
     left = _devices() - before
-    kernel.enter_namespace(home)
-    os.close(home)
+    kernel.enter_namespace_at(home_network)
     assert left == set()
     assert daemons.namespaces_of(state_folder) == []
     assert daemons.records_of(state_folder) == []

@@ -10,13 +10,17 @@ from pathlib import Path
 ARCHIVE = Path(tempfile.gettempdir()) / "novadocker-test-systemd-bookworm.tar"
 
 
-def archive() -> Path:
-    """Return a tar archive of its files, which is made if it is not there."""
+def archive(network: str) -> Path:
+    """Return a tar archive of its files, which is made if it is not there.
+
+    :param network: the path of a network namespace in which Debian's packages can be had
+    """
     if not ARCHIVE.exists():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "root"
             what = ["--variant=minbase", "--include=systemd-sysv,dbus", "bookworm", root]
-            subprocess.run(["debootstrap", *what], check=True, stdout=subprocess.DEVNULL)
+            make = ["nsenter", f"--net={network}", "debootstrap", *what]
+            subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
             (root / "etc/machine-id").write_text("")
             made = Path(folder) / "made.tar"
             subprocess.run(

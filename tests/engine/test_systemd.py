@@ -21,9 +21,9 @@ WantedBy=multi-user.target
 
 
 @pytest.fixture(scope="module")
-def image(engine_url: str) -> Iterator[str]:
+def image(engine_url: str, home_network: str) -> Iterator[str]:
     client = docker.APIClient(base_url=engine_url, timeout=600)
-    client.import_image(str(systemd_image.archive()), repository="systemd", tag="test")
+    client.import_image(str(systemd_image.archive(home_network)), repository="systemd", tag="test")
     yield client.inspect_image("systemd:test")["Id"]
     client.remove_image("systemd:test", force=True)
     client.close()

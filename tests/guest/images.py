@@ -88,7 +88,7 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
         (site / "suites").mkdir(exist_ok=True)
         (site / "suites" / name).write_text("\n".join(arguments))
         if any(argument.startswith(SYSTEMD) for argument in arguments):
-            shutil.copy(systemd_image.archive(), site)
+            shutil.copy(systemd_image.archive("/proc/self/ns/net"), site)
     shutil.copytree(CHECKOUT / "tests", site / "tests")
     shutil.copy(CHECKOUT / "pyproject.toml", site)
     shutil.copy(HERE / "inside" / "run", site)
