@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cold boots, snapshots and rebuilds side by side with the raw tools, held to the targets.
+
+``make bench-images``; what each figure means is in docs/benchmarks.rst.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# before anything imports eventlet: Nova forbids it there
+import tests  # noqa: F401, I001
+
+from openstack.connection import Connection
+
+from benchmarks import figures, processes
+from benchmarks.glance_images import GLANCE_SECONDS, build, uploaded
+from benchmarks.raw_engine import RawEngine
+from benchmarks.releases import rebuild
+from devcloud import supervise
+from devcloud.clients import connect
+from devcloud.images import archive_path
+from devcloud.settings import Settings, load_settings
+from devcloud.steps import StepFailed, explain, say, step, wait_until
+from tests.cloud.servers import Servers
+
+RESULTS = Path(__file__).resolve().parent / "results" / "images.json"
+
+MIB = 1 << 20
+CHANGED_MIB = 256
+AT_ONCE = 20
+NAME = "benchmark-image"
+
+BOOT, RAW_BOOT = "cold boot: create to ACTIVE", "docker load + run"
+ALL, RAW_ALL = f"{AT_ONCE} cold boots at once", f"docker load + {AT_ONCE} runs at once"
+SNAPSHOT, RAW_SNAPSHOT = "snapshot: request to active in Glance", "docker commit + save"
+REBUILD, GAP = "rebuild: call to first answer", "rebuild: last old to first new answer"
+
+RATIO = 1.15
+EXTRA_MIB = 64
+
+
+@dataclasses.dataclass
+class Results:
+    """What was measured, by what was done.
+
+    :ivar written: bytes written for each byte of the image, and so ``read``
+    :ivar extra_mib: of nova-compute and its helpers
+    :ivar loads: how often the image was loaded for the boots at once
+    """
+
+    seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    read: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    written: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    extra_mib: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    loads: int = 0
+
+
+class Bench:
+    """Does one thing after the other on the first host, and measures each.
+
+    :param archive: of the image, which Glance has as ``NAME``
+    """
+
+    def __init__(self, settings: Settings, demo: Connection, archive: Path) -> None:
+        self.settings, self.demo, self.archive = settings, demo, archive
+        self.host = settings.hosts[0]
+        self.engine = RawEngine(settings.engine_socket(self.host))
+        self.servers = Servers(demo)
+        self.results = Results()
+        self._compute = supervise.process_id(settings, f"nova-compute-{self.host.name}")
+        self._docker = supervise.process_id(settings, f"docker-{self.host.name}")
+
+    def measure(self, name: str, work: Callable[[], object], *, ours: bool) -> None:
+        """Do something, and note its time and what it took."""
+        # else what was before would still be written meanwhile
+        os.sync()
+        # a raw tool's client is a child of this process
+        pids = [self._docker, self._compute if ours else os.getpid()]
+        memory = processes.Memory([self._compute])
+        before = processes.traffic(pids)
+        begin = time.monotonic()
+        work()
+        seconds = time.monotonic() - begin
+        took = processes.traffic(pids).since(before)
+        size = self.archive.stat().st_size
+        results = self.results
+        results.seconds.setdefault(name, []).append(seconds)
+        results.read.setdefault(name, []).append(took.read / size)
+        results.written.setdefault(name, []).append(took.written / size)
+        if ours:
+            results.extra_mib.setdefault(name, []).append(memory.growth() / MIB)
+
+    def boot_ours(self, name: str, count: int) -> None:
+        """Boot servers, each ACTIVE in the end, and forget the image again."""
+        log = self.settings.log / f"nova-compute-{self.host.name}.log"
+        begin = log.stat().st_size
+        self.measure(name, lambda: self._boot(count), ours=True)
+        with log.open(errors="replace") as lines:
+            lines.seek(begin)
+            self.results.loads = lines.read().count("Loaded image novadocker/")
+        self.forget()
+
+    def boot_raw(self, name: str, count: int) -> None:
+        """Load the image and run containers of it, and forget both again."""
+        self.measure(name, lambda: self.engine.load_and_run(self.archive, count), ours=False)
+        self.forget()
+
+    def snapshots(self, rounds: int) -> None:
+        """Make an image of one server that has changed files, in both ways."""
+        server = self.servers.create("benchmark", image=NAME, flavor="d1.small")
+        container = f"nova-{server.id}"
+        self.engine.run_inside(
+            container, f"dd if=/dev/urandom of=/changed bs=1M count={CHANGED_MIB} && sync"
+        )
+
+        def ours() -> None:
+            made = self.demo.compute.create_server_image(server, f"{NAME}-snapshot")
+            try:
+                wait_until(
+                    lambda: self.demo.image.get_image(made).status == "active",
+                    what="a snapshot",
+                    advice="openstack server show",
+                    timeout=GLANCE_SECONDS,
+                    interval=0.2,
+                )
+            finally:
+                stack.callback(self.demo.image.delete_image, made)
+
+        for _ in range(rounds):
+            with contextlib.ExitStack() as stack:
+                self.measure(SNAPSHOT, ours, ours=True)
+            self.servers.wait(server, lambda now: now.status == "ACTIVE")
+            with tempfile.NamedTemporaryFile(dir=self.archive.parent) as target:
+                self.measure(
+                    RAW_SNAPSHOT,
+                    lambda: self.engine.commit_and_save(container, Path(target.name)),
+                    ours=False,
+                )
+            self.engine.forget_commit()
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove servers, containers and the image from the engine, so that a boot is cold."""
+        self.servers.delete_all()
+        self.engine.clear()
+        glance = self.demo.image.find_image(NAME, ignore_missing=False)
+        self.engine.remove_image(f"novadocker/{glance.id}:{glance.checksum[:12]}")
+
+    def _boot(self, count: int) -> None:
+        first = self.servers.create(NAME, image=NAME, wait=False, min_count=count, max_count=count)
+        self.servers.made += [found for found in self._listed() if found != first.id]
+        wait_until(
+            lambda: len(self._listed("ACTIVE") + self._listed("ERROR")) == count,
+            what="servers",
+            advice="openstack server list",
+            timeout=GLANCE_SECONDS,
+            interval=0.1,
+        )
+        if self._listed("ERROR"):
+            raise StepFailed("a server failed", "openstack server list --long")
+
+    def _listed(self, status: str = "") -> list[str]:
+        query = {"name": NAME} | ({"status": status} if status else {})
+        return [found.id for found in self.demo.compute.servers(details=False, **query)]
+
+
+@contextlib.contextmanager
+def first_host_only(settings: Settings) -> Iterator[None]:
+    """Have the first host alone take servers, so that it is known where they are."""
+    others = {host.name for host in settings.hosts[1:]}
+    with connect(settings, "admin") as admin:
+        closed = [
+            service
+            for service in admin.compute.services(binary="nova-compute")
+            if service.host in others and service.status == "enabled"
+        ]
+        for service in closed:
+            admin.compute.disable_service(service)
+        try:
+            yield
+        finally:
+            for service in closed:
+                admin.compute.enable_service(service)
+
+
+def measure(settings: Settings, size: int, rounds: int) -> Results:
+    """Measure everything; nothing of it is left behind."""
+    with (
+        connect(settings, "demo") as demo,
+        first_host_only(settings),
+        tempfile.TemporaryDirectory(dir=settings.folder) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        with step(f"an image of {size} MiB"):
+            archive = build(Path(folder), size)
+            stack.enter_context(uploaded(demo, NAME, archive))
+        bench = Bench(settings, demo, archive)
+        stack.callback(bench.forget)
+        with step(f"cold boots: {rounds} of each kind"):
+            for _ in range(rounds):
+                bench.boot_ours(BOOT, 1)
+                bench.boot_raw(RAW_BOOT, 1)
+        with step(f"{AT_ONCE} cold boots at once"):
+            bench.boot_raw(RAW_ALL, AT_ONCE)
+            bench.boot_ours(ALL, AT_ONCE)
+        with step(f"snapshots: {rounds} of each kind"):
+            bench.snapshots(rounds)
+        with step("rebuilds"):
+            small = archive_path(settings, "busybox")
+            found = rebuild(
+                demo,
+                lambda name, **more: stack.enter_context(uploaded(demo, name, small, **more)),
+                bench.servers,
+            )
+            bench.results.seconds |= {REBUILD: found.first_answers, GAP: found.gaps}
+    return bench.results
+
+
+def report(results: Results) -> tuple[str, list[figures.Target]]:
+    """Return the text and the targets."""
+    medians = {name: statistics.median(values) for name, values in results.seconds.items()}
+    targets = [
+        figures.Target(f"{ours} / {raw}", medians[ours] / medians[raw], RATIO)
+        for ours, raw in ((BOOT, RAW_BOOT), (ALL, RAW_ALL), (SNAPSHOT, RAW_SNAPSHOT))
+    ]
+    targets += [
+        figures.Target(f"extra MiB of nova-compute, {name}", max(values), EXTRA_MIB)
+        for name, values in results.extra_mib.items()
+    ]
+    targets.append(figures.Target(f"loads for {ALL}", results.loads, 1))
+
+    def rows(found: dict[str, list[float]]) -> dict[str, figures.Summary]:
+        return {name: figures.summarize(values) for name, values in found.items()}
+
+    return "\n\n".join(
+        (
+            figures.table("Time", "s", rows(results.seconds)),
+            figures.table("Written for each byte of the image", "bytes", rows(results.written)),
+            figures.table("Read from the disk for each", "bytes", rows(results.read)),
+            figures.table("More memory of nova-compute, peak", "MiB", rows(results.extra_mib)),
+            f"{ALL} / {BOOT}: {medians[ALL] / medians[BOOT]:.2f}",
+            figures.verdict(targets),
+        )
+    ), targets
+
+
+def main() -> int:
+    """Measure, print, write the JSON file; 0 when every target is reached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=2048, help="MiB of the image (default: 2048)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each kind (default: 3)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
+    arguments = parser.parse_args()
+    # so that everything is cleaned up then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        results = measure(load_settings(), arguments.size, arguments.rounds)
+    except StepFailed as failure:
+        print(explain(failure), file=sys.stderr)
+        return 2
+    text, targets = report(results)
+    document = {
+        "size_mib": arguments.size,
+        "load_after": os.getloadavg(),
+        **dataclasses.asdict(results),
+        "targets": [dataclasses.asdict(target) for target in targets],
+    }
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(document, indent=1))
+    print(f"\n{text}\n")
+    say(f"every sample is in {arguments.json}")
+    return 0 if all(target.reached for target in targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

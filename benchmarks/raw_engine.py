@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator without Nova would type, on a compute host's own engine."""
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from devcloud.steps import StepFailed
+
+_COMMIT = "benchmark-commit"
+_SECONDS = 600
+
+
+class RawEngine:
+    """Runs the command ``docker``; keeps what it makes until ``clear``."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._containers: list[str] = []
+        self._images: list[str] = []
+
+    def load_and_run(self, archive: Path, count: int) -> None:
+        """Load an archive without tags, and run containers of it at once."""
+        loaded = self._docker("load", "--quiet", "--input", archive)
+        image = loaded.rpartition("Loaded image ID: ")[2]
+        self._images.append(image)
+        with ThreadPoolExecutor(count) as threads:
+            runs = [
+                threads.submit(self._docker, "run", "--detach", "--tty", "--network", "none", image)
+                for _ in range(count)
+            ]
+        self._containers += [run.result() for run in runs]
+
+    def commit_and_save(self, container: str, target: Path) -> None:
+        """Make an image of a container, and an archive of the image."""
+        self._docker("commit", container, _COMMIT)
+        self._docker("save", "--output", target, _COMMIT)
+
+    def forget_commit(self) -> None:
+        """Remove the image of the last commit."""
+        self.remove_image(_COMMIT)
+
+    def run_inside(self, container: str, script: str) -> None:
+        """Run a shell script in a container."""
+        self._docker("exec", container, "sh", "-c", script)
+
+    def remove_image(self, name: str) -> None:
+        """Remove an image; absent is fine."""
+        if self._docker("images", "--quiet", name):
+            self._docker("rmi", "--force", name)
+
+    def clear(self) -> None:
+        """Remove what is kept."""
+        if self._containers:
+            self._docker("rm", "--force", "--volumes", *self._containers)
+        self._containers.clear()
+        for image in self._images:
+            self._docker("rmi", "--force", image)
+        self._images.clear()
+
+    def _docker(self, *words: str | Path) -> str:
+        command = ["docker", "--host", f"unix://{self._socket}", *words]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+        if done.returncode != 0:
+            raise StepFailed(f"docker {words[0]}: {done.stderr.strip()}", "docker info")
+        return done.stdout.strip()

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rebuilds of a server that answers requests, and how long it does not."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from openstack.connection import Connection
+
+from devcloud.network import inside
+from devcloud.steps import StepFailed
+from tests.cloud.servers import Servers, address
+
+_ROUNDS = 5
+# the images are not on the host before
+_WARM_UPS = 2
+# the one that the tenant's security group opens
+_PORT = 22
+_COMMAND = "sh -c 'mkdir -p /srv; echo {} >/srv/index.html; exec httpd -f -p {} -h /srv'"
+_SECONDS = 120
+_PAUSE_SECONDS = 0.02
+
+
+@dataclass
+class Rebuilds:
+    """Seconds of each rebuild.
+
+    :ivar first_answers: from the call until the new release answers
+    :ivar gaps: from the last answer of the old release to the first one of the new
+    """
+
+    first_answers: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+
+def rebuild(demo: Connection, upload: Callable[..., str], servers: Servers) -> Rebuilds:
+    """Rebuild a server with two releases in turn.
+
+    :param upload: makes an image of busybox with a name and properties; returns its id
+    """
+    images = {
+        release: upload(f"benchmark-{release}", os_command_line=_COMMAND.format(release, _PORT))
+        for release in ("one", "two")
+    }
+    namespace = f"qdhcp-{demo.network.find_network('private').id}"
+    server = servers.create("benchmark-release", image="benchmark-one")
+    place = f"http://{address(server)}:{_PORT}/"
+    _wait(namespace, place, "one")
+    found = Rebuilds()
+    for number in range(_ROUNDS + _WARM_UPS):
+        release = ("two", "one")[number % 2]
+        begin = time.monotonic()
+        demo.compute.rebuild_server(server, image=images[release])
+        last, first = _wait(namespace, place, release)
+        servers.wait(server, lambda now: now.status == "ACTIVE")
+        if number >= _WARM_UPS:
+            found.first_answers.append(first - begin)
+            found.gaps.append(first - last)
+    servers.delete(server)
+    return found
+
+
+def _wait(namespace: str, place: str, release: str) -> tuple[float, float]:
+    """Ask until a release answers; return when another one did last, and when it did first."""
+    deadline = time.monotonic() + _SECONDS
+    last = time.monotonic()
+    while time.monotonic() < deadline:
+        done = subprocess.run(
+            inside(namespace, ["busybox", "wget", "-q", "-T", "1", "-O", "-", place]),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.stdout.strip() == release:
+            return last, time.monotonic()
+        if done.returncode == 0:
+            last = time.monotonic()
+        time.sleep(_PAUSE_SECONDS)
+    raise StepFailed(f"release {release} does not answer", "openstack server show")
