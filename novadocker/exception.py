@@ -49,6 +49,12 @@ class InvalidImage(exception.ImageUnacceptable):
     msg_fmt = "Image %(image_id)s can't be booted: %(reason)s"
 
 
+class DownloadFailed(exception.NovaException):
+    """An image did not come to this host whole; another host may have more luck."""
+
+    msg_fmt = "Image %(image_id)s could not be fetched from Glance: %(reason)s"
+
+
 class PlugFailed(exception.VirtualInterfacePlugException):
     """A VIF could not be wired; during the start of nova-compute it sets the server to ERROR."""
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import openstack
 
-from novadocker.virt.docker import archive, flatten
+from novadocker.virt.docker import archive, flatten, packing
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, Region
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_WRITERS = {"docker": archive.docker_archive, "oci": archive.oci_archive}
+_WRITERS = {"docker": packing.docker_archive, "oci": packing.oci_archive}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file = files.enter_context(options.archive.open("rb"))
             region = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             image = files.enter_context(archive.open_image(region, options.architecture, folder))
+            packing.verify(image)
 
             def new_file() -> int:
                 return files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()

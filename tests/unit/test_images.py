@@ -44,8 +44,8 @@ class FakeEngine:
         return EngineImage(id=self.tags[name])
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
-        self.loads += 1
         assert sum(map(len, chunks)) % 512 == 0
+        self.loads += 1
         self._refuse("load")
         return LOADED
 

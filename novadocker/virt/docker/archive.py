@@ -3,11 +3,7 @@
 
 Accepted are ``docker save`` archives (https://github.com/moby/docker-image-spec) and OCI image
 layouts (https://github.com/opencontainers/image-spec/blob/main/image-layout.md), plain or
-compressed. The engine gets an archive of ours with one image, its layers and no tag.
-
-Every layer is compared with the digest in the image's configuration before the engine sees it. The
-engine itself does not read a layer whose digest it has: without the comparison, whoever knows the
-digests of an image could have its content.
+compressed. What is read here is written again by ``packing``.
 """
 
 import contextlib
@@ -36,12 +32,10 @@ _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-_CONFIG_TYPES = (
+CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
-_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -55,7 +49,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class ArchivedImage:
-    """The image of an archive, checked; it can be read while the archive is open.
+    """The image of an archive; it can be read while the archive is open.
+
+    Its layers are compared with their digests when they are written, see ``packing``.
 
     :ivar config: the image's configuration, as it is in the archive
     :ivar layers: from the lowest
@@ -87,7 +83,7 @@ class _Found:
 
 @contextlib.contextmanager
 def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
-    """Find the image for a Linux host in an archive and check it.
+    """Find the image for a Linux host in an archive; its layers' contents are not looked at.
 
     :param architecture: the host's, by Docker's name (``amd64``, ``arm64``)
     :param folder: where compressed parts are unpacked, without leaving anything
@@ -102,7 +98,7 @@ def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[Arc
             found = _find_in_oci_layout(tar, platform)
         else:
             raise ArchiveError("it holds no image: neither manifest.json nor index.json")
-        yield ArchivedImage(found.config.content, _checked_layers(found, scratch))
+        yield ArchivedImage(found.config.content, _unpacked_layers(found, scratch))
 
 
 @contextlib.contextmanager
@@ -114,7 +110,7 @@ def open_root(archive: Region, architecture: str, folder: Path) -> Iterator[Arch
     """
     with Scratch(folder) as scratch:
         content = scratch.unpack(archive, "the archive")
-        if not _is_tar(content):
+        if not is_tar(content):
             raise ArchiveError("it is no tar archive")
         layer = Layer(content.digest(), content)
         config = {
@@ -125,69 +121,6 @@ def open_root(archive: Region, architecture: str, folder: Path) -> Iterator[Arch
             "history": [{"created_by": "root file system of Glance"}],
         }
         yield ArchivedImage(json.dumps(config).encode(), (layer,))
-
-
-def docker_archive(image: ArchivedImage) -> Iterator[bytes]:
-    """Return an archive that makes the engine load the image, without a tag, in small pieces."""
-    for digest, content in {layer.digest: layer.content for layer in image.layers}.items():
-        yield _header(f"{digest}.tar", content.size)
-        yield from content.chunks()
-        yield _padding(content.size)
-    manifest = [
-        {
-            "Config": f"{image.digest}.json",
-            "RepoTags": None,
-            "Layers": [f"{layer.digest}.tar" for layer in image.layers],
-        }
-    ]
-    # last: an engine that loses the connection before it has found no image to load
-    files = {f"{image.digest}.json": image.config, "manifest.json": json.dumps(manifest).encode()}
-    for name, data in files.items():
-        yield _header(name, len(data)) + data + _padding(len(data))
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def oci_archive(image: ArchivedImage) -> Iterator[bytes]:
-    """Return the image as an OCI image layout in a tar archive, in small pieces."""
-    for digest, content in {layer.digest: layer.content for layer in image.layers}.items():
-        yield _header(f"blobs/sha256/{digest}", content.size)
-        yield from content.chunks()
-        yield _padding(content.size)
-    manifest = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST_TYPE,
-            "config": _descriptor(_CONFIG_TYPES[0], image.digest, len(image.config)),
-            "layers": [
-                _descriptor(_LAYER_TYPE, layer.digest, layer.content.size) for layer in image.layers
-            ],
-        }
-    ).encode()
-    digest = hashlib.sha256(manifest).hexdigest()
-    index = {"schemaVersion": 2, "manifests": [_descriptor(_MANIFEST_TYPE, digest, len(manifest))]}
-    files = {
-        f"blobs/sha256/{image.digest}": image.config,
-        f"blobs/sha256/{digest}": manifest,
-        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
-        "index.json": json.dumps(index).encode(),
-    }
-    for name, data in files.items():
-        yield _header(name, len(data)) + data + _padding(len(data))
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _descriptor(media_type: str, digest: str, size: int) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
-
-
-def _header(name: str, size: int) -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.size = size
-    return entry.tobuf(format=tarfile.GNU_FORMAT)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 # -- the two formats ----------------------------------------------------------------------------
@@ -219,7 +152,7 @@ def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
             continue
         manifest = _read_blob_object(tar, descriptor)
         config_descriptor = get(manifest, "config", dict, "image manifest")
-        if config_descriptor.get("mediaType") not in _CONFIG_TYPES:
+        if config_descriptor.get("mediaType") not in CONFIG_TYPES:
             continue
         config = _parse_config(_read_blob(tar, config_descriptor, _MAX_CONFIG_BYTES))
         if config.platform != platform:
@@ -280,7 +213,7 @@ def _read_blob_object(tar: Tar, descriptor: Mapping[str, Any]) -> dict[str, Any]
 # -- the image ----------------------------------------------------------------------------------
 
 
-def _checked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
+def _unpacked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
     digests = found.config.layer_digests
     if len(digests) != len(found.layers):
         raise ArchiveError(
@@ -288,20 +221,18 @@ def _checked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
         )
     if not 0 < len(digests) <= _MAX_LAYERS:
         raise ArchiveError(f"it has {len(digests)} layers; 1 to {_MAX_LAYERS} are possible")
-    checked: dict[str, Layer] = {}
+    unpacked: dict[str, Layer] = {}
     for number, (digest, packed) in enumerate(zip(digests, found.layers, strict=True), 1):
-        if digest not in checked:
+        if digest not in unpacked:
             content = scratch.unpack(packed, f"layer {number}")
-            # covers the blob's own digest too: what differs there would differ here
-            if content.digest() != digest:
-                raise ArchiveError(f"layer {number} does not match its digest sha256:{digest}")
-            if not _is_tar(content):
+            if not is_tar(content):
                 raise ArchiveError(f"layer {number} is no tar archive")
-            checked[digest] = Layer(digest, content)
-    return tuple(checked[digest] for digest in digests)
+            unpacked[digest] = Layer(digest, content)
+    return tuple(unpacked[digest] for digest in digests)
 
 
-def _is_tar(content: Region) -> bool:
+def is_tar(content: Region) -> bool:
+    """Tell whether something begins as a tar archive does."""
     head = os.pread(content.descriptor, min(content.size, tarfile.BLOCKSIZE), content.offset)
     try:
         # blocks of zeros end an archive; a layer that changes nothing has no others

@@ -8,13 +8,13 @@ Names inside an archive never take effect, see ``archive``.
 import contextlib
 import functools
 import hashlib
-import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -24,7 +24,7 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.conf import CONF
-from novadocker.virt.docker import archive, cache, registry, snapshots
+from novadocker.virt.docker import archive, arrival, cache, packing, registry, snapshots
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.engine import Engine
@@ -190,7 +190,7 @@ class ImageStore:
         :raises SnapshotFailed: Glance has not got all of it
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
-        source = ChunkReader(archive.docker_archive(image))
+        source = ChunkReader(packing.docker_archive(image))
         with contextlib.ExitStack() as undo:
             # the manager does the same, except when it shelves
             undo.callback(self._delete, context, image_id)
@@ -214,12 +214,22 @@ class ImageStore:
     ) -> Iterator[str]:
         """Load an image from Glance; it stays unless the block fails."""
         folder = Path(CONF.instances_path)
-        # without a name in the folder: gone even if nova-compute is killed
-        with tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file:
-            packed = self._download(context, image_id, file)
+        record = self._glance.get(context, image_id)
+        if (record.get("size") or 0) > shutil.disk_usage(folder).free // 2:
+            raise exception.DownloadFailed(image_id=image_id, reason="this host has no room for it")
+
+        def fetch(file: arrival.Arrival) -> None:
+            self._glance.download(context, image_id, data=file)
+
+        algorithm, expected = _checksum(image_id, record)
+        with (
+            # without a name in the folder: gone even if nova-compute is killed
+            tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file,
+            arrival.arriving(file, fetch, algorithm) as arriving,
+        ):
+            chunks = self._forwarded(image_id, load, arriving, (algorithm, expected))
             try:
-                with load(packed, self._architecture, folder) as image:
-                    loaded = self._engine.load_image(archive.docker_archive(image))
+                loaded = self._engine.load_image(chunks)
             except ArchiveError as error:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:
@@ -227,26 +237,29 @@ class ImageStore:
             yield loaded
             undo.pop_all()
 
-    def _download(
-        self, context: nova_context.RequestContext, image_id: str, file: IO[bytes]
-    ) -> Region:
-        algorithm, expected = _checksum(image_id, self._glance.get(context, image_id))
-        self._glance.download(context, image_id, data=file)
-        file.flush()
-        downloaded = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        # Nova verifies signatures; checksums are left to its client, which knows exceptions
+    def _forwarded(
+        self, image_id: str, load: _Loader, arriving: arrival.Arrival, checksum: tuple[str, str]
+    ) -> Iterator[bytes]:
+        """Return what the engine is to load, of an image that may still be on its way.
+
+        :raises DownloadFailed: it did not come whole
+        """
+        algorithm, expected = checksum
         try:
-            found = downloaded.digest(algorithm)
-        except ValueError as error:
-            raise exception.InvalidImage(
-                image_id=image_id, reason=f"its checksum is of the unknown kind {algorithm}"
-            ) from error
-        if found != expected:
-            raise exception.InvalidImage(
-                image_id=image_id,
-                reason=f"the {algorithm} checksum of the download is {found}, not {expected}",
-            )
-        return downloaded
+            if load is archive.open_image:
+                yield from arriving.layers()
+            packed, found = arriving.complete()
+            # Nova verifies signatures; checksums are left to its client, which knows exceptions
+            if found != expected:
+                raise exception.InvalidImage(
+                    image_id=image_id,
+                    reason=f"the {algorithm} checksum of the download is {found}, not {expected}",
+                )
+            with load(packed, self._architecture, Path(CONF.instances_path)) as image:
+                yield from packing.docker_archive(image, arriving.early)
+        except OSError as error:
+            # else the engine's client would take it for one of its connection
+            raise exception.DownloadFailed(image_id=image_id, reason=str(error)) from error
 
 
 def _loader(image_meta: objects.ImageMeta) -> _Loader:
@@ -265,9 +278,17 @@ def _loader(image_meta: objects.ImageMeta) -> _Loader:
 
 
 def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:
-    """Return the algorithm and the hex digits of the best checksum that Glance has."""
+    """Return the algorithm and the hex digits of the best checksum that Glance has.
+
+    :raises InvalidImage: it has none, or one that Python can't make
+    """
+    algorithm, value = "md5", record.get("checksum")
     if record.get("os_hash_algo") and record.get("os_hash_value"):
-        return str(record["os_hash_algo"]), str(record["os_hash_value"])
-    if not record.get("checksum"):
+        algorithm, value = str(record["os_hash_algo"]), record["os_hash_value"]
+    if not value:
         raise exception.InvalidImage(image_id=image_id, reason="Glance has no checksum of it")
-    return "md5", str(record["checksum"])
+    if algorithm not in hashlib.algorithms_available:
+        raise exception.InvalidImage(
+            image_id=image_id, reason=f"its checksum is of the unknown kind {algorithm}"
+        )
+    return algorithm, str(value)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An archive that is used while it arrives: its layers go on to the engine before its end is here.
+
+What is sent on early are bytes without a meaning: the engine makes an image of them only if the
+manifest follows, which names those that turned out to be layers with the right digests.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
+
+from novadocker.virt.docker.archive import is_tar
+from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.packing import Sent, header, padding
+
+# a smaller file may be anything, and is quickly sent when it is known to be a layer
+_SMALLEST_LAYER = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+
+
+class Arrival(io.RawIOBase):
+    """A file that one thread writes, and others read as far as it is written.
+
+    :ivar early: what ``layers`` has sent on, by where in the file it is
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.early: dict[Region, Sent] = {}
+        self._descriptor = file.fileno()
+        self._size = 0
+        self._ended = self._abandoned = False
+        self._changed = threading.Condition()
+        self._fetched: Future[None]
+        self._digest: Future[str]
+
+    # -- for the one who writes ------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file."""
+        return self._descriptor
+
+    def write(self, chunk: bytes) -> int:  # type: ignore[override]
+        """Write all of a piece.
+
+        :raises OSError: there is no room, or nobody wants the file any more
+        """
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+        with self._changed:
+            if self._abandoned:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            self._size += len(chunk)
+            self._changed.notify_all()
+        return len(chunk)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Take back what was written, as Nova does when a signature is wrong."""
+        os.ftruncate(self._descriptor, size or 0)
+        return size or 0
+
+    # -- for those who read ----------------------------------------------------------------------
+
+    def layers(self) -> Iterator[bytes]:
+        """Return what look like layers as files of a tar archive, in small pieces.
+
+        Raises what keeps the file from being complete.
+
+        :raises ArchiveError: the file ends in the middle of a layer
+        """
+        position = 0
+        while (entry := self._entry_at(position)) is not None:
+            begin = position + tarfile.BLOCKSIZE
+            content = Region(self._descriptor, begin, entry.size)
+            if entry.type in _PLAIN_FILES and self._is_layer(content):
+                sent = f"early-{len(self.early)}.tar"
+                digest = hashlib.sha256()
+                yield header(sent, entry.size)
+                for chunk in self._chunks(begin, begin + entry.size):
+                    digest.update(chunk)
+                    yield chunk
+                yield padding(entry.size)
+                self.early[content] = Sent(sent, digest.hexdigest())
+            position = begin + entry.size + -entry.size % tarfile.BLOCKSIZE
+
+    def complete(self) -> tuple[Region, str]:
+        """Wait for the end; return the whole file, and the hex digits of its digest.
+
+        Raises what kept the file from being complete.
+        """
+        self._fetched.result()
+        return Region(self._descriptor, 0, self._size), self._digest.result()
+
+    def _entry_at(self, position: int) -> tarfile.TarInfo | None:
+        """Return the header at a position; None if there is none that is well-formed."""
+        if not self._reaches(position + tarfile.BLOCKSIZE):
+            return None
+        block = os.pread(self._descriptor, tarfile.BLOCKSIZE, position)
+        with contextlib.suppress(tarfile.HeaderError):
+            entry = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if entry.size >= 0:
+                return entry
+        return None
+
+    def _is_layer(self, content: Region) -> bool:
+        return (
+            content.size >= _SMALLEST_LAYER
+            and self._reaches(content.offset + tarfile.BLOCKSIZE)
+            and is_tar(content)
+        )
+
+    def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
+        while begin < end:
+            wanted = min(_CHUNK_BYTES, end - begin)
+            found = self._reaches(begin + wanted)
+            chunk = os.pread(self._descriptor, wanted, begin) if found else b""
+            if not chunk:
+                # why it is short tells more
+                self._fetched.result()
+                raise ArchiveError("it is truncated")
+            yield chunk
+            begin += len(chunk)
+
+    def _reaches(self, size: int) -> bool:
+        """Wait until so much is here; False if it never will be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._size >= size or self._ended)
+            return self._size >= size
+
+    # -- the threads -----------------------------------------------------------------------------
+
+    def _fetch(self, fetch: Callable[["Arrival"], None]) -> None:
+        try:
+            fetch(self)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _hash(self, algorithm: str) -> str:
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        position = 0
+        while self._reaches(position + 1):
+            chunk = os.pread(self._descriptor, min(_CHUNK_BYTES, self._size - position), position)
+            if not chunk:
+                break
+            digest.update(chunk)
+            position += len(chunk)
+        return digest.hexdigest()
+
+    def _abandon(self) -> None:
+        with self._changed:
+            self._abandoned = True
+
+
+@contextlib.contextmanager
+def arriving(
+    file: IO[bytes], fetch: Callable[[Arrival], None], algorithm: str
+) -> Iterator[Arrival]:
+    """Fetch a file in a thread, which ends with the block.
+
+    :param file: an empty one
+    :param fetch: writes the file
+    :param algorithm: of the digest that ``complete`` returns; ``hashlib`` knows it
+    """
+    arrival = Arrival(file)
+    with ThreadPoolExecutor(2) as threads:
+        arrival._fetched = threads.submit(arrival._fetch, fetch)
+        arrival._digest = threads.submit(arrival._hash, algorithm)
+        try:
+            yield arrival
+        finally:
+            arrival._abandon()
