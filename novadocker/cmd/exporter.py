@@ -2,13 +2,16 @@
 """``novadocker-exporter``: the metrics of a host's servers, for Prometheus."""
 
 import argparse
+import ipaddress
+import logging
 import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
+from novadocker.exporter import files, serving
 from novadocker.exporter.collector import HostCollector, Places
 
 ADDRESS = "127.0.0.1"
@@ -16,19 +19,22 @@ PORT = 9419
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve /metrics on the loopback address until SIGTERM or SIGINT."""
+    """Serve /metrics until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = _parser()
     chosen = parser.parse_args(arguments)
     # without it a host would look as if it had no server
     if not os.access(chosen.data_root / "containers", os.R_OK | os.X_OK):
         parser.error(f"{chosen.data_root} is no data root, or can't be read: CAP_DAC_READ_SEARCH?")
+    password, tls = _security(parser, chosen)
     places = Places(data_root=chosen.data_root, engine=chosen.engine_socket)
     registry = CollectorRegistry()
-    registry.register(HostCollector(places))
+    registry.register(HostCollector(places, files.most_kept()))
     # before the server's thread begins, which inherits it
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    server, thread = start_http_server(chosen.port, ADDRESS, registry)
+    application = serving.make_application(registry, password)
+    server, thread = serving.start(chosen.address, chosen.port, application, tls)
     signal.sigwait(stops)
     server.shutdown()
     server.server_close()
@@ -36,10 +42,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _security(
+    parser: argparse.ArgumentParser, chosen: argparse.Namespace
+) -> tuple[bytes | None, serving.Tls | None]:
+    if bool(chosen.certificate) != bool(chosen.key):
+        parser.error("--certificate and --key go together")
+    tls = serving.Tls(chosen.certificate, chosen.key) if chosen.certificate else None
+    if not chosen.address.is_loopback and not (tls and chosen.password_file):
+        parser.error(f"{chosen.address} needs --certificate, --key and --password-file")
+    try:
+        password = serving.read_password(chosen.password_file) if chosen.password_file else None
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return password, tls
+
+
 def _parser() -> argparse.ArgumentParser:
     defaults = Places()
     parser = argparse.ArgumentParser(prog="novadocker-exporter", description=__doc__)
+    parser.add_argument(
+        "--address",
+        type=ipaddress.ip_address,
+        default=ipaddress.ip_address(ADDRESS),
+        help="address to listen on (default %(default)s); any but the host's own loopback needs "
+        "the next three",
+    )
     parser.add_argument("--port", type=int, default=PORT, help="TCP port (default %(default)s)")
+    parser.add_argument("--certificate", type=Path, help="certificate for HTTPS, with its chain")
+    parser.add_argument("--key", type=Path, help="private key of the certificate")
+    parser.add_argument(
+        "--password-file",
+        type=Path,
+        help="file with a line user:password, closed to others; asked for at each scrape",
+    )
     parser.add_argument(
         "--data-root",
         type=Path,

@@ -3,14 +3,11 @@
 
 from pathlib import Path
 
+from novadocker.exporter.labels import KnownLabels
 from novadocker.recovery import dataroot
-
-LABELS = ("uuid", "name", "project", "flavor")
 
 _LABEL_FLAVOR = "org.openstack.nova.flavor"
 _LABEL_SCHEMA = "org.openstack.nova.schema"
-
-Labels = tuple[str, str, str, str]
 
 
 class Identities:
@@ -21,10 +18,10 @@ class Identities:
 
     def __init__(self, containers: Path) -> None:
         self._containers = containers
-        self._known: dict[str, Labels | None] = {}
+        self._known: dict[str, KnownLabels | None] = {}
 
-    def find(self, container: str) -> Labels | None:
-        """Return the labels of a container's server in the order of LABELS; None if it is none.
+    def find(self, container: str) -> KnownLabels | None:
+        """Return the labels of a container's server; None if it is none.
 
         A file that can't be read yet, as a container is being made, is read again the next time.
         """
@@ -42,7 +39,7 @@ class Identities:
             del self._known[container]
 
 
-def _labels(stored: dict[str, object]) -> Labels | None:
+def _labels(stored: dict[str, object]) -> KnownLabels | None:
     config = stored.get("Config")
     labels = config.get("Labels") if isinstance(config, dict) else None
     if not isinstance(labels, dict):
@@ -51,6 +48,11 @@ def _labels(stored: dict[str, object]) -> Labels | None:
     # an image can bring any label into a foreign container: the name decides too
     if labels.get(_LABEL_SCHEMA) != "1" or stored.get("Name") != f"/nova-{uuid}":
         return None
-    names = (dataroot.LABEL_NAME, dataroot.LABEL_PROJECT, _LABEL_FLAVOR)
-    name, project, flavor = (str(labels.get(label, "")) for label in names)
-    return uuid, name, project, flavor
+    return KnownLabels(
+        {
+            "uuid": uuid,
+            "name": str(labels.get(dataroot.LABEL_NAME, "")),
+            "project": str(labels.get(dataroot.LABEL_PROJECT, "")),
+            "flavor": str(labels.get(_LABEL_FLAVOR, "")),
+        }
+    )

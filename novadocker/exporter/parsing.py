@@ -5,9 +5,13 @@ Every function takes None for a file that is not there, and leaves out what it c
 without a counter must not cost the others.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+# the driver's ports (nics.device_names): a tenant may have any other device, and of any number
+_PORT = re.compile(r"eth[0-9]{1,3}")
+_MOST_PORTS = 64
 # Documentation/admin-guide/cgroup-v1/memory.rst: no limit is a page less than the largest long
 _UNLIMITED = 1 << 62
 
@@ -54,6 +58,18 @@ def flat(text: str | None) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in lines if len(words) == 2 and _is_number(words[1])}
 
 
+def chosen(text: str | None, names: Iterable[str]) -> dict[str, int]:
+    """Return some numbers of such a file, where it has many more."""
+    lines = f"\n{text or ''}"
+    found = {}
+    for name in names:
+        _, there, rest = lines.partition(f"\n{name} ")
+        word = rest.partition("\n")[0]
+        if there and _is_number(word):
+            found[name] = int(word)
+    return found
+
+
 def cores_version_1(quota: str | None, period: str | None) -> float | None:
     """Return the CPUs that ``cpu.cfs_quota_us`` allows; None without a limit."""
     return _cores(number(quota), number(period))
@@ -92,21 +108,28 @@ def disks_version_2(text: str | None) -> dict[str, DiskCounters]:
 
 
 def ports(text: str | None) -> dict[str, PortCounters]:
-    """Return the devices of ``/proc/PID/net/dev`` (proc(5)) but the loopback."""
-    found = {}
+    """Return the devices of ``/proc/PID/net/dev`` (proc(5)) that have a port's name."""
+    found: dict[str, PortCounters] = {}
     for line in (text or "").splitlines():
         # a name may have no white space, but a colon of an alias
         name, colon, values = line.rpartition(":")
         words = values.split()
-        if colon and name.strip() != "lo" and len(words) >= 12 and all(map(_is_number, words)):
+        if (
+            colon
+            and len(words) >= 12
+            and len(found) < _MOST_PORTS
+            and _PORT.fullmatch(name.strip())
+            and all(map(_is_number, words))
+        ):
             received, sent = words[0:4], words[8:12]
             found[name.strip()] = PortCounters(*map(int, received + sent))
     return found
 
 
 def tracked_connections(text: str | None) -> int | None:
-    """Return the entries of ``net/stat/nf_conntrack``: each CPU's line has the sum of all."""
-    return max(_tracking_column(text, "entries"), default=None)
+    """Return the entries of ``net/stat/nf_conntrack``: the line of each CPU has the sum of all."""
+    first = (text or "").split("\n", 2)[:2]
+    return max(_tracking_column("\n".join(first), "entries"), default=None)
 
 
 def dropped_connections(text: str | None) -> int | None:

@@ -3,18 +3,22 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from novadocker.exporter import parsing
-from novadocker.exporter.files import read
+from novadocker.exporter.files import KeptFiles, read, read_start
 from novadocker.exporter.parsing import DiskCounters, PortCounters
 
 # the engine's two ways to name a group: cgroupfs and systemd
 _GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
 _DEEPEST = 8
+# of version 2's memory.stat
+_STATISTICS = ("inactive_file", "slab_reclaimable")
 
+KEPT_FILES = 512
+"""How many files of control groups stay open, unless told otherwise."""
 
 Reader = Callable[[str, str], str | None]
 
@@ -49,9 +53,11 @@ class Tree:
     """The control groups of a host.
 
     :param root: where /proc and /sys are
+    :param kept_files: how many files of control groups may stay open from scrape to scrape
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: Path = Path("/"), kept_files: int = KEPT_FILES) -> None:
+        self._files = KeptFiles(kept_files)
         self._groups = str(root / "sys/fs/cgroup")
         self._proc = str(root / "proc")
         self.version = 2 if (root / "sys/fs/cgroup/cgroup.controllers").exists() else 1
@@ -71,19 +77,27 @@ class Tree:
                 elif depth < _DEEPEST:
                     waiting.append((f"{path}/{name}", depth + 1))
 
+    def keep(self, paths: Set[str]) -> None:
+        """Close the files of all groups but some."""
+        self._files.keep(paths)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
+
     def sample(self, path: str) -> Sample | None:
         """Return the counters of a container's group; None if it is gone, or no process is left."""
 
         def of_group(controller: str, file: str) -> str | None:
             hierarchy = f"/{controller}" if self.version == 1 else ""
-            return read(f"{self._groups}{hierarchy}{path}/{file}")
+            return self._files.read(path, f"{self._groups}{hierarchy}{path}/{file}")
 
         process = self._process(path)
         if process is None:
             return None
         network = f"{self._proc}/{process}/net"
         ports = parsing.ports(read(f"{network}/dev"))
-        tracked = parsing.tracked_connections(read(f"{network}/stat/nf_conntrack"))
+        tracked = parsing.tracked_connections(read_start(f"{network}/stat/nf_conntrack"))
         common = _common(of_group) | {"ports": ports, "tracked_connections": tracked}
         own = _version_1(of_group) if self.version == 1 else _version_2(of_group)
         return Sample(**(common | own))  # type: ignore[arg-type]
@@ -91,7 +105,7 @@ class Tree:
     def _process(self, path: str, depth: int = 0) -> int | None:
         """Return a process of a group or, as systemd moves all away, of one below."""
         folder = f"{self._groups}{'/pids' if self.version == 1 else ''}{path}"
-        listed = (read(f"{folder}/cgroup.procs") or "").split()
+        listed = (self._files.read(path, f"{folder}/cgroup.procs") or "").split(None, 1)
         if listed:
             return int(listed[0])
         for name in _folders(folder) if depth < 2 else ():
@@ -124,9 +138,9 @@ def _counted(
 def _version_1(of_group: Reader) -> dict[str, object]:
     cpu = parsing.flat(of_group("cpu", "cpu.stat"))
     usage = parsing.number(of_group("memory", "memory.usage_in_bytes"))
-    counted = parsing.flat(of_group("memory", "memory.stat"))
-    # those of the groups below as well, as in version 2
-    memory = {name[6:]: value for name, value in counted.items() if name.startswith("total_")}
+    # of the groups below as well, as in version 2
+    counted = parsing.chosen(of_group("memory", "memory.stat"), ("total_inactive_file",))
+    memory = {name.removeprefix("total_"): value for name, value in counted.items()}
     return {
         "cpu_seconds": _scaled(parsing.number(of_group("cpuacct", "cpuacct.usage")), 1e9),
         "cpu_limit_cores": parsing.cores_version_1(
@@ -146,7 +160,7 @@ def _version_1(of_group: Reader) -> dict[str, object]:
 def _version_2(of_group: Reader) -> dict[str, object]:
     cpu = parsing.flat(of_group("cpu", "cpu.stat"))
     usage = parsing.number(of_group("memory", "memory.current"))
-    memory = parsing.flat(of_group("memory", "memory.stat"))
+    memory = parsing.chosen(of_group("memory", "memory.stat"), _STATISTICS)
     return {
         "cpu_seconds": _scaled(cpu.get("usage_usec"), 1e6),
         "cpu_limit_cores": parsing.cores_version_2(of_group("cpu", "cpu.max")),

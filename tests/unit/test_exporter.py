@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter, on trees of files as both versions of control groups show them."""
 
+import base64
+import errno
+import ipaddress
 import json
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+import requests
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from novadocker.cmd import exporter
-from novadocker.exporter import host, parsing
+from novadocker.exporter import files, host, parsing, serving
 from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
 
 CONTAINER = "ab" * 32
@@ -321,3 +329,178 @@ def test_without_the_right_to_read_metadata_it_does_not_start(
 def test_no_quota_is_no_limit() -> None:
     assert parsing.cores_version_1("-1\n", "100000\n") is None
     assert parsing.cores_version_2("max 100000\n") is None
+
+
+# -- how it reads -----------------------------------------------------------------------
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("most", [0, 3, 100])
+def test_kept_files_tell_the_same_however_many_are_kept(root: Path, most: int) -> None:
+    path = f"/docker/{CONTAINER}"
+    before = open_files()
+    tree = Tree(root, kept_files=most)
+    first = tree.sample(path)
+    assert first == Tree(root, kept_files=0).sample(path)
+    assert open_files() - before <= most
+    version = tree.version
+    controller = root / "sys/fs/cgroup" / ("pids" if version == 1 else "") / "docker" / CONTAINER
+    (controller / "pids.current").write_text("8\n")
+    second = tree.sample(path)
+    assert second is not None
+    assert second.pids == 8
+    tree.keep(set())
+    assert open_files() == before
+
+
+def test_a_file_larger_than_one_read_is_read_whole(tmp_path: Path) -> None:
+    text = "x" * 40_000
+    (tmp_path / "large").write_text(text)
+    assert files.read(str(tmp_path / "large")) == text
+    kept = files.KeptFiles(1)
+    assert kept.read("group", str(tmp_path / "large")) == text
+    kept.close()
+
+
+def test_a_file_that_went_away_under_its_descriptor_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, path = files.KeptFiles(1), str(tmp_path / "pids.current")
+    Path(path).write_text("1\n")
+    assert kept.read("group", path) == "1\n"
+    Path(path).unlink()
+    Path(path).write_text("2\n")
+    real, answers = os.pread, [OSError(errno.ENODEV, "gone")]
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if answers:
+            raise answers.pop()
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert kept.read("group", path) == "2\n"
+    kept.close()
+
+
+def test_ports_are_those_of_the_driver(root: Path) -> None:
+    line = " 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n"
+    many = "".join(f"eth{number}:{line}" for number in range(500))
+    assert list(parsing.ports(f"br0:{line}eth7:{line}eth0x:{line}")) == ["eth7"]
+    assert len(parsing.ports(many)) < 100
+
+
+# -- how it is asked -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(root: Path) -> CollectorRegistry:
+    found = CollectorRegistry()
+    found.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
+    return found
+
+
+def test_the_page_says_what_the_library_would(registry: CollectorRegistry) -> None:
+    def parsed(text: bytes) -> list[tuple[str, str, str, list[Sample]]]:
+        return [
+            (family.name, family.type, family.documentation, family.samples)
+            for family in text_string_to_metric_families(text.decode())
+        ]
+
+    class Once:
+        told = list(registry.collect())
+
+        def collect(self) -> list[Metric]:
+            return self.told
+
+    own = parsed(render(Once.told))
+    assert own == parsed(generate_latest(Once()))
+    assert len(own) > 40
+
+
+def ask(application: serving.Application, **request: str) -> tuple[str, bytes]:
+    told: list[str] = []
+    environment = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", **request}
+    parts = application(environment, lambda status, headers: told.append(status))
+    return told[0][:3], b"".join(parts)
+
+
+def test_only_the_page_of_metrics_can_be_read(registry: CollectorRegistry) -> None:
+    application = serving.make_application(registry)
+    status, content = ask(application)
+    assert status == "200"
+    assert b"novadocker_server_pids{" in content
+    assert ask(application, PATH_INFO="/") == ("404", b"")
+    assert ask(application, REQUEST_METHOD="POST") == ("405", b"")
+
+
+def test_nothing_is_told_without_the_password(registry: CollectorRegistry) -> None:
+    application = serving.make_application(registry, b"user:secret")
+
+    def with_password(line: str) -> str:
+        encoded = base64.b64encode(line.encode()).decode()
+        return ask(application, HTTP_AUTHORIZATION=f"Basic {encoded}")[0]
+
+    assert ask(application) == ("401", b"")
+    assert ask(application, PATH_INFO="/other") == ("401", b"")
+    assert with_password("user:wrong") == "401"
+    assert with_password("user:secret") == "200"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"),
+    [("user:secret\n", 0o644, "open to all"), ("user\n", 0o600, "no line"), ("", 0o600, "no line")],
+)
+def test_a_bad_password_file_is_refused(
+    tmp_path: Path, content: str, mode: int, reason: str
+) -> None:
+    path = tmp_path / "password"
+    path.write_text(content)
+    path.chmod(mode)
+    with pytest.raises(ValueError, match=reason):
+        serving.read_password(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--address", "0.0.0.0"),
+        ("--address", "192.0.2.1", "--certificate", "c", "--key", "k"),
+        ("--address", "::", "--password-file", "p"),
+        ("--certificate", "c"),
+        ("--password-file", "missing"),
+    ],
+)
+def test_it_does_not_listen_to_all_without_tls_and_a_password(
+    tmp_path: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "containers").mkdir()
+    with pytest.raises(SystemExit):
+        exporter.main(["--data-root", str(tmp_path), *arguments])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_https_with_a_password(registry: CollectorRegistry, tmp_path: Path) -> None:
+    tls = serving.Tls(tmp_path / "certificate", tmp_path / "key")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", "/CN=host", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(tls.key), "-out", str(tls.certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    application = serving.make_application(registry, b"user:secret")
+    address = ipaddress.ip_address("127.0.0.1")
+    server, thread = serving.start(address, 0, application, tls)
+    try:
+        # one that never shakes hands keeps nobody waiting
+        with socket.create_connection(("127.0.0.1", server.server_port)):
+            url = f"https://127.0.0.1:{server.server_port}/metrics"
+            verify = str(tls.certificate)
+            assert requests.get(url, verify=verify, timeout=30).status_code == 401
+            auth = ("user", "secret")
+            answer = requests.get(url, verify=verify, auth=auth, timeout=30)
+            assert "novadocker_server_pids{" in answer.text
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

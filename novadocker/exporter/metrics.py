@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counters as Prometheus's metrics; pure."""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import Metric
+from prometheus_client.samples import Sample as Point
+
+from novadocker.exporter.host import Shared, Storage
+from novadocker.exporter.labels import NONE, KnownLabels
+from novadocker.exporter.tree import Sample
+
+Value = float | int | None
+Samples = list[tuple[KnownLabels, Sample]]
+
+# name without its "_total" if it counts, help, and the field of Sample
+_GAUGES = (
+    ("cpu_limit_cores", "CPUs that the quota allows.", "cpu_limit_cores"),
+    ("memory_usage_bytes", "Memory in use, with the cache of files.", "memory_usage"),
+    ("memory_working_set_bytes", "Usage less inactive_file.", "memory_working_set"),
+    (
+        "memory_unreclaimable_bytes",
+        "Usage less inactive_file and slab_reclaimable.",
+        "memory_unreclaimable",
+    ),
+    ("memory_limit_bytes", "Memory limit.", "memory_limit"),
+    ("pids", "Processes and threads.", "pids"),
+    ("pids_limit", "Limit of processes and threads.", "pids_limit"),
+    ("conntrack_entries", "Tracked connections of its own namespace.", "tracked_connections"),
+)
+_COUNTERS = (
+    ("cpu_seconds", "CPU time.", "cpu_seconds"),
+    ("cpu_periods", "Periods of the CPU quota.", "cpu_periods"),
+    ("cpu_throttled_periods", "Periods that used up the quota.", "cpu_throttled_periods"),
+    ("cpu_throttled_seconds", "Time it was held back.", "cpu_throttled_seconds"),
+    ("oom_kills", "Processes killed for want of memory.", "oom_kills"),
+    ("pids_limit_hits", "Forks refused for the limit.", "pids_limit_hits"),
+)
+_DISK_COUNTERS = (
+    ("disk_read_bytes", "Bytes read from a disk.", "read_bytes"),
+    ("disk_written_bytes", "Bytes written to a disk.", "written_bytes"),
+    ("disk_reads", "Requests to read.", "reads"),
+    ("disk_writes", "Requests to write.", "writes"),
+)
+_PORT_COUNTERS = (
+    ("network_receive_bytes", "Bytes the server received.", "received_bytes"),
+    ("network_receive_packets", "Packets the server received.", "received_packets"),
+    ("network_receive_errors", "Errors at receiving.", "receive_errors"),
+    ("network_receive_drops", "Packets dropped at receiving.", "receive_drops"),
+    ("network_transmit_bytes", "Bytes the server sent.", "sent_bytes"),
+    ("network_transmit_packets", "Packets the server sent.", "sent_packets"),
+    ("network_transmit_errors", "Errors at sending.", "send_errors"),
+    ("network_transmit_drops", "Packets dropped at sending.", "send_drops"),
+)
+_STALLS = "Time that some or all of its tasks waited for a resource."
+
+
+def server_metrics(samples: Samples) -> Iterator[Metric]:
+    """Yield the metrics of all servers that run."""
+    for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
+        for name, text, field in table:
+            values = ((labels, getattr(sample, field)) for labels, sample in samples)
+            yield _metric(f"novadocker_server_{name}", text, kind, values)
+    for source, devices_table in (("disks", _DISK_COUNTERS), ("ports", _PORT_COUNTERS)):
+        devices = [
+            (labels.with_(("device",), (device,)), counters)
+            for labels, sample in samples
+            for device, counters in getattr(sample, source).items()
+        ]
+        for name, text, field in devices_table:
+            values = ((labels, getattr(found, field)) for labels, found in devices)
+            yield _metric(f"novadocker_server_{name}", text, "counter", values)
+    stalls = (
+        (labels.with_(("resource", "kind"), key), seconds)
+        for labels, sample in samples
+        for key, seconds in sample.stalled.items()
+    )
+    yield _metric("novadocker_server_stalled_seconds", _STALLS, "counter", stalls)
+
+
+def shared_metrics(shared: Shared) -> Iterator[Metric]:
+    """Yield the metrics of what the kernel has for all servers together."""
+    memory = shared.memory.get
+    yield gauge("threads", "Processes and threads.", shared.threads)
+    yield gauge("threads_limit", "Limit of pid_max and threads-max.", shared.threads_limit)
+    yield gauge("conntrack_entries", "Tracked connections.", shared.tracked_connections)
+    yield gauge("conntrack_limit", "Their limit.", shared.tracked_connections_limit)
+    text = "Packets that found the connection table full."
+    dropped = [(NONE, shared.dropped_connections)]
+    yield _metric("novadocker_host_conntrack_drops", text, "counter", dropped)
+    yield gauge("memory_bytes", "Memory of the host.", memory("MemTotal"))
+    yield gauge("slab_bytes", "Memory of the kernel's objects.", memory("Slab"))
+    yield gauge("slab_reclaimable_bytes", "Slab that can be freed.", memory("SReclaimable"))
+    yield gauge("dirty_bytes", "Cache that waits to be written.", memory("Dirty"))
+    yield gauge("writeback_bytes", "Cache that is being written.", memory("Writeback"))
+
+
+def storage_metrics(storage: Storage) -> Iterator[Metric]:
+    """Yield the metrics of the data root's file system."""
+    yield gauge("storage_size_bytes", "Size of the data root.", storage.size_bytes)
+    yield gauge("storage_free_bytes", "Free in the data root.", storage.free_bytes)
+    yield gauge("storage_inodes", "Inodes of the data root.", storage.inodes)
+    yield gauge("storage_free_inodes", "Inodes that are free.", storage.free_inodes)
+
+
+def gauge(name: str, text: str, value: Value) -> Metric:
+    """Return a metric of the host; without a sample if there is no value."""
+    return _metric(f"novadocker_host_{name}", text, "gauge", [(NONE, value)])
+
+
+def _metric(name: str, text: str, kind: str, values: Iterable[tuple[KnownLabels, Value]]) -> Metric:
+    metric = Metric(name, text, kind)
+    sample_name = f"{name}_total" if kind == "counter" else name
+    metric.samples = [
+        Point(sample_name, labels, value) for labels, value in values if value is not None
+    ]
+    return metric
