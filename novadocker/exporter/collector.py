@@ -33,10 +33,10 @@ class Places:
 class HostCollector(Collector):
     """Walks the control groups once for each scrape; safe to share between threads.
 
-    :param kept_files: how many files of control groups may stay open from scrape to scrape
+    :param kept_files: how many files of control groups may stay open, until ``close``
     """
 
-    def __init__(self, places: Places, kept_files: int = tree.KEPT_FILES) -> None:
+    def __init__(self, places: Places, kept_files: int = 0) -> None:
         self._places = places
         self._tree = tree.Tree(places.root, kept_files)
         self._lock = threading.Lock()

@@ -17,9 +17,6 @@ _DEEPEST = 8
 # of version 2's memory.stat
 _STATISTICS = ("inactive_file", "slab_reclaimable")
 
-KEPT_FILES = 512
-"""How many files of control groups stay open, unless told otherwise."""
-
 Reader = Callable[[str, str], str | None]
 
 
@@ -56,7 +53,7 @@ class Tree:
     :param kept_files: how many files of control groups may stay open from scrape to scrape
     """
 
-    def __init__(self, root: Path = Path("/"), kept_files: int = KEPT_FILES) -> None:
+    def __init__(self, root: Path = Path("/"), kept_files: int = 0) -> None:
         self._files = KeptFiles(kept_files)
         self._groups = str(root / "sys/fs/cgroup")
         self._proc = str(root / "proc")

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -396,10 +396,12 @@ def test_ports_are_those_of_the_driver(root: Path) -> None:
 
 
 @pytest.fixture
-def registry(root: Path) -> CollectorRegistry:
+def registry(root: Path) -> Iterator[CollectorRegistry]:
     found = CollectorRegistry()
-    found.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
-    return found
+    collector = HostCollector(Places(root, root / "data", str(root / "engine")), kept_files=100)
+    found.register(collector)
+    yield found
+    collector.close()
 
 
 def test_the_page_says_what_the_library_would(registry: CollectorRegistry) -> None:
