@@ -37,6 +37,10 @@ _FILES = {
     "pids/cgroup.procs": "42\n43\n",
     "blkio/blkio.throttle.io_service_bytes": "254:0 Read 512\n254:0 Write 1024\n",
     "blkio/blkio.throttle.io_serviced": "254:0 Read 1\n254:0 Write 2\n",
+    "blkio/blkio.throttle.read_bps_device": "254:0 1048576\n",
+    "blkio/blkio.throttle.write_bps_device": "254:0 1048576\n",
+    "blkio/blkio.throttle.read_iops_device": "254:0 100\n",
+    "blkio/blkio.throttle.write_iops_device": "254:0 100\n",
 }
 _NET_DEV = "  eth0: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n"
 
@@ -58,8 +62,8 @@ def main() -> int:
 
 def _measure(root: Path, count: int) -> float:
     registry = CollectorRegistry()
-    places = Places(root, root / "data", str(root / "engine"))
-    collector = HostCollector(places, files.most_kept())
+    places = Places(root, root / "data", str(root / "engine"), root / "loads")
+    collector = HostCollector(places, kept_files=files.most_kept())
     registry.register(collector)
     application = serving.make_application(registry)
 
@@ -93,8 +97,14 @@ def _make_host(root: Path, count: int) -> None:
             "org.openstack.nova.project_id": "f" * 32,
             "org.openstack.nova.flavor": "m1.tiny",
         }
-        stored = {"Name": f"/nova-{instance}", "Config": {"Labels": labels}}
+        stored = {
+            "Name": f"/nova-{instance}",
+            "Config": {"Labels": labels},
+            "State": {"StartedAt": "2026-11-25T12:00:00.123456789Z"},
+        }
         _put(root / "data/containers" / container / "config.v2.json", json.dumps(stored))
+        _put(root / "data/containers" / container / f"{container}-json.log", "{}\n")
+        _put(root / "loads" / instance, "0.50 1.25 12.00 1/7 43\n")
 
 
 def _put(path: Path, content: str) -> None:

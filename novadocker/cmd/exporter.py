@@ -11,8 +11,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import files, serving
+from novadocker.exporter import files, probes, serving
 from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.probes import Probes, Programs
 
 ADDRESS = "127.0.0.1"
 PORT = 9419
@@ -27,15 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not os.access(chosen.data_root / "containers", os.R_OK | os.X_OK):
         parser.error(f"{chosen.data_root} is no data root, or can't be read: CAP_DAC_READ_SEARCH?")
     password, tls = _security(parser, chosen)
-    places = Places(data_root=chosen.data_root, engine=chosen.engine_socket)
+    places = Places(
+        data_root=chosen.data_root, engine=chosen.engine_socket, loads=chosen.state_path / "loads"
+    )
     registry = CollectorRegistry()
-    registry.register(HostCollector(places, files.most_kept()))
+    programs = Programs(
+        containerd=chosen.containerd_socket,
+        switch=chosen.ovs_folder,
+        lxcfs=chosen.lxcfs_folder,
+        state_path=chosen.state_path,
+    )
+    asks = {name: ask for name, ask in probes.asks(programs).items() if name in chosen.processes}
+    watched = Probes(asks)
+    registry.register(HostCollector(places, watched, files.most_kept()))
     # before the server's thread begins, which inherits it
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    watched.start()
     application = serving.make_application(registry, password)
     server, thread = serving.start(chosen.address, chosen.port, application, tls)
     signal.sigwait(stops)
+    watched.stop()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -85,5 +98,37 @@ def _parser() -> argparse.ArgumentParser:
         "--engine-socket",
         default=defaults.engine,
         help="the engine's socket, to ping it (default %(default)s)",
+    )
+    parser.add_argument(
+        "--processes",
+        nargs="*",
+        choices=probes.NAMES,
+        default=probes.NAMES,
+        metavar="PROCESS",
+        help=f"which of {', '.join(probes.NAMES)} to ask whether they work (default: all)",
+    )
+    asked = Programs()
+    parser.add_argument(
+        "--containerd-socket",
+        default=asked.containerd,
+        help="containerd's socket (default %(default)s)",
+    )
+    parser.add_argument(
+        "--ovs-folder",
+        type=Path,
+        default=asked.switch,
+        help="folder with the sockets of Open vSwitch (default %(default)s)",
+    )
+    parser.add_argument(
+        "--lxcfs-folder",
+        type=Path,
+        default=asked.lxcfs,
+        help="where lxcfs is mounted (default %(default)s)",
+    )
+    parser.add_argument(
+        "--state-path",
+        type=Path,
+        default=asked.state_path,
+        help="nova-compute's [DEFAULT] state_path (default %(default)s)",
     )
     return parser

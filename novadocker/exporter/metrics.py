@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The counters as Prometheus's metrics; pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import Metric
 from prometheus_client.samples import Sample as Point
@@ -11,10 +12,27 @@ from novadocker.exporter.labels import NONE, KnownLabels
 from novadocker.exporter.tree import Sample
 
 Value = float | int | None
-Samples = list[tuple[KnownLabels, Sample]]
+Table = tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a scrape found of a server that runs.
+
+    :ivar started_at: in seconds since the epoch; None if unknown
+    :ivar console_bytes: of the files of its console
+    :ivar loads: over 1, 5 and 15 minutes; None if unknown
+    """
+
+    labels: KnownLabels
+    sample: Sample
+    started_at: float | None = None
+    console_bytes: int = 0
+    loads: tuple[float, float, float] | None = None
+
 
 # name without its "_total" if it counts, help, and the field of Sample
-_GAUGES = (
+_GAUGES: Table = (
     ("cpu_limit_cores", "CPUs that the quota allows.", "cpu_limit_cores"),
     ("memory_usage_bytes", "Memory in use, with the cache of files.", "memory_usage"),
     ("memory_working_set_bytes", "Usage less inactive_file.", "memory_working_set"),
@@ -28,7 +46,7 @@ _GAUGES = (
     ("pids_limit", "Limit of processes and threads.", "pids_limit"),
     ("conntrack_entries", "Tracked connections of its own namespace.", "tracked_connections"),
 )
-_COUNTERS = (
+_COUNTERS: Table = (
     ("cpu_seconds", "CPU time.", "cpu_seconds"),
     ("cpu_periods", "Periods of the CPU quota.", "cpu_periods"),
     ("cpu_throttled_periods", "Periods that used up the quota.", "cpu_throttled_periods"),
@@ -36,13 +54,13 @@ _COUNTERS = (
     ("oom_kills", "Processes killed for want of memory.", "oom_kills"),
     ("pids_limit_hits", "Forks refused for the limit.", "pids_limit_hits"),
 )
-_DISK_COUNTERS = (
+_DISK_COUNTERS: Table = (
     ("disk_read_bytes", "Bytes read from a disk.", "read_bytes"),
     ("disk_written_bytes", "Bytes written to a disk.", "written_bytes"),
     ("disk_reads", "Requests to read.", "reads"),
     ("disk_writes", "Requests to write.", "writes"),
 )
-_PORT_COUNTERS = (
+_PORT_COUNTERS: Table = (
     ("network_receive_bytes", "Bytes the server received.", "received_bytes"),
     ("network_receive_packets", "Packets the server received.", "received_packets"),
     ("network_receive_errors", "Errors at receiving.", "receive_errors"),
@@ -52,30 +70,52 @@ _PORT_COUNTERS = (
     ("network_transmit_errors", "Errors at sending.", "send_errors"),
     ("network_transmit_drops", "Packets dropped at sending.", "send_drops"),
 )
+_DISK_LIMITS: Table = (
+    ("disk_read_limit_bytes_per_second", "Bytes it may read.", "read_bytes"),
+    ("disk_write_limit_bytes_per_second", "Bytes it may write.", "written_bytes"),
+    ("disk_read_limit_requests_per_second", "Requests to read it may make.", "reads"),
+    ("disk_write_limit_requests_per_second", "Requests to write it may make.", "writes"),
+)
+# kind, the field of Sample with something for each device, and what that has
+_DEVICE_TABLES = (
+    ("counter", "disks", _DISK_COUNTERS),
+    ("gauge", "disk_limits", _DISK_LIMITS),
+    ("counter", "ports", _PORT_COUNTERS),
+)
+_STARTED = "Time of its last start."
+_LOGGED = "Size of the files of its console."
 _STALLS = "Time that some or all of its tasks waited for a resource."
 
 
-def server_metrics(samples: Samples) -> Iterator[Metric]:
+def server_metrics(servers: Sequence[Seen]) -> Iterator[Metric]:
     """Yield the metrics of all servers that run."""
     for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
         for name, text, field in table:
-            values = ((labels, getattr(sample, field)) for labels, sample in samples)
+            values = ((seen.labels, getattr(seen.sample, field)) for seen in servers)
             yield _metric(f"novadocker_server_{name}", text, kind, values)
-    for source, devices_table in (("disks", _DISK_COUNTERS), ("ports", _PORT_COUNTERS)):
+    for kind, source, table in _DEVICE_TABLES:
         devices = [
-            (labels.with_(("device",), (device,)), counters)
-            for labels, sample in samples
-            for device, counters in getattr(sample, source).items()
+            (seen.labels.with_(("device",), (device,)), counters)
+            for seen in servers
+            for device, counters in getattr(seen.sample, source).items()
         ]
-        for name, text, field in devices_table:
+        for name, text, field in table:
             values = ((labels, getattr(found, field)) for labels, found in devices)
-            yield _metric(f"novadocker_server_{name}", text, "counter", values)
+            yield _metric(f"novadocker_server_{name}", text, kind, values)
     stalls = (
-        (labels.with_(("resource", "kind"), key), seconds)
-        for labels, sample in samples
-        for key, seconds in sample.stalled.items()
+        (seen.labels.with_(("resource", "kind"), key), seconds)
+        for seen in servers
+        for key, seconds in seen.sample.stalled.items()
     )
     yield _metric("novadocker_server_stalled_seconds", _STALLS, "counter", stalls)
+    started = ((seen.labels, seen.started_at) for seen in servers)
+    yield _metric("novadocker_server_start_time_seconds", _STARTED, "gauge", started)
+    logged = ((seen.labels, seen.console_bytes) for seen in servers)
+    yield _metric("novadocker_server_console_log_bytes", _LOGGED, "gauge", logged)
+    for place, minutes in enumerate((1, 5, 15)):
+        text = f"Threads that run or wait uninterruptibly, averaged over {minutes} min."
+        loads = ((seen.labels, seen.loads[place] if seen.loads else None) for seen in servers)
+        yield _metric(f"novadocker_server_load{minutes}", text, "gauge", loads)
 
 
 def shared_metrics(shared: Shared) -> Iterator[Metric]:
@@ -101,6 +141,13 @@ def storage_metrics(storage: Storage) -> Iterator[Metric]:
     yield gauge("storage_free_bytes", "Free in the data root.", storage.free_bytes)
     yield gauge("storage_inodes", "Inodes of the data root.", storage.inodes)
     yield gauge("storage_free_inodes", "Inodes that are free.", storage.free_inodes)
+
+
+def process_metric(up: Mapping[str, bool]) -> Metric:
+    """Return the metric of the programs that servers depend on."""
+    text = "Whether a program that servers depend on answers."
+    values = ((NONE.with_(("process",), (name,)), int(good)) for name, good in up.items())
+    return _metric("novadocker_host_process_up", text, "gauge", values)
 
 
 def gauge(name: str, text: str, value: Value) -> Metric:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 # the driver's ports (nics.device_names): a tenant may have any other device, and of any number
 _PORT = re.compile(r"eth[0-9]{1,3}")
 _MOST_PORTS = 64
+_AVERAGE = re.compile(r"[0-9]{1,9}\.[0-9]{2}")
 # Documentation/admin-guide/cgroup-v1/memory.rst: no limit is a page less than the largest long
 _UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)
 class DiskCounters:
-    """What went between a server and one disk; None where the kernel does not tell."""
+    """What went between a server and one disk, or may in a second; None where nothing is told."""
 
     read_bytes: int | None
     written_bytes: int | None
@@ -97,14 +98,32 @@ def disks_version_1(bytes_text: str | None, requests_text: str | None) -> dict[s
 
 def disks_version_2(text: str | None) -> dict[str, DiskCounters]:
     """Return the counters of ``io.stat``, by device number such as ``254:0``."""
-    found = {}
-    for device, *words in filter(None, (line.split() for line in (text or "").splitlines())):
-        pairs = (word.partition("=") for word in words)
-        values = {name: int(value) for name, _, value in pairs if _is_number(value)}
-        if "rbytes" in values:
-            names = ("rbytes", "wbytes", "rios", "wios")
-            found[device] = DiskCounters(*(values.get(name) for name in names))
-    return found
+    return _by_device(text, ("rbytes", "wbytes", "rios", "wios"))
+
+
+def disk_limits_version_1(files: Iterable[str | None]) -> dict[str, DiskCounters]:
+    """Return what may go between a server and each disk in a second.
+
+    :param files: ``blkio.throttle.*_device`` for ``read_bps``, ``write_bps``, ``read_iops`` and
+        ``write_iops``
+    """
+    limits = [flat(text) for text in files]
+    devices = dict.fromkeys(device for found in limits for device in found)
+    return {device: DiskCounters(*(found.get(device) for found in limits)) for device in devices}
+
+
+def disk_limits_version_2(text: str | None) -> dict[str, DiskCounters]:
+    """Return the limits of ``io.max`` by device number; ``max`` is none."""
+    return _by_device(text, ("rbps", "wbps", "riops", "wiops"))
+
+
+def load_averages(text: str | None) -> tuple[float, float, float] | None:
+    """Return the averages of a file like ``/proc/loadavg``, over 1, 5 and 15 minutes."""
+    words = (text or "").split()[:3]
+    if len(words) < 3 or not all(map(_AVERAGE.fullmatch, words)):
+        return None
+    first, second, third = map(float, words)
+    return first, second, third
 
 
 def ports(text: str | None) -> dict[str, PortCounters]:
@@ -182,6 +201,16 @@ def unreclaimable(usage: int | None, statistics: Mapping[str, int]) -> int | Non
 
 def _cores(quota: int | None, period: int | None) -> float | None:
     return quota / period if quota and period else None
+
+
+def _by_device(text: str | None, names: tuple[str, str, str, str]) -> dict[str, DiskCounters]:
+    found = {}
+    for device, *words in filter(None, (line.split() for line in (text or "").splitlines())):
+        pairs = (word.partition("=") for word in words)
+        values = {name: int(value) for name, _, value in pairs if _is_number(value)}
+        if not values.keys().isdisjoint(names):
+            found[device] = DiskCounters(*map(values.get, names))
+    return found
 
 
 def _blkio(text: str | None) -> dict[tuple[str, str], int]:

@@ -14,6 +14,7 @@ from novadocker.exporter.parsing import DiskCounters, PortCounters
 # the engine's two ways to name a group: cgroupfs and systemd
 _GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
 _DEEPEST = 8
+_RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 # of version 2's memory.stat
 _STATISTICS = ("inactive_file", "slab_reclaimable")
 
@@ -42,6 +43,7 @@ class Sample:
     pids_limit_hits: int | None = None
     tracked_connections: int | None = None
     disks: Mapping[str, DiskCounters] = field(default_factory=dict)
+    disk_limits: Mapping[str, DiskCounters] = field(default_factory=dict)
     ports: Mapping[str, PortCounters] = field(default_factory=dict)
     stalled: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
@@ -151,6 +153,9 @@ def _version_1(of_group: Reader) -> dict[str, object]:
             of_group("blkio", "blkio.throttle.io_service_bytes"),
             of_group("blkio", "blkio.throttle.io_serviced"),
         ),
+        "disk_limits": parsing.disk_limits_version_1(
+            of_group("blkio", f"blkio.throttle.{rate}_device") for rate in _RATES
+        ),
     }
 
 
@@ -166,6 +171,7 @@ def _version_2(of_group: Reader) -> dict[str, object]:
         "memory_limit": parsing.limit(of_group("memory", "memory.max")),
         "oom_kills": parsing.flat(of_group("memory", "memory.events")).get("oom_kill"),
         "disks": parsing.disks_version_2(of_group("io", "io.stat")),
+        "disk_limits": parsing.disk_limits_version_2(of_group("io", "io.max")),
         "stalled": {
             (resource, kind): seconds
             for resource in ("cpu", "memory", "io")

@@ -21,6 +21,7 @@ from prometheus_client.samples import Sample
 from novadocker.cmd import exporter
 from novadocker.exporter import files, host, parsing, serving
 from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.identity import Identities
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
 
@@ -44,6 +45,10 @@ VERSION_1 = {
     "pids/cgroup.procs": "42\n43\n",
     "blkio/blkio.throttle.io_service_bytes": "254:0 Read 512\n254:0 Write 1024\nTotal 1536\n",
     "blkio/blkio.throttle.io_serviced": "254:0 Read 1\n254:0 Write 2\nTotal 3\n",
+    "blkio/blkio.throttle.read_bps_device": "254:0 4096\n",
+    "blkio/blkio.throttle.write_bps_device": "254:0 8192\n",
+    "blkio/blkio.throttle.read_iops_device": "254:0 16\n",
+    "blkio/blkio.throttle.write_iops_device": "254:0 32\n",
 }
 VERSION_2 = {
     "cpu.stat": "usage_usec 1500000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 2500000\n",
@@ -57,6 +62,7 @@ VERSION_2 = {
     "pids.max": "100\n",
     "pids.events": "max 2\n",
     "cgroup.procs": "42\n43\n",
+    "io.max": "254:0 rbps=4096 wbps=8192 riops=16 wiops=32\n7:0 rbps=max\n",
     "io.stat": "254:0 rbytes=512 wbytes=1024 rios=1 wios=2 dbytes=0 dios=0\n7:0 \n",
 }
 NET_DEV = (
@@ -85,6 +91,15 @@ EXPECTED = {
     "disk_written_bytes_total": 1024,
     "disk_reads_total": 1,
     "disk_writes_total": 2,
+    "disk_read_limit_bytes_per_second": 4096,
+    "disk_write_limit_bytes_per_second": 8192,
+    "disk_read_limit_requests_per_second": 16,
+    "disk_write_limit_requests_per_second": 32,
+    "load1": 0.5,
+    "load5": 1.25,
+    "load15": 12,
+    "start_time_seconds": 1795608000,
+    "console_log_bytes": 7,
     "network_receive_bytes_total": 100,
     "network_receive_packets_total": 1,
     "network_receive_errors_total": 2,
@@ -117,14 +132,24 @@ def put_identity(root: Path, container: str, name: str = f"/nova-{UUID}") -> Non
         "org.openstack.nova.project_id": "p1",
         "org.openstack.nova.flavor": "m1.tiny",
     }
-    stored = {"Name": name, "Config": {"Labels": labels}}
-    put(root, {f"data/containers/{container}/config.v2.json": json.dumps(stored)})
+    stored = {
+        "Name": name,
+        "Config": {"Labels": labels},
+        "State": {"StartedAt": "2026-11-25T12:00:00.123456789Z"},
+    }
+    folder = f"data/containers/{container}"
+    put(root, {f"{folder}/config.v2.json": json.dumps(stored)})
+    put(root, {f"{folder}/{container}-json.log": "1234", f"{folder}/{container}-json.log.1": "123"})
+
+
+def places(root: Path) -> Places:
+    return Places(root, root / "data", str(root / "engine"), root / "loads")
 
 
 def scrape(root: Path) -> dict[tuple[str, str], float]:
     """Return the values of a scrape, read back from the text, by name and uuid."""
     registry = CollectorRegistry()
-    registry.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
+    registry.register(HostCollector(places(root)))
     text = generate_latest(registry).decode()
     return {
         (sample.name, sample.labels.get("uuid", "")): sample.value
@@ -139,6 +164,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     put_container(tmp_path, request.param, CONTAINER)
     put_identity(tmp_path, CONTAINER)
     put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
+    put(tmp_path, {f"loads/{UUID}": "0.50 1.25 12.00 1/7 43\n"})
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
     return tmp_path
@@ -161,7 +187,7 @@ def test_every_counter_of_a_server(root: Path) -> None:
 
 def test_a_name_with_quotes_and_newlines_is_one_label(root: Path) -> None:
     registry = CollectorRegistry()
-    registry.register(HostCollector(Places(root, root / "data", str(root / "engine"))))
+    registry.register(HostCollector(places(root)))
     text = generate_latest(registry).decode()
     (family,) = [
         family
@@ -197,7 +223,7 @@ def test_a_container_without_metadata_yet_is_seen_later(root: Path) -> None:
     path = root / "data/containers" / CONTAINER / "config.v2.json"
     content = path.read_text()
     path.write_text(content[:20])
-    collector = HostCollector(Places(root, root / "data", str(root / "engine")))
+    collector = HostCollector(places(root))
 
     def servers() -> float:
         (family,) = [f for f in collector.collect() if f.name == "novadocker_host_servers"]
@@ -206,6 +232,34 @@ def test_a_container_without_metadata_yet_is_seen_later(root: Path) -> None:
     assert servers() == 0
     path.write_text(content)
     assert servers() == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("2026-11-25T12:00:01Z", 1795608001),
+        ("0001-01-01T00:00:00Z", None),
+        ("2026-99-25T12:00:01Z", None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_the_time_of_the_start_is_that_of_the_last_one(
+    root: Path, told: str | None, expected: int | None
+) -> None:
+    identities = Identities(root / "data/containers")
+    first = identities.find(CONTAINER)
+    assert first is not None
+    assert first.started_at == 1795608000
+    path = root / "data/containers" / CONTAINER / "config.v2.json"
+    stored = json.loads(path.read_text())
+    stored["State"]["StartedAt"] = told
+    # as the engine does it
+    (path.parent / "new").write_text(json.dumps(stored))
+    (path.parent / "new").rename(path)
+    second = identities.find(CONTAINER)
+    assert second is not None
+    assert second.started_at == expected
 
 
 def test_a_group_that_vanished_has_no_sample(root: Path) -> None:
@@ -228,7 +282,7 @@ def test_a_file_that_the_kernel_lacks_costs_no_other(
     controller, _, file = missing.rpartition("/")
     (tmp_path / "sys/fs/cgroup" / controller / "docker" / CONTAINER / file).unlink()
     lost = before - set(scrape(tmp_path))
-    assert 1 <= len(lost) <= 4
+    assert 1 <= len(lost) <= 4, missing
 
 
 def test_systemd_moves_its_processes_below(root: Path) -> None:
@@ -255,6 +309,8 @@ def test_the_host(root: Path) -> None:
             f"run/netns/nova-{UUID}": "",
             "run/netns/nova-99999999-2222-3333-4444-555555555555": "",
             "run/netns/other": "",
+            "var/log/syslog": "12345",
+            "var/log/nova/nova-compute.log": "123",
         },
     )
     found = {name: value for (name, uuid), value in scrape(root).items() if not uuid}
@@ -268,6 +324,7 @@ def test_the_host(root: Path) -> None:
         "slab_bytes": 10240,
         "dirty_bytes": 1024,
         "leaked_namespaces": 1,
+        "log_bytes": 8,
         "engine_up": 0,
     }
     assert {name: found.get(f"novadocker_host_{name}") for name in expected} == expected
@@ -398,7 +455,7 @@ def test_ports_are_those_of_the_driver(root: Path) -> None:
 @pytest.fixture
 def registry(root: Path) -> Iterator[CollectorRegistry]:
     found = CollectorRegistry()
-    collector = HostCollector(Places(root, root / "data", str(root / "engine")), kept_files=100)
+    collector = HostCollector(places(root), kept_files=100)
     found.register(collector)
     yield found
     collector.close()

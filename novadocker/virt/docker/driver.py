@@ -21,7 +21,7 @@ from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import alive, exception
 from novadocker.conf import CONF
 from novadocker.virt.docker import (
     attachments,
@@ -182,6 +182,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, object]:
         """Return the host's resources; EngineUnavailable while the engine is away."""
+        alive.tell(Path(CONF.state_path))
         info = self._engine.info()
         return host_facts.available_resource(
             nodename,
