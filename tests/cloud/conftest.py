@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cloud the tests talk to: brought up once, left running."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openstack.connection import Connection
@@ -15,7 +17,7 @@ from devcloud.clients import connect
 from devcloud.images import archive_path
 from devcloud.settings import CHECKOUT, Settings, load_settings
 from tests.cloud import leaks
-from tests.cloud.servers import Servers
+from tests.cloud.servers import Opened, Servers
 
 BRING_UP_SECONDS = 1500
 HOSTS = 2
@@ -74,6 +76,34 @@ def first_host_only(cloud: Settings, admin: Connection) -> Iterator[None]:
     yield
     for service in others:
         admin.compute.enable_service(service)
+
+
+@pytest.fixture
+def opened(cloud: Settings, admin: Connection) -> Opened:
+    """Have servers land on some hosts alone, while a block runs."""
+    hosts = {host.name for host in cloud.hosts}
+
+    def services() -> list[Any]:
+        found = admin.compute.services(binary="nova-compute")
+        return [service for service in found if service.host in hosts]
+
+    def enable(names: set[str]) -> None:
+        for service in services():
+            if service.host in names:
+                admin.compute.enable_service(service)
+            else:
+                admin.compute.disable_service(service, disabled_reason="closed by the tests")
+
+    @contextlib.contextmanager
+    def call(*names: str) -> Iterator[None]:
+        before = {service.host for service in services() if service.status == "enabled"}
+        enable(set(names))
+        try:
+            yield
+        finally:
+            enable(before)
+
+    return call
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from openstack.compute.v2.server import Server
@@ -12,6 +13,9 @@ from openstack.connection import Connection
 from devcloud.network import inside
 
 BUILD_SECONDS = 180
+
+Opened = Callable[..., AbstractContextManager[None]]
+"""What the fixture ``opened`` gives."""
 
 
 class Servers:
@@ -104,3 +108,17 @@ def pings(namespace: str, target: str) -> bool:
         timeout=30,
     )
     return done.returncode == 0
+
+
+def host_of(admin: Connection, server: Server) -> str:
+    """Return the name of the host a server is on."""
+    return str(admin.compute.get_server(server.id).hypervisor_hostname)
+
+
+def migrations(admin: Connection, server: Server) -> list[str]:
+    """Return the states of a server's moves, the last one first."""
+    found = admin.compute.get(
+        f"/os-migrations?instance_uuid={server.id}",
+        headers={"OpenStack-API-Version": "compute 2.80"},
+    )
+    return [migration["status"] for migration in found.json()["migrations"]]

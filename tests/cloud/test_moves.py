@@ -2,11 +2,10 @@
 """Servers on their way from host to host, as their tenant and the operator see it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection
 from openstack.exceptions import BadRequestException
@@ -15,11 +14,9 @@ from devcloud import supervise
 from devcloud.settings import Settings
 from tests.cloud.guests import Guest, until
 from tests.cloud.owners import ask_placement, engine_of
-from tests.cloud.servers import Servers, address, fault, pings
+from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
 from tests.cloud.test_consoles import Screen, ask
 from tests.cloud.test_servers import ACTIVE, SHUTOFF
-
-Opened = Callable[..., contextlib.AbstractContextManager[None]]
 
 FILL = """
 set -e; mkdir -p /srv/tree/deep; cd /srv/tree
@@ -32,38 +29,6 @@ cd /srv/tree && sha256sum moved/file late && stat -c '%a %u %g %h' linked && rea
 stat -c %s sparse && test $(stat -c %b sparse) -lt 100 && test ! -e deep && test ! -e /etc/issue &&
 hostname && cat /etc/machine-id && ip -o -4 address show eth0 && ls /config-2/openstack/latest
 """
-
-
-@pytest.fixture
-def opened(cloud: Settings, admin: Connection) -> Opened:
-    """Have servers land on some hosts alone, while a block runs."""
-    hosts = {host.name for host in cloud.hosts}
-
-    def services() -> list[Any]:
-        found = admin.compute.services(binary="nova-compute")
-        return [service for service in found if service.host in hosts]
-
-    def enable(names: set[str]) -> None:
-        for service in services():
-            if service.host in names:
-                admin.compute.enable_service(service)
-            else:
-                admin.compute.disable_service(service, disabled_reason="closed by the tests")
-
-    @contextlib.contextmanager
-    def call(*names: str) -> Iterator[None]:
-        before = {service.host for service in services() if service.status == "enabled"}
-        enable(set(names))
-        try:
-            yield
-        finally:
-            enable(before)
-
-    return call
-
-
-def host_of(admin: Connection, server: Server) -> str:
-    return str(admin.compute.get_server(server.id).hypervisor_hostname)
 
 
 def has_container(cloud: Settings, number: int, server: Server) -> bool:
@@ -172,14 +137,6 @@ def test_a_host_that_is_not_reached_leaves_the_server_as_it_was(
         supervise.control(cloud, ["start", "sshd-host2"])
     assert pings(tenant_network, address(server))
     assert not has_container(cloud, 1, server)
-
-
-def migrations(admin: Connection, server: Server) -> list[str]:
-    found = admin.compute.get(
-        f"/os-migrations?instance_uuid={server.id}",
-        headers={"OpenStack-API-Version": "compute 2.80"},
-    )
-    return [migration["status"] for migration in found.json()["migrations"]]
 
 
 def forced_up(admin: Connection, service: Any) -> bool:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where servers land: groups, availability zones, kinds of hypervisors, hosts in maintenance."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from openstack.connection import Connection
+
+from devcloud import fake
+from devcloud.settings import Settings
+from tests.cloud.guests import until
+from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
+from tests.cloud.test_servers import ACTIVE
+
+ZONE = "test-west"
+AT_ONCE = 10
+
+
+@pytest.fixture
+def zone(admin: Connection) -> Iterator[str]:
+    """An availability zone that is the second host."""
+    aggregate = admin.compute.create_aggregate(name=ZONE, availability_zone=ZONE)
+    admin.compute.add_host_to_aggregate(aggregate, "host2")
+    yield ZONE
+    admin.compute.remove_host_from_aggregate(aggregate, "host2")
+    admin.compute.delete_aggregate(aggregate)
+
+
+@pytest.fixture
+def fake_host(cloud: Settings, servers: Servers) -> Iterator[str]:
+    """A compute host of another kind, with Nova's fake driver."""
+    fake.start(cloud)
+    yield fake.HOST
+    # its servers go while it is up
+    servers.delete_all()
+    fake.stop(cloud)
+
+
+def test_groups_and_zones(
+    servers: Servers, demo: Connection, admin: Connection, opened: Opened, zone: str
+) -> None:
+    groups = {
+        policy: demo.compute.create_server_group(name=policy, policy=policy)
+        for policy in ("affinity", "anti-affinity")
+    }
+    hints = {policy: {"group": group.id} for policy, group in groups.items()}
+    with opened("host1", "host2"):
+        west = servers.create("west", availability_zone=zone)
+        near = servers.create("near", availability_zone=zone, scheduler_hints=hints["affinity"])
+        nearer = servers.create("nearer", scheduler_hints=hints["affinity"])
+        apart = [
+            servers.create(f"apart{number}", scheduler_hints=hints["anti-affinity"])
+            for number in range(3)
+        ]
+    assert {host_of(admin, server) for server in (west, near, nearer)} == {"host2"}
+    assert {host_of(admin, server) for server in apart[:2]} == {"host1", "host2"}
+    assert apart[2].status == "ERROR"
+    assert "No valid host" in fault(apart[2])
+    servers.delete_all()
+    for group in groups.values():
+        demo.compute.delete_server_group(group)
+
+
+def test_images_land_on_their_kind_of_hypervisor(
+    servers: Servers,
+    admin: Connection,
+    image: Callable[..., str],
+    busybox: Path,
+    fake_host: str,
+) -> None:
+    ours, others = image(busybox, img_hv_type="docker"), image(busybox, img_hv_type="fake")
+    for number in range(2):
+        server = servers.create(f"ours{number}", image=ours)
+        assert (server.status, host_of(admin, server)) == ("ACTIVE", "host1"), fault(server)
+        server = servers.create(f"other{number}", image=others, networks="none")
+        assert (server.status, host_of(admin, server)) == ("ACTIVE", fake_host), fault(server)
+
+
+def test_live_migration_is_refused_and_harms_nothing(
+    servers: Servers, admin: Connection, opened: Opened, tenant_network: str
+) -> None:
+    server = servers.create("stays")
+    with opened("host1", "host2"):
+        admin.compute.live_migrate_server(server.id, host=None, block_migration="auto")
+        until(lambda: migrations(admin, server) == ["error"])
+        server = servers.wait(server, ACTIVE)
+    assert host_of(admin, server) == "host1"
+    assert pings(tenant_network, address(server))
+
+
+def test_ten_servers_move_at_once(
+    servers: Servers, demo: Connection, admin: Connection, opened: Opened, tenant_network: str
+) -> None:
+    made = [servers.create(f"mover{number}", wait=False) for number in range(AT_ONCE)]
+    made = [servers.wait(server, ACTIVE) for server in made]
+    with opened("host1", "host2"):
+        for server in made:
+            admin.compute.migrate_server(server.id)
+        for server in made:
+            now = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
+            assert now.status == "VERIFY_RESIZE", fault(now)
+    for server in made:
+        demo.compute.confirm_server_resize(server)
+    for server in made:
+        servers.wait(server, ACTIVE)
+        assert host_of(admin, server) == "host2"
+        until(lambda server=server: pings(tenant_network, address(server)))
