@@ -11,9 +11,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import files, probes, serving
-from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter import files, kernel_log, probes, rings, serving
+from novadocker.exporter.collector import HostCollector, Places, WatchCollector
 from novadocker.exporter.probes import Probes, Programs
+from novadocker.exporter.rings import Rings
+from novadocker.exporter.watch import Watch
+
+LOG = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 9419
@@ -41,14 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asks = {name: ask for name, ask in probes.asks(programs).items() if name in chosen.processes}
     watched = Probes(asks)
     registry.register(HostCollector(places, watched, files.most_kept()))
+    watch = Watch(
+        places.root, places.data_root / "containers", Rings(chosen.kernel_log_folder), _open_log()
+    )
+    registry.register(WatchCollector(watch))
     # before the server's thread begins, which inherits it
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     watched.start()
+    watch.start()
     application = serving.make_application(registry, password)
     server, thread = serving.start(chosen.address, chosen.port, application, tls)
     signal.sigwait(stops)
     watched.stop()
+    watch.close()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -68,6 +78,14 @@ def _security(
     except (OSError, ValueError) as error:
         parser.error(str(error))
     return password, tls
+
+
+def _open_log() -> kernel_log.KernelLog | None:
+    try:
+        return kernel_log.open_log()
+    except OSError as error:
+        LOG.warning("Nothing is told of the kernel's log: %s; CAP_SYSLOG?", error)
+        return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,5 +148,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=asked.state_path,
         help="nova-compute's [DEFAULT] state_path (default %(default)s)",
+    )
+    parser.add_argument(
+        "--kernel-log-folder",
+        type=Path,
+        default=rings.FOLDER,
+        help="where to keep each server's lines of the kernel's log (default %(default)s)",
     )
     return parser

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from novadocker.exporter import files, host, metrics, parsing, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.probes import Probes
+from novadocker.exporter.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,14 @@ class HostCollector(Collector):
         yield metrics.gauge("log_bytes", "Size of /var/log.", host.log_bytes(places.root))
         leaked = host.namespaces_without_container(uuids, places.root / "run/netns")
         yield metrics.gauge("leaked_namespaces", "Network namespaces without a container.", leaked)
+
+
+class WatchCollector(Collector):
+    """Tells what happened to servers."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of what happened, and of the kernel's log."""
+        yield from metrics.incident_metrics(self._watch.totals(), self._watch.lost_lines())

@@ -13,7 +13,7 @@ _TURN = 16 << 10
 
 # an open file of a control group takes a page of the kernel's memory
 _MOST_KEPT = 16384
-_OTHERS = 128
+_OTHERS = 2048
 
 # of an open file: its group or process went away; or it is nothing that is counted here
 _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
@@ -88,7 +88,7 @@ class KeptFiles:
         kept = self._descriptors.setdefault(group, {})
         if (descriptor := kept.get(path)) is not None:
             try:
-                return _read_again(descriptor)
+                return read_again(descriptor)
             except OSError as error:
                 if error.errno not in _GONE:
                     return None
@@ -101,7 +101,7 @@ class KeptFiles:
         kept[path] = descriptor
         self._left -= 1
         try:
-            return _read_again(descriptor)
+            return read_again(descriptor)
         except OSError:
             return None
 
@@ -122,7 +122,11 @@ class KeptFiles:
             os.close(kept.pop(path))
 
 
-def _read_again(descriptor: int) -> str:
+def read_again(descriptor: int) -> str:
+    """Return what an open file of a control group has now.
+
+    :raises OSError: the group is gone
+    """
     content = part = os.pread(descriptor, _TURN, 0)
     # a group's file is one record, which is given at once unless it does not fit
     while len(part) == _TURN and len(content) < _LARGEST:

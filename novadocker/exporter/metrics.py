@@ -8,8 +8,10 @@ from prometheus_client import Metric
 from prometheus_client.samples import Sample as Point
 
 from novadocker.exporter.host import Shared, Storage
+from novadocker.exporter.incidents import KINDS
 from novadocker.exporter.labels import NONE, KnownLabels
 from novadocker.exporter.tree import Sample
+from novadocker.exporter.watched import Totals
 
 Value = float | int | None
 Table = tuple[tuple[str, str, str], ...]
@@ -148,6 +150,23 @@ def process_metric(up: Mapping[str, bool]) -> Metric:
     text = "Whether a program that servers depend on answers."
     values = ((NONE.with_(("process",), (name,)), int(good)) for name, good in up.items())
     return _metric("novadocker_host_process_up", text, "gauge", values)
+
+
+def incident_metrics(totals: Sequence[Totals], lost_lines: int | None) -> Iterator[Metric]:
+    """Yield the metrics of what happened to servers, and of the kernel's log."""
+    text = "What happened to it, by kind."
+    # each kind from the start, else the first one of it is no increase
+    happened = (
+        (found.labels.with_(("kind",), (kind,)), found.kinds.get(kind, 0))
+        for found in totals
+        for kind in KINDS
+    )
+    yield _metric("novadocker_server_incidents", text, "counter", happened)
+    text = "Lines of the kernel's log about it that were too many to be kept."
+    dropped = ((found.labels, found.dropped_lines) for found in totals)
+    yield _metric("novadocker_server_kernel_lines_dropped", text, "counter", dropped)
+    text = "Lines of the kernel's log that were overwritten or too many to be read."
+    yield _metric("novadocker_host_kernel_lines_lost", text, "counter", [(NONE, lost_lines)])
 
 
 def gauge(name: str, text: str, value: Value) -> Metric:

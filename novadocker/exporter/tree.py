@@ -1,24 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """One walk of the control groups: the counters of every container, version 1 and 2."""
 
+import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from novadocker.exporter import parsing
 from novadocker.exporter.files import KeptFiles, read, read_start
+from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT
 from novadocker.exporter.parsing import DiskCounters, PortCounters
+from novadocker.virt.docker import kills
 
 # the engine's two ways to name a group: cgroupfs and systemd
 _GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
+_GROUP_IN_PATH = re.compile(rf"/{_GROUP.pattern}(?=[/,\n]|$)")
 _DEEPEST = 8
+_MOST_COMMANDS = 256
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 # of version 2's memory.stat
 _STATISTICS = ("inactive_file", "slab_reclaimable")
 
 Reader = Callable[[str, str], str | None]
+
+
+def container_of(text: str) -> str | None:
+    """Return the id of the container that a control group is of, or below; None for none.
+
+    The first name that looks like one is the engine's: those below are the tenant's.
+
+    :param text: the group's path, and maybe something after a comma
+    """
+    match = _GROUP_IN_PATH.search(text)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True)
@@ -88,10 +105,9 @@ class Tree:
         """Return the counters of a container's group; None if it is gone, or no process is left."""
 
         def of_group(controller: str, file: str) -> str | None:
-            hierarchy = f"/{controller}" if self.version == 1 else ""
-            return self._files.read(path, f"{self._groups}{hierarchy}{path}/{file}")
+            return self._files.read(path, self._file(path, controller, file))
 
-        process = self._process(path)
+        process = self.process(path)
         if process is None:
             return None
         network = f"{self._proc}/{process}/net"
@@ -101,16 +117,36 @@ class Tree:
         own = _version_1(of_group) if self.version == 1 else _version_2(of_group)
         return Sample(**(common | own))  # type: ignore[arg-type]
 
-    def _process(self, path: str, depth: int = 0) -> int | None:
-        """Return a process of a group or, as systemd moves all away, of one below."""
-        folder = f"{self._groups}{'/pids' if self.version == 1 else ''}{path}"
-        listed = (self._files.read(path, f"{folder}/cgroup.procs") or "").split(None, 1)
-        if listed:
-            return int(listed[0])
+    def process(self, path: str) -> int | None:
+        """Return a process of a group or of one below; None if none is left."""
+        return next(self._processes(path), None)
+
+    def commonest_command(self, path: str) -> str:
+        """Return the name that most processes of a group have, of some hundreds; maybe none."""
+        processes = itertools.islice(self._processes(path), _MOST_COMMANDS)
+        names = (read(f"{self._proc}/{process}/comm") for process in processes)
+        counted = Counter(name.rstrip("\n") for name in names if name)
+        return next((name for name, _ in counted.most_common(1)), "")
+
+    def event_files(self, path: str) -> dict[str, str]:
+        """Return the files that count a group's kills for want of memory and refused forks."""
+        controller, file = kills.FILES[self.version]
+        return {
+            OOM_KILL: self._file(path, controller, file),
+            PIDS_LIMIT: self._file(path, "pids", "pids.events"),
+        }
+
+    def _file(self, path: str, controller: str, file: str) -> str:
+        hierarchy = f"/{controller}" if self.version == 1 else ""
+        return f"{self._groups}{hierarchy}{path}/{file}"
+
+    def _processes(self, path: str, depth: int = 0) -> Iterator[int]:
+        """Yield the processes of a group and of those below, to which systemd moves all."""
+        listed = self._files.read(path, self._file(path, "pids", "cgroup.procs")) or ""
+        yield from map(int, listed.split())
+        folder = self._file(path, "pids", "")
         for name in _folders(folder) if depth < 2 else ():
-            if (found := self._process(f"{path}/{name}", depth + 1)) is not None:
-                return found
-        return None
+            yield from self._processes(f"{path}/{name}", depth + 1)
 
 
 def _common(of_group: Reader) -> dict[str, object]:
@@ -148,7 +184,7 @@ def _version_1(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_time"), 1e9),
         "memory_limit": parsing.limit(of_group("memory", "memory.limit_in_bytes")),
-        "oom_kills": parsing.flat(of_group("memory", "memory.oom_control")).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*kills.FILES[1])).get("oom_kill"),
         "disks": parsing.disks_version_1(
             of_group("blkio", "blkio.throttle.io_service_bytes"),
             of_group("blkio", "blkio.throttle.io_serviced"),
@@ -169,7 +205,7 @@ def _version_2(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_usec"), 1e6),
         "memory_limit": parsing.limit(of_group("memory", "memory.max")),
-        "oom_kills": parsing.flat(of_group("memory", "memory.events")).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*kills.FILES[2])).get("oom_kill"),
         "disks": parsing.disks_version_2(of_group("io", "io.stat")),
         "disk_limits": parsing.disk_limits_version_2(of_group("io", "io.max")),
         "stalled": {

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter on a real kernel: what it tells of a server is what the kernel has."""
 
+import queue
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,11 @@ import docker
 import pytest
 from prometheus_client import CollectorRegistry
 
+from novadocker.exporter import kernel_log
 from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.incidents import Incident
+from novadocker.exporter.rings import Rings
+from novadocker.exporter.watch import Watch
 from tests.engine import control_groups, machines
 from tests.engine.conftest import busybox_archive
 
@@ -29,7 +34,21 @@ def client(engine_url: str) -> Iterator[docker.APIClient]:
 
 
 @pytest.fixture(scope="module")
-def server(client: docker.APIClient) -> Iterator[dict[str, str]]:
+def told(
+    client: docker.APIClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[queue.Queue[Incident]]:
+    """What is told of servers."""
+    found: queue.Queue[Incident] = queue.Queue()
+    rings = Rings(tmp_path_factory.mktemp("kernel"))
+    containers = Path(client.info()["DockerRootDir"], "containers")
+    watch = Watch(Path("/"), containers, rings, kernel_log.open_log(), found.put)
+    watch.start()
+    yield found
+    watch.close()
+
+
+@pytest.fixture(scope="module")
+def server(client: docker.APIClient, told: queue.Queue[Incident]) -> Iterator[dict[str, str]]:
     """A server with small limits, which met those of its processes and of its memory."""
     instance = str(uuid.uuid4())
     labels = {
@@ -100,3 +119,17 @@ def test_what_is_told_is_what_the_kernel_has(
     assert (told("cpu_seconds_total") or 0) > 0
     assert registry.get_sample_value("novadocker_host_engine_up") == 1
     assert registry.get_sample_value("novadocker_host_servers") == 1
+
+
+def test_what_happened_is_told_with_the_culprit(
+    server: dict[str, str], told: queue.Queue[Incident]
+) -> None:
+    found: dict[str, Incident] = {}
+    while not {"oom_kill", "pids_limit", "kernel_line"} <= found.keys():
+        incident = told.get(timeout=30)
+        assert incident.labels["uuid"] == server["uuid"]
+        found.setdefault(incident.kind, incident)
+    assert found["oom_kill"].process.startswith("dd (pid ")
+    assert any("Killed process" in line for line in found["oom_kill"].lines)
+    assert found["pids_limit"].process == "sleep"
+    assert found["pids_limit"].count >= 1

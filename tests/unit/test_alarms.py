@@ -15,7 +15,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.collector import HostCollector, Places, WatchCollector
+from novadocker.exporter.rings import Rings
+from novadocker.exporter.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "etc" / "prometheus" / "novadocker.rules.yml"
@@ -47,9 +49,13 @@ def told(tmp_path: Path) -> set[str]:
     """The names of all metrics of the exporter."""
     (tmp_path / "data").mkdir()
     collector = HostCollector(Places(tmp_path, tmp_path / "data", str(tmp_path / "engine")))
+    watch = Watch(tmp_path, tmp_path / "data/containers", Rings(tmp_path / "kernel"), None)
     registry = CollectorRegistry()
     registry.register(collector)
-    return {family.name + TYPES[family.type] for family in registry.collect()}
+    registry.register(WatchCollector(watch))
+    names = {family.name + TYPES[family.type] for family in registry.collect()}
+    watch.close()
+    return names
 
 
 def metrics_of(expressions: Iterable[str]) -> set[str]:

@@ -4,6 +4,9 @@
 import re
 from pathlib import Path
 
+FILES = {1: ("memory", "memory.oom_control"), 2: ("memory", "memory.events")}
+"""Controller and file with the count, by version of control groups."""
+
 
 def read_kills(pid: int, root: Path = Path("/")) -> int:
     """Return the count since the server's start, 0 when it is gone.
@@ -24,5 +27,5 @@ def _counters(root: Path, lines: list[str]) -> Path:
     paths = {names: path.lstrip("/") for _, names, path in (line.split(":", 2) for line in lines)}
     for names, path in paths.items():
         if "memory" in names.split(","):
-            return root / "sys/fs/cgroup" / names / path / "memory.oom_control"
-    return root / "sys/fs/cgroup" / paths[""] / "memory.events"
+            return root / "sys/fs/cgroup" / names / path / FILES[1][1]
+    return root / "sys/fs/cgroup" / paths[""] / FILES[2][1]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a line of the kernel's log is.
+
+A tenant names processes and control groups, and such names stand in the lines. So a pattern begins
+with what the kernel itself writes, or takes the last of what looks like a process number.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from novadocker.exporter.kernel_log import Record
+from novadocker.exporter.tree import container_of
+
+# the kernel's TASK_COMM_LEN less its end, of which each byte may be escaped as \x41
+_NAME = r".{0,60}"
+_OOM_BEGINS = re.compile(rf"{_NAME} invoked oom-killer: ")
+# the cpuset's name has no slash; paths may go on with names of the tenant's
+_OOM_VICTIM = re.compile(
+    r"oom-kill:constraint=.*?_memcg=(?P<group>/.*),task=(?P<name>.*),pid=(?P<pid>[0-9]+),uid=[0-9]+"
+)
+_OOM_KILLED = re.compile(r"(?:Memory cgroup out of memory|Out of memory): Killed process ([0-9]+) ")
+_OOM_MOST_LINES = 200
+_OOM_MICROSECONDS = 1_000_000
+_FORK_REJECTED = re.compile(r"cgroup: fork rejected by pids controller in (/.*)")
+_FAULT = re.compile(
+    rf"(?:traps: )?{_NAME}\[([0-9]+)\]:? "
+    r"(?:segfault at|trap |general protection|potentially unexpected fatal signal)"
+)
+_TASK = re.compile(rf"{_NAME} ?\(([0-9]+)\): ")
+_TABLE_FULL = re.compile(r"nf_conntrack: (?:nf_conntrack: )?table full")
+
+
+@dataclass(frozen=True)
+class Victim:
+    """The process that was killed for want of memory, of a container."""
+
+    container: str
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Lines of one container; ``victim`` if they tell of a kill."""
+
+    container: str
+    records: tuple[Record, ...]
+    victim: Victim | None = None
+
+
+def tells_full_table(record: Record) -> bool:
+    """Say whether a line is that the table of connections is full, in whichever namespace."""
+    return _TABLE_FULL.match(record.text) is not None
+
+
+def kills(record: Record) -> bool:
+    """Say whether a line is the last one of a kill for want of memory."""
+    return _OOM_KILLED.match(record.text) is not None
+
+
+class Attribution:
+    """Sorts the lines of the log by container; not safe to share between threads.
+
+    The report of a kill has a hundred lines, one of which, near its end, says whose they are. The
+    kernel makes one report at a time.
+
+    :param container_of_process: the container that a process is in; None for none
+    """
+
+    def __init__(self, container_of_process: Callable[[int], str | None]) -> None:
+        self._of_process = container_of_process
+        self._report: list[Record] = []
+        self._victim: Victim | None = None
+
+    def take(self, record: Record) -> Found | None:
+        """Return the container whose lines are complete with this one."""
+        if _OOM_BEGINS.match(record.text):
+            self._report, self._victim = [record], None
+            return None
+        if self._report:
+            return self._take_of_report(record)
+        container = self._of_line(record)
+        return Found(container, (record,)) if container else None
+
+    def _take_of_report(self, record: Record) -> Found | None:
+        late = record.microseconds - self._report[0].microseconds > _OOM_MICROSECONDS
+        if late or len(self._report) >= _OOM_MOST_LINES:
+            self._report = []
+            return self.take(record)
+        self._report.append(record)
+        if match := _OOM_VICTIM.fullmatch(record.text):
+            container = self._of_process(int(match["pid"])) or container_of(match["group"])
+            if container:
+                self._victim = Victim(container, match["name"], int(match["pid"]))
+        if not kills(record):
+            return None
+        report, self._report = tuple(self._report), []
+        return Found(self._victim.container, report, self._victim) if self._victim else None
+
+    def _of_line(self, record: Record) -> str | None:
+        if match := _FORK_REJECTED.match(record.text):
+            return container_of(match[1])
+        for pattern in (_OOM_KILLED, _FAULT, _TASK):
+            if match := pattern.match(record.text):
+                return self._of_process(int(match[1]))
+        return self._of_process(record.task) if record.task else None

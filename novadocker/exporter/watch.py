@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits for what happens to servers, and tells it within a second, with the culprit.
+
+The kernel announces changes of the counters ``memory.events`` and ``pids.events`` (cgroup-v2.rst;
+of version 1 some kernels the second one alone, or none), and says the first time in its log. All
+are looked at twice a second as well: for what is not announced, and to find new servers.
+"""
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from novadocker.exporter import attribution, files, incidents, parsing
+from novadocker.exporter.identity import Identities
+from novadocker.exporter.incidents import Incident
+from novadocker.exporter.kernel_log import KernelLog, Record
+from novadocker.exporter.rings import Rings
+from novadocker.exporter.tree import Tree, container_of
+from novadocker.exporter.watched import LINES_TOLD, Totals, Watched
+
+LOG = logging.getLogger(__name__)
+
+_WALK_SECONDS = 0.5
+# for a server that is not known yet
+_EARLY_WALK_SECONDS = 0.05
+_SWEEP_SECONDS = 3600.0
+# of processes by which a line finds its server, in a second
+_MOST_LOOKUPS = 500
+
+
+class Watch:
+    """A thread that waits; ``totals`` and ``lost_lines`` may be asked from others.
+
+    :param root: where /proc and /sys are
+    :param containers: the folder of the engine's data root with a folder for each container
+    :param rings: takes the kernel's lines of each server
+    :param log: the kernel's; None where it can't be read
+    :param tell: takes each incident
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        containers: Path,
+        rings: Rings,
+        log: KernelLog | None,
+        tell: Callable[[Incident], None] = incidents.log,
+    ) -> None:
+        self._proc = root / "proc"
+        self._tree = Tree(root)
+        self._identities = Identities(containers)
+        self._rings = rings
+        self._log = log
+        self._tell = tell
+        self._attribution = attribution.Attribution(self._container_of_process)
+        self._lock = threading.Lock()
+        self._watched: dict[str, Watched] = {}
+        self._totals: dict[str, Totals] = {}
+        self._last: list[Incident] = []
+        self._of_descriptor: dict[int, str] = {}
+        self._poll = select.epoll()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll.register(self._stop, select.EPOLLIN)
+        self._stopped = False
+        self._log_registered = False
+        self._walked_at = self._sweep_at = 0.0
+        self._is_kept = True
+        self._lookups = 0
+        self._table_was_full = False
+        self._thread: threading.Thread | None = None
+        self._walk(first=True)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait no more, and close all files."""
+        self._stopped = True
+        os.eventfd_write(self._stop, 1)
+        if self._thread:
+            self._thread.join()
+        for container in list(self._watched):
+            self._forget(container)
+        self._poll.close()
+        os.close(self._stop)
+        if self._log:
+            self._log.close()
+
+    def totals(self) -> list[Totals]:
+        """Return what happened to each server that has a container."""
+        with self._lock:
+            return [replace(found, kinds=found.kinds.copy()) for found in self._totals.values()]
+
+    def lost_lines(self) -> int | None:
+        """Return how many lines of the kernel's log were lost; None where it can't be read."""
+        return self._log.lost if self._log else None
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                self.turn(_WALK_SECONDS)
+            except OSError as error:
+                LOG.error("What happens to servers is not seen: %s", error)
+                select.select([self._stop], [], [], _WALK_SECONDS)
+
+    def turn(self, seconds: float) -> None:
+        """Wait for at most some seconds, then look at what happened and tell it."""
+        self._listen()
+        ready = {descriptor for descriptor, _ in self._poll.poll(self._patience(seconds))}
+        # its lines say whom the counters are about
+        records = list(self._log.records()) if self._log and not self._log.rest() else []
+        now = time.monotonic()
+        with self._lock:
+            changed = self._take(records)
+            changed |= {self._of_descriptor[found] for found in ready & self._of_descriptor.keys()}
+            if any(map(attribution.kills, records)):
+                changed |= self._watched.keys()
+            for container in changed:
+                self._count(container, now)
+            if now >= self._walked_at + _WALK_SECONDS:
+                self._lookups = 0
+                self._walk()
+            due = [*self._last, *self._due(time.monotonic())]
+            self._last = []
+        for incident in due:
+            self._tell(incident)
+
+    def _patience(self, seconds: float) -> float:
+        now = time.monotonic()
+        waits = [
+            found.pending.seconds_left(now, self._is_patient(found))
+            for found in self._watched.values()
+        ]
+        waits.append(self._log.rest() or None if self._log else None)
+        return min([seconds, *(wait for wait in waits if wait is not None)])
+
+    def _listen(self) -> None:
+        """Wait for the log, but not while it rests."""
+        wanted = bool(self._log and not self._log.rest())
+        if self._log and wanted != self._log_registered:
+            with suppress(PermissionError):
+                if wanted:
+                    self._poll.register(self._log.descriptor, select.EPOLLIN)
+                else:
+                    self._poll.unregister(self._log.descriptor)
+            self._log_registered = wanted
+
+    def _is_patient(self, found: Watched) -> bool:
+        return self._log is not None and not found.victim
+
+    def _take(self, records: list[Record]) -> set[str]:
+        """Keep the lines of each server; return the servers."""
+        lines: dict[str, list[str]] = {}
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for record in records:
+            self._table_was_full |= attribution.tells_full_table(record)
+            found = self._attribution.take(record)
+            if found and self._knows(found.container):
+                kept = lines.setdefault(found.container, [])
+                kept += (f"{at} {line.text}" for line in found.records)
+                if found.victim:
+                    victim = f"{found.victim.name} (pid {found.victim.pid})"
+                    self._watched[found.container].victim = victim
+        now = time.monotonic()
+        for container, kept in lines.items():
+            # it may have gone while the others were looked at
+            if (watched := self._watched.get(container)) is None:
+                continue
+            watched.lines.extend(kept[-LINES_TOLD:])
+            watched.add(incidents.KERNEL_LINE, len(kept), now)
+            totals = watched.totals
+            totals.dropped_lines += self._keep(totals.labels["uuid"], kept)
+        return set(lines)
+
+    def _keep(self, instance_uuid: str, lines: list[str]) -> int:
+        """Write lines of a server; return how many could not be."""
+        try:
+            dropped = self._rings.write(instance_uuid, lines)
+        except (OSError, ValueError) as error:
+            if self._is_kept:
+                LOG.error("Lines of the kernel's log are not kept: %s", error)
+            self._is_kept = False
+            return len(lines)
+        self._is_kept = True
+        return dropped
+
+    def _knows(self, container: str) -> bool:
+        """Say whether a container is a server, maybe one that is not watched yet."""
+        if (
+            container not in self._watched
+            and time.monotonic() >= self._walked_at + _EARLY_WALK_SECONDS
+        ):
+            self._walk()
+        return container in self._watched
+
+    def _count(self, container: str, now: float) -> None:
+        """Look at the counters of a server."""
+        if (watched := self._watched.get(container)) is None:
+            return
+        counts = watched.read_counts()
+        if counts is None:
+            self._forget(container)
+            return
+        for kind, count in counts.items():
+            watched.add(kind, count - watched.counts.get(kind, 0), now)
+        watched.counts.update(counts)
+
+    def _count_refused_connections(self, now: float) -> None:
+        for watched in self._watched.values():
+            refused = self._refused_connections(watched.path)
+            known = watched.counts.get(incidents.TABLE_FULL, 0)
+            watched.add(incidents.TABLE_FULL, refused - known, now)
+            watched.counts[incidents.TABLE_FULL] = refused
+
+    def _refused_connections(self, path: str) -> int:
+        process = self._tree.process(path)
+        statistics = files.read(f"{self._proc}/{process}/net/stat/nf_conntrack")
+        return parsing.dropped_connections(statistics) or 0
+
+    def _due(self, now: float) -> Iterator[Incident]:
+        for watched in self._watched.values():
+            for kind, count in watched.pending.take_due(now, self._is_patient(watched)):
+                process = ""
+                if kind == incidents.PIDS_LIMIT:
+                    process = self._tree.commonest_command(watched.path)
+                yield watched.incident(kind, count, process)
+
+    # -- which servers there are --------------------------------------------------------------
+
+    def _walk(self, first: bool = False) -> None:
+        """Watch the servers that are new, forget those that are gone, and count of all."""
+        now = self._walked_at = time.monotonic()
+        found = dict(self._tree.containers())
+        for container in self._watched.keys() - found.keys():
+            self._forget(container)
+        for container in found.keys() - self._watched.keys():
+            if server := self._identities.find(container):
+                totals = self._totals.setdefault(container, Totals(server.labels))
+                self._begin(container, Watched(totals, found[container], {}), first)
+        self._identities.keep(self._totals.keys() | found.keys())
+        for container in self._totals.keys() - found.keys():
+            if self._identities.find(container) is None:
+                del self._totals[container]
+        for container in list(self._watched):
+            self._count(container, now)
+        if self._table_was_full:
+            self._table_was_full = False
+            self._count_refused_connections(now)
+        if now >= self._sweep_at:
+            self._rings.remove_old({found.labels["uuid"] for found in self._totals.values()})
+            self._sweep_at = now + _SWEEP_SECONDS
+
+    def _begin(self, container: str, watched: Watched, first: bool) -> None:
+        self._watched[container] = watched
+        for kind, file in self._tree.event_files(watched.path).items():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                watched.descriptors[kind] = descriptor
+                self._of_descriptor[descriptor] = container
+                # a kernel that does not announce: EPERM
+                with suppress(PermissionError):
+                    self._poll.register(descriptor, select.EPOLLPRI)
+        if first:
+            # of before this program's start
+            watched.counts = watched.read_counts() or {}
+            watched.counts[incidents.TABLE_FULL] = self._refused_connections(watched.path)
+
+    def _forget(self, container: str) -> None:
+        watched = self._watched.pop(container)
+        self._last += watched.last_incidents(time.monotonic())
+        for descriptor in watched.descriptors.values():
+            del self._of_descriptor[descriptor]
+            # takes it out of the poll, too
+            os.close(descriptor)
+
+    def _container_of_process(self, process: int) -> str | None:
+        self._lookups += 1
+        if self._lookups > _MOST_LOOKUPS:
+            return None
+        return container_of(files.read(f"{self._proc}/{process}/cgroup") or "")
