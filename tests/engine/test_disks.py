@@ -136,22 +136,6 @@ def test_an_engine_that_can_not_refuses(
         pass
 
 
-@pytest.mark.parametrize(
-    ("root", "container", "size"),
-    [
-        ("relative", "0" * 64, 1),
-        ("/", "../x", 1),
-        ("/", "0" * 64, 0),
-        ("/", "0" * 64, -1),
-        ("/", "0" * 64, "1"),
-        ("/", "0" * 64, True),
-    ],
-)
-def test_wrong_arguments(root: str, container: str, size: int) -> None:
-    with pytest.raises(ValueError, match="is no"):
-        disks.resize_disk(root, container, size)
-
-
 def test_no_such_container(engine: Engine) -> None:
     with pytest.raises(FileNotFoundError):
         disks.read_disk(engine.info().data_root, "0" * 64)

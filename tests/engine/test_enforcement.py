@@ -12,7 +12,7 @@ import pytest
 from nova.network import model as network_model
 
 from novadocker import exception
-from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, rates, vifs
+from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, DiskRates, Limits, NetworkRate
 from tests.engine import machines, networks
@@ -321,19 +321,6 @@ def test_a_burst_and_a_peak_are_kept(
     assert "rate 10Mbit" in shown
     assert "burst 512Kb" in shown
     assert "rate 20Mbit" in shown
-
-
-def test_wrong_arguments_reach_no_kernel(uuid: str) -> None:
-    good = (uuid, [("tap0", "eth0")], None, None, "0" * 64, 1, None, {})
-    for position, value in (
-        (0, "../x"),
-        (1, [("eth0; x", "eth0")]),
-        (2, {"average": -1}),
-        (3, {"average": 0}),
-    ):
-        wrong = [*good[:position], value, *good[position + 1 :]]
-        with pytest.raises(ValueError, match="is no"):
-            rates.set_rates(*wrong)
 
 
 def test_the_disk_behind_the_data_root(engine: Engine) -> None:

@@ -404,22 +404,6 @@ def test_records(uuid: str) -> None:
     netns.delete_namespace(uuid)
     assert not record.exists()
     assert not files.exists()
-    for name, content in (("../hosts", b""), ("passwd", b""), ("hosts", b"x" * 65537)):
-        with pytest.raises(ValueError, match="no file for /etc"):
-            netns.bind_container(container_id, uuid, etc_files={name: content})
-    for login in (
-        {"user": "a b"},
-        {"user": "../x"},
-        {"user": "root", "password_hash": "a b"},
-        {"user": "root", "keys": b"x" * (1 << 20 | 1)},
-    ):
-        with pytest.raises(ValueError, match=r"name|malformed|large"):
-            netns.bind_container(container_id, uuid, login=login)
-    netns.release_container(container_id)
-    assert not files.exists()
-    for wrong in ("", "../x", container_id[:-1], container_id.upper() + "\n"):
-        with pytest.raises(ValueError, match="is not"):
-            netns.bind_container(wrong, uuid)
 
 
 @pytest.fixture

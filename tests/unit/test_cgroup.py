@@ -195,22 +195,6 @@ def test_disk_rates_are_written() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("container", "disk", "rates"),
-    [
-        ("../x", "254:0", RATES),
-        (ID, "254:0 1\n7:0", RATES),
-        (ID, "/dev/vda", RATES),
-        (ID, "254:0", DiskRates(read_bytes=-1)),
-        (ID, "254:0", DiskRates(read_bytes=1 << 63)),
-        (ID, "254:0", DiskRates(read_bytes="1\n")),  # type: ignore[arg-type]
-    ],
-)
-def test_wrong_arguments_write_nothing(container: str, disk: str, rates: DiskRates) -> None:
-    with pytest.raises(ValueError, match="is no"):
-        cgroup.write_disk_rates(1, container, disk, rates)
-
-
 def test_the_disk_of_no_device(tmp_path: Path) -> None:
     assert cgroup.disk_of("overlay") is None
     assert cgroup.disk_of(str(tmp_path)) is None

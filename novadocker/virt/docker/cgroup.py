@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from novadocker.virt.docker import arguments
 from novadocker.virt.docker.model import DiskRates, Limits
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
-_LARGEST = 1 << 62
 
 # field of DiskRates: the file of version 1, the word in io.max of version 2
 _THROTTLES = {
@@ -248,18 +247,16 @@ def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[st
     return [("io", "io.max", f"{disk} {' '.join(words)}")]
 
 
+def checked_disk(value: object) -> str:
+    """Return the number of a disk as ``disk_of`` does; ValueError if it is none."""
+    return arguments.text(_DEVICE, value)
+
+
 def write_disk_rates(pid: int, container_id: str, disk: str, rates: DiskRates) -> None:
     """Set a container's disk rates and see that the kernel keeps them; right ones stay untouched.
 
-    :raises ValueError: an argument is not well-formed
     :raises OSError: the kernel does not take them, or the process is not the container's
     """
-    if not _CONTAINER_ID.fullmatch(container_id) or not _DEVICE.fullmatch(disk):
-        raise ValueError(f"{container_id!r} or {disk!r} is not well-formed")
-    for field in _THROTTLES:
-        value = getattr(rates, field)
-        if type(value) is not int or not 0 <= value <= _LARGEST:
-            raise ValueError(f"{value!r} is no rate")
     found = groups(pid, container_id)
     if read_disk_rates(found, disk) == rates:
         return
@@ -278,11 +275,8 @@ def reclaim_memory(pid: int, container_id: str, size: int) -> None:
     For version 2, whose ``memory.max`` kills where version 1 would refuse. ``memory.high`` makes
     the kernel take back what it can before the call returns.
 
-    :raises ValueError: an argument is not well-formed
     :raises OSError: more is in use that can't be taken back
     """
-    if not _CONTAINER_ID.fullmatch(container_id) or type(size) is not int or size <= 0:
-        raise ValueError(f"{container_id!r} or {size!r} is not well-formed")
     found = groups(pid, container_id)
     if found.version == 1:
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from novadocker import privsep
+from novadocker.virt.docker import arguments
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -30,6 +31,10 @@ _OVERLAY_FOLDER = re.compile(
     r"/(?:[\w.-]+/)+overlay2/(?:[0-9a-z]{25,64}(?:-init)?/diff|l/[0-9A-Z]{26})"
 )
 _VOLUME_FOLDER = re.compile(r"/(?:[\w.-]+/)+volumes/[A-Za-z0-9][\w.-]+/_data")
+
+# of a volume in a container
+_PATH = re.compile(r"/[^\0]*")
+_SIZES = range(1 << 62)
 
 # attributes by which overlayfs keeps its own state
 _OVERLAY_ATTRIBUTE = "trusted.overlay."
@@ -62,21 +67,21 @@ def write_layer(
     :raises ValueError: an argument is not well-formed
     :raises OSError: the folders can't be read, or the layer is larger than ``limit`` (EFBIG)
     """
-    for folder in (upper, *lowers):
-        _check(_OVERLAY_FOLDER, folder)
-    for folder in volumes.values():
-        _check(_VOLUME_FOLDER, folder)
-    process, descriptor = (int(number) for number in target)
-    with open(f"/proc/{process}/fd/{descriptor}", "r+b", buffering=0) as file:
+    folders = [_folder(_OVERLAY_FOLDER, folder) for folder in (upper, *arguments.items(lowers))]
+    places = {
+        arguments.text(_PATH, path): _folder(_VOLUME_FOLDER, folder)
+        for path, folder in arguments.mapping(volumes).items()
+    }
+    room = arguments.number(_SIZES, limit)
+    with open(arguments.open_file(target), "r+b", buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink:
             raise ValueError("the target is no empty file without a name")
-        _Layer(file, limit).write([Path(upper), *map(Path, lowers)], volumes)
+        _Layer(file, room).write([Path(folder) for folder in folders], places)
 
 
-def _check(pattern: re.Pattern[str], folder: str) -> None:
-    if not pattern.fullmatch(folder) or ".." in folder:
-        raise ValueError(f"{folder!r} is no folder of the engine's")
+def _folder(pattern: re.Pattern[str], value: object) -> str:
+    return arguments.without_detours(arguments.text(pattern, value))
 
 
 class _Layer:

@@ -17,14 +17,13 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from novadocker import privsep
-from novadocker.virt.docker import mounts
+from novadocker.virt.docker import arguments, mounts
 from novadocker.virt.docker.model import EngineInfo
 
 LOG = logging.getLogger(__name__)
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _MOUNT_ID = re.compile(r"[0-9a-f]{64}")
-_LARGEST = 1 << 60
+_SIZES = range(1, (1 << 60) + 1)
 
 # linux/btrfs.h: BTRFS_IOC_QUOTA_RESCAN, struct btrfs_ioctl_quota_rescan_args
 _QUOTA_RESCAN = 0x4040942C
@@ -71,8 +70,9 @@ def count_again(data_root: str) -> None:
     """Let the kernel count anew what each container's disk holds, in the background.
 
     :param data_root: of an engine with the storage driver btrfs
+    :raises ValueError: that is no path
     """
-    descriptor = os.open(data_root, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(arguments.folder(data_root), os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.ioctl(descriptor, _QUOTA_RESCAN, bytes(_QUOTA_RESCAN_BYTES))
     except OSError as error:
@@ -107,8 +107,7 @@ def resize_disk(data_root: str, container_id: str, size: int) -> None:
     :raises ValueError: an argument is not well-formed
     :raises FileNotFoundError: the engine keeps no such container on btrfs
     """
-    if type(size) is not int or not 0 < size <= _LARGEST:
-        raise ValueError(f"{size!r} is no size of a disk")
+    arguments.number(_SIZES, size)
     subvolume, quota = _paths(data_root, container_id)
     _replace(quota, str(size))
     number, _ = processutils.execute("btrfs", "inspect-internal", "rootid", str(subvolume))
@@ -129,10 +128,8 @@ def _read_disk(data_root: str, container_id: str) -> tuple[int, int]:
 
 def _paths(data_root: str, container_id: str) -> tuple[Path, Path]:
     """Return a container's subvolume and the file with its size (moby/daemon/graphdriver)."""
-    if not os.path.isabs(data_root) or not _CONTAINER_ID.fullmatch(container_id):
-        raise ValueError(f"{data_root!r} or {container_id!r} is not well-formed")
-    root = Path(data_root)
-    mount_id = (root / "image/btrfs/layerdb/mounts" / container_id / "mount-id").read_text()
+    root, container = Path(arguments.folder(data_root)), arguments.container_id(container_id)
+    mount_id = (root / "image/btrfs/layerdb/mounts" / container / "mount-id").read_text()
     if not _MOUNT_ID.fullmatch(mount_id):
         raise ValueError(f"{mount_id!r} is no id of a mount")
     return root / "btrfs/subvolumes" / mount_id, root / "btrfs/quotas" / mount_id

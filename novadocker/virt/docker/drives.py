@@ -10,23 +10,27 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from oslo_concurrency import lockutils, processutils
 
 from novadocker import privsep
+from novadocker.virt.docker import arguments
 
 FOLDER = Path("/var/lib/novadocker/config-drives")
 LINKS = Path("/run/novadocker/drives")
 
 _HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
+# with the names of folders before that of the file
+_PATH = re.compile(r"([^/]+/){0,8}[^/]+")
 _IMAGE = "config-2.iso"
 _MOST_FILES = 1000
 _MOST_BYTES = 32 << 20
+# the last stands for none
+_OWNERS = range((1 << 32) - 1)
 
 
 def folder(host: str, instance_uuid: str) -> str:
@@ -52,7 +56,7 @@ def device_link(instance_uuid: str) -> str:
 
     :raises ValueError: that is no UUID
     """
-    return str(LINKS / _checked(_UUID, instance_uuid))
+    return str(LINKS / arguments.instance_uuid(instance_uuid))
 
 
 @privsep.interior_pctxt.entrypoint
@@ -71,11 +75,12 @@ def write_drive(
     :raises ValueError: an argument is not well-formed, or there is too much of it
     """
     target = _folder(host, instance_uuid)
-    for path in files:
-        for name in path.split("/"):
-            _checked(_NAME, name)
-    if len(files) > _MOST_FILES or sum(map(len, [*files.values(), image])) > _MOST_BYTES:
+    arguments.mapping(files)
+    user, group = (arguments.number(_OWNERS, number) for number in arguments.items(owner))
+    contents = [arguments.data(_MOST_BYTES, content) for content in (*files.values(), image)]
+    if len(files) > _MOST_FILES or sum(map(len, contents)) > _MOST_BYTES:
         raise ValueError("there is too much for a config drive")
+    _check_paths(files)
     target.parent.mkdir(0o700, parents=True, exist_ok=True)
     # whole or not at all
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))
@@ -84,7 +89,7 @@ def write_drive(
         for path, content in files.items():
             file = made / "files" / path
             file.parent.mkdir(0o755, parents=True, exist_ok=True)
-            _write(file, content, owner)
+            _write(file, content, (user, group))
         if image:
             _write(made / _IMAGE, image, (0, 0))
         _delete(target)
@@ -151,13 +156,19 @@ def _write(file: Path, content: bytes, owner: tuple[int, int]) -> None:
 
 
 def _folder(host: str, instance_uuid: str) -> Path:
-    return FOLDER / _checked(_HOST, host) / _checked(_UUID, instance_uuid)
+    return FOLDER / arguments.text(_HOST, host) / arguments.instance_uuid(instance_uuid)
 
 
-def _checked(pattern: re.Pattern[str], value: str) -> str:
-    if not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} is not {pattern.pattern}")
-    return value
+def _check_paths(paths: Iterable[str]) -> None:
+    """Raise ValueError unless all are relative paths, none of them a folder of another."""
+    folders = set()
+    for path in paths:
+        *above, _ = names = arguments.text(_PATH, path).split("/")
+        for name in names:
+            arguments.text(_NAME, name)
+        folders |= {"/".join(above[: end + 1]) for end in range(len(above))}
+    if not folders.isdisjoint(paths):
+        raise ValueError("a file of a config drive is a folder, too")
 
 
 def _delete(folder: Path) -> None:

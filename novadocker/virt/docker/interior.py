@@ -5,15 +5,13 @@ Each checks its arguments and trusts nobody, least of all what it finds in the c
 """
 
 import os
-import re
 import select
 import signal
 from contextlib import suppress
 
 from novadocker import privsep
-from novadocker.virt.docker import accounts, confined, records
+from novadocker.virt.docker import accounts, arguments, confined, records
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 # for a shell to save its history
 _HANG_UP_MILLISECONDS = 2000
 
@@ -27,14 +25,14 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
     :raises ValueError: an argument is not well-formed
     :raises OSError: the container's files can't be read or replaced, or the process is not its
     """
-    if not _CONTAINER_ID.fullmatch(container_id):
-        raise ValueError(f"{container_id!r} is no container id")
+    container, process = arguments.container_id(container_id), arguments.process(pid)
     records.check_login(user, password_hash)
-    with confined.open_root(container_id, int(pid)) as root:
+    arguments.number(records.DAYS, day)
+    with confined.open_root(container, process) as root:
         if not accounts.shadowed(confined.read_file(root, "/etc/passwd") or b"", user):
             return False
         shadow = confined.read_file(root, "/etc/shadow") or b""
-        changed = accounts.set_password(shadow, user, password_hash, int(day))
+        changed = accounts.set_password(shadow, user, password_hash, day)
         confined.replace_file(root, "/etc/shadow", changed)
     return True
 
@@ -43,15 +41,14 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
 def hang_up(container_id: str, pid: int) -> None:
     """End a process of a container as the loss of its terminal would; one that is gone is fine.
 
-    :raises ValueError: the id is not well-formed
+    :raises ValueError: an argument is not well-formed
     """
-    if not _CONTAINER_ID.fullmatch(container_id):
-        raise ValueError(f"{container_id!r} is no container id")
+    container, number = arguments.container_id(container_id), arguments.process(pid)
     with suppress(ProcessLookupError):
-        process = os.pidfd_open(int(pid))
+        process = os.pidfd_open(number)
         try:
             # the descriptor is of that process, so what is read while it lives is, too
-            confined.check_process(container_id, int(pid))
+            confined.check_process(container, number)
             signal.pidfd_send_signal(process, signal.SIGHUP)
             ended = select.poll()
             ended.register(process, select.POLLIN)

@@ -6,7 +6,7 @@ repeated. The namespace belongs to the instance, not to a process, so that it ou
 and stop of the container.
 """
 
-import ipaddress
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from oslo_concurrency import lockutils
 
 from novadocker import privsep
-from novadocker.virt.docker import kernel, records, wiring
+from novadocker.virt.docker import arguments, kernel, records, wiring
 from novadocker.virt.docker.model import IdMaps, Login
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 
@@ -22,10 +22,6 @@ NAMESPACES = "/run/netns"
 # the runtime shim has the same path
 USER_NAMESPACES = "/run/novadocker/users"
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-_HOST_DEVICE = re.compile(r"(tap|nic)[0-9a-f][0-9a-f-]{0,11}")
-_GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # an IPv4 datagram must fit | veth knows no more
 _MTU = range(68, 65536)
@@ -35,6 +31,15 @@ _BRIDGE = re.compile(r"(brq|qbr)[0-9a-f][0-9a-f-]{0,11}")
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}")
 # IEEE 802.1Q
 _VLAN = range(1, 4095)
+# ids of users and groups; the last stands for none
+_IDS = range((1 << 32) - 1)
+# user_namespaces(7)
+_MOST_RANGES = 340
+
+_NIC_FIELDS = [field.name for field in dataclasses.fields(Nic)]
+_BRIDGE_FIELDS = [field.name for field in dataclasses.fields(Bridge)]
+_ROUTE_FIELDS = [field.name for field in dataclasses.fields(Route)]
+_LOGIN_FIELDS = [field.name for field in dataclasses.fields(Login)]
 
 
 def namespace_path(instance_uuid: str) -> str:
@@ -42,7 +47,7 @@ def namespace_path(instance_uuid: str) -> str:
 
     :raises ValueError: that is no UUID
     """
-    return f"{NAMESPACES}/nova-{_checked(_UUID, instance_uuid)}"
+    return f"{NAMESPACES}/nova-{arguments.instance_uuid(instance_uuid)}"
 
 
 def namespace_exists(instance_uuid: str) -> bool:
@@ -83,13 +88,13 @@ def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[st
     :raises ValueError: an argument is not well-formed
     :raises wiring.WiringFailed: a NIC is not what it must be in the end
     """
-    return _wire(instance_uuid, [_parse_nic(nic) for nic in nics])
+    return _wire(instance_uuid, [_parse_nic(nic) for nic in arguments.items(nics)])
 
 
 @privsep.network_pctxt.entrypoint
 def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
     """Take the host ends of NICs down until they are wired again; absent is fine."""
-    names = [_checked(_HOST_DEVICE, name) for name in host_devices]
+    names = [arguments.host_device(name) for name in arguments.items(host_devices)]
     with _locked(instance_uuid):
         kernel.run_in_thread(wiring.silence, names)
 
@@ -98,7 +103,7 @@ def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
 def announce_nics(instance_uuid: str, guest_devices: Sequence[str]) -> None:
     """Send what tells the neighbours of an instance its addresses' MACs; absent is fine."""
     path = namespace_path(instance_uuid)
-    names = [_checked(_GUEST_DEVICE, name) for name in guest_devices]
+    names = [arguments.guest_device(name) for name in arguments.items(guest_devices)]
     kernel.run_in_thread(wiring.announce, path, names)
 
 
@@ -110,10 +115,9 @@ def unwire_nic(
 
     :param bridge: a ``nics.Bridge`` as a dictionary
     """
+    device, wanted = arguments.host_device(host_device), _parse_bridge(bridge)
     with _locked(instance_uuid):
-        kernel.run_in_thread(
-            wiring.unwire, _checked(_HOST_DEVICE, host_device), _parse_bridge(bridge)
-        )
+        kernel.run_in_thread(wiring.unwire, device, wanted)
 
 
 @privsep.network_pctxt.entrypoint
@@ -147,17 +151,17 @@ def bind_container(
     :raises ValueError: an argument is not well-formed
     """
     records.write(
-        _checked(_CONTAINER_ID, container_id),
+        arguments.container_id(container_id),
         namespace_path(instance_uuid),
-        etc_files or {},
-        None if login is None else Login(**login),
+        {} if etc_files is None else _parse_etc_files(etc_files),
+        None if login is None else _parse_login(login),
     )
 
 
 @privsep.network_pctxt.entrypoint
 def release_container(container_id: str) -> None:
     """Remove the record of a container and what goes with it; absent is fine."""
-    records.remove(_checked(_CONTAINER_ID, container_id))
+    records.remove(arguments.container_id(container_id))
 
 
 def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
@@ -168,65 +172,80 @@ def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
 
 def _locked(instance_uuid: str) -> Any:
     """Keep calls for one instance apart; those for others go on."""
-    return lockutils.lock(f"novadocker-netns-{_checked(_UUID, instance_uuid)}")
+    return lockutils.lock(f"novadocker-netns-{arguments.instance_uuid(instance_uuid)}")
 
 
 def _user_path(instance_uuid: str) -> str:
-    return f"{USER_NAMESPACES}/nova-{_checked(_UUID, instance_uuid)}"
+    return f"{USER_NAMESPACES}/nova-{arguments.instance_uuid(instance_uuid)}"
 
 
-def _parse_ranges(ranges: Sequence[Sequence[int]]) -> tuple[tuple[int, int, int], ...]:
+def _parse_ranges(ranges: object) -> tuple[tuple[int, int, int], ...]:
     """Return ranges of ids; none holds the host's root, which no container may be."""
     found = []
-    for inside, outside, count in ranges:
-        numbers = (inside, outside, count)
-        if any(type(number) is not int or not 0 <= number < 1 << 32 for number in numbers):
-            raise ValueError(f"{numbers} is no range of ids")
-        if outside == 0 or count == 0:
-            raise ValueError(f"{numbers} is not for containers")
-        found.append(numbers)
+    for numbers in arguments.items(ranges):
+        inside, outside, count = (arguments.number(_IDS, part) for part in arguments.items(numbers))
+        if outside == 0 or count == 0 or max(inside, outside) + count > _IDS.stop:
+            raise ValueError(f"{numbers} is no range of ids for containers")
+        found.append((inside, outside, count))
+    if not 0 < len(found) <= _MOST_RANGES:
+        raise ValueError(f"there are {len(found)} ranges of ids")
     return tuple(found)
 
 
-def _parse_nic(nic: Mapping[str, Any]) -> Nic:
-    mtu = nic["mtu"]
-    if mtu is not None and (type(mtu) is not int or mtu not in _MTU):
-        raise ValueError(f"{mtu!r} is no MTU")
+def _parse_nic(value: object) -> Nic:
+    nic = arguments.fields(_NIC_FIELDS, value)
     return Nic(
-        port_id=_checked(_UUID, nic["port_id"]),
-        host_device=_checked(_HOST_DEVICE, nic["host_device"]),
-        guest_device=_checked(_GUEST_DEVICE, nic["guest_device"]),
-        mac=_checked(_MAC, nic["mac"]),
-        mtu=mtu,
-        addresses=tuple(str(ipaddress.ip_interface(address)) for address in nic["addresses"]),
-        routes=tuple(_parse_route(route) for route in nic["routes"]),
-        software_checksums=nic["software_checksums"] is True,
+        port_id=arguments.instance_uuid(nic["port_id"]),
+        host_device=arguments.host_device(nic["host_device"]),
+        guest_device=arguments.guest_device(nic["guest_device"]),
+        mac=arguments.text(_MAC, nic["mac"]),
+        mtu=None if nic["mtu"] is None else arguments.number(_MTU, nic["mtu"]),
+        addresses=tuple(map(arguments.interface_address, arguments.items(nic["addresses"]))),
+        routes=tuple(map(_parse_route, arguments.items(nic["routes"]))),
+        software_checksums=arguments.flag(nic["software_checksums"]),
         bridge=_parse_bridge(nic["bridge"]),
     )
 
 
-def _parse_bridge(bridge: Mapping[str, Any] | None) -> Bridge | None:
-    if bridge is None:
+def _parse_bridge(value: object) -> Bridge | None:
+    if value is None:
         return None
+    bridge = arguments.fields(_BRIDGE_FIELDS, value)
     interface, vlan = bridge["interface"], bridge["vlan"]
-    if vlan is not None and (type(vlan) is not int or vlan not in _VLAN):
-        raise ValueError(f"{vlan!r} is no VLAN")
     return Bridge(
-        name=_checked(_BRIDGE, bridge["name"]),
-        interface=None if interface is None else _checked(_INTERFACE, interface),
-        vlan=vlan,
+        name=arguments.text(_BRIDGE, bridge["name"]),
+        interface=None if interface is None else arguments.text(_INTERFACE, interface),
+        vlan=None if vlan is None else arguments.number(_VLAN, vlan),
     )
 
 
-def _parse_route(route: Mapping[str, Any]) -> Route:
+def _parse_route(value: object) -> Route:
+    route = arguments.fields(_ROUTE_FIELDS, value)
     gateway = route["gateway"]
     return Route(
-        destination=str(ipaddress.ip_network(route["destination"])),
-        gateway=None if gateway is None else str(ipaddress.ip_address(gateway)),
+        destination=arguments.network(route["destination"]),
+        gateway=None if gateway is None else arguments.address(gateway),
     )
 
 
-def _checked(pattern: re.Pattern[str], value: object) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} is not {pattern.pattern}")
-    return value
+def _parse_etc_files(value: object) -> Mapping[str, bytes]:
+    return {
+        arguments.one_of(records.ETC_FILES.keys(), name): arguments.data(
+            records.LARGEST_ETC_FILE, content
+        )
+        for name, content in arguments.mapping(value).items()
+    }
+
+
+def _parse_login(value: object) -> Login:
+    login = arguments.fields(_LOGIN_FIELDS, value)
+    records.check_login(login["user"], login["password_hash"])
+    keys = arguments.data(records.LARGEST_KEYS, login["keys"])
+    if b"\0" in keys:
+        raise ValueError("the keys are malformed")
+    return Login(
+        user=login["user"],
+        keys=keys,
+        password_hash=login["password_hash"],
+        password_day=arguments.number(records.DAYS, login["password_day"]),
+    )

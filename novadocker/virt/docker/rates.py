@@ -4,20 +4,20 @@
 Each checks its arguments, trusts nobody, and can be repeated.
 """
 
-import re
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novadocker import privsep
-from novadocker.virt.docker import cgroup, kernel, netns, traffic
+from novadocker.virt.docker import arguments, cgroup, kernel, netns, traffic
 from novadocker.virt.docker.model import DiskRates, NetworkRate
 
-_HOST_DEVICE = re.compile(r"(tap|nic)[0-9a-f][0-9a-f-]{0,11}")
-_GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
-_MOST = 1 << 62
+_RATES = range((1 << 62) + 1)
+_SIZES = range(1, 1 << 60)
+_RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
+_DISK_FIELDS = [field.name for field in dataclasses.fields(DiskRates)]
 
 
 @privsep.network_pctxt.entrypoint
@@ -44,19 +44,26 @@ def set_rates(
     """
     path = netns.namespace_path(instance_uuid)
     to_server, from_server = _parse(inbound), _parse(outbound)
-    pairs = [
-        (_checked(_HOST_DEVICE, host), _checked(_GUEST_DEVICE, guest)) for host, guest in devices
-    ]
+    pairs = [arguments.device_pair(pair) for pair in arguments.items(devices)]
+    container, process = arguments.container_id(container_id), arguments.process(pid)
+    rates = DiskRates(**_parse_rates(_DISK_FIELDS, disk_rates))
     if disk is not None:
-        cgroup.write_disk_rates(int(pid), container_id, disk, DiskRates(**disk_rates))
+        cgroup.write_disk_rates(process, container, cgroup.checked_disk(disk), rates)
     if pairs:
         kernel.run_in_thread(_shape, path, pairs, to_server, from_server)
 
 
 @privsep.network_pctxt.entrypoint
 def reclaim_memory(pid: int, container_id: str, size: int) -> None:
-    """Make a container's memory fit into ``size`` bytes; see ``cgroup.reclaim_memory``."""
-    cgroup.reclaim_memory(int(pid), container_id, size)
+    """Make a container's memory fit into ``size`` bytes; see ``cgroup.reclaim_memory``.
+
+    :raises ValueError: an argument is not well-formed
+    """
+    cgroup.reclaim_memory(
+        arguments.process(pid),
+        arguments.container_id(container_id),
+        arguments.number(_SIZES, size),
+    )
 
 
 def _shape(
@@ -78,19 +85,15 @@ def _shape(
         raise OSError(error.code, str(error)) from error
 
 
-def _parse(rate: Mapping[str, int] | None) -> traffic.Shape | None:
+def _parse(rate: object) -> traffic.Shape | None:
     if rate is None:
         return None
-    for value in rate.values():
-        if type(value) is not int or not 0 <= value <= _MOST:
-            raise ValueError(f"{value!r} is no rate")
-    found = NetworkRate(**rate)
+    found = NetworkRate(**_parse_rates(_RATE_FIELDS, rate))
     if not found.average:
         raise ValueError(f"{found} is no rate")
     return traffic.shape_of(found)
 
 
-def _checked(pattern: re.Pattern[str], value: Any) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} is not {pattern.pattern}")
-    return value
+def _parse_rates(names: Sequence[str], value: object) -> dict[str, int]:
+    found = arguments.fields(names, value)
+    return {name: arguments.number(_RATES, rate) for name, rate in found.items()}

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import kernel, trees
+from novadocker.virt.docker import arguments, kernel, trees
 
 FOLDER = "novadocker-staging"
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TOKEN = re.compile(r"[0-9a-f]{32}")
-_DATA_ROOT = re.compile(r"/(?:[\w.-]+/)*[\w.-]+")
+# of a move: the container's, its volumes' and its config drive's
+_FOLDERS = range(1000)
 # of a container, of a volume, of a config drive
 _SERVERS_FOLDER = re.compile(
     r"/(?:[\w.-]+/)+(?:overlay2/[0-9a-z]{25,64}/diff|volumes/[A-Za-z0-9][\w.-]+/_data"
@@ -44,21 +44,21 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
     :raises ValueError: an argument is not well-formed
     :raises OSError: the folders can't be read, or nobody reads the pipe
     """
-    _check(_TOKEN, token)
-    for folder in folders:
-        _check(_SERVERS_FOLDER, folder)
+    arguments.text(_TOKEN, token)
+    places = [_servers_folder(folder) for folder in arguments.items(folders)]
+    pipe, running = arguments.open_file(target), arguments.flag(live)
     with _lock:
-        reader = _readers.setdefault(token, trees.Reader(folders))
-    process, descriptor = (int(number) for number in target)
-    with open(f"/proc/{process}/fd/{descriptor}", "wb") as stream:
-        return reader.write(stream, live)
+        reader = _readers.setdefault(token, trees.Reader(places))
+    with open(pipe, "wb") as stream:
+        return reader.write(stream, running)
 
 
 @privsep.transfer_pctxt.entrypoint
 def forget_folders(token: str) -> None:
     """Forget what was read for a move; unknown is fine."""
+    arguments.text(_TOKEN, token)
     with _lock:
-        _readers.pop(_check(_TOKEN, token), None)
+        _readers.pop(token, None)
 
 
 @privsep.transfer_pctxt.entrypoint
@@ -73,12 +73,12 @@ def receive_folders(
     :raises trees.StreamError: what comes is not well-formed, or ends too early
     :raises OSError: it can't be written
     """
+    pipe = arguments.open_file(source)
     folder = _staged(data_root, instance_uuid, token)
     folder.mkdir(0o700, parents=True, exist_ok=True)
-    process, descriptor = (int(number) for number in source)
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        with open(f"/proc/{process}/fd/{descriptor}", "rb") as stream:
+        with open(pipe, "rb") as stream:
             trees.Writer(top).apply(stream)
         # each time, so that the last has little to write
         kernel.sync_filesystem(top)
@@ -93,8 +93,9 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
     :raises ValueError: an argument is not well-formed
     :raises OSError: there is no such staged folder, or it can't be moved
     """
-    staged = _staged(data_root, instance_uuid, token) / str(int(number))
-    place = Path(_check(_SERVERS_FOLDER, target))
+    place = Path(_servers_folder(target))
+    name = str(arguments.number(_FOLDERS, number))
+    staged = _staged(data_root, instance_uuid, token) / name
     if not staged.is_dir() or place.is_symlink():
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
     place.mkdir(0o700, parents=True, exist_ok=True)
@@ -117,8 +118,8 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
 @privsep.transfer_pctxt.entrypoint
 def discard_folders(data_root: str, instance_uuid: str) -> None:
     """Remove whatever is staged for a server; nothing is fine."""
-    folder = Path(_check(_DATA_ROOT, data_root)) / FOLDER
-    _check(_UUID, instance_uuid)
+    folder = Path(arguments.folder(data_root)) / FOLDER
+    arguments.instance_uuid(instance_uuid)
     for found in folder.glob(f"{instance_uuid}.*"):
         shutil.rmtree(found)
     with suppress(OSError):
@@ -126,13 +127,12 @@ def discard_folders(data_root: str, instance_uuid: str) -> None:
 
 
 def _staged(data_root: str, instance_uuid: str, token: str) -> Path:
-    root = Path(_check(_DATA_ROOT, data_root))
-    if ".." in root.parts or not (root / "overlay2").is_dir():
+    root = Path(arguments.folder(data_root))
+    name = f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(_TOKEN, token)}"
+    if not (root / "overlay2").is_dir():
         raise ValueError(f"{data_root!r} is no data root of an engine with overlay2")
-    return root / FOLDER / f"{_check(_UUID, instance_uuid)}.{_check(_TOKEN, token)}"
+    return root / FOLDER / name
 
 
-def _check(pattern: re.Pattern[str], value: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value) or "/../" in f"{value}/":
-        raise ValueError(f"{value!r} is not {pattern.pattern}")
-    return value
+def _servers_folder(value: object) -> str:
+    return arguments.without_detours(arguments.text(_SERVERS_FOLDER, value))

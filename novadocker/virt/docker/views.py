@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import confined, kernel
+from novadocker.virt.docker import arguments, confined, kernel
 
 FILESYSTEM = "fuse.lxcfs"
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 # what the driver mounts, each at its own path
 _VIEWED = re.compile(r"/proc/[a-z]+|/sys/devices/system/cpu")
 
@@ -56,24 +55,24 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
     :raises ValueError: an argument is not well-formed
     :raises OSError: the kernel refused, or the process is not the container's
     """
-    if not _CONTAINER_ID.fullmatch(container_id):
-        raise ValueError(f"{container_id!r} is no container id")
-    current = [m for m in _mounts("self") if m.point == source and m.root == "/"]
+    container, process = arguments.container_id(container_id), arguments.process(pid)
+    folder = arguments.folder(source)
+    current = [m for m in _mounts("self") if m.point == folder and m.root == "/"]
     if not current:
-        raise ValueError(f"lxcfs is not mounted at {source!r}")
-    namespace = os.open(f"/proc/{int(pid)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        raise ValueError(f"lxcfs is not mounted at {folder!r}")
+    namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         # when the namespace is open: the number may have become another process's
-        confined.check_process(container_id, int(pid))
+        confined.check_process(container, process)
         stale = [
             mount
-            for mount in _mounts(str(int(pid)))
+            for mount in _mounts(str(process))
             if mount.device != current[-1].device
             and mount.root == mount.point
             and _VIEWED.fullmatch(mount.point)
         ]
         if stale:
-            kernel.run_in_thread(_replace, namespace, source, [m.point for m in stale])
+            kernel.run_in_thread(_replace, namespace, folder, [m.point for m in stale])
     finally:
         os.close(namespace)
     return len(stale)

@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every privileged function refuses what is not well-formed before it touches anything.
+
+Each parameter has a kind: a value that is right, and how to make ones that are wrong. What a
+function does is seen by Python's audit events, which every file, process, socket and thread causes.
+"""
+
+import importlib
+import os
+import pkgutil
+import re
+import string
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import novadocker.cmd.privileged
+import novadocker.virt.docker
+from novadocker.cmd import privileged
+from novadocker.virt.docker import (
+    changes,
+    disks,
+    drives,
+    interior,
+    netns,
+    policing,
+    rates,
+    staging,
+    views,
+)
+
+EXAMPLES = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+
+# -- kinds of parameters ----------------------------------------------------------------------
+
+JUNK: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=8),
+    st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=4)), max_size=4),
+    st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=2),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a parameter may be: a right value, and a strategy of wrong ones."""
+
+    right: Any
+    wrong: st.SearchStrategy[Any]
+
+
+def words(right: str, allowed: str, *wrong: str) -> Kind:
+    """Texts that match a pattern; wrong are those like the right one, too."""
+
+    def is_wrong(value: object) -> bool:
+        return not isinstance(value, str) or not re.fullmatch(allowed, value)
+
+    alphabet = st.sampled_from([*"/.-:~;$%*'\n\0 é٣", "..", "/../", "\ud800", *string.hexdigits])
+    edited = st.builds(
+        lambda begin, end, inserted: right[:begin] + "".join(inserted) + right[end:],
+        st.integers(0, len(right)),
+        st.integers(0, len(right)),
+        st.lists(alphabet, max_size=3),
+    )
+    return Kind(right, st.one_of(st.sampled_from(["", *wrong]), edited, JUNK).filter(is_wrong))
+
+
+def numbers(right: int, least: int, most: int) -> Kind:
+    def is_wrong(value: object) -> bool:
+        return type(value) is not int or not least <= value <= most
+
+    edges = st.sampled_from([least - 1, most + 1, -right, str(right), float(right)])
+    return Kind(right, st.one_of(edges, JUNK).filter(is_wrong))
+
+
+def flags() -> Kind:
+    return Kind(True, JUNK.filter(lambda value: not isinstance(value, bool)))
+
+
+def contents(right: bytes, most: int) -> Kind:
+    junk = JUNK.filter(lambda value: not isinstance(value, bytes))
+    return Kind(right, st.one_of(st.just(bytes(most + 1)), junk))
+
+
+def optional(kind: Kind) -> Kind:
+    return Kind(kind.right, kind.wrong.filter(lambda value: value is not None))
+
+
+def sequences(kind: Kind, may_be_empty: bool = True) -> Kind:
+    """Sequences of a kind; wrong are those with a wrong item, too."""
+
+    def is_wrong(value: object) -> bool:
+        return not isinstance(value, (list, tuple)) or not (value or may_be_empty)
+
+    return Kind(
+        [kind.right],
+        st.one_of(JUNK.filter(is_wrong), kind.wrong.map(lambda item: [kind.right, item])),
+    )
+
+
+def records(**kinds: Kind) -> Kind:
+    """Mappings with certain keys; wrong are those with a wrong, a missing or a further one, too."""
+    right = {name: kind.right for name, kind in kinds.items()}
+    wrong_field = st.sampled_from(sorted(kinds)).flatmap(
+        lambda name: kinds[name].wrong.map(lambda value: {**right, name: value})
+    )
+    missing = st.sampled_from(sorted(kinds)).map(
+        lambda name: {key: value for key, value in right.items() if key != name}
+    )
+    return Kind(right, st.one_of(JUNK, wrong_field, missing, st.just({**right, "more": 1})))
+
+
+def mappings(key: Kind, value: Kind) -> Kind:
+    """Mappings of one kind to another."""
+    hashable = key.wrong.filter(lambda found: not isinstance(found, (list, dict)))
+    return Kind(
+        {key.right: value.right},
+        st.one_of(
+            JUNK.filter(lambda found: not isinstance(found, dict)),
+            hashable.map(lambda found: {key.right: value.right, found: value.right}),
+            value.wrong.map(lambda found: {key.right: found}),
+        ),
+    )
+
+
+def pairs(first: Kind, second: Kind) -> Kind:
+    return Kind(
+        (first.right, second.right),
+        st.one_of(
+            JUNK,
+            first.wrong.map(lambda value: (value, second.right)),
+            second.wrong.map(lambda value: (first.right, value)),
+        ),
+    )
+
+
+PATH_WORD = r"(?!\.{1,2}(/|$))[\w.@+-]+"
+
+UUID = words(
+    "7e570000-0000-4000-8000-00000000000a",
+    "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "7E570000-0000-4000-8000-00000000000A",
+    "../../../etc",
+)
+CONTAINER = words("ab" * 32, "[0-9a-f]{64}", "../" * 21 + "a", "AB" * 32, "ab" * 32 + "\n")
+HOST_DEVICE = words("tap0e6e0b4b-7a", "(tap|nic)[0-9a-f][0-9a-f-]{0,11}", "eth0", "lo", "br-int")
+GUEST_DEVICE = words("eth0", "eth[0-9]{1,3}", "lo", "eth0\n", "eth٣")
+PROCESS = numbers(4711, 1, 1 << 22)
+DAY = numbers(20_000, 0, 999_999)
+FOLDER = words("/var/lib/docker", f"(/{PATH_WORD})+", "/", "relative", "/var/../etc", "/var//lib")
+OPEN_FILE = pairs(PROCESS, numbers(7, 0, (1 << 30) - 1))
+TOKEN = words("0123456789abcdef" * 2, "[0-9a-f]{32}", "../" * 10 + "aa")
+OVERLAY = words(
+    f"/var/lib/docker/overlay2/{'a' * 64}/diff",
+    rf"(/{PATH_WORD})+/overlay2/([0-9a-z]{{25,64}}(-init)?/diff|l/[0-9A-Z]{{26}})",
+    f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
+    "/etc",
+)
+VOLUME_PATTERN = rf"(/{PATH_WORD})+/volumes/[A-Za-z0-9][\w.-]+/_data"
+VOLUME = words(
+    f"/var/lib/docker/volumes/{'a' * 64}/_data", VOLUME_PATTERN, "/etc", "/x/volumes/../_data"
+)
+SERVERS_FOLDER = words(
+    f"/var/lib/docker/overlay2/{'a' * 64}/diff",
+    rf"(/{PATH_WORD})+/overlay2/[0-9a-z]{{25,64}}/diff|{VOLUME_PATTERN}",
+    "/etc",
+    "/x/overlay2/../../etc",
+    "/x/overlay2/short/diff",
+    f"/x/../overlay2/{'a' * 64}/diff",
+)
+HOST = words("host1", r"(?!\.)[A-Za-z0-9._-]{1,255}", "..", "a/b", "a" * 256)
+USER = words("root", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "../x", "a b", "a:b")
+HASH = words("$6$salt$hash", r"[./0-9A-Za-z$=,]{0,256}", "h:", "a b", "x" * 257)
+IDS = sequences(Kind((0, 100_000, 65536), st.sampled_from([
+    (0, 0, 1), (0, -1, 1), (0, 1, 0), (0, "1", 1), (0, 1), (True, 1, 1), (0, 1, 1 << 32),
+    ((1 << 32) - 2, 1, 10), (0, 1, 1, 1), 5, "abc", None,
+])), may_be_empty=False)  # fmt: skip
+RATE_NUMBER = numbers(1 << 20, 0, 1 << 62)
+RATE = records(average=numbers(1 << 20, 1, 1 << 62), peak=RATE_NUMBER, burst=RATE_NUMBER)
+DISK_RATES = records(
+    read_bytes=RATE_NUMBER, write_bytes=RATE_NUMBER, read_iops=RATE_NUMBER, write_iops=RATE_NUMBER
+)
+BRIDGE = records(
+    name=words("brq0e6e0b4b-7a", "(brq|qbr)[0-9a-f][0-9a-f-]{0,11}", "br-int", "docker0"),
+    interface=optional(words("eth1", r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}", "..", "a/b")),
+    vlan=optional(numbers(100, 1, 4094)),
+)
+ADDRESSES = ["", "10.0.0.0.0/8", "10.0.0.5/33", "fe80::1%eth0/64", 5, b"\x0a\x00\x00\x05", None]
+NIC = records(
+    port_id=UUID,
+    host_device=HOST_DEVICE,
+    guest_device=GUEST_DEVICE,
+    mac=words("fa:16:3e:00:00:05", "[0-9a-f]{2}(:[0-9a-f]{2}){5}", "fa:16:3e:00:00:05\n"),
+    mtu=optional(numbers(1450, 68, 65535)),
+    addresses=sequences(Kind("10.0.0.5/24", st.sampled_from(ADDRESSES))),
+    routes=sequences(
+        records(
+            destination=Kind("0.0.0.0/0", st.sampled_from([*ADDRESSES, "10.0.0.5/8"])),
+            gateway=optional(Kind("10.0.0.1", st.sampled_from([*ADDRESSES, "10.0.0.1/32"]))),
+        )
+    ),
+    software_checksums=flags(),
+    bridge=optional(BRIDGE),
+)
+LOGIN = records(
+    user=USER, keys=contents(b"ssh-ed25519 AAAA\n", 1 << 20), password_hash=HASH, password_day=DAY
+)
+ETC_FILES = mappings(
+    words("hosts", "hostname|hosts|resolv.conf|machine-id", "passwd", "../hosts"),
+    contents(b"127.0.0.1 localhost\n", 64 << 10),
+)
+DRIVE_NAME = r"(?!\.)[A-Za-z0-9._-]{1,64}"
+DRIVE_FILES = mappings(
+    words(
+        "openstack/latest/meta_data.json",
+        f"({DRIVE_NAME}/){{0,8}}{DRIVE_NAME}",
+        *("../a", "/a", "a//b", "a/../b", "a/" * 9 + "a", "openstack/latest", "openstack"),
+    ),
+    contents(b"{}", 32 << 20),
+)
+OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
+
+PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
+    netns.create_namespace: {"instance_uuid": UUID},
+    netns.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
+    netns.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC)},
+    netns.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},
+    netns.announce_nics: {"instance_uuid": UUID, "guest_devices": sequences(GUEST_DEVICE)},
+    netns.unwire_nic: {
+        "instance_uuid": UUID,
+        "host_device": HOST_DEVICE,
+        "bridge": optional(BRIDGE),
+    },
+    netns.delete_namespace: {"instance_uuid": UUID},
+    netns.bind_container: {
+        "container_id": CONTAINER,
+        "instance_uuid": UUID,
+        "etc_files": optional(ETC_FILES),
+        "login": optional(LOGIN),
+    },
+    netns.release_container: {"container_id": CONTAINER},
+    rates.set_rates: {
+        "instance_uuid": UUID,
+        "devices": sequences(pairs(HOST_DEVICE, GUEST_DEVICE)),
+        "inbound": optional(RATE),
+        "outbound": optional(RATE),
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "disk": optional(words("254:0", "[0-9]{1,4}:[0-9]{1,8}", "/dev/vda", "254:0 1\n7:0")),
+        "disk_rates": DISK_RATES,
+    },
+    rates.reclaim_memory: {
+        "pid": PROCESS,
+        "container_id": CONTAINER,
+        "size": numbers(1 << 20, 1, (1 << 60) - 1),
+    },
+    interior.set_password: {
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "user": USER,
+        "password_hash": HASH,
+        "day": DAY,
+    },
+    interior.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
+    drives.write_drive: {
+        "host": HOST,
+        "instance_uuid": UUID,
+        "files": DRIVE_FILES,
+        "owner": OWNER,
+        "image": contents(b"iso", 32 << 20),
+    },
+    drives.delete_drive: {"host": HOST, "instance_uuid": UUID},
+    drives.attach_device: {"host": HOST, "instance_uuid": UUID},
+    drives.detach_device: {"host": HOST, "instance_uuid": UUID},
+    staging.send_folders: {
+        "token": TOKEN,
+        "folders": sequences(SERVERS_FOLDER),
+        "target": OPEN_FILE,
+        "live": flags(),
+    },
+    staging.receive_folders: {
+        "data_root": FOLDER,
+        "instance_uuid": UUID,
+        "token": TOKEN,
+        "source": OPEN_FILE,
+    },
+    staging.adopt_folder: {
+        "data_root": FOLDER,
+        "instance_uuid": UUID,
+        "token": TOKEN,
+        "number": numbers(1, 0, 999),
+        "target": SERVERS_FOLDER,
+    },
+    staging.discard_folders: {"data_root": FOLDER, "instance_uuid": UUID},
+    changes.write_layer: {
+        "upper": OVERLAY,
+        "lowers": sequences(OVERLAY),
+        "volumes": mappings(words("/data", r"/[^\0]*", "data"), VOLUME),
+        "target": OPEN_FILE,
+        "limit": numbers(1 << 30, 0, (1 << 62) - 1),
+    },
+    disks.count_again: {"data_root": FOLDER},
+    disks.resize_disk: {
+        "data_root": FOLDER,
+        "container_id": CONTAINER,
+        "size": numbers(1 << 30, 1, 1 << 60),
+    },
+    disks._read_disk: {"data_root": FOLDER, "container_id": CONTAINER},
+    views.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
+}
+
+WITHOUT = {
+    changes.start,
+    policing.missing_means,
+    privileged.read_capabilities,
+    # touches nothing but a table in memory
+    staging.forget_folders,
+}
+"""Privileged functions without parameters, or without effects."""
+
+# -- what a function does -----------------------------------------------------------------------
+
+
+class Touched(BaseException):
+    """The function got as far as to ask the kernel for something."""
+
+
+_EFFECTS = re.compile(
+    r"(open|os|shutil|tempfile|subprocess|socket|signal|fcntl|ctypes|glob)(\..*)?"
+)
+_watched = threading.local()
+
+
+def _heed(event: str, _details: object) -> None:
+    if getattr(_watched, "now", False) and _EFFECTS.fullmatch(event):
+        raise Touched(event)
+
+
+sys.addaudithook(_heed)
+
+
+def _touch(*_arguments: object, **_options: object) -> None:
+    raise Touched
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Raise Touched in the place of any effect during the body."""
+    # no audit event tells of these, in any release of Python
+    with (
+        mock.patch.multiple(os, stat=_touch, pidfd_open=_touch),
+        mock.patch.object(threading.Thread, "start", _touch),
+    ):
+        _watched.now = True
+        try:
+            yield
+        finally:
+            _watched.now = False
+
+
+def plain(entrypoint: Any) -> Callable[..., Any]:
+    """Return a privileged function as the privileged process calls it."""
+    function: Callable[..., Any] = entrypoint.args[0]
+    return function
+
+
+def entrypoints() -> set[Any]:
+    """Return all privileged functions."""
+    found = set()
+    for package in (novadocker.virt.docker, novadocker.cmd):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if getattr(value, "privsep_entrypoint", None) is not None:
+                    found.add(value)
+    return found
+
+
+def test_none_is_left_out() -> None:
+    assert entrypoints() == PARAMETERS.keys() | WITHOUT
+
+
+def name_of(entrypoint: Any) -> str:
+    return str(plain(entrypoint).__name__)
+
+
+@pytest.mark.parametrize("entrypoint", PARAMETERS, ids=name_of)
+def test_right_arguments_are_acted_upon(entrypoint: Any) -> None:
+    right = {name: kind.right for name, kind in PARAMETERS[entrypoint].items()}
+    with pytest.raises(Touched), watched():
+        plain(entrypoint)(**right)
+
+
+EVERY = [(entrypoint, name) for entrypoint, kinds in PARAMETERS.items() for name in kinds]
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "name"), EVERY, ids=[f"{name_of(function)}-{name}" for function, name in EVERY]
+)
+@EXAMPLES
+@given(data=st.data())
+def test_wrong_arguments_are_refused(entrypoint: Any, name: str, data: st.DataObject) -> None:
+    arguments = {key: kind.right for key, kind in PARAMETERS[entrypoint].items()}
+    arguments[name] = data.draw(PARAMETERS[entrypoint][name].wrong)
+    with pytest.raises(ValueError, match=r"."), watched():
+        plain(entrypoint)(**arguments)
+
+
+@EXAMPLES
+@given(token=TOKEN.wrong)
+def test_only_tokens_are_forgotten(token: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        plain(staging.forget_folders)(token)
