@@ -176,3 +176,13 @@ def test_a_word_of_another_release() -> None:
     text = MOVE.to_text().replace('"version": 1', '"version": 2')
     with pytest.raises(exception.ResizeRefused, match="another release"):
         transfer_module.read_move(text)
+
+
+def test_what_a_cut_off_move_left_goes_with_the_server(
+    driver: Any, server: Any, transfer: FakeTransfer, network: FakeNetwork, engine: FakeEngine
+) -> None:
+    assert driver.cleanup_lingering_instance_resources(server)
+    assert transfer.steps == ["discard"]
+    assert (engine.containers, network.wired, network.bound) == ({}, set(), {})
+    # nothing is fine
+    assert driver.cleanup_lingering_instance_resources(server)

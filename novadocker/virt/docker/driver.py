@@ -817,6 +817,16 @@ class DockerDriver(driver.ComputeDriver):
                 vifs.silence_vifs(instance, network_info)
             undo.pop_all()
 
+    def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
+        """Remove what a deleted instance has here, although it was on another host.
+
+        A move was cut off, as by the end of nova-compute, and Nova asks both of its hosts.
+        """
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        self._remove(instance._context, instance, ports)
+        transfer.discard(self._data_root, instance.uuid)
+        return True
+
     # -- images --------------------------------------------------------------------------------
 
     def snapshot(
