@@ -278,7 +278,7 @@ class FakeNetwork:
         self.etc_files = dict(etc_files or {})
 
     def release_container(self, container_id: str) -> None:
-        del self.bound[container_id]
+        self.bound.pop(container_id, None)
 
     def delete_namespace(self, instance_uuid: str) -> None:
         self.wired.discard(instance_uuid)
@@ -292,6 +292,9 @@ class FakeDrives:
     written: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
     attached: set[str] = field(default_factory=set)
+
+    def folder(self, host: str, instance_uuid: str) -> str:
+        return f"/drives/{host}/{instance_uuid}"
 
     def files_folder(self, host: str, instance_uuid: str) -> str:
         return f"/drives/{host}/{instance_uuid}"
