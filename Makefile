@@ -2,6 +2,8 @@
 export DEVCLOUD_DIR ?= $(CURDIR)/.devcloud
 # how many compute hosts make cloud brings up; as many as before unless told otherwise
 export DEVCLOUD_HOSTS ?= $(HOSTS)
+# 1 for the dashboard, 0 for none; as before unless told otherwise
+export DEVCLOUD_HORIZON ?= $(HORIZON)
 PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin

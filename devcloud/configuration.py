@@ -120,6 +120,11 @@ def write_configuration(settings: Settings) -> None:
         "neutron/ml2_conf.ini": values,
     }.items():
         write_file(etc / target, render(Path(target).name, filled))
+    if settings.dashboard:
+        local = etc / "horizon" / "local"
+        values["dashboard_folder"] = str(settings.dashboard_folder)
+        write_file(local / "__init__.py", "")
+        write_file(local / "local_settings.py", render("horizon-settings", values))
     # Nova takes the first file of its list for the paste file, so it has to lie beside nova.conf
     shutil.copy(settings.venv / "etc" / "nova" / "api-paste.ini", etc / "nova")
     for host in settings.hosts:

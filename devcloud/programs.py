@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from devcloud.host import inside
-from devcloud.settings import API_ADDRESS, COMPUTE_USER, Host, Settings
+from devcloud.settings import API_ADDRESS, COMPUTE_USER, DASHBOARD_PORT, Host, Settings
 
 FAKE_COMPUTE = "nova-compute-fake"
 
@@ -197,6 +197,22 @@ def control_plane(settings: Settings) -> Iterable[Program]:
     )
 
 
+def dashboard(settings: Settings) -> Program:
+    """Return Horizon, served without a web server."""
+    folder = settings.etc / "horizon"
+    return Program(
+        "horizon",
+        (
+            f"{settings.dashboard_folder}/venv/bin/gunicorn",
+            *("--bind", f"{API_ADDRESS}:{DASHBOARD_PORT}"),
+            *("--workers", "1", "--threads", "4", "--timeout", "120"),
+            "openstack_dashboard.wsgi:application",
+        ),
+        (folder / "local" / "local_settings.py",),
+        (("PYTHONPATH", str(folder)),),
+    )
+
+
 def config_files(paths: Iterable[Path]) -> tuple[str, ...]:
     """Return oslo.config's arguments for a list of files."""
     return tuple(word for path in paths for word in ("--config-file", str(path)))
@@ -323,6 +339,8 @@ def elsewhere(settings: Settings, host: Host, program: Program) -> Program:
 def all_programs(settings: Settings) -> list[Program]:
     """Return every program of the cloud, those that are not started by ``up`` too."""
     programs = [*infrastructure(settings), *control_plane(settings)]
+    if settings.dashboard:
+        programs.append(dashboard(settings))
     for host in settings.hosts:
         etc = settings.host_etc(host)
         own = [*switch(settings, host), lxcfs(settings, host), engine(settings, host)]

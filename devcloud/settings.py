@@ -21,6 +21,8 @@ GATEWAY_ADDRESS = "172.31.255.1"
 API_ADDRESS = "172.31.255.2"
 """Address of every API, as in the catalog."""
 
+DASHBOARD_PORT = 8080
+
 LINK_PREFIX = 30
 
 FLOATING_NETWORK = "172.24.4.0/24"
@@ -68,11 +70,13 @@ class Settings:
     :ivar folder: state folder, ``DEVCLOUD_DIR``.
     :ivar compute_driver: ``[DEFAULT] compute_driver`` of the compute hosts.
     :ivar hosts: compute hosts; the first one is the network node.
+    :ivar dashboard: whether Horizon runs.
     """
 
     folder: Path
     compute_driver: str
     hosts: tuple[Host, ...]
+    dashboard: bool
 
     @property
     def data(self) -> Path:
@@ -103,6 +107,11 @@ class Settings:
     def images(self) -> Path:
         """Image archives; kept by ``clean``, since they depend on nothing in the cloud."""
         return self.folder / "images"
+
+    @property
+    def dashboard_folder(self) -> Path:
+        """Horizon's virtual environment and static files; kept by ``clean``."""
+        return self.folder / "horizon"
 
     @property
     def bin(self) -> Path:
@@ -152,7 +161,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
     :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout),
         ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``) and ``DEVCLOUD_HOSTS``,
-        the number of compute hosts (default: as many as the cloud has, 1 for a new one).
+        the number of compute hosts (default: as many as the cloud has, 1 for a new one), and
+        ``DEVCLOUD_HORIZON``, 1 for the dashboard and 0 for none (default: as the cloud is).
     :raises SettingsError: the folder's path is too long for unix sockets, or the number of hosts
         can't be.
     """
@@ -166,12 +176,18 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         folder=folder,
         compute_driver=environment.get("DEVCLOUD_COMPUTE_DRIVER") or "docker.DockerDriver",
         hosts=tuple(compute_host(number + 1) for number in range(_host_count(folder, environment))),
+        dashboard=_has_dashboard(folder, environment),
     )
 
 
 def hosts_file(folder: Path) -> Path:
     """Return the file that holds how many compute hosts the cloud has."""
     return folder / "data" / "host-count"
+
+
+def dashboard_file(folder: Path) -> Path:
+    """Return the file that is there when the cloud has a dashboard."""
+    return folder / "data" / "dashboard"
 
 
 def compute_host(number: int) -> Host:
@@ -200,6 +216,11 @@ def _host_count(folder: Path, environment: Mapping[str, str]) -> int:
             f" to {MOST_HOSTS}; make clean deletes the cloud"
         )
     return int(wanted)
+
+
+def _has_dashboard(folder: Path, environment: Mapping[str, str]) -> bool:
+    wanted = environment.get("DEVCLOUD_HORIZON")
+    return wanted == "1" if wanted else dashboard_file(folder).exists()
 
 
 def load_secrets(settings: Settings) -> dict[str, str]:

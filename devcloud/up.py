@@ -13,6 +13,7 @@ import amqp  # type: ignore[import-untyped]
 from devcloud import (
     compute_user,
     configuration,
+    dashboard,
     database,
     identity,
     images,
@@ -28,7 +29,14 @@ from devcloud import (
 from devcloud.down import down
 from devcloud.host import ensure_namespaces
 from devcloud.programs import Program, all_programs
-from devcloud.settings import API_ADDRESS, Settings, hosts_file, load_secrets
+from devcloud.settings import (
+    API_ADDRESS,
+    DASHBOARD_PORT,
+    Settings,
+    dashboard_file,
+    hosts_file,
+    load_secrets,
+)
 from devcloud.steps import run_in_parallel, say, step, wait_until
 
 API_PORTS = {
@@ -39,6 +47,7 @@ API_PORTS = {
     "nova-metadata": 8775,
     "neutron-api": 9696,
     "registry": 5001,
+    "horizon": DASHBOARD_PORT,
 }
 
 # queues whose first message would otherwise wait a whole RPC timeout for its reader
@@ -77,6 +86,11 @@ def wait_for_service(settings: Settings, name: str, what: str, ready: Callable[[
     )
     if time.monotonic() - begin > 1:
         say(f"  {what} ({time.monotonic() - begin:.1f} s)")
+
+
+def apis(settings: Settings) -> list[str]:
+    """Return the names of the APIs that this cloud has."""
+    return [name for name in API_PORTS if settings.dashboard or name != "horizon"]
 
 
 def wait_for_api(settings: Settings, name: str) -> None:
@@ -148,6 +162,12 @@ def prepare_machine(settings: Settings) -> None:
     compute_user.require_readable(settings)
 
 
+def note_dashboard(settings: Settings) -> None:
+    """Note whether the cloud has a dashboard, for commands that are not told."""
+    noted = dashboard_file(settings.folder)
+    noted.touch() if settings.dashboard else noted.unlink(missing_ok=True)
+
+
 def start_switches(settings: Settings, starter: Starter) -> None:
     """Start Open vSwitch on every host, with its settings and provider bridges."""
     for host in settings.hosts:
@@ -215,7 +235,7 @@ def start_services(settings: Settings, starter: Starter) -> None:
         wait_for_queues(settings, "nova-conductor")
         starter.start("compute")
 
-    interfaces = [functools.partial(wait_for_api, settings, name) for name in API_PORTS]
+    interfaces = [functools.partial(wait_for_api, settings, name) for name in apis(settings)]
     with step("APIs"):
         run_in_parallel(agents, compute, *interfaces)
 
@@ -235,8 +255,12 @@ def up(settings: Settings) -> None:
     owner.claim(settings)
     hosts_file(settings.folder).parent.mkdir(parents=True, exist_ok=True)
     hosts_file(settings.folder).write_text(str(len(settings.hosts)))
+    note_dashboard(settings)
     with step("network namespace, user, configuration"):
         prepare_machine(settings)
+    if settings.dashboard:
+        dashboard.prepare(settings)
+    with step("supervisor"):
         programs = all_programs(settings)
         supervise.write_config(settings, programs)
         supervise.ensure_supervisor(settings)
@@ -250,4 +274,6 @@ def up(settings: Settings) -> None:
         if not seed.is_seeded(settings):
             seed.seed(settings, archives)
     say("the cloud is up")
+    if settings.dashboard:
+        say(f"  dashboard: {dashboard.URL}, domain Default, passwords in *-openrc")
     say(f"  . {settings.folder}/demo-openrc    (or admin-openrc), then: openstack server list")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from openstack.connection import Connection
 
-from devcloud import images
+from devcloud import dashboard, images
 from devcloud.clients import connect
 from devcloud.configuration import common_values, render, write_file
 from devcloud.install import ensure_environment
@@ -118,6 +118,7 @@ def configuration_values(settings: Settings, admin: Connection) -> dict[str, str
         "placement_microversion": newest_microversion(admin.placement),
         "public_network": admin.network.find_network("public").id,
         "network_extensions": ",".join(extensions),
-        "horizon": "false",
+        "horizon": str(settings.dashboard).lower(),
+        "dashboard": dashboard.URL,
         "filters": common_values(settings)["scheduler_filters"],
     }
