@@ -205,7 +205,8 @@ def dashboard(settings: Settings) -> Program:
         (
             f"{settings.dashboard_folder}/venv/bin/gunicorn",
             *("--bind", f"{API_ADDRESS}:{DASHBOARD_PORT}"),
-            *("--workers", "1", "--threads", "4", "--timeout", "120"),
+            # no threads: they would share connections to memcached
+            *("--workers", "2", "--timeout", "120", "--no-control-socket"),
             "openstack_dashboard.wsgi:application",
         ),
         (folder / "local" / "local_settings.py",),
