@@ -53,7 +53,7 @@ horizon-test:
 	DEVCLOUD_HORIZON=1 $(DEVCLOUD) up
 	$(DEVCLOUD) browser
 	$(if $(PICTURES),HORIZON_PICTURES=$(CURDIR)/docs/pictures) PYTHONPATH=$(CURDIR) \
-		$(DEVCLOUD_DIR)/horizon/venv/bin/python -m pytest tests/horizon
+		$(DEVCLOUD_DIR)/horizon/venv/bin/python -m pytest --confcutdir=tests/horizon tests/horizon
 
 lint: install
 	$(VENV)/ruff check .
