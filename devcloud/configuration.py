@@ -77,6 +77,8 @@ def host_values(settings: Settings, values: dict[str, str], host: Host) -> dict[
     return values | {
         "host": host.name,
         "address": host.address,
+        # what the proxy's connections come from: over the link to another host, its own end
+        "console_proxies": ", ".join(filter(None, (API_ADDRESS, host.address, host.gateway))),
         "tunnel_address": host.tunnel_address,
         "host_data": str(settings.host_data(host)),
         "host_etc": str(settings.host_etc(host)),

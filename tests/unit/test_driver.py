@@ -331,18 +331,25 @@ def test_power_on_never_removes_a_server_that_fails(
 
 
 @pytest.mark.parametrize("stop", ["pause", "suspend"])
-def test_freeze(driver: Any, spawn: Any, instance: Any, network_info: Any, stop: str) -> None:
+def test_freeze(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, network: FakeNetwork, stop: str
+) -> None:
     spawn()
     if stop == "pause":
         driver.pause(instance)
     else:
         driver.suspend(None, instance)
     assert driver.get_info(instance, use_cache=False).state == power_state.PAUSED
+    # the kernel would answer pings for it
+    assert network.silent == {instance.uuid}
+    driver.plug_vifs(instance, network_info)
+    assert network.silent == {instance.uuid}
     if stop == "pause":
         driver.unpause(instance)
     else:
         driver.resume(None, instance, network_info)
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+    assert network.silent == set()
 
 
 def test_resume_of_a_server_that_lost_its_processes(

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the engine module sends and how it reads answers; the real engine has tests/engine."""
 
+import http.server
 import io
+import json
+import socket
+import socketserver
 import tarfile
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +18,7 @@ import requests
 import urllib3
 
 from novadocker.virt.docker import engine
-from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
 SPEC = ContainerSpec(
     name="nova-u",
@@ -159,3 +166,52 @@ def test_read_timeouts(error: Any, expected: bool) -> None:
 )
 def test_errors_start_with_the_cause(text: str, expected: str) -> None:
     assert engine._concise(text) == expected
+
+
+class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """An engine that answers everything and counts the connections that are open."""
+
+    daemon_threads = True
+
+    def __init__(self, path: str) -> None:
+        self.open = 0
+        super().__init__(path, Answer)
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """An answer of the daemon's; the connection stays open for the next request."""
+
+    protocol_version = "HTTP/1.1"
+    server: Daemon
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open += 1
+
+    def finish(self) -> None:
+        self.server.open -= 1
+        super().finish()
+
+    def do_GET(self) -> None:
+        body = json.dumps({"ApiVersion": "1.41", "Id": "c", "Running": False, "Pid": 0}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) -> None:
+    with Daemon(str(tmp_path / "docker.sock")) as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        asked = engine.Engine(f"unix://{tmp_path}/docker.sock", 10, 10)
+        for number in range(30):
+            asked.terminal_process(Terminal(socket.socket(), b"", f"/exec/{number}"))
+        deadline = time.monotonic() + 10
+        while daemon.open > 1:
+            assert time.monotonic() < deadline, f"{daemon.open} connections stay open"
+            time.sleep(0.01)
+        daemon.shutdown()

@@ -83,7 +83,10 @@ POWER_STATES: Mapping[str, int] = {
     "dead": power_state.CRASHED,
 }
 
-_SILENT_STATES = (power_state.SHUTDOWN, power_state.CRASHED)
+_ENDED_STATES = (power_state.SHUTDOWN, power_state.CRASHED)
+
+# the kernel would answer for frozen processes, too
+_SILENT_STATES = (*_ENDED_STATES, power_state.PAUSED)
 
 # what the manager passes to power_off; a soft reboot gets no figures of its own
 _SHUTDOWN_RETRY_SECONDS = 10
@@ -499,12 +502,22 @@ class DockerDriver(driver.ComputeDriver):
         self._start(found, instance, network_info)
 
     def pause(self, instance: objects.Instance) -> None:
-        """Freeze the instance's processes."""
+        """Freeze the instance's processes; nobody answers for them meanwhile."""
         self._engine.pause_container(self._find(instance).id)
+        vifs.silence_vifs(instance, instance.get_network_info())
 
     def unpause(self, instance: objects.Instance) -> None:
         """Let the instance's processes go on."""
-        self._engine.unpause_container(self._find(instance).id)
+        self._thaw(self._find(instance), instance, instance.get_network_info())
+
+    def _thaw(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        self._engine.unpause_container(found.id)
+        self._plug(instance, network_info, self._find(instance))
 
     def suspend(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
         """Freeze the instance's processes; their memory stays where it is."""
@@ -521,7 +534,7 @@ class DockerDriver(driver.ComputeDriver):
         """Let a suspended instance go on; one that lost its processes meanwhile is started."""
         found = self._find(instance)
         if found.status == "paused":
-            self._engine.unpause_container(found.id)
+            self._thaw(found, instance, network_info)
         else:
             self._start(found, instance, network_info)
 
@@ -710,7 +723,7 @@ class DockerDriver(driver.ComputeDriver):
         """
         found = self._find(instance)
         if moves.is_to_other_host(migration):
-            if power_on and _power_state(found) in _SILENT_STATES:
+            if power_on and _power_state(found) in _ENDED_STATES:
                 with self._plugged(instance, network_info):
                     pass
                 self._start(found, instance, network_info)
@@ -759,7 +772,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> str:
         """Send an instance's data to a host and stop it; it stays here until that is confirmed."""
         found = self._find(instance)
-        running = _power_state(found) not in _SILENT_STATES
+        running = _power_state(found) not in _ENDED_STATES
         drive = drives.folder(self._node, instance.uuid) if configdrive.required(instance) else ""
         storage = self._engine.inspect_storage(found.id)
         with contextlib.ExitStack() as undo:

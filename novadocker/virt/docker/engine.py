@@ -21,6 +21,7 @@ import docker
 import requests
 import urllib3
 from docker import auth, errors
+from docker.transport import UnixHTTPAdapter
 from oslo_utils import timeutils
 
 from novadocker import exception
@@ -67,6 +68,17 @@ _CHUNK_BYTES = 65536
 # The SDK's default (ctrl-p ctrl-q) takes a key from every shell; nobody types this, and none at all
 # is not to be had.
 _DETACH_KEYS = "ctrl-@,ctrl-^,ctrl-@,ctrl-^,ctrl-@"
+
+
+class _OnePool(UnixHTTPAdapter):
+    """Connections of which each serves requests for any path.
+
+    The SDK's own adapter keeps one for each of the last 25 paths it asked for, in every thread.
+    """
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:  # noqa: ARG002
+        """Return the pool, whatever the path."""
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 class Engine:
@@ -523,6 +535,9 @@ class Engine:
 
     def _connect(self, timeout: int) -> docker.APIClient:
         client = docker.APIClient(self._url, version="auto", timeout=timeout)
+        if self._url.startswith("unix:"):
+            client.get_adapter(client.base_url).close()
+            client.mount(client.base_url, _OnePool(self._url.removeprefix("unix:"), timeout))
         # a proxy of the environment has no business between nova-compute and its engine
         client.trust_env = False
         if tuple(map(int, client.api_version.split("."))) < MINIMUM_API_VERSION:

@@ -100,7 +100,10 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
         assert maker.stdout is not None
         # what comes back shows that the namespaces are there
         maker.stdin.write(b"\n")
-        if not select.select([maker.stdout], [], [], _MAKER_SECONDS)[0] or not maker.stdout.read(1):
+        # select() takes no descriptor from 1024 on
+        answers = select.poll()
+        answers.register(maker.stdout, select.POLLIN)
+        if not answers.poll(_MAKER_SECONDS * 1000) or not maker.stdout.read(1):
             maker.kill()
             raise OSError(errno.EPERM, "no user namespace can be made", user_path)
         process = f"/proc/{maker.pid}"

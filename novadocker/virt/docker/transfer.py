@@ -142,7 +142,10 @@ class Session:
 
     def _expect(self, word: str, seconds: float) -> dict[str, Any]:
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        # select() takes no descriptor from 1024 on
+        answers = select.poll()
+        answers.register(self._process.stdout, select.POLLIN)
+        ready = answers.poll(seconds * 1000)
         line = self._process.stdout.readline() if ready else b""
         try:
             answer = json.loads(line)
