@@ -508,7 +508,8 @@ class DockerDriver(driver.ComputeDriver):
 
     def unpause(self, instance: objects.Instance) -> None:
         """Let the instance's processes go on."""
-        self._thaw(self._find(instance), instance, instance.get_network_info())
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        self._thaw(self._find(instance), instance, ports)
 
     def _thaw(
         self,
