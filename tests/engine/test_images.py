@@ -3,7 +3,9 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,9 @@ from nova import conf, objects
 
 from novadocker import exception
 from novadocker.virt.docker import images
+from novadocker.virt.docker.engine import Engine
 from tests import archives
-from tests.engine import image_processes
+from tests.engine import image_processes, machines
 from tests.engine.conftest import busybox_archive
 from tests.fake_glance import FakeGlance
 
@@ -188,6 +191,93 @@ def test_what_the_engine_refuses_leaves_nothing(
     with pytest.raises(exception.EngineError, match="unexpected EOF"):
         store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
     assert docker_client.images(all=True) == before
+
+
+OUTSIDE = "novadocker-test-outside"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [archives.entry(f"../../../../../../../../{OUTSIDE}", b"x")],
+        [archives.entry(f"/{OUTSIDE}", b"x")],
+        [archives.entry("way", type=b"2", linkname="/"), archives.entry(f"way/{OUTSIDE}", b"x")],
+        [
+            archives.entry("way", type=b"2", linkname="../../../../../../.."),
+            archives.entry(f"way/{OUTSIDE}", b"x"),
+        ],
+        [archives.entry("stolen", type=b"1", linkname="../../../../../../../../bin/sh")],
+        [archives.entry("stolen", type=b"1", linkname="/proc/self/environ")],
+    ],
+    ids=["traversal", "absolute", "link", "relative link", "hard link", "absolute hard link"],
+)
+def test_a_layer_stays_within_its_image(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, entries: Any
+) -> None:
+    layers = [busybox_archive(), archives.tar_of(entries)]
+    architecture = docker_client.version()["Arch"]
+    command = {"Cmd": ["sh", "-c", "ls /; [ ! -e /stolen ] || wc -c </stolen"]}
+    configuration = archives.config(layers, config=command, architecture=architecture)
+    before = docker_client.images(all=True)
+    try:
+        image = store.ensure(
+            None, upload(archives.tar(archives.docker_files(configuration, layers)))
+        )
+        print("HARMLESS", run(docker_client, image.id).split())
+    except exception.EngineError as error:
+        print("REFUSED", error)
+        assert docker_client.images(all=True) == before
+    assert not Path("/", OUTSIDE).exists()
+
+
+def test_a_layer_listed_twice(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    marker = uuid.uuid4().hex
+    _, (base, layer) = image_of(marker, docker_client)
+    layers = [base, layer, layer]
+    command = {"Cmd": ["cat", "/marker"]}
+    architecture = docker_client.version()["Arch"]
+    configuration = archives.config(layers, config=command, architecture=architecture)
+    files = archives.docker_files(configuration, layers)
+    image = store.ensure(None, upload(archives.tar(files)))
+    assert run(docker_client, image.id) == marker
+
+
+def test_a_bad_layer_that_was_sent_on_early_leaves_nothing(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    layers = [archives.tar({"large": bytes(4 << 20)})]
+    architecture = docker_client.version()["Arch"]
+    files = archives.docker_files(archives.config(layers, architecture=architecture), layers)
+    (name,) = (name for name, content in files.items() if content == layers[0])
+    before = docker_client.images(all=True)
+    with pytest.raises(exception.InvalidImage, match="layer 1 does not match its digest"):
+        store.ensure(None, upload(archives.tar(files | {name: layers[0][:-1] + b"x"})))
+    assert docker_client.images(all=True) == before
+    scratch = Path(docker_client.info()["DockerRootDir"], "tmp")
+    deadline = time.monotonic() + 30
+    # the engine sees the end of its connection by itself
+    while left := list(scratch.iterdir()):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_a_disk_of_the_host_in_an_image(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
+) -> None:
+    disk = os.stat("/").st_dev
+    node = archives.entry(
+        "disk", type=b"4", mode=0o666, devmajor=os.major(disk), devminor=os.minor(disk)
+    )
+    layers = [busybox_archive(), archives.tar_of([node])]
+    configuration = archives.config(layers, architecture=docker_client.version()["Arch"])
+    image = store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    with machines.machine(engine, docker_client, image.id) as guest:
+        code, output = guest.shell("ls -l /disk; head -c 1 /disk")
+    assert code != 0
+    assert output.startswith("b")
+    assert "Operation not permitted" in output
 
 
 # -- many at once, and large ones: in processes of their own -----------------------------------

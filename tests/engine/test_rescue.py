@@ -9,11 +9,16 @@ from pathlib import Path
 import docker
 import pytest
 
-from novadocker.virt.docker import isolation, rescue, spec
+from novadocker.virt.docker import isolation, rescue, shortcuts, spec
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
+from tests import archives
 from tests.engine import machines
 from tests.engine.conftest import busybox_archive
+from tests.engine.engines import own_engine
+
+# the engine itself takes no more
+LAYERS = 125
 
 SERVER = str(uuid.uuid4())
 NAME = spec.container_name(SERVER)
@@ -21,8 +26,12 @@ NAME = spec.container_name(SERVER)
 
 @pytest.fixture
 def container(docker_client: docker.APIClient) -> ContainerSpec:
+    return describe(docker_client)
+
+
+def describe(client: docker.APIClient) -> ContainerSpec:
     """A container whose image has a volume; of plain runc: the shim has its own tests."""
-    docker_client.import_image_from_data(
+    client.import_image_from_data(
         busybox_archive(),
         repository="rescue",
         tag="test",
@@ -44,15 +53,20 @@ def container(docker_client: docker.APIClient) -> ContainerSpec:
 def own(engine: Engine, container: ContainerSpec, docker_client: docker.APIClient) -> Iterator[str]:
     """A server's own container, which was killed and has changed files."""
     before = docker_client.volumes()["Volumes"]
-    own = engine.create_container(container)
-    engine.start_container(own)
-    run(docker_client, own, "echo broken >/etc/fstab; echo kept >/data/kept; rm /bin/true; sync")
-    kill(engine, own)
+    own = break_down(engine, docker_client, container)
     yield own
     engine.remove_container(NAME)
     engine.remove_container(own)
     engine.remove_image(container.image_id)
     assert docker_client.volumes()["Volumes"] == before
+
+
+def break_down(engine: Engine, client: docker.APIClient, container: ContainerSpec) -> str:
+    own = engine.create_container(container)
+    engine.start_container(own)
+    run(client, own, "echo broken >/etc/fstab; echo kept >/data/kept; rm /bin/true; sync")
+    kill(engine, own)
+    return own
 
 
 def run(client: docker.APIClient, container: str, script: str) -> str:
@@ -79,6 +93,7 @@ def test_files_are_mended(
         rescue.stand_in(
             replace(container, image_id=busybox_image, entrypoint=("sleep",), command=("1d",)),
             engine.inspect_storage(own),
+            SERVER,
         )
     )
     for _ in range(2):
@@ -98,3 +113,61 @@ def test_files_are_mended(
     assert run(docker_client, own, "cat /etc/fstab /data/kept /data/more") == "mended\nkept\n2\n"
     kill(engine, own)
     assert "/volumes/" not in Path("/proc/mounts").read_text()
+
+
+def test_the_engine_dies_during_a_rescue(own_network: None, state_folder: Path) -> None:
+    with own_engine(state_folder / "rescue", "overlay2") as its:
+        engine = Engine(its.url, timeout=30, load_timeout=60)
+        client = docker.APIClient(base_url=its.url, timeout=60)
+        container = describe(client)
+        own = break_down(engine, client, container)
+        rescue.set_aside(engine, SERVER, engine.inspect_container(own))
+        stand_in = engine.create_container(
+            rescue.stand_in(container, engine.inspect_storage(own), SERVER)
+        )
+        engine.start_container(stand_in)
+        run(client, stand_in, "echo mended >/rescue/etc/fstab")
+        its.kill()
+        its.start()
+        assert engine.inspect_container(stand_in).status == "running"
+        assert run(client, stand_in, "cat /rescue/etc/fstab /rescue/data/kept") == "mended\nkept\n"
+        run(client, stand_in, "echo more >/rescue/data/more; sync")
+        kill(engine, stand_in)
+        engine.start_container(stand_in)
+        assert run(client, stand_in, "cat /rescue/etc/fstab") == "mended\n"
+        kill(engine, stand_in)
+        assert rescue.put_back(engine, SERVER) == stand_in
+        engine.start_container(NAME)
+        assert run(client, own, "cat /etc/fstab /data/more") == "mended\nmore\n"
+        engine.remove_container(own)
+        client.close()
+
+
+def test_as_many_layers_as_the_engine_stacks(
+    engine: Engine, docker_client: docker.APIClient, busybox_image: str, container: ContainerSpec
+) -> None:
+    layers = [busybox_archive(), *(archives.tar({f"{n}": b""}) for n in range(LAYERS - 1))]
+    config = archives.config(layers, architecture=docker_client.version()["Arch"])
+    image = engine.load_image(iter([archives.tar(archives.docker_files(config, layers))]))
+    container = replace(container, image_id=image, entrypoint=("sleep",), command=("1d",))
+    own = engine.create_container(container)
+    try:
+        rescue.set_aside(engine, SERVER, engine.inspect_container(own))
+        storage = engine.inspect_storage(own)
+        assert len(",".join(storage.lowers)) > 4096
+        stand_in = rescue.stand_in(replace(container, image_id=busybox_image), storage, SERVER)
+        rescue.prepare(engine, SERVER)
+        # twice, as after a reboot of the host
+        rescue.prepare(engine, SERVER)
+        engine.start_container(engine.create_container(stand_in))
+        found = run(docker_client, NAME, "ls /rescue; echo mended >/rescue/0")
+        assert {str(number) for number in range(LAYERS - 1)} <= set(found.split())
+        kill(engine, NAME)
+        rescue.put_back(engine, SERVER)
+        assert not list(shortcuts.FOLDER.iterdir())
+        engine.start_container(own)
+        assert run(docker_client, own, "cat /0") == "mended\n"
+    finally:
+        engine.remove_container(NAME)
+        engine.remove_container(own)
+        engine.remove_image(image)

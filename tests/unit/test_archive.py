@@ -173,6 +173,13 @@ def test_a_layer_without_entries(rewrite: Rewrite) -> None:
     assert rewrite(tar(files)) == expected(configuration, layers)
 
 
+def test_a_layer_listed_twice(rewrite: Rewrite) -> None:
+    layers = [*LAYERS, LAYERS[0]]
+    configuration = config(layers)
+    found = rewrite(tar(archives.docker_files(configuration, layers)))
+    assert found == expected(configuration, layers)
+
+
 # -- refused ------------------------------------------------------------------------------------
 
 
@@ -311,6 +318,10 @@ BAD: dict[str, tuple[bytes, str]] = {
         "sha256 is supported",
     ),
     "no layers": (tar(archives.docker_files(config([]), [])), "it has 0 layers"),
+    "200 layers": (
+        tar(archives.docker_files(config(LAYERS[:1] * 200), LAYERS[:1] * 200)),
+        "it has 200 layers; 1 to 127 are possible",
+    ),
     "many layers": (
         tar(archives.docker_files(config([b""] * 128), [b""] * 128)),
         "it has 128 layers; 1 to 127 are possible",

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from nova.compute import power_state, vm_states
 
 from novadocker import exception
-from novadocker.virt.docker import rescue, spec
+from novadocker.virt.docker import rescue, shortcuts, spec
 from novadocker.virt.docker.model import Mount, Overlay
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
@@ -77,7 +78,7 @@ def test_a_failed_rescue_leaves_the_server_as_it_was(
 
 @pytest.mark.parametrize(
     ("fault", "text"),
-    [({"storage_driver": "vfs"}, "vfs"), ({"lowers": ("/lower" * 8,) * 90}, "90 layers")],
+    [({"storage_driver": "vfs"}, "vfs"), ({"lowers": ("/lower" * 8,) * 140}, "140 layers")],
 )
 def test_files_that_cant_be_mounted(
     start: Any, name: str, engine: FakeEngine, fault: dict[str, Any], text: str
@@ -87,6 +88,39 @@ def test_files_that_cant_be_mounted(
     with pytest.raises(exception.RescueRefused, match=text):
         start()
     assert state(engine) == {name: (f"id-{name}", "exited")}
+
+
+LAYERS = tuple(f"/var/lib/docker/overlay2/{number:064x}/diff" for number in range(127))
+
+
+def test_more_layers_than_mount_takes_by_their_own_names(
+    start: Any,
+    name: str,
+    driver: Any,
+    engine: FakeEngine,
+    instance: Any,
+    network_info: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Sequence[str]] = {}
+    monkeypatch.setattr(shortcuts, "make", made.__setitem__)
+    monkeypatch.setattr(shortcuts, "remove", made.pop)
+    engine.lowers = LAYERS
+    start()
+    folders = [f"/upper/id-{name}", "/w", *LAYERS]
+    short = shortcuts.names(instance.uuid, len(folders))
+    assert engine.specs[name].overlays[0].options == (
+        f"lowerdir={':'.join(short[2:])},upperdir={short[0]},workdir={short[1]},index=off"
+    )
+    assert len(engine.specs[name].overlays[0].options) < 4096
+    assert [*made[instance.uuid]][1:] == folders[1:]
+    # the host restarts
+    made.clear()
+    driver.power_off(instance)
+    driver.power_on(None, instance, network_info)
+    assert [*made[instance.uuid]][1:] == folders[1:]
+    driver.unrescue(None, instance)
+    assert made == {}
 
 
 def test_power_while_rescued(

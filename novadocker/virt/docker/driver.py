@@ -559,6 +559,8 @@ class DockerDriver(driver.ComputeDriver):
         if rescue.is_stand_in(found) and instance.vm_state != vm_states.RESCUED:
             self._end_rescue(instance)
             found = self._find(instance)
+        if rescue.is_stand_in(found):
+            rescue.prepare(self._engine, instance.uuid)
         self._wire(instance, network_info)
         netns.bind_container(found.id, instance.uuid)
         self._lxcfs.await_mended()
@@ -600,12 +602,14 @@ class DockerDriver(driver.ComputeDriver):
         container = rescue.stand_in(
             self._container_spec(instance, image_meta, image, most, rules),
             self._engine.inspect_storage(own.id),
+            instance.uuid,
         )
         login = guest.login(instance, image_meta, rescue_password)
         self.power_off(instance)
         with contextlib.ExitStack() as undo:
             undo.callback(self._end_rescue, instance)
             rescue.set_aside(self._engine, instance.uuid, own)
+            rescue.prepare(self._engine, instance.uuid)
             # not _create: when the answer is lost, what has the name later may be the own one
             container_id = self._engine.create_container(container)
             self._wire(instance, network_info)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glanceclient import exc as glance_errors
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
@@ -44,6 +45,9 @@ _LOADERS: dict[tuple[str | None, ...], _Loader] = {
     ("docker", "raw"): archive.open_image,
     ("bare", "raw"): archive.open_root,
 }
+
+# a fault has 255 characters
+_LONGEST_REASON = 120
 
 _CHECKSUM_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 
@@ -257,9 +261,11 @@ class ImageStore:
                 )
             with load(packed, self._architecture, Path(CONF.instances_path)) as image:
                 yield from packing.docker_archive(image, arriving.early)
-        except OSError as error:
+        except (OSError, glance_errors.ClientException) as error:
             # else the engine's client would take it for one of its connection
-            raise exception.DownloadFailed(image_id=image_id, reason=str(error)) from error
+            raise exception.DownloadFailed(
+                image_id=image_id, reason=str(error)[:_LONGEST_REASON]
+            ) from error
 
 
 def _loader(image_meta: objects.ImageMeta) -> _Loader:

@@ -7,12 +7,13 @@ server's deletion removes it.
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import spec
+from novadocker.virt.docker import shortcuts, spec
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import (
     ContainerDetail,
@@ -32,7 +33,7 @@ _SUFFIX = "-rescued"
 _LONGEST_OPTIONS = 4095
 
 
-def stand_in(container: ContainerSpec, storage: Storage) -> ContainerSpec:
+def stand_in(container: ContainerSpec, storage: Storage, instance_uuid: str) -> ContainerSpec:
     """Return a container as one that has another's files at ``/rescue``.
 
     :raises RescueRefused: the engine keeps the files in a way that can't be mounted
@@ -41,11 +42,10 @@ def stand_in(container: ContainerSpec, storage: Storage) -> ContainerSpec:
         raise exception.RescueRefused(
             reason=f"The engine's storage driver is {storage.driver}; a rescue needs overlay2"
         )
-    # without an index, as the engine itself mounts them, or it could not any more
-    options = (
-        f"lowerdir={':'.join(storage.lowers)},upperdir={storage.upper},workdir={storage.work}"
-        ",index=off"
-    )
+    folders = _folders(storage)
+    options = _options(folders)
+    if len(options) > _LONGEST_OPTIONS:
+        options = _options(shortcuts.names(instance_uuid, len(folders)))
     if len(options) > _LONGEST_OPTIONS:
         raise exception.RescueRefused(
             reason=f"The server's image has {len(storage.lowers)} layers, too many for a rescue"
@@ -59,6 +59,20 @@ def stand_in(container: ContainerSpec, storage: Storage) -> ContainerSpec:
         mounts=container.mounts + volumes,
         overlays=(Overlay(options, FOLDER),),
     )
+
+
+def prepare(engine: Engine, instance_uuid: str) -> None:
+    """Have what a start of the stand-in needs; a reboot of the host takes it away.
+
+    :raises ContainerNotFound: the own container is gone
+    :raises RescueRefused: another server of this host is in the way
+    """
+    folders = _folders(engine.inspect_storage(_aside(instance_uuid)))
+    if len(_options(folders)) > _LONGEST_OPTIONS:
+        try:
+            shortcuts.make(instance_uuid, folders)
+        except FileExistsError as error:
+            raise exception.RescueRefused(reason=str(error)) from error
 
 
 def is_stand_in(found: ContainerDetail) -> bool:
@@ -89,6 +103,7 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
     own = engine.inspect_container(_aside(instance_uuid))
     if stand_in_id:
         engine.remove_container(stand_in_id)
+        shortcuts.remove(instance_uuid)
     engine.rename_container(own.id, name)
     return stand_in_id
 
@@ -96,6 +111,7 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
 def remove(engine: Engine, instance_uuid: str) -> None:
     """Remove the own container of a server that is deleted during a rescue; absent is fine."""
     engine.remove_container(_aside(instance_uuid))
+    shortcuts.remove(instance_uuid)
 
 
 def put_back_left(engine: Engine) -> None:
@@ -111,6 +127,16 @@ def put_back_left(engine: Engine) -> None:
         if container.name == _aside(instance_uuid) and name not in names:
             LOG.warning("%s was left aside by a rescue, and is put back", name)
             engine.rename_container(container.id, name)
+
+
+def _folders(storage: Storage) -> list[str]:
+    return [storage.upper, storage.work, *storage.lowers]
+
+
+def _options(folders: Sequence[str]) -> str:
+    upper, work, *lowers = folders
+    # without an index, as the engine itself mounts them, or it could not any more
+    return f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},index=off"
 
 
 def _aside(instance_uuid: str) -> str:

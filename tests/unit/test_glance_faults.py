@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Glance that fails, a small HTTP server here, asked by Nova's own client."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nova import context as nova_context
+from nova import objects
+
+from novadocker import exception
+from novadocker.virt.docker import images
+from tests.unit.test_arrival import ARCHIVE, Engine
+from tests.unit.test_images import ID, LOADED, folder, left_in
+
+__all__ = ["folder"]
+
+
+class Glance(BaseHTTPRequestHandler):
+    """Has one image; ``fault`` says what is wrong with its data."""
+
+    fault = ""
+
+    def do_GET(self) -> None:
+        if not self.path.endswith("/file"):
+            found = SCHEMA if "/schemas/" in self.path else RECORD
+            self._reply(200, json.dumps(found).encode(), "application/json")
+        elif self.fault == "500":
+            self._reply(500, b"no disk", "text/plain")
+        elif self.fault == "half":
+            self._reply(200, ARCHIVE, "application/octet-stream", end=len(ARCHIVE) // 2)
+        elif self.fault == "other":
+            self._reply(200, ARCHIVE[:-1] + b"x", "application/octet-stream")
+        else:
+            self._reply(200, ARCHIVE, "application/octet-stream")
+
+    def _reply(self, status: int, body: bytes, kind: str, end: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:end])
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+RECORD = {
+    "id": ID,
+    "name": "web",
+    "status": "active",
+    "visibility": "public",
+    "container_format": "docker",
+    "disk_format": "raw",
+    "size": len(ARCHIVE),
+    "checksum": hashlib.md5(ARCHIVE, usedforsecurity=False).hexdigest(),
+    "os_hash_algo": "sha512",
+    "os_hash_value": hashlib.sha512(ARCHIVE).hexdigest(),
+    "owner": "p1",
+    "min_disk": 0,
+    "min_ram": 0,
+    "protected": False,
+    "tags": [],
+    "created_at": "2026-01-01T00:00:00Z",
+    "updated_at": "2026-01-01T00:00:00Z",
+    "schema": "/v2/schemas/image",
+    "self": f"/v2/images/{ID}",
+}
+SCHEMA = {"name": "image", "properties": {name: {} for name in RECORD}}
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def store(folder: Path, engine: Engine, options: Any) -> Iterator[images.ImageStore]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Glance) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        options(
+            group="glance",
+            api_servers=[f"http://127.0.0.1:{server.server_port}"],
+            num_retries=0,
+        )
+        yield images.ImageStore(engine, "x86_64")  # type: ignore[arg-type]
+        server.shutdown()
+        thread.join()
+
+
+def boot(store: images.ImageStore) -> str:
+    context = nova_context.RequestContext("user", "p1", auth_token="token")
+    wanted = ("id", "container_format", "disk_format", "checksum")
+    meta = objects.ImageMeta.from_dict({name: RECORD[name] for name in wanted})
+    return store.ensure(context, meta).id
+
+
+def test_a_sound_one(store: images.ImageStore, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Glance, "fault", "")
+    assert boot(store) == LOADED
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [("500", "no disk"), ("half", "Connection broken"), ("other", "Corrupt image download")],
+)
+def test_a_broken_one(
+    store: images.ImageStore,
+    engine: Engine,
+    folder: Path,
+    monkeypatch: Any,
+    fault: str,
+    text: str,
+) -> None:
+    monkeypatch.setattr(Glance, "fault", fault)
+    with pytest.raises(exception.DownloadFailed, match=text) as raised:
+        boot(store)
+    assert len(raised.value.format_message()) < 255
+    assert b"RepoTags" not in engine.sent
+    assert (engine.tags, left_in(folder)) == ({}, [])
