@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import platform
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file = files.enter_context(options.archive.open("rb"))
             region = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             image = files.enter_context(archive.open_image(region, options.architecture, folder))
-            packing.verify(image)
+            for _ in _shown("checking", packing.docker_archive(image), image):
+                pass
 
             def new_file() -> int:
                 return files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
@@ -108,11 +110,10 @@ def _convert(options: argparse.Namespace, image: ArchivedImage, _new_file: Any) 
 
 
 def _write(options: argparse.Namespace, image: ArchivedImage) -> None:
-    size = sum(layer.content.size for layer in image.layers)
     temporary = options.target.with_name(f".{options.target.name}.new")
     try:
         with temporary.open("wb") as output:
-            for chunk in _shown(_WRITERS[options.to](image), size):
+            for chunk in _shown("writing", _WRITERS[options.to](image), image):
                 output.write(chunk)
         temporary.rename(options.target)
     finally:
@@ -126,10 +127,10 @@ def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) ->
         if not equals:
             raise ArchiveError(f"the property {text!r} has no equals sign")
         properties[name] = value
-    with openstack.connect() as cloud:
+    with openstack.connect() as cloud, _ShownFile(options.archive, "uploading") as data:
         made = cloud.image.create_image(
             options.name,
-            filename=str(options.archive),
+            data=data,
             container_format="docker",
             disk_format="raw",
             allow_duplicates=True,
@@ -139,15 +140,48 @@ def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) ->
     print(made.id)
 
 
-def _shown(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Pass pieces on, with the progress on stderr if that is a terminal."""
-    done, shown = 0, -1
+class _Progress:
+    """Shows how far long work is, on stderr if that is a terminal.
+
+    :param verb: what is being done
+    :param size: the bytes of all of it
+    """
+
+    def __init__(self, verb: str, size: int) -> None:
+        self._verb, self._size = verb, size
+        self._done, self._shown = 0, -1
+
+    def add(self, done: int) -> None:
+        """Say that so many bytes more are done."""
+        self._done += done
+        percent = min(100 * self._done // max(self._size, 1), 100)
+        if percent != self._shown and sys.stderr.isatty():
+            self._shown = percent
+            bar = "#" * (percent // 4)
+            print(
+                f"\r{self._verb} [{bar:<25}] {percent:3} % of {self._size >> 20} MiB",
+                end="\n" if percent == 100 else "",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class _ShownFile(io.FileIO):
+    """A file that shows how far it is read."""
+
+    def __init__(self, path: Path, verb: str) -> None:
+        super().__init__(path)
+        self._progress = _Progress(verb, path.stat().st_size)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._progress.add(len(found))
+        return found
+
+
+def _shown(verb: str, chunks: Iterable[bytes], image: ArchivedImage) -> Iterator[bytes]:
+    """Pass an image's pieces on, and show how many."""
+    progress = _Progress(verb, sum(layer.content.size for layer in image.layers))
     for chunk in chunks:
         yield chunk
-        done += len(chunk)
-        percent = min(100 * done // max(size, 1), 100)
-        if percent != shown and sys.stderr.isatty():
-            shown = percent
-            print(f"\r{percent:3} % of {size >> 20} MiB", end="", file=sys.stderr, flush=True)
-    if shown >= 0:
-        print(file=sys.stderr)
+        progress.add(len(chunk))

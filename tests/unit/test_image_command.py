@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``novadocker-image``."""
 
+import contextlib
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,3 +58,26 @@ def test_what_is_wrong_is_said(packed: Path, capsys: pytest.CaptureFixture[str])
     assert run("inspect", packed) == 1
     assert "no tar archive" in capsys.readouterr().err
     assert [path.name for path in packed.parent.iterdir()] == ["image.tar"]
+
+
+def test_long_work_is_shown_on_a_terminal(
+    packed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[bytes] = []
+
+    class Glance:
+        image = property(lambda self: self)
+
+        def create_image(self, name: str, data: Any, **properties: object) -> Any:
+            pushed.extend(iter(lambda: data.read(1000), b""))
+            return SimpleNamespace(id="made", name=name, **properties)
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(image.openstack, "connect", lambda: contextlib.nullcontext(Glance()))
+    assert run("push", packed, "web") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "made\n"
+    assert b"".join(pushed) == packed.read_bytes()
+    last = f"[{'#' * 25}] 100 % of 0 MiB\n"
+    assert f"\rchecking {last}" in shown.err
+    assert shown.err.endswith(f"\ruploading {last}")

@@ -33,15 +33,6 @@ class Sent:
     digest: str
 
 
-def verify(image: ArchivedImage) -> None:
-    """Compare every layer with its digest.
-
-    :raises ArchiveError: one does not match
-    """
-    for _ in docker_archive(image):
-        pass
-
-
 def docker_archive(
     image: ArchivedImage, early: Mapping[Region, Sent] = types.MappingProxyType({})
 ) -> Iterator[bytes]:
