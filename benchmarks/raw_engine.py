@@ -2,7 +2,6 @@
 """What an operator without Nova would type, on a compute host's own engine."""
 
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from devcloud.steps import StepFailed
@@ -19,17 +18,14 @@ class RawEngine:
         self._containers: list[str] = []
         self._images: list[str] = []
 
-    def load_and_run(self, archive: Path, count: int) -> None:
-        """Load an archive without tags, and run containers of it at once."""
+    def load_and_run(self, archive: Path) -> None:
+        """Load an archive without tags, and run a container of it."""
         loaded = self._docker("load", "--quiet", "--input", archive)
         image = loaded.rpartition("Loaded image ID: ")[2]
         self._images.append(image)
-        with ThreadPoolExecutor(count) as threads:
-            runs = [
-                threads.submit(self._docker, "run", "--detach", "--tty", "--network", "none", image)
-                for _ in range(count)
-            ]
-        self._containers += [run.result() for run in runs]
+        self._containers.append(
+            self._docker("run", "--detach", "--tty", "--network", "none", image)
+        )
 
     def commit_and_save(self, container: str, target: Path) -> None:
         """Make an image of a container, and an archive of the image."""
