@@ -33,6 +33,7 @@ from novadocker.virt.docker import (
     netns,
     policing,
     rates,
+    shortcuts,
     staging,
     views,
 )
@@ -171,6 +172,12 @@ TOKEN = words("0123456789abcdef" * 2, "[0-9a-f]{32}", "../" * 10 + "aa")
 OVERLAY = words(
     f"/var/lib/docker/overlay2/{'a' * 64}/diff",
     rf"(/{PATH_WORD})+/overlay2/([0-9a-z]{{25,64}}(-init)?/diff|l/[0-9A-Z]{{26}})",
+    f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
+    "/etc",
+)
+LAYER = words(
+    f"/var/lib/docker/overlay2/{'a' * 64}/work",
+    rf"(/{PATH_WORD})+/overlay2/([0-9a-z]{{25,64}}(-init)?/(diff|work)|l/[0-9A-Z]{{26}})",
     f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
     "/etc",
 )
@@ -317,6 +324,8 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "target": OPEN_FILE,
         "limit": numbers(1 << 30, 0, (1 << 62) - 1),
     },
+    shortcuts.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
+    shortcuts._remove: {"instance_uuid": UUID},
     disks.count_again: {"data_root": FOLDER},
     disks.resize_disk: {
         "data_root": FOLDER,

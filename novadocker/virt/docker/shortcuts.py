@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from novadocker import privsep
+from novadocker.virt.docker import arguments
 
 # each letter counts
 FOLDER = Path("/run/novadocker/l")
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _LAYER = re.compile(
     r"/(?:[\w.-]+/)+overlay2/(?:[0-9a-z]{25,64}(?:-init)?/(?:diff|work)|l/[0-9A-Z]{26})"
 )
@@ -37,18 +37,17 @@ def make(instance_uuid: str, folders: Sequence[str]) -> None:
     :raises ValueError: an argument is not well-formed
     :raises FileExistsError: another server of this host has the names
     """
-    _check(_UUID, instance_uuid)
-    for path in folders:
-        _check(_LAYER, path)
-    folder = _folder(instance_uuid)
+    owner = arguments.instance_uuid(instance_uuid)
+    layers = [_layer(path) for path in arguments.items(folders)]
+    folder = _folder(owner)
     for parent in (FOLDER.parent, FOLDER, folder):
         with suppress(FileExistsError):
             parent.mkdir(0o755)
     with suppress(FileExistsError):
-        (folder / _OWNER).symlink_to(instance_uuid)
-    if os.readlink(folder / _OWNER) != instance_uuid:
+        (folder / _OWNER).symlink_to(owner)
+    if os.readlink(folder / _OWNER) != owner:
         raise FileExistsError(f"{folder} is another server's")
-    for name, path in zip(names(instance_uuid, len(folders)), folders, strict=True):
+    for name, path in zip(names(owner, len(layers)), layers, strict=True):
         Path(name).unlink(missing_ok=True)
         Path(name).symlink_to(path)
 
@@ -62,17 +61,14 @@ def remove(instance_uuid: str) -> None:
 
 @privsep.storage_pctxt.entrypoint
 def _remove(instance_uuid: str) -> None:
-    folder = _folder(_check(_UUID, instance_uuid))
-    with suppress(FileNotFoundError):
-        if os.readlink(folder / _OWNER) == instance_uuid:
-            shutil.rmtree(folder)
+    folder = _folder(arguments.instance_uuid(instance_uuid))
+    if instance_uuid in (os.readlink(link) for link in folder.glob(_OWNER)):
+        shutil.rmtree(folder)
 
 
 def _folder(instance_uuid: str) -> Path:
     return FOLDER / instance_uuid[:8]
 
 
-def _check(pattern: re.Pattern[str], value: str) -> str:
-    if not pattern.fullmatch(value) or "/../" in f"{value}/":
-        raise ValueError(f"{value!r} is not {pattern.pattern}")
-    return value
+def _layer(path: object) -> str:
+    return arguments.without_detours(arguments.text(_LAYER, path))
