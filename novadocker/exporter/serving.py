@@ -66,16 +66,10 @@ def read_password(path: Path) -> bytes:
 def make_application(registry: CollectorRegistry, password: bytes | None = None) -> Application:
     """Return the WSGI application that shows the metrics.
 
-    :param password: the user and password to ask for (RFC 7617), as ``user:password``
+    :param password: as in ``with_password``; None to ask for none
     """
-    wanted = b"Basic " + base64.b64encode(password) if password else None
 
     def application(environment: Environment, start: Start) -> Iterable[bytes]:
-        # WSGI gives bytes as Latin-1 (PEP 3333)
-        given = environment.get("HTTP_AUTHORIZATION", "").encode("latin-1")
-        if wanted and not hmac.compare_digest(given, wanted):
-            start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="novadocker"')])
-            return []
         if environment["REQUEST_METHOD"] != "GET":
             start("405 Method Not Allowed", [("Allow", "GET")])
             return []
@@ -85,6 +79,24 @@ def make_application(registry: CollectorRegistry, password: bytes | None = None)
         content = render(registry.collect())
         start("200 OK", [("Content-Type", CONTENT_TYPE)])
         return [content]
+
+    return with_password(application, password) if password else application
+
+
+def with_password(inner: Application, password: bytes) -> Application:
+    """Return an application that asks for a password first.
+
+    :param password: the user and password to ask for (RFC 7617), as ``user:password``
+    """
+    wanted = b"Basic " + base64.b64encode(password)
+
+    def application(environment: Environment, start: Start) -> Iterable[bytes]:
+        # WSGI gives bytes as Latin-1 (PEP 3333)
+        given = environment.get("HTTP_AUTHORIZATION", "").encode("latin-1")
+        if not hmac.compare_digest(given, wanted):
+            start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="novadocker"')])
+            return []
+        return inner(environment, start)
 
     return application
 
