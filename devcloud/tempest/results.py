@@ -18,6 +18,13 @@ FIXTURE = re.compile(r"(?:setUp|tearDown)Class \((?P<name>.+)\)")
 """What a class's own set-up is called when it fails or skips."""
 
 
+RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout|Mismatch|Failed|Invalid\w*)\b")
+"""How the line of a traceback begins that names what was raised."""
+
+MOST_CHARACTERS = 240
+"""Of a reason: some hold a whole traceback."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What became of one test.
@@ -65,10 +72,11 @@ def read_exclusions(path: Path) -> list[Exclusion]:
 
 
 def last_line(details: Mapping[str, Any]) -> str:
-    """Return why a test was skipped or failed: the reason, or its traceback's last line."""
+    """Return why a test was skipped or failed: the reason, or what its traceback ends with."""
     texts = [details[name].as_text() for name in ("reason", "traceback") if name in details]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    lines = [line.rstrip() for text in texts for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if RAISED.match(line)]
+    return " ".join((telling or lines or [""])[-1].split())[:MOST_CHARACTERS]
 
 
 def read_stream(stream: BinaryIO, listed: Iterable[str]) -> dict[str, Result]:

@@ -39,7 +39,7 @@ def test_each_end_of_a_test():
     found = results.read_stream(
         stream(
             (f"{SERVERS}.test_good[id-1,smoke]", "success", ""),
-            (f"{SERVERS}.test_bad[id-2]", "fail", "Traceback\n  a line\nKeyError: 'x'\n"),
+            (f"{SERVERS}.test_bad[id-2]", "fail", "Traceback\n  a line\nKeyError: 'x'\nUser: u\n"),
             (f"{SERVERS}.test_left[id-3]", "skip", "Cinder is not available"),
         ),
         [],
