@@ -37,8 +37,18 @@ from tests.engine import daemons
 from tests.engine.engines import OwnEngine, remove_containers
 from tests.engine.switch import Switch
 
+# what they find wrong is told as tests tell it
+pytest.register_assert_rewrite("tests.engine.survey", "tests.engine.walk")
+
 # the modules under test name Nova's objects in signatures
 objects.register_all()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what makes the quick tests of survival long ones."""
+    parser.addoption("--steps", type=int, default=60, help="of test_soak.py")
+    parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
+    parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +114,20 @@ def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
 
 
 @pytest.fixture(scope="session")
-def engine_url(own_network: None, state_folder: Path) -> Iterator[str]:
+def session_engine(own_network: None, state_folder: Path) -> Iterator[OwnEngine]:
     """A Docker engine with nothing in it, the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
     own = OwnEngine(folder)
-    yield own.url
+    yield own
     remove_containers(own.url)
     own.stop()
+
+
+@pytest.fixture(scope="session")
+def engine_url(session_engine: OwnEngine) -> str:
+    """Where that engine listens."""
+    return session_engine.url
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A nova-compute for one operation, in a process of its own, which may be killed in the middle.
+
+It dies without a chance to tidy up, right before one of its requests to the engine, to the
+privileged process or to the switch. The privileged process finishes what it does, as it does when
+its client dies.
+"""
+
+import importlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import docker
+import os_vif
+import vif_plug_ovs.privsep
+from nova import conf, objects
+from oslo_privsep import priv_context
+
+objects.register_all()
+
+from novadocker import privsep  # noqa: E402 (its signatures name Nova's objects)
+from novadocker.virt.docker import images  # noqa: E402
+from tests.engine import servers  # noqa: E402
+from tests.fake_glance import FakeGlance  # noqa: E402
+
+KILLED = 9
+"""The exit code of a process that was killed before it had finished."""
+
+# of the driver, beside the one that an operation begins in
+_THREAD = "os-vif"
+
+
+class _Channel:
+    """Stands for the privileged process: calls what it is asked to, in this one."""
+
+    running = True
+
+    def __init__(self, strike: Callable[[], None]) -> None:
+        self._strike = strike
+        self._inside = threading.local()
+
+    def remote_call(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], _timeout: object = None
+    ) -> Any:
+        module, _, function = name.rpartition(".")
+        outermost = not getattr(self._inside, "now", False)
+        if outermost:
+            self._strike()
+        self._inside.now = True
+        try:
+            return getattr(importlib.import_module(module), function).args[0](*args, **kwargs)
+        finally:
+            self._inside.now = not outermost
+
+
+Operation = Callable[[servers.Nova, servers.Server], servers.Server | None]
+
+
+def run(
+    operation: Operation,
+    server: servers.Server,
+    known: list[servers.Server],
+    point: int,
+    result: Connection,
+    url: str,
+    switch: str,
+    instances: Path,
+    glance: FakeGlance,
+) -> None:
+    """Start nova-compute, then do an operation and die at a point of it.
+
+    :param known: the servers that Nova has there
+    :param point: the number of the request that is not made any more; 0 for none
+    :param result: gets what the operation returns
+    :param switch: the connection of Open vSwitch's database
+    """
+    conf.CONF([], project="nova", default_config_files=[])
+    os_vif.initialize()  # registers the options
+    conf.CONF.set_override("ovsdb_connection", switch, group="os_vif_ovs")
+    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
+    os_vif.initialize(reset=True)
+    images.glance.API = lambda: glance
+    armed = threading.Event()
+    numbers = itertools.count(1)
+
+    def strike() -> None:
+        current = threading.current_thread()
+        concerned = current is threading.main_thread() or current.name == _THREAD
+        if armed.is_set() and concerned and next(numbers) == point:
+            os._exit(KILLED)
+
+    def striking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            strike()
+            return function(*args, **kwargs)
+
+        return call
+
+    docker.APIClient.send = striking(docker.APIClient.send)
+    os_vif.plug, os_vif.unplug = striking(os_vif.plug), striking(os_vif.unplug)
+    for context in (*vars(privsep).values(), vif_plug_ovs.privsep.vif_plug):
+        if isinstance(context, priv_context.PrivContext):
+            context.channel = _Channel(strike)
+    with servers.configured(url, instances):
+        nova = servers.Nova(glance)
+        nova.start(known)
+        armed.set()
+        result.send(operation(nova, server))
+        # as a service that is stopped, without a wait for its threads
+        os._exit(0)

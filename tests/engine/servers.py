@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver on a real engine and Open vSwitch, asked by the tests in Nova's place.
+
+``Server`` is what Nova's database knows of a server. It can be handed to another process, and what
+Nova passes to the driver is made of it anew for each call.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from nova import conf, objects
+from nova import context as nova_context
+from nova.compute import vm_states
+from nova.network import model
+
+from novadocker.virt.docker import attachments, spec, tags
+from novadocker.virt.docker.driver import DockerDriver
+from tests.engine import networks
+from tests.fake_glance import FakeGlance
+
+HOST = "novadocker-test"
+IMAGE_ID = "5eed0000-0000-4000-8000-000000000001"
+_CHECKSUM = "0" * 32
+IMAGE = {
+    "id": IMAGE_ID,
+    "container_format": "docker",
+    "disk_format": "raw",
+    "checksum": _CHECKSUM,
+    "properties": {},
+}
+IMAGE_NAME = f"novadocker/{IMAGE_ID}:{_CHECKSUM[:12]}"
+# ends when it is asked to, as an init does; the folder is a volume
+IMAGE_CHANGES = ['CMD ["sh", "-c", "trap \'exit 0\' TERM; sleep 1d & wait"]', "VOLUME /data"]
+
+_PLAIN = {"vcpus": 1, "memory_mb": 64, "root_gb": 0, "ephemeral_gb": 0, "swap": 0}
+FLAVORS: Mapping[str, Mapping[str, Any]] = {
+    "small": {**_PLAIN, "extra_specs": {}},
+    "large": {**_PLAIN, "vcpus": 2, "memory_mb": 128, "extra_specs": {"docker:pids_limit": "512"}},
+    "capped": {
+        **_PLAIN,
+        "extra_specs": {
+            "quota:cpu_period": "100000",
+            "quota:cpu_quota": "50000",
+            "quota:vif_inbound_average": "12800",
+            "quota:vif_outbound_average": "6400",
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What Nova's database has of a server.
+
+    :ivar ports: the numbers of its ports, each with an address of its own
+    :ivar metadata: the system metadata
+    """
+
+    uuid: str
+    flavor: str = "small"
+    ports: tuple[int, ...] = ()
+    old_flavor: str | None = None
+    vm_state: str = vm_states.ACTIVE
+    task_state: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What its container is called."""
+        return spec.container_name(self.uuid)
+
+    @property
+    def network_info(self) -> model.NetworkInfo:
+        return model.NetworkInfo([self.port(number) for number in self.ports])
+
+    def port(self, number: int) -> model.VIF:
+        """Return a port as Nova describes it, always the same of one number."""
+        port_id = str(uuid.uuid5(uuid.UUID(self.uuid), str(number)))
+        return networks.vif(
+            networks.subnet("10.7.0.0/16", [f"10.7.{number >> 8}.{number & 255}"], "10.7.255.254"),
+            id=port_id,
+            address=f"fa:16:3e:00:{number >> 8:02x}:{number & 255:02x}",
+            devname=f"tap{port_id}"[: model.NIC_NAME_LEN],
+            ovs_interfaceid=port_id,
+            active=True,
+        )
+
+    def instance(self) -> objects.Instance:
+        made = objects.Instance(
+            nova_context.get_admin_context(),
+            id=1,
+            uuid=self.uuid,
+            project_id="project",
+            hostname="web-1",
+            host=HOST,
+            config_drive="",
+            flavor=_flavor(self.flavor),
+            old_flavor=self.old_flavor and _flavor(self.old_flavor),
+            image_ref=IMAGE_ID,
+            system_metadata=dict(self.metadata),
+            metadata={},
+            key_data=None,
+            vm_state=self.vm_state,
+            task_state=self.task_state,
+            migration_context=None,
+            numa_topology=None,
+        )
+        made.info_cache = objects.InstanceInfoCache(network_info=self.network_info)
+        return made
+
+
+def _flavor(name: str) -> objects.Flavor:
+    return objects.Flavor(name=name, **FLAVORS[name])
+
+
+class _VirtAPI:
+    """Stands for Nova's: Neutron's events are not waited for."""
+
+    @contextlib.contextmanager
+    def wait_for_instance_event(self, *_arguments: Any) -> Iterator[None]:
+        yield
+
+
+class Nova:
+    """Asks a driver of its own for what Nova's manager would, in its order."""
+
+    def __init__(self, glance: FakeGlance) -> None:
+        self.glance = glance
+        self.context = nova_context.get_admin_context()
+        self.image = objects.ImageMeta.from_dict(IMAGE)
+        self.driver = DockerDriver(_VirtAPI())
+
+    def start(self, servers: list[Server]) -> None:
+        """Start nova-compute."""
+        self.driver.init_host(HOST)
+        for server in servers:
+            self.driver.plug_vifs(server.instance(), server.network_info)
+
+    def stop(self) -> None:
+        self.driver.cleanup_host(HOST)
+
+    def spawn(self, server: Server) -> Server:
+        instance = server.instance()
+        self.driver.spawn(
+            self.context, instance, self.image, [], None, {}, network_info=server.network_info
+        )
+        return _kept(server, instance)
+
+    def destroy(self, server: Server) -> None:
+        self.driver.destroy(self.context, server.instance(), server.network_info)
+
+    def power_off(self, server: Server) -> None:
+        self.driver.power_off(server.instance(), timeout=10, retry_interval=5)
+
+    def power_on(self, server: Server) -> None:
+        self.driver.power_on(self.context, server.instance(), server.network_info)
+
+    def reboot(self, server: Server, kind: str = "HARD") -> None:
+        self.driver.reboot(self.context, server.instance(), server.network_info, kind)
+
+    def attach(self, server: Server, number: int) -> Server:
+        """Attach a port, which Nova has in its database from the begin."""
+        after = replace(server, ports=(*server.ports, number))
+        instance = after.instance()
+        with _database(instance):
+            self.driver.attach_interface(self.context, instance, self.image, server.port(number))
+        return _kept(after, instance)
+
+    def detach(self, server: Server, number: int) -> Server:
+        """Detach a port, which Nova has in its database to the end."""
+        instance = server.instance()
+        with _database(instance):
+            self.driver.detach_interface(self.context, instance, server.port(number))
+        after = replace(server, ports=tuple(port for port in server.ports if port != number))
+        return _kept(after, instance)
+
+    def resize(self, server: Server, flavor: str) -> Server:
+        """Resize a server in place, up to the state VERIFY_RESIZE."""
+        facts = self.driver.migrate_disk_and_power_off(
+            self.context,
+            server.instance(),
+            self.driver.get_host_ip_addr(),
+            _flavor(flavor),
+            server.network_info,
+        )
+        after = replace(server, flavor=flavor, old_flavor=server.flavor)
+        self.driver.finish_migration(
+            self.context,
+            None,
+            after.instance(),
+            facts,
+            server.network_info,
+            self.image,
+            True,
+            {},
+        )
+        return after
+
+    def confirm_resize(self, server: Server) -> Server:
+        self.driver.confirm_migration(
+            self.context, self._migration(), server.instance(), server.network_info
+        )
+        return replace(server, old_flavor=None)
+
+    def revert_resize(self, server: Server) -> Server:
+        """Go back to the old flavor, also from the middle of a resize."""
+        back = replace(server, flavor=server.old_flavor or server.flavor, old_flavor=None)
+        self.driver.finish_revert_migration(
+            self.context, back.instance(), server.network_info, self._migration(), power_on=True
+        )
+        return back
+
+    def snapshot(self, server: Server, image_id: str) -> None:
+        self.glance.records[image_id] = {"id": image_id, "properties": {}}
+        self.driver.snapshot(self.context, server.instance(), image_id, lambda **_: None)
+
+    def rescue(self, server: Server) -> Server:
+        self.driver.rescue(
+            self.context,
+            server.instance(),
+            server.network_info,
+            self.image,
+            "secret",
+            None,
+            None,
+        )
+        return replace(server, vm_state=vm_states.RESCUED)
+
+    def unrescue(self, server: Server) -> Server:
+        self.driver.unrescue(self.context, server.instance())
+        return replace(server, vm_state=vm_states.ACTIVE)
+
+    def state(self, server: Server) -> int:
+        return int(self.driver.get_info(server.instance(), use_cache=False).state)
+
+    @staticmethod
+    def _migration() -> objects.Migration:
+        return objects.Migration(
+            source_compute=HOST, dest_compute=HOST, source_node=HOST, dest_node=HOST
+        )
+
+
+def _kept(server: Server, instance: objects.Instance) -> Server:
+    return replace(server, metadata=dict(instance.system_metadata))
+
+
+@contextlib.contextmanager
+def _database(instance: objects.Instance) -> Iterator[None]:
+    """Have the driver read this instance where it would ask Nova's database."""
+    instance.save = lambda: None
+    with mock.patch.object(attachments, "read_instance", return_value=instance):
+        yield
+
+
+@contextlib.contextmanager
+def configured(url: str, instances: Path) -> Iterator[None]:
+    """Have what ``Nova`` needs of nova-compute's configuration.
+
+    :param instances: the folder of instances
+    """
+    options: list[tuple[str, str, str | None]] = [
+        ("api_url", url, "docker"),
+        ("lxcfs_folder", "", "docker"),
+        ("instances_path", str(instances), None),
+        ("state_path", str(instances), None),
+        ("my_ip", "192.0.2.1", None),
+        ("host", HOST, None),
+    ]
+    for name, value, group in options:
+        conf.CONF.set_override(name, value, group=group)
+    # without Nova's database, no port has a tag
+    with mock.patch.object(tags, "device_metadata", return_value=None):
+        yield
+    for name, _, group in options:
+        conf.CONF.clear_override(name, group=group)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel, the engine and the switch have of servers, and whether it is what it must be.
+
+Nothing here asks the driver.
+"""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker import errors
+
+from novadocker.virt.docker import netns, records
+from tests.engine import control_groups, daemons, networks, servers
+from tests.engine.servers import Server
+from tests.engine.switch import Switch
+
+_MIB = 1 << 20
+# by flavor: microseconds of CPU in 100 ms, memory, processes, bytes per second to the server
+_LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
+    "small": (100_000, 64 * _MIB, 4096, None),
+    "large": (200_000, 128 * _MIB, 512, None),
+    "capped": (50_000, 64 * _MIB, 4096, 12_800_000),
+}
+_MARKERS = ("marker", "data/marker")
+
+
+class Survey:
+    """Looks at one engine and one switch.
+
+    :param state: the session's folder, whose mark the servers' UUIDs begin with
+    :param instances: nova-compute's folder of instances
+    """
+
+    def __init__(
+        self, client: docker.APIClient, switch: Switch, state: Path, instances: Path
+    ) -> None:
+        self._client = client
+        self._switch = switch
+        self._state = state
+        self._instances = instances
+        self._images = self._image_ids()
+        self._seen: set[str] = set()
+
+    # -- one server ---------------------------------------------------------------------------
+
+    def mark(self, server: Server) -> None:
+        """Write what must never be lost into a server that runs."""
+        root = self._root(server)
+        for name in _MARKERS:
+            (root / name).write_text(server.uuid)
+
+    def check_running(self, server: Server) -> None:
+        """Check a server that runs, as its own container or as the one of its rescue."""
+        root = self._root(server)
+        top = root / "rescue" if server.vm_state == "rescued" else root
+        assert [(top / name).read_text() for name in _MARKERS] == [server.uuid] * 2
+        pid = self._state_of(server)["Pid"]
+        joined = os.stat(f"/proc/{pid}/ns/net").st_ino
+        assert joined == os.stat(netns.namespace_path(server.uuid)).st_ino
+        self.check_devices(server, up=True)
+        self.check_limits(server, pid)
+
+    def check_stopped(self, server: Server) -> None:
+        """Check a server that has no process: it has its data and its network, which is silent."""
+        state = self._state_of(server)
+        assert (state["Status"], state["Pid"]) in (("exited", 0), ("created", 0))
+        self.check_devices(server, up=False)
+        assert self._read_stopped(server) == [server.uuid] * 2
+
+    def check_devices(self, server: Server, up: bool) -> None:
+        """Check a server's network devices, by iproute2, and its ports of the switch."""
+        ports = server.network_info
+        inside = {
+            link["address"]: link
+            for link in networks.ip(server.uuid, "address")
+            if link["link_type"] == "ether"
+        }
+        assert set(inside) == {port["address"] for port in ports}
+        for port in ports:
+            addresses = {
+                entry["local"]
+                for entry in inside[port["address"]]["addr_info"]
+                if entry["family"] == "inet"
+            }
+            assert addresses == {ip["address"] for ip in port.fixed_ips()}
+            outside = networks.host_device(port["devname"])
+            assert ("UP" in outside["flags"]) is up, (port["devname"], outside["flags"])
+            ids = self._switch.interface(port["devname"], "external_ids")
+            assert port["id"] in ids
+
+    def check_limits(self, server: Server, pid: int) -> None:
+        """Check a running server's limits."""
+        quota, memory, pids, rate = _LIMITS[server.flavor]
+        if control_groups.UNIFIED:
+            assert control_groups.value(pid, "cpu.max", "cpu.max") == f"{quota} 100000"
+        else:
+            assert control_groups.value(pid, "cpu.cfs_quota_us", "") == str(quota)
+        assert control_groups.value(pid, "memory.limit_in_bytes", "memory.max") == str(memory)
+        assert control_groups.value(pid, "pids.max", "pids.max") == str(pids)
+        for port in server.network_info if rate else ():
+            assert _rates(port["devname"]) == [rate]
+
+    # -- all that there is ----------------------------------------------------------------------
+
+    def check_nothing_else(self, expected: Iterable[Server], gone: Iterable[Server] = ()) -> None:
+        """Check that there is nothing but what these servers need.
+
+        :param gone: those of them whose containers somebody removed
+        """
+        there = list(expected)
+        uuids = {server.uuid for server in there}
+        lost = {server.uuid for server in gone}
+        rescued = {server.uuid for server in there if server.vm_state == "rescued"}
+        containers = self._client.containers(all=True)
+        names = {container["Names"][0].lstrip("/") for container in containers}
+        assert names == (
+            {f"nova-{uuid}" for uuid in uuids - lost}
+            | {f"nova-{uuid}-rescued" for uuid in rescued - lost}
+        )
+        ids = {container["Id"] for container in containers}
+        self._seen |= ids
+        volumes = self._client.volumes()["Volumes"] or ()
+        # each container has one of its image, and a rescue one that shows the server's files
+        assert len(volumes) == len(containers) + len(rescued - lost)
+        assert set(daemons.namespaces_of(self._state)) == {f"nova-{uuid}" for uuid in uuids}
+        bound = {path.name for path in daemons.records_of(self._state)}
+        assert ids <= bound, "a container has no record"
+        devices = {port["devname"] for server in there for port in server.network_info}
+        assert set(self._switch.ports()) == devices
+        assert _host_devices() == devices
+        if not there:
+            assert bound == set()
+            files = {path.stem for path in records.FOLDER.glob("*.files")}
+            assert files.isdisjoint(self._seen)
+            assert self._image_ids() == self._images
+            left = {path.name for path in self._instances.iterdir()}
+            assert left <= {"locks", "loads", "novadocker-alive"}, left
+            assert list((self._instances / "loads").glob("*")) == []
+
+    # -- how it is found ------------------------------------------------------------------------
+
+    def exists(self, server: Server) -> bool:
+        try:
+            self._state_of(server)
+        except errors.NotFound:
+            return False
+        return True
+
+    def status(self, server: Server) -> str:
+        return str(self._state_of(server)["Status"])
+
+    def _state_of(self, server: Server) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.inspect_container(f"nova-{server.uuid}")["State"]
+        return found
+
+    def _root(self, server: Server) -> Path:
+        state = self._state_of(server)
+        assert state["Status"] in ("running", "paused"), state
+        return Path(f"/proc/{state['Pid']}/root")
+
+    def _read_stopped(self, server: Server) -> list[str]:
+        found = []
+        for name in _MARKERS:
+            path = f"/rescue/{name}" if server.vm_state == "rescued" else f"/{name}"
+            chunks, _ = self._client.get_archive(f"nova-{server.uuid}", path)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                content = archive.extractfile("marker")
+                assert content is not None
+                found.append(content.read().decode())
+        return found
+
+    def _image_ids(self) -> set[str]:
+        return {image["Id"] for image in self._client.images(all=True)}
+
+
+def _host_devices() -> set[str]:
+    """Return the names of all veth pairs' ends in the session's network namespace."""
+    shown = subprocess.run(
+        ["ip", "-json", "link", "show", "type", "veth"], check=True, capture_output=True, text=True
+    ).stdout
+    return {link["ifname"] for link in json.loads(shown or "[]")}
+
+
+def _rates(device: str) -> list[int]:
+    """Return the rates of the token buckets on a device."""
+    shown = subprocess.run(
+        ["tc", "-json", "qdisc", "show", "dev", device], check=True, capture_output=True, text=True
+    ).stdout
+    return [q["options"]["rate"] for q in json.loads(shown) if q["kind"] == "tbf"]
+
+
+def prepare_image(client: docker.APIClient, archive: bytes) -> None:
+    """Give the engine the image of all servers, as if it had come from Glance."""
+    repository, tag = servers.IMAGE_NAME.rsplit(":", 1)
+    client.import_image_from_data(
+        archive, repository=repository, tag=tag, changes=servers.IMAGE_CHANGES
+    )

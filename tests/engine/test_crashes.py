@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova-compute is killed in the middle of an operation, and started again.
+
+At some of the points by default; at all of them with ``--every-point``.
+"""
+
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import docker
+import pytest
+from nova.compute import power_state
+
+from tests.engine import crashing, servers
+from tests.engine.conftest import busybox_archive
+from tests.engine.engines import OwnEngine
+from tests.engine.servers import Nova, Server
+from tests.engine.survey import Survey, prepare_image
+from tests.engine.switch import Switch
+from tests.fake_glance import FakeGlance
+
+SNAPSHOT = "5eed0000-0000-4000-8000-000000000002"
+_SECONDS = 120
+
+# one that runs no threads and has all modules: its children start at once
+processes = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation, and what Nova and its user do when nova-compute was killed in it.
+
+    :ivar prepare: makes a server what it is before the operation; None if there is none yet
+    :ivar operation: runs in the process that is killed
+    :ivar known: what Nova's database has of the server when nova-compute starts again, and has
+        wired then; None for one that it was building or deleting
+    :ivar follow: what is done then; returns the server as it must be now, running
+    :ivar points: some of the requests before which it is killed
+    """
+
+    operation: crashing.Operation
+    follow: crashing.Operation
+    points: Sequence[int]
+    prepare: crashing.Operation | None = None
+    known: Callable[[Server], Server | None] = lambda server: server
+
+
+def spawn(nova: Nova, server: Server) -> Server:
+    return nova.spawn(server)
+
+
+def destroy(nova: Nova, server: Server) -> None:
+    nova.destroy(server)
+
+
+def reboot(nova: Nova, server: Server) -> Server:
+    nova.reboot(server, "SOFT")
+    return server
+
+
+def power_on(nova: Nova, server: Server) -> Server:
+    nova.power_on(server)
+    return server
+
+
+def resize(nova: Nova, server: Server) -> Server:
+    return nova.resize(server, "large")
+
+
+def revert_resize(nova: Nova, server: Server) -> Server:
+    return nova.revert_resize(replace(server, flavor="large", old_flavor=server.flavor))
+
+
+def snapshot(nova: Nova, server: Server) -> Server:
+    nova.snapshot(server, SNAPSHOT)
+    return server
+
+
+def unchanged(nova: Nova, server: Server) -> Server:
+    assert nova.state(server) == power_state.RUNNING
+    return server
+
+
+def attach(nova: Nova, server: Server) -> Server:
+    return nova.attach(server, 3)
+
+
+def with_port(server: Server) -> Server:
+    return replace(server, ports=(*server.ports, 3))
+
+
+def detach(nova: Nova, server: Server) -> Server:
+    return nova.detach(server, 2)
+
+
+def rescue(nova: Nova, server: Server) -> Server:
+    return nova.rescue(server)
+
+
+def unrescue(nova: Nova, server: Server) -> Server:
+    return nova.unrescue(server)
+
+
+def forgotten(server: Server) -> None:
+    return None
+
+
+CASES = {
+    "spawn": Case(spawn, destroy, (4, 8, 11), known=forgotten),
+    "destroy": Case(destroy, destroy, (2, 5), unchanged, forgotten),
+    "reboot": Case(reboot, reboot, (3, 6, 9), unchanged),
+    "reboot, then start": Case(reboot, power_on, (4,), unchanged),
+    "resize": Case(resize, revert_resize, (2, 3), unchanged),
+    "snapshot": Case(snapshot, unchanged, (3, 5), unchanged),
+    "attach": Case(attach, unchanged, (2, 4), unchanged, with_port),
+    "detach": Case(detach, detach, (2, 4), unchanged),
+    "rescue, then start": Case(rescue, power_on, (8, 10, 12), unchanged),
+    "unrescue": Case(unrescue, unrescue, (3, 6), rescue),
+}
+
+
+@dataclass(frozen=True)
+class Rig:
+    """All that a trial needs; every nova-compute is a process of its own."""
+
+    url: str
+    switch: Switch
+    instances: Path
+    glance: FakeGlance
+    survey: Survey
+
+    def run(
+        self, operation: crashing.Operation, server: Server, known: Server | None, point: int = 0
+    ) -> tuple[bool, Server | None]:
+        """Start nova-compute and do an operation; tell whether it was killed, and the result."""
+        results, result = processes.Pipe(duplex=False)
+        process = processes.Process(
+            target=crashing.run,
+            args=(operation, server, [known] if known else [], point, result),
+            kwargs={
+                "url": self.url,
+                "switch": self.switch.connection,
+                "instances": self.instances,
+                "glance": self.glance,
+            },
+        )
+        with results:
+            with result:
+                process.start()
+            process.join(_SECONDS)
+            code = process.exitcode
+            process.close()
+            assert code in (0, crashing.KILLED)
+            return code == crashing.KILLED, results.recv() if code == 0 else None
+
+    def trial(self, case: Case, instance_uuid: str, point: int) -> bool:
+        """Kill nova-compute at a point of an operation; tell whether there was such a point."""
+        server = Server(instance_uuid, ports=(1, 2))
+        if case.prepare:
+            _, made = self.run(spawn, server, None)
+            assert made is not None
+            self.survey.mark(made)
+            _, prepared = self.run(case.prepare, made, made)
+            assert prepared is not None
+            server = prepared
+        killed, after = self.run(case.operation, server, case.prepare and server, point)
+        if killed:
+            known = case.known(server)
+            _, after = self.run(case.follow, known or server, known)
+            if after is not None:
+                self.survey.check_running(after)
+            self.survey.check_nothing_else([after] if after else [])
+        if after is not None:
+            self.run(destroy, after, None)
+        self.survey.check_nothing_else([])
+        return killed
+
+
+@pytest.fixture
+def rig(
+    session_engine: OwnEngine,
+    ovs: Switch,
+    docker_client: docker.APIClient,
+    fake_glance: FakeGlance,
+    state_folder: Path,
+    tmp_path: Path,
+) -> Iterator[Rig]:
+    prepare_image(docker_client, busybox_archive())
+    processes.set_forkserver_preload([crashing.__name__, __name__])
+    instances = tmp_path / "instances"
+    instances.mkdir()
+    survey = Survey(docker_client, ovs, state_folder, instances)
+    with servers.configured(session_engine.url, instances):
+        yield Rig(session_engine.url, ovs, instances, fake_glance, survey)
+    docker_client.remove_image(servers.IMAGE_NAME, force=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_in_the_middle(
+    rig: Rig, name: str, new_instance_uuid: Callable[[], str], pytestconfig: pytest.Config
+) -> None:
+    case = CASES[name]
+    every = pytestconfig.getoption("--every-point")
+    for point in itertools.count(1) if every else case.points:
+        print(f"{name}: killed before request {point}", flush=True)
+        if not rig.trial(case, new_instance_uuid(), point):
+            assert every, "there are fewer requests than that"
+            break
