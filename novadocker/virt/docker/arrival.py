@@ -14,6 +14,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
 
 from novadocker.virt.docker.archive import is_tar
 from novadocker.virt.docker.compression import ArchiveError, Region
@@ -31,10 +32,10 @@ class Arrival(io.RawIOBase):
     :ivar early: what ``layers`` has sent on, by where in the file it is
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self.early: dict[Region, Sent] = {}
-        self._descriptor = descriptor
+        self._descriptor = file.fileno()
         self._size = 0
         self._ended = self._abandoned = False
         self._changed = threading.Condition()
@@ -91,14 +92,13 @@ class Arrival(io.RawIOBase):
                 self.early[content] = Sent(sent, digest.hexdigest())
             position = begin + entry.size + -entry.size % tarfile.BLOCKSIZE
 
-    def complete(self) -> Region:
-        """Wait for the end; return the whole file. Raises what kept it from being complete."""
-        self._fetched.result()
-        return Region(self._descriptor, 0, self._size)
+    def complete(self) -> tuple[Region, str]:
+        """Wait for the end; return the whole file, and the hex digits of its digest.
 
-    def digest(self) -> str:
-        """Return the digest of the whole file, in hex."""
-        return self._digest.result()
+        Raises what kept the file from being complete.
+        """
+        self._fetched.result()
+        return Region(self._descriptor, 0, self._size), self._digest.result()
 
     def _entry_at(self, position: int) -> tarfile.TarInfo | None:
         """Return the header at a position; None if there is none that is well-formed."""
@@ -164,19 +164,18 @@ class Arrival(io.RawIOBase):
 
 @contextlib.contextmanager
 def arriving(
-    descriptor: int, fetch: Callable[[Arrival], None], algorithm: str | None = None
+    file: IO[bytes], fetch: Callable[[Arrival], None], algorithm: str
 ) -> Iterator[Arrival]:
     """Fetch a file in a thread, which ends with the block.
 
-    :param descriptor: of an empty file
+    :param file: an empty one
     :param fetch: writes the file
-    :param algorithm: of the digest that will be asked for; ``hashlib`` knows it
+    :param algorithm: of the digest that ``complete`` returns; ``hashlib`` knows it
     """
-    arrival = Arrival(descriptor)
+    arrival = Arrival(file)
     with ThreadPoolExecutor(2) as threads:
         arrival._fetched = threads.submit(arrival._fetch, fetch)
-        if algorithm:
-            arrival._digest = threads.submit(arrival._hash, algorithm)
+        arrival._digest = threads.submit(arrival._hash, algorithm)
         try:
             yield arrival
         finally:

@@ -391,13 +391,7 @@ class Engine:
             stop_signal=config.get("StopSignal") or "",
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
             named_at=_time((found.get("Metadata") or {}).get("LastTagTime")),
-            layers=len((found.get("RootFS") or {}).get("Layers") or ()),
         )
-
-    def image_history(self, name: str) -> list[str]:
-        """Return what each step of an image says that it was made by, from the last one."""
-        with self._translated("an image's history"):
-            return [str(step.get("CreatedBy")) for step in self._client.history(name)]
 
     def list_images(self, pattern: str) -> dict[str, int]:
         """Return the names that match a pattern, each with its image's size in bytes."""

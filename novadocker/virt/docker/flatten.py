@@ -6,12 +6,11 @@ https://github.com/opencontainers/image-spec/blob/main/layer.md
 """
 
 import copy
-import itertools
 import json
 import os
 import posixpath
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +41,9 @@ def on_top(
     :raises ArchiveError: a layer is malformed
     """
     config = json.loads(base.config)
-    history = _history(config, len(base.layers))
-    count = _count_snapshots(step.get("created_by") for step in reversed(history))
+    count = _count_snapshots(config)
     image = _image(config, (*base.layers, layer))
-    if not _is_full(count, len(base.layers), depth):
+    if count < depth and len(image.layers) <= MAX_DEPTH:
         return image
     kept = len(base.layers) - count
     return squash(image, kept if kept < MAX_DEPTH else 0, new_file)
@@ -87,21 +85,11 @@ def _history(config: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
     return [{"created_by": ""}] * layers
 
 
-def is_full(steps: Iterable[str], layers: int, depth: int) -> bool:
-    """Tell whether ``on_top`` makes layers of an image one.
-
-    :param steps: what each step of its history says that it was made by, from the last one
-    :param layers: how many it has
-    """
-    return _is_full(_count_snapshots(steps), layers, depth)
-
-
-def _is_full(snapshots: int, layers: int, depth: int) -> bool:
-    return snapshots >= depth or layers >= MAX_DEPTH
-
-
-def _count_snapshots(steps: Iterable[object]) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda step: step == SNAPSHOT, steps))
+def _count_snapshots(config: Mapping[str, Any]) -> int:
+    """Return how many of an image's layers, from the highest, are snapshots."""
+    history = _history(config, len(config["rootfs"]["diff_ids"]))
+    words = [entry.get("created_by") for entry in reversed(history)]
+    return next((number for number, word in enumerate(words) if word != SNAPSHOT), len(words))
 
 
 # -- many layers into one -----------------------------------------------------------------------

@@ -172,8 +172,8 @@ class ImageStore:
                 self._engine.remove_image(name)
 
     @contextlib.contextmanager
-    def snapshot(self, container: ContainerDetail) -> Iterator[Iterator[bytes]]:
-        """Make an image of a container, whose archive is to be uploaded within the block.
+    def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:
+        """Make an image of a container, to be uploaded within the block.
 
         :raises SnapshotFailed: the container can't become an image
         """
@@ -183,18 +183,18 @@ class ImageStore:
             self._architecture,
             Path(CONF.instances_path),
             CONF.docker.snapshot_depth,
-        ) as pieces:
-            yield pieces
+        ) as image:
+            yield image
 
     def upload(
-        self, context: nova_context.RequestContext, image_id: str, pieces: Iterator[bytes]
+        self, context: nova_context.RequestContext, image_id: str, image: ArchivedImage
     ) -> None:
         """Give a Glance image without data its data, streamed; delete it if that fails.
 
-        :raises SnapshotFailed: there is not all of it, or Glance has not got all of it
+        :raises SnapshotFailed: Glance has not got all of it
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
-        source = ChunkReader(pieces)
+        source = ChunkReader(packing.docker_archive(image))
         with contextlib.ExitStack() as undo:
             # the manager does the same, except when it shelves
             undo.callback(self._delete, context, image_id)
@@ -229,7 +229,7 @@ class ImageStore:
         with (
             # without a name in the folder: gone even if nova-compute is killed
             tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file,
-            arrival.arriving(file.fileno(), fetch, algorithm) as arriving,
+            arrival.arriving(file, fetch, algorithm) as arriving,
         ):
             chunks = self._forwarded(image_id, load, arriving, (algorithm, expected))
             try:
@@ -252,7 +252,7 @@ class ImageStore:
         try:
             if load is archive.open_image:
                 yield from arriving.layers()
-            packed, found = arriving.complete(), arriving.digest()
+            packed, found = arriving.complete()
             # Nova verifies signatures; checksums are left to its client, which knows exceptions
             if found != expected:
                 raise exception.InvalidImage(

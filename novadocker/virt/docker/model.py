@@ -16,7 +16,6 @@ class EngineImage:
     :ivar stop_signal: by which it wants to be stopped; empty if it does not say
     :ivar platform: operating system and architecture, such as ``linux/amd64``
     :ivar named_at: when it got a name last; None if it never did
-    :ivar layers: how many it has
     """
 
     id: str
@@ -26,7 +25,6 @@ class EngineImage:
     stop_signal: str = ""
     platform: str = ""
     named_at: datetime | None = None
-    layers: int = 0
 
 
 @dataclass(frozen=True)

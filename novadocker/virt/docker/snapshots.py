@@ -2,7 +2,6 @@
 """A server's file system as an image: its image's layers and one more, of what it changed."""
 
 import contextlib
-import functools
 import os
 import shutil
 import tempfile
@@ -10,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from novadocker import exception
-from novadocker.virt.docker import archive, arrival, changes, flatten, freezer, packing
-from novadocker.virt.docker.archive import Layer
+from novadocker.virt.docker import archive, changes, flatten, freezer
+from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail
@@ -20,16 +19,15 @@ from novadocker.virt.docker.model import ContainerDetail
 @contextlib.contextmanager
 def take(
     engine: Engine, container: ContainerDetail, architecture: str, folder: Path, depth: int
-) -> Iterator[Iterator[bytes]]:
-    """Make an image of a container; its archive can be read within the block, which leaves nothing.
+) -> Iterator[ArchivedImage]:
+    """Make an image of a container; it can be read within the block, which leaves nothing.
 
-    A running container is frozen while what it changed is read, and for no longer. The layers of
-    its image are passed on while the engine still writes them.
+    A running container is frozen while what it changed is read, and for no longer.
 
     :param architecture: the host's, by Docker's name
     :param folder: where the layers are kept meanwhile
     :param depth: how many layers of snapshots the image may have before they become one
-    :raises SnapshotFailed: the container can't become an image; while the archive is read, too
+    :raises SnapshotFailed: the container can't become an image
     """
     with contextlib.ExitStack() as files:
 
@@ -39,39 +37,16 @@ def take(
                 tempfile.TemporaryFile(dir=folder, prefix="novadocker-")
             ).fileno()
 
-        with _translated():
+        try:
             layer = _read_changes(engine, container, new_file(), folder)
-        base = files.enter_context(
-            arrival.arriving(new_file(), functools.partial(_save, engine, container, folder))
-        )
-        merged = _is_full(engine, container.image_id, depth)
-
-        def pieces() -> Iterator[bytes]:
-            with _translated():
-                if not merged:
-                    yield from base.layers()
-                with archive.open_image(base.complete(), architecture, folder) as image:
-                    whole = flatten.on_top(image, layer, depth, new_file)
-                    yield from packing.docker_archive(whole, base.early)
-
-        yield pieces()
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (ArchiveError, OSError) as error:
-        raise exception.SnapshotFailed(reason=str(error)) from error
-
-
-def _is_full(engine: Engine, image_id: str, depth: int) -> bool:
-    try:
-        steps = engine.image_history(image_id)
-    except exception.EngineError:
-        # a tenant's image may have any history
-        return True
-    return flatten.is_full(steps, engine.inspect_image(image_id).layers, depth)
+            base = files.enter_context(
+                archive.open_image(
+                    _save(engine, container, new_file(), folder), architecture, folder
+                )
+            )
+            yield flatten.on_top(base, layer, depth, new_file)
+        except (ArchiveError, OSError) as error:
+            raise exception.SnapshotFailed(reason=str(error)) from error
 
 
 def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder: Path) -> Layer:
@@ -95,13 +70,17 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
     return Layer(content.digest(), content)
 
 
-def _save(engine: Engine, container: ContainerDetail, folder: Path, file: arrival.Arrival) -> None:
+def _save(engine: Engine, container: ContainerDetail, file: int, folder: Path) -> Region:
     room = _room(folder)
+    size = 0
     for chunk in engine.save_image(container.image_id):
-        room -= len(chunk)
-        if room < 0:
+        size += len(chunk)
+        if size > room:
             raise ArchiveError("this host has no room for its image")
-        file.write(chunk)
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(file, view) :]
+    return Region(file, 0, size)
 
 
 def _room(folder: Path) -> int:
