@@ -105,7 +105,7 @@ class ChunkReader(io.RawIOBase):
     def __init__(self, chunks: Iterator[bytes]) -> None:
         super().__init__()
         self._chunks = chunks
-        self._chunk = b""
+        self._chunk = memoryview(b"")
         self.size = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -114,10 +114,10 @@ class ChunkReader(io.RawIOBase):
             following = next(self._chunks, None)
             if following is None:
                 return b""
-            self._chunk = following
+            self._chunk = memoryview(following)
         # each becomes a chunk of HTTP, and uWSGI before Glance refuses those of a MiB
         end = _MAX_READ_BYTES if size < 0 else min(size, _MAX_READ_BYTES)
-        found, self._chunk = self._chunk[:end], self._chunk[end:]
+        found, self._chunk = bytes(self._chunk[:end]), self._chunk[end:]
         self.size += len(found)
         return found
 
