@@ -140,6 +140,22 @@ def image(demo: Connection) -> Iterator[Callable[..., str]]:
         demo.image.delete_image(found)
 
 
+@pytest.fixture
+def new_port(demo: Connection, admin: Connection) -> Iterator[Callable[..., Any]]:
+    """Create ports by the name of their network; they are deleted after the test."""
+    ports = []
+
+    def create(network: str, **attributes: Any) -> Any:
+        found = demo.network.find_network(network).id
+        ports.append(demo.network.create_port(network_id=found, **attributes))
+        return ports[-1]
+
+    yield create
+    for port in ports:
+        # a tenant may not while a server has it
+        admin.network.delete_port(port, ignore_missing=True)
+
+
 @pytest.fixture(scope="session")
 def busybox(cloud: Settings) -> Path:
     """The archive of the image ``busybox``."""

@@ -55,8 +55,8 @@ class Listener:
 
 
 @contextlib.contextmanager
-def listening(namespace: str) -> Iterator[Listener]:
-    """Listen in a namespace that has one device in the network ``10.0.0.0/24``."""
+def listening(namespace: str, prefix: str = "10.0.0.") -> Iterator[Listener]:
+    """Listen in a namespace that has one device with an address that begins so."""
     shown = subprocess.run(
         inside(namespace, ["ip", "-json", "address"]), capture_output=True, text=True, check=True
     ).stdout
@@ -64,7 +64,7 @@ def listening(namespace: str) -> Iterator[Listener]:
         (link["address"], entry["local"])
         for link in json.loads(shown)
         for entry in link["addr_info"]
-        if entry["local"].startswith("10.0.0.")
+        if entry["local"].startswith(prefix)
     )
     command = inside(namespace, [sys.executable, "-c", _LISTENER.replace("PORT", str(PORT))])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -74,15 +74,19 @@ def listening(namespace: str) -> Iterator[Listener]:
         process.terminate()
 
 
-def datagram(mac: str, source: str, to_mac: str, to: str, text: str) -> bytes:
-    """Return an Ethernet frame with an IPv4 UDP datagram."""
+def datagram(mac: str, source: str, to_mac: str, to: str, text: str, vlan: int = 0) -> bytes:
+    """Return an Ethernet frame with an IPv4 UDP datagram.
+
+    :param vlan: number of its tag (IEEE 802.1Q), 0 for none
+    """
     payload = text.encode()
     udp = struct.pack("!HHHH", PORT, PORT, 8 + len(payload), 0) + payload
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0)
     header += socket.inet_aton(source) + socket.inet_aton(to)
     header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
-    ethernet = bytes.fromhex(to_mac.replace(":", "") + mac.replace(":", "")) + b"\x08\x00"
-    return ethernet + header + udp
+    ethernet = bytes.fromhex(to_mac.replace(":", "") + mac.replace(":", ""))
+    tag = struct.pack("!HH", 0x8100, vlan) if vlan else b""
+    return ethernet + tag + b"\x08\x00" + header + udp
 
 
 def sender(frame: bytes) -> str:

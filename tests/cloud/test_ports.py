@@ -47,22 +47,6 @@ def guest(made: Servers, cloud: Settings, tenant_network: str) -> Guest:
 
 
 @pytest.fixture
-def new_port(demo: Connection, admin: Connection) -> Iterator[Callable[..., Any]]:
-    """Create ports by the name of their network; they are deleted after the test."""
-    ports = []
-
-    def create(network: str, **attributes: Any) -> Any:
-        found = demo.network.find_network(network).id
-        ports.append(demo.network.create_port(network_id=found, **attributes))
-        return ports[-1]
-
-    yield create
-    for port in ports:
-        # a tenant may not while a server has it
-        admin.network.delete_port(port, ignore_missing=True)
-
-
-@pytest.fixture
 def security_group(demo: Connection) -> Iterator[Any]:
     """A security group without any rule."""
     group = demo.network.create_security_group(name=f"test-{uuid.uuid4().hex[:8]}")

@@ -75,24 +75,21 @@ class Switch:
             os.kill(self._database.pid, signal.SIGCONT)
 
     def vsctl(self, *command: str) -> str:
-        return subprocess.run(
-            ["ovs-vsctl", "--timeout=30", f"--db={self.connection}", *command],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        return _run("ovs-vsctl", "--timeout=30", f"--db={self.connection}", *command).strip()
 
     def appctl(self, *command: str) -> str:
         control = f"--target={self.folder}/vswitchd.ctl"
-        return subprocess.run(
-            ["ovs-appctl", "--timeout=30", control, *command],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        return _run("ovs-appctl", "--timeout=30", control, *command)
 
     def ports(self) -> list[str]:
         return self.vsctl("list-ports", BRIDGE).split()
 
     def interface(self, name: str, column: str) -> str:
         return self.vsctl("get", "Interface", name, column)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr}")
+    return done.stdout

@@ -282,6 +282,9 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
         *("other-config:max-rate=10000000", "queues=0=@s", "--"),
         *("--id=@s", "create", "queue", "other-config:max-rate=10000000"),
     )
+    # os-vif has some of its own on the kernel datapath
+    qos = ovs.vsctl("get", "port", device, "qos")
+    queue = ovs.vsctl("get", "qos", qos, "queues:0")
     try:
         enforcer.sweep()
         assert _kinds(device) == {"htb", "tbf"}
@@ -291,8 +294,10 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
         # with a burst, less than what the switch allows
         assert megabits(other, uuid, "10.7.0.5") < 7
     finally:
-        ovs.vsctl("clear", "port", device, "qos")
-        ovs.vsctl("--all", "destroy", "qos", "--", "--all", "destroy", "queue")
+        ovs.vsctl(
+            *("clear", "port", device, "qos"),
+            *("--", "destroy", "qos", qos, "--", "destroy", "queue", queue),
+        )
     enforcer.sweep()
     assert _kinds(device) == {"tbf"}
 
