@@ -66,9 +66,9 @@ def boot(settings: Settings, demo: Connection) -> Server:
         ) from error
 
 
-def fixed_address(server: Server) -> str:
-    """Return a server's IPv4 address on the network ``private``."""
-    found = [entry["addr"] for entry in server.addresses["private"] if entry["version"] == 4]
+def fixed_address(server: Server, network: str = "private") -> str:
+    """Return a server's first IPv4 address on a network."""
+    found = [entry["addr"] for entry in server.addresses[network] if entry["version"] == 4]
     return str(found[0])
 
 

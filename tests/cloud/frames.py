@@ -55,8 +55,8 @@ class Listener:
 
 
 @contextlib.contextmanager
-def listening(namespace: str, prefix: str = "10.0.0.") -> Iterator[Listener]:
-    """Listen in a namespace that has one device with an address that begins so."""
+def listening(namespace: str) -> Iterator[Listener]:
+    """Listen in a namespace that has one device in the network ``10.0.0.0/24``."""
     shown = subprocess.run(
         inside(namespace, ["ip", "-json", "address"]), capture_output=True, text=True, check=True
     ).stdout
@@ -64,7 +64,7 @@ def listening(namespace: str, prefix: str = "10.0.0.") -> Iterator[Listener]:
         (link["address"], entry["local"])
         for link in json.loads(shown)
         for entry in link["addr_info"]
-        if entry["local"].startswith(prefix)
+        if entry["local"].startswith("10.0.0.")
     )
     command = inside(namespace, [sys.executable, "-c", _LISTENER.replace("PORT", str(PORT))])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -18,15 +18,20 @@ SETTLE_SECONDS = 60
 class Guest:
     """Runs commands in a server.
 
-    :ivar namespace: from which its first address is reached
+    :ivar namespace: from which its address is reached
+    :ivar network: the name of the network of that address
     """
 
-    def __init__(self, settings: Settings, server: Server, namespace: str) -> None:
+    def __init__(
+        self, settings: Settings, server: Server, namespace: str, network: str = "private"
+    ) -> None:
         self.settings, self.server, self.namespace = settings, server, namespace
+        self.network = network
 
     def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        address = fixed_address(self.server, self.network)
         return subprocess.run(
-            inside(self.namespace, [*ssh(self.settings, fixed_address(self.server)), command]),
+            inside(self.namespace, [*ssh(self.settings, address), command]),
             input=stdin,
             capture_output=True,
             text=True,

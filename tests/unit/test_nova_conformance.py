@@ -51,7 +51,6 @@ UNSUPPORTED = {
     "soft_delete",
     "restore",
     # live migration
-    "check_can_live_migrate_destination",
     "check_can_live_migrate_source",
     "cleanup_live_migration_destination_check",
     "live_migration",

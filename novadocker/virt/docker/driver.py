@@ -637,6 +637,23 @@ class DockerDriver(driver.ComputeDriver):
 
     # -- resize --------------------------------------------------------------------------------
 
+    def check_can_live_migrate_destination(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        src_compute_info: Any,
+        dst_compute_info: Any,
+        block_migration: bool = False,
+        disk_over_commit: bool = False,
+    ) -> None:
+        """Refuse, so that Nova does not set the server to ERROR.
+
+        :raises MigrationPreCheckError: always; the conductor knows only Nova's own
+        """
+        raise nova_exception.MigrationPreCheckError(
+            reason="the Docker driver has no live migration; migrate the server without it"
+        )
+
     def migrate_disk_and_power_off(
         self,
         context: nova_context.RequestContext,
