@@ -56,16 +56,19 @@ class Survey:
         for name in _MARKERS:
             (root / name).write_text(server.uuid)
 
-    def check_running(self, server: Server) -> None:
-        """Check a server that runs, as its own container or as the one of its rescue."""
+    def check_running(self, server: Server, silent: bool = False) -> None:
+        """Check a server with processes, as its own container or as the one of its rescue.
+
+        :param silent: whether it is paused, so that nobody answers for it
+        """
         root = self._root(server)
         top = root / "rescue" if server.vm_state == "rescued" else root
         assert [(top / name).read_text() for name in _MARKERS] == [server.uuid] * 2
         pid = self._state_of(server)["Pid"]
         joined = os.stat(f"/proc/{pid}/ns/net").st_ino
         assert joined == os.stat(netns.namespace_path(server.uuid)).st_ino
-        self.check_devices(server, up=True)
-        self.check_limits(server, pid)
+        self.check_devices(server, up=not silent)
+        self.check_limits(server, pid, rates=not silent)
 
     def check_stopped(self, server: Server) -> None:
         """Check a server that has no process: it has its data and its network, which is silent."""
@@ -95,8 +98,8 @@ class Survey:
             ids = self._switch.interface(port["devname"], "external_ids")
             assert port["id"] in ids
 
-    def check_limits(self, server: Server, pid: int) -> None:
-        """Check a running server's limits."""
+    def check_limits(self, server: Server, pid: int, rates: bool) -> None:
+        """Check a running server's limits; ports that are silent need no rate."""
         quota, memory, pids, rate = _LIMITS[server.flavor]
         if control_groups.UNIFIED:
             assert control_groups.value(pid, "cpu.max", "cpu.max") == f"{quota} 100000"
@@ -104,7 +107,7 @@ class Survey:
             assert control_groups.value(pid, "cpu.cfs_quota_us", "") == str(quota)
         assert control_groups.value(pid, "memory.limit_in_bytes", "memory.max") == str(memory)
         assert control_groups.value(pid, "pids.max", "pids.max") == str(pids)
-        for port in server.network_info if rate else ():
+        for port in server.network_info if rate and rates else ():
             assert _rates(port["devname"]) == [rate]
 
     # -- all that there is ----------------------------------------------------------------------

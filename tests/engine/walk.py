@@ -135,7 +135,7 @@ class Walk:
             if guest.state == "stopped":
                 self._survey.check_stopped(guest.server)
             else:
-                self._survey.check_running(guest.server)
+                self._survey.check_running(guest.server, silent=guest.state == "paused")
 
     # -- what Nova asks for -----------------------------------------------------------------------
 
