@@ -375,7 +375,7 @@ def watched() -> Iterator[None]:
     """Raise Touched in the place of any effect during the body."""
     # no audit event tells of these, in any release of Python
     with (
-        mock.patch.multiple(os, stat=_touch, pidfd_open=_touch),
+        mock.patch.multiple(os, stat=_touch, readlink=_touch, pidfd_open=_touch),
         mock.patch.object(threading.Thread, "start", _touch),
     ):
         _watched.now = True

@@ -61,9 +61,11 @@ def remove(instance_uuid: str) -> None:
 
 @privsep.storage_pctxt.entrypoint
 def _remove(instance_uuid: str) -> None:
-    folder = _folder(arguments.instance_uuid(instance_uuid))
-    if instance_uuid in (os.readlink(link) for link in folder.glob(_OWNER)):
-        shutil.rmtree(folder)
+    owner = arguments.instance_uuid(instance_uuid)
+    folder = _folder(owner)
+    with suppress(FileNotFoundError):
+        if os.readlink(folder / _OWNER) == owner:
+            shutil.rmtree(folder)
 
 
 def _folder(instance_uuid: str) -> Path:
