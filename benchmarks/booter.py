@@ -18,8 +18,9 @@ from nova import objects
 from nova.network import model
 
 from benchmarks.stopwatch import Stopwatch
+from novadocker import naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import netns, rates, spec, tags
+from novadocker.virt.docker import netns, rates, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
@@ -125,7 +126,7 @@ class Booter:
         return {
             "seconds": end - begin,
             "parts": self._stopwatch.take(),
-            "container": spec.container_name(instance.uuid),
+            "container": naming.container_name(instance.uuid),
             "address": network_info.fixed_ips()[0]["address"],
         }
 

@@ -17,9 +17,9 @@ from typing import IO, Any
 from nova import config, utils
 from oslo_privsep import daemon, priv_context
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import spec, staging, trees
+from novadocker.virt.docker import staging, trees
 from novadocker.virt.docker.cache import REPOSITORY
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.transfer import VERSION
@@ -99,7 +99,7 @@ def _check_host(engine: Engine, uuid: str) -> str:
     if info.user_namespaces:
         raise ValueError("its engine remaps users (userns-remap)")
     try:
-        engine.inspect_container(spec.container_name(uuid))
+        engine.inspect_container(naming.container_name(uuid))
     except exception.ContainerNotFound:
         return info.data_root
     raise ValueError("it has a container of the server already")

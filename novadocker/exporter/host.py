@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker import naming
 from novadocker.exporter import parsing
 from novadocker.exporter.files import read
 
@@ -18,7 +19,7 @@ ENGINE_SECONDS = 5.0
 """How long the engine has to answer, well below Prometheus's default patience of 10 seconds."""
 
 _MOST_LOG_ENTRIES = 10_000
-_NAMESPACE = re.compile(r"nova-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_NAMESPACE = re.compile(naming.namespace_name("([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"))
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from novadocker import naming
 from novadocker.exporter.labels import KnownLabels
 from novadocker.recovery import dataroot
-
-_LABEL_FLAVOR = "org.openstack.nova.flavor"
-_LABEL_SCHEMA = "org.openstack.nova.schema"
 
 # Go's time.RFC3339Nano in UTC
 _TIME = re.compile(r"([0-9-]{10}T[0-9:]{8})(?:\.[0-9]+)?Z")
@@ -83,16 +81,14 @@ def _server(stored: dict[str, Any]) -> Server | None:
     labels = config.get("Labels") if isinstance(config, dict) else None
     if not isinstance(labels, dict):
         return None
-    uuid = str(labels.get(dataroot.LABEL_UUID, ""))
-    # an image can bring any label into a foreign container: the name decides too
-    if labels.get(_LABEL_SCHEMA) != "1" or stored.get("Name") != f"/nova-{uuid}":
+    if not naming.owned(str(stored.get("Name", "")).removeprefix("/"), labels):
         return None
     known = KnownLabels(
         {
-            "uuid": uuid,
-            "name": str(labels.get(dataroot.LABEL_NAME, "")),
-            "project": str(labels.get(dataroot.LABEL_PROJECT, "")),
-            "flavor": str(labels.get(_LABEL_FLAVOR, "")),
+            "uuid": str(labels.get(naming.LABEL_UUID, "")),
+            "name": str(labels.get(naming.LABEL_NAME, "")),
+            "project": str(labels.get(naming.LABEL_PROJECT, "")),
+            "flavor": str(labels.get(naming.LABEL_FLAVOR, "")),
         }
     )
     return Server(known, _started_at(stored.get("State")))

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-LABEL_UUID = "org.openstack.nova.instance_uuid"
-LABEL_NAME = "org.openstack.nova.instance_name"
-LABEL_PROJECT = "org.openstack.nova.project_id"
+from novadocker import naming
 
 DRIVERS = ("overlay2", "btrfs", "vfs")
 
@@ -138,12 +136,12 @@ class DataRoot:
             return found[1] if found else ""
 
         image = re.search(r'"Image":"(sha256:[0-9a-f]{64})"', text)
-        uuid = label(LABEL_UUID)
+        uuid = label(naming.LABEL_UUID)
         return Server(
             container=folder.name,
             uuid=uuid if _UUID.fullmatch(uuid) else "",
-            name=label(LABEL_NAME),
-            project=label(LABEL_PROJECT),
+            name=label(naming.LABEL_NAME),
+            project=label(naming.LABEL_PROJECT),
             driver=self._driver_of(folder.name),
             image=image[1] if image else "",
             config={},
@@ -164,12 +162,12 @@ def parse(container: str, stored: Mapping[str, Any]) -> Server:
     :raises RecoveryError: a value can't be what the engine wrote
     """
     labels = stored["Config"].get("Labels") or {}
-    uuid = labels.get(LABEL_UUID, "")
+    uuid = labels.get(naming.LABEL_UUID, "")
     return Server(
         container=container,
         uuid=uuid if _UUID.fullmatch(uuid) else "",
-        name=labels.get(LABEL_NAME, ""),
-        project=labels.get(LABEL_PROJECT, ""),
+        name=labels.get(naming.LABEL_NAME, ""),
+        project=labels.get(naming.LABEL_PROJECT, ""),
         driver=stored["Driver"],
         image=stored["Image"],
         config=stored["Config"],

@@ -18,7 +18,8 @@ from nova import context as nova_context
 from nova.compute import vm_states
 from nova.network import model
 
-from novadocker.virt.docker import attachments, spec, tags
+from novadocker import naming
+from novadocker.virt.docker import attachments, tags
 from novadocker.virt.docker.driver import DockerDriver
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
@@ -72,7 +73,7 @@ class Server:
     @property
     def name(self) -> str:
         """What its container is called."""
-        return spec.container_name(self.uuid)
+        return naming.container_name(self.uuid)
 
     @property
     def network_info(self) -> model.NetworkInfo:

@@ -8,7 +8,8 @@ import docker
 import pytest
 from nova.virt import event as virtevent
 
-from novadocker.virt.docker import events, spec
+from novadocker import naming
+from novadocker.virt.docker import events
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 
@@ -18,12 +19,12 @@ Next = Callable[[], int]
 @pytest.fixture
 def server(docker_client: docker.APIClient, busybox_image: str, instance_uuid: str) -> str:
     """The name of a container with a server's labels."""
-    name = spec.container_name(instance_uuid)
+    name = naming.container_name(instance_uuid)
     docker_client.create_container(
         busybox_image,
         name=name,
         network_disabled=True,
-        labels={spec.LABEL_SCHEMA: spec.SCHEMA, spec.LABEL_UUID: instance_uuid},
+        labels={naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: instance_uuid},
     )
     return name
 

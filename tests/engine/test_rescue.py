@@ -9,7 +9,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from novadocker.virt.docker import isolation, rescue, shortcuts, spec
+from novadocker import naming
+from novadocker.virt.docker import isolation, rescue, shortcuts
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from tests import archives
@@ -21,7 +22,7 @@ from tests.engine.engines import own_engine
 LAYERS = 125
 
 SERVER = str(uuid.uuid4())
-NAME = spec.container_name(SERVER)
+NAME = naming.container_name(SERVER)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def describe(client: docker.APIClient) -> ContainerSpec:
         name=NAME,
         image_id="rescue:test",
         hostname="web-1",
-        labels={spec.LABEL_UUID: SERVER, spec.LABEL_SCHEMA: spec.SCHEMA},
+        labels={naming.LABEL_UUID: SERVER, naming.LABEL_SCHEMA: naming.SCHEMA},
         runtime="runc",
         limits=machines.LIMITS,
         isolation=Isolation(capabilities=isolation.CAPABILITIES),

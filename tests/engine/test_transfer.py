@@ -15,9 +15,9 @@ import docker
 import pytest
 from nova import conf
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.cmd import receive
-from novadocker.virt.docker import spec, staging, transfer, trees
+from novadocker.virt.docker import staging, transfer, trees
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines
 from tests.engine.test_images import folder, store
@@ -199,7 +199,7 @@ def test_a_host_that_has_the_server_refuses(
     instance_uuid: str,
 ) -> None:
     guest = boot(base)
-    docker_client.rename(guest.id, spec.container_name(instance_uuid))
+    docker_client.rename(guest.id, naming.container_name(instance_uuid))
     with (
         pytest.raises(exception.ResizeRefused, match="has a container of the server already"),
         opened(engine, guest, host, instance_uuid),

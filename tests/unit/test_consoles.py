@@ -8,8 +8,8 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 
-from novadocker import exception
-from novadocker.virt.docker import consoles, spec
+from novadocker import exception, naming
+from novadocker.virt.docker import consoles
 from novadocker.virt.docker.driver import DockerDriver
 from tests.unit.fakes import FakeEngine
 
@@ -74,8 +74,8 @@ def test_a_server_that_does_not_run_has_no_console(
     driver: DockerDriver, engine: FakeEngine, instance: objects.Instance
 ) -> None:
     engine.add(
-        spec.container_name(instance.uuid),
-        {spec.LABEL_UUID: instance.uuid, spec.LABEL_SCHEMA: spec.SCHEMA},
+        naming.container_name(instance.uuid),
+        {naming.LABEL_UUID: instance.uuid, naming.LABEL_SCHEMA: naming.SCHEMA},
     )
     with pytest.raises(nova_exception.InstanceNotReady):
         driver.get_serial_console(CONTEXT, instance)

@@ -12,9 +12,9 @@ from nova.compute import power_state
 from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker import freezer, kills, spec
+from novadocker.virt.docker import freezer, kills
 from novadocker.virt.docker.model import ContainerSpec, IdMaps, Mount
 from tests.unit import fakes
 from tests.unit.fakes import FakeDrives, FakeEngine, FakeInterior, FakeNetwork, FakeVirtAPI
@@ -511,7 +511,7 @@ def test_foreign_containers_are_not_listed_nor_touched(
     driver: Any, spawn: Any, instance: Any, engine: FakeEngine
 ) -> None:
     spawn()
-    forged = {spec.LABEL_UUID: "another", spec.LABEL_SCHEMA: "1", spec.LABEL_NAME: "x"}
+    forged = {naming.LABEL_UUID: "another", naming.LABEL_SCHEMA: "1", naming.LABEL_NAME: "x"}
     engine.add("foreign", forged, "running")
     engine.add("plain", {}, "running")
     assert driver.list_instances() == [instance.name]

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from nova.virt import event as virtevent
 
-from novadocker.virt.docker import events, spec
+from novadocker import naming
+from novadocker.virt.docker import events
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import ContainerEvent
 from tests.unit.fakes import FakeEngine
@@ -19,11 +20,11 @@ Next = Callable[[], tuple[str, int]]
 
 
 def labels(uuid: str) -> dict[str, str]:
-    return {spec.LABEL_SCHEMA: spec.SCHEMA, spec.LABEL_UUID: uuid}
+    return {naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: uuid}
 
 
 def event(action: str, uuid: str = UUID, name: str | None = None) -> ContainerEvent:
-    return ContainerEvent(name or spec.container_name(uuid), action, 1, labels(uuid))
+    return ContainerEvent(name or naming.container_name(uuid), action, 1, labels(uuid))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,8 @@ def test_foreign_containers_and_forged_labels_are_not_told(engine: FakeEngine, t
 
 
 def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Next) -> None:
-    engine.add(spec.container_name(UUID), labels(UUID), status="exited")
-    engine.add(spec.container_name(OTHER), labels(OTHER), status="running")
+    engine.add(naming.container_name(UUID), labels(UUID), status="exited")
+    engine.add(naming.container_name(OTHER), labels(OTHER), status="running")
     engine.events.put(None)
     assert {told(), told()} == {(UUID, STOPPED), (OTHER, STARTED)}
     engine.events.put(event("die", OTHER))

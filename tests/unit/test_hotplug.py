@@ -9,8 +9,8 @@ from nova import exception as nova_exception
 from nova import objects
 from nova.network import model
 
-from novadocker import exception
-from novadocker.virt.docker import attachments, spec
+from novadocker import exception, naming
+from novadocker.virt.docker import attachments
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
@@ -32,9 +32,11 @@ def server(
     instance: objects.Instance, engine: FakeEngine, network: FakeNetwork, saved: object
 ) -> str:
     """A running server with one port; returns the container's id."""
-    name = spec.container_name(instance.uuid)
+    name = naming.container_name(instance.uuid)
     engine.add(
-        name, {spec.LABEL_UUID: instance.uuid, spec.LABEL_SCHEMA: spec.SCHEMA}, status="running"
+        name,
+        {naming.LABEL_UUID: instance.uuid, naming.LABEL_SCHEMA: naming.SCHEMA},
+        status="running",
     )
     network.ports = [FIRST]
     return f"id-{name}"

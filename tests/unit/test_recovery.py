@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from novadocker.recovery import copies, dataroot, layers
+from novadocker import naming
+from novadocker.recovery import copies, layers
 from novadocker.recovery.dataroot import DataRoot, RecoveryError
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
@@ -13,7 +14,7 @@ CONTAINER = "c" * 64
 LAYER = "d" * 64
 SHORT = "l/" + "A" * 26
 STORED: dict[str, Any] = {
-    "Config": {"Labels": {dataroot.LABEL_UUID: UUID, dataroot.LABEL_NAME: "i1"}},
+    "Config": {"Labels": {naming.LABEL_UUID: UUID, naming.LABEL_NAME: "i1"}},
     "Driver": "overlay2",
     "Image": "sha256:" + "e" * 64,
     "MountPoints": {
@@ -115,7 +116,7 @@ def test_the_configuration_of_an_image() -> None:
         "config": {"Env": ["A=1"], "Cmd": ["old"], "WorkingDir": "/srv"},
         "rootfs": {"diff_ids": ["sha256:1", "sha256:2"]},
     }
-    labels = {dataroot.LABEL_UUID: UUID, "own": "kept"}
+    labels = {naming.LABEL_UUID: UUID, "own": "kept"}
     found = copies.image_config(image, {"Cmd": ["new"], "Labels": labels, "Tty": True}, "sha256:3")
     assert found["config"] == {
         "Env": ["A=1"],

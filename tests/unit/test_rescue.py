@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from nova.compute import power_state, vm_states
 
-from novadocker import exception
-from novadocker.virt.docker import rescue, shortcuts, spec
+from novadocker import exception, naming
+from novadocker.virt.docker import rescue, shortcuts
 from novadocker.virt.docker.model import Mount, Overlay
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
@@ -193,5 +193,5 @@ def test_a_stand_in_stays_when_there_is_nothing_to_put_back(
 
 def test_no_label_of_an_image_makes_a_stand_in(name: str, engine: FakeEngine) -> None:
     # labels of the image hold unless the container has its own
-    assert engine.specs[name].labels[spec.LABEL_RESCUE] == ""
+    assert engine.specs[name].labels[naming.LABEL_RESCUE] == ""
     assert not rescue.is_stand_in(engine.inspect_container(name))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker import spec
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.unit import fakes
@@ -27,13 +27,13 @@ def build(instance: Any, image_meta: Any, image: Any = fakes.IMAGE) -> Container
 def test_labels_are_all_ours(instance: Any, image_meta: Any) -> None:
     built = build(instance, image_meta)
     assert built.labels == {
-        spec.LABEL_UUID: instance.uuid,
-        spec.LABEL_NAME: instance.name,
-        spec.LABEL_PROJECT: instance.project_id,
-        spec.LABEL_FLAVOR: "d1.tiny",
-        spec.LABEL_HOST: instance.host or "",
-        spec.LABEL_SCHEMA: "1",
-        spec.LABEL_RESCUE: "",
+        naming.LABEL_UUID: instance.uuid,
+        naming.LABEL_NAME: instance.name,
+        naming.LABEL_PROJECT: instance.project_id,
+        naming.LABEL_FLAVOR: "d1.tiny",
+        naming.LABEL_HOST: instance.host or "",
+        naming.LABEL_SCHEMA: "1",
+        naming.LABEL_RESCUE: "",
     }
     assert built.name == f"nova-{instance.uuid}"
 
@@ -121,12 +121,12 @@ def test_hostname(instance: Any, image_meta: Any, hostname: str, expected: str |
 @pytest.mark.parametrize(
     ("name", "labels", "expected"),
     [
-        ("nova-u", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "1"}, True),
-        ("nova-v", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "1"}, False),
-        ("nova-u", {spec.LABEL_UUID: "u"}, False),
-        ("nova-u", {spec.LABEL_UUID: "u", spec.LABEL_SCHEMA: "2"}, False),
+        ("nova-u", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "1"}, True),
+        ("nova-v", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "1"}, False),
+        ("nova-u", {naming.LABEL_UUID: "u"}, False),
+        ("nova-u", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "2"}, False),
         ("other", {}, False),
     ],
 )
 def test_owned(name: str, labels: dict[str, str], expected: bool) -> None:
-    assert spec.owned(name, labels) is expected
+    assert naming.owned(name, labels) is expected

@@ -21,7 +21,7 @@ from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
 
-from novadocker import alive, exception
+from novadocker import alive, exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import (
     attachments,
@@ -247,7 +247,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def list_instances(self) -> list[str]:
         """Return the names of this host's instances, running or not."""
-        return [server.labels[spec.LABEL_NAME] for server in self._listing.servers().values()]
+        return [server.labels[naming.LABEL_NAME] for server in self._listing.servers().values()]
 
     def list_instance_uuids(self) -> list[str]:
         """Return the uuids of this host's instances, running or not."""
@@ -276,10 +276,10 @@ class DockerDriver(driver.ComputeDriver):
 
     def _find(self, instance: objects.Instance) -> ContainerDetail:
         try:
-            found = self._engine.inspect_container(spec.container_name(instance.uuid))
+            found = self._engine.inspect_container(naming.container_name(instance.uuid))
         except exception.ContainerNotFound as error:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
-        if not spec.owned(found.name, found.labels):
+        if not naming.owned(found.name, found.labels):
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
         return found
 
@@ -367,7 +367,7 @@ class DockerDriver(driver.ComputeDriver):
         destroy_disks: bool = True,
     ) -> None:
         self._consoles.close(instance.uuid)
-        self._engine.remove_container(spec.container_name(instance.uuid))
+        self._engine.remove_container(naming.container_name(instance.uuid))
         rescue.remove(self._engine, instance.uuid)
         self.cleanup(context, instance, network_info, destroy_disks=destroy_disks)
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from nova.virt import event as virtevent
 from oslo_log import log as logging
 
-from novadocker import exception
-from novadocker.virt.docker import spec
+from novadocker import exception, naming
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import ContainerEvent
@@ -97,7 +96,7 @@ class Events:
         while not self._stopped.is_set():
             try:
                 for event in self._engine.watch_events(
-                    f"{spec.LABEL_SCHEMA}={spec.SCHEMA}",
+                    f"{naming.LABEL_SCHEMA}={naming.SCHEMA}",
                     (*TRANSITIONS, "oom"),
                     since,
                     _QUIET_SECONDS,
@@ -122,9 +121,9 @@ class Events:
             return
 
     def _take(self, event: ContainerEvent) -> None:
-        if not spec.owned(event.name, event.attributes):
+        if not naming.owned(event.name, event.attributes):
             return
-        uuid = event.attributes[spec.LABEL_UUID]
+        uuid = event.attributes[naming.LABEL_UUID]
         if event.action == "oom":
             LOG.warning("[instance: %s] The kernel killed a process: out of memory", uuid)
         else:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from novadocker.virt.docker import spec
+from novadocker import naming
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import Container
 
@@ -39,11 +39,11 @@ class Listing:
 
     def _read(self) -> Mapping[str, Container]:
         started = time.monotonic()
-        containers = self._engine.list_containers(f"{spec.LABEL_SCHEMA}={spec.SCHEMA}")
+        containers = self._engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
         self._servers = {
-            container.labels[spec.LABEL_UUID]: container
+            container.labels[naming.LABEL_UUID]: container
             for container in containers
-            if spec.owned(container.name, container.labels)
+            if naming.owned(container.name, container.labels)
         }
         self._read_at = started
         return self._servers

@@ -13,7 +13,7 @@ from typing import Any
 
 from oslo_concurrency import lockutils
 
-from novadocker import privsep
+from novadocker import naming, privsep
 from novadocker.virt.docker import arguments, kernel, records, wiring
 from novadocker.virt.docker.model import IdMaps, Login
 from novadocker.virt.docker.nics import Bridge, Nic, Route
@@ -47,7 +47,7 @@ def namespace_path(instance_uuid: str) -> str:
 
     :raises ValueError: that is no UUID
     """
-    return f"{NAMESPACES}/nova-{arguments.instance_uuid(instance_uuid)}"
+    return f"{NAMESPACES}/{naming.namespace_name(arguments.instance_uuid(instance_uuid))}"
 
 
 def namespace_exists(instance_uuid: str) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from oslo_log import log as logging
 
-from novadocker import exception
-from novadocker.virt.docker import shortcuts, spec
+from novadocker import exception, naming
+from novadocker.virt.docker import shortcuts
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import (
     ContainerDetail,
@@ -55,7 +55,7 @@ def stand_in(container: ContainerSpec, storage: Storage, instance_uuid: str) -> 
     )
     return replace(
         container,
-        labels={**container.labels, spec.LABEL_RESCUE: "1"},
+        labels={**container.labels, naming.LABEL_RESCUE: "1"},
         mounts=container.mounts + volumes,
         overlays=(Overlay(options, FOLDER),),
     )
@@ -77,7 +77,7 @@ def prepare(engine: Engine, instance_uuid: str) -> None:
 
 def is_stand_in(found: ContainerDetail) -> bool:
     """Tell whether a container stands in for a server's own."""
-    return found.labels.get(spec.LABEL_RESCUE) == "1"
+    return found.labels.get(naming.LABEL_RESCUE) == "1"
 
 
 def set_aside(engine: Engine, instance_uuid: str, found: ContainerDetail) -> None:
@@ -93,7 +93,7 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
     :returns: the id of the stand-in; empty if there was none
     :raises ContainerNotFound: the own container is gone; the stand-in is left alone
     """
-    name = spec.container_name(instance_uuid)
+    name = naming.container_name(instance_uuid)
     stand_in_id = ""
     with contextlib.suppress(exception.ContainerNotFound):
         found = engine.inspect_container(name)
@@ -119,11 +119,11 @@ def put_back_left(engine: Engine) -> None:
 
     nova-compute was killed between two of its requests.
     """
-    found = engine.list_containers(f"{spec.LABEL_SCHEMA}={spec.SCHEMA}")
+    found = engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
     names = {container.name for container in found}
     for container in found:
-        instance_uuid = container.labels.get(spec.LABEL_UUID, "")
-        name = spec.container_name(instance_uuid)
+        instance_uuid = container.labels.get(naming.LABEL_UUID, "")
+        name = naming.container_name(instance_uuid)
         if container.name == _aside(instance_uuid) and name not in names:
             LOG.warning("%s was left aside by a rescue, and is put back", name)
             engine.rename_container(container.id, name)
@@ -140,4 +140,4 @@ def _options(folders: Sequence[str]) -> str:
 
 
 def _aside(instance_uuid: str) -> str:
-    return spec.container_name(instance_uuid) + _SUFFIX
+    return naming.container_name(instance_uuid) + _SUFFIX

@@ -4,41 +4,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from nova import objects
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker import guest
 from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
-
-LABEL_UUID = "org.openstack.nova.instance_uuid"
-LABEL_NAME = "org.openstack.nova.instance_name"
-LABEL_PROJECT = "org.openstack.nova.project_id"
-LABEL_FLAVOR = "org.openstack.nova.flavor"
-LABEL_HOST = "org.openstack.nova.host"
-LABEL_RESCUE = "org.openstack.nova.rescue"
-LABEL_SCHEMA = "org.openstack.nova.schema"
-SCHEMA = "1"
-
 
 # systemd(1): halts by it as by "systemctl halt"
 _SYSTEMD_POWER_OFF = "SIGRTMIN+3"
 _INIT = ("/sbin/init", "/usr/sbin/init")
-
-
-def container_name(instance_uuid: str) -> str:
-    """Return the container's name; by uuid, so that no name a tenant chose matters."""
-    return f"nova-{instance_uuid}"
-
-
-def owned(name: str, labels: Mapping[str, str]) -> bool:
-    """Tell whether a container is a server of ours.
-
-    Labels alone do not decide: an image can bring any label into a foreign container.
-    """
-    return labels.get(LABEL_SCHEMA) == SCHEMA and name == container_name(labels.get(LABEL_UUID, ""))
 
 
 def container_spec(
@@ -69,17 +46,17 @@ def container_spec(
         )
     systemd = _is_systemd([*words] or [*image.entrypoint, *image.command])
     return ContainerSpec(
-        name=container_name(instance.uuid),
+        name=naming.container_name(instance.uuid),
         image_id=image.id,
         hostname=guest.kernel_hostname(instance.hostname or instance.uuid),
         labels={
-            LABEL_UUID: instance.uuid,
-            LABEL_NAME: instance.name,
-            LABEL_PROJECT: instance.project_id or "",
-            LABEL_FLAVOR: instance.flavor.name,
-            LABEL_HOST: instance.host or "",
-            LABEL_SCHEMA: SCHEMA,
-            LABEL_RESCUE: "",
+            naming.LABEL_UUID: instance.uuid,
+            naming.LABEL_NAME: instance.name,
+            naming.LABEL_PROJECT: instance.project_id or "",
+            naming.LABEL_FLAVOR: instance.flavor.name,
+            naming.LABEL_HOST: instance.host or "",
+            naming.LABEL_SCHEMA: naming.SCHEMA,
+            naming.LABEL_RESCUE: "",
         },
         runtime=runtime,
         limits=limits,
