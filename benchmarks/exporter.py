@@ -62,7 +62,7 @@ def main() -> int:
 
 def _measure(root: Path, count: int) -> float:
     registry = CollectorRegistry()
-    places = Places(root, root / "data", str(root / "engine"), root / "loads")
+    places = Places(root, root / "data", str(root / "engine"), root / "state")
     collector = HostCollector(places, kept_files=files.most_kept())
     registry.register(collector)
     application = serving.make_application(registry)
@@ -104,7 +104,8 @@ def _make_host(root: Path, count: int) -> None:
         }
         _put(root / "data/containers" / container / "config.v2.json", json.dumps(stored))
         _put(root / "data/containers" / container / f"{container}-json.log", "{}\n")
-        _put(root / "loads" / instance, "0.50 1.25 12.00 1/7 43\n")
+        _put(root / "state/loads" / instance, "0.50 1.25 12.00 1/7 43\n")
+        _put(root / "state/rates" / instance, "eth0 1250000 1250000\n")
 
 
 def _put(path: Path, content: str) -> None:

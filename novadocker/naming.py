@@ -12,6 +12,9 @@ LABEL_RESCUE = "org.openstack.nova.rescue"
 LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 
+IMAGES = "novadocker/"
+"""What the names of all images of ours begin with; a Glance id follows, and a tag."""
+
 
 def container_name(instance_uuid: str) -> str:
     """Return the container's name; by uuid, so that no name a tenant chose matters."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from novadocker.exporter import files, kernel_log, probes, rings, serving
-from novadocker.exporter.collector import HostCollector, Places, WatchCollector
+from novadocker.exporter.collector import HostCollector, LeakCollector, Places, WatchCollector
+from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes, Programs
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{chosen.data_root} is no data root, or can't be read: CAP_DAC_READ_SEARCH?")
     password, tls = _security(parser, chosen)
     places = Places(
-        data_root=chosen.data_root, engine=chosen.engine_socket, loads=chosen.state_path / "loads"
+        data_root=chosen.data_root, engine=chosen.engine_socket, state_path=chosen.state_path
     )
     registry = CollectorRegistry()
     programs = Programs(
@@ -49,15 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         places.root, places.data_root / "containers", Rings(chosen.kernel_log_folder), _open_log()
     )
     registry.register(WatchCollector(watch))
+    search = Search(places.root / "run/netns", places.data_root, chosen.ovs_folder)
+    registry.register(LeakCollector(search))
     # before the server's thread begins, which inherits it
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     watched.start()
     watch.start()
+    search.start()
     application = serving.make_application(registry, password)
     server, thread = serving.start(chosen.address, chosen.port, application, tls)
     signal.sigwait(stops)
     watched.stop()
+    search.stop()
     watch.close()
     server.shutdown()
     server.server_close()

@@ -20,14 +20,13 @@ from oslo_privsep import daemon, priv_context
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import staging, trees
-from novadocker.virt.docker.cache import REPOSITORY
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20
 _IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
 # the image cache removes it when no container has it any more
-_REPOSITORY = f"{REPOSITORY}moved"
+_REPOSITORY = f"{naming.IMAGES}moved"
 _FAILURES = (
     exception.EngineError,
     exception.EngineUnavailable,

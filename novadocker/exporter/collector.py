@@ -11,8 +11,10 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from novadocker import portrates
 from novadocker.exporter import files, host, metrics, parsing, tree
 from novadocker.exporter.identity import Identities, Server
+from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes
 from novadocker.exporter.watch import Watch
 
@@ -24,13 +26,13 @@ class Places:
     :ivar root: where /proc, /sys and /run are
     :ivar data_root: the engine's
     :ivar engine: the engine's socket
-    :ivar loads: the folder of the driver's files of load averages
+    :ivar state_path: nova-compute's, where the driver leaves load averages and rates of ports
     """
 
     root: Path = Path("/")
     data_root: Path = Path("/var/lib/docker")
     engine: str = "/run/docker.sock"
-    loads: Path = Path("/var/lib/nova/loads")
+    state_path: Path = Path("/var/lib/nova")
 
 
 class HostCollector(Collector):
@@ -58,11 +60,9 @@ class HostCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the servers and of the host."""
         with self._lock:
-            servers = self._servers()
-            seen = list(self._seen(servers))
+            seen = list(self._seen(self._servers()))
         yield from metrics.server_metrics(seen)
-        uuids = {server.labels["uuid"] for server in servers.values()}
-        yield from self._host_metrics(len(seen), uuids)
+        yield from self._host_metrics(len(seen))
 
     def _servers(self) -> dict[str, Server]:
         """Return the servers that have a container, by its id; running or not."""
@@ -79,16 +79,25 @@ class HostCollector(Collector):
             server = servers.get(container)
             # one that is removed at this moment has no sample any more
             if server and (sample := self._tree.sample(path)):
-                loads = files.read(f"{self._places.loads}/{server.labels['uuid']}")
+                loads, rates = self._told(server.labels["uuid"])
                 yield metrics.Seen(
                     labels=server.labels,
                     sample=sample,
                     started_at=server.started_at,
                     console_bytes=self._identities.console_bytes(container),
                     loads=parsing.load_averages(loads),
+                    rates=portrates.parse(rates),
                 )
 
-    def _host_metrics(self, servers: int, uuids: set[str]) -> Iterator[Metric]:
+    def _told(self, uuid: str) -> tuple[str | None, str | None]:
+        """Return what the driver left of a server."""
+        state_path = str(self._places.state_path)
+        return (
+            files.read(f"{state_path}/loads/{uuid}"),
+            files.read(portrates.path_of(state_path, uuid)),
+        )
+
+    def _host_metrics(self, servers: int) -> Iterator[Metric]:
         places = self._places
         yield metrics.gauge("servers", "Servers that run.", servers)
         yield from metrics.shared_metrics(host.read_shared(places.root))
@@ -99,8 +108,17 @@ class HostCollector(Collector):
         yield metrics.gauge("engine_ping_seconds", "Time until the engine answered.", seconds)
         yield metrics.process_metric(self._probes.up())
         yield metrics.gauge("log_bytes", "Size of /var/log.", host.log_bytes(places.root))
-        leaked = host.namespaces_without_container(uuids, places.root / "run/netns")
-        yield metrics.gauge("leaked_namespaces", "Network namespaces without a container.", leaked)
+
+
+class LeakCollector(Collector):
+    """Tells what is left of servers that are gone."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of what was found."""
+        yield from metrics.leak_metrics(self._search.found())
 
 
 class WatchCollector(Collector):

@@ -3,15 +3,12 @@
 
 import http.client
 import os
-import re
 import socket
 import time
-from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker import naming
 from novadocker.exporter import parsing
 from novadocker.exporter.files import read
 
@@ -19,7 +16,6 @@ ENGINE_SECONDS = 5.0
 """How long the engine has to answer, well below Prometheus's default patience of 10 seconds."""
 
 _MOST_LOG_ENTRIES = 10_000
-_NAMESPACE = re.compile(naming.namespace_name("([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"))
 
 
 @dataclass(frozen=True)
@@ -120,16 +116,3 @@ def ping_engine(path: str) -> float | None:
     finally:
         connection.close()
     return time.monotonic() - begin if answered else None
-
-
-def namespaces_without_container(uuids: Set[str], folder: Path = Path("/run/netns")) -> int:
-    """Return how many network namespaces of servers have no container, running or not.
-
-    :param uuids: of the instances that have one
-    """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 0
-    found = {match[1] for name in names if (match := _NAMESPACE.fullmatch(name))}
-    return len(found - uuids)

@@ -2,7 +2,7 @@
 """The counters as Prometheus's metrics; pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import Metric
 from prometheus_client.samples import Sample as Point
@@ -10,8 +10,10 @@ from prometheus_client.samples import Sample as Point
 from novadocker.exporter.host import Shared, Storage
 from novadocker.exporter.incidents import KINDS
 from novadocker.exporter.labels import NONE, KnownLabels
+from novadocker.exporter.leaks import Found
 from novadocker.exporter.tree import Sample
 from novadocker.exporter.watched import Totals
+from novadocker.portrates import PortRate
 
 Value = float | int | None
 Table = tuple[tuple[str, str, str], ...]
@@ -24,6 +26,7 @@ class Seen:
     :ivar started_at: in seconds since the epoch; None if unknown
     :ivar console_bytes: of the files of its console
     :ivar loads: over 1, 5 and 15 minutes; None if unknown
+    :ivar rates: of its ports, by device
     """
 
     labels: KnownLabels
@@ -31,6 +34,7 @@ class Seen:
     started_at: float | None = None
     console_bytes: int = 0
     loads: tuple[float, float, float] | None = None
+    rates: Mapping[str, PortRate] = field(default_factory=dict)
 
 
 # name without its "_total" if it counts, help, and the field of Sample
@@ -78,6 +82,10 @@ _DISK_LIMITS: Table = (
     ("disk_read_limit_requests_per_second", "Requests to read it may make.", "reads"),
     ("disk_write_limit_requests_per_second", "Requests to write it may make.", "writes"),
 )
+_PORT_LIMITS: Table = (
+    ("network_receive_limit_bytes_per_second", "Bytes it may receive.", "received"),
+    ("network_transmit_limit_bytes_per_second", "Bytes it may send.", "sent"),
+)
 # kind, the field of Sample with something for each device, and what that has
 _DEVICE_TABLES = (
     ("counter", "disks", _DISK_COUNTERS),
@@ -92,18 +100,16 @@ _STALLS = "Time that some or all of its tasks waited for a resource."
 def server_metrics(servers: Sequence[Seen]) -> Iterator[Metric]:
     """Yield the metrics of all servers that run."""
     for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
-        for name, text, field in table:
-            values = ((seen.labels, getattr(seen.sample, field)) for seen in servers)
+        for name, text, attribute in table:
+            values = ((seen.labels, getattr(seen.sample, attribute)) for seen in servers)
             yield _metric(f"novadocker_server_{name}", text, kind, values)
     for kind, source, table in _DEVICE_TABLES:
-        devices = [
-            (seen.labels.with_(("device",), (device,)), counters)
-            for seen in servers
-            for device, counters in getattr(seen.sample, source).items()
-        ]
-        for name, text, field in table:
-            values = ((labels, getattr(found, field)) for labels, found in devices)
-            yield _metric(f"novadocker_server_{name}", text, kind, values)
+        yield from _device_metrics(
+            kind, table, ((seen.labels, getattr(seen.sample, source)) for seen in servers)
+        )
+    yield from _device_metrics(
+        "gauge", _PORT_LIMITS, ((seen.labels, seen.rates) for seen in servers)
+    )
     stalls = (
         (seen.labels.with_(("resource", "kind"), key), seconds)
         for seen in servers
@@ -118,6 +124,19 @@ def server_metrics(servers: Sequence[Seen]) -> Iterator[Metric]:
         text = f"Threads that run or wait uninterruptibly, averaged over {minutes} min."
         loads = ((seen.labels, seen.loads[place] if seen.loads else None) for seen in servers)
         yield _metric(f"novadocker_server_load{minutes}", text, "gauge", loads)
+
+
+def _device_metrics(
+    kind: str, table: Table, servers: Iterable[tuple[KnownLabels, Mapping[str, object]]]
+) -> Iterator[Metric]:
+    devices = [
+        (labels.with_(("device",), (device,)), counters)
+        for labels, found in servers
+        for device, counters in found.items()
+    ]
+    for name, text, attribute in table:
+        values = ((labels, getattr(counters, attribute)) for labels, counters in devices)
+        yield _metric(f"novadocker_server_{name}", text, kind, values)
 
 
 def shared_metrics(shared: Shared) -> Iterator[Metric]:
@@ -150,6 +169,14 @@ def process_metric(up: Mapping[str, bool]) -> Metric:
     text = "Whether a program that servers depend on answers."
     values = ((NONE.with_(("process",), (name,)), int(good)) for name, good in up.items())
     return _metric("novadocker_host_process_up", text, "gauge", values)
+
+
+def leak_metrics(found: Found) -> Iterator[Metric]:
+    """Yield the metrics of what is left of servers that are gone."""
+    text = "Things of servers that are gone, by kind."
+    values = ((NONE.with_(("kind",), (kind,)), count) for kind, count in found.leaked.items())
+    yield _metric("novadocker_host_leaked_objects", text, "gauge", values)
+    yield gauge("unused_images", "Images in the cache that no server has.", found.unused_images)
 
 
 def incident_metrics(totals: Sequence[Totals], lost_lines: int | None) -> Iterator[Metric]:

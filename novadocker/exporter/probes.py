@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,20 +159,23 @@ def ask_agent(folder: Path) -> None:
         raise ValueError("no bridge has a controller that answers")
 
 
-def call(path: str, method: str, parameters: list[object]) -> object:
+def call(
+    path: str, method: str, parameters: Sequence[object], largest: int = _LARGEST_ANSWER
+) -> object:
     """Return the result of a JSON-RPC 1.0 call, as the daemons of Open vSwitch speak it.
 
+    :param largest: bytes that an answer may have
     :raises OSError: nobody answers in time
     :raises ValueError: the answer is an error, or none
     """
-    request = {"id": 0, "method": method, "params": parameters}
+    request = {"id": 0, "method": method, "params": list(parameters)}
     deadline = time.monotonic() + ANSWER_SECONDS
     with _connected(path) as connection:
         connection.sendall(json.dumps(request).encode())
         text = b""
-        while len(text) < _LARGEST_ANSWER:
+        while len(text) < largest:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
-            part = connection.recv(4096)
+            part = connection.recv(_LARGEST_ANSWER)
             text += part
             try:
                 answer = json.loads(text)

@@ -11,7 +11,8 @@ import docker
 import pytest
 from nova.network import model as network_model
 
-from novadocker import exception
+from novadocker import exception, portrates
+from novadocker.portrates import PortRate
 from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, DiskRates, Limits, NetworkRate
@@ -59,8 +60,8 @@ def server(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def enforcer(engine: Engine) -> enforcement.Enforcement:
-    return enforcement.Enforcement(engine, engine.info())
+def enforcer(engine: Engine, tmp_path: Path) -> enforcement.Enforcement:
+    return enforcement.Enforcement(engine, engine.info(), tmp_path)
 
 
 @pytest.fixture
@@ -230,6 +231,7 @@ def test_network_rates_both_ways(
     enforcer: enforcement.Enforcement,
     server: Machine,
     pair: tuple[tuple[str, str], tuple[str, str]],
+    tmp_path: Path,
 ) -> None:
     (uuid, device), (other, _) = pair
     found, devices = detail(engine, server), ((device, "eth0"),)
@@ -237,6 +239,8 @@ def test_network_rates_both_ways(
         SMALL, inbound=NetworkRate(average=2_500_000), outbound=NetworkRate(average=1_250_000)
     )
     enforcer.enforce(uuid, found, rated, devices)
+    told = Path(portrates.path_of(str(tmp_path), uuid)).read_text()
+    assert portrates.parse(told) == {"eth0": PortRate(received=2_500_000, sent=1_250_000)}
     # What queued before the measurement began is received within it.
     assert megabits(other, uuid, "10.7.0.5") < 20 * 1.2
     assert megabits(uuid, other, "10.7.0.6") < 10 * 1.2
@@ -271,6 +275,7 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
     ovs: Switch,
     server: Machine,
     pair: tuple[tuple[str, str], tuple[str, str]],
+    tmp_path: Path,
 ) -> None:
     (uuid, device), (other, _) = pair
     found, devices = detail(engine, server), ((device, "eth0"),)

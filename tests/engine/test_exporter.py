@@ -3,20 +3,23 @@
 
 import queue
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
+from nova.network import model as network_model
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import kernel_log
+from novadocker.exporter import kernel_log, leaks
 from novadocker.exporter.collector import HostCollector, Places
 from novadocker.exporter.incidents import Incident
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
-from tests.engine import control_groups, machines
+from novadocker.virt.docker import netns, vifs
+from tests.engine import control_groups, machines, networks
 from tests.engine.conftest import busybox_archive
+from tests.engine.switch import Switch
 
 MIB = 1 << 20
 MEMORY = 32 * MIB
@@ -134,3 +137,21 @@ def test_what_happened_is_told_with_the_culprit(
     # some shells run their own sleep
     assert found["pids_limit"].process in ("sh", "sleep")
     assert found["pids_limit"].count >= 1
+
+
+def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[], str]) -> None:
+    uuid, port = new_instance_uuid(), networks.simple_vif("10.7.0.5")
+    ports = network_model.NetworkInfo([port])
+    folder, device = Path(netns.NAMESPACES), port["devname"]
+    vifs.plug_vifs(networks.instance(uuid), ports)
+    try:
+        assert uuid in leaks.namespaces(folder)
+        assert device not in leaks.veths_without_server(folder, {uuid})
+        left = leaks.veths_without_server(folder, set())
+        assert device in left
+        assert leaks.ports_without_server(ovs.folder, {uuid}, {device}) == 0
+        assert leaks.ports_without_server(ovs.folder, set(), {device}) == 1
+    finally:
+        vifs.unplug_vifs(networks.instance(uuid), ports)
+        netns.delete_namespace(uuid)
+    assert device not in leaks.veths_without_server(folder, set())

@@ -15,13 +15,21 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter.collector import HostCollector, Places, WatchCollector
+from novadocker.exporter.collector import (
+    HostCollector,
+    LeakCollector,
+    Places,
+    WatchCollector,
+)
+from novadocker.exporter.leaks import Search
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "etc" / "prometheus" / "novadocker.rules.yml"
+OVERRIDES = RULES.with_name("novadocker.overrides.yml")
 CASES = ROOT / "tests" / "prometheus" / "novadocker.test.yml"
+OWNER = "NovadockerOwner"
 LEVELS = {"notice", "warning", "critical", "page"}
 TYPES = {"counter": "_total", "gauge": ""}
 
@@ -33,7 +41,17 @@ def alarms() -> list[tuple[str, str, str]]:
         (rule["alert"], rule["labels"]["severity"], rule["expr"])
         for group in groups
         for rule in group["rules"]
+        if rule["alert"] != OWNER
     ]
+
+
+def thresholds() -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """Return the thresholds that each alarm asks for, by its name and level."""
+    return {
+        (name, level): set(re.findall(r'threshold\{alarm="(\w+)",level="(\w+)"\}', expression))
+        for name, level, expression in alarms()
+        if "novadocker_threshold" in expression
+    }
 
 
 @pytest.mark.parametrize(("name", "level", "expression"), alarms())
@@ -42,6 +60,37 @@ def test_each_alarm_has_a_runbook_and_cases(name: str, level: str, expression: s
     assert f"\n{name}\n{'=' * len(name)}\n" in (ROOT / "docs" / "alarms.rst").read_text()
     cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
     assert {f"{name} {level} bad", f"{name} {level} good"} <= cases
+
+
+@pytest.mark.parametrize(("name", "level"), thresholds())
+def test_each_threshold_can_be_another_on_a_host(name: str, level: str) -> None:
+    cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
+    assert f"{name} {level} override" in cases
+    # the culprit of an alarm of the host's is told at its threshold
+    culprit_of = {"NovadockerServerMostThreads": "NovadockerHostThreads"}
+    assert thresholds()[name, level] == {(culprit_of.get(name, name), level)}
+
+
+def test_the_examples_of_overrides_are_of_alarms() -> None:
+    groups = yaml.safe_load(OVERRIDES.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["record"] for rule in rules} == {"novadocker_threshold"}
+    named = {(rule["labels"]["alarm"], rule["labels"]["level"]) for rule in rules}
+    assert named <= thresholds().keys()
+    assert all(rule["labels"]["instance"] for rule in rules)
+
+
+def test_the_owner_is_told_of_each_alarm_of_a_server() -> None:
+    cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
+    assert {f"{OWNER} bad", f"{OWNER} good"} <= cases
+    routed = yaml.safe_load(RULES.with_name("alertmanager.yml").read_text())
+    assert routed["route"]["receiver"] == "operators"
+    owner = routed["route"]["routes"][0]
+    assert (owner["matchers"], owner["receiver"]) == ([f'alertname="{OWNER}"'], "owner")
+    assert not owner.get("continue")
+    to = {r["name"]: r["email_configs"][0]["to"] for r in routed["receivers"]}
+    assert to["owner"] == "{{ .GroupLabels.contact }}"
+    assert "contact" in owner["group_by"]
 
 
 @pytest.fixture
@@ -53,6 +102,7 @@ def told(tmp_path: Path) -> set[str]:
     registry = CollectorRegistry()
     registry.register(collector)
     registry.register(WatchCollector(watch))
+    registry.register(LeakCollector(Search(tmp_path, tmp_path / "data", tmp_path)))
     names = {family.name + TYPES[family.type] for family in registry.collect()}
     watch.close()
     return names

@@ -18,12 +18,14 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from novadocker import portrates
 from novadocker.cmd import exporter
 from novadocker.exporter import files, host, parsing, serving
 from novadocker.exporter.collector import HostCollector, Places
 from novadocker.exporter.identity import Identities
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
+from novadocker.portrates import PortRate
 
 CONTAINER = "ab" * 32
 FOREIGN = "cd" * 32
@@ -95,6 +97,8 @@ EXPECTED = {
     "disk_write_limit_bytes_per_second": 8192,
     "disk_read_limit_requests_per_second": 16,
     "disk_write_limit_requests_per_second": 32,
+    "network_receive_limit_bytes_per_second": 1250,
+    "network_transmit_limit_bytes_per_second": 2500,
     "load1": 0.5,
     "load5": 1.25,
     "load15": 12,
@@ -143,7 +147,7 @@ def put_identity(root: Path, container: str, name: str = f"/nova-{UUID}") -> Non
 
 
 def places(root: Path) -> Places:
-    return Places(root, root / "data", str(root / "engine"), root / "loads")
+    return Places(root, root / "data", str(root / "engine"), root / "state")
 
 
 def scrape(root: Path) -> dict[tuple[str, str], float]:
@@ -164,7 +168,8 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     put_container(tmp_path, request.param, CONTAINER)
     put_identity(tmp_path, CONTAINER)
     put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
-    put(tmp_path, {f"loads/{UUID}": "0.50 1.25 12.00 1/7 43\n"})
+    put(tmp_path, {f"state/loads/{UUID}": "0.50 1.25 12.00 1/7 43\n"})
+    portrates.tell(tmp_path / "state", UUID, ["eth0"], PortRate(1250, 2500))
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
     return tmp_path
@@ -306,9 +311,6 @@ def test_the_host(root: Path) -> None:
             "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
             "proc/net/stat/nf_conntrack": CONNTRACK,
             "proc/meminfo": "MemTotal: 100 kB\nSlab: 10 kB\nDirty: 1 kB\nHugePages_Total: 0\n",
-            f"run/netns/nova-{UUID}": "",
-            "run/netns/nova-99999999-2222-3333-4444-555555555555": "",
-            "run/netns/other": "",
             "var/log/syslog": "12345",
             "var/log/nova/nova-compute.log": "123",
         },
@@ -323,7 +325,6 @@ def test_the_host(root: Path) -> None:
         "memory_bytes": 102400,
         "slab_bytes": 10240,
         "dirty_bytes": 1024,
-        "leaked_namespaces": 1,
         "log_bytes": 8,
         "engine_up": 0,
     }

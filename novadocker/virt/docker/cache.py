@@ -18,14 +18,11 @@ from oslo_concurrency import lockutils
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine import Engine
 
 LOG = logging.getLogger(__name__)
-
-REPOSITORY = "novadocker/"
-"""What the names of all images of ours begin with; a Glance id follows, and a tag."""
 
 
 def locked(image_id: str) -> Any:
@@ -51,9 +48,9 @@ class ImageCache(imagecache.ImageCacheManager):
     ) -> None:
         """Remove what none of these instances uses, once it is old enough."""
         used = {instance.image_ref for instance in all_instances}
-        for name in self._engine.list_images(f"{REPOSITORY}*"):
+        for name in self._engine.list_images(f"{naming.IMAGES}*"):
             repository, _, tag = name.partition(":")
-            image_id = repository.removeprefix(REPOSITORY)
+            image_id = repository.removeprefix(naming.IMAGES)
             with locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
                 if image_id in used:
                     self._engine.tag_image(name, repository, tag)
@@ -63,7 +60,7 @@ class ImageCache(imagecache.ImageCacheManager):
 
     def get_disk_usage(self) -> int:
         """Return the bytes of all images of ours; layers that several have count for each."""
-        return sum(self._engine.list_images(f"{REPOSITORY}*").values())
+        return sum(self._engine.list_images(f"{naming.IMAGES}*").values())
 
     def _is_old(self, name: str) -> bool:
         named = self._engine.inspect_image(name).named_at

@@ -21,7 +21,7 @@ from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
 
-from novadocker import alive, exception, naming
+from novadocker import alive, exception, naming, portrates
 from novadocker.conf import CONF
 from novadocker.virt.docker import (
     attachments,
@@ -148,7 +148,7 @@ class DockerDriver(driver.ComputeDriver):
         self._sized_disks = host_facts.can_size_disks(info)
         if not self._sized_disks:
             LOG.warning("A server can fill the disk of this host: its size can't be limited")
-        self._enforcement = Enforcement(self._engine, info)
+        self._enforcement = Enforcement(self._engine, info, Path(CONF.state_path))
         self._data_root = info.data_root
         self._images = ImageStore(self._engine, host_facts.architecture(info))
         freezer.thaw_left(self._engine, Path(CONF.instances_path))
@@ -387,6 +387,7 @@ class DockerDriver(driver.ComputeDriver):
             self.unplug_vifs(instance, network_info)
         self._detach_drive(instance)
         self._loads.delete(instance.uuid)
+        portrates.forget(Path(CONF.state_path), instance.uuid)
         if destroy_disks and instance.config_drive:
             drives.delete_drive(self._node, instance.uuid)
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 from pyroute2 import IPRoute
 
-from novadocker import exception
+from novadocker import exception, portrates
 from novadocker.virt.docker import cgroup, disks, mounts, rates, traffic
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
+from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits, NetworkRate
 
 LOG = logging.getLogger(__name__)
 
@@ -39,10 +40,14 @@ class Duty:
 
 
 class Enforcement:
-    """Sets limits, and remembers those of running servers for ``sweep``."""
+    """Sets limits, and remembers those of running servers for ``sweep``.
 
-    def __init__(self, engine: Engine, info: EngineInfo) -> None:
+    :param state_path: nova-compute's, where the rates of ports are left for the exporter
+    """
+
+    def __init__(self, engine: Engine, info: EngineInfo, state_path: Path) -> None:
         self._engine = engine
+        self._state_path = state_path
         self._data_root = info.data_root
         self._disk = cgroup.disk_of(mounts.mount_of(info.data_root).device)
         self._resizes_disks = disks.can_resize(info)
@@ -187,10 +192,20 @@ class Enforcement:
             self._disk,
             asdict(limits.disk),
         )
+        portrates.tell(
+            self._state_path,
+            duty.instance_uuid,
+            [guest for _, guest in duty.devices],
+            portrates.PortRate(_average(limits.inbound), _average(limits.outbound)),
+        )
         if wrong := cgroup.unmet(groups, limits):
             raise exception.LimitsNotKept(
                 reason=", ".join(f"{file} is {value}" for file, value in wrong.items())
             )
+
+
+def _average(rate: NetworkRate | None) -> int | None:
+    return rate.average if rate else None
 
 
 def _bare_devices(duties: Sequence[Duty]) -> set[str]:

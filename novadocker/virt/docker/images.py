@@ -23,7 +23,7 @@ from nova import objects
 from nova.image import glance
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import archive, arrival, cache, packing, registry, snapshots
 from novadocker.virt.docker.archive import ArchivedImage
@@ -103,7 +103,7 @@ class ImageStore:
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
     ) -> tuple[EngineImage, bool]:
         source = self._source(context, image_meta)
-        name = f"{cache.REPOSITORY}{image_meta.id}:{source.tag}"
+        name = f"{naming.IMAGES}{image_meta.id}:{source.tag}"
         with contextlib.suppress(exception.EngineImageNotFound):
             return self._use(name), False
         with cache.locked(image_meta.id):

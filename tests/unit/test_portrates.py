@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rates of ports that the driver leaves for the exporter."""
+
+from pathlib import Path
+
+from novadocker import portrates
+from novadocker.portrates import PortRate
+
+UUID = "11111111-2222-3333-4444-555555555555"
+
+
+def read(state_path: Path) -> dict[str, PortRate]:
+    path = Path(portrates.path_of(str(state_path), UUID))
+    return portrates.parse(path.read_text() if path.exists() else None)
+
+
+def test_what_is_told_is_read(tmp_path: Path) -> None:
+    rate = PortRate(received=None, sent=1250)
+    portrates.tell(tmp_path, UUID, ["eth0", "eth1"], rate)
+    assert read(tmp_path) == {"eth0": rate, "eth1": rate}
+    portrates.tell(tmp_path, UUID, ["eth1"], PortRate(None, None))
+    assert read(tmp_path) == {"eth1": PortRate(None, None)}
+    portrates.forget(tmp_path, UUID)
+    portrates.forget(tmp_path, UUID)
+    assert read(tmp_path) == {}
+
+
+def test_a_disk_that_takes_nothing_costs_the_rates_alone(tmp_path: Path) -> None:
+    portrates.tell(tmp_path / "absent", UUID, ["eth0"], PortRate(1, 1))
+    portrates.forget(tmp_path / "absent", UUID)
+
+
+def test_what_is_no_rate_is_nothing() -> None:
+    assert portrates.parse("eth0 1\nlo 1 1\neth1 -1 1\neth2 1 1 1\n\neth3 7 -\n") == {
+        "eth3": PortRate(7, None)
+    }
