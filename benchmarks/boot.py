@@ -6,7 +6,6 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from benchmarks.servers import Servers
 from devcloud import fake
 from devcloud.clients import connect
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, say, step
+from devcloud.steps import StepFailed, explain, step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "boot.json"
 
@@ -158,7 +157,6 @@ def report(results: Results) -> tuple[str, list[figures.Target], dict[str, Any]]
             figures.table("Server create to ACTIVE, through the API", "s", servers),
             figures.table("Memory of an idle server, batch means", "MB", used, 1 / MEGABYTE),
             f"{WATCHED_SPAWN} / {RAW}: {watched:.2f} (no target: it includes the grace)",
-            figures.verdict(targets),
         )
     )
     document = {
@@ -166,7 +164,6 @@ def report(results: Results) -> tuple[str, list[figures.Target], dict[str, Any]]
         "boot_part_medians_seconds": parts,
         "active_seconds": results.servers,
         "memory_bytes_per_server": results.memory,
-        "targets": [dataclasses.asdict(target) for target in targets],
     }
     return text, targets, document
 
@@ -195,12 +192,7 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     text, targets, document = report(results)
-    machine["load_after"] = os.getloadavg()
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"machine": machine} | document, indent=1))
-    print(f"\n{text}\n")
-    say(f"every sample is in {arguments.json}")
-    return 0 if all(target.reached for target in targets) else 1
+    return figures.conclude(arguments.json, text, targets, {"machine": machine} | document)
 
 
 if __name__ == "__main__":

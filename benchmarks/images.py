@@ -7,14 +7,13 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # run as a script, so that the folder of the script is on the path and the checkout is not
@@ -29,11 +28,12 @@ from benchmarks import figures, processes
 from benchmarks.glance_images import GLANCE_SECONDS, build, uploaded
 from benchmarks.raw_engine import RawEngine
 from benchmarks.releases import rebuild
+from benchmarks.servers import open_hosts
 from devcloud import supervise
 from devcloud.clients import connect
 from devcloud.images import archive_path
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, say, step, wait_until
+from devcloud.steps import StepFailed, explain, step, wait_until
 from tests.cloud.servers import Servers
 
 RESULTS = Path(__file__).resolve().parent / "results" / "images.json"
@@ -181,30 +181,13 @@ class Bench:
         return [found.id for found in self.demo.compute.servers(details=False, **query)]
 
 
-@contextlib.contextmanager
-def first_host_only(settings: Settings) -> Iterator[None]:
-    """Have the first host alone take servers, so that it is known where they are."""
-    others = {host.name for host in settings.hosts[1:]}
-    with connect(settings, "admin") as admin:
-        closed = [
-            service
-            for service in admin.compute.services(binary="nova-compute")
-            if service.host in others and service.status == "enabled"
-        ]
-        for service in closed:
-            admin.compute.disable_service(service)
-        try:
-            yield
-        finally:
-            for service in closed:
-                admin.compute.enable_service(service)
-
-
 def measure(settings: Settings, size: int, rounds: int) -> Results:
     """Measure everything; nothing of it is left behind."""
     with (
         connect(settings, "demo") as demo,
-        first_host_only(settings),
+        connect(settings, "admin") as admin,
+        # so that it is known where servers are
+        open_hosts(admin, settings, settings.hosts[:1]),
         tempfile.TemporaryDirectory(dir=settings.folder) as folder,
         contextlib.ExitStack() as stack,
     ):
@@ -255,7 +238,6 @@ def report(results: Results) -> tuple[str, list[figures.Target]]:
             figures.table("Read from the disk for each", "bytes", rows(results.read)),
             figures.table("More memory of nova-compute, peak", "MiB", rows(results.extra_mib)),
             f"{ALL} / {BOOT}: {medians[ALL] / medians[BOOT]:.2f}",
-            figures.verdict(targets),
         )
     ), targets
 
@@ -275,17 +257,8 @@ def main() -> int:
         print(explain(failure), file=sys.stderr)
         return 2
     text, targets = report(results)
-    document = {
-        "size_mib": arguments.size,
-        "load_after": os.getloadavg(),
-        **dataclasses.asdict(results),
-        "targets": [dataclasses.asdict(target) for target in targets],
-    }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(document, indent=1))
-    print(f"\n{text}\n")
-    say(f"every sample is in {arguments.json}")
-    return 0 if all(target.reached for target in targets) else 1
+    document = {"size_mib": arguments.size} | dataclasses.asdict(results)
+    return figures.conclude(arguments.json, text, targets, document)
 
 
 if __name__ == "__main__":

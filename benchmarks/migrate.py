@@ -8,14 +8,11 @@ run, is what the driver's ancestor did with the same container: commit, push and
 import argparse
 import contextlib
 import datetime
-import json
 import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # run as a script, so that the folder of the script is on the path and the checkout is not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,9 +24,10 @@ import docker
 from oslo_utils import timeutils
 
 from benchmarks import figures
+from benchmarks.servers import open_hosts
 from devcloud.clients import connect
 from devcloud.settings import API_ADDRESS, Host, Settings, load_settings
-from devcloud.steps import StepFailed, explain, say, step
+from devcloud.steps import StepFailed, explain, step
 from tests.cloud.guests import Guest
 from tests.cloud.servers import Servers
 
@@ -70,23 +68,6 @@ def sent(log: Path, begin: int) -> tuple[float, float]:
     return sum(float(amount) for _, amount in found), last.timestamp()
 
 
-@contextlib.contextmanager
-def both_hosts(admin: Any) -> Iterator[None]:
-    """Have all hosts take servers, as they were in the end."""
-    closed = [
-        service
-        for service in admin.compute.services(binary="nova-compute")
-        if service.status == "disabled" and service.host.startswith("host")
-    ]
-    for service in closed:
-        admin.compute.enable_service(service)
-    try:
-        yield
-    finally:
-        for service in closed:
-            admin.compute.disable_service(service)
-
-
 def engine_of(settings: Settings, host: Host) -> docker.APIClient:
     """Connect to a host's engine; a push of a large layer takes its time."""
     return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto", timeout=600)
@@ -113,7 +94,7 @@ def measure(settings: Settings, size: int) -> dict[str, float]:
     with (
         connect(settings, "demo") as demo,
         connect(settings, "admin") as admin,
-        both_hosts(admin),
+        open_hosts(admin, settings, settings.hosts),
         contextlib.ExitStack() as stack,
     ):
         servers = Servers(demo)
@@ -183,14 +164,8 @@ def main() -> int:
             WIRE_RATIO,
         ),
     ]
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(results, indent=1))
-    print()
-    for what, value in results.items():
-        print(f"  {what:<64}{value:>10.2f}")
-    print(f"\n{figures.verdict(targets)}\n")
-    say(f"the figures are in {arguments.json}")
-    return 0 if all(target.reached for target in targets) else 1
+    text = "\n".join(f"  {what:<72}{value:>10.2f}" for what, value in results.items())
+    return figures.conclude(arguments.json, text, targets, results)
 
 
 if __name__ == "__main__":

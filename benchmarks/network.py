@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -212,24 +212,30 @@ def measure(ways: dict[str, Way], rounds: int, seconds: int) -> dict[str, dict[s
     return found
 
 
-def show(samples: dict[str, dict[str, list[float]]], datapath: str) -> Sequence[figures.Target]:
-    """Print the tables and return the targets that can be measured here."""
+def report(
+    samples: dict[str, dict[str, list[float]]], datapath: str
+) -> tuple[str, list[figures.Target]]:
+    """Return the tables, and the targets that can be measured here."""
     rows = {
         kind: {name: figures.summarize(values) for name, values in found.items()}
         for kind, found in samples.items()
     }
-    for kind, title, unit in (
-        ("bulk", "Bulk TCP", "Mbit/s"),
-        ("small", f"UDP of {SMALL_PACKET_BYTES} bytes that arrives", "1000 packets/s"),
-        ("round trip", "Round-trip time", "ms"),
-        ("wiring", "To wire a port", "ms"),
-    ):
-        print(figures.table(title, unit, rows[kind]), end="\n\n")
+    text = [
+        figures.table(title, unit, rows[kind])
+        for kind, title, unit in (
+            ("bulk", "Bulk TCP", "Mbit/s"),
+            ("small", f"UDP of {SMALL_PACKET_BYTES} bytes that arrives", "1000 packets/s"),
+            ("round trip", "Round-trip time", "ms"),
+            ("wiring", "To wire a port", "ms"),
+        )
+    ]
     bulk, small = rows["bulk"], rows["small"]
     ours = [BRIDGE, *([SWITCH] if datapath == "system" else [])]
     if SWITCH not in ours:
-        print("Open vSwitch's kernel datapath is not on this kernel: its target is not measured.")
-    return [
+        text.append(
+            "Open vSwitch's kernel datapath is not on this kernel: its target is not measured."
+        )
+    targets = [
         *(
             figures.Target(
                 f"bulk TCP, host over {name}",
@@ -248,6 +254,7 @@ def show(samples: dict[str, dict[str, list[float]]], datapath: str) -> Sequence[
             for name, row in rows["wiring"].items()
         ),
     ]
+    return "\n\n".join(text), targets
 
 
 def main() -> int:
@@ -267,11 +274,9 @@ def main() -> int:
         kernel.enter_namespace(home)
         daemons.clear(state)
         lock.close()
-    arguments.json.parent.mkdir(exist_ok=True)
-    arguments.json.write_text(json.dumps({"datapath": datapath, "samples": samples}, indent=1))
-    targets = show(samples, datapath)
-    print(figures.verdict(targets))
-    return int(not all(target.reached for target in targets))
+    text, targets = report(samples, datapath)
+    document = {"datapath": datapath, "samples": samples}
+    return figures.conclude(arguments.json, text, targets, document)
 
 
 def measure_all(

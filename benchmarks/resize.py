@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 import signal
 import sys
@@ -28,7 +27,7 @@ import docker
 from benchmarks import figures, watcher, worker
 from devcloud.network import ip
 from devcloud.settings import Host, Settings, load_settings
-from devcloud.steps import StepFailed, explain, say, step
+from devcloud.steps import StepFailed, explain, step
 from devcloud.switch import vsctl
 
 RESULTS = Path(__file__).resolve().parent / "results" / "resize.json"
@@ -225,9 +224,7 @@ def report(
         for name, share in shares.items()
     ]
     parts = figures.median_parts([resize.parts for resize in resizes])
-    return "\n\n".join(
-        [*tables, figures.parts_table({"live resize": parts}), figures.verdict(targets)]
-    ), targets
+    return "\n\n".join([*tables, figures.parts_table({"live resize": parts})]), targets
 
 
 def main() -> int:
@@ -250,13 +247,8 @@ def main() -> int:
             name: [dataclasses.asdict(found) for found in times] for name, times in seen.items()
         },
         "rates": rates,
-        "targets": [dataclasses.asdict(target) for target in targets],
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(document, indent=1))
-    print(f"\n{text}\n")
-    say(f"every sample is in {arguments.json}")
-    return 0 if all(target.reached for target in targets) else 1
+    return figures.conclude(arguments.json, text, targets, document)
 
 
 if __name__ == "__main__":
