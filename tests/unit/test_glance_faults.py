@@ -3,32 +3,48 @@
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 
 from novadocker import exception
-from novadocker.virt.docker import images
+from novadocker.virt.docker import archive, images, packing
+from novadocker.virt.docker.archive import ArchivedImage
+from novadocker.virt.docker.compression import Region
 from tests.unit.test_arrival import ARCHIVE, Engine
 from tests.unit.test_images import ID, LOADED, folder, left_in
 
 __all__ = ["folder"]
 
+# socket(7): linger for no time
+RESET = struct.pack("ii", 1, 0)
+
 
 class Glance(BaseHTTPRequestHandler):
-    """Has one image; ``fault`` says what is wrong with its data."""
+    """Has one image; ``fault`` says what is wrong with its data.
+
+    :cvar uploads: what each upload does: whether it is taken whole; the last one goes on
+    :cvar stored: bytes of the last whole upload
+    :cvar deleted: whether the image was
+    """
 
     fault = ""
+    uploads: ClassVar[list[bool]] = []
+    stored = 0
+    deleted = False
 
     def do_GET(self) -> None:
         if not self.path.endswith("/file"):
-            found = SCHEMA if "/schemas/" in self.path else RECORD
+            found = SCHEMA if "/schemas/" in self.path else RECORD | {"size": Glance.stored}
             self._reply(200, json.dumps(found).encode(), "application/json")
         elif self.fault == "500":
             self._reply(500, b"no disk", "text/plain")
@@ -38,6 +54,29 @@ class Glance(BaseHTTPRequestHandler):
             self._reply(200, ARCHIVE[:-1] + b"x", "application/octet-stream")
         else:
             self._reply(200, ARCHIVE, "application/octet-stream")
+
+    def do_PATCH(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._reply(200, json.dumps(RECORD).encode(), "application/json")
+
+    def do_PUT(self) -> None:
+        whole = Glance.uploads.pop(0) if len(Glance.uploads) > 1 else Glance.uploads[0]
+        size = 0
+        while length := int(self.rfile.readline(), 16):
+            size += len(self.rfile.read(length + len("\r\n"))) - len("\r\n")
+            if not whole and size > len(ARCHIVE) // 4:
+                break
+        if not whole:
+            # reset, not closed in order: as when the process is killed
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.close_connection = True
+            return
+        Glance.stored = size
+        self._reply(204, b"", "text/plain")
+
+    def do_DELETE(self) -> None:
+        Glance.deleted = True
+        self._reply(204, b"", "text/plain")
 
     def _reply(self, status: int, body: bytes, kind: str, end: int | None = None) -> None:
         self.send_response(status)
@@ -78,6 +117,17 @@ SCHEMA = {"name": "image", "properties": {name: {} for name in RECORD}}
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[ArchivedImage]:
+    """What is uploaded."""
+    with (tmp_path / "image.tar").open("w+b") as file:
+        file.write(ARCHIVE)
+        file.flush()
+        content = Region(file.fileno(), 0, len(ARCHIVE))
+        with archive.open_image(content, "amd64", tmp_path) as found:
+            yield found
 
 
 @pytest.fixture
@@ -125,3 +175,38 @@ def test_a_broken_one(
     assert len(raised.value.format_message()) < 255
     assert b"RepoTags" not in engine.sent
     assert (engine.tags, left_in(folder)) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("uploads", "error"),
+    [
+        ([False], nova_exception.GlanceConnectionFailed),
+        # Nova's client asks again, with what was not sent yet
+        ([False, True], exception.SnapshotFailed),
+    ],
+    ids=["for good", "for a moment"],
+)
+def test_it_vanishes_during_an_upload(
+    store: images.ImageStore,
+    image: ArchivedImage,
+    folder: Path,
+    options: Any,
+    monkeypatch: Any,
+    uploads: list[bool],
+    error: type[Exception],
+) -> None:
+    options(group="glance", num_retries=1)
+    for name, value in {"uploads": uploads, "stored": 0, "deleted": False}.items():
+        monkeypatch.setattr(Glance, name, value)
+    context = nova_context.RequestContext("user", "p1", auth_token="token")
+    with pytest.raises(error):
+        store.upload(context, ID, image)
+    assert Glance.deleted
+
+
+def test_a_whole_upload(store: images.ImageStore, image: ArchivedImage, monkeypatch: Any) -> None:
+    for name, value in {"uploads": [True], "stored": 0, "deleted": False}.items():
+        monkeypatch.setattr(Glance, name, value)
+    store.upload(nova_context.RequestContext("user", "p1", auth_token="token"), ID, image)
+    size = sum(map(len, packing.docker_archive(image)))
+    assert (Glance.stored, Glance.deleted) == (size, False)
