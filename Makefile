@@ -4,6 +4,8 @@ export DEVCLOUD_DIR ?= $(CURDIR)/.devcloud
 export DEVCLOUD_HOSTS ?= $(HOSTS)
 # 1 for the dashboard, 0 for none; as before unless told otherwise
 export DEVCLOUD_HORIZON ?= $(HORIZON)
+# 1 for Prometheus and Alertmanager, 0 for none; as before unless told otherwise
+export DEVCLOUD_WATCH ?= $(WATCH)
 PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin

@@ -2,49 +2,18 @@
 """Every program of the cloud as supervisor runs it. Pure: nothing is started here."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from devcloud import watch
 from devcloud.host import inside
+from devcloud.program import Program
 from devcloud.settings import API_ADDRESS, COMPUTE_USER, DASHBOARD_PORT, Host, Settings
 
 FAKE_COMPUTE = "nova-compute-fake"
 
 # the Debian wrapper switches to the user rabbitmq and to folders in /var
 RABBIT_TOOLS = "/usr/lib/rabbitmq/lib"
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One supervised program.
-
-    :ivar name: its name for ``ctl``; its log is ``log/<name>.log``.
-    :ivar command: program and arguments, run in the foreground.
-    :ivar config: files whose change means it must be restarted.
-    :ivar environment: what it needs beyond PATH, HOME and LANG.
-    :ivar user: system user, None for root.
-    :ivar stop_signal: what ends it cleanly and soon.
-    :ivar stop_wait: seconds until it is killed.
-    :ivar stage: programs of one stage start together, lower ones first.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    config: tuple[Path, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    user: str | None = None
-    stop_signal: str = "TERM"
-    # the services keep nothing that a SIGKILL could cost
-    stop_wait: int = 4
-    stage: str = "service"
-
-    def config_digest(self) -> str:
-        """Return a digest of the config files as they are now."""
-        digest = hashlib.sha256()
-        for path in self.config:
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
 
 
 def infrastructure(settings: Settings) -> Iterable[Program]:
@@ -342,11 +311,14 @@ def all_programs(settings: Settings) -> list[Program]:
     programs = [*infrastructure(settings), *control_plane(settings)]
     if settings.dashboard:
         programs.append(dashboard(settings))
+    if settings.watch:
+        programs += watch.programs(settings)
     for host in settings.hosts:
         etc = settings.host_etc(host)
         own = [*switch(settings, host), lxcfs(settings, host), engine(settings, host)]
         own.append(secure_shell(settings, host))
         own += neutron_agents(settings, host)
+        own += [watch.exporter(settings, host)] if settings.watch else []
         own.append(
             nova_compute(settings, f"nova-compute-{host.name}", etc / "nova-compute.conf", host)
         )

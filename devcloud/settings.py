@@ -71,12 +71,14 @@ class Settings:
     :ivar compute_driver: ``[DEFAULT] compute_driver`` of the compute hosts.
     :ivar hosts: compute hosts; the first one is the network node.
     :ivar dashboard: whether Horizon runs.
+    :ivar watch: whether Prometheus, Alertmanager and what they need run.
     """
 
     folder: Path
     compute_driver: str
     hosts: tuple[Host, ...]
     dashboard: bool
+    watch: bool
 
     @property
     def data(self) -> Path:
@@ -162,7 +164,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout),
         ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``) and ``DEVCLOUD_HOSTS``,
         the number of compute hosts (default: as many as the cloud has, 1 for a new one), and
-        ``DEVCLOUD_HORIZON``, 1 for the dashboard and 0 for none (default: as the cloud is).
+        ``DEVCLOUD_HORIZON``, 1 for the dashboard and 0 for none (default: as the cloud is), and
+        ``DEVCLOUD_WATCH`` for Prometheus likewise.
     :raises SettingsError: the folder's path is too long for unix sockets, or the number of hosts
         can't be.
     """
@@ -176,7 +179,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         folder=folder,
         compute_driver=environment.get("DEVCLOUD_COMPUTE_DRIVER") or "docker.DockerDriver",
         hosts=tuple(compute_host(number + 1) for number in range(_host_count(folder, environment))),
-        dashboard=_has_dashboard(folder, environment),
+        dashboard=_has(environment.get("DEVCLOUD_HORIZON"), dashboard_file(folder)),
+        watch=_has(environment.get("DEVCLOUD_WATCH"), watch_file(folder)),
     )
 
 
@@ -188,6 +192,11 @@ def hosts_file(folder: Path) -> Path:
 def dashboard_file(folder: Path) -> Path:
     """Return the file that is there when the cloud has a dashboard."""
     return folder / "data" / "dashboard"
+
+
+def watch_file(folder: Path) -> Path:
+    """Return the file that is there when the cloud has Prometheus."""
+    return folder / "data" / "watch"
 
 
 def compute_host(number: int) -> Host:
@@ -218,9 +227,8 @@ def _host_count(folder: Path, environment: Mapping[str, str]) -> int:
     return int(wanted)
 
 
-def _has_dashboard(folder: Path, environment: Mapping[str, str]) -> bool:
-    wanted = environment.get("DEVCLOUD_HORIZON")
-    return wanted == "1" if wanted else dashboard_file(folder).exists()
+def _has(wanted: str | None, noted: Path) -> bool:
+    return wanted == "1" if wanted else noted.exists()
 
 
 def load_secrets(settings: Settings) -> dict[str, str]:

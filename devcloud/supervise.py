@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from devcloud.network import inside
-from devcloud.programs import Program
+from devcloud.program import Program
 from devcloud.settings import NAMESPACE, Settings
 from devcloud.steps import StepFailed, wait_until
 from devcloud.unix_http import UnixConnection

@@ -25,10 +25,12 @@ from devcloud import (
     seed,
     supervise,
     switch,
+    watch,
 )
 from devcloud.down import down
 from devcloud.host import ensure_namespaces
-from devcloud.programs import Program, all_programs
+from devcloud.program import Program
+from devcloud.programs import all_programs
 from devcloud.settings import (
     API_ADDRESS,
     DASHBOARD_PORT,
@@ -36,6 +38,7 @@ from devcloud.settings import (
     dashboard_file,
     hosts_file,
     load_secrets,
+    watch_file,
 )
 from devcloud.steps import run_in_parallel, say, step, wait_until
 
@@ -48,7 +51,12 @@ API_PORTS = {
     "neutron-api": 9696,
     "registry": 5001,
     "horizon": DASHBOARD_PORT,
+    "prometheus": watch.PROMETHEUS_PORT,
+    "alertmanager": watch.ALERTMANAGER_PORT,
 }
+
+# those that are there on demand, and not waited for with the others
+OPTIONAL_APIS = ("horizon", "prometheus", "alertmanager")
 
 # queues whose first message would otherwise wait a whole RPC timeout for its reader
 QUEUES = {
@@ -89,8 +97,9 @@ def wait_for_service(settings: Settings, name: str, what: str, ready: Callable[[
 
 
 def apis(settings: Settings) -> list[str]:
-    """Return the names of the APIs that this cloud has."""
-    return [name for name in API_PORTS if settings.dashboard or name != "horizon"]
+    """Return the names of the APIs that start together."""
+    own = [name for name in API_PORTS if name not in OPTIONAL_APIS]
+    return [*own, "horizon"] if settings.dashboard else own
 
 
 def wait_for_api(settings: Settings, name: str) -> None:
@@ -162,10 +171,13 @@ def prepare_machine(settings: Settings) -> None:
     compute_user.require_readable(settings)
 
 
-def note_dashboard(settings: Settings) -> None:
-    """Note whether the cloud has a dashboard, for commands that are not told."""
-    noted = dashboard_file(settings.folder)
-    noted.touch() if settings.dashboard else noted.unlink(missing_ok=True)
+def note_choices(settings: Settings) -> None:
+    """Note whether the cloud has a dashboard and Prometheus, for commands that are not told."""
+    for wanted, noted in (
+        (settings.dashboard, dashboard_file(settings.folder)),
+        (settings.watch, watch_file(settings.folder)),
+    ):
+        noted.touch() if wanted else noted.unlink(missing_ok=True)
 
 
 def start_switches(settings: Settings, starter: Starter) -> None:
@@ -255,11 +267,13 @@ def up(settings: Settings) -> None:
     owner.claim(settings)
     hosts_file(settings.folder).parent.mkdir(parents=True, exist_ok=True)
     hosts_file(settings.folder).write_text(str(len(settings.hosts)))
-    note_dashboard(settings)
+    note_choices(settings)
     with step("network namespace, user, configuration"):
         prepare_machine(settings)
     if settings.dashboard:
         dashboard.prepare(settings)
+    if settings.watch:
+        watch.prepare(settings)
     with step("supervisor"):
         programs = all_programs(settings)
         supervise.write_config(settings, programs)
@@ -268,6 +282,14 @@ def up(settings: Settings) -> None:
         starter = Starter(settings, programs)
         start_infrastructure(settings, starter)
         start_services(settings, starter)
+        if settings.watch:
+            watch.name_contact(settings)
+            starter.start("watch")
+            with step("Prometheus"):
+                run_in_parallel(
+                    functools.partial(wait_for_api, settings, "prometheus"),
+                    functools.partial(wait_for_api, settings, "alertmanager"),
+                )
         if starter.first_start is not None:
             with step("agents and nova-compute report"):
                 readiness.wait_for_reports(settings, starter.first_start)
@@ -276,4 +298,7 @@ def up(settings: Settings) -> None:
     say("the cloud is up")
     if settings.dashboard:
         say(f"  dashboard: {dashboard.URL}, domain Default, passwords in *-openrc")
+    if settings.watch:
+        say(f"  Prometheus: {watch.url(watch.PROMETHEUS_PORT)}")
+        say(f"  Alertmanager: {watch.url(watch.ALERTMANAGER_PORT)}")
     say(f"  . {settings.folder}/demo-openrc    (or admin-openrc), then: openstack server list")

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = Programs(
         containerd=chosen.containerd_socket,
         switch=chosen.ovs_folder,
+        switch_control=chosen.ovs_control_socket,
         lxcfs=chosen.lxcfs_folder,
         state_path=chosen.state_path,
     )
@@ -141,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=asked.switch,
         help="folder with the sockets of Open vSwitch (default %(default)s)",
+    )
+    parser.add_argument(
+        "--ovs-control-socket",
+        type=Path,
+        help="control socket of ovs-vswitchd (default: the one of its pid file in that folder)",
     )
     parser.add_argument(
         "--lxcfs-folder",

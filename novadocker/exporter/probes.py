@@ -43,12 +43,14 @@ class Programs:
 
     :ivar containerd: its socket
     :ivar switch: the folder with the sockets of Open vSwitch
+    :ivar switch_control: the control socket of ovs-vswitchd; None to find it by its pid file
     :ivar lxcfs: where it is mounted
     :ivar state_path: nova-compute's
     """
 
     containerd: str = "/run/containerd/containerd.sock"
     switch: Path = Path("/run/openvswitch")
+    switch_control: Path | None = None
     lxcfs: Path = Path("/var/lib/lxcfs")
     state_path: Path = Path("/var/lib/nova")
 
@@ -63,7 +65,7 @@ def asks(programs: Programs) -> dict[str, Ask]:
         "lxcfs": partial(ask_lxcfs, programs.lxcfs),
         "nova-compute": partial(ask_nova_compute, programs.state_path),
         "ovs-agent": partial(ask_agent, programs.switch),
-        "ovs-vswitchd": partial(ask_switch, programs.switch),
+        "ovs-vswitchd": partial(ask_switch, programs.switch, programs.switch_control),
     }
 
 
@@ -139,10 +141,12 @@ def ask_nova_compute(state_path: Path) -> None:
         raise ValueError(f"it has done nothing for {seconds:.0f} s")
 
 
-def ask_switch(folder: Path) -> None:
+def ask_switch(folder: Path, control: Path | None = None) -> None:
     """See that ovs-vswitchd answers (ovs-appctl(8))."""
-    pid = int((folder / "ovs-vswitchd.pid").read_text())
-    call(str(folder / f"ovs-vswitchd.{pid}.ctl"), "version", [])
+    if control is None:
+        pid = int((folder / "ovs-vswitchd.pid").read_text())
+        control = folder / f"ovs-vswitchd.{pid}.ctl"
+    call(str(control), "version", [])
 
 
 def ask_agent(folder: Path) -> None:

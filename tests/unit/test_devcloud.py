@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the devcloud takes from the environment and remembers."""
 
+import shutil
+import smtplib
+import subprocess
+import threading
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+import yaml
 
+from devcloud import mailbox, watch
 from devcloud.programs import all_programs
-from devcloud.settings import dashboard_file, load_settings
+from devcloud.settings import dashboard_file, load_settings, watch_file
+
+SAMPLES = Path(__file__).resolve().parents[2] / "etc" / "prometheus"
 
 
 @pytest.mark.parametrize(
@@ -29,3 +38,52 @@ def test_only_a_cloud_with_a_dashboard_runs_horizon(tmp_path: Path):
         settings = load_settings({"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HORIZON": wanted})
         names = [program.name for program in all_programs(settings)]
         assert ("horizon" in names) is expected
+
+
+def test_prometheus_is_there_when_wanted(tmp_path: Path):
+    for wanted, expected in (("1", True), ("0", False)):
+        settings = load_settings(
+            {"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HOSTS": "2", "DEVCLOUD_WATCH": wanted}
+        )
+        names = {program.name for program in all_programs(settings)}
+        assert ({"prometheus", "exporter-host1", "exporter-host2"} <= names) is expected
+    watch_file(tmp_path).parent.mkdir()
+    watch_file(tmp_path).touch()
+    assert load_settings({"DEVCLOUD_DIR": str(tmp_path)}).watch
+
+
+def test_quick_rules_are_rules(tmp_path: Path):
+    quick = watch.quicker((SAMPLES / "novadocker.rules.yml").read_text())
+    assert "for: 30m" not in quick
+    assert "[10m]" not in quick
+    (tmp_path / "rules.yml").write_text(quick)
+    check(["promtool", "check", "rules", tmp_path / "rules.yml"])
+
+
+def test_alertmanager_takes_the_quick_sample(tmp_path: Path):
+    settings = load_settings({"DEVCLOUD_DIR": str(tmp_path)})
+    sample = yaml.safe_load((SAMPLES / "alertmanager.yml").read_text())
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(watch.alertmanager(settings, sample)))
+    check(["amtool", "check-config", tmp_path / "config.yml"])
+
+
+def check(command: list[str | Path]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_mailbox_keeps_a_mail(tmp_path: Path):
+    with mailbox.Mailbox(0, tmp_path) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mail = EmailMessage()
+        mail["To"], mail["Subject"] = "demo@example.org", "Alarm"
+        mail.set_content("words\n.\nmore")
+        with smtplib.SMTP("127.0.0.1", server.server_address[1], timeout=30) as client:
+            client.send_message(mail, "novadocker@example.org")
+        server.shutdown()
+    (kept,) = tmp_path.glob("*.eml")
+    text = kept.read_text()
+    assert "X-Envelope-To: <demo@example.org>" in text
+    assert "words\n.\nmore" in text

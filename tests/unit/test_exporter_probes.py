@@ -93,6 +93,12 @@ def test_the_switch_works_when_it_answers(tmp_path: Path, answer: object, good: 
     assert json.loads(asked[0])["method"] == "version"
 
 
+def test_a_switch_with_a_control_socket_of_its_own(tmp_path: Path) -> None:
+    answer = json.dumps({"id": 0, "error": None, "result": "ovs-vswitchd 3.1"})
+    with answering(tmp_path / "vswitchd.ctl", answer.encode()):
+        probes.ask_switch(tmp_path, tmp_path / "vswitchd.ctl")
+
+
 @pytest.mark.parametrize(
     ("rows", "good"),
     [
