@@ -23,7 +23,7 @@ POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
 
 
 SOURCE_PROPERTY = "devcloud_archive"
-"""Image property with the name of the archive, so that a changed one is uploaded anew."""
+"""Image property with what the image is made from, so that a changed one is uploaded anew."""
 
 
 def seed_state(settings: Settings) -> str:
@@ -81,9 +81,11 @@ def upload_image(
 
     :param properties: further properties of the image.
     """
+    further = properties or {}
+    made_from = " ".join([archive.name, *(f"{key}={value}" for key, value in further.items())])
     old = list(admin.image.images(name=name, owner=admin.current_project_id))
     for image in old:
-        if image.status == "active" and image.properties.get(SOURCE_PROPERTY) == archive.name:
+        if image.status == "active" and image.properties.get(SOURCE_PROPERTY) == made_from:
             return
     admin.create_image(
         name,
@@ -91,7 +93,7 @@ def upload_image(
         container_format="docker",
         disk_format="raw",
         visibility="public",
-        meta={SOURCE_PROPERTY: archive.name, **(properties or {})},
+        meta={SOURCE_PROPERTY: made_from, **further},
         wait=True,
         timeout=300,
     )
