@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import subunit
 
-from devcloud.tempest import report, results
+from devcloud.tempest import report, results, smoke
 from devcloud.tempest.results import Exclusion, Result
 from devcloud.tempest.workspace import EXCLUDED
 
@@ -112,6 +112,9 @@ def test_later_results_replace_earlier_ones(tmp_path: Path):
         ("Skipped because the volume service is not available", "needs Cinder"),
         ("Skipped until bug: 1186354 is resolved.", "skipped upstream"),
         ("nova-network is not available.", "skipped upstream"),
+        ("Neutron allows duplicate names for security groups", "skipped upstream"),
+        ("The microversion range[3.27 - latest] of this test is out of", "needs Cinder"),
+        ("Horizon support is required", "needs another service"),
         ("IDE bus not available.", "VM-only"),
         ("VM-only: ephemeral disks are refused", "VM-only"),
         ("Sun is not shining", report.OTHER),
@@ -129,10 +132,28 @@ def test_page():
             "tempest.scenario.test_two.Two.test_left": Result(
                 "skipped", "no VNC", 0.0, PASSED.date
             ),
-        }
+        },
+        {},
     )
     assert "from 2026-11-25 13:00 to 2026-11-26 09:00 UTC" in text
     compute = ["``tempest.api.compute``", "2", "1", "1", "0"]
     assert "\n     - ".join(compute) in text
     assert f"* ``{SERVERS}.test_bad``: ``it 'says' this``" in text
     assert "graphics console: ``no VNC``\n\n* ``tempest.scenario.test_two.Two.test_left``" in text
+
+
+def test_what_passes_on_the_fake_driver_too_says_nothing():
+    own = {f"{SERVERS}.test_{name}": PASSED for name in ("one", "two", "three", "not_tried")}
+    own[f"{SERVERS}.test_three"] = Result("failed", "Boom", 1.0, "2026-11-25 13:00")
+    fake = dict(own)
+    del fake[f"{SERVERS}.test_not_tried"]
+    fake[f"{SERVERS}.test_two"] = Result("failed", "SSHTimeout", 1.0, "2026-11-25 14:00")
+    text = report.control(own, fake)
+    assert "Of 3 tests that pass on this driver, 1 pass on the fake driver too." in text
+    assert "2 say something of a driver, and 1 of them pass here." in text
+
+
+def test_smoke_names():
+    names = smoke.names()
+    assert names == sorted(set(names))
+    assert all(name.startswith("tempest.") for name in names)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tempest on Nova's fake driver: what passes there too says nothing of a driver.
+
+``make bench-tempest_control``, after ``make tempest``; the figures are in docs/tempest.rst.
+"""
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import fake_host
+from devcloud import fake
+from devcloud.clients import connect
+from devcloud.settings import Settings, load_settings
+from devcloud.steps import StepFailed, explain, say, step
+from devcloud.tempest import report, results
+from devcloud.tempest.run import control_file, results_file, run_tests, tempest_environment
+from devcloud.tempest.workspace import Plan, prepare
+
+SUITE = "tempest.api.compute."
+
+PLAN = Plan(hosts=(fake.HOST,), build_seconds=20, ssh_seconds=5)
+"""A server of the fake driver is there at once, and nobody can ever log in."""
+
+WORKERS = 4
+
+
+@contextlib.contextmanager
+def closed_hosts(settings: Settings) -> Iterator[None]:
+    """Have the real compute hosts take no servers while the body runs."""
+    names = {host.name for host in settings.hosts}
+    with connect(settings, "admin") as admin:
+        found = [
+            service
+            for service in admin.compute.services(binary="nova-compute")
+            if service.host in names and service.status == "enabled"
+        ]
+        for service in found:
+            admin.compute.disable_service(service, disabled_reason="Tempest's control run")
+        try:
+            yield
+        finally:
+            for service in found:
+                admin.compute.enable_service(service)
+
+
+def main() -> int:
+    """Run the tests that pass on this driver and keep what became of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="", help="of the tests' names; all")
+    arguments = parser.parse_args()
+    settings = load_settings()
+    own = results.load(results_file(settings))
+    names = [
+        name
+        for name, result in own.items()
+        if name.startswith(SUITE)
+        and result.status == "passed"
+        and re.search(arguments.pattern, name)
+    ]
+    try:
+        if not names:
+            raise StepFailed("no test has passed on this driver", "make tempest")
+        with fake_host.started(settings), closed_hosts(settings):
+            environment = tempest_environment(settings, prepare(settings, PLAN))
+            with step(f"Tempest on the fake driver: {len(names)} tests"):
+                found = run_tests(settings, environment, names, workers=WORKERS)
+    except StepFailed as failure:
+        print(explain(failure), file=sys.stderr)
+        return 1
+    known = results.load(control_file(settings)) | found
+    results.save(control_file(settings), known)
+    report.write(own, known)
+    passed = sum(result.status == "passed" for result in found.values())
+    say(f"{passed} of {len(names)} pass there too")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
