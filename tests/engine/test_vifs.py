@@ -116,7 +116,7 @@ def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
     assert ovs.interface(port["devname"], "_uuid") == row
 
 
-def test_the_switch_takes_ports_while_the_block_runs(
+def test_ports_are_wired_and_plugged_while_the_block_runs(
     ovs: Switch, new_instance_uuid: Callable[[], str]
 ) -> None:
     ports = [networks.simple_vif(f"10.7.0.{digit}") for digit in (5, 6, 7)]
@@ -124,7 +124,6 @@ def test_the_switch_takes_ports_while_the_block_runs(
     names = {port["devname"] for port in ports}
     try:
         with suppress(KeyError), vifs.plugged_vifs(instance, info):
-            assert networks.ip(instance.uuid, "link", "show", "eth2")
             raise KeyError
         # a caller can take back what it asked for: nothing is on its way any more
         assert names <= set(ovs.ports())

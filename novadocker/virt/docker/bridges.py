@@ -112,9 +112,8 @@ def _ensure_uplink(host: IPRoute, bridge: Bridge, mtu: int | None) -> Any:
         host.link("set", index=interface["index"], state="up")
     if bridge.vlan is not None:
         return _ensure_vlan(host, interface, bridge)
-    if links.kind_of(interface) != "bridge" and any(
-        host.get_addr(index=interface["index"], family=socket.AF_INET)
-    ):
+    free = links.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
+    if free and any(host.get_addr(index=interface["index"], family=socket.AF_INET)):
         raise OSError(
             errno.EADDRINUSE,
             "the interface has addresses of the host, which a bridge would cut off",

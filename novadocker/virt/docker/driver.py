@@ -61,6 +61,7 @@ from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.loads import Loads
 from novadocker.virt.docker.lxcfs import Lxcfs
+from novadocker.virt.docker.meanwhile import meanwhile
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -574,9 +575,11 @@ class DockerDriver(driver.ComputeDriver):
         container_id: str,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        with lifecycle.started(self._engine, container_id, CONF.docker.start_grace) as found:
+        with (
+            meanwhile(vifs.announce_vifs, instance, network_info),
+            lifecycle.started(self._engine, container_id, CONF.docker.start_grace) as found,
+        ):
             self._enforce(instance, found, network_info)
-            vifs.announce_vifs(instance, network_info)
 
     # -- rescue --------------------------------------------------------------------------------
 

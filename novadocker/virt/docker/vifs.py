@@ -21,6 +21,7 @@ from vif_plug_ovs.ovsdb import ovsdb_lib
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.virt.docker import attachments, bindings, netns, nics, reports, switch, wiring
+from novadocker.virt.docker.meanwhile import meanwhile
 
 # that os-vif has for one port, each with a time-out of its own
 _REQUESTS = 2
@@ -48,26 +49,12 @@ def plugged_vifs(
 ) -> Iterator[None]:
     """Wire all VIFs of an instance, and have them in the switch when the block ends.
 
-    Those that are there already stay untouched. The namespace is ready when the block begins; the
-    switch takes the ports meanwhile.
+    Those that are there already stay untouched. What the block makes can't count on any of them.
 
     :raises PlugFailed: names the port; others may be wired by then
     """
     check_supported(network_info)
-    switched = [vif for vif in network_info if bindings.is_switched(vif)]
-    hybrid = [vif for vif in switched if bindings.is_hybrid(vif)]
-    absent = [vif for vif in switched if not _has_devices(vif)]
-    _drop_left(instance, absent)
-    # os-vif makes the bridge that the host end goes into
-    _plug(instance, hybrid)
-    made = _wire(instance, network_info)
-    replaced = [vif for vif in switched if vif["id"] in made and vif not in absent]
-    if replaced:
-        # dropping a port deletes its device, too
-        _drop_ports(instance, replaced)
-        _plug(instance, hybrid)
-        _wire(instance, network_info)
-    with _plugging(instance, [vif for vif in switched if vif not in hybrid]):
+    with meanwhile(_wire_and_plug, instance, network_info):
         yield
     reports.report_wired(
         instance,
@@ -139,6 +126,23 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
         raise failures[0]
 
 
+def _wire_and_plug(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    switched = [vif for vif in network_info if bindings.is_switched(vif)]
+    hybrid = [vif for vif in switched if bindings.is_hybrid(vif)]
+    absent = [vif for vif in switched if not _has_devices(vif)]
+    _drop_left(instance, absent)
+    # os-vif makes the bridge that the host end goes into
+    _plug(instance, hybrid)
+    made = _wire(instance, network_info)
+    replaced = [vif for vif in switched if vif["id"] in made and vif not in absent]
+    if replaced:
+        # dropping a port deletes its device, too
+        _drop_ports(instance, replaced)
+        _plug(instance, hybrid)
+        _wire(instance, network_info)
+    _plug_at_once(instance, [vif for vif in switched if vif not in hybrid])
+
+
 def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> tuple[str, ...]:
     """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
     found = nics.nics_from_network_info(network_info, attachments.recorded_names(instance))
@@ -160,17 +164,13 @@ def _plug(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None
             _ask_switch(os_vif.plug, instance, vif)
 
 
-@contextmanager
-def _plugging(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> Iterator[None]:
-    """Have the switch take ports while the block runs; none is on its way when it ends."""
+def _plug_at_once(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+    """Have the switch take all ports together; none is on its way in the end."""
     asked = [(vif, _begin(os_vif.plug, instance, vif)) for vif in vifs]
-    try:
-        yield
-    finally:
-        with ExitStack() as stack:
-            for vif, finish in asked:
-                stack.enter_context(_reporting(vif))
-                stack.callback(finish)
+    with ExitStack() as stack:
+        for vif, finish in asked:
+            stack.enter_context(_reporting(vif))
+            stack.callback(finish)
 
 
 def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
