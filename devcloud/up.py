@@ -284,7 +284,10 @@ def up(settings: Settings) -> None:
         start_services(settings, starter)
         if settings.watch:
             watch.name_contact(settings)
-            starter.start("watch")
+            # nobody reports to the cloud's APIs
+            supervise.start_programs(
+                settings, [program.name for program in programs if program.stage == "watch"]
+            )
             with step("Prometheus"):
                 run_in_parallel(
                     functools.partial(wait_for_api, settings, "prometheus"),
