@@ -187,6 +187,24 @@ Related options:
 * ``[DEFAULT] my_ip``
 """,
     ),
+    cfg.StrOpt(
+        "transfer_registry",
+        default="",
+        regex=r"^$|^[A-Za-z0-9.-]+(:\d+)?/[a-z0-9][a-z0-9/._-]*[a-z0-9]$",
+        sample_default="registry.example.com:5000/moves",
+        help="""
+A registry, and the folder in it, by which servers move; empty for straight from host to host.
+
+It speaks TLS and lets data be removed. Both hosts must have the same value, and credentials for it
+in the file of ``registry_credentials_file`` if it asks for them. The command of
+``transfer_command`` is needed as well, but no data goes that way.
+
+Related options:
+
+* ``registry_credentials_file``
+* ``transfer_command``
+""",
+    ),
 ]
 
 

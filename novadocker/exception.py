@@ -94,6 +94,12 @@ class ResizeRefused(exception.NovaException):
     msg_fmt = "%(reason)s"
 
 
+class RegistryFailed(exception.NovaException):
+    """A registry does not take or give what it was asked to."""
+
+    msg_fmt = "The registry %(registry)s can't be used: %(reason)s"
+
+
 class RescueRefused(exception.NovaException):
     """A server can't be rescued here; nothing of it was changed."""
 

@@ -19,17 +19,19 @@ from oslo_privsep import daemon, priv_context
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import staging, trees
+from novadocker.virt.docker import pipes, staging, trees, ways
+from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20
-_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # the image cache removes it when no container has it any more
 _REPOSITORY = f"{naming.IMAGES}moved"
 _FAILURES = (
     exception.EngineError,
     exception.EngineUnavailable,
+    exception.RegistryFailed,
     daemon.FailedToDropPrivileges,
     trees.StreamError,
     OSError,
@@ -66,16 +68,24 @@ def serve(source: IO[bytes], answers: IO[str]) -> int:
             )
             data_root = _check_host(engine, uuid)
             staging.discard_folders(data_root, uuid)
-            has_image = _keep_image(engine, str(greeting["image"]))
-            _say(answers, ready=True, image=has_image)
-            if not has_image:
-                engine.load_image(_chunks(pipe))
-                if not _keep_image(engine, str(greeting["image"])):
-                    raise ValueError("the engine made another image of what was sent")
-                _say(answers, loaded=True)
-            while "commit" not in _read(pipe):
-                staging.receive_folders(data_root, uuid, token, (os.getpid(), pipe.fileno()))
-                _say(answers, applied=True)
+            image_id = str(greeting["image"])
+            _say(answers, ready=True, image=_keep_image(engine, image_id))
+            while "commit" not in (order := _read(pipe)):
+                if "load" in order:
+                    engine.load_image(_chunks(pipe))
+                    _check_image(engine, image_id)
+                    _say(answers, loaded=True)
+                elif "pull" in order:
+                    _pull(engine, _repository(uuid), _digest(order["pull"]), image_id)
+                    _say(answers, loaded=True)
+                elif "fetch" in order:
+                    chunks = _repository(uuid).download(_digest(order["fetch"]))
+                    with pipes.written_with(chunks) as stream:
+                        staging.receive_folders(data_root, uuid, token, stream)
+                    _say(answers, applied=True)
+                else:
+                    staging.receive_folders(data_root, uuid, token, (os.getpid(), pipe.fileno()))
+                    _say(answers, applied=True)
             kept = True
             _say(answers, kept=True)
         except _FAILURES as error:
@@ -106,13 +116,43 @@ def _check_host(engine: Engine, uuid: str) -> str:
 
 def _keep_image(engine: Engine, image_id: str) -> bool:
     """Tell whether the engine has an image; one that it has does not age for now."""
-    if not _IMAGE_ID.fullmatch(image_id):
-        raise ValueError(f"{image_id!r} is no image")
     try:
-        engine.tag_image(image_id, _REPOSITORY, image_id.removeprefix("sha256:")[:12])
+        engine.tag_image(_digest(image_id), _REPOSITORY, image_id.removeprefix("sha256:")[:12])
     except exception.EngineImageNotFound:
         return False
     return True
+
+
+def _check_image(engine: Engine, image_id: str) -> None:
+    """Keep an image that was sent.
+
+    :raises ValueError: another one was
+    """
+    if not _keep_image(engine, image_id):
+        raise ValueError("the engine made another image of what was sent")
+
+
+def _repository(uuid: str) -> Repository:
+    if not CONF.docker.transfer_registry:
+        raise ValueError("its option transfer_registry is not set")
+    return ways.repository(uuid)
+
+
+def _pull(engine: Engine, repository: Repository, digest: str, image_id: str) -> None:
+    """Fetch an image, which has its name of the registry no longer than that."""
+    engine.pull_image(
+        repository.name, digest, repository.registry, CONF.docker.registry_credentials_file
+    )
+    try:
+        _check_image(engine, image_id)
+    finally:
+        engine.remove_image(f"{repository.name}@{digest}")
+
+
+def _digest(text: object) -> str:
+    if not isinstance(text, str) or not _DIGEST.fullmatch(text):
+        raise ValueError(f"{text!r} is no digest")
+    return text
 
 
 def _chunks(pipe: IO[bytes]) -> Iterator[bytes]:
@@ -129,9 +169,7 @@ def _chunks(pipe: IO[bytes]) -> Iterator[bytes]:
 def _relay(source: IO[bytes], target: int) -> None:
     try:
         while chunk := source.read(_CHUNK):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(target, view) :]
+            pipes.write_all(target, chunk)
     finally:
         os.close(target)
 

@@ -19,7 +19,7 @@ from nova.compute import vm_states
 from nova.network import model
 
 from novadocker import naming
-from novadocker.virt.docker import attachments, tags
+from novadocker.virt.docker import attachments, migration, tags
 from novadocker.virt.docker.driver import DockerDriver
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
@@ -274,8 +274,11 @@ def configured(url: str, instances: Path) -> Iterator[None]:
     ]
     for name, value, group in options:
         conf.CONF.set_override(name, value, group=group)
-    # without Nova's database, no port has a tag
-    with mock.patch.object(tags, "device_metadata", return_value=None):
+    # without Nova's database, no port has a tag, and no move was cut off
+    with (
+        mock.patch.object(tags, "device_metadata", return_value=None),
+        mock.patch.object(migration, "reopen_confirmations"),
+    ):
         yield
     for name, _, group in options:
         conf.CONF.clear_override(name, group=group)

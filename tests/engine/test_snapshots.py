@@ -50,8 +50,17 @@ class Guest:
 
     def __init__(self, client: docker.APIClient, image_id: str) -> None:
         host = client.create_host_config(network_mode="none")
-        self.client = client
-        self.id = client.create_container(image_id, host_config=host)["Id"]
+        self._start(client, client.create_container(image_id, host_config=host)["Id"])
+
+    @classmethod
+    def started(cls, client: docker.APIClient, container: str) -> "Guest":
+        """Start a container that there is."""
+        found = cls.__new__(cls)
+        found._start(client, container)
+        return found
+
+    def _start(self, client: docker.APIClient, container: str) -> None:
+        self.client, self.id = client, container
         client.start(self.id)
         self.root = Path(f"/proc/{client.inspect_container(self.id)['State']['Pid']}/root")
 

@@ -3,118 +3,35 @@
 
 import io
 import os
-import socket
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
 from nova import conf
 
 from novadocker import exception, naming
-from novadocker.cmd import receive
-from novadocker.virt.docker import staging, transfer, trees
+from novadocker.virt.docker import trees
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines
+from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
 from tests.engine.test_images import folder, store
-from tests.engine.test_snapshots import Boot, Guest, base, boot, check, prepare
+from tests.engine.test_snapshots import Guest, base, boot, check, prepare
 
-__all__ = ["base", "boot", "folder", "store"]
-
-# what ssh is between two hosts
-RELAY = """
-import socket, sys, threading, os
-link = socket.socket(socket.AF_UNIX)
-link.connect(sys.argv[1])
-def back():
-    while data := link.recv(65536):
-        os.write(1, data)
-threading.Thread(target=back, daemon=True).start()
-while data := os.read(0, 65536):
-    link.sendall(data)
-link.shutdown(socket.SHUT_WR)
-"""
-
-
-@pytest.fixture
-def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]]:
-    """A host that takes servers; the command that reaches it."""
-    path = tmp_path / "socket"
-    conf.CONF.set_override("api_url", engine_url, group="docker")
-    served = []
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        listener.bind(str(path))
-        listener.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    link, _ = listener.accept()
-                except OSError:
-                    return
-                with (
-                    link,
-                    link.makefile("rb", buffering=0) as source,
-                    link.makefile("w") as answers,
-                ):
-                    served.append(receive.serve(source, answers))  # type: ignore[arg-type]
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield [sys.executable, "-c", RELAY, str(path)]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(30)
-    conf.CONF.clear_override("api_url", group="docker")
-
-
-@pytest.fixture
-def data_root(engine: Engine) -> Iterator[Path]:
-    root = Path(engine.info().data_root)
-    yield root
-    assert not (root / staging.FOLDER).exists()
-
-
-def opened(engine: Engine, guest: Guest, host: list[str], server: str) -> Any:
-    found = engine.inspect_container(guest.id)
-    return transfer.session(
-        *(host, "there", server, found.image_id, engine.save_image),
-        *(engine.inspect_storage(guest.id), ""),
-    )
-
-
-def arrive(
-    client: docker.APIClient, engine: Engine, image: str, move: transfer.Move, server: str
-) -> str:
-    """Make a container of what came; return its id."""
-    made: str = client.create_container(
-        image, host_config=client.create_host_config(network_mode="none")
-    )["Id"]
-    transfer.adopt(engine.info().data_root, server, move, engine.inspect_storage(made))
-    client.start(made)
-    return made
+__all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "host", "opened", "store"]
 
 
 def test_all_that_a_server_has(
-    engine: Engine,
-    docker_client: docker.APIClient,
-    base: str,
-    boot: Boot,
-    host: list[str],
-    data_root: Path,
-    instance_uuid: str,
+    docker_client: docker.APIClient, guest: Guest, opened: Opened, arrive: Arrive
 ) -> None:
-    guest = boot(base)
     prepare(guest)
     guest.run(
         "mkdir -p /tree/a/b && echo moved >/tree/a/b/file && echo before >/changed &&"
         "echo soon >/soon-gone && echo x >/file-then-folder && mkdir /folder-then-link"
     )
     os.setxattr(guest.root / "folder", "user.old", b"1")
-    with opened(engine, guest, host, instance_uuid) as (session, move):
+    with opened() as (session, move):
         session.send(live=True)
         # no time of change tells of a file in a folder that got another name
         guest.run(
@@ -132,29 +49,19 @@ def test_all_that_a_server_has(
         docker_client.wait(guest.id)
         session.send(live=False)
         session.commit()
-    made = arrive(docker_client, engine, base, move, instance_uuid)
-    try:
-        found = Guest.__new__(Guest)
-        found.client, found.id = docker_client, made
-        pid = docker_client.inspect_container(made)["State"]["Pid"]
-        found.root = Path(f"/proc/{pid}/root")
-        check(found)
-        assert found.run("cat /other/a/b/file /changed /linked /file-then-folder/z") == (
-            "moved\nafter\nafter\ny\n"
-        )
-        assert found.run("readlink /folder-then-link; stat -c %a /changed") == "changed\n640\n"
-        assert found.run("ls -d /tree /soon-gone 2>/dev/null | wc -l") == "0\n"
-        assert os.listxattr(found.root / "folder") == []
-        # as sparse as it was
-        assert os.lstat(found.root / "sparse").st_blocks < 100
-    finally:
-        docker_client.remove_container(made, force=True, v=True)
+    found = arrive(move)
+    check(found)
+    assert found.run("cat /other/a/b/file /changed /linked /file-then-folder/z") == (
+        "moved\nafter\nafter\ny\n"
+    )
+    assert found.run("readlink /folder-then-link; stat -c %a /changed") == "changed\n640\n"
+    assert found.run("ls -d /tree /soon-gone 2>/dev/null | wc -l") == "0\n"
+    assert os.listxattr(found.root / "folder") == []
+    # as sparse as it was
+    assert os.lstat(found.root / "sparse").st_blocks < 100
 
 
-def test_a_second_time_only_what_changed(
-    engine: Engine, base: str, boot: Boot, host: list[str], data_root: Path, instance_uuid: str
-) -> None:
-    guest = boot(base)
+def test_a_second_time_only_what_changed(engine: Engine, guest: Guest) -> None:
     guest.run("dd if=/dev/urandom of=/big bs=1M count=20 2>/dev/null; sleep 3; echo x >/small")
     storage = engine.inspect_storage(guest.id)
     reader = trees.Reader([storage.upper])
@@ -165,62 +72,40 @@ def test_a_second_time_only_what_changed(
 
 
 @pytest.mark.parametrize("when", ["live", "final", "commit"])
-def test_nothing_is_kept_of_a_move_that_is_cut_off(
-    engine: Engine,
-    base: str,
-    boot: Boot,
-    host: list[str],
-    data_root: Path,
-    instance_uuid: str,
-    when: str,
-) -> None:
-    guest = boot(base)
+def test_nothing_is_kept_of_a_move_that_is_cut_off(opened: Opened, when: str) -> None:
     with ExitStack() as stack:
-        session, _ = stack.enter_context(opened(engine, guest, host, instance_uuid))
+        session, _ = stack.enter_context(opened())
         stack.enter_context(pytest.raises(exception.ResizeRefused, match="could not be sent"))
         if when != "live":
             session.send(live=True)
         if when == "commit":
             session.send(live=False)
-        session._process.kill()
-        session._process.wait()
+        session._talk._process.kill()
+        session._talk._process.wait()
         if when == "commit":
             session.commit()
         session.send(live=when == "live")
 
 
 def test_a_host_that_has_the_server_refuses(
-    engine: Engine,
-    docker_client: docker.APIClient,
-    base: str,
-    boot: Boot,
-    host: list[str],
-    data_root: Path,
-    instance_uuid: str,
+    docker_client: docker.APIClient, guest: Guest, opened: Opened, instance_uuid: str
 ) -> None:
-    guest = boot(base)
     docker_client.rename(guest.id, naming.container_name(instance_uuid))
     with (
         pytest.raises(exception.ResizeRefused, match="has a container of the server already"),
-        opened(engine, guest, host, instance_uuid),
+        opened(),
     ):
         pass
 
 
 def test_an_image_that_the_host_lacks_is_sent(
-    engine: Engine,
-    base: str,
-    boot: Boot,
-    host: list[str],
-    state_folder: Path,
-    instance_uuid: str,
+    base: str, opened: Opened, state_folder: Path
 ) -> None:
-    guest = boot(base)
     with engines.own_engine(state_folder / "other", "overlay2") as other:
         conf.CONF.set_override("api_url", other.url, group="docker")
         there = Engine(other.url, timeout=30, load_timeout=60)
         for _ in range(2):
-            with opened(engine, guest, host, instance_uuid) as (session, _):
+            with opened() as (session, _):
                 session.send(live=True)
                 assert there.inspect_image(base).id == base
             # it has a name of ours, so that it can grow old
@@ -228,14 +113,76 @@ def test_an_image_that_the_host_lacks_is_sent(
             assert name == f"novadocker/moved:{base.removeprefix('sha256:')[:12]}"
 
 
-def test_a_host_that_is_not_reached(
-    engine: Engine, base: str, boot: Boot, data_root: Path, instance_uuid: str
+def test_ten_thousand_files_and_a_large_one_of_nothing(
+    guest: Guest, opened: Opened, arrive: Arrive
 ) -> None:
-    guest = boot(base)
+    guest.run(
+        "mkdir /many && cd /many && i=0; while [ $i -lt 10000 ]; do echo $i >$i; i=$((i+1)); done;"
+        "truncate -s 5G /sparse && printf end | dd of=/sparse bs=1M seek=3000 conv=notrunc"
+    )
+    look = "cd /many && ls | wc -l && cat $(ls | sort -n) | md5sum && stat -c %s /sparse"
+    before = guest.run(look)
+    assert before.startswith("10000\n")
+    with opened() as (session, move):
+        session.send(live=True)
+        session.send(live=False)
+        session.commit()
+    found = arrive(move)
+    assert found.run(look) == before
+    assert os.lstat(found.root / "sparse").st_blocks < 100
+    assert found.run("dd if=/sparse bs=1M skip=3000 count=1 2>/dev/null | head -c 3") == "end"
+
+
+class _NoClock:
+    """Stands for ``time`` on the other host, whose clock may say anything."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"time.{name} of the destination")
+
+
+def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The destination does not look at its clock, and the source's may jump meanwhile."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (target / "0").mkdir(parents=True)
+    hour = 3600 * 10**9
+    now = time.time_ns()
+    for number, offset in enumerate((-hour, 0, hour)):
+        (source / f"{number}").write_text("before")
+        os.utime(source / f"{number}", ns=(now, now + offset))
+    reader = trees.Reader([str(source)])
+    streams = []
+    for jump in (0, -hour, hour):
+        with monkeypatch.context() as clock:
+            clock.setattr(trees.time, "time_ns", lambda jump=jump: now + jump)
+            streams.append(io.BytesIO())
+            reader.write(streams[-1], live=False)
+        for number in range(3):
+            status = (source / f"{number}").stat()
+            (source / f"{number}").write_text(f"after {jump}")
+            # what tells of it is no time that a program can set
+            os.utime(source / f"{number}", ns=(now, status.st_mtime_ns))
+    streams.append(io.BytesIO())
+    reader.write(streams[-1], live=False)
+    monkeypatch.setattr(trees, "time", _NoClock())
+    top = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for stream in streams:
+            stream.seek(0)
+            trees.Writer(top).apply(stream)
+    finally:
+        os.close(top)
+    for number in range(3):
+        assert (target / f"0/{number}").read_text() == f"after {hour}"
+        mtimes = [(place / f"{number}").stat().st_mtime_ns for place in (source, target / "0")]
+        assert mtimes[0] == mtimes[1]
+
+
+def test_a_host_that_is_not_reached(opened: Opened) -> None:
     for command in (["/nowhere"], ["sh", "-c", "echo no route to host >&2; exit 255"]):
         with (
             pytest.raises(exception.ResizeRefused, match=r"can't be run|no route to host"),
-            opened(engine, guest, command, instance_uuid),
+            opened(command),
         ):
             pass
 

@@ -359,9 +359,9 @@ class FakeTransfer:
         self,
         command: object,
         host: str,
+        way: object,
         instance_uuid: str,
         image_id: str,
-        save: object,
         storage: Storage,
         drive: str,
     ) -> Iterator[tuple[FakeTransfer, transfer.Move]]:
@@ -377,8 +377,10 @@ class FakeTransfer:
     def adopt_drive(self, data_root: str, uuid: str, move: object, folder: str) -> None:
         self._step("adopt drive")
 
-    def adopt(self, data_root: str, uuid: str, move: object, storage: object) -> None:
-        self._step("adopt")
+    def adopt(
+        self, data_root: str, uuid: str, move: object, storage: object, resumed: bool
+    ) -> None:
+        self._step("adopt again" if resumed else "adopt")
 
     def discard(self, data_root: str, uuid: str) -> None:
         self._step("discard")

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server's way to another host and back, over fakes of our own modules."""
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nova import exception as nova_exception
-from nova.compute import power_state
+from nova import objects
+from nova.compute import power_state, task_states, vm_states
 
 from novadocker import exception
+from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker import transfer as transfer_module
 from tests.unit import fakes
 from tests.unit.fakes import FakeEngine, FakeNetwork, FakeTransfer
@@ -120,7 +123,7 @@ def test_arrival(
     power_on: bool,
 ) -> None:
     arrive(power_on=power_on)
-    assert transfer.steps == ["adopt"]
+    assert transfer.steps == ["adopt", "discard"]
     state = power_state.RUNNING if power_on else power_state.SHUTDOWN
     assert driver.get_info(instance).state == state
     assert (instance.uuid in network.silent) is not power_on
@@ -129,18 +132,65 @@ def test_arrival(
     assert network.etc_files == {}
 
 
-@pytest.mark.parametrize("broken", ["adopt", "start"])
-def test_a_failed_arrival_leaves_nothing(
-    arrive: Any, transfer: FakeTransfer, network: FakeNetwork, engine: FakeEngine, broken: str
+@pytest.mark.parametrize("broken", ["adopt", "plug", "start"])
+@pytest.mark.parametrize("again", ["reboot", "nova-compute", "start"])
+def test_an_arrival_that_failed_is_finished_later(
+    driver: Any,
+    instance: Any,
+    arrive: Any,
+    transfer: FakeTransfer,
+    network: FakeNetwork,
+    engine: FakeEngine,
+    network_info: Any,
+    broken: str,
+    again: str,
 ) -> None:
     transfer.broken = broken
-    if broken == "start":
-        engine.exit_code = 3
+    engine.exit_code = 3 if broken == "start" else None
+    network.failure = exception.PlugFailed(port_id="p", reason="-") if broken == "plug" else None
     with pytest.raises(nova_exception.NovaException):
         arrive()
-    assert transfer.steps[-1] == "discard"
-    assert engine.containers == {}
     assert network.wired == set()
+    assert driver.get_info(instance, use_cache=False).state == power_state.SHUTDOWN
+    transfer.broken, engine.exit_code, network.failure = "", None, None
+    if again == "reboot":
+        driver.reboot(None, instance, network_info, "HARD")
+    elif again == "start":
+        driver.power_on(None, instance, network_info)
+    else:
+        driver.resume_state_on_host_boot(None, instance, network_info, None)
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+    # nothing is adopted twice
+    adopted = ["adopt", "adopt again"] if broken == "adopt" else ["adopt"]
+    assert transfer.steps == [*adopted, "discard"]
+    driver.reboot(None, instance, network_info, "HARD")
+    assert transfer.steps == [*adopted, "discard"]
+
+
+def test_an_arrival_before_its_container_is_made_is_finished_later(
+    driver: Any, instance: Any, arrive: Any, transfer: FakeTransfer, engine: Any, network_info: Any
+) -> None:
+    engine.away = True
+    with pytest.raises(nova_exception.NovaException):
+        arrive()
+    engine.away = False
+    assert transfer.steps == []
+    driver.reboot(None, instance, network_info, "HARD")
+    assert transfer.steps == ["adopt", "discard"]
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+
+
+def test_an_arrival_that_failed_goes_with_the_server(
+    driver: Any, instance: Any, arrive: Any, transfer: FakeTransfer, engine: Any, network_info: Any
+) -> None:
+    transfer.broken = "adopt"
+    with pytest.raises(nova_exception.NovaException):
+        arrive()
+    driver.destroy(None, instance, network_info)
+    assert transfer.steps == ["adopt", "discard"]
+    assert engine.containers == {}
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.reboot(None, instance, network_info, "HARD")
 
 
 def test_confirmed(driver: Any, server: Any, leave: Any, network_info: Any, engine: Any) -> None:
@@ -186,3 +236,80 @@ def test_what_a_cut_off_move_left_goes_with_the_server(
     assert (engine.containers, network.wired, network.bound) == ({}, set(), {})
     # nothing is fine
     assert driver.cleanup_lingering_instance_resources(server)
+
+
+@pytest.fixture
+def migration(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The record of a move that was under way when nova-compute died."""
+    found = SimpleNamespace(id=7, status="post-migrating", saved="")
+
+    def save() -> None:
+        found.saved = found.status
+
+    found.save = save
+    monkeypatch.setattr(
+        objects.Migration, "get_by_id_and_instance", lambda _context, _number, _uuid: found
+    )
+    return found
+
+
+@pytest.mark.parametrize("old_state", [vm_states.ACTIVE, vm_states.STOPPED])
+@pytest.mark.parametrize("broken", ["adopt", ""])
+def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts(
+    driver: Any,
+    instance: Any,
+    arrive: Any,
+    transfer: FakeTransfer,
+    network_info: Any,
+    migration: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    old_state: str,
+) -> None:
+    transfer.broken = broken
+    with contextlib.suppress(exception.ResizeRefused):
+        arrive(power_on=False)
+    transfer.broken = ""
+    saved = []
+    monkeypatch.setattr(instance, "save", lambda **_: saved.append(instance.vm_state))
+    instance.migration_context = objects.MigrationContext(migration_id=7)
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
+    instance.system_metadata = {"old_vm_state": old_state}
+    driver.plug_vifs(instance, network_info)
+    running = old_state == vm_states.ACTIVE
+    state = power_state.RUNNING if running else power_state.SHUTDOWN
+    assert driver.get_info(instance, use_cache=False).state == state
+    assert (migration.saved, saved) == ("finished", [vm_states.RESIZED])
+    assert instance.task_state is None
+
+
+def test_a_move_that_can_not_be_finished_does_not_stop_nova_compute(
+    driver: Any,
+    instance: Any,
+    arrive: Any,
+    transfer: FakeTransfer,
+    network_info: Any,
+    migration: Any,
+) -> None:
+    transfer.broken = "adopt"
+    with pytest.raises(exception.ResizeRefused):
+        arrive()
+    transfer.broken = "adopt again"
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
+    driver.plug_vifs(instance, network_info)
+    assert (migration.saved, instance.task_state) == ("", task_states.RESIZE_FINISH)
+
+
+def test_a_confirmation_that_was_cut_off_can_be_done_again(
+    migration: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def get(_context: object, filters: object) -> list[Any]:
+        asked.append(filters)
+        return [migration]
+
+    monkeypatch.setattr(objects.MigrationList, "get_by_filters", get)
+    moves.reopen_confirmations("host1")
+    assert migration.saved == "finished"
+    assert asked == [{"source_compute": "host1", "status": "confirming"}]

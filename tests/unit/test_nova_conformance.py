@@ -111,6 +111,10 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
             patcher = mock.patch.object(driver_module, name, fake)
             patcher.start()
             self.addCleanup(patcher.stop)
+        # Nova's tests have no database of moves
+        patcher = mock.patch.object(driver_module.moves, "reopen_confirmations")
+        patcher.start()
+        self.addCleanup(patcher.stop)
         super().setUp()
         # Nova 31 replaces Event.wait, without which no thread starts in order
         self.flags(vif_plugging_timeout=0)

@@ -49,10 +49,12 @@ from novadocker.virt.docker import (
     traits,
     transfer,
     vifs,
+    ways,
 )
 from novadocker.virt.docker import host as host_facts
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.abandoned import AbandonedContainers
+from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine import Engine
@@ -120,6 +122,7 @@ class DockerDriver(driver.ComputeDriver):
         self._listing = Listing(self._engine)
         self._abandoned = AbandonedContainers(self._engine)
         self._loads = Loads(Path(CONF.state_path, "loads"), self._engine, self._listing)
+        self._arrivals = Arrivals(Path(CONF.state_path, "arrivals"))
         self._lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self._engine, self._listing, self._loads)
         self._events = Events(self._engine, self._listing, self.emit_event)
         self._node = CONF.host
@@ -154,6 +157,8 @@ class DockerDriver(driver.ComputeDriver):
         self._images = ImageStore(self._engine, host_facts.architecture(info))
         freezer.thaw_left(self._engine, Path(CONF.instances_path))
         rescue.put_back_left(self._engine)
+        ways.clear_left(self._engine)
+        moves.reopen_confirmations(host)
         vifs.initialize()
         self._consoles = consoles.Consoles(
             self._engine,
@@ -389,6 +394,9 @@ class DockerDriver(driver.ComputeDriver):
         self._detach_drive(instance)
         self._loads.delete(instance.uuid)
         portrates.forget(Path(CONF.state_path), instance.uuid)
+        if self._arrivals.get(instance.uuid):
+            transfer.discard(self._data_root, instance.uuid)
+            self._arrivals.end(instance.uuid)
         if destroy_disks and instance.config_drive:
             drives.delete_drive(self._node, instance.uuid)
 
@@ -474,7 +482,8 @@ class DockerDriver(driver.ComputeDriver):
         share_info: Any = None,
     ) -> None:
         """Wire and start a stopped instance; one that runs keeps running."""
-        self._start(self._find(instance), instance, network_info)
+        found = self._find_whole(context, instance, network_info)
+        self._start(found, instance, network_info)
 
     def power_off(
         self, instance: objects.Instance, timeout: int = 0, retry_interval: int = 0
@@ -498,7 +507,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Stop and start an instance; a soft reboot lets it shut down first."""
         timeout = CONF.shutdown_timeout if reboot_type == "SOFT" else 0
-        found = self._find(instance)
+        found = self._find_whole(context, instance, network_info)
         self._consoles.close(instance.uuid)
         lifecycle.stop(self._engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
         self._start(found, instance, network_info)
@@ -535,7 +544,7 @@ class DockerDriver(driver.ComputeDriver):
         share_info: Any = None,
     ) -> None:
         """Let a suspended instance go on; one that lost its processes meanwhile is started."""
-        found = self._find(instance)
+        found = self._find_whole(context, instance, network_info)
         if found.status == "paused":
             self._thaw(found, instance, network_info)
         else:
@@ -704,12 +713,14 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """See that an instance has the limits of its flavor, which is the new one by now.
 
-        One that comes from another host is made of what that host sent.
+        One that comes from another host is made of what that host sent. If that fails, a hard
+        reboot does it again, as Nova tells the operator in its log.
 
         :raises InstanceFaultRollback: it has lost them, and has the old ones
         """
         move = transfer.read_move(disk_info)
         if move is not None:
+            self._arrivals.begin(instance.uuid, disk_info)
             self._take_in(context, instance, move, network_info, image_meta, power_on)
             return
         with moves.rolled_back():
@@ -805,9 +816,9 @@ class DockerDriver(driver.ComputeDriver):
             with transfer.session(
                 CONF.docker.transfer_command,
                 dest,
+                ways.way(self._engine, instance.uuid),
                 instance.uuid,
                 found.image_id,
-                self._engine.save_image,
                 storage,
                 drive,
             ) as (session, move):
@@ -830,24 +841,30 @@ class DockerDriver(driver.ComputeDriver):
         image_meta: objects.ImageMeta,
         power_on: bool,
     ) -> None:
-        """Make an instance of what another host sent; that one keeps its own for now."""
+        """Make an instance of what another host sent; that one keeps its own for now.
+
+        What fails keeps what there is of the instance here, and can be done again.
+        """
         rules = self._rules()
         most = limits.instance_limits(instance, rules)
         self._enforcement.check_possible(most)
-        image = self._engine.inspect_image(move.image_id)
         with contextlib.ExitStack() as undo:
-            undo.callback(transfer.discard, self._data_root, instance.uuid)
-            undo.callback(self.cleanup, context, instance, network_info)
-            if move.drive:
-                transfer.adopt_drive(
-                    self._data_root, instance.uuid, move, drives.folder(self._node, instance.uuid)
-                )
-            container_id = self._create(
-                self._container_spec(instance, image_meta, image, most, rules)
-            )
-            undo.callback(self._abandoned.remove, container_id)
+            undo.callback(self.unplug_vifs, instance, network_info)
+            try:
+                container_id, resumed = self._find(instance).id, True
+            except nova_exception.InstanceNotFound:
+                if move.drive:
+                    drive = drives.folder(self._node, instance.uuid)
+                    transfer.adopt_drive(self._data_root, instance.uuid, move, drive)
+                image = self._engine.inspect_image(move.image_id)
+                container = self._container_spec(instance, image_meta, image, most, rules)
+                self._abandoned.sweep()
+                # not _create: when the answer is lost, what has the name later has the data
+                container_id, resumed = self._engine.create_container(container), False
             storage = self._engine.inspect_storage(container_id)
-            transfer.adopt(self._data_root, instance.uuid, move, storage)
+            transfer.adopt(self._data_root, instance.uuid, move, storage, resumed)
+            self._arrivals.end(instance.uuid)
+            transfer.discard(self._data_root, instance.uuid)
             with self._plugged(instance, network_info):
                 netns.bind_container(container_id, instance.uuid)
             if power_on:
@@ -855,6 +872,33 @@ class DockerDriver(driver.ComputeDriver):
             else:
                 vifs.silence_vifs(instance, network_info)
             undo.pop_all()
+
+    def _find_whole(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+    ) -> ContainerDetail:
+        """Return the instance's container, after an arrival that was cut off is finished."""
+        said = self._arrivals.get(instance.uuid)
+        move = transfer.read_move(said) if said else None
+        if move is not None:
+            LOG.info("Its arrival from another host was cut off: finishing it", instance=instance)
+            self._take_in(context, instance, move, network_info, instance.image_meta, False)
+        return self._find(instance)
+
+    def _finish_cut_off(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Do what ``finish_migration`` had not done, and its caller."""
+        try:
+            found = self._find_whole(instance._context, instance, network_info)
+            if moves.runs_after(instance) and _power_state(found) in _ENDED_STATES:
+                self._start(found, instance, network_info)
+            moves.set_finished(instance)
+        except (nova_exception.NovaException, OSError) as error:
+            # Nova asks for every server when it starts, and would stop at this one
+            LOG.error("Its move to this host is not finished: %s", error, instance=instance)
 
     def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
         """Remove what a deleted instance has here, although it was on another host.
@@ -909,8 +953,11 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Wire every VIF that is not wired; Nova asks for each instance when it starts.
 
-        The VIFs of one that does not run are there, but silent.
+        The VIFs of one that does not run are there, but silent. A move to this host that was cut
+        off is finished.
         """
+        if moves.is_cut_off(instance):
+            self._finish_cut_off(instance, network_info)
         self._wire(instance, network_info)
         server = self._listing.recent_servers().get(instance.uuid)
         if server is not None and _power_state(server) in _SILENT_STATES:

@@ -412,7 +412,7 @@ class Engine:
         """
         with self._of_registry("a look into a registry"):
             found = self._client.inspect_distribution(
-                name, auth_config=_credentials(registry, credentials_path)
+                name, auth_config=read_credentials(registry, credentials_path)
             )
         digest = str(found["Descriptor"]["digest"])
         if not _DIGEST.fullmatch(digest):
@@ -428,7 +428,7 @@ class Engine:
 
         :raises EngineError: the registry does not answer, or has no such image
         """
-        credentials = _credentials(registry, credentials_path)
+        credentials = read_credentials(registry, credentials_path)
         # the SDK's own call waits without a bound
         with (
             self._of_registry("an image of a registry"),
@@ -447,6 +447,36 @@ class Engine:
                     raise exception.EngineError(
                         operation="an image of a registry", reason=_concise(message["error"])
                     )
+
+    def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
+        """Put an image into a registry, which gets the layers that it lacks; return its digest.
+
+        :raises EngineError: the registry does not answer, or refuses
+        """
+        credentials = read_credentials(registry, credentials_path)
+        operation = "an image for a registry"
+        digest = ""
+        with (
+            self._of_registry(operation),
+            self._client.post(
+                self._path(f"/images/{repository}/push"),
+                params={"tag": tag},
+                headers={"X-Registry-Auth": auth.encode_header(credentials)},
+                stream=True,
+                timeout=self._load_timeout,
+            ) as response,
+        ):
+            self._client._raise_for_status(response)
+            for line in filter(None, response.iter_lines(chunk_size=None)):
+                message = json.loads(line)
+                if "error" in message:
+                    raise exception.EngineError(
+                        operation=operation, reason=_concise(message["error"])
+                    )
+                digest = (message.get("aux") or {}).get("Digest", digest)
+        if not _DIGEST.fullmatch(digest):
+            raise exception.EngineError(operation=operation, reason="it got no digest")
+        return digest
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
         """Load an archive of one image without tags, streamed; return the image's id."""
@@ -714,7 +744,8 @@ def _isolation(isolation: Isolation) -> dict[str, Any]:
     return config
 
 
-def _credentials(registry: str, path: str) -> dict[str, Any]:
+def read_credentials(registry: str, path: str) -> dict[str, Any]:
+    """Return a registry's credentials in a file as of ``docker login``; its path may be empty."""
     # never those of the home folder, which the SDK would take by itself
     return (auth.load_config(path).resolve_authconfig(registry) if path else None) or {}
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
+from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import task_states
-from oslo_utils import units
+from nova.compute import task_states, vm_states
+from oslo_utils import timeutils, units
 
 from novadocker import exception
 from novadocker.virt.docker.enforcement import Enforcement
@@ -86,6 +87,49 @@ def is_reverted_here(instance: objects.Instance) -> bool:
         instance._context, instance.migration_context.migration_id, instance.uuid
     )
     return bool(migration.is_same_host_resize)
+
+
+def is_cut_off(instance: objects.Instance) -> bool:
+    """Tell whether nova-compute died while it finished a move to this host.
+
+    To be asked when nova-compute starts. Nova itself leaves such an instance as it is.
+    """
+    return bool(instance.task_state == task_states.RESIZE_FINISH)
+
+
+def runs_after(instance: objects.Instance) -> bool:
+    """Tell whether an instance is to run when it has moved."""
+    return bool(instance.system_metadata.get("old_vm_state") != vm_states.STOPPED)
+
+
+def set_finished(instance: objects.Instance) -> None:
+    """Have Nova's records say that a move is finished, to be confirmed or reverted.
+
+    They are those that the manager sets after ``finish_migration``.
+    """
+    migration = objects.Migration.get_by_id_and_instance(
+        instance._context, instance.migration_context.migration_id, instance.uuid
+    )
+    migration.status = "finished"
+    migration.save()
+    instance.vm_state = vm_states.RESIZED
+    instance.task_state = None
+    instance.launched_at = timeutils.utcnow()
+    instance.save(expected_task_state=task_states.RESIZE_FINISH)
+
+
+def reopen_confirmations(host: str) -> None:
+    """Let moves from this host be confirmed once more whose confirmation was cut off.
+
+    To be called when nova-compute starts. The API refuses what Nova takes for under way, for good.
+    A confirmation whose message waits for this host is not harmed.
+    """
+    found = objects.MigrationList.get_by_filters(
+        nova_context.get_admin_context(), {"source_compute": host, "status": "confirming"}
+    )
+    for migration in found:
+        migration.status = "finished"
+        migration.save()
 
 
 def new_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:

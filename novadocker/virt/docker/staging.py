@@ -87,32 +87,37 @@ def receive_folders(
 
 
 @privsep.transfer_pctxt.entrypoint
-def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, target: str) -> None:
-    """Make a staged folder the content of one of a new container's, in place of what it has.
+def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, target: str) -> bool:
+    """Make a staged folder one of a new container's, in place of what it has; tell whether it was.
+
+    It was not if that is done already, and no other folder is touched then.
 
     :raises ValueError: an argument is not well-formed
-    :raises OSError: there is no such staged folder, or it can't be moved
+    :raises OSError: nothing is staged for the move, or it can't be moved
     """
     place = Path(_servers_folder(target))
     name = str(arguments.number(_FOLDERS, number))
     staged = _staged(data_root, instance_uuid, token) / name
-    if not staged.is_dir() or place.is_symlink():
+    if not staged.parent.is_dir() or place.is_symlink():
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
+    if not staged.is_dir():
+        return False
     place.mkdir(0o700, parents=True, exist_ok=True)
     for child in list(place.iterdir()):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:
             child.unlink()
-    for child in list(staged.iterdir()):
+    try:
+        # the folder itself, so that nothing is ever half there
+        staged.rename(place)
+    except OSError as error:
         # a config drive may be on another file system, and has nothing but plain files
-        shutil.move(child, place / child.name)
-    status = staged.stat()
-    os.chown(place, status.st_uid, status.st_gid)
-    os.chmod(place, status.st_mode & 0o7777)
-    for name in os.listxattr(staged):
-        os.setxattr(place, name, os.getxattr(staged, name))
-    os.utime(place, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        if error.errno != errno.EXDEV or "/config-drives/" not in target:
+            raise
+        shutil.copytree(staged, place, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(staged)
+    return True
 
 
 @privsep.transfer_pctxt.entrypoint

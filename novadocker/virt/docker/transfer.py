@@ -2,37 +2,30 @@
 """A server's data to another host: the bulk while it runs, the difference when it does not.
 
 A command, ssh unless the operator says otherwise, starts ``novadocker-receive`` on the other host.
-The two exchange lines of JSON; between them come the streams of ``trees``. The other host keeps
-nothing unless the last line says that all is there.
+The two exchange lines of JSON; the streams of ``trees`` go one of the two ``ways``. The other host
+keeps nothing unless the last line says that all is there.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import select
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.virt.docker import staging
+from novadocker.virt.docker.conversation import ANSWER_SECONDS, Conversation, conversation
 from novadocker.virt.docker.model import Storage
+from novadocker.virt.docker.ways import Way
 
 LOG = logging.getLogger(__name__)
 
 VERSION = 1
-# the other host may have to start its privileged helper
-_ANSWER_SECONDS = 120.0
-# to write gigabytes to a slow disk
-_APPLY_SECONDS = 1800.0
-_LAST_WORDS = 2000
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,9 @@ def read_move(text: str) -> Move | None:
 class Session:
     """Sends a server's folders to one host."""
 
-    def __init__(self, process: subprocess.Popen[bytes], token: str, folders: list[str]) -> None:
-        self._process = process
+    def __init__(self, talk: Conversation, way: Way, token: str, folders: list[str]) -> None:
+        self._talk = talk
+        self._way = way
         self._token = token
         self._folders = folders
 
@@ -84,18 +78,14 @@ class Session:
         """Send everything, then what changed since it was sent.
 
         :param live: whether the server runs; then a call without it must follow
-        :raises ResizeRefused: it can't be sent or kept
+        :raises NovaException: it can't be sent or kept
         """
-        assert self._process.stdin is not None
         begin = time.monotonic()
-        self._tell({"apply": True})
-        try:
-            sent = staging.send_folders(
-                self._token, self._folders, (os.getpid(), self._process.stdin.fileno()), live
-            )
-        except OSError as error:
-            raise self._refusal(error) from error
-        self._expect("applied", _APPLY_SECONDS)
+
+        def write(target: tuple[int, int]) -> int:
+            return int(staging.send_folders(self._token, self._folders, target, live))
+
+        sent = self._way.send_stream(self._talk, write)
         seconds = time.monotonic() - begin
         LOG.info("Sent %.1f MiB in %.2f s%s", sent / 2**20, seconds, ", live" if live else "")
 
@@ -104,78 +94,17 @@ class Session:
 
         :raises ResizeRefused: it does not say so
         """
-        self._tell({"commit": True})
-        self._expect("kept", _APPLY_SECONDS)
-
-    def begin(self, greeting: Mapping[str, Any]) -> bool:
-        """Wait until the other host is ready; tell whether it has the image.
-
-        :raises ResizeRefused: it is not, and says why
-        """
-        self._tell(greeting)
-        return bool(self._expect("ready", _ANSWER_SECONDS)["image"])
-
-    def send_image(self, chunks: Iterable[bytes]) -> None:
-        """Send an image that the other host lacks, as the engine saves it.
-
-        :raises ResizeRefused: it can't be sent, or the other engine refuses it
-        """
-        assert self._process.stdin is not None
-        for chunk in chunks:
-            self._tell({"bytes": len(chunk)})
-            try:
-                view = memoryview(chunk)
-                while view:
-                    view = view[self._process.stdin.write(view) or 0 :]
-            except OSError as error:
-                raise self._refusal(error) from error
-        self._tell({"bytes": 0})
-        self._expect("loaded", _APPLY_SECONDS)
-
-    def _tell(self, fields: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(fields).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError as error:
-            raise self._refusal(error) from error
-
-    def _expect(self, word: str, seconds: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        # select() takes no descriptor from 1024 on
-        answers = select.poll()
-        answers.register(self._process.stdout, select.POLLIN)
-        ready = answers.poll(seconds * 1000)
-        line = self._process.stdout.readline() if ready else b""
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            raise self._refusal("it does not answer") from None
-        if word not in answer:
-            raise exception.ResizeRefused(
-                reason=f"The destination host refuses the server: {answer.get('refused')}"
-            )
-        return dict(answer)
-
-    def _refusal(self, what: object) -> exception.ResizeRefused:
-        """Return the error, with what the command says of its end."""
-        self._process.kill()
-        assert self._process.stderr is not None
-        words = self._process.stderr.read(_LAST_WORDS).decode(errors="replace").strip()
-        LOG.error("The command that sends a server's data ended: %s", words or what)
-        last = words.splitlines()[-1] if words else str(what)
-        return exception.ResizeRefused(
-            reason=f"The server's data could not be sent to the destination host: {last}"
-        )
+        self._talk.tell({"commit": True})
+        self._talk.expect("kept")
 
 
 @contextmanager
 def session(
     command: Sequence[str],
     host: str,
+    way: Way,
     instance_uuid: str,
     image_id: str,
-    save: Callable[[str], Iterable[bytes]],
     storage: Storage,
     drive: str,
 ) -> Iterator[tuple[Session, Move]]:
@@ -184,10 +113,9 @@ def session(
     It has the server's image when this returns.
 
     :param command: with ``{host}`` for the address
-    :param save: yields an image's archive
     :param drive: the folder of the server's config drive, if it has one
     :returns: also what the destination must be told by Nova
-    :raises ResizeRefused: the host is not reached, or refuses
+    :raises NovaException: the host is not reached, or refuses
     """
     if storage.driver != "overlay2":
         raise exception.ResizeRefused(
@@ -196,53 +124,35 @@ def session(
     token = secrets.token_hex(16)
     volumes = sorted(storage.volumes)
     folders = [storage.upper, *(storage.volumes[path] for path in volumes), *filter(None, [drive])]
-    try:
-        process = subprocess.Popen(
-            [word.format(host=host) for word in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # an answer is not to be read ahead of
-            bufsize=0,
-        )
-    except OSError as error:
-        raise exception.ResizeRefused(reason=f"{command[0]} can't be run: {error}") from error
-    try:
-        found = Session(process, token, folders)
-        greeting = {"version": VERSION, "uuid": instance_uuid, "token": token, "image": image_id}
-        if not found.begin(greeting):
+    with conversation(command, host) as talk, ExitStack() as after:
+        after.callback(staging.forget_folders, token)
+        after.callback(way.clear)
+        talk.tell({"version": VERSION, "uuid": instance_uuid, "token": token, "image": image_id})
+        if not talk.expect("ready", ANSWER_SECONDS)["image"]:
             LOG.info("The destination has no image %s: sending it", image_id)
-            found.send_image(save(image_id))
-        yield found, Move(token, image_id, volumes, bool(drive))
-    finally:
-        staging.forget_folders(token)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        # on the end of its input the other side ends
-        try:
-            process.wait(_ANSWER_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            way.send_image(talk, image_id)
+        yield Session(talk, way, token, folders), Move(token, image_id, volumes, bool(drive))
 
 
 def adopt_drive(data_root: str, instance_uuid: str, move: Move, folder: str) -> None:
-    """Make the config drive that was sent this host's own."""
+    """Make the config drive that was sent this host's own; it may be so already."""
     staging.adopt_folder(data_root, instance_uuid, move.token, len(move.volumes) + 1, folder)
 
 
-def adopt(data_root: str, instance_uuid: str, move: Move, storage: Storage) -> None:
+def adopt(data_root: str, instance_uuid: str, move: Move, storage: Storage, resumed: bool) -> None:
     """Make what was sent the data of a container that has not been started yet.
 
+    :param resumed: whether some of it may be the container's already
     :raises ResizeRefused: the container has other volumes than the one that it was
+    :raises OSError: it is not there, or can't be moved
     """
     if sorted(storage.volumes) != sorted(move.volumes):
         raise exception.ResizeRefused(reason="The image has other volumes than on the source host")
     folders = [storage.upper, *(storage.volumes[path] for path in move.volumes)]
     for number, folder in enumerate(folders):
-        staging.adopt_folder(data_root, instance_uuid, move.token, number, folder)
-    staging.discard_folders(data_root, instance_uuid)
+        adopted = staging.adopt_folder(data_root, instance_uuid, move.token, number, folder)
+        if not adopted and not resumed:
+            raise exception.ResizeRefused(reason="What the source host sent is not there any more")
 
 
 def discard(data_root: str, instance_uuid: str) -> None:

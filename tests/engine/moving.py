@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of moves between hosts share: a host that takes servers, and a server that moves."""
+
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+
+import docker
+import pytest
+from nova import conf
+
+from novadocker.cmd import receive
+from novadocker.virt.docker import staging, transfer, ways
+from novadocker.virt.docker.engine import Engine
+from tests.engine.test_snapshots import Boot, Guest
+
+# what ssh is between two hosts
+RELAY = """
+import socket, sys, threading, os
+link = socket.socket(socket.AF_UNIX)
+link.connect(sys.argv[1])
+def back():
+    while data := link.recv(65536):
+        os.write(1, data)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    link.sendall(data)
+link.shutdown(socket.SHUT_WR)
+"""
+
+Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, transfer.Move]]]
+"""What the fixture ``opened`` gives."""
+
+Arrive = Callable[[transfer.Move], Guest]
+"""What the fixture ``arrive`` gives."""
+
+
+@pytest.fixture
+def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]]:
+    """A host that takes servers; the command that reaches it."""
+    path = tmp_path / "socket"
+    conf.CONF.set_override("api_url", engine_url, group="docker")
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    link, _ = listener.accept()
+                except OSError:
+                    return
+                with (
+                    link,
+                    link.makefile("rb", buffering=0) as source,
+                    link.makefile("w") as answers,
+                ):
+                    receive.serve(source, answers)  # type: ignore[arg-type]
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield [sys.executable, "-c", RELAY, str(path)]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(30)
+    conf.CONF.clear_override("api_url", group="docker")
+
+
+@pytest.fixture
+def data_root(engine: Engine) -> Iterator[Path]:
+    """The engine's data root, in which nothing is staged any more after the test."""
+    root = Path(engine.info().data_root)
+    yield root
+    assert not (root / staging.FOLDER).exists()
+
+
+@pytest.fixture
+def guest(base: str, boot: Boot) -> Guest:
+    """The server that moves."""
+    return boot(base)
+
+
+@pytest.fixture
+def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) -> Opened:
+    """Begin to move the server: ``opened()``; with a command in the place of the host's."""
+
+    def begin(
+        command: Sequence[str] = host,
+    ) -> AbstractContextManager[tuple[transfer.Session, transfer.Move]]:
+        return transfer.session(
+            command,
+            "there",
+            ways.way(engine, instance_uuid),
+            instance_uuid,
+            engine.inspect_container(guest.id).image_id,
+            engine.inspect_storage(guest.id),
+            "",
+        )
+
+    return begin
+
+
+@pytest.fixture
+def arrive(
+    docker_client: docker.APIClient, engine: Engine, base: str, data_root: Path, instance_uuid: str
+) -> Iterator[Arrive]:
+    """Make a container of what came, and start it."""
+    made: list[str] = []
+
+    def call(move: transfer.Move) -> Guest:
+        network = docker_client.create_host_config(network_mode="none")
+        made.append(docker_client.create_container(base, host_config=network)["Id"])
+        storage = engine.inspect_storage(made[-1])
+        transfer.adopt(str(data_root), instance_uuid, move, storage, resumed=False)
+        transfer.discard(str(data_root), instance_uuid)
+        return Guest.started(docker_client, made[-1])
+
+    yield call
+    for container in made:
+        docker_client.remove_container(container, force=True, v=True)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real registry: TLS, credentials, a disk of its own."""
+
+import base64
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.engine import daemons
+
+USER, PASSWORD = "mover", "secret"
+# of bcrypt, which a registry asks for
+_HASH = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
+
+_CONFIG = """
+version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {folder}/disk
+  delete:
+    enabled: true
+http:
+  addr: {address}
+  tls:
+    certificate: {folder}/ca.crt
+    key: {folder}/key
+auth:
+  htpasswd:
+    realm: registry
+    path: {folder}/htpasswd
+"""
+
+
+class Registry:
+    """A registry with everything below one folder.
+
+    :ivar address: host and port
+    :ivar certificates: a folder as engines have it
+    :ivar credentials: a file as ``docker login`` writes it
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.folder = folder
+        self.disk = folder / "disk"
+        self.certificates = folder / "certs.d"
+        self.credentials = folder / "config.json"
+        (self.certificates / self.address).mkdir(parents=True)
+        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        self.credentials.write_text(json.dumps({"auths": {self.address: {"auth": secret}}}))
+        (folder / "htpasswd").write_text(f"{USER}:{_HASH}\n")
+        config = _CONFIG.format(folder=folder, address=self.address)
+        (folder / "registry.yml").write_text(config)
+        self._make_certificate()
+        (self.certificates / self.address / "ca.crt").write_bytes((folder / "ca.crt").read_bytes())
+
+    def _make_certificate(self) -> None:
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=registry"),
+                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+                *("-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-keyout", f"{self.folder}/key", "-out", f"{self.folder}/ca.crt"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+
+    def start(self) -> None:
+        self._process = daemons.start(
+            ["docker-registry", "serve", str(self.folder / "registry.yml")],
+            self.folder / "log",
+            self._listens,
+        )
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+        daemons.stop(self._process)
+
+    def freeze(self) -> None:
+        """Have it keep its connections, and do nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def fill(self) -> None:
+        """Use all of its disk."""
+        with suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(bytes(1 << 16)):
+                pass
+
+    def change_certificate(self) -> None:
+        """Have a certificate that nobody trusts."""
+        self.stop()
+        self._make_certificate()
+        self.start()
+
+    def images(self) -> list[str]:
+        """Return what the registry has of images, by digest and by tag."""
+        return self._links("_manifests")
+
+    def data(self) -> list[str]:
+        """Return what can be had by its digest beside them."""
+        return self._links("_layers")
+
+    def served(self) -> list[str]:
+        """Return the requests for data that engines made, by repository and digest."""
+        lines = (self.folder / "log").read_text().splitlines()
+        asked = [line for line in lines if '"GET ' in line and "docker/" in line]
+        return [line.split('"GET ')[1].split()[0] for line in asked if "/blobs/" in line]
+
+    def _links(self, kind: str) -> list[str]:
+        links = [str(path.parent.relative_to(self.disk)) for path in self.disk.rglob("link")]
+        return sorted(link for link in links if f"/{kind}/" in link)
+
+    def _listens(self) -> bool:
+        host, _, port = self.address.partition(":")
+        with socket.socket() as client:
+            return client.connect_ex((host, int(port))) == 0
+
+
+@contextmanager
+def registry(folder: Path, disk_mib: int) -> Iterator[Registry]:
+    """Run a registry on a disk of its own, which may fill up."""
+    (folder / "disk").mkdir(parents=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(folder / "disk")],
+        check=True,
+    )
+    found = Registry(folder)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+        subprocess.run(["umount", str(folder / "disk")], check=True)
