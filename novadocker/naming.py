@@ -9,6 +9,7 @@ LABEL_PROJECT = "org.openstack.nova.project_id"
 LABEL_FLAVOR = "org.openstack.nova.flavor"
 LABEL_HOST = "org.openstack.nova.host"
 LABEL_RESCUE = "org.openstack.nova.rescue"
+LABEL_OVERLAY = "org.openstack.nova.overlay"
 LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 

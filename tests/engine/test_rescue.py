@@ -140,7 +140,12 @@ def test_the_engine_dies_during_a_rescue(own_network: None, state_folder: Path) 
         assert rescue.put_back(engine, SERVER) == stand_in
         engine.start_container(NAME)
         assert run(client, own, "cat /etc/fstab /data/more") == "mended\nmore\n"
+        # of the overlay, too, once the engine does not take it for mounted any more
+        its.kill()
+        its.start()
+        rescue.put_back_left(engine)
         engine.remove_container(own)
+        assert not client.volumes()["Volumes"]
         client.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from nova.network import model
 
 from novadocker import exception
-from novadocker.virt.docker import isolation, kernel, netns, subids
+from novadocker.virt.docker import isolation, kernel, netns, rescue, subids
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, IdMaps, Isolation, Login
 from novadocker.virt.docker.nics import nics_from_network_info
@@ -101,10 +101,8 @@ def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
     assert not Path(netns.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
 
 
-def start(
-    engine: Engine, client: docker.APIClient, instance_uuid: str, apart: Isolation
-) -> Machine:
-    spec = ContainerSpec(
+def describe(instance_uuid: str, apart: Isolation) -> ContainerSpec:
+    return ContainerSpec(
         name=f"nova-{instance_uuid}",
         image_id="machine:test",
         hostname="web-1",
@@ -115,6 +113,11 @@ def start(
         console_log_max_mb=1,
         entrypoint=("sleep", "1000"),
     )
+
+
+def start(
+    engine: Engine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
+) -> Machine:
     container = engine.create_container(spec)
     login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
     netns.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
@@ -124,7 +127,7 @@ def start(
 
 @pytest.fixture
 def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Machine]:
-    yield start(engine, client, wired, machines.PLAIN)
+    yield start(engine, client, wired, describe(wired, machines.PLAIN))
     engine.remove_container(f"nova-{wired}")
 
 
@@ -161,12 +164,38 @@ def test_files_by_the_engine(server: Machine, engine: Engine) -> None:
     assert server.run("stat", "-c", "%u", "/root/file") == (0, "0")
 
 
+def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
+    spec = describe(wired, machines.PLAIN)
+    own = start(engine, client, wired, spec)
+    try:
+        assert own.shell("echo broken >/file && chown user /file && rm /bin/true")[0] == 0
+        client.kill(own.id)
+        client.wait(own.id)
+        rescue.set_aside(engine, wired, engine.inspect_container(own.id))
+        stand_in = rescue.stand_in(spec, engine.inspect_storage(own.id), wired)
+        helper = start(engine, client, wired, stand_in)
+        found = helper.shell(
+            "stat -c %u:%g /rescue /rescue/file; test -e /rescue/bin/true || echo gone"
+        )
+        assert found == (0, "0:0\n1000:0\ngone")
+        assert helper.shell("echo mended >/rescue/file && touch /rescue/more")[0] == 0
+        client.kill(helper.id)
+        client.wait(helper.id)
+        netns.release_container(rescue.put_back(engine, wired))
+        engine.start_container(own.id)
+        again = Machine(client, spec.name, own.id, engine.inspect_container(own.id).pid)
+        assert again.shell("cat /file; stat -c %u:%g /file /more") == (0, "mended\n1000:0\n0:0")
+    finally:
+        engine.remove_container(spec.name)
+        rescue.remove(engine, wired)
+
+
 def test_a_flavor_may_let_it_rule_its_own_network(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
     apart = replace(machines.PLAIN, capabilities=(*isolation.CAPABILITIES, "NET_ADMIN"))
     try:
-        server = start(engine, client, wired, apart)
+        server = start(engine, client, wired, describe(wired, apart))
         assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] == 0
         assert server.shell("echo 1 > /proc/sys/kernel/panic")[0] != 0
     finally:
@@ -179,6 +208,6 @@ def test_without_its_user_namespace_it_does_not_start(
     kernel.remove_name(f"{netns.USER_NAMESPACES}/nova-{wired}")
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is gone"):
-            start(engine, client, wired, machines.PLAIN)
+            start(engine, client, wired, describe(wired, machines.PLAIN))
     finally:
         engine.remove_container(f"nova-{wired}")

@@ -192,6 +192,9 @@ class FakeEngine:
         with contextlib.suppress(exception.ContainerNotFound):
             del self.containers[self._get(container).id]
 
+    def remove_unused_overlays(self) -> None:
+        self._reach()
+
     def rename_container(self, container: str, name: str) -> None:
         self._reach("rename", container, name)
         if any(c.name == name for c in self.containers.values()):

@@ -24,7 +24,7 @@ from docker import auth, errors
 from docker.transport import UnixHTTPAdapter
 from oslo_utils import timeutils
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -238,6 +238,17 @@ class Engine:
             self._translated("the removal"),
         ):
             self._client.remove_container(container, v=True, force=True)
+
+    def remove_unused_overlays(self) -> None:
+        """Remove the overlays of containers that are gone; those that can't be are left."""
+        with self._translated("the list of overlays"):
+            found = self._client.volumes({"label": naming.LABEL_OVERLAY, "dangling": True})
+        for overlay in found["Volumes"] or ():
+            with (
+                contextlib.suppress(exception.EngineError),
+                self._translated("the removal of an overlay"),
+            ):
+                self._client.remove_volume(overlay["Name"])
 
     def put_files(self, container: str, files: Mapping[str, bytes]) -> None:
         """Write files, by path below the container's root, owned by root and readable by all.
@@ -690,7 +701,11 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
     return {
         "Type": "volume",
         "Target": overlay.target,
-        "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": options}},
+        "VolumeOptions": {
+            "NoCopy": True,
+            "Labels": {naming.LABEL_OVERLAY: "1"},
+            "DriverConfig": {"Name": "local", "Options": options},
+        },
     }
 
 

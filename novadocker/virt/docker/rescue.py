@@ -104,6 +104,7 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
     if stand_in_id:
         engine.remove_container(stand_in_id)
         shortcuts.remove(instance_uuid)
+        engine.remove_unused_overlays()
     engine.rename_container(own.id, name)
     return stand_in_id
 
@@ -117,8 +118,10 @@ def remove(engine: Engine, instance_uuid: str) -> None:
 def put_back_left(engine: Engine) -> None:
     """Give every container its name back that lost it in a rescue which never came to be.
 
-    nova-compute was killed between two of its requests.
+    nova-compute was killed between two of its requests. An engine that was killed during a rescue
+    takes the overlay for mounted until its next start, and keeps it: what is left goes, too.
     """
+    engine.remove_unused_overlays()
     found = engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
     names = {container.name for container in found}
     for container in found:
