@@ -13,7 +13,7 @@ import docker
 import pytest
 from nova import exception as nova_exception
 
-from novadocker.virt.docker import freezer, images
+from novadocker.virt.docker import freezer, holes, images
 from novadocker.virt.docker.engine import Engine
 from tests import archives
 from tests.engine.conftest import busybox_archive
@@ -132,7 +132,8 @@ def prepare(guest: Guest) -> None:
         "mknod /null c 1 3 && mkfifo /pipe && chmod 1777 /real && chown 12:34 /one &&"
         "echo tenant >/etc/hostname && echo tenant >/etc/mine &&"
         "printf end | dd of=/sparse bs=1 seek=50000000 2>/dev/null &&"
-        "echo x >/$(printf 'caf\\351') && touch -d @1000000000 /two"
+        "echo x >/$(printf 'caf\\351') && touch -d @1000000000 /two &&"
+        "touch -d @1000000001 /sparse"
     )
     for name in ("one", "data/kept"):
         os.setxattr(guest.root / name, "system.posix_acl_access", ACL)
@@ -164,8 +165,10 @@ def check(guest: Guest) -> None:
     assert stat.S_ISFIFO(os.lstat(root / "pipe").st_mode)
     assert stat.S_IMODE(os.lstat(root / "real").st_mode) == 0o1777
     assert stat.S_IMODE(os.lstat(root / "run").st_mode) == 0o755
-    # not that it is sparse: an image has no word for that
-    assert os.lstat(root / "sparse").st_size == 50000003
+    sparse = os.lstat(root / "sparse")
+    assert (sparse.st_size, int(sparse.st_mtime)) == (50000003, 1000000001)
+    assert sparse.st_blocks * 512 < 1 << 20
+    assert holes.MARK not in os.listxattr(root / "sparse")
     assert guest.run("tr -d '\\0' </sparse") == "end"
     assert b"caf\xe9" in os.listdir(os.fsencode(root))
     assert guest.run("cat /etc/mine") == "tenant\n"

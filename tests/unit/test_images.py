@@ -49,6 +49,9 @@ class FakeEngine:
         self._refuse("load")
         return LOADED
 
+    def layer_folders(self, _image: str, _author: str) -> tuple[str, ...]:
+        return ()
+
     def tag_image(self, image_id: str, repository: str, tag: str) -> None:
         self._refuse("tag")
         self.named.append(f"{repository}:{tag}")

@@ -29,6 +29,7 @@ from novadocker.virt.docker import (
     changes,
     disks,
     drives,
+    holes,
     interior,
     netns,
     policing,
@@ -174,6 +175,12 @@ OVERLAY = words(
     rf"(/{PATH_WORD})+/overlay2/([0-9a-z]{{25,64}}(-init)?/diff|l/[0-9A-Z]{{26}})",
     f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
     "/etc",
+)
+IMAGE_LAYER = words(
+    f"/var/lib/docker/overlay2/{'a' * 64}/diff",
+    rf"(/{PATH_WORD})+/overlay2/[0-9a-z]{{25,64}}/diff",
+    f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
+    f"/var/lib/docker/overlay2/{'a' * 64}/work",
 )
 LAYER = words(
     f"/var/lib/docker/overlay2/{'a' * 64}/work",
@@ -326,6 +333,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     },
     shortcuts.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
     shortcuts._remove: {"instance_uuid": UUID},
+    holes.dig: {"folders": sequences(IMAGE_LAYER)},
     disks.count_again: {"data_root": FOLDER},
     disks.resize_disk: {
         "data_root": FOLDER,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments
+from novadocker.virt.docker import arguments, holes
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -144,6 +144,8 @@ class _Layer:
             for key, value in attributes.items()
             if not key.startswith(_OVERLAY_ATTRIBUTE)
         }
+        if holes.worth_a_mark(status, frozenset(attributes)):
+            entry.pax_headers[f"SCHILY.xattr.{holes.MARK}"] = "1"
         if kind == stat.S_IFLNK:
             entry.linkname = os.readlink(path)
         elif kind != stat.S_IFDIR and status.st_nlink > 1:

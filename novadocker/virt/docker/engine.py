@@ -8,6 +8,7 @@ One method is one request. Answers become the dataclasses of ``model``, failures
 import contextlib
 import datetime
 import io
+import itertools
 import json
 import os
 import re
@@ -403,6 +404,20 @@ class Engine:
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
             named_at=_time((found.get("Metadata") or {}).get("LastTagTime")),
         )
+
+    def layer_folders(self, image: str, author: str) -> tuple[str, ...]:
+        """Return where an image's highest layers are that its history says were made by ``author``.
+
+        Only the storage driver overlay2 has such folders.
+        """
+        with self._translated("an image's history"):
+            history = self._client.history(image)
+            storage = self._client.inspect_image(image)["GraphDriver"]
+        made = itertools.takewhile(lambda entry: entry["CreatedBy"] == author, history)
+        if storage["Name"] != "overlay2":
+            return ()
+        folders = [storage["Data"]["UpperDir"], *storage["Data"].get("LowerDir", "").split(":")]
+        return tuple(folders[: len(list(made))])
 
     def list_images(self, pattern: str) -> dict[str, int]:
         """Return the names that match a pattern, each with its image's size in bytes."""

@@ -25,7 +25,16 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import archive, arrival, cache, packing, registry, snapshots
+from novadocker.virt.docker import (
+    archive,
+    arrival,
+    cache,
+    flatten,
+    holes,
+    packing,
+    registry,
+    snapshots,
+)
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.engine import Engine
@@ -238,6 +247,9 @@ class ImageStore:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:
             undo.callback(self._engine.remove_image, loaded)
+            snapshots_of_it = self._engine.layer_folders(loaded, flatten.SNAPSHOT)
+            if snapshots_of_it:
+                holes.dig(snapshots_of_it)
             yield loaded
             undo.pop_all()
 
