@@ -27,7 +27,7 @@ _PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
 class Arrival(io.RawIOBase):
-    """A file that one thread writes, and others read as far as it is written.
+    """A file that one thread writes, and another reads as far as it is written.
 
     :ivar early: what ``layers`` has sent on, by where in the file it is
     """
@@ -36,11 +36,10 @@ class Arrival(io.RawIOBase):
         super().__init__()
         self.early: dict[Region, Sent] = {}
         self._descriptor = file.fileno()
-        self._size = 0
+        self._size = self._awaited = 0
         self._ended = self._abandoned = False
         self._changed = threading.Condition()
         self._fetched: Future[None]
-        self._digest: Future[str]
 
     # -- for the one who writes ------------------------------------------------------------------
 
@@ -60,7 +59,9 @@ class Arrival(io.RawIOBase):
             if self._abandoned:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             self._size += len(chunk)
-            self._changed.notify_all()
+            # not for each piece of 64 KiB: to wake somebody takes longer than to write it
+            if self._size >= self._awaited:
+                self._changed.notify()
         return len(chunk)
 
     def truncate(self, size: int | None = None) -> int:
@@ -68,7 +69,7 @@ class Arrival(io.RawIOBase):
         os.ftruncate(self._descriptor, size or 0)
         return size or 0
 
-    # -- for those who read ----------------------------------------------------------------------
+    # -- for the one who reads ---------------------------------------------------------------------
 
     def layers(self) -> Iterator[bytes]:
         """Return what look like layers as files of a tar archive, in small pieces.
@@ -92,13 +93,13 @@ class Arrival(io.RawIOBase):
                 self.early[content] = Sent(sent, digest.hexdigest())
             position = begin + entry.size + -entry.size % tarfile.BLOCKSIZE
 
-    def complete(self) -> tuple[Region, str]:
-        """Wait for the end; return the whole file, and the hex digits of its digest.
+    def complete(self) -> Region:
+        """Wait for the end; return the whole file.
 
         Raises what kept the file from being complete.
         """
         self._fetched.result()
-        return Region(self._descriptor, 0, self._size), self._digest.result()
+        return Region(self._descriptor, 0, self._size)
 
     def _entry_at(self, position: int) -> tarfile.TarInfo | None:
         """Return the header at a position; None if there is none that is well-formed."""
@@ -133,10 +134,11 @@ class Arrival(io.RawIOBase):
     def _reaches(self, size: int) -> bool:
         """Wait until so much is here; False if it never will be."""
         with self._changed:
+            self._awaited = size
             self._changed.wait_for(lambda: self._size >= size or self._ended)
             return self._size >= size
 
-    # -- the threads -----------------------------------------------------------------------------
+    # -- the thread -----------------------------------------------------------------------------
 
     def _fetch(self, fetch: Callable[["Arrival"], None]) -> None:
         try:
@@ -144,18 +146,7 @@ class Arrival(io.RawIOBase):
         finally:
             with self._changed:
                 self._ended = True
-                self._changed.notify_all()
-
-    def _hash(self, algorithm: str) -> str:
-        digest = hashlib.new(algorithm, usedforsecurity=False)
-        position = 0
-        while self._reaches(position + 1):
-            chunk = os.pread(self._descriptor, min(_CHUNK_BYTES, self._size - position), position)
-            if not chunk:
-                break
-            digest.update(chunk)
-            position += len(chunk)
-        return digest.hexdigest()
+                self._changed.notify()
 
     def _abandon(self) -> None:
         with self._changed:
@@ -163,19 +154,15 @@ class Arrival(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def arriving(
-    file: IO[bytes], fetch: Callable[[Arrival], None], algorithm: str
-) -> Iterator[Arrival]:
+def arriving(file: IO[bytes], fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
     """Fetch a file in a thread, which ends with the block.
 
     :param file: an empty one
     :param fetch: writes the file
-    :param algorithm: of the digest that ``complete`` returns; ``hashlib`` knows it
     """
     arrival = Arrival(file)
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(1) as threads:
         arrival._fetched = threads.submit(arrival._fetch, fetch)
-        arrival._digest = threads.submit(arrival._hash, algorithm)
         try:
             yield arrival
         finally:
