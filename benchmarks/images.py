@@ -82,6 +82,7 @@ class Bench:
         self.engine = RawEngine(settings.engine_socket(self.host))
         self.servers = Servers(demo)
         self.results = Results()
+        self.log = settings.log / f"nova-compute-{self.host.name}.log"
         self._compute = supervise.process_id(settings, f"nova-compute-{self.host.name}")
         self._docker = supervise.process_id(settings, f"docker-{self.host.name}")
 
@@ -107,10 +108,9 @@ class Bench:
 
     def boot_ours(self, name: str, count: int) -> None:
         """Boot servers, each ACTIVE in the end, and forget the image again."""
-        log = self.settings.log / f"nova-compute-{self.host.name}.log"
-        begin = log.stat().st_size
+        begin = self.log.stat().st_size
         self.measure(name, lambda: self._boot(count), ours=True)
-        with log.open(errors="replace") as lines:
+        with self.log.open(errors="replace") as lines:
             lines.seek(begin)
             self.results.loads = lines.read().count("Loaded image novadocker/")
         self.forget()
@@ -129,17 +129,15 @@ class Bench:
         )
 
         def ours() -> None:
-            made = self.demo.compute.create_server_image(server, f"{NAME}-snapshot")
-            try:
-                wait_until(
-                    lambda: self.demo.image.get_image(made).status == "active",
-                    what="a snapshot",
-                    advice="openstack server show",
-                    timeout=GLANCE_SECONDS,
-                    interval=0.2,
-                )
-            finally:
-                stack.callback(self.demo.image.delete_image, made)
+            made = self.demo.compute.create_server_image(server, f"{NAME}-snapshot").id
+            stack.callback(self.demo.image.delete_image, made)
+            wait_until(
+                lambda: self._is_active(made),
+                what="a snapshot",
+                advice="openstack server show",
+                timeout=GLANCE_SECONDS,
+                interval=0.2,
+            )
 
         for _ in range(rounds):
             with contextlib.ExitStack() as stack:
@@ -153,6 +151,12 @@ class Bench:
                 )
             self.engine.forget_commit()
         self.forget()
+
+    def _is_active(self, image_id: str) -> bool:
+        found = self.demo.image.find_image(image_id)
+        if found is None:
+            raise StepFailed("the snapshot failed", f"less {self.log}", self.log)
+        return bool(found.status == "active")
 
     def forget(self) -> None:
         """Remove servers, containers and the image from the engine, so that a boot is cold."""
