@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registries that mean ill, small HTTP servers here, which a real engine is sent to."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -150,7 +151,10 @@ def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
         assert "digest" in fault(registry, "web@sha256:" + "1" * 64)
 
 
-def test_it_serves_what_was_asked_for(engine_url: str, docker_client: docker.APIClient) -> None:
+def test_it_serves_what_was_asked_for_to_whom_it_knows(
+    engine_url: str, docker_client: docker.APIClient, tmp_path: Path
+) -> None:
+    known = base64.b64encode(b"reader:secret").decode()
     config, layers = image_of("pulled", docker_client)
     blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
     digests = list(blobs)
@@ -169,7 +173,9 @@ def test_it_serves_what_was_asked_for(engine_url: str, docker_client: docker.API
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         name = request.path.rpartition("/")[2]
-        if is_greeting(request):
+        if request.headers["Authorization"] != f"Basic {known}":
+            reply(request, 401, WWW_Authenticate='Basic realm="registry"')
+        elif is_greeting(request):
             reply(request, 200, b"{}")
         elif name in blobs:
             reply(request, 200, blobs[name])
@@ -178,7 +184,10 @@ def test_it_serves_what_was_asked_for(engine_url: str, docker_client: docker.API
 
     engine = Engine(engine_url, 30, 30)
     with served(answer) as registry:
-        engine.pull_image(f"{registry}/web", digest, registry, "")
+        credentials = tmp_path / "config.json"
+        credentials.write_text(json.dumps({"auths": {registry: {"auth": known}}}))
+        assert engine.resolve_digest(f"{registry}/web:1", registry, str(credentials)) == digest
+        engine.pull_image(f"{registry}/web", digest, registry, str(credentials))
     name = f"{registry}/web@{digest}"
     try:
         assert run(docker_client, engine.inspect_image(name).id) == "pulled"
