@@ -10,7 +10,7 @@ PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test test-guest tempest lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest tempest horizon-test lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -49,6 +49,13 @@ tempest:
 # an emulated Debian, for what this machine's kernel may lack
 test-guest: install
 	$(VENV)/python -m pytest tests/guest
+
+# a tenant's day in the dashboard, in a browser; with PICTURES the documentation's are taken anew
+horizon-test:
+	DEVCLOUD_HORIZON=1 $(DEVCLOUD) up
+	$(DEVCLOUD) browser
+	$(if $(PICTURES),HORIZON_PICTURES=$(CURDIR)/docs/pictures) PYTHONPATH=$(CURDIR) \
+		$(DEVCLOUD_DIR)/horizon/venv/bin/python -m pytest --confcutdir=tests/horizon tests/horizon
 
 lint: install
 	$(VENV)/ruff check .

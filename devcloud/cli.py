@@ -22,6 +22,7 @@ COMMANDS = {
     "images": "build the images that are missing",
     "demo": "bring the cloud up, boot a server and show it",
     "tempest": "run Tempest's tests whose names match, all without a pattern",
+    "browser": "install the browser of the dashboard's tests",
     "fake-host": "up or down: a compute host with Nova's fake driver, for benchmarks",
 }
 
@@ -66,7 +67,7 @@ def lock(settings: Settings, *, wait: bool) -> Iterator[None]:
 
 def run_inside(settings: Settings, parsed: argparse.Namespace) -> int:
     """Run a command that needs the virtual environment's packages."""
-    from devcloud import demo, down, fake, images, supervise, up
+    from devcloud import dashboard, demo, down, fake, images, supervise, up
 
     match parsed.command:
         case "up":
@@ -83,6 +84,8 @@ def run_inside(settings: Settings, parsed: argparse.Namespace) -> int:
             images.build_all(settings)
         case "demo":
             demo.demo(settings)
+        case "browser":
+            dashboard.install_browser(settings)
         case "tempest":
             from devcloud.tempest.run import run
 

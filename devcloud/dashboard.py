@@ -4,7 +4,7 @@
 import shutil
 from pathlib import Path
 
-from devcloud.install import ensure_environment
+from devcloud.install import ensure_environment, install_packages
 from devcloud.settings import API_ADDRESS, DASHBOARD_PORT, Settings
 from devcloud.steps import run_command, step
 
@@ -39,3 +39,11 @@ def prepare(settings: Settings) -> None:
             },
         )
     collected.write_text(made_for)
+
+
+def install_browser(settings: Settings) -> None:
+    """Install the Debian packages of the test in a browser.
+
+    :raises StepFailed: one can't be had.
+    """
+    install_packages(settings, FILES / "packages.txt")

@@ -47,9 +47,9 @@ def missing_packages(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in installed]
 
 
-def install_packages(settings: Settings) -> None:
-    """Install the Debian packages that are missing, without starting their daemons."""
-    missing = missing_packages(list_lines(PACKAGES))
+def install_packages(settings: Settings, listed: Path = PACKAGES) -> None:
+    """Install the Debian packages of a list that are missing, without starting their daemons."""
+    missing = missing_packages(list_lines(listed))
     if not missing:
         return
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
