@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that the unit and the engine tests share."""
+"""Fixtures and options that levels of tests share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.fake_glance import FakeGlance
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what makes the quick tests of survival long ones."""
+    parser.addoption("--steps", type=int, default=60, help="of test_soak.py")
+    parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
+    parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
 
 
 @pytest.fixture

@@ -44,13 +44,6 @@ pytest.register_assert_rewrite("tests.engine.survey", "tests.engine.walk")
 objects.register_all()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what makes the quick tests of survival long ones."""
-    parser.addoption("--steps", type=int, default=60, help="of test_soak.py")
-    parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
-    parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
-
-
 @pytest.fixture(scope="session")
 def state_folder() -> Iterator[Path]:
     """The folder of everything that the session's daemons keep."""

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which terminal is a server's console, and who may reach it."""
 
+import threading
 from dataclasses import dataclass, field
 
+import psutil
 import pytest
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -14,6 +16,7 @@ from novadocker.virt.docker.driver import DockerDriver
 from tests.unit.fakes import FakeEngine
 
 CONTEXT = nova_context.get_admin_context()
+UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 
 @dataclass
@@ -85,3 +88,17 @@ def test_a_server_that_does_not_run_has_no_console(
 def test_there_is_no_screen(driver: DockerDriver, instance: objects.Instance, kind: str) -> None:
     with pytest.raises(nova_exception.ConsoleTypeUnavailable):
         getattr(driver, f"get_{kind}_console")(CONTEXT, instance)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_stop_closes_all_that_was_opened(opened: bool) -> None:
+    process = psutil.Process()
+    before, threads = process.num_fds(), threading.active_count()
+    found = consoles.Consoles(FakeEngine(), "127.0.0.1", (), 60.0)  # type: ignore[arg-type]
+    if opened:
+        found.open(UUID, "c" * 64, lambda: pytest.fail("nobody came"))
+    found.stop()
+    found.stop()
+    assert (process.num_fds(), threading.active_count()) == (before, threads)
+    with pytest.raises(nova_exception.ConsoleTypeUnavailable):
+        found.open(UUID, "c" * 64, lambda: pytest.fail("nobody came"))

@@ -87,8 +87,11 @@ class Consoles:
         """Return the port of a server's console, opened unless it is open.
 
         :raises SocketPortRangeExhaustedException: no port is free
+        :raises ConsoleTypeUnavailable: nova-compute is stopping
         """
         with self._lock:
+            if self._stopped:
+                raise nova_exception.ConsoleTypeUnavailable(console_type="serial")
             console = self._consoles.get(instance_uuid)
             if console is not None and console.container_id != container_id:
                 self._close(instance_uuid)
@@ -111,10 +114,16 @@ class Consoles:
     def stop(self) -> None:
         """Close every console, and open none any more."""
         with self._lock:
+            if self._stopped:
+                return
             self._stopped = True
             for instance_uuid in list(self._consoles):
                 self._close(instance_uuid)
-            self._wake()
+            self._rope.send(b".")
+        if self._thread is not None:
+            self._thread.join(_LOOK_SECONDS)
+        for end in (self._selector, self._bell, self._rope):
+            end.close()
 
     def _listen(self) -> tuple[socket.socket, int]:
         # between Nova's look at a port and ours another program may take it
@@ -141,7 +150,7 @@ class Consoles:
     def _wake(self) -> None:
         """Have the accepting thread look at what has changed; start it the first time."""
         self._rope.send(b".")
-        if self._thread is None and not self._stopped:
+        if self._thread is None:
             self._thread = threading.Thread(target=self._accept, name="serial-console", daemon=True)
             self._thread.start()
 
