@@ -17,6 +17,7 @@ from nova import context as nova_context
 from nova import objects
 from nova.network import model
 
+from benchmarks import periodic
 from benchmarks.stopwatch import Stopwatch
 from novadocker import naming
 from novadocker.conf import CONF
@@ -149,6 +150,33 @@ class Booter:
         )
         end = time.perf_counter()
         return {"seconds": end - begin, "parts": self._stopwatch.take()}
+
+    def tasks(self) -> dict[str, Any]:
+        """Let the driver do once what Nova asks of it periodically."""
+        return {"tasks": periodic.measure(self._driver, self._host, self._servers)}
+
+    def restart(self) -> dict[str, Any]:
+        """Start the driver anew with the servers that there are, as nova-compute's start does."""
+        self._driver.cleanup_host(self._host)
+        begin = time.perf_counter()
+        self._driver = DockerDriver(_NoEvents())
+        self._driver.init_host(self._host)
+        for instance, network_info in self._servers:
+            self._driver.get_info(instance)
+            self._driver.plug_vifs(instance, network_info)
+        return {"seconds": time.perf_counter() - begin, "parts": {}}
+
+    def idle(self, seconds: float) -> dict[str, Any]:
+        """Do nothing for a while; return the CPU time that the driver's threads took."""
+        begin = time.process_time()
+        time.sleep(seconds)
+        return {"seconds": time.process_time() - begin, "parts": {}}
+
+    def remove(self) -> dict[str, Any]:
+        """Remove the oldest server."""
+        self._driver.destroy(self._context, *self._servers[0])
+        del self._servers[0]
+        return {"removed": 1}
 
     def clear(self) -> dict[str, Any]:
         """Remove every container that is there, in the order in which they were made."""

@@ -8,6 +8,10 @@ line that it prints only says that it is ready::
     {"verb": "raw"}                    -> {"seconds": 0.27, "parts": {"create": 0.06, ...}}
     {"verb": "spawn", "grace": 0.0}    -> the same, for the driver's spawn
     {"verb": "resize", "flavor": {"vcpus": 2}} -> the same, for the last server
+    {"verb": "tasks"}    -> {"tasks": {"power states": {"calls": 1, "cpu": 0.02}, ...}}
+    {"verb": "restart"}                -> {"seconds": 4.1, "parts": {}}, for all servers
+    {"verb": "idle", "seconds": 30}    -> the same; the seconds are CPU time
+    {"verb": "remove"}                 -> {"removed": 1}, the oldest server
     {"verb": "clear"}                  -> {"removed": 2}
 """
 
@@ -52,6 +56,10 @@ def main() -> None:
         "raw": booter.raw,
         "spawn": booter.spawn,
         "resize": booter.resize,
+        "tasks": booter.tasks,
+        "restart": booter.restart,
+        "idle": booter.idle,
+        "remove": booter.remove,
         "clear": booter.clear,
     }
     try:

@@ -26,6 +26,14 @@ class Boot:
     address: str = ""
 
 
+@dataclass(frozen=True)
+class Task:
+    """What one turn of a periodic task took: requests to the engine, and seconds of CPU time."""
+
+    calls: int
+    cpu: float
+
+
 class Worker:
     """Asks the process; every answer is waited for."""
 
@@ -49,6 +57,22 @@ class Worker:
         :param flavor: what differs from the flavor it was spawned with
         """
         return Boot(**self._ask({"verb": "resize", "flavor": flavor}))
+
+    def tasks(self) -> dict[str, Task]:
+        """Let the driver do once what Nova asks of it periodically; by the task's name."""
+        return {name: Task(**told) for name, told in self._ask({"verb": "tasks"})["tasks"].items()}
+
+    def restart(self) -> Boot:
+        """Start the driver anew with all servers that are kept."""
+        return Boot(**self._ask({"verb": "restart"}))
+
+    def idle(self, seconds: float) -> Boot:
+        """Let the driver do nothing for a while; the seconds are the CPU time that it took."""
+        return Boot(**self._ask({"verb": "idle", "seconds": seconds}))
+
+    def remove(self) -> None:
+        """Remove the oldest server that is kept."""
+        self._ask({"verb": "remove"})
 
     def clear(self) -> None:
         """Remove what is kept."""
