@@ -43,6 +43,7 @@ from novadocker.virt.docker import (
     plugging,
     rescue,
     spec,
+    startup,
     subids,
     tags,
     topology,
@@ -560,6 +561,25 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Start an instance that ran before the host went down."""
         self.resume(context, instance, network_info)
+
+    def process_instances_at_startup(
+        self, context: nova_context.RequestContext, instances: objects.InstanceList
+    ) -> objects.InstanceList:
+        """Start the instances that ran before the host went down, if Nova is to resume them.
+
+        Nova resumes one after the other. It does that all the same for those that failed here,
+        and sets them to ERROR if they do again. Nova before 34 does not ask for this.
+
+        :raises EngineUnavailable: the engine does not answer; the service manager tries again
+        """
+        if CONF.resume_guests_state_on_host_boot:
+            startup.start_all(
+                startup.interrupted(instances, self._listing.servers()),
+                lambda instance: self.resume(context, instance, instance.get_network_info()),
+            )
+            # what plugs their ports next must not take them for stopped
+            self._listing.servers()
+        return instances
 
     def _start(
         self,
