@@ -32,6 +32,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=Path("/var/lib/docker"),
         help="the data root, on this host's disk or an attached one (default: %(default)s)",
     )
+    parser.add_argument(
+        "--thin-pool",
+        type=Path,
+        metavar="DEVICE",
+        help="the active pool of the storage driver devicemapper, if it is on LVM",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list the servers")
@@ -77,7 +83,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.command == "umount":
         mounts.unmount(parsed.target)
         return OK
-    root = DataRoot(parsed.root.absolute())
+    root = DataRoot(parsed.root.absolute(), parsed.thin_pool)
     if parsed.command == "list":
         return show(root.servers(), as_json=parsed.json)
     server = root.find(parsed.server)

@@ -12,7 +12,7 @@ from typing import Any
 
 from novadocker import naming
 
-DRIVERS = ("overlay2", "btrfs", "vfs")
+DRIVERS = ("overlay2", "btrfs", "vfs", "devicemapper")
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -58,11 +58,13 @@ class Server:
 class DataRoot:
     """The engine's data root, or a copy of it, at ``path``.
 
+    :param thin_pool: of the storage driver devicemapper, where it is not in files of the data root
     :raises RecoveryError: that is no data root
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, thin_pool: Path | None = None) -> None:
         self.path = path
+        self.thin_pool = thin_pool
         if not (path / "containers").is_dir():
             raise RecoveryError(f"{path} is no data root of the Docker Engine: no containers in it")
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+from novadocker.recovery import thin
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
 from novadocker.recovery.layers import FileSystem, file_system
 from novadocker.virt.docker import confined
@@ -25,7 +26,8 @@ def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = N
     """
     if not target.is_dir() or any(target.iterdir()):
         raise RecoveryError(f"{target} is no empty folder")
-    _mount_stack(file_system(root, server), target, changes and changes / "root")
+    with _opened(root, server) as stack:
+        _mount_stack(stack, target, changes and changes / "root")
     try:
         for volume in server.volumes:
             source = FileSystem(root.volume_folder(volume), (".",))
@@ -42,6 +44,12 @@ def unmount(target: Path) -> None:
     :raises RecoveryError: it is in use, or not mounted
     """
     _run(["umount", "--recursive", str(target)], Path("/"))
+
+
+def _opened(root: DataRoot, server: Server) -> AbstractContextManager[FileSystem]:
+    if server.driver == "devicemapper":
+        return thin.opened(root, root.layer(server))
+    return nullcontext(file_system(root, server))
 
 
 def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:

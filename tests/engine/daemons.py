@@ -49,9 +49,7 @@ def clear_if_abandoned(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Remove a state folder and all that belongs to its session."""
-    for pid in processes_of(folder):
-        for victim in (*_children(pid), pid):
-            kill(victim, signal.SIGKILL)
+    kill_all(folder)
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
     for name in namespaces_of(folder):
@@ -60,6 +58,14 @@ def clear(folder: Path) -> None:
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)
+
+
+def kill_all(folder: Path) -> list[int]:
+    """Kill the processes that were started with a path below ``folder``, and their children."""
+    victims = [victim for pid in processes_of(folder) for victim in (*_children(pid), pid)]
+    for victim in victims:
+        kill(victim, signal.SIGKILL)
+    return victims
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import psutil
 
 from tests.engine import daemons
 
@@ -37,9 +39,15 @@ class OwnEngine:
         containerd = folder / "containerd"
         containerd.mkdir()
         (containerd / "config.toml").write_text(_CONTAINERD.format(folder=containerd))
+        self._wrapper = wrapper
+        self.start_all()
+
+    def start_all(self) -> None:
+        """Start it and its containerd, also after a loss of power."""
+        containerd = self._folder / "containerd"
         self._containerd = daemons.start(
-            [*wrapper, "containerd", "--config", str(containerd / "config.toml")],
-            folder / "log",
+            [*self._wrapper, "containerd", "--config", str(containerd / "config.toml")],
+            self._folder / "log",
             lambda: _connects(containerd / "containerd.sock"),
         )
         self.start()
@@ -60,6 +68,17 @@ class OwnEngine:
         self._process.kill()
         self._process.wait()
 
+    def lose_power(self) -> None:
+        """End it, its containerd and all containers, with what they keep below /run elsewhere."""
+        victims = daemons.kill_all(self._folder)
+        self._process.wait()
+        self._containerd.wait()
+        psutil.wait_procs([psutil.Process(pid) for pid in victims if psutil.pid_exists(pid)], 60)
+        for mount in reversed(daemons.mounts_below(self.data_root)):
+            subprocess.run(["umount", mount], check=True)
+        shutil.rmtree(self._folder / "exec")
+        shutil.rmtree(self._folder / "containerd" / "state")
+
     def stop(self) -> None:
         """End it."""
         daemons.stop(self._process)
@@ -67,11 +86,14 @@ class OwnEngine:
 
 
 @contextmanager
-def own_engine(folder: Path, storage_driver: str, filesystem: str = "") -> Iterator[OwnEngine]:
+def own_engine(
+    folder: Path, storage_driver: str, filesystem: str = "", storage: Sequence[str] = ()
+) -> Iterator[OwnEngine]:
     """Run an engine.
 
     :param filesystem: that of the data root, in a file: ``btrfs``, or ``xfs`` with project quota;
         by default the machine's
+    :param storage: the storage driver's options
     """
     data = folder / "data"
     data.mkdir(parents=True)
@@ -81,7 +103,7 @@ def own_engine(folder: Path, storage_driver: str, filesystem: str = "") -> Itera
         subprocess.run([f"mkfs.{filesystem}", "-q", str(folder / "disk")], check=True)
         options = "loop,prjquota" if filesystem == "xfs" else "loop"
         subprocess.run(["mount", "-o", options, str(folder / "disk"), str(data)], check=True)
-    engine = OwnEngine(folder, **{"storage-driver": storage_driver})
+    engine = OwnEngine(folder, **{"storage-driver": storage_driver, "storage-opts": list(storage)})
     yield engine
     engine.stop()
     for mount in reversed(daemons.mounts_below(folder)):

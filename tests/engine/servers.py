@@ -15,7 +15,7 @@ from unittest import mock
 
 from nova import conf, objects
 from nova import context as nova_context
-from nova.compute import vm_states
+from nova.compute import power_state, vm_states
 from nova.network import model
 
 from novadocker import naming
@@ -59,6 +59,7 @@ class Server:
     """What Nova's database has of a server.
 
     :ivar ports: the numbers of its ports, each with an address of its own
+    :ivar power_state: as it was seen last
     :ivar metadata: the system metadata
     """
 
@@ -68,6 +69,7 @@ class Server:
     old_flavor: str | None = None
     vm_state: str = vm_states.ACTIVE
     task_state: str | None = None
+    power_state: int = power_state.NOSTATE
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -108,6 +110,7 @@ class Server:
             key_data=None,
             vm_state=self.vm_state,
             task_state=self.task_state,
+            power_state=self.power_state,
             migration_context=None,
             numa_topology=None,
         )
@@ -139,8 +142,15 @@ class Nova:
     def start(self, servers: list[Server]) -> None:
         """Start nova-compute."""
         self.driver.init_host(HOST)
-        for server in servers:
-            self.driver.plug_vifs(server.instance(), server.network_info)
+        instances = [server.instance() for server in servers]
+        self.driver.process_instances_at_startup(self.context, instances)
+        for server, instance in zip(servers, instances, strict=True):
+            self.driver.plug_vifs(instance, server.network_info)
+            lost = power_state.RUNNING == server.power_state != self.state(server)
+            if lost and conf.CONF.resume_guests_state_on_host_boot:
+                self.driver.resume_state_on_host_boot(
+                    self.context, instance, server.network_info, None
+                )
 
     def stop(self) -> None:
         self.driver.cleanup_host(HOST)

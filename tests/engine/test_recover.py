@@ -19,6 +19,7 @@ from tests.engine.engines import own_engine
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 SPARSE_BYTES = 64 << 20
+THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
 SCRIPT = f"""
 echo changed > /etc/motd; rm /gone; rm -r /folder; mkdir /folder; echo new > /folder/new
 echo twice > /root/first; ln /root/first /root/second; chown 1000:1001 /root/first
@@ -40,21 +41,58 @@ class Dead:
         return recover.main(["--root", str(self.root), *map(str, words)])
 
 
-@pytest.fixture(scope="module", params=["overlay2", "vfs", "btrfs"])
+@pytest.fixture(
+    scope="module", params=["overlay2", "vfs", "btrfs", "devicemapper", "devicemapper-off"]
+)
 def dead(request: pytest.FixtureRequest, own_network: None, state_folder: Path) -> Iterator[Dead]:
-    if request.param == "btrfs" and "btrfs" not in Path("/proc/filesystems").read_text():
+    """An engine that was killed; ``-off``: its host went off, and its thin pool is not active."""
+    driver, _, off = request.param.partition("-")
+    if driver == "btrfs" and "btrfs" not in Path("/proc/filesystems").read_text():
         pytest.skip("this machine has no btrfs")
-    filesystem = "btrfs" if request.param == "btrfs" else ""
-    with own_engine(state_folder / f"dead-{request.param}", request.param, filesystem) as engine:
+    if driver == "devicemapper" and not Path("/dev/mapper/control").exists():
+        pytest.skip("this machine has no device mapper")
+    with own_engine(
+        state_folder / f"dead-{request.param}",
+        driver,
+        "btrfs" if driver == "btrfs" else "",
+        (*THIN_OPTIONS, f"dm.fs={'xfs' if off else 'ext4'}") if driver == "devicemapper" else (),
+    ) as engine:
         client = docker.APIClient(base_url=engine.url, timeout=60)
         container = make_server(client)
-        engine.kill()
+        if off:
+            engine.lose_power()
+            remove_thin_devices()
+        else:
+            engine.kill()
         before = everything_in(engine.data_root)
-        yield Dead(engine.data_root, container, request.param)
-        assert everything_in(engine.data_root) == before
-        engine.start()
+        yield Dead(engine.data_root, container, driver)
+        if off or driver != "devicemapper":
+            assert everything_in(engine.data_root) == before
+        if off:
+            engine.start_all()
+        else:
+            engine.start()
         client.remove_container(container, force=True, v=True)
         client.close()
+    assert devices_of_ours() == ""
+
+
+def remove_thin_devices() -> None:
+    """Remove the engine's thin devices, then their pool, as a host that goes off does."""
+    shown = subprocess.run(["dmsetup", "ls"], check=True, capture_output=True, text=True).stdout
+    names = [line.split()[0] for line in shown.splitlines() if line.startswith("docker-")]
+    for name in sorted(names, key=lambda name: name.endswith("-pool")):
+        subprocess.run(["dmsetup", "remove", "--retry", name], check=True)
+
+
+def devices_of_ours() -> str:
+    """Return what dmsetup and losetup show of temporary devices."""
+    shown = ""
+    for command in (["dmsetup", "ls"], ["losetup", "--list", "--noheadings"]):
+        if Path("/dev/mapper/control").exists() or command[0] == "losetup":
+            shown += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    marks = ("novadocker-recover-", "novadocker-thin-")
+    return "\n".join(line for line in shown.splitlines() if any(mark in line for mark in marks))
 
 
 def make_server(client: docker.APIClient) -> str:
@@ -230,6 +268,21 @@ def test_damaged_metadata(
     assert damaged.run("copy", dead.container[:12], tmp_path / "copy") == 0
     assert "volumes are unknown" in capsys.readouterr().err
     assert (tmp_path / "copy/etc/motd").read_text() == "changed\n"
+
+
+@pytest.mark.parametrize("dead", ["devicemapper-off"], indirect=True)
+def test_a_lost_record_of_a_thin_device(dead: Dead, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(dead.root / "devicemapper/metadata", root / "devicemapper/metadata")
+    (root / "devicemapper/devicemapper").symlink_to(dead.root / "devicemapper/devicemapper")
+    for entry in dead.root.iterdir():
+        if entry.name != "devicemapper":
+            (root / entry.name).symlink_to(entry)
+    layers = dead.root / "image/devicemapper/layerdb/mounts" / dead.container
+    record = root / "devicemapper/metadata" / (layers / "mount-id").read_text()
+    record.write_text(record.read_text()[:10])
+    assert Dead(root, dead.container, dead.driver).run("copy", UUID, tmp_path / "copy") == 0
+    check_tree(tmp_path / "copy")
 
 
 def test_what_is_no_data_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
