@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nova.virt import driver as nova_driver
 from novadocker import exception, naming
 from novadocker.virt.docker import driver as driver_module
 from novadocker.virt.docker import freezer, kills
-from novadocker.virt.docker.model import ContainerSpec, IdMaps, Mount
+from novadocker.virt.docker.model import Container, ContainerSpec, IdMaps, Mount
 from tests.unit import fakes
 from tests.unit.fakes import FakeDrives, FakeEngine, FakeInterior, FakeNetwork, FakeVirtAPI
 
@@ -538,6 +539,30 @@ def test_a_power_state_sync_asks_the_engine_once(
     for _ in range(100):
         driver.get_info(instance)
     assert engine.lists == 1
+
+
+def test_a_power_state_sync_holds_up_no_boot(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang(_label: str) -> list[Container]:
+        asked.set()
+        assert answer.wait(60)
+        return []
+
+    monkeypatch.setattr(engine, "list_containers", hang)
+    sync = threading.Thread(target=driver.get_num_instances, daemon=True)
+    sync.start()
+    assert asked.wait(60)
+    boot = threading.Thread(target=spawn, daemon=True)
+    boot.start()
+    boot.join(30)
+    booted = not boot.is_alive()
+    answer.set()
+    sync.join(60)
+    assert booted
+    assert engine.calls[-1][0] == "start"
 
 
 # -- the host -------------------------------------------------------------------------------------

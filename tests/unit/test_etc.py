@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sample files are true to the code."""
 
+import configparser
 import json
 import re
 from pathlib import Path
@@ -73,6 +74,23 @@ def test_sudo_lets_the_helpers_through(arguments: str, allowed: bool) -> None:
         re.MULTILINE,
     )
     assert bool(re.match(rule, arguments)) is allowed
+
+
+def test_the_order_of_the_services() -> None:
+    """A host that comes up: Open vSwitch, lxcfs and the engine, then nova-compute."""
+    compute = _unit("nova-compute.service.d/novadocker.conf")
+    assert {"docker.service", "openvswitch-switch.service"} <= set(compute["After"].split())
+    # what it requires would stop it when it stops
+    assert "Requires" not in compute
+    lxcfs = _unit("lxcfs.service.d/novadocker.conf")
+    assert lxcfs["Before"].split() == ["docker.service", "nova-compute.service"]
+
+
+def _unit(name: str) -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(ETC / "systemd" / name)
+    return parser["Unit"]
 
 
 def test_image_properties_are_offered() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from novadocker import naming
-from novadocker.recovery import copies, layers
+from novadocker.recovery import copies, layers, thin
 from novadocker.recovery.dataroot import DataRoot, RecoveryError
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
@@ -126,3 +126,64 @@ def test_the_configuration_of_an_image() -> None:
     }
     assert found["rootfs"]["diff_ids"] == ["sha256:3"]
     assert (found["architecture"], found["variant"]) == ("arm64", "v8")
+
+
+# -- devicemapper ----------------------------------------------------------------------------------
+
+
+def record(root: DataRoot, name: str, content: object) -> Path:
+    folder = root.path / "devicemapper" / "metadata"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def test_a_thin_device_is_the_recorded_one(root: DataRoot) -> None:
+    record(root, LAYER, {"device_id": 7, "size": 1 << 20, "transaction_id": 9})
+    assert thin.read_device(root, LAYER) == thin.ThinDevice(number=7, sectors=2048)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"size": 512}, "names no device"),
+        ({"device_id": "7 1 1", "size": 512}, "names no device"),
+        ({"device_id": 1 << 24, "size": 512}, "names no device"),
+        ({"device_id": 7, "size": "1; reboot"}, "has no size"),
+        ({"device_id": 7, "size": -512}, "has no size"),
+        ([7], "no object"),
+    ],
+)
+def test_a_forged_record_of_a_thin_device(root: DataRoot, content: object, text: str) -> None:
+    record(root, LAYER, content)
+    with pytest.raises(RecoveryError, match=text):
+        thin.read_device(root, LAYER)
+
+
+def test_devices_that_may_be_a_lost_one(root: DataRoot) -> None:
+    record(root, "deviceset-metadata", {"next_device_id": 4})
+    record(root, "base", {"device_id": 1, "size": 1024})
+    record(root, "other", {"device_id": 3, "size": 2048})
+    record(root, LAYER, {}).write_text('{"dev')
+    assert list(thin.unnamed_devices(root)) == [thin.ThinDevice(4, 4), thin.ThinDevice(2, 4)]
+    record(root, "deviceset-metadata", {})
+    with pytest.raises(RecoveryError, match="all devices are damaged"):
+        list(thin.unnamed_devices(root))
+
+
+def test_the_blocks_of_a_pool() -> None:
+    superblock = bytearray(4096)
+    superblock[32:40] = (27022010).to_bytes(8, "little")
+    superblock[336:340] = (128).to_bytes(4, "little")
+    assert thin.block_sectors(bytes(superblock)) == 128
+    with pytest.raises(RecoveryError, match="cut off"):
+        thin.block_sectors(bytes(superblock[:100]))
+    superblock[32] = 0
+    with pytest.raises(RecoveryError, match="is damaged"):
+        thin.block_sectors(bytes(superblock))
+
+
+def test_a_pool_that_is_nowhere(root: DataRoot) -> None:
+    record(root, LAYER, {"device_id": 7, "size": 512})
+    with pytest.raises(RecoveryError, match="--thin-pool"), thin.opened(root, LAYER):
+        pass
