@@ -15,12 +15,12 @@ import secrets
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker.recovery.dataroot import DataRoot, RecoveryError, read_json, read_text
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, read_json
 from novadocker.recovery.layers import FileSystem
 
 _SECONDS = 120
@@ -59,7 +59,7 @@ def read_device(root: DataRoot, layer: str) -> ThinDevice:
 
 
 def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
-    """Yield all devices that may belong to a layer whose record is damaged, the newest first.
+    """Yield all devices that there may be beside those with a record, the newest first.
 
     :raises RecoveryError: how many there are is unknown, too
     """
@@ -104,24 +104,37 @@ def opened(root: DataRoot, layer: str) -> Iterator[FileSystem]:
         work = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="novadocker-thin-")))
         devices = _Devices(work, undo)
         pool = _active_pool(root) or _made_pool(root, devices)
+        found = list(_mounted(_candidates(root, layer), pool, work, undo))
+        if len(found) != 1:
+            raise RecoveryError(
+                f"{len(found)} devices of the thin pool may be that of {layer}, whose record is "
+                "damaged"
+            )
+        yield FileSystem(found[0], ("rootfs",))
+
+
+def _candidates(root: DataRoot, layer: str) -> tuple[ThinDevice, ...]:
+    try:
+        return (read_device(root, layer),)
+    except RecoveryError:
+        return tuple(unnamed_devices(root))
+
+
+def _mounted(
+    candidates: Sequence[ThinDevice], pool: Path, work: Path, undo: ExitStack
+) -> Iterator[Path]:
+    """Mount those devices that there are; one that must be there is the only one."""
+    for device in candidates:
+        tried = undo.enter_context(ExitStack())
+        target = work / str(device.number)
         try:
-            candidates: Iterable[ThinDevice] = [read_device(root, layer)]
+            _mount(device, pool, _Devices(work, tried), target)
         except RecoveryError:
-            candidates = unnamed_devices(root)
-        reason = "there are no others"
-        for device in candidates:
-            tried = undo.enter_context(ExitStack())
-            target = work / str(device.number)
-            try:
-                _mount(device, pool, _Devices(work, tried), target)
-                owner = read_text(target / "id").strip()
-            except RecoveryError as error:
-                owner, reason = "", str(error)
-            if owner == layer:
-                yield FileSystem(target, ("rootfs",))
-                return
             tried.close()
-        raise RecoveryError(f"no device has the layer {layer}: {reason}")
+            if len(candidates) == 1:
+                raise
+        else:
+            yield target
 
 
 def _mount(device: ThinDevice, pool: Path, devices: _Devices, target: Path) -> None:

@@ -74,6 +74,8 @@ def test_a_host_goes_down_and_comes_back(
             assert nova.state(server) == power_state.RUNNING
             survey.check_running(server)
         survey.check_stopped(stopped)
+        nova.power_on(stopped)
+        survey.check_running(stopped)
         survey.check_nothing_else(made)
 
         for server in made:
