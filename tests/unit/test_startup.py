@@ -10,7 +10,8 @@ from nova import objects
 from nova.compute import power_state, task_states, vm_states
 from nova.tests.unit import fake_instance
 
-from novadocker.virt.docker import spec, startup
+from novadocker import naming
+from novadocker.virt.docker import startup
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.model import Container
 from tests.unit.conftest import network_info
@@ -56,7 +57,7 @@ def test_who_comes_back(status: str, values: dict[str, Any], comes_back: bool) -
     servers = (
         {}
         if status == "gone"
-        else {instance.uuid: Container("id", spec.container_name(instance.uuid), status, {})}
+        else {instance.uuid: Container("id", naming.container_name(instance.uuid), status, {})}
     )
     assert bool(startup.interrupted([instance], servers)) is comes_back
 
@@ -92,8 +93,8 @@ def test_a_host_that_comes_back(
     options(resume_guests_state_on_host_boot=wanted)
     instances = [make(id=number, uuid=f"{number:08}-{'0000-' * 3}{'0' * 12}") for number in (1, 2)]
     for instance in instances:
-        labels = {spec.LABEL_UUID: instance.uuid, spec.LABEL_SCHEMA: spec.SCHEMA}
-        engine.add(spec.container_name(instance.uuid), labels, "exited")
+        labels = {naming.LABEL_UUID: instance.uuid, naming.LABEL_SCHEMA: naming.SCHEMA}
+        engine.add(naming.container_name(instance.uuid), labels, "exited")
     driver.plug_vifs(instances[0], instances[0].get_network_info())
     assert driver.process_instances_at_startup(CONTEXT, instances) == instances
     states = {container.status for container in engine.containers.values()}
