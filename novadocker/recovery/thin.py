@@ -31,6 +31,8 @@ _CHUNK_SECTORS = 8
 _MAGIC, _MAGIC_AT, _BLOCK_SIZE_AT = 27022010, 32, 336
 # the second is for XFS: all devices are copies of one, with one UUID
 _MOUNT_OPTIONS = {"ext4": "ro,nosuid,nodev", "xfs": "ro,nosuid,nodev,nouuid"}
+# the engine counts devices up; as many may have come after the last one with a record
+_NEWER = 64
 # a thin device's number has 24 bits
 _NUMBERS = range(1 << 24)
 
@@ -59,9 +61,9 @@ def read_device(root: DataRoot, layer: str) -> ThinDevice:
 
 
 def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
-    """Yield all devices that there may be beside those with a record, the newest first.
+    """Yield all devices that there may be beside those with a record.
 
-    :raises RecoveryError: how many there are is unknown, too
+    :raises RecoveryError: no device has a record
     """
     known = []
     for path in (_folder(root) / "metadata").iterdir():
@@ -69,13 +71,13 @@ def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
             known.append(read_device(root, path.name))
         except RecoveryError:
             continue
-    count = read_json(_folder(root) / "metadata" / "deviceset-metadata").get("next_device_id")
-    if not isinstance(count, int) or count not in _NUMBERS or not known:
+    if not known:
         raise RecoveryError("the records of all devices are damaged")
+    numbers = {device.number for device in known}
     # what lies behind the end of a device reads as zeros
     sectors = max(device.sectors for device in known)
-    for number in range(count, 0, -1):
-        if number not in {device.number for device in known}:
+    for number in range(max(numbers) + _NEWER):
+        if number not in numbers:
             yield ThinDevice(number, sectors)
 
 
@@ -103,6 +105,8 @@ def opened(root: DataRoot, layer: str) -> Iterator[FileSystem]:
     with ExitStack() as undo:
         work = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="novadocker-thin-")))
         devices = _Devices(work, undo)
+        # what servers that run have written is on their devices then
+        os.sync()
         pool = _active_pool(root) or _made_pool(root, devices)
         found = list(_mounted(_candidates(root, layer), pool, work, undo))
         if len(found) != 1:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A private Open vSwitch in the current network namespace."""
 
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,12 @@ class Switch:
 
     def ports(self) -> list[str]:
         return self.vsctl("list-ports", BRIDGE).split()
+
+    def external_ids(self) -> dict[str, dict[str, str]]:
+        """Return what other programs noted, by the name of the interface, but for the bridge's."""
+        shown = self.vsctl("--format=json", "--columns=name,external_ids", "list", "Interface")
+        rows = json.loads(shown)["data"]
+        return {name: dict(ids[1]) for name, ids in rows if name != BRIDGE}
 
     def interface(self, name: str, column: str) -> str:
         return self.vsctl("get", "Interface", name, column)

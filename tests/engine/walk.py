@@ -113,7 +113,7 @@ class Walk:
         else:
             tell(f"{name} {guest.server.uuid}, {guest.state} {guest.server.vm_state}")
             getattr(self, f"_{name}")(guest)
-        self._check()
+        self._check(guest)
 
     def _possible(self, name: str) -> bool:
         if name == "spawn":
@@ -125,15 +125,16 @@ class Walk:
         """Destroy all servers; nothing may be left."""
         while self._guests:
             self._destroy(self._guests[-1])
-            self._check()
+            self._check(None)
         self._nova.stop()
 
-    def _check(self) -> None:
+    def _check(self, concerned: Guest | None) -> None:
+        """Check all; the data of those that are stopped where the step was not another's."""
         self._survey.check_nothing_else(guest.server for guest in self._guests)
         for guest in self._guests:
             assert self._nova.state(guest.server) == _POWER_STATES[guest.state]
             if guest.state == "stopped":
-                self._survey.check_stopped(guest.server)
+                self._survey.check_stopped(guest.server, data=concerned in (None, guest))
             else:
                 self._survey.check_running(guest.server, silent=guest.state == "paused")
 

@@ -16,6 +16,7 @@ from tests.guest import images, machine, session
 
 BRIDGES = "tests/engine/test_bridges.py::"
 ENGINE = "tests/engine/test_engine.py::"
+RECOVER = "tests/engine/test_recover.py::"
 
 SUITES = {
     "older": (
@@ -29,6 +30,12 @@ SUITES = {
         f"{ENGINE}test_swap_is_the_kernels",
         f"{ENGINE}test_usage",
         images.SYSTEMD,
+        f"{RECOVER}test_a_copy_has_everything_and_differences_are_found[devicemapper]",
+        f"{RECOVER}test_a_mount_takes_changes_elsewhere[devicemapper]",
+        f"{RECOVER}test_damaged_metadata[devicemapper-cut]",
+        f"{RECOVER}test_a_copy_has_everything_and_differences_are_found[devicemapper-off]",
+        f"{RECOVER}test_an_image_boots_elsewhere[devicemapper-off]",
+        f"{RECOVER}test_a_lost_record_of_a_thin_device[devicemapper-off]",
     ),
 }
 """By the engine: what can go otherwise on another kernel."""

@@ -161,12 +161,16 @@ def test_a_forged_record_of_a_thin_device(root: DataRoot, content: object, text:
 
 
 def test_devices_that_may_be_a_lost_one(root: DataRoot) -> None:
-    record(root, "deviceset-metadata", {"next_device_id": 4})
+    record(root, "deviceset-metadata", {"next_device_id": 1})
     record(root, "base", {"device_id": 1, "size": 1024})
     record(root, "other", {"device_id": 3, "size": 2048})
-    record(root, LAYER, {}).write_text('{"dev')
-    assert list(thin.unnamed_devices(root)) == [thin.ThinDevice(4, 4), thin.ThinDevice(2, 4)]
-    record(root, "deviceset-metadata", {})
+    damaged = record(root, LAYER, {})
+    damaged.write_text('{"dev')
+    found = list(thin.unnamed_devices(root))
+    assert [device.number for device in found[:4]] == [0, 2, 4, 5]
+    assert {device.sectors for device in found} == {4}
+    for path in damaged.parent.iterdir():
+        path.write_text("")
     with pytest.raises(RecoveryError, match="all devices are damaged"):
         list(thin.unnamed_devices(root))
 
