@@ -63,6 +63,11 @@ class OwnEngine:
             lambda: _answers(self._folder / "docker.sock"),
         )
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill it without a chance to tidy up; its containers live on."""
         self._process.kill()
@@ -87,7 +92,11 @@ class OwnEngine:
 
 @contextmanager
 def own_engine(
-    folder: Path, storage_driver: str, filesystem: str = "", storage: Sequence[str] = ()
+    folder: Path,
+    storage_driver: str,
+    filesystem: str = "",
+    storage: Sequence[str] = (),
+    live_restore: bool = True,
 ) -> Iterator[OwnEngine]:
     """Run an engine.
 

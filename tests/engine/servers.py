@@ -269,13 +269,14 @@ def _database(instance: objects.Instance) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def configured(url: str, instances: Path) -> Iterator[None]:
+def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[None]:
     """Have what ``Nova`` needs of nova-compute's configuration.
 
     :param instances: the folder of instances
     """
-    options: list[tuple[str, str, str | None]] = [
+    options: list[tuple[str, object, str | None]] = [
         ("api_url", url, "docker"),
+        ("api_timeout", api_timeout, "docker"),
         ("lxcfs_folder", "", "docker"),
         ("instances_path", str(instances), None),
         ("state_path", str(instances), None),

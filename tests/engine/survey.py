@@ -147,8 +147,9 @@ class Survey:
             assert files.isdisjoint(self._seen)
             assert self._image_ids() == self._images
             left = {path.name for path in self._instances.iterdir()}
-            assert left <= {"locks", "loads", "novadocker-alive"}, left
-            assert list((self._instances / "loads").glob("*")) == []
+            assert left <= {"locks", "loads", "rates", "novadocker-alive"}, left
+            for folder in ("loads", "rates"):
+                assert list((self._instances / folder).glob("*")) == []
 
     # -- how it is found ------------------------------------------------------------------------
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's events as Nova is told of them."""
 
+import os
 import queue
+import signal
+import time
 from collections.abc import Callable, Iterator
 
 import docker
@@ -12,6 +15,7 @@ from novadocker import naming
 from novadocker.virt.docker import events
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
+from tests.engine.engines import OwnEngine
 
 Next = Callable[[], int]
 
@@ -58,3 +62,57 @@ def test_a_server_lives_and_dies(docker_client: docker.APIClient, server: str, t
     assert told() == virtevent.EVENT_LIFECYCLE_STARTED
     docker_client.kill(server)
     assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
+
+
+def test_nothing_is_lost_between_two_streams(
+    docker_client: docker.APIClient, server: str, told: Next, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
+    docker_client.start(server)
+    assert told() == virtevent.EVENT_LIFECYCLE_STARTED
+    # shorter than what lies between two of them
+    monkeypatch.setattr(events, "_QUIET_SECONDS", 0.005)
+    for _ in range(10):
+        docker_client.pause(server)
+        assert told() == virtevent.EVENT_LIFECYCLE_PAUSED
+        docker_client.unpause(server)
+        assert told() == virtevent.EVENT_LIFECYCLE_RESUMED
+
+
+def test_what_happens_while_the_engine_is_away_is_told_afterwards(
+    session_engine: OwnEngine, docker_client: docker.APIClient, server: str, told: Next
+) -> None:
+    docker_client.start(server)
+    assert told() == virtevent.EVENT_LIFECYCLE_STARTED
+    pid = docker_client.inspect_container(server)["State"]["Pid"]
+    session_engine.kill()
+    os.kill(pid, signal.SIGKILL)
+    session_engine.start()
+    assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
+
+
+def test_out_of_memory(
+    docker_client: docker.APIClient,
+    busybox_image: str,
+    instance_uuid: str,
+    told: Next,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = naming.container_name(instance_uuid)
+    docker_client.create_container(
+        busybox_image,
+        # doubles a text until there is no room for it
+        ["sh", "-c", "x=0123456789; while :; do x=$x$x; done"],
+        name=name,
+        network_disabled=True,
+        labels={naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: instance_uuid},
+        host_config=docker_client.create_host_config(mem_limit="16m", memswap_limit="16m"),
+    )
+    docker_client.start(name)
+    while told() != virtevent.EVENT_LIFECYCLE_STOPPED:
+        pass
+    deadline = time.monotonic() + 30
+    # its own event may come after that of the end
+    while f"[instance: {instance_uuid}] The kernel killed a process" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
