@@ -104,6 +104,12 @@ class FakeEngine:
         self._reach()
         return self.info_
 
+    def claim(self, info: EngineInfo) -> None:
+        """Many drivers share one process, and the data root of ``INFO``."""
+
+    def release(self) -> None:
+        pass
+
     def list_containers(self, label: str) -> list[Container]:
         self._reach()
         self.lists += 1

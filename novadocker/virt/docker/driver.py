@@ -134,10 +134,12 @@ class DockerDriver(driver.ComputeDriver):
         """Check that this host can run servers.
 
         :raises EngineUnavailable: the engine does not answer; the service manager tries again
-        :raises InvalidConfiguration: the runtime shim is not registered
+        :raises InvalidConfiguration: the runtime shim is not registered, or another nova-compute
+            uses the engine
         """
         self._node = host
         info = self._engine.info()
+        self._engine.claim(info)
         if CONF.docker.runtime not in info.runtimes:
             raise exception.InvalidConfiguration(
                 reason=f"the engine has no runtime {CONF.docker.runtime!r}; register the shim "
@@ -177,6 +179,7 @@ class DockerDriver(driver.ComputeDriver):
         self._consoles.stop()
         self._lxcfs.stop()
         self._loads.stop()
+        self._engine.release()
 
     def get_host_ip_addr(self) -> str:
         """Return this host's address, ``[DEFAULT]my_ip``."""

@@ -26,6 +26,7 @@ from docker.transport import UnixHTTPAdapter
 from oslo_utils import timeutils
 
 from novadocker import exception, naming
+from novadocker.virt.docker.claim import EngineClaim
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -94,6 +95,7 @@ class Engine:
         self._timeout = timeout
         self._load_timeout = load_timeout
         self._local = threading.local()
+        self._claim = EngineClaim()
 
     # -- the engine ---------------------------------------------------------------------------
 
@@ -118,6 +120,17 @@ class Engine:
                 warnings=tuple(info.get("Warnings") or ()),
                 user_namespaces="name=userns" in (info.get("SecurityOptions") or ()),
             )
+
+    def claim(self, info: EngineInfo) -> None:
+        """Keep every other nova-compute off the engine until ``release``; again is fine.
+
+        :raises InvalidConfiguration: another one has it
+        """
+        self._claim.take(info.data_root)
+
+    def release(self) -> None:
+        """Let another nova-compute have the engine."""
+        self._claim.release()
 
     # -- containers ---------------------------------------------------------------------------
 
