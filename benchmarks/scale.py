@@ -6,7 +6,6 @@
 
 import argparse
 import dataclasses
-import json
 import signal
 import statistics
 import sys
@@ -24,7 +23,7 @@ import tests  # noqa: F401, I001
 from benchmarks import figures, worker
 from benchmarks.resize import BRIDGE, bridge
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, say, step
+from devcloud.steps import StepFailed, explain, step
 
 RESULTS = Path(__file__).resolve().parent / "results" / "scale.json"
 
@@ -147,7 +146,7 @@ def report(levels: Sequence[Level]) -> tuple[str, list[figures.Target]]:
     targets.append(
         figures.Target(f"s, start with {many.servers} servers", many.start, START_SECONDS)
     )
-    return "\n".join([*lines, "", figures.verdict(targets)]), targets
+    return "\n".join(lines), targets
 
 
 def main() -> int:
@@ -164,15 +163,8 @@ def main() -> int:
         print(explain(failure), file=sys.stderr)
         return 2
     text, targets = report(levels)
-    document = {
-        "levels": [dataclasses.asdict(level) for level in levels],
-        "targets": [dataclasses.asdict(target) for target in targets],
-    }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(document, indent=1))
-    print(f"\n{text}\n")
-    say(f"every sample is in {arguments.json}")
-    return 0 if all(target.reached for target in targets) else 1
+    document = {"levels": [dataclasses.asdict(level) for level in levels]}
+    return figures.conclude(arguments.json, text, targets, document)
 
 
 if __name__ == "__main__":

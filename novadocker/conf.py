@@ -26,6 +26,30 @@ The user that runs nova-compute needs access to it: for a Unix socket, membershi
 group that owns the socket (usually ``docker``).
 """,
     ),
+    cfg.StrOpt(
+        "ca_file",
+        default="",
+        help="""
+Certificates of the authorities that may have signed the engine's, for an ``api_url`` that begins
+with ``https``.
+
+The engine's certificate is always verified, by the system's authorities if there is no file.
+""",
+    ),
+    cfg.StrOpt(
+        "cert_file",
+        default="",
+        help="""
+Certificate by which the engine knows nova-compute, for an ``api_url`` that begins with ``https``.
+""",
+    ),
+    cfg.StrOpt(
+        "key_file",
+        default="",
+        help="""
+Private key of ``cert_file``.
+""",
+    ),
     cfg.IntOpt(
         "api_timeout",
         default=60,

@@ -21,7 +21,7 @@ import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
 from novadocker.virt.docker import switch
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine import Engine, Tls
 from novadocker.virt.docker.model import EngineInfo
 
 _ENGINE_SECONDS = 10
@@ -52,10 +52,10 @@ def import_driver() -> DriverImport:
     )
 
 
-def read_engine(url: str) -> tuple[EngineInfo | None, str]:
+def read_engine(url: str, tls: Tls) -> tuple[EngineInfo | None, str]:
     """Return the engine's facts, or None and the reason."""
     try:
-        return Engine(url, _ENGINE_SECONDS, _ENGINE_SECONDS).info(), ""
+        return Engine(url, _ENGINE_SECONDS, _ENGINE_SECONDS, tls).info(), ""
     except (
         exception.EngineUnavailable,
         exception.EngineError,

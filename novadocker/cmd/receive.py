@@ -21,7 +21,7 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import pipes, staging, trees, ways
 from novadocker.virt.docker.blobs import Repository
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine import Engine, Tls
 from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20
@@ -64,7 +64,10 @@ def serve(source: IO[bytes], answers: IO[str]) -> int:
                 raise ValueError("the hosts have different releases of the driver")
             uuid, token = str(greeting["uuid"]), str(greeting["token"])
             engine = Engine(
-                CONF.docker.api_url, CONF.docker.api_timeout, CONF.docker.image_load_timeout
+                CONF.docker.api_url,
+                CONF.docker.api_timeout,
+                CONF.docker.image_load_timeout,
+                Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
             )
             data_root = _check_host(engine, uuid)
             staging.discard_folders(data_root, uuid)

@@ -15,6 +15,7 @@ from oslo_upgradecheck import upgradecheck
 import novadocker.conf  # noqa: F401 - registers [docker]
 from novadocker.cmd import checks, probes
 from novadocker.virt.docker import host, lxcfs
+from novadocker.virt.docker.engine import Tls
 from novadocker.virt.docker.model import EngineInfo
 
 CONF = conf.CONF
@@ -34,7 +35,8 @@ class Checks(upgradecheck.UpgradeCommands):
 
     def _check_engine(self) -> upgradecheck.Result:
         url = CONF.docker.api_url
-        self._info, error = probes.read_engine(url)
+        tls = Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file)
+        self._info, error = probes.read_engine(url, tls)
         return checks.check_engine(url, probes.user_name(), self._info, error)
 
     def _check_runtime(self) -> upgradecheck.Result:

@@ -6,9 +6,12 @@ import io
 import json
 import socket
 import socketserver
+import ssl
+import subprocess
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 import requests
 import urllib3
 
+from novadocker import exception
 from novadocker.virt.docker import engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
@@ -215,3 +219,62 @@ def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) ->
             assert time.monotonic() < deadline, f"{daemon.open} connections stay open"
             time.sleep(0.01)
         daemon.shutdown()
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An engine behind TLS that wants a certificate of its own making: its address, its folder."""
+    for name in ("engine", "other"):
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+        command += ["ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+        command += ["-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem"]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "engine.pem", tmp_path / "engine.key")
+    context.load_verify_locations(tmp_path / "engine.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Encrypted)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_port}", tmp_path
+    server.shutdown()
+    server.server_close()
+
+
+class Encrypted(Answer):
+    """The same answer, on a connection that nobody counts."""
+
+    setup = http.server.BaseHTTPRequestHandler.setup
+    finish = http.server.BaseHTTPRequestHandler.finish
+
+
+def tls(folder: Path, ca: str, own: str) -> engine.Tls:
+    return engine.Tls(
+        str(folder / f"{ca}.pem") if ca else "",
+        str(folder / f"{own}.pem") if own else "",
+        str(folder / f"{own}.key") if own else "",
+    )
+
+
+def test_an_engine_that_proves_who_it_is(encrypted: tuple[str, Path]) -> None:
+    url, folder = encrypted
+    asked = engine.Engine(url, 10, 10, tls(folder, "engine", "engine"))
+    assert asked.terminal_process(Terminal(socket.socket(), b"", "/exec/1")) == 0
+
+
+@pytest.mark.parametrize(
+    ("ca", "own"), [("", "engine"), ("other", "engine"), ("engine", ""), ("engine", "other")]
+)
+def test_an_engine_that_does_not_and_one_that_does_not_know_us(
+    encrypted: tuple[str, Path], ca: str, own: str
+) -> None:
+    url, folder = encrypted
+    with pytest.raises(exception.EngineUnavailable):
+        engine.Engine(url, 10, 10, tls(folder, ca, own)).info()
+
+
+@pytest.mark.parametrize("given", [{"ca": "/no/such"}, {"certificate": "/no/such", "key": "/x"}])
+def test_files_of_tls_that_are_not_there(given: dict[str, str]) -> None:
+    with pytest.raises(exception.InvalidConfiguration):
+        engine.Engine("https://127.0.0.1:1", 10, 10, engine.Tls(**given)).info()

@@ -21,6 +21,7 @@ from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
 from novadocker.virt.docker import lxcfs
+from novadocker.virt.docker.engine import Tls
 from novadocker.virt.docker.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes
@@ -235,7 +236,7 @@ def test_an_import_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_that_is_away_is_told(tmp_path: Path) -> None:
-    info, error = probes.read_engine(f"unix://{tmp_path}/docker.sock")
+    info, error = probes.read_engine(f"unix://{tmp_path}/docker.sock", Tls())
     assert info is None
     assert "does not answer" in error
 
@@ -342,7 +343,7 @@ def run(
         monkeypatch.setattr(status, "CONF", fresh_configuration())
         call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), "")
         monkeypatch.setattr(probes, "import_driver", imported)
-        monkeypatch.setattr(probes, "read_engine", lambda _: (info, error))
+        monkeypatch.setattr(probes, "read_engine", lambda *_: (info, error))
         monkeypatch.setattr(probes, "is_executable", lambda path: path.startswith("/usr/bin/"))
         monkeypatch.setattr(probes, "connect_switch", lambda _: "")
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
@@ -402,7 +403,7 @@ def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             raise exception.InvalidConfiguration(reason="it speaks API 1.40")
 
     monkeypatch.setattr(probes, "Engine", Old)
-    info, error = probes.read_engine("unix:///x")
+    info, error = probes.read_engine("unix:///x", Tls())
     assert info is None
     assert "it speaks API 1.40" in error
 

@@ -58,7 +58,7 @@ from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.enforcement import Enforcement
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine import Engine, Tls
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
@@ -118,7 +118,10 @@ class DockerDriver(driver.ComputeDriver):
         """Create the driver; nothing is asked of the engine yet."""
         super().__init__(virtapi)
         self._engine = Engine(
-            CONF.docker.api_url, CONF.docker.api_timeout, CONF.docker.image_load_timeout
+            CONF.docker.api_url,
+            CONF.docker.api_timeout,
+            CONF.docker.image_load_timeout,
+            Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
         )
         self._listing = Listing(self._engine)
         self._abandoned = AbandonedContainers(self._engine)

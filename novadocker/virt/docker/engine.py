@@ -16,6 +16,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import docker
@@ -83,6 +84,19 @@ class _OnePool(UnixHTTPAdapter):
         return super().get_connection("http+docker://localhost", proxies)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """Files for a connection to an engine at https://, each empty for none.
+
+    :ivar ca: who may have signed the engine's certificate; the system's authorities unless given
+    :ivar certificate: nova-compute's own, with ``key``
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
 class Engine:
     """The engine at ``url``; safe to share between threads.
 
@@ -90,10 +104,11 @@ class Engine:
     ``EngineUnavailable`` when the engine does not answer and ``EngineError`` when it refuses.
     """
 
-    def __init__(self, url: str, timeout: int, load_timeout: int) -> None:
+    def __init__(self, url: str, timeout: int, load_timeout: int, tls: Tls | None = None) -> None:
         self._url = url
         self._timeout = timeout
         self._load_timeout = load_timeout
+        self._tls = tls or Tls()
         self._local = threading.local()
         self._claim = EngineClaim()
 
@@ -603,18 +618,37 @@ class Engine:
         return f"{self._client.base_url}/v{self._client.api_version}{path}"
 
     def _connect(self, timeout: int) -> docker.APIClient:
-        client = docker.APIClient(self._url, version="auto", timeout=timeout)
+        with contextlib.closing(self._open(_version(MINIMUM_API_VERSION), timeout)) as first:
+            version = first.version(api_version=False)["ApiVersion"]
+        if tuple(map(int, version.split("."))) < MINIMUM_API_VERSION:
+            raise exception.InvalidConfiguration(
+                reason=f"the engine at {self._url} speaks API {version}; "
+                f"Docker Engine 20.10 or newer is needed"
+            )
+        return self._open(version, timeout)
+
+    def _open(self, version: str, timeout: int) -> docker.APIClient:
+        # the SDK would ask for the version before it could be told to ignore the environment
+        client = docker.APIClient(
+            self._url, version=version, timeout=timeout, tls=self._tls_config()
+        )
+        # a proxy and the authorities of the environment have no business between nova-compute and
+        # its engine
+        client.trust_env = False
         if self._url.startswith("unix:"):
             client.get_adapter(client.base_url).close()
             client.mount(client.base_url, _OnePool(self._url.removeprefix("unix:"), timeout))
-        # a proxy of the environment has no business between nova-compute and its engine
-        client.trust_env = False
-        if tuple(map(int, client.api_version.split("."))) < MINIMUM_API_VERSION:
-            raise exception.InvalidConfiguration(
-                reason=f"the engine at {self._url} speaks API {client.api_version}; "
-                f"Docker Engine 20.10 or newer is needed"
-            )
         return client
+
+    def _tls_config(self) -> docker.tls.TLSConfig | None:
+        if not self._url.startswith("https:"):
+            return None
+        own = (self._tls.certificate, self._tls.key) if self._tls.certificate else None
+        try:
+            # there is no option to trust whoever answers
+            return docker.tls.TLSConfig(client_cert=own, ca_cert=self._tls.ca, verify=True)
+        except errors.TLSParameterError as error:
+            raise exception.InvalidConfiguration(reason=str(error)) from error
 
     @contextlib.contextmanager
     def _of_registry(self, operation: str) -> Iterator[None]:
@@ -647,6 +681,10 @@ class Engine:
             ) from error
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
+
+
+def _version(numbers: Iterable[int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _concise(text: str) -> str:
