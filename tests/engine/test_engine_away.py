@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine without live-restore is killed, and one hangs: Nova hears of no server meanwhile."""
+"""An engine is killed without live-restore, hangs, or has no room left on its disk."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker import exception
@@ -91,3 +92,41 @@ def test_hanging(
         survey.check_nothing_else([])
         nova.stop()
     docker_client.remove_image(servers.IMAGE_NAME, force=True)
+
+
+def test_a_full_disk(
+    ovs: Switch,
+    fake_glance: FakeGlance,
+    state_folder: Path,
+    tmp_path: Path,
+    new_instance_uuid: Callable[[], str],
+) -> None:
+    instances = tmp_path / "instances"
+    instances.mkdir()
+    with own_engine(state_folder / "full", "overlay2", "ext4") as engine:
+        client = docker.APIClient(base_url=engine.url, timeout=_SECONDS)
+        prepare_image(client, busybox_archive())
+        survey = Survey(client, ovs, state_folder, instances)
+        with servers.configured(engine.url, instances):
+            nova = Nova(fake_glance)
+            nova.start([])
+            server = nova.spawn(Server(new_instance_uuid(), ports=(1,)))
+            survey.mark(server)
+            ballast = engine.data_root.parent / "ballast"
+            with ballast.open("wb", buffering=0) as output, pytest.raises(OSError, match="space"):
+                while True:
+                    output.write(bytes(1 << 20))
+            with pytest.raises((exception.EngineError, nova_exception.NovaException)) as caught:
+                nova.spawn(Server(new_instance_uuid(), ports=(2,)))
+            assert "no space left" in str(caught.value)
+            survey.check_running(server)
+            survey.check_nothing_else([server])
+            ballast.unlink()
+            after = nova.spawn(Server(new_instance_uuid(), ports=(3,)))
+            survey.mark(after)
+            survey.check_running(after)
+            for each in (server, after):
+                nova.destroy(each)
+            survey.check_nothing_else([])
+            nova.stop()
+        client.close()
