@@ -277,6 +277,8 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     options: list[tuple[str, object, str | None]] = [
         ("api_url", url, "docker"),
         ("api_timeout", api_timeout, "docker"),
+        # all of these images' commands live
+        ("start_grace", 0.0, "docker"),
         ("lxcfs_folder", "", "docker"),
         ("instances_path", str(instances), None),
         ("state_path", str(instances), None),
