@@ -16,7 +16,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what makes the quick tests of survival long ones."""
     parser.addoption("--steps", type=int, default=60, help="of test_soak.py")
     parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
-    parser.addoption("--outage", type=float, default=15.0, help="seconds, of test_outages.py")
     parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
 
 
