@@ -2,7 +2,9 @@
 """Does to a server what the policy says for an alarm, through Nova's API.
 
 So it stands in the instance's action log, and an operator can undo it by the same API. The server's
-metadata says that an alarm did it: by that the end of an alarm undoes its own work alone.
+metadata says that an alarm did it: by that the end of an alarm undoes its own work alone. Nova's
+only verb for less CPU time is the resize to a smaller flavor, which this driver does while the
+server runs.
 """
 
 import json
@@ -16,14 +18,19 @@ from typing import Any
 from openstack import exceptions
 from openstack.connection import Connection
 
+from novadocker.actions import policy
 from novadocker.actions.policy import Policy
 
 LOG = logging.getLogger(__name__)
 
 METADATA = "novadocker_paused_by"
+METADATA_THROTTLED = "novadocker_throttled_by"
+METADATA_FLAVOR = "novadocker_throttled_from"
 
 _HOUR_SECONDS = 3600.0
 _LARGEST_BODY = 4 << 20
+_RESIZE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
 
 
 class Hook:
@@ -33,13 +40,18 @@ class Hook:
     """
 
     def __init__(
-        self, cloud: Connection, policy: Policy, clock: Callable[[], float] = time.monotonic
+        self,
+        cloud: Connection,
+        wanted: Policy,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cloud = cloud
-        self._policy = policy
+        self._policy = wanted
         self._clock = clock
+        self._sleep = sleep
         self._lock = threading.Lock()
-        self._done: deque[float] = deque(maxlen=policy.most_per_hour)
+        self._done: deque[float] = deque(maxlen=wanted.most_per_hour)
 
     def take(self, alerts: Iterable[Mapping[str, Any]]) -> None:
         """Do what the policy says for some alerts of Alertmanager; again does no more.
@@ -50,26 +62,31 @@ class Hook:
             for alert in alerts:
                 labels = alert["labels"]
                 rule = self._policy.find(labels)
-                if rule and alert["status"] == "firing":
-                    self._pause(labels)
-                elif rule and rule.undo:
-                    self._undo(labels)
+                if rule is None:
+                    continue
+                throttles = rule.action == policy.THROTTLE
+                if alert["status"] == "firing":
+                    self._throttle(labels, rule.flavors) if throttles else self._pause(labels)
+                elif rule.undo:
+                    self._unthrottle(labels) if throttles else self._undo(labels)
+
+    def _may(self, server: Any, labels: Mapping[str, str]) -> bool:
+        if server.status != "ACTIVE":
+            _log("refused", labels, f"the server is {server.status}")
+            return False
+        if len(self._done) == self._done.maxlen and self._clock() - self._done[0] < _HOUR_SECONDS:
+            _log("refused", labels, f"{self._done.maxlen} actions were taken in this hour")
+            return False
+        return True
 
     def _pause(self, labels: Mapping[str, str]) -> None:
         server = self._find(labels)
-        if server is None or server.status == "PAUSED":
-            return
-        if server.status != "ACTIVE":
-            _log("refused", labels, f"the server is {server.status}")
-            return
-        now = self._clock()
-        if len(self._done) == self._done.maxlen and now - self._done[0] < _HOUR_SECONDS:
-            _log("refused", labels, f"{self._done.maxlen} servers were paused in this hour")
+        if server is None or server.status == "PAUSED" or not self._may(server, labels):
             return
         # first: a server must not be paused without a word of why
         self._cloud.compute.set_server_metadata(server, **{METADATA: labels["alertname"]})
         self._cloud.compute.pause_server(server)
-        self._done.append(now)
+        self._done.append(self._clock())
         _log("pause", labels, "undo it by: openstack server unpause")
 
     def _undo(self, labels: Mapping[str, str]) -> None:
@@ -80,6 +97,60 @@ class Hook:
             self._cloud.compute.unpause_server(server)
             _log("unpause", labels, "the alarm is over")
         self._cloud.compute.delete_server_metadata(server, [METADATA])
+
+    def _throttle(self, labels: Mapping[str, str], flavors: Mapping[str, str]) -> None:
+        server = self._find(labels)
+        if server is None or METADATA_THROTTLED in (server.metadata or {}):
+            return
+        before = server.flavor["original_name"]
+        if before not in flavors:
+            _log("refused", labels, f"the policy has no smaller flavor than {before!r}")
+            return
+        if not self._may(server, labels):
+            return
+        said = {METADATA_THROTTLED: labels["alertname"], METADATA_FLAVOR: before}
+        self._cloud.compute.set_server_metadata(server, **said)
+        if self._resize(server, flavors[before]):
+            self._done.append(self._clock())
+            _log("throttle", labels, f"undo it by: openstack server resize to {before}, or revert")
+        else:
+            self._cloud.compute.delete_server_metadata(server, list(said))
+            _log("refused", labels, f"Nova did not resize it to {flavors[before]!r}")
+
+    def _unthrottle(self, labels: Mapping[str, str]) -> None:
+        server = self._find(labels)
+        said = (server.metadata or {}) if server else {}
+        if server is None or said.get(METADATA_THROTTLED) != labels["alertname"]:
+            return
+        before = said.get(METADATA_FLAVOR, "")
+        if server.status == "VERIFY_RESIZE":
+            self._cloud.compute.revert_server_resize(server)
+            undone = self._settled(server) == before
+        else:
+            # confirmed by now
+            undone = server.flavor["original_name"] == before or self._resize(server, before)
+        if not undone:
+            _log("refused", labels, f"Nova did not give it {before!r} back")
+            return
+        self._cloud.compute.delete_server_metadata(server, [METADATA_THROTTLED, METADATA_FLAVOR])
+        _log("unthrottle", labels, "the alarm is over")
+
+    def _resize(self, server: Any, name: str) -> bool:
+        """Give a server another flavor; tell whether it has it in the end."""
+        flavor = self._cloud.compute.find_flavor(name)
+        if flavor is None:
+            return False
+        self._cloud.compute.resize_server(server, flavor)
+        return self._settled(server) == name
+
+    def _settled(self, server: Any) -> str:
+        """Return the name of a server's flavor once nothing is done to it, or after a minute."""
+        deadline = self._clock() + _RESIZE_SECONDS
+        while True:
+            now = self._cloud.compute.get_server(server.id)
+            if now.task_state is None or self._clock() > deadline:
+                return str(now.flavor["original_name"])
+            self._sleep(_POLL_SECONDS)
 
     def _find(self, labels: Mapping[str, str]) -> Any:
         try:

@@ -5,18 +5,19 @@ The file is YAML. Nothing is done unless it says ``enabled: true``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 PAUSE = "pause"
-ACTIONS = (PAUSE,)
+THROTTLE = "throttle"
+ACTIONS = (PAUSE, THROTTLE)
 
 _LARGEST = 64 << 10
 _KEYS = {"enabled", "most_per_hour", "rules"}
-_RULE_KEYS = {"alarm", "action", "level", "undo", "spared_projects"}
+_RULE_KEYS = {"alarm", "action", "level", "undo", "spared_projects", "flavors"}
 
 
 class PolicyError(Exception):
@@ -30,6 +31,7 @@ class Rule:
     :ivar level: the alarm's ``severity``
     :ivar undo: whether the end of the alarm undoes it
     :ivar spared_projects: whose servers nothing is done to
+    :ivar flavors: to throttle: the smaller flavor that a server gets, by the name of its own
     """
 
     alarm: str
@@ -37,6 +39,7 @@ class Rule:
     level: str = "page"
     undo: bool = False
     spared_projects: frozenset[str] = frozenset()
+    flavors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,23 @@ def _rule(stored: Any) -> Rule:
     spared = content.get("spared_projects", [])
     if not isinstance(spared, list):
         raise PolicyError("spared_projects is no list")
+    flavors = content.get("flavors", {})
+    if not isinstance(flavors, dict) or not all(map(_is_text, [*flavors, *flavors.values()])):
+        raise PolicyError("flavors is no mapping of names")
+    if (content["action"] == THROTTLE) != bool(flavors):
+        raise PolicyError(f"flavors go with the action {THROTTLE}, which needs some")
     return Rule(
         alarm=content["alarm"],
         action=content["action"],
         level=str(content.get("level", Rule.level)),
         undo=_flag(content, "undo"),
         spared_projects=frozenset(map(str, spared)),
+        flavors=flavors,
     )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _mapping(stored: Any, known: set[str], what: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def told(engine_url: str, instance_uuid: str) -> Iterator[Next]:
     """Return the next transition that Nova is told of."""
     engine = Engine(engine_url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, Listing(engine), seen.put)
+    watcher = events.Events(engine, Listing(engine), seen.put, lambda _: None)
     watcher.start()
 
     def take() -> int:

@@ -2,6 +2,7 @@
 """The exporter on a real kernel: what it tells of a server is what the kernel has."""
 
 import queue
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,14 @@ def server(client: docker.APIClient, told: queue.Queue[Incident]) -> Iterator[di
         client.remove_container(container, force=True)
 
 
+def stalled(pid: str, resource: str, kind: str) -> float:
+    """Return the seconds of a file like memory.pressure, which is there where the kernel counts."""
+    text = control_groups.value(int(pid), f"{resource}.pressure", f"{resource}.pressure")
+    found = re.search(rf"^{kind} .*total=([0-9]+)$", text, re.MULTILINE)
+    assert found
+    return int(found[1]) / 1e6
+
+
 def test_what_is_told_is_what_the_kernel_has(
     client: docker.APIClient, engine_url: str, server: dict[str, str]
 ) -> None:
@@ -120,6 +129,14 @@ def test_what_is_told_is_what_the_kernel_has(
     assert told("oom_kills_total") == 1
     assert told("cpu_limit_cores") == 0.5
     assert (told("cpu_seconds_total") or 0) > 0
+    if control_groups.UNIFIED:
+        waits = {(resource, kind) for resource in ("memory", "io") for kind in ("some", "full")}
+        for resource, kind in waits:
+            assert registry.get_sample_value(
+                "novadocker_server_stalled_seconds_total",
+                {**labels, "resource": resource, "kind": kind},
+            ) == pytest.approx(stalled(server["pid"], resource, kind), abs=1)
+        assert told("memory_unreclaimable_bytes") is not None
     assert registry.get_sample_value("novadocker_host_engine_up") == 1
     assert registry.get_sample_value("novadocker_host_servers") == 1
 

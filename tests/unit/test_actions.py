@@ -24,7 +24,15 @@ class Compute:
     """Nova's API, with one server."""
 
     def __init__(self, status: str = "ACTIVE", project: str = "p1") -> None:
-        self.server = SimpleNamespace(id=UUID, status=status, project_id=project, metadata={})
+        self.server = SimpleNamespace(
+            id=UUID,
+            status=status,
+            project_id=project,
+            metadata={},
+            task_state=None,
+            flavor={"original_name": "large"},
+        )
+        self.refuses = self.confirms = False
         self.calls: list[str] = []
         self.broken = False
 
@@ -46,6 +54,20 @@ class Compute:
         self.calls.append("pause")
         server.status = "PAUSED"
 
+    def find_flavor(self, name: str) -> Any:
+        return name if name in ("large", "small") else None
+
+    def resize_server(self, server: Any, flavor: str) -> None:
+        self.calls.append(f"resize {flavor}")
+        server.task_state = "resize_prep"
+        if not self.refuses:
+            self.before, server.flavor["original_name"] = server.flavor["original_name"], flavor
+            server.status = "ACTIVE" if self.confirms else "VERIFY_RESIZE"
+
+    def revert_server_resize(self, server: Any) -> None:
+        self.calls.append("revert")
+        server.flavor["original_name"], server.status = self.before, "ACTIVE"
+
     def unpause_server(self, server: Any) -> None:
         self.calls.append("unpause")
         server.status = "ACTIVE"
@@ -58,6 +80,8 @@ def make(compute: Compute, clock: list[float] | None = None, **changes: Any) -> 
         SimpleNamespace(compute=compute),  # type: ignore[arg-type]
         policy.parse(content),
         clock=lambda: times[0],
+        # Nova ends what it does
+        sleep=lambda _: setattr(compute.server, "task_state", None),
     )
 
 
@@ -145,6 +169,53 @@ def test_no_rule_stops_a_whole_cloud() -> None:
     assert compute.calls == ["pause"] * 3
 
 
+THROTTLE = {**RULE, "action": "throttle", "flavors": {"large": "small", "huge": "absent"}}
+THROTTLED = {hook.METADATA_THROTTLED: "Bomb", hook.METADATA_FLAVOR: "large"}
+
+
+@pytest.mark.parametrize("confirms", [False, True])
+def test_throttling_is_a_resize_and_is_undone(confirms: bool) -> None:
+    compute = Compute()
+    compute.confirms = confirms
+    found = make(compute, rules=[THROTTLE])
+    found.take([alert()])
+    found.take([alert()])
+    assert compute.calls == ["resize small"]
+    assert compute.server.metadata == THROTTLED
+    found.take([alert("resolved")])
+    found.take([alert("resolved")])
+    assert compute.calls[1:] == ["resize large" if confirms else "revert"]
+    assert compute.server.flavor["original_name"] == "large"
+    assert compute.server.metadata == {}
+
+
+def test_throttling_that_nova_refuses_is_not_told_as_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    compute = Compute()
+    compute.refuses = True
+    make(compute, rules=[THROTTLE]).take([alert()])
+    assert compute.server.metadata == {}
+    assert "refused" in caplog.text
+
+
+@pytest.mark.parametrize("flavor", ["tiny", "huge"])
+def test_a_server_without_a_smaller_flavor_is_left_alone(flavor: str) -> None:
+    compute = Compute()
+    compute.server.flavor["original_name"] = flavor
+    make(compute, rules=[THROTTLE]).take([alert()])
+    assert compute.calls == []
+    assert compute.server.metadata == {}
+
+
+def test_what_somebody_else_resized_stays() -> None:
+    compute = Compute(status="VERIFY_RESIZE")
+    found = make(compute, rules=[THROTTLE])
+    found.take([alert()])
+    found.take([alert("resolved")])
+    assert compute.calls == []
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -161,6 +232,10 @@ def test_no_rule_stops_a_whole_cloud() -> None:
         {"rules": [{**RULE, "undo": "never"}]},
         {"rules": [{**RULE, "projects": ["p"]}]},
         {"rules": [{**RULE, "spared_projects": "p"}]},
+        {"rules": [{**RULE, "flavors": {"large": "small"}}]},
+        {"rules": [{**RULE, "action": "throttle"}]},
+        {"rules": [{**RULE, "action": "throttle", "flavors": ["small"]}]},
+        {"rules": [{**RULE, "action": "throttle", "flavors": {"large": 1}}]},
     ],
 )
 def test_a_policy_with_a_mistake_is_none(content: object) -> None:

@@ -55,12 +55,18 @@ def test_what_is_held(
 
 
 @pytest.fixture
-def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Next]:
+def killed() -> list[str]:
+    """The servers of which a process was killed."""
+    return []
+
+
+@pytest.fixture
+def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: list[str]) -> Iterator[Next]:
     """Run the threads on the fake engine; return the next thing that Nova is told."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, Listing(engine), seen.put)  # type: ignore[arg-type]
+    watcher = events.Events(engine, Listing(engine), seen.put, killed.append)  # type: ignore[arg-type]
     watcher.start()
 
     def take() -> tuple[str, int]:
@@ -93,10 +99,12 @@ def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Nex
     assert told() == (OTHER, STOPPED)
 
 
-def test_an_out_of_memory_kill_is_logged(
-    engine: FakeEngine, told: Next, caplog: pytest.LogCaptureFixture
+def test_an_out_of_memory_kill_is_logged_and_recorded(
+    engine: FakeEngine, told: Next, killed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    engine.events.put(event("oom", name="nova-of-someone"))
     engine.events.put(event("oom"))
     engine.events.put(event("die"))
     told()
     assert f"[instance: {UUID}] The kernel killed a process: out of memory" in caplog.text
+    assert killed == [UUID]

@@ -128,16 +128,16 @@ def put_container(root: Path, version: int, container: str, parent: str = "docke
         put(root / "sys/fs/cgroup" / controller / parent / container, {file: content})
 
 
-def put_identity(root: Path, container: str, name: str = f"/nova-{UUID}") -> None:
+def put_identity(root: Path, container: str, name: str = "", uuid: str = UUID) -> None:
     labels = {
         "org.openstack.nova.schema": "1",
-        "org.openstack.nova.instance_uuid": UUID,
+        "org.openstack.nova.instance_uuid": uuid,
         "org.openstack.nova.instance_name": NAME,
         "org.openstack.nova.project_id": "p1",
         "org.openstack.nova.flavor": "m1.tiny",
     }
     stored = {
-        "Name": name,
+        "Name": name or f"/nova-{uuid}",
         "Config": {"Labels": labels},
         "State": {"StartedAt": "2026-11-25T12:00:00.123456789Z"},
     }
@@ -411,6 +411,22 @@ def test_kept_files_tell_the_same_however_many_are_kept(root: Path, most: int) -
     assert second is not None
     assert second.pids == 8
     tree.keep(set())
+    assert open_files() == before
+
+
+def test_five_hundred_servers_are_told_with_few_files_kept(tmp_path: Path) -> None:
+    for number in range(500):
+        container = f"{number:064x}"
+        group = f"sys/fs/cgroup/pids/docker/{container}"
+        put(tmp_path, {f"{group}/cgroup.procs": "42\n", f"{group}/pids.current": "7\n"})
+        put_identity(tmp_path, container, uuid=f"{number:08x}-2222-3333-4444-555555555555")
+    before = open_files()
+    collector = HostCollector(places(tmp_path), kept_files=100)
+    for _ in range(2):
+        (told,) = (m for m in collector.collect() if m.name == "novadocker_server_pids")
+        assert len({sample.labels["uuid"] for sample in told.samples}) == 500
+    assert open_files() - before <= 100
+    collector.close()
     assert open_files() == before
 
 

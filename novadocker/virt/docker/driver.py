@@ -61,6 +61,7 @@ from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine import Engine, Tls
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.images import ImageStore
+from novadocker.virt.docker.kill_actions import KillActions
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.loads import Loads
 from novadocker.virt.docker.lxcfs import Lxcfs
@@ -128,7 +129,8 @@ class DockerDriver(driver.ComputeDriver):
         self._loads = Loads(Path(CONF.state_path, "loads"), self._engine, self._listing)
         self._arrivals = Arrivals(Path(CONF.state_path, "arrivals"))
         self._lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self._engine, self._listing, self._loads)
-        self._events = Events(self._engine, self._listing, self.emit_event)
+        self._kill_actions = KillActions()
+        self._events = Events(self._engine, self._listing, self.emit_event, self._kill_actions.add)
         self._node = CONF.host
 
     # -- the host -----------------------------------------------------------------------------
@@ -174,11 +176,13 @@ class DockerDriver(driver.ComputeDriver):
         )
         self._lxcfs.start()
         self._loads.start()
+        self._kill_actions.start()
         self._events.start()
 
     def cleanup_host(self, host: str) -> None:
         """Tell Nova of nothing more that happens, and close all consoles."""
         self._events.stop()
+        self._kill_actions.stop()
         self._consoles.stop()
         self._lxcfs.stop()
         self._loads.stop()

@@ -69,14 +69,20 @@ class Events:
     """Two threads: one reads the engine's stream, the other tells Nova, which takes its time.
 
     :param emit: takes each lifecycle event; ``ComputeDriver.emit_event``
+    :param killed: takes each server of which a process was killed for want of memory
     """
 
     def __init__(
-        self, engine: Engine, listing: Listing, emit: Callable[[virtevent.LifecycleEvent], None]
+        self,
+        engine: Engine,
+        listing: Listing,
+        emit: Callable[[virtevent.LifecycleEvent], None],
+        killed: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._listing = listing
         self._emit = emit
+        self._killed = killed
         self._stopped = threading.Event()
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
 
@@ -126,6 +132,7 @@ class Events:
         uuid = event.attributes[naming.LABEL_UUID]
         if event.action == "oom":
             LOG.warning("[instance: %s] The kernel killed a process: out of memory", uuid)
+            self._killed(uuid)
         else:
             if event.action == "die":
                 code = event.attributes.get("exitCode", "unknown")
