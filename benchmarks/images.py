@@ -250,7 +250,7 @@ def main() -> int:
     """Measure, print, write the JSON file; 0 when every target is reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048, help="MiB of the image (default: 2048)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each kind (default: 3)")
+    parser.add_argument("--rounds", type=int, default=1, help="of each kind (default: 1)")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     arguments = parser.parse_args()
     # so that everything is cleaned up then, too
