@@ -4,6 +4,9 @@
 import base64
 import hashlib
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,13 +30,19 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 SECRET = "ami-id-of-the-host"
 # a registry may take this long for each request of the engine's
 SECONDS = 6
+# of documents, RFC 5737
+WARY = "192.0.2.1"
+CERTIFICATES = Path("/etc/docker/certs.d")
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def served(answer: Answer) -> Iterator[str]:
-    """Serve HTTP on an address that engines use without TLS; return host and port."""
+def served(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
+    """Serve HTTP on an address that engines use without TLS; return host and port.
+
+    :param certificate: with its key; serve HTTPS by it, on an address that engines are wary of
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -44,11 +53,16 @@ def served(answer: Answer) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    address = "127.0.0.1" if certificate is None else WARY
+    with ThreadingHTTPServer((address, 0), Handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield f"127.0.0.1:{server.server_port}"
+            yield f"{address}:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
@@ -151,11 +165,12 @@ def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
         assert "digest" in fault(registry, "web@sha256:" + "1" * 64)
 
 
-def test_it_serves_what_was_asked_for_to_whom_it_knows(
-    engine_url: str, docker_client: docker.APIClient, tmp_path: Path
-) -> None:
-    known = base64.b64encode(b"reader:secret").decode()
-    config, layers = image_of("pulled", docker_client)
+def registry_of(client: docker.APIClient, known: str = "") -> tuple[Answer, str]:
+    """A registry with one image, which shows "pulled"; return the image's digest, too.
+
+    :param known: name and password in base64 of who may have it; without it, anybody may
+    """
+    config, layers = image_of("pulled", client)
     blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
     digests = list(blobs)
     kind = "application/vnd.docker.image.rootfs.diff.tar"
@@ -173,7 +188,7 @@ def test_it_serves_what_was_asked_for_to_whom_it_knows(
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         name = request.path.rpartition("/")[2]
-        if request.headers["Authorization"] != f"Basic {known}":
+        if known and request.headers["Authorization"] != f"Basic {known}":
             reply(request, 401, WWW_Authenticate='Basic realm="registry"')
         elif is_greeting(request):
             reply(request, 200, b"{}")
@@ -182,14 +197,63 @@ def test_it_serves_what_was_asked_for_to_whom_it_knows(
         else:
             reply(request, 200, manifest, Content_Type=MANIFEST, Docker_Content_Digest=digest)
 
+    return answer, digest
+
+
+def pulled(client: docker.APIClient, engine: Engine, name: str) -> str:
+    """Return what a container of a pulled image shows; the image is gone then."""
+    try:
+        return run(client, engine.inspect_image(name).id)
+    finally:
+        engine.remove_image(name)
+
+
+def test_it_serves_what_was_asked_for_to_whom_it_knows(
+    engine_url: str, docker_client: docker.APIClient, tmp_path: Path
+) -> None:
+    known = base64.b64encode(b"reader:secret").decode()
+    answer, digest = registry_of(docker_client, known)
     engine = Engine(engine_url, 30, 30)
     with served(answer) as registry:
         credentials = tmp_path / "config.json"
         credentials.write_text(json.dumps({"auths": {registry: {"auth": known}}}))
         assert engine.resolve_digest(f"{registry}/web:1", registry, str(credentials)) == digest
         engine.pull_image(f"{registry}/web", digest, registry, str(credentials))
-    name = f"{registry}/web@{digest}"
-    try:
-        assert run(docker_client, engine.inspect_image(name).id) == "pulled"
-    finally:
-        engine.remove_image(name)
+    assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Iterator[Path]:
+    """One that no authority of this machine's signed, with its key, for an address of ours."""
+    pem = tmp_path / "registry.pem"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-noenc", "-days", "2", "-subj", "/CN=registry", "-addext", f"subjectAltName=IP:{WARY}"),
+        *("-keyout", str(pem), "-out", str(tmp_path / "certificate")),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with pem.open("a") as both:
+        both.write((tmp_path / "certificate").read_text())
+    # the session has a network of its own
+    subprocess.run(["ip", "address", "add", f"{WARY}/32", "dev", "lo"], check=True)
+    yield pem
+    subprocess.run(["ip", "address", "del", f"{WARY}/32", "dev", "lo"], check=True)
+
+
+def test_an_authority_of_the_operators_own(
+    engine_url: str, docker_client: docker.APIClient, certificate: Path
+) -> None:
+    answer, digest = registry_of(docker_client)
+    engine = Engine(engine_url, 30, 30)
+    with served(answer, certificate) as registry:
+        with pytest.raises(exception.EngineError, match="certificate"):
+            engine.resolve_digest(f"{registry}/web:1", registry, "")
+        folder = CERTIFICATES / registry
+        folder.mkdir(parents=True)
+        try:
+            shutil.copy(certificate.with_name("certificate"), folder / "ca.crt")
+            assert engine.resolve_digest(f"{registry}/web:1", registry, "") == digest
+            engine.pull_image(f"{registry}/web", digest, registry, "")
+        finally:
+            shutil.rmtree(folder)
+    assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"
