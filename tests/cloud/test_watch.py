@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alarms caused for real: they fire with the culprit's name, owner and operators hear, they end."""
+
+import email
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email import policy
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import yaml
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+
+from devcloud import supervise, watch
+from devcloud.network import NAMESPACES
+from devcloud.settings import CHECKOUT, Settings, load_settings
+from tests.cloud.guests import until
+from tests.cloud.owners import engine_of
+from tests.cloud.servers import Servers, fault
+
+BRING_UP_SECONDS = 300
+# probes ask each ten seconds, and what was counted is looked back at for twenty
+ALARM_SECONDS = 90
+FLAVOR = "test-watched"
+PIDS = 50
+HUNGRY = "for i in 1 2 3 4; do tail /dev/zero; done"
+BOMB = f"for i in $(seq {PIDS + 10}); do sleep 1000 & done"
+# few enough that the kernel finds no older one to throw out in its place
+MOST_CONNECTIONS = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+FEW_CONNECTIONS = 4096
+FILL_BYTES = 1 << 30
+
+Alarm = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def watched(cloud: Settings) -> Iterator[Settings]:
+    """The cloud with Prometheus, which goes again if it was not there before."""
+    bring_up("1")
+    yield load_settings({**os.environ, "DEVCLOUD_WATCH": "1"})
+    if not cloud.watch:
+        bring_up("0")
+
+
+def bring_up(wanted: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "devcloud", "up"],
+        cwd=CHECKOUT,
+        env={**os.environ, "DEVCLOUD_WATCH": wanted},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BRING_UP_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def bomber(watched: Settings, admin: Connection, demo: Connection) -> Iterator[Server]:
+    """A small server on the first host."""
+    flavor = admin.compute.create_flavor(name=FLAVOR, vcpus=1, ram=64, disk=1)
+    admin.compute.create_flavor_extra_specs(flavor, {"docker:pids_limit": str(PIDS)})
+    made = Servers(demo)
+    server = made.create("bomber", flavor=FLAVOR)
+    assert server.status == "ACTIVE", fault(server)
+    yield admin.compute.get_server(server.id)
+    made.delete_all()
+    admin.compute.delete_flavor(flavor)
+
+
+@pytest.fixture(scope="module")
+def engine(watched: Settings) -> Iterator[docker.APIClient]:
+    client = engine_of(watched, watched.hosts[0])
+    yield client
+    client.close()
+
+
+def ask(port: int, path: str, data: bytes | None = None) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(watch.url(port, path), data=data, timeout=30) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def alarms() -> list[Alarm]:
+    """Return the labels of what Alertmanager has that is not over."""
+    return [alert["labels"] for alert in ask(watch.ALERTMANAGER_PORT, "/api/v2/alerts")]
+
+
+def is_there(**labels: str) -> bool:
+    return any(labels.items() <= alarm.items() for alarm in alarms())
+
+
+def value(query: str) -> float:
+    """Return the one value of a query; no number where there is none yet."""
+    path = f"/api/v1/query?query={urllib.parse.quote(query)}"
+    found = ask(watch.PROMETHEUS_PORT, path)["data"]["result"]
+    return float(found[0]["value"][1]) if found else math.nan
+
+
+@contextmanager
+def threshold(settings: Settings, number: float, **labels: str) -> Iterator[None]:
+    """A threshold of one host's own while a block runs."""
+    path = watch.folder(settings) / "overrides.yml"
+    before = path.read_text()
+    rule = {"record": "novadocker_threshold", "expr": f"vector({number})", "labels": labels}
+    path.write_text(yaml.safe_dump({"groups": [{"name": "overrides", "rules": [rule]}]}))
+    try:
+        ask(watch.PROMETHEUS_PORT, "/-/reload", b"")
+        yield
+    finally:
+        path.write_text(before)
+        ask(watch.PROMETHEUS_PORT, "/-/reload", b"")
+
+
+@contextmanager
+def stopped(settings: Settings, *programs: str) -> Iterator[None]:
+    supervise.stop_programs(settings, programs)
+    try:
+        yield
+    finally:
+        supervise.start_programs(settings, programs)
+
+
+@contextmanager
+def full_disk(settings: Settings) -> Iterator[None]:
+    """The last host's data root grows over a threshold of its own while a block runs."""
+    host = settings.hosts[-1]
+    root = settings.host_data(host) / "docker"
+    disk = os.statvfs(root)
+    size = disk.f_blocks * disk.f_frsize
+    used = size - disk.f_bavail * disk.f_frsize
+    labels = {"alarm": "NovadockerStorage", "level": "critical", "instance": host.name}
+    filling = root / "test-watch-fills"
+    with threshold(settings, (used + FILL_BYTES / 2) / size, **labels):
+        try:
+            with filling.open("wb") as output:
+                os.posix_fallocate(output.fileno(), 0, FILL_BYTES)
+            yield
+        finally:
+            filling.unlink()
+
+
+@contextmanager
+def bomb(engine: docker.APIClient, container: str) -> Iterator[None]:
+    """As many processes as the server may have, until the end of a block."""
+    engine.exec_start(engine.exec_create(container, ["sh", "-c", BOMB])["Id"], detach=True)
+    try:
+        yield
+    finally:
+        # it has no process left to kill them with
+        for words in engine.top(container, ps_args="-eo pid,comm")["Processes"]:
+            if words[1] == "sleep":
+                with suppress(ProcessLookupError):
+                    os.kill(int(words[0]), signal.SIGKILL)
+
+
+def flood(instance_uuid: str) -> None:
+    """Fill the connection table of a server's network namespace."""
+    inside = ["nsenter", f"--net={NAMESPACES}/nova-{instance_uuid}"]
+    # a firewall in the server has the kernel track connections
+    rule = ["-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT"]
+    subprocess.run([*inside, "iptables", "-A", "INPUT", *rule], check=True, timeout=30)
+    most = MOST_CONNECTIONS.read_text()
+    MOST_CONNECTIONS.write_text(str(FEW_CONNECTIONS))
+    try:
+        subprocess.run([*inside, sys.executable, __file__], check=True, timeout=60)
+    finally:
+        MOST_CONNECTIONS.write_text(most)
+
+
+def send_from_everywhere() -> None:
+    """Send a packet to each of more ports than connections are tracked."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for port in range(1, 3 * FEW_CONNECTIONS):
+            # refused by the kernel when the table is full; by nobody's port now and then
+            with suppress(OSError):
+                sender.sendto(b"", ("127.0.0.1", port))
+
+
+def mails_about(settings: Settings, to: str, *words: str) -> bool:
+    """Tell whether somebody was written something with all these words."""
+    for path in watch.mail_folder(settings).glob("*.eml"):
+        mail = email.message_from_bytes(path.read_bytes(), policy=policy.default)
+        parts = [part.get_content() for part in mail.walk() if not part.is_multipart()]
+        text = "\n".join([mail["Subject"], *parts])
+        if mail["X-Envelope-To"] == f"<{to}>" and all(word in text for word in words):
+            return True
+    return False
+
+
+def test_alarms_fire_with_the_culprit_and_end(
+    watched: Settings, bomber: Server, engine: docker.APIClient
+) -> None:
+    last = watched.hosts[-1].name
+    shutil.rmtree(watch.mail_folder(watched), ignore_errors=True)
+    watch.mail_folder(watched).mkdir()
+    server = {
+        "uuid": bomber.id,
+        "name": bomber.instance_name,
+        "project": bomber.project_id,
+        "instance": watched.hosts[0].name,
+    }
+    expected: list[Alarm] = [
+        {"alertname": "NovadockerServerOomKills", "severity": "critical", **server},
+        {"alertname": "NovadockerServerForksRefused", "severity": "critical", **server},
+        {"alertname": "NovadockerServerPids", "severity": "critical", **server},
+        {"alertname": "NovadockerServerConnectionTable", "severity": "critical", **server},
+        {"alertname": "NovadockerProcessDown", "process": "lxcfs", "instance": last},
+        {"alertname": "NovadockerProcessDown", "process": "ovs-agent", "instance": last},
+        {"alertname": "NovadockerStorage", "severity": "critical", "instance": last},
+    ]
+    until(lambda: value("count(novadocker_host_process_up == 1)") == 5 * len(watched.hosts))
+    assert not [alarm for alarm in expected if is_there(**alarm)]
+    container = f"nova-{bomber.id}"
+    seen: list[Alarm] = []
+
+    def all_seen() -> bool:
+        seen.extend(alarm for alarm in expected if alarm not in seen and is_there(**alarm))
+        return len(seen) == len(expected)
+
+    with (
+        stopped(watched, f"lxcfs-{last}", f"neutron-ovs-{last}"),
+        full_disk(watched),
+    ):
+        engine.exec_start(engine.exec_create(container, ["sh", "-c", HUNGRY])["Id"])
+        with bomb(engine, container):
+            flood(bomber.id)
+            wait(all_seen, lambda: [alarm for alarm in expected if alarm not in seen])
+    to_owner = ("NovadockerServerForksRefused", bomber.id)
+    until(lambda: mails_about(watched, watch.CONTACT, *to_owner))
+    until(lambda: mails_about(watched, "operators@example.org", *to_owner))
+    assert not mails_about(watched, watch.CONTACT, "NovadockerStorage")
+
+    def left() -> list[Alarm]:
+        return [alarm for alarm in expected if is_there(**alarm)]
+
+    wait(lambda: not left(), left)
+
+
+def wait(holds: Callable[[], bool], missing: Callable[[], object]) -> None:
+    deadline = time.monotonic() + ALARM_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, missing()
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    send_from_everywhere()
