@@ -246,6 +246,20 @@ def test_a_mount_takes_changes_elsewhere(dead: Dead, tmp_path: Path) -> None:
     assert not any(target.iterdir())
 
 
+@pytest.mark.parametrize("dead", ["overlay2"], indirect=True)
+def test_a_read_only_data_root_that_is_mounted_elsewhere(dead: Dead, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(["mount", "--bind", dead.root, elsewhere], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", elsewhere], check=True)
+        moved = Dead(elsewhere, dead.container, dead.driver)
+        assert moved.run("copy", UUID, tmp_path / "copy") == 0
+        check_tree(tmp_path / "copy")
+    finally:
+        subprocess.run(["umount", elsewhere], check=True)
+
+
 @pytest.mark.parametrize("damage", ["cut", "lost"])
 def test_damaged_metadata(
     dead: Dead, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
