@@ -10,7 +10,7 @@ PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test test-guest tempest horizon-test lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest tempest horizon-test functional lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -56,6 +56,11 @@ horizon-test:
 	$(DEVCLOUD) browser
 	$(if $(PICTURES),HORIZON_PICTURES=$(CURDIR)/docs/pictures) PYTHONPATH=$(CURDIR) \
 		$(DEVCLOUD_DIR)/horizon/venv/bin/python -m pytest --confcutdir=tests/horizon tests/horizon
+
+# Nova's own functional tests with the driver in place of the fake one; TESTS is a regular expression
+functional: install
+	$(VENV)/python -m pytest tests/functional
+	PYTHONPATH=$(CURDIR) $(VENV)/python -m tests.functional $(if $(TESTS),'$(TESTS)')
 
 lint: install
 	$(VENV)/ruff check .

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``DockerDriver`` in the place of Nova's fake drivers, over fakes of the modules below it."""
+
+import functools
+import ipaddress
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import fixtures
+from nova.tests.functional.integrated_helpers import InstanceHelperMixin
+from nova.virt import driver as nova_driver
+from nova.virt import fake as nova_fake
+from oslo_utils import units
+from oslo_utils.fixture import uuidsentinel as uuids
+
+from novadocker.virt.docker import driver as driver_module
+from novadocker.virt.docker import host as host_facts
+from novadocker.virt.docker import topology
+from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.topology import Cell
+from tests.unit import fakes
+
+REPLACED = (
+    "FakeDriver",
+    "SmallFakeDriver",
+    "MediumFakeDriver",
+    "FakeDriverWithCaching",
+    "FakeDriverWithoutFakeNodes",
+)
+"""Nova's fake drivers that pretend nothing but a host of some size.
+
+The others exist to fail somewhere, or for a feature of their own such as live migration.
+"""
+
+_HOSTS = ipaddress.ip_network("10.0.0.0/8")
+
+
+class Bystander:
+    """Stands for a module's object that works in a thread of its own."""
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostInfo(EngineInfo):
+    """What an engine says of a host, and the size of its disk."""
+
+    disk_gb: int
+
+
+class StagedDriver(driver_module.DockerDriver):
+    """The driver on one of many hosts that are one process, as large as a fake one."""
+
+    def __init__(self, virtapi: Any, size: type[nova_fake.FakeDriver]) -> None:
+        super().__init__(virtapi)
+        self._host_name = self._node
+        self._engine.info_ = HostInfo(
+            **{
+                **vars(fakes.INFO),
+                "cpus": size.vcpus,
+                "memory_bytes": size.memory_mb * units.Mi,
+                "disk_gb": size.local_gb,
+            }
+        )
+        self._size = size
+
+    def init_host(self, host: str) -> None:
+        """Start on a host; Nova's samples call the node of one of them by another name."""
+        super().init_host(host)
+        self._host_name = host
+        self._node = "fake-mini" if host == "compute" else host
+        self._cells = (
+            Cell(
+                id=0,
+                cores=frozenset(frozenset([cpu]) for cpu in range(self._size.vcpus)),
+                sockets=frozenset([0]),
+                memory_kb=self._size.memory_mb * units.Ki,
+            ),
+        )
+        self._cpu_sets = topology.cpu_sets(self._cells)
+
+    def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
+        """Return the node's uuid, which is not in a file: all hosts would read the same."""
+        return {self._node_uuid(): self._node}
+
+    def get_available_resource(self, nodename: str) -> dict[str, object]:
+        """Return the host's resources, with the node's uuid."""
+        return {**super().get_available_resource(nodename), "uuid": self._node_uuid()}
+
+    def _node_uuid(self) -> str:
+        return str(getattr(uuids, f"node_{self._node}"))
+
+    def get_host_ip_addr(self) -> str:
+        """Return an address of this host's own: by it the driver tells its host from others."""
+        return str(_HOSTS[zlib.crc32(self._host_name.encode()) % _HOSTS.num_addresses])
+
+
+def read_resources(info: HostInfo, sets: topology.CpuSets) -> host_facts.Resources:
+    """Return a host's resources without a look at this machine's disk."""
+    return host_facts.Resources(
+        vcpus=len(sets.shared),
+        pcpus=len(sets.dedicated),
+        memory_mb=info.memory_bytes // units.Mi,
+        disk_gb=info.disk_gb,
+        disk_free_gb=info.disk_gb,
+    )
+
+
+class Stage(fixtures.Fixture):  # type: ignore[misc]
+    """Has Nova load ``StagedDriver`` while a test runs.
+
+    :ivar engines: the engine of each driver that was loaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engines: list[fakes.FakeEngine] = []
+
+    @property
+    def booted(self) -> int:
+        """How many containers were started."""
+        calls = [call for engine in self.engines for call in engine.calls]
+        return sum(call[0] == "start" for call in calls)
+
+    def _setUp(self) -> None:
+        network = fakes.FakeNetwork()
+        for name, stand_in in {
+            "Engine": self._engine,
+            "vifs": network,
+            "netns": network,
+            "interior": fakes.FakeInterior(),
+            "Lxcfs": fakes.FakeLxcfs,
+            "Loads": fakes.FakeLoads,
+            "Events": Bystander,
+            "drives": fakes.FakeDrives(),
+            "transfer": fakes.FakeTransfer(),
+            "Enforcement": lambda *_: fakes.FakeEnforcement(),
+            "ImageStore": fakes.FakeImages,
+        }.items():
+            self.useFixture(fixtures.MonkeyPatch(f"{driver_module.__name__}.{name}", stand_in))
+        for target, stand_in in {
+            f"{topology.__name__}.read_cells": lambda: fakes.CELLS,
+            f"{host_facts.__name__}.read_resources": read_resources,
+            # where a wheel has it, and not where a checkout does
+            "nova.tests.fixtures.conf.paths.state_path_def": f"{sys.prefix}/{{}}".format,
+        }.items():
+            self.useFixture(fixtures.MonkeyPatch(target, stand_in))
+        # Nova's flavors have an ephemeral disk unless told otherwise, which the driver refuses
+        flavors = functools.partialmethod(InstanceHelperMixin._create_flavor, ephemeral=0)
+        self.useFixture(fixtures.MockPatchObject(InstanceHelperMixin, "_create_flavor", flavors))
+        original = nova_driver.load_compute_driver
+
+        def load(virtapi: Any, compute_driver: str | None = None) -> Any:
+            name = (compute_driver or nova_driver.CONF.compute_driver).rpartition(".")[2]
+            if name in REPLACED:
+                return StagedDriver(virtapi, getattr(nova_fake, name))
+            return original(virtapi, compute_driver)
+
+        self.useFixture(fixtures.MonkeyPatch(f"{nova_driver.__name__}.load_compute_driver", load))
+
+    def _engine(self, *_args: object) -> fakes.FakeEngine:
+        engine = fakes.FakeEngine()
+        self.engines.append(engine)
+        return engine
