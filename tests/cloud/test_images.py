@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images beyond the plain boot: snapshots, the cache of a whole aggregate, registries."""
 
+import contextlib
+import signal
 import subprocess
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection
 
-from devcloud.settings import API_ADDRESS, Settings
+from devcloud import programs, supervise
+from devcloud.network import inside
+from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
 from tests.cloud.guests import Guest
 from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, address, fault, pings
@@ -77,6 +82,66 @@ def test_snapshot_backup_shelve(
     assert server.status == "ACTIVE", fault(server)
     assert address(server) == home
     assert root_of(engine, server).joinpath("kept").read_text() == "data"
+
+
+@contextlib.contextmanager
+def api_that_keeps(cloud: Settings, folder: Path) -> Iterator[str]:
+    """Run one more API of Nova, which does not delete at once; yield its address."""
+    more = folder / "soft.conf"
+    more.write_text("[DEFAULT]\nreclaim_instance_interval = 3600\n")
+    environment = {
+        "OS_NOVA_CONFIG_DIR": str(cloud.etc / "nova"),
+        "OS_NOVA_CONFIG_FILES": f"api-paste.ini;nova.conf;{more}",
+    }
+    program = programs.wsgi(
+        cloud, "nova-api-soft", 8799, "nova.wsgi.osapi_compute", (), environment
+    )
+    url = f"http://{API_ADDRESS}:8799"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            inside(NAMESPACE, program.command),
+            env={**supervise.service_environment(cloud), **environment},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for(lambda: process.poll() is not None or answers(url))
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+        yield f"{url}/v2.1"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(SECONDS)
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=SECONDS):
+        return True
+    return False
+
+
+def test_soft_delete_and_restore(
+    servers: Servers,
+    demo: Connection,
+    cloud: Settings,
+    engine: Any,
+    tenant_network: str,
+    tmp_path: Path,
+) -> None:
+    server = servers.create("regretted")
+    assert server.status == "ACTIVE", fault(server)
+    root_of(engine, server).joinpath("kept").write_text("data")
+    with api_that_keeps(cloud, tmp_path) as api:
+        demo.session.delete(f"{api}/servers/{server.id}")
+    servers.wait(server, lambda now: now.status == "SOFT_DELETED")
+    found = engine.inspect_container(f"nova-{server.id}")
+    assert found["State"]["Status"] == "exited"
+    demo.compute.restore_server(server)
+    restored = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
+    assert restored.status == "ACTIVE", fault(restored)
+    assert engine.inspect_container(f"nova-{server.id}")["Id"] == found["Id"]
+    assert root_of(engine, server).joinpath("kept").read_text() == "data"
+    assert address(restored) == address(server)
+    assert pings(tenant_network, address(server))
 
 
 def test_rescue(
