@@ -229,6 +229,21 @@ Related options:
 * ``transfer_command``
 """,
     ),
+    cfg.IntOpt(
+        "copy_interval",
+        default=0,
+        min=0,
+        help="""
+Minutes between two copies of each running server in the registry; 0 for no copies.
+
+An evacuated server is what its last copy has; without one it is built from its image. While the
+difference to what was read before is copied, the server stands still.
+
+Related options:
+
+* ``transfer_registry``
+""",
+    ),
 ]
 
 

@@ -26,8 +26,6 @@ from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-# the image cache removes it when no container has it any more
-_REPOSITORY = f"{naming.IMAGES}moved"
 _FAILURES = (
     exception.EngineError,
     exception.EngineUnavailable,
@@ -71,15 +69,16 @@ def serve(source: IO[bytes], answers: IO[str]) -> int:
             )
             data_root = _check_host(engine, uuid)
             staging.discard_folders(data_root, uuid)
-            image_id = str(greeting["image"])
-            _say(answers, ready=True, image=_keep_image(engine, image_id))
+            image_id = _digest(greeting["image"])
+            _say(answers, ready=True, image=ways.keep_image(engine, image_id))
             while "commit" not in (order := _read(pipe)):
                 if "load" in order:
                     engine.load_image(_chunks(pipe))
-                    _check_image(engine, image_id)
+                    if not ways.keep_image(engine, image_id):
+                        raise ValueError("the engine made another image of what was sent")
                     _say(answers, loaded=True)
                 elif "pull" in order:
-                    _pull(engine, _repository(uuid), _digest(order["pull"]), image_id)
+                    ways.pull_image(engine, _repository(uuid), _digest(order["pull"]), image_id)
                     _say(answers, loaded=True)
                 elif "fetch" in order:
                     chunks = _repository(uuid).download(_digest(order["fetch"]))
@@ -117,39 +116,10 @@ def _check_host(engine: Engine, uuid: str) -> str:
     raise ValueError("it has a container of the server already")
 
 
-def _keep_image(engine: Engine, image_id: str) -> bool:
-    """Tell whether the engine has an image; one that it has does not age for now."""
-    try:
-        engine.tag_image(_digest(image_id), _REPOSITORY, image_id.removeprefix("sha256:")[:12])
-    except exception.EngineImageNotFound:
-        return False
-    return True
-
-
-def _check_image(engine: Engine, image_id: str) -> None:
-    """Keep an image that was sent.
-
-    :raises ValueError: another one was
-    """
-    if not _keep_image(engine, image_id):
-        raise ValueError("the engine made another image of what was sent")
-
-
 def _repository(uuid: str) -> Repository:
     if not CONF.docker.transfer_registry:
         raise ValueError("its option transfer_registry is not set")
     return ways.repository(uuid)
-
-
-def _pull(engine: Engine, repository: Repository, digest: str, image_id: str) -> None:
-    """Fetch an image, which has its name of the registry no longer than that."""
-    engine.pull_image(
-        repository.name, digest, repository.registry, CONF.docker.registry_credentials_file
-    )
-    try:
-        _check_image(engine, image_id)
-    finally:
-        engine.remove_image(f"{repository.name}@{digest}")
 
 
 def _digest(text: object) -> str:

@@ -25,10 +25,15 @@ link.connect(sys.argv[1])
 def back():
     while data := link.recv(65536):
         os.write(1, data)
-threading.Thread(target=back, daemon=True).start()
-while data := os.read(0, 65536):
-    link.sendall(data)
-link.shutdown(socket.SHUT_WR)
+thread = threading.Thread(target=back)
+thread.start()
+try:
+    while data := os.read(0, 65536):
+        link.sendall(data)
+    link.shutdown(socket.SHUT_WR)
+except BrokenPipeError:
+    # the other side has its last word
+    pass
 """
 
 Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, transfer.Move]]]

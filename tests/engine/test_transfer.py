@@ -2,9 +2,10 @@
 """A container's data on its way into another container: all of it, and nothing else."""
 
 import io
+import itertools
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import docker
@@ -12,7 +13,7 @@ import pytest
 from nova import conf
 
 from novadocker import exception, naming
-from novadocker.virt.docker import trees
+from novadocker.virt.docker import staging, trees
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines
 from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
@@ -111,6 +112,22 @@ def test_an_image_that_the_host_lacks_is_sent(
             # it has a name of ours, so that it can grow old
             (name,) = there.list_images("novadocker/*")
             assert name == f"novadocker/moved:{base.removeprefix('sha256:')[:12]}"
+
+
+def test_a_host_whose_disk_is_full(
+    opened: Opened, guest: Guest, state_folder: Path, instance_uuid: str
+) -> None:
+    guest.run("dd if=/dev/urandom of=/big bs=1M count=16")
+    with engines.own_engine(state_folder / "full", "overlay2", "ext4") as other:
+        conf.CONF.set_override("api_url", other.url, group="docker")
+        with opened() as (session, _):
+            with (other.data_root / "filler").open("wb") as filler, suppress(OSError):
+                for begin in itertools.count(0, 1 << 20):
+                    os.posix_fallocate(filler.fileno(), begin, 1 << 20)
+            with pytest.raises(exception.ResizeRefused, match="No space left on device"):
+                session.send(live=True)
+        assert not (other.data_root / staging.FOLDER).exists()
+    assert guest.run("echo goes on") == "goes on\n"
 
 
 def test_ten_thousand_files_and_a_large_one_of_nothing(

@@ -13,7 +13,7 @@ from nova import exception as nova_exception
 
 from novadocker import exception
 from novadocker.virt.docker import blobs, images, transfer, ways
-from novadocker.virt.docker.blobs import Repository
+from novadocker.virt.docker.blobs import Blob, Repository
 from novadocker.virt.docker.engine import Engine
 from tests import archives
 from tests.engine import engines, registries
@@ -27,8 +27,9 @@ from tests.fake_glance import FakeGlance
 __all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "host", "opened", "store"]
 
 DISK_MIB = 64
-# a registry may take so long for nothing
-PATIENCE_SECONDS = 2
+# how long a registry may take for nothing, and one that will
+PATIENCE_SECONDS = 30
+SHORT_PATIENCE_SECONDS = 2
 
 
 @pytest.fixture
@@ -132,6 +133,8 @@ def test_a_registry_that_fails(
     if (step, fault) == ("arrival", "full"):
         pytest.skip("what is fetched takes no room in the registry")
     guest.run("dd if=/dev/urandom of=/big bs=1M count=8")
+    if fault == "hangs":
+        conf.CONF.set_override("api_timeout", SHORT_PATIENCE_SECONDS, group="docker")
     if step == "arrival":
         _after_upload(monkeypatch, lambda _: fail(registry))
 
@@ -203,9 +206,9 @@ def test_what_a_move_left_that_was_cut_off(
 def _after_upload(monkeypatch: Any, follow: Callable[[str], None]) -> None:
     upload = Repository.upload
 
-    def call(*arguments: Any) -> str:
-        digest = upload(*arguments)
-        follow(digest)
-        return digest
+    def call(*arguments: Any) -> Blob:
+        blob = upload(*arguments)
+        follow(blob.digest)
+        return blob
 
     monkeypatch.setattr(Repository, "upload", call)

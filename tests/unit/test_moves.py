@@ -313,3 +313,90 @@ def test_a_confirmation_that_was_cut_off_can_be_done_again(
     moves.reopen_confirmations("host1")
     assert migration.saved == "finished"
     assert asked == [{"source_compute": "host1", "status": "confirming"}]
+
+
+@pytest.mark.parametrize("task", [task_states.RESIZE_MIGRATING, task_states.RESIZE_REVERTING])
+def test_a_move_that_was_cut_off_is_taken_back_in_novas_records(
+    driver: Any,
+    server: Any,
+    leave: Any,
+    network_info: Any,
+    migration: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+) -> None:
+    leave()
+    moved = []
+    placement = SimpleNamespace(
+        get_allocations_for_consumer=lambda _context, _uuid: {"host1": {}},
+        move_allocations=lambda _context, source, target: moved.append((source, target)),
+    )
+    monkeypatch.setattr(moves.report, "report_client_singleton", lambda: placement)
+    migration.uuid, migration.source_compute, migration.dest_compute = "move", "host1", "host2"
+    server.task_state = task
+    driver.finish_revert_migration(None, server, network_info, migration, None, True)
+    assert driver.get_info(server, use_cache=False).state == power_state.RUNNING
+    cut_off = task == task_states.RESIZE_MIGRATING
+    assert moved == ([("move", server.uuid)] if cut_off else [])
+    assert migration.saved == ("error" if cut_off else "")
+
+
+@pytest.fixture
+def evacuate(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any:
+    def call(evacuate: bool = True) -> None:
+        instance.migration_context = None
+        instance.task_state = task_states.REBUILDING
+        arguments = (None, instance, image_meta, [], None, {}, [], None, None)
+        driver.rebuild(*arguments, network_info=network_info, evacuate=evacuate)
+
+    return call
+
+
+def test_an_evacuated_server_is_made_of_its_copy(
+    driver: Any, instance: Any, evacuate: Any, transfer: FakeTransfer, monkeypatch: Any
+) -> None:
+    saved = []
+    monkeypatch.setattr(instance, "save", lambda **expected: saved.append(expected))
+    monkeypatch.setattr(driver._copies, "fetch", lambda _uuid, _root: MOVE)
+    evacuate()
+    assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
+    assert transfer.steps == ["adopt", "discard"]
+    # the manager expects it
+    assert instance.task_state == task_states.REBUILD_SPAWNING
+    assert saved == [{"expected_task_state": [task_states.REBUILDING]}]
+
+
+def test_the_manager_rebuilds_what_has_no_copy(
+    driver: Any, evacuate: Any, monkeypatch: Any
+) -> None:
+    with pytest.raises(NotImplementedError):
+        evacuate()
+    monkeypatch.setattr(driver._copies, "fetch", lambda _uuid, _root: MOVE)
+    with pytest.raises(NotImplementedError):
+        evacuate(evacuate=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "task", "removed"),
+    [
+        ("host1", task_states.DELETING, True),
+        # its new host goes on with it
+        ("host2", None, False),
+        ("host1", task_states.RESIZE_REVERTING, False),
+    ],
+)
+def test_a_copy_goes_with_its_server(
+    driver: Any,
+    server: Any,
+    network_info: Any,
+    monkeypatch: Any,
+    host: str,
+    task: str | None,
+    removed: bool,
+) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(driver._copies, "remove", gone.append)
+    monkeypatch.setattr(moves, "is_reverted_here", lambda _instance: False)
+    server.host, server.task_state = host, task
+    driver.destroy(None, server, network_info)
+    assert (gone == [server.uuid]) is removed

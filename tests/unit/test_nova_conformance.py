@@ -41,8 +41,6 @@ UNSUPPORTED = {
     # images
     "quiesce",
     "unquiesce",
-    # the manager's own destroy and spawn do
-    "rebuild",
     # the manager's defaults do
     "default_device_names_for_instance",
     "default_root_device_name",

@@ -19,8 +19,15 @@ HERE = SimpleNamespace(source_compute="host1", dest_compute="host1")
 
 @pytest.fixture
 def server(
-    driver: Any, instance: Any, image_meta: Any, network_info: Any, engine: FakeEngine
+    driver: Any,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
+    # of Nova's own records
+    monkeypatch.setattr(moves, "take_back", lambda *_: None)
     driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
     instance.migration_context = None
     instance.task_state = task_states.RESIZE_MIGRATING

@@ -8,9 +8,11 @@ to the engine. Always over TLS.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -32,8 +34,38 @@ _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
 )
 
+_DATA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_DATA_CONFIG = "application/vnd.novadocker.data.config.v1+json"
+_DATA_LAYER = "application/vnd.novadocker.data.v1"
+
 _CHUNK_BYTES = 1 << 20
 _LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Data in a registry.
+
+    :ivar size: in bytes
+    """
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class DataImage:
+    """An image that no engine can run: it keeps data in a registry.
+
+    :ivar config: says what the layers are
+    :ivar layers: the digests of the data
+    :ivar blobs: of all that it needs in the registry
+    """
+
+    digest: str
+    config: Mapping[str, str]
+    layers: Sequence[str]
+    blobs: Sequence[str]
 
 
 class Repository:
@@ -59,16 +91,19 @@ class Repository:
         if found:
             self._session.auth = (found["username"], found["password"])
 
-    def upload(self, chunks: Iterable[bytes]) -> str:
-        """Put data there as it comes; return its digest.
+    def upload(self, chunks: Iterable[bytes]) -> Blob:
+        """Put data there as it comes.
 
         :raises RegistryFailed: the registry does not answer, or refuses
         """
         digest = hashlib.sha256()
+        size = 0
 
         def hashed() -> Iterator[bytes]:
+            nonlocal size
             for chunk in chunks:
                 digest.update(chunk)
+                size += len(chunk)
                 yield chunk
 
         place = self._location(self._ask("POST", "blobs/uploads/"))
@@ -76,7 +111,7 @@ class Repository:
         place = self._location(self._ask("PATCH", place, data=hashed(), headers=headers))
         name = f"sha256:{digest.hexdigest()}"
         self._ask("PUT", f"{place}{'&' if '?' in place else '?'}digest={name}")
-        return name
+        return Blob(name, size)
 
     def download(self, digest: str) -> Iterator[bytes]:
         """Yield the data of a digest; who uses it before its end must be able to take that back.
@@ -90,6 +125,38 @@ class Repository:
                 yield chunk
         if f"sha256:{found.hexdigest()}" != digest:
             raise self._failure("it sent other data than was asked for")
+
+    def put_image(self, tag: str, config: Mapping[str, str], layers: Sequence[Blob]) -> DataImage:
+        """Keep data under a tag. Raises as ``upload``."""
+        described = self.upload([json.dumps(config).encode()])
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": _DATA_MANIFEST,
+            "config": {"mediaType": _DATA_CONFIG, **asdict(described)},
+            "layers": [{"mediaType": _DATA_LAYER, **asdict(layer)} for layer in layers],
+        }
+        content = json.dumps(manifest).encode()
+        self._ask("PUT", f"manifests/{tag}", data=content, headers={"Content-Type": _DATA_MANIFEST})
+        digests = [layer.digest for layer in layers]
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return DataImage(digest, config, digests, [described.digest, *digests])
+
+    def find_image(self, tag: str) -> DataImage | None:
+        """Return what ``put_image`` put there last. Raises as ``upload``."""
+        response = self._ask(
+            "GET", f"manifests/{tag}", absent=True, headers={"Accept": _DATA_MANIFEST}
+        )
+        if not response.ok:
+            return None
+        try:
+            manifest = response.json()
+            described = str(manifest["config"]["digest"])
+            config = b"".join(self.download(described))
+            layers = [str(layer["digest"]) for layer in manifest["layers"]]
+            digest = f"sha256:{hashlib.sha256(response.content).hexdigest()}"
+            return DataImage(digest, dict(json.loads(config)), layers, [described, *layers])
+        except (ValueError, LookupError, TypeError) as error:
+            raise self._failure(f"what {tag} names there is not well-formed") from error
 
     def resolve(self, tag: str) -> str:
         """Return the digest of an image. Raises as ``upload``."""

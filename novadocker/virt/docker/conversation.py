@@ -21,6 +21,7 @@ ANSWER_SECONDS = 120.0
 # to write gigabytes to a slow disk
 APPLY_SECONDS = 1800.0
 _LAST_WORDS = 2000
+_LAST_WORD_SECONDS = 5.0
 
 
 class Conversation:
@@ -56,25 +57,34 @@ class Conversation:
 
         :raises ResizeRefused: another one comes, or none
         """
+        try:
+            answer = json.loads(self._line(seconds))
+        except ValueError:
+            raise self.refusal("it does not answer") from None
+        if word not in answer:
+            raise _refusal(answer.get("refused"))
+        return dict(answer)
+
+    def _line(self, seconds: float) -> bytes:
         assert self._process.stdout is not None
         # select() takes no descriptor from 1024 on
         answers = select.poll()
         answers.register(self._process.stdout, select.POLLIN)
-        ready = answers.poll(seconds * 1000)
-        line = self._process.stdout.readline() if ready else b""
+        return self._process.stdout.readline() if answers.poll(seconds * 1000) else b""
+
+    def _refused(self) -> object:
+        """Return what the other host said before it took no more."""
         try:
-            answer = json.loads(line)
-        except ValueError:
-            raise self.refusal("it does not answer") from None
-        if word not in answer:
-            raise exception.ResizeRefused(
-                reason=f"The destination host refuses the server: {answer.get('refused')}"
-            )
-        return dict(answer)
+            return json.loads(self._line(_LAST_WORD_SECONDS)).get("refused")
+        except (ValueError, AttributeError):
+            return None
 
     def refusal(self, what: object) -> exception.ResizeRefused:
-        """End it; return the error, with what the command says of its end."""
+        """End it; return the error, with what the other host or the command says of its end."""
+        refused = self._refused()
         self._process.kill()
+        if refused:
+            return _refusal(refused)
         assert self._process.stderr is not None
         words = self._process.stderr.read(_LAST_WORDS).decode(errors="replace").strip()
         LOG.error("The command that sends a server's data ended: %s", words or what)
@@ -82,6 +92,10 @@ class Conversation:
         return exception.ResizeRefused(
             reason=f"The server's data could not be sent to the destination host: {last}"
         )
+
+
+def _refusal(what: object) -> exception.ResizeRefused:
+    return exception.ResizeRefused(reason=f"The destination host refuses the server: {what}")
 
 
 @contextmanager

@@ -57,6 +57,7 @@ from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.cache import ImageCache
+from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine import Engine, Tls
 from novadocker.virt.docker.events import Events
@@ -128,6 +129,7 @@ class DockerDriver(driver.ComputeDriver):
         self._abandoned = AbandonedContainers(self._engine)
         self._loads = Loads(Path(CONF.state_path, "loads"), self._engine, self._listing)
         self._arrivals = Arrivals(Path(CONF.state_path, "arrivals"))
+        self._copies = Copies(self._engine, self._listing, Path(CONF.state_path, "copies"))
         self._lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self._engine, self._listing, self._loads)
         self._kill_actions = KillActions()
         self._events = Events(self._engine, self._listing, self.emit_event, self._kill_actions.add)
@@ -177,6 +179,7 @@ class DockerDriver(driver.ComputeDriver):
         self._lxcfs.start()
         self._loads.start()
         self._kill_actions.start()
+        self._copies.start()
         self._events.start()
 
     def cleanup_host(self, host: str) -> None:
@@ -186,6 +189,7 @@ class DockerDriver(driver.ComputeDriver):
         self._consoles.stop()
         self._lxcfs.stop()
         self._loads.stop()
+        self._copies.stop()
         self._engine.release()
 
     def get_host_ip_addr(self) -> str:
@@ -342,10 +346,7 @@ class DockerDriver(driver.ComputeDriver):
                 if configdrive.required(instance):
                     undo.callback(drives.delete_drive, self._node, instance.uuid)
                     undo.callback(self._detach_drive, instance)
-                    files, device = configdrive.build(
-                        instance, ports, injected_files, admin_password
-                    )
-                    drives.write_drive(self._node, instance.uuid, files, self._root(), device)
+                    self._write_drive(instance, ports, injected_files, admin_password)
                 container_id = self._create_of(context, image_meta, container)
                 undo.callback(self._abandoned.remove, container_id)
                 if injected_files:
@@ -375,6 +376,8 @@ class DockerDriver(driver.ComputeDriver):
         """
         if not moves.is_reverted_here(instance):
             self._remove(context, instance, network_info, destroy_disks)
+            if moves.is_gone_for_good(instance, self._node):
+                self._copies.remove(instance.uuid)
 
     def _remove(
         self,
@@ -410,6 +413,16 @@ class DockerDriver(driver.ComputeDriver):
             self._arrivals.end(instance.uuid)
         if destroy_disks and instance.config_drive:
             drives.delete_drive(self._node, instance.uuid)
+
+    def _write_drive(
+        self,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+        injected_files: Sequence[tuple[str, bytes]],
+        admin_password: str | None,
+    ) -> None:
+        files, device = configdrive.build(instance, ports, injected_files, admin_password)
+        drives.write_drive(self._node, instance.uuid, files, self._root(), device)
 
     def _attach_drive(self, instance: objects.Instance) -> None:
         if configdrive.wants_device(instance):
@@ -794,6 +807,7 @@ class DockerDriver(driver.ComputeDriver):
                 with self._plugged(instance, network_info):
                     pass
                 self._start(found, instance, network_info)
+            moves.take_back(context, instance, migration)
             return
         most = limits.limits_for(
             instance, instance.flavor, moves.old_topology(instance), self._rules()
@@ -808,6 +822,7 @@ class DockerDriver(driver.ComputeDriver):
         )
         if crowded:
             self._start(found, instance, network_info)
+        moves.take_back(context, instance, migration)
 
     def _resize(
         self,
@@ -929,6 +944,33 @@ class DockerDriver(driver.ComputeDriver):
         except (nova_exception.NovaException, OSError) as error:
             # Nova asks for every server when it starts, and would stop at this one
             LOG.error("Its move to this host is not finished: %s", error, instance=instance)
+
+    def rebuild(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        injected_files: Sequence[tuple[str, bytes]],
+        admin_password: str | None,
+        *_: Any,
+        network_info: network_model.NetworkInfo | None = None,
+        evacuate: bool = False,
+        **__: Any,
+    ) -> None:
+        """Make an evacuated instance of its last copy, if there is one.
+
+        :raises NotImplementedError: the manager is to build it anew
+        """
+        move = self._copies.fetch(instance.uuid, self._data_root) if evacuate else None
+        if move is None:
+            raise NotImplementedError
+        instance.task_state = task_states.REBUILD_SPAWNING
+        instance.save(expected_task_state=[task_states.REBUILDING])
+        ports = network_info if network_info is not None else network_model.NetworkInfo()
+        if configdrive.required(instance):
+            self._write_drive(instance, ports, injected_files, admin_password)
+        self._arrivals.begin(instance.uuid, move.to_text())
+        self._take_in(context, instance, move, ports, image_meta, True)
 
     def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
         """Remove what a deleted instance has here, although it was on another host.

@@ -17,6 +17,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states, vm_states
+from nova.scheduler.client import report
 from oslo_utils import timeutils, units
 
 from novadocker import exception
@@ -89,12 +90,34 @@ def is_reverted_here(instance: objects.Instance) -> bool:
     return bool(migration.is_same_host_resize)
 
 
+def is_gone_for_good(instance: objects.Instance, host: str) -> bool:
+    """Tell whether what a host destroys of an instance is the instance, not what it left there."""
+    return bool(instance.host == host and instance.task_state != task_states.RESIZE_REVERTING)
+
+
 def is_cut_off(instance: objects.Instance) -> bool:
     """Tell whether nova-compute died while it finished a move to this host.
 
     To be asked when nova-compute starts. Nova itself leaves such an instance as it is.
     """
     return bool(instance.task_state == task_states.RESIZE_FINISH)
+
+
+def take_back(
+    context: nova_context.RequestContext, instance: objects.Instance, migration: objects.Migration
+) -> None:
+    """Have Nova's records say that an instance has not left, after nova-compute died in a move.
+
+    As the manager does when ``migrate_disk_and_power_off`` fails; after its own end it leaves the
+    allocations to the destination. Does nothing for a move that nova-compute did not die in.
+    """
+    if instance.task_state != task_states.RESIZE_MIGRATING:
+        return
+    placement = report.report_client_singleton()
+    if placement.get_allocations_for_consumer(context, migration.uuid):
+        placement.move_allocations(context, migration.uuid, instance.uuid)
+    migration.status = "error"
+    migration.save()
 
 
 def runs_after(instance: objects.Instance) -> bool:

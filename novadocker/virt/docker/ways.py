@@ -13,7 +13,7 @@ from typing import Protocol
 
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import pipes
 from novadocker.virt.docker.blobs import Repository
@@ -25,6 +25,9 @@ LOG = logging.getLogger(__name__)
 
 # of a server's image in the registry, as long as the move lasts
 TAG = "move"
+
+# the image cache removes it when no container has it any more
+_REPOSITORY = f"{naming.IMAGES}moved"
 
 
 class Way(Protocol):
@@ -104,7 +107,8 @@ class ThroughRegistry:
     def send_stream(self, talk: Conversation, write: Write) -> int:
         """See ``Way``."""
         with pipes.read_from(write) as (chunks, writing):
-            self._blobs.append(digest := self._repository.upload(chunks))
+            digest = self._repository.upload(chunks).digest
+            self._blobs.append(digest)
             sent = writing.result()
         talk.tell({"fetch": digest})
         talk.expect("applied")
@@ -131,10 +135,10 @@ class ThroughRegistry:
             LOG.warning("Something of a move is left in %s: %s", self._repository.name, error)
 
 
-def repository(instance_uuid: str) -> Repository:
-    """Return the repository of a server's moves, in the operator's registry."""
+def repository(name: str) -> Repository:
+    """Return a repository in the operator's registry; that of a server's moves has its uuid."""
     return Repository(
-        f"{CONF.docker.transfer_registry}/{instance_uuid}",
+        f"{CONF.docker.transfer_registry}/{name}",
         CONF.docker.registry_credentials_file,
         CONF.docker.api_timeout,
     )
@@ -145,6 +149,32 @@ def way(engine: Engine, instance_uuid: str) -> Way:
     if CONF.docker.transfer_registry:
         return ThroughRegistry(engine, repository(instance_uuid))
     return Direct(engine)
+
+
+def keep_image(engine: Engine, image_id: str) -> bool:
+    """Tell whether the engine has an image; one that it has does not age for now."""
+    try:
+        engine.tag_image(image_id, _REPOSITORY, image_id.removeprefix("sha256:")[:12])
+    except exception.EngineImageNotFound:
+        return False
+    return True
+
+
+def pull_image(engine: Engine, place: Repository, digest: str, image_id: str) -> None:
+    """Fetch an image, which has its name of the registry no longer than that.
+
+    :raises EngineError: the registry or the engine refuses
+    :raises RegistryFailed: it was another image
+    """
+    credentials = CONF.docker.registry_credentials_file
+    engine.pull_image(place.name, digest, place.registry, credentials)
+    try:
+        if not keep_image(engine, image_id):
+            raise exception.RegistryFailed(
+                registry=place.registry, reason="it gave another image than was asked for"
+            )
+    finally:
+        engine.remove_image(f"{place.name}@{digest}")
 
 
 def clear_left(engine: Engine) -> None:
