@@ -28,6 +28,8 @@ from openstack.connection import Connection
 from devcloud import supervise, watch
 from devcloud.network import NAMESPACES
 from devcloud.settings import CHECKOUT, Settings, load_settings
+from novadocker.actions.hook import Hook
+from novadocker.actions.policy import Policy, Rule
 from tests.cloud.guests import until
 from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, fault
@@ -35,7 +37,7 @@ from tests.cloud.servers import Servers, fault
 BRING_UP_SECONDS = 300
 # probes ask each ten seconds, and what was counted is looked back at for twenty
 ALARM_SECONDS = 90
-FLAVOR = "test-watched"
+FLAVOR, SLOW_FLAVOR = "test-watched", "test-watched-slow"
 PIDS = 50
 HUNGRY = "for i in 1 2 3 4; do tail /dev/zero; done"
 BOMB = f"for i in $(seq {PIDS + 10}); do sleep 1000 & done"
@@ -73,14 +75,18 @@ def bring_up(wanted: str) -> None:
 @pytest.fixture(scope="module")
 def bomber(watched: Settings, admin: Connection, demo: Connection) -> Iterator[Server]:
     """A small server on the first host."""
-    flavor = admin.compute.create_flavor(name=FLAVOR, vcpus=1, ram=64, disk=1)
-    admin.compute.create_flavor_extra_specs(flavor, {"docker:pids_limit": str(PIDS)})
+    pids = {"docker:pids_limit": str(PIDS)}
+    flavors = []
+    for name, specs in ((FLAVOR, pids), (SLOW_FLAVOR, {**pids, "quota:cpu_quota": "20000"})):
+        flavors.append(admin.compute.create_flavor(name=name, vcpus=1, ram=64, disk=1))
+        admin.compute.create_flavor_extra_specs(flavors[-1], specs)
     made = Servers(demo)
     server = made.create("bomber", flavor=FLAVOR)
     assert server.status == "ACTIVE", fault(server)
     yield admin.compute.get_server(server.id)
     made.delete_all()
-    admin.compute.delete_flavor(flavor)
+    for flavor in flavors:
+        admin.compute.delete_flavor(flavor)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +211,7 @@ def mails_about(settings: Settings, to: str, *words: str) -> bool:
 
 
 def test_alarms_fire_with_the_culprit_and_end(
-    watched: Settings, bomber: Server, engine: docker.APIClient
+    watched: Settings, demo: Connection, bomber: Server, engine: docker.APIClient
 ) -> None:
     last = watched.hosts[-1].name
     shutil.rmtree(watch.mail_folder(watched), ignore_errors=True)
@@ -226,6 +232,9 @@ def test_alarms_fire_with_the_culprit_and_end(
         {"alertname": "NovadockerStorage", "severity": "critical", "instance": last},
     ]
     until(lambda: value("count(novadocker_host_process_up == 1)") == 5 * len(watched.hosts))
+    # an increase is seen from the first scrape on
+    until(lambda: value(f'novadocker_server_pids_limit_hits_total{{uuid="{bomber.id}"}}') == 0)
+    until(lambda: value(f'count(novadocker_server_incidents_total{{uuid="{bomber.id}"}})') > 0)
     assert not [alarm for alarm in expected if is_there(**alarm)]
     container = f"nova-{bomber.id}"
     seen: list[Alarm] = []
@@ -247,6 +256,9 @@ def test_alarms_fire_with_the_culprit_and_end(
     until(lambda: mails_about(watched, "operators@example.org", *to_owner))
     assert not mails_about(watched, watch.CONTACT, "NovadockerStorage")
 
+    # its owner sees it
+    until(lambda: "oom_kill" in [found.action for found in demo.compute.server_actions(bomber)])
+
     def left() -> list[Alarm]:
         return [alarm for alarm in expected if is_there(**alarm)]
 
@@ -258,6 +270,57 @@ def wait(holds: Callable[[], bool], missing: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline, missing()
         time.sleep(1)
+
+
+def test_a_page_pauses_the_culprit_until_it_is_over(
+    watched: Settings, admin: Connection, bomber: Server, engine: docker.APIClient
+) -> None:
+    host = watched.hosts[0].name
+    command = ["sh", "-c", "for i in $(seq 30); do sleep 1000 & done"]
+    engine.exec_start(engine.exec_create(f"nova-{bomber.id}", command)["Id"], detach=True)
+    until(lambda: value(f'novadocker_server_pids{{uuid="{bomber.id}"}}') > 30)
+    few = {"alarm": "NovadockerHostThreads", "level": "page", "instance": host}
+
+    def actions() -> list[str]:
+        return [action.action for action in admin.compute.server_actions(bomber)]
+
+    with threshold(watched, 0.0, **few):
+        wait(lambda: admin.compute.get_server(bomber.id).status == "PAUSED", alarms)
+        assert is_there(alertname="NovadockerServerMostThreads", uuid=bomber.id)
+        assert admin.compute.get_server(bomber.id).metadata == {
+            "novadocker_paused_by": "NovadockerServerMostThreads"
+        }
+    wait(lambda: admin.compute.get_server(bomber.id).status == "ACTIVE", alarms)
+    assert actions()[:2] == ["unpause", "pause"]
+    until(lambda: admin.compute.get_server(bomber.id).metadata == {})
+
+
+def test_an_alarm_throttles_the_culprit_until_it_is_over(
+    watched: Settings, admin: Connection, bomber: Server, engine: docker.APIClient
+) -> None:
+    rule = Rule("Hot", "throttle", "warning", undo=True, flavors={FLAVOR: SLOW_FLAVOR})
+    taker = Hook(admin, Policy(enabled=True, rules=(rule,)))
+    labels = {
+        "alertname": "Hot",
+        "severity": "warning",
+        "uuid": bomber.id,
+        "project": bomber.project_id,
+    }
+    cores = f'novadocker_server_cpu_limit_cores{{uuid="{bomber.id}"}}'
+    container = f"nova-{bomber.id}"
+    before, started = value(cores), engine.inspect_container(container)["State"]["StartedAt"]
+    taker.take([{"status": "firing", "labels": labels}])
+    now = admin.compute.get_server(bomber.id)
+    assert now.flavor["original_name"] == SLOW_FLAVOR
+    assert now.metadata["novadocker_throttled_by"] == "Hot"
+    until(lambda: value(cores) == pytest.approx(0.2))
+    taker.take([{"status": "resolved", "labels": labels}])
+    now = admin.compute.get_server(bomber.id)
+    assert (now.flavor["original_name"], now.metadata) == (FLAVOR, {})
+    until(lambda: value(cores) == before)
+    assert engine.inspect_container(container)["State"]["StartedAt"] == started
+    actions = [action.action for action in admin.compute.server_actions(bomber)]
+    assert {"resize", "revertResize"} <= set(actions)
 
 
 if __name__ == "__main__":
