@@ -149,7 +149,8 @@ def _libraries() -> list[importlib.metadata.Distribution]:
     """Return all distributions that the driver and its tests need, but for the driver itself."""
     found: dict[str, importlib.metadata.Distribution] = {}
     asked = set()
-    open_requirements = [Requirement(name) for name in ("novadocker", "pytest", "pytest-timeout")]
+    wanted = ("novadocker[monitor]", "pytest", "pytest-timeout")
+    open_requirements = [Requirement(name) for name in wanted]
     while open_requirements:
         needed = open_requirements.pop()
         for extra in ("", *needed.extras):

@@ -26,6 +26,7 @@ SUITES = {
         "tests/engine/test_xfs.py",
         "tests/engine/test_neighbours.py",
         "tests/engine/test_enforcement.py",
+        "tests/engine/test_exporter.py",
         f"{ENGINE}test_limits_are_the_kernels",
         f"{ENGINE}test_swap_is_the_kernels",
         f"{ENGINE}test_usage",
