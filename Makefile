@@ -10,7 +10,7 @@ PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test test-guest tempest horizon-test functional lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest bench-network-guest tempest horizon-test functional lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -49,6 +49,10 @@ tempest:
 # an emulated Debian, for what this machine's kernel may lack
 test-guest: install
 	$(VENV)/python -m pytest tests/guest
+
+# bench-network where the kernel has the datapath of Open vSwitch
+bench-network-guest: install
+	$(VENV)/python -m tests.guest older tests/guest/inside/measure.py
 
 # a tenant's day in the dashboard, in a browser; with PICTURES the documentation's are taken anew
 horizon-test:

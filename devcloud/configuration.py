@@ -84,6 +84,8 @@ def host_values(settings: Settings, values: dict[str, str], host: Host) -> dict[
         "host_etc": str(settings.host_etc(host)),
         "host_run": str(settings.host_run(host)),
         "flat_interface": flat_interface(host),
+        # every test of two hosts is one of both
+        "firewall_driver": "openvswitch" if host == settings.hosts[0] else "iptables_hybrid",
         "engine_socket": str(settings.engine_socket(host)),
         "lxcfs_folder": str(settings.lxcfs_folder(host)),
         "runtime_shim": str(RUNTIME_SHIM),

@@ -40,7 +40,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         devices |= {
             line.split()[1].partition("@")[0]
             for line in links.splitlines()
-            if line.split()[1].startswith("tap") and "@" in line.split()[1]
+            if line.split()[1].startswith(("tap", "qvb", "qvo")) and "@" in line.split()[1]
         }
         rows = vsctl(
             settings, host, "--columns=name", "--format=csv", "--no-headings", "find",

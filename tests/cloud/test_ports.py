@@ -222,6 +222,38 @@ def test_an_address_of_a_deleted_server_works_at_once_for_the_next(
         made.delete(server)
 
 
+@pytest.fixture
+def fresh_network(demo: Connection) -> Iterator[str]:
+    """The id of a network with a subnet that Neutron's DHCP agent serves."""
+    made = demo.network.create_network(name=f"test-{uuid.uuid4().hex[:8]}")
+    demo.network.create_subnet(network_id=made.id, ip_version=4, cidr="10.8.0.0/24")
+    yield made.id
+    demo.network.delete_network(made)
+
+
+def test_a_dhcp_client_inside_gets_the_address_that_is_there(
+    servers: Servers,
+    demo: Connection,
+    image: Callable[..., str],
+    busybox: Path,
+    fresh_network: str,
+) -> None:
+    script = (
+        r'printf "#!/bin/sh\necho lease \$1 \$ip\n" >/lease; chmod +x /lease; '
+        "udhcpc -f -q -A 2 -i eth0 -s /lease; echo complete; sleep 1d"
+    )
+    asking = image(busybox, os_command_line=f"sh -c '{script}'")
+    server = servers.create("dhcp", image=asking, networks=[{"uuid": fresh_network}])
+    assert server.status == "ACTIVE", fault(server)
+
+    def read() -> str:
+        text = str(demo.compute.get_server_console_output(server)["output"])
+        return text if "complete" in text else ""
+
+    assert f"lease bound {address(server)}" in until(read)
+    servers.delete(server)
+
+
 def test_floating_address_and_metadata(guest: Guest, demo: Connection, cloud: Settings) -> None:
     public = demo.network.find_network("public").id
     floating = demo.network.create_ip(floating_network_id=public, port_id=own_port(demo, guest).id)

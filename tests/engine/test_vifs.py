@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ports on a real Open vSwitch: reachability, isolation, repair and failure."""
 
+import copy
 import subprocess
 import sys
 import time
@@ -401,6 +402,23 @@ def test_bridge_for_iptables_between_port_and_switch(
         vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([unplugged]))
         netns.delete_namespace(uuid)
         assert set(hybrid_devices(unplugged).values()) == {None}
+
+
+@pytest.mark.parametrize("was_hybrid", [False, True])
+def test_port_that_moved_to_a_host_with_the_other_firewall(
+    ovs: Switch, instance_uuid: str, was_hybrid: bool
+) -> None:
+    """Neutron tells of it as it is there."""
+    here = hybrid("10.7.0.5")
+    there = copy.deepcopy(here)
+    (there if was_hybrid else here)["details"]["ovs_hybrid_plug"] = False
+    instance = networks.instance(instance_uuid)
+    vifs.plug_vifs(instance, model.NetworkInfo([here]))
+    assert ovs.ports() == [f"{'qvo' if was_hybrid else 'tap'}{here['id']}"[: model.NIC_NAME_LEN]]
+    vifs.unplug_vifs(instance, model.NetworkInfo([there]))
+    netns.delete_namespace(instance_uuid)
+    assert ovs.ports() == []
+    assert set(hybrid_devices(here).values()) == {None}
 
 
 def test_other_ports_are_unplugged_when_one_fails(

@@ -89,7 +89,8 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
         (site / "suites" / name).write_text("\n".join(arguments))
         if any(argument.startswith(SYSTEMD) for argument in arguments):
             shutil.copy(systemd_image.archive("/proc/self/ns/net"), site)
-    shutil.copytree(CHECKOUT / "tests", site / "tests")
+    for name in ("tests", "benchmarks", "devcloud"):
+        shutil.copytree(CHECKOUT / name, site / name)
     shutil.copy(CHECKOUT / "pyproject.toml", site)
     shutil.copy(HERE / "inside" / "run", site)
     with tarfile.open(target, "w") as archive:

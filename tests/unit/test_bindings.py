@@ -78,3 +78,13 @@ def test_report_that_fails_is_logged_and_the_others_go_on(
     reports.report_wired(None, [vif("tap"), vif("tap")])
     assert client.reported == [(PORT, {"port": {"data_plane_status": "ACTIVE"}})] * 2
     assert f"port {PORT} is wired: not allowed" in caplog.text
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_the_other_firewall_of_a_port(hybrid: bool) -> None:
+    port = vif("ovs", ovs_hybrid_plug=hybrid, datapath_type="system")
+    other = bindings.other_form(port)
+    assert other is not None
+    assert other["details"] == {"ovs_hybrid_plug": not hybrid, "datapath_type": "system"}
+    assert bindings.is_hybrid(port) is hybrid
+    assert bindings.other_form(vif("tap", **TAP)) is None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure: how Neutron bound a port -> what its host end is attached to, or why it can't be."""
 
+import copy
 from collections.abc import Mapping
 
 from nova.network import model as network_model
@@ -37,6 +38,18 @@ def hybrid_devices(vif: network_model.VIF) -> list[str]:
     if not is_hybrid(vif):
         return []
     return [f"{prefix}{vif['id']}"[: network_model.NIC_NAME_LEN] for prefix in _HYBRID_PREFIXES]
+
+
+def other_form(vif: network_model.VIF) -> network_model.VIF | None:
+    """Return a port of Open vSwitch as the other of Neutron's firewalls would have it."""
+    if not is_switched(vif):
+        return None
+    other = copy.copy(vif)
+    other["details"] = {
+        **(vif["details"] or {}),
+        network_model.VIF_DETAILS_OVS_HYBRID_PLUG: not is_hybrid(vif),
+    }
+    return other
 
 
 def bridge_of(vif: network_model.VIF, interfaces: Mapping[str, str]) -> Bridge | None:

@@ -116,7 +116,7 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
     """
     failures = []
     for vif in network_info:
-        for step in (_drop_port, _delete_device):
+        for step in (_drop_port, _drop_other_form, _delete_device):
             try:
                 with _reporting(vif):
                     step(instance, vif)
@@ -205,6 +205,16 @@ def _drop_port(instance: objects.Instance, vif: network_model.VIF) -> None:
         _ask_switch(os_vif.unplug, instance, vif)
 
 
+def _drop_other_form(instance: objects.Instance, vif: network_model.VIF) -> None:
+    """Remove a port from the switch as it is with the other of Neutron's firewalls.
+
+    One that moved to a host with the other is told of as it is there.
+    """
+    other = bindings.other_form(vif)
+    if other and (not bindings.is_hybrid(other) or _present(bindings.hybrid_devices(other))):
+        _drop_left(instance, [other])
+
+
 def _forget(vif: Any, _info: object) -> None:
     """Remove a port of os-vif's model from the switch's database, but not its device."""
     _database().delete_ovs_vif_port(vif.network.bridge, vif.vif_name, delete_netdev=False)
@@ -269,10 +279,13 @@ def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
 
 
 def _has_devices(vif: network_model.VIF) -> bool:
-    present = {name for _, name in socket.if_nameindex()}
-    return present.issuperset(
-        [nics.host_device_name(vif), *bindings.hybrid_devices(vif)],
-    )
+    names = {nics.host_device_name(vif), *bindings.hybrid_devices(vif)}
+    return _present(names) == names
+
+
+def _present(names: Iterable[str]) -> set[str]:
+    """Return those of the names that devices of the host bear."""
+    return {name for _, name in socket.if_nameindex()}.intersection(names)
 
 
 @contextmanager
