@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from novadocker import portrates
-from novadocker.exporter import files, host, metrics, parsing, tree
+from novadocker.exporter import files, host, metrics, parsing, thinpool, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes
@@ -103,6 +103,7 @@ class HostCollector(Collector):
         yield from metrics.shared_metrics(host.read_shared(places.root))
         if storage := host.read_storage(places.data_root):
             yield from metrics.storage_metrics(storage)
+        yield from metrics.pool_metrics(thinpool.read_pool(places.data_root, places.engine))
         seconds = host.ping_engine(places.engine)
         yield metrics.gauge("engine_up", "Whether the engine answers.", int(seconds is not None))
         yield metrics.gauge("engine_ping_seconds", "Time until the engine answered.", seconds)

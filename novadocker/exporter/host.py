@@ -16,6 +16,7 @@ ENGINE_SECONDS = 5.0
 """How long the engine has to answer, well below Prometheus's default patience of 10 seconds."""
 
 _MOST_LOG_ENTRIES = 10_000
+_LARGEST_ANSWER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,24 @@ def ping_engine(path: str) -> float | None:
     :param path: of its socket
     """
     begin = time.monotonic()
+    return None if ask_engine(path, "/_ping") is None else time.monotonic() - begin
+
+
+def ask_engine(path: str, what: str) -> bytes | None:
+    """Return what the engine answers, None if that is nothing good, or not in time.
+
+    :param path: of its socket
+    :param what: a path of its interface
+    """
     connection = http.client.HTTPConnection("localhost", timeout=ENGINE_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.sock.settimeout(ENGINE_SECONDS)
         connection.sock.connect(path)
-        connection.request("GET", "/_ping")
-        answered = connection.getresponse().status == 200
+        connection.request("GET", what)
+        answer = connection.getresponse()
+        return answer.read(_LARGEST_ANSWER) if answer.status == http.HTTPStatus.OK else None
     except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()
-    return time.monotonic() - begin if answered else None

@@ -11,6 +11,7 @@ from novadocker.exporter.host import Shared, Storage
 from novadocker.exporter.incidents import KINDS
 from novadocker.exporter.labels import NONE, KnownLabels
 from novadocker.exporter.leaks import Found
+from novadocker.exporter.thinpool import Space
 from novadocker.exporter.tree import Sample
 from novadocker.exporter.watched import Totals
 from novadocker.portrates import PortRate
@@ -162,6 +163,22 @@ def storage_metrics(storage: Storage) -> Iterator[Metric]:
     yield gauge("storage_free_bytes", "Free in the data root.", storage.free_bytes)
     yield gauge("storage_inodes", "Inodes of the data root.", storage.inodes)
     yield gauge("storage_free_inodes", "Inodes that are free.", storage.free_inodes)
+
+
+def pool_metrics(pool: Mapping[str, Space]) -> Iterator[Metric]:
+    """Yield the metrics of the data root's thin pool."""
+
+    def values(field: str) -> Iterator[tuple[KnownLabels, int]]:
+        return (
+            (NONE.with_(("kind",), (kind,)), getattr(space, field)) for kind, space in pool.items()
+        )
+
+    size, used = (
+        "novadocker_host_storage_pool_size_bytes",
+        "novadocker_host_storage_pool_used_bytes",
+    )
+    yield _metric(size, "Size of the thin pool, by kind.", "gauge", values("size_bytes"))
+    yield _metric(used, "In use of it, by kind.", "gauge", values("used_bytes"))
 
 
 def process_metric(up: Mapping[str, bool]) -> Metric:

@@ -15,6 +15,9 @@ import psutil
 
 from tests.engine import daemons
 
+THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
+"""Of the storage driver ``devicemapper``: a small pool in files."""
+
 SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
 _ANSWER_SECONDS = 5
 _CONTAINERD = """version = 2
@@ -96,7 +99,6 @@ def own_engine(
     storage_driver: str,
     filesystem: str = "",
     storage: Sequence[str] = (),
-    live_restore: bool = True,
 ) -> Iterator[OwnEngine]:
     """Run an engine.
 

@@ -12,7 +12,7 @@ import pytest
 from nova.network import model as network_model
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import kernel_log, leaks
+from novadocker.exporter import kernel_log, leaks, thinpool
 from novadocker.exporter.collector import HostCollector, Places
 from novadocker.exporter.incidents import Incident
 from novadocker.exporter.rings import Rings
@@ -20,6 +20,7 @@ from novadocker.exporter.watch import Watch
 from novadocker.virt.docker import netns, vifs
 from tests.engine import control_groups, machines, networks
 from tests.engine.conftest import busybox_archive
+from tests.engine.engines import THIN_OPTIONS, own_engine
 from tests.engine.switch import Switch
 
 MIB = 1 << 20
@@ -172,3 +173,14 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
         vifs.unplug_vifs(networks.instance(uuid), ports)
         netns.delete_namespace(uuid)
     assert device not in leaks.veths_without_server(folder, set())
+
+
+def test_the_thin_pool_of_an_engine(state_folder: Path) -> None:
+    if not Path("/dev/mapper/control").exists():
+        pytest.skip("this machine has no device mapper")
+    with own_engine(state_folder / "pool", "devicemapper", storage=THIN_OPTIONS) as engine:
+        pool = thinpool.read_pool(engine.data_root, engine.url.removeprefix("unix://"))
+    # as of four digits
+    assert pool["data"].size_bytes == 2_147_000_000
+    assert pool["metadata"].size_bytes == 67_110_000
+    assert all(0 < space.used_bytes < space.size_bytes for space in pool.values())

@@ -15,11 +15,10 @@ import pytest
 
 from novadocker.cmd import recover
 from tests.engine.conftest import busybox_archive
-from tests.engine.engines import own_engine
+from tests.engine.engines import THIN_OPTIONS, own_engine
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 SPARSE_BYTES = 64 << 20
-THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
 SCRIPT = f"""
 echo changed > /etc/motd; rm /gone; rm -r /folder; mkdir /folder; echo new > /folder/new
 echo twice > /root/first; ln /root/first /root/second; chown 1000:1001 /root/first
