@@ -6,8 +6,8 @@ import io
 import json
 import socket
 import socketserver
-import ssl
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -221,6 +221,29 @@ def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) ->
         daemon.shutdown()
 
 
+_ENCRYPTED = """
+import http.server, json, ssl, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"ApiVersion": "1.41", "Id": "c", "Running": False, "Pid": 0}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(f"{sys.argv[1]}.pem", f"{sys.argv[1]}.key")
+context.load_verify_locations(f"{sys.argv[1]}.pem")
+context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """An engine behind TLS that wants a certificate of its own making: its address, its folder."""
@@ -230,23 +253,13 @@ def encrypted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         command += ["-addext", "subjectAltName=IP:127.0.0.1"]
         command += ["-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem"]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "engine.pem", tmp_path / "engine.key")
-    context.load_verify_locations(tmp_path / "engine.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Encrypted)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}", tmp_path
-    server.shutdown()
-    server.server_close()
-
-
-class Encrypted(Answer):
-    """The same answer, on a connection that nobody counts."""
-
-    setup = http.server.BaseHTTPRequestHandler.setup
-    finish = http.server.BaseHTTPRequestHandler.finish
+    # a process of its own: with Nova 31 the threads of this one are eventlet's
+    with subprocess.Popen(
+        [sys.executable, "-c", _ENCRYPTED, f"{tmp_path}/engine"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        yield f"https://127.0.0.1:{int(server.stdout.readline())}", tmp_path
+        server.terminate()
 
 
 def tls(folder: Path, ca: str, own: str) -> engine.Tls:
