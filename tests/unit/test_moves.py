@@ -262,6 +262,7 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     transfer: FakeTransfer,
     network_info: Any,
     migration: Any,
+    virtapi: Any,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
     old_state: str,
@@ -275,7 +276,10 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     instance.migration_context = objects.MigrationContext(migration_id=7)
     instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
     instance.system_metadata = {"old_vm_state": old_state}
+    virtapi.awaited = []
     driver.plug_vifs(instance, network_info)
+    # no event reaches a nova-compute that starts
+    assert virtapi.awaited == []
     running = old_state == vm_states.ACTIVE
     state = power_state.RUNNING if running else power_state.SHUTDOWN
     assert driver.get_info(instance, use_cache=False).state == state

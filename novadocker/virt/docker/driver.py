@@ -764,7 +764,8 @@ class DockerDriver(driver.ComputeDriver):
         move = transfer.read_move(disk_info)
         if move is not None:
             self._arrivals.begin(instance.uuid, disk_info)
-            self._take_in(context, instance, move, network_info, image_meta, power_on)
+            plugged = self._plugged(instance, network_info)
+            self._take_in(context, instance, move, network_info, image_meta, power_on, plugged)
             return
         with moves.rolled_back():
             rules = self._rules()
@@ -885,10 +886,13 @@ class DockerDriver(driver.ComputeDriver):
         network_info: network_model.NetworkInfo,
         image_meta: objects.ImageMeta,
         power_on: bool,
+        wired: contextlib.AbstractContextManager[None],
     ) -> None:
         """Make an instance of what another host sent; that one keeps its own for now.
 
         What fails keeps what there is of the instance here, and can be done again.
+
+        :param wired: wires its ports
         """
         rules = self._rules()
         most = limits.instance_limits(instance, rules)
@@ -910,7 +914,7 @@ class DockerDriver(driver.ComputeDriver):
             transfer.adopt(self._data_root, instance.uuid, move, storage, resumed)
             self._arrivals.end(instance.uuid)
             transfer.discard(self._data_root, instance.uuid)
-            with self._plugged(instance, network_info):
+            with wired:
                 netns.bind_container(container_id, instance.uuid)
             if power_on:
                 self._start_first(instance, container_id, network_info)
@@ -929,7 +933,9 @@ class DockerDriver(driver.ComputeDriver):
         move = transfer.read_move(said) if said else None
         if move is not None:
             LOG.info("Its arrival from another host was cut off: finishing it", instance=instance)
-            self._take_in(context, instance, move, network_info, instance.image_meta, False)
+            # without a wait for Neutron's word, which can't come while nova-compute starts
+            wired = self._wired(instance, network_info)
+            self._take_in(context, instance, move, network_info, instance.image_meta, False, wired)
         return self._find(instance)
 
     def _finish_cut_off(
@@ -970,7 +976,8 @@ class DockerDriver(driver.ComputeDriver):
         if configdrive.required(instance):
             self._write_drive(instance, ports, injected_files, admin_password)
         self._arrivals.begin(instance.uuid, move.to_text())
-        self._take_in(context, instance, move, ports, image_meta, True)
+        plugged = self._plugged(instance, ports)
+        self._take_in(context, instance, move, ports, image_meta, True, plugged)
 
     def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
         """Remove what a deleted instance has here, although it was on another host.
