@@ -23,6 +23,11 @@ BRING_UP_SECONDS = 1500
 HOSTS = 2
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what makes the quick tests of survival long ones."""
+    parser.addoption("--every-step", action="store_true", help="in test_interrupted_moves.py")
+
+
 @pytest.fixture(scope="session")
 def cloud() -> Settings:
     """A cloud of two hosts that is up; seconds when it was up before."""

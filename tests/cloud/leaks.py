@@ -24,11 +24,13 @@ Leaks = Mapping[str, frozenset[str]]
 
 def inventory(settings: Settings, admin: Connection) -> Leaks:
     """Return every kind of thing that a server can leave, by kind."""
-    containers, devices, ports = set(), set(), set()
+    containers, devices, ports, staged = set(), set(), set(), set()
     records, namespaces = set(), set()
     for host in settings.hosts:
         client = engine_of(settings, host)
         containers |= {row["Names"][0] for row in client.containers(all=True)}
+        staged |= set(Path(client.info()["DockerRootDir"]).glob("novadocker-staging/*"))
+        staged |= set(settings.host_data(host).glob("nova/arrivals/*"))
         client.close()
         links = ask_host(settings, host, "ip", "-o", "link")
         folders = {RECORDS: records, NAMESPACES: namespaces}
@@ -55,6 +57,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         "containers": containers,
         "veth devices": devices,
         "switch ports": ports,
+        "unfinished arrivals": set(map(str, staged)),
         "runtime records": records,
         "network namespaces": {name for name in namespaces if " nova-" in name},
         "config drives": {

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openstack.compute.v2.server import Server
 from openstack.connection import Connection
-from openstack.exceptions import BadRequestException
+from openstack.exceptions import BadRequestException, ConflictException
 
 from devcloud import supervise
 from devcloud.settings import Settings
@@ -57,6 +58,8 @@ def test_a_server_with_data_moves_and_comes_back(
     console = Screen(ask(demo, server, "serial", "serial").json()["remote_console"]["url"])
     with opened("host1", "host2"):
         admin.compute.migrate_server(server.id)
+        with pytest.raises(ConflictException):
+            admin.compute.migrate_server(server.id)
         server = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
     assert server.status == "VERIFY_RESIZE", fault(server)
     assert host_of(admin, server) == "host2"
@@ -124,6 +127,13 @@ def test_a_host_that_is_not_reached_leaves_the_server_as_it_was(
     opened: Opened,
 ) -> None:
     server = servers.create("stays")
+    admin.compute.pause_server(server)
+    servers.wait(server, lambda now: now.status == "PAUSED")
+    # Nova moves those alone that run or are stopped
+    with pytest.raises(ConflictException):
+        admin.compute.migrate_server(server.id)
+    admin.compute.unpause_server(server)
+    servers.wait(server, ACTIVE)
     supervise.control(cloud, ["stop", "sshd-host2"])
     try:
         with opened("host1", "host2"):

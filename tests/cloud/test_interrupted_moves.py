@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nova-compute or an engine is killed at a step of a move: one copy runs in the end, with its data.
+
+The steps at which most is at stake by default; all of them with ``--every-step``. A move is held at
+a step by freezing what it waits for, so that no test depends on who is faster.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openstack.compute.v2.server import Server
+from openstack.connection import Connection
+
+from devcloud import supervise
+from devcloud.settings import Settings
+from tests.cloud.guests import until
+from tests.cloud.owners import engine_of
+from tests.cloud.servers import Opened, Servers, address, fault, host_of, pings
+from tests.cloud.test_servers import ACTIVE
+
+# writes its data once and tells its checksum at each start; it does not end when it is asked to
+COMMAND = (
+    "sh -c \"trap '' TERM; test -e /data || head -c 209715200 /dev/urandom >/data;"
+    ' sha256sum /data; while :; do sleep 1; done"'
+)
+AGENT = "neutron-ovs-host2"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move that is under way.
+
+    :ivar log: how long the log of the source's nova-compute was before
+    """
+
+    cloud: Settings
+    admin: Connection
+    demo: Connection
+    server: Server
+    log: int
+
+    def staged(self) -> bool:
+        """Tell whether the destination has something of it."""
+        with contextlib.closing(engine_of(self.cloud, self.cloud.hosts[1])) as engine:
+            root = Path(engine.info()["DockerRootDir"])
+        return any((root / "novadocker-staging").glob(f"{self.server.id}.*"))
+
+    def sent_live(self) -> bool:
+        """Tell whether its bulk is there."""
+        with (self.cloud.log / "nova-compute-host1.log").open(errors="replace") as log:
+            log.seek(self.log)
+            return ", live" in log.read()
+
+    def task(self) -> str | None:
+        task: str | None = self.admin.compute.get_server(self.server.id).task_state
+        return task
+
+
+def runs(cloud: Settings, number: int, server: Server) -> bool | None:
+    """Tell whether a host's container of a server runs; None if it has none."""
+    with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
+        for found in engine.containers(all=True):
+            if found["Names"] == [f"/nova-{server.id}"]:
+                return bool(found["State"] == "running")
+    return None
+
+
+def receiver() -> int:
+    """Return the process that takes the server on the destination."""
+
+    def find() -> int:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                words = path.read_bytes().split(b"\0")
+                if b"python" in words[0] and words[1].endswith(b"novadocker-receive"):
+                    return int(path.parent.name)
+        return 0
+
+    return int(until(find))
+
+
+@contextlib.contextmanager
+def frozen(process: int) -> Iterator[None]:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def at_pre_copy(move: Move) -> Iterator[None]:
+    process = receiver()
+    until(move.staged)
+    # at the latest, the server is being stopped now
+    with frozen(process):
+        yield
+
+
+@contextlib.contextmanager
+def at_final_copy(move: Move) -> Iterator[None]:
+    process = receiver()
+    # then the server has ten seconds to end
+    until(move.sent_live)
+    with frozen(process):
+        until(lambda: runs(move.cloud, 0, move.server) is False)
+        yield
+
+
+@contextlib.contextmanager
+def at_plug(move: Move) -> Iterator[None]:
+    # Neutron does not hear that the port is up
+    supervise.control(move.cloud, ["stop", AGENT])
+    try:
+        until(lambda: move.task() == "resize_finish" and runs(move.cloud, 1, move.server) is False)
+        yield
+    finally:
+        supervise.control(move.cloud, ["start", AGENT])
+
+
+@contextlib.contextmanager
+def at_confirm(move: Move) -> Iterator[None]:
+    finished(move)
+    with frozen(supervise.process_id(move.cloud, "docker-host1")):
+        move.demo.compute.confirm_server_resize(move.server)
+        until(lambda: migration_status(move) == "confirming")
+        yield
+
+
+def migration_status(move: Move) -> str:
+    answer = move.admin.compute.get(
+        f"/os-migrations?instance_uuid={move.server.id}",
+        headers={"OpenStack-API-Version": "compute 2.80"},
+    )
+    return str(answer.json()["migrations"][0]["status"])
+
+
+def finished(move: Move) -> None:
+    def done() -> bool:
+        now = move.admin.compute.get_server(move.server.id)
+        assert now.status != "ERROR", fault(now)
+        return bool(now.status == "VERIFY_RESIZE" and now.task_state is None)
+
+    until(done, 120)
+
+
+def goes_on(move: Move) -> int:
+    """Nothing is to be done: the move is finished."""
+    finished(move)
+    move.demo.compute.confirm_server_resize(move.server)
+    return 1
+
+
+def stays(move: Move) -> int:
+    """Nothing is to be done: Nova has the server where it was."""
+    return 0
+
+
+def confirmed_again(move: Move) -> int:
+    """The user is not heard, and asks once more."""
+    until(lambda: migration_status(move) == "finished", 120)
+    return goes_on(move)
+
+
+def rebooted(move: Move) -> int:
+    """Nova advises a hard reboot."""
+    until(lambda: move.admin.compute.get_server(move.server.id).status == "ERROR", 120)
+    move.admin.compute.reboot_server(move.server, "HARD")
+    return 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step, who is killed at it, and what brings the server back.
+
+    :ivar killed: the program; None to have the step itself fail
+    :ivar follow: returns the number of the host that the server is on then
+    """
+
+    held: Callable[[Move], AbstractContextManager[None]]
+    killed: str | None
+    follow: Callable[[Move], int]
+
+
+FEW = {
+    "final copy, source nova-compute": Case(at_final_copy, "nova-compute-host1", stays),
+    "plug, destination nova-compute": Case(at_plug, "nova-compute-host2", goes_on),
+}
+MORE = {
+    "pre-copy, source nova-compute": Case(at_pre_copy, "nova-compute-host1", stays),
+    "pre-copy, destination nova-compute": Case(at_pre_copy, "nova-compute-host2", goes_on),
+    "pre-copy, source engine": Case(at_pre_copy, "docker-host1", goes_on),
+    "pre-copy, destination engine": Case(at_pre_copy, "docker-host2", goes_on),
+    "plug, destination engine": Case(at_plug, "docker-host2", rebooted),
+    "confirm, source nova-compute": Case(at_confirm, "nova-compute-host1", confirmed_again),
+}
+
+
+@pytest.fixture
+def begin(
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    cloud: Settings,
+    opened: Opened,
+    image: Callable[..., str],
+    busybox: Path,
+) -> Iterator[Callable[[], Move]]:
+    """Begin to move a server from the first host to the second."""
+    with contextlib.ExitStack() as stack:
+
+        def call() -> Move:
+            name = image(busybox, os_command_line=COMMAND)
+            server = servers.create("moved", image=name, flavor="d1.small")
+            assert server.status == "ACTIVE", fault(server)
+            until(lambda: told(demo, server))
+            stack.enter_context(opened("host1", "host2"))
+            log = (cloud.log / "nova-compute-host1.log").stat().st_size
+            admin.compute.migrate_server(server.id)
+            return Move(cloud, admin, demo, server, log)
+
+        yield call
+
+
+def told(demo: Connection, server: Server) -> str:
+    """Return the checksum that the server told at its last start."""
+    output = demo.compute.get_server_console_output(server)["output"]
+    return str(output).strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize("name", [*FEW, *MORE])
+def test_one_copy_runs_in_the_end(
+    begin: Callable[[], Move],
+    servers: Servers,
+    tenant_network: str,
+    name: str,
+    pytestconfig: Any,
+) -> None:
+    case = FEW.get(name) or MORE[name]
+    if name in MORE and not pytestconfig.getoption("--every-step"):
+        pytest.skip("one of --every-step")
+    move = begin()
+    checksum = told(move.demo, move.server)
+    with case.held(move):
+        if case.killed:
+            before = supervise.process_id(move.cloud, case.killed)
+            os.kill(before, signal.SIGKILL)
+            until(lambda: supervise.process_id(move.cloud, case.killed or "") not in (0, before))
+    place = case.follow(move)
+    server = servers.wait(move.server, ACTIVE)
+    assert host_of(move.admin, server) == f"host{place + 1}"
+    until(lambda: pings(tenant_network, address(server)))
+    until(lambda: told(move.demo, server) == checksum)
+    # the other host has none, or a stopped one that is there until the server is deleted
+    assert runs(move.cloud, place, server)
+    assert not runs(move.cloud, 1 - place, server)
+    until(lambda: not move.staged())
