@@ -99,6 +99,7 @@ def own_engine(
     storage_driver: str,
     filesystem: str = "",
     storage: Sequence[str] = (),
+    live_restore: bool = True,
 ) -> Iterator[OwnEngine]:
     """Run an engine.
 
@@ -114,7 +115,12 @@ def own_engine(
         subprocess.run([f"mkfs.{filesystem}", "-q", str(folder / "disk")], check=True)
         options = "loop,prjquota" if filesystem == "xfs" else "loop"
         subprocess.run(["mount", "-o", options, str(folder / "disk"), str(data)], check=True)
-    engine = OwnEngine(folder, **{"storage-driver": storage_driver, "storage-opts": list(storage)})
+    config = {
+        "storage-driver": storage_driver,
+        "storage-opts": list(storage),
+        "live-restore": live_restore,
+    }
+    engine = OwnEngine(folder, **config)
     yield engine
     engine.stop()
     for mount in reversed(daemons.mounts_below(folder)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine hangs, or has no room left on its disk."""
+"""An engine is killed without live-restore, hangs, or has no room left on its disk."""
 
 import os
 import signal
@@ -23,6 +23,40 @@ from tests.engine.switch import Switch
 from tests.fake_glance import FakeGlance
 
 _SECONDS = 60
+
+
+def test_killed_without_live_restore(
+    ovs: Switch,
+    fake_glance: FakeGlance,
+    state_folder: Path,
+    tmp_path: Path,
+    new_instance_uuid: Callable[[], str],
+) -> None:
+    instances = tmp_path / "instances"
+    instances.mkdir()
+    with own_engine(state_folder / "mortal", "overlay2", live_restore=False) as engine:
+        client = docker.APIClient(base_url=engine.url, timeout=_SECONDS)
+        prepare_image(client, busybox_archive())
+        survey = Survey(client, ovs, state_folder, instances)
+        with servers.configured(engine.url, instances):
+            nova = Nova(fake_glance)
+            nova.start([])
+            server = nova.spawn(Server(new_instance_uuid(), "capped", (1,)))
+            survey.mark(server)
+            engine.kill()
+            with pytest.raises(exception.EngineUnavailable):
+                nova.state(server)
+            engine.start()
+            # the engine stops all containers of its former life
+            client.wait(server.name, timeout=_SECONDS)
+            assert nova.state(server) == power_state.SHUTDOWN
+            nova.power_on(server)
+            survey.check_running(server)
+            survey.check_nothing_else([server])
+            nova.destroy(server)
+            survey.check_nothing_else([])
+            nova.stop()
+        client.close()
 
 
 def test_hanging(
