@@ -118,7 +118,7 @@ def test_a_host_whose_disk_is_full(
     opened: Opened, guest: Guest, state_folder: Path, instance_uuid: str
 ) -> None:
     guest.run("dd if=/dev/urandom of=/big bs=1M count=16")
-    with engines.own_engine(state_folder / "full", "overlay2", "ext4") as other:
+    with engines.own_engine(state_folder / "small", "overlay2", "ext4") as other:
         conf.CONF.set_override("api_url", other.url, group="docker")
         with opened() as (session, _):
             with (other.data_root / "filler").open("wb") as filler, suppress(OSError):
