@@ -12,6 +12,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from nova import config, utils
@@ -141,8 +142,10 @@ def _chunks(pipe: IO[bytes]) -> Iterator[bytes]:
 
 def _relay(source: IO[bytes], target: int) -> None:
     try:
-        while chunk := source.read(_CHUNK):
-            pipes.write_all(target, chunk)
+        # who stops to read says why
+        with suppress(BrokenPipeError):
+            while chunk := source.read(_CHUNK):
+                pipes.write_all(target, chunk)
     finally:
         os.close(target)
 

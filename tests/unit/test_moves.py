@@ -263,6 +263,7 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     network_info: Any,
     migration: Any,
     virtapi: Any,
+    network: Any,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
     old_state: str,
@@ -277,10 +278,13 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
     instance.system_metadata = {"old_vm_state": old_state}
     virtapi.awaited = []
+    # something has asked for the servers a moment before
+    driver.list_instances()
     driver.plug_vifs(instance, network_info)
     # no event reaches a nova-compute that starts
     assert virtapi.awaited == []
     running = old_state == vm_states.ACTIVE
+    assert bool(network.silent) is not running
     state = power_state.RUNNING if running else power_state.SHUTDOWN
     assert driver.get_info(instance, use_cache=False).state == state
     assert (migration.saved, saved) == ("finished", [vm_states.RESIZED])

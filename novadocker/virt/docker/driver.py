@@ -946,6 +946,8 @@ class DockerDriver(driver.ComputeDriver):
             found = self._find_whole(instance._context, instance, network_info)
             if moves.runs_after(instance) and _power_state(found) in _ENDED_STATES:
                 self._start(found, instance, network_info)
+                # what plugs its ports next must not take it for stopped
+                self._listing.servers()
             moves.set_finished(instance)
         except (nova_exception.NovaException, OSError) as error:
             # Nova asks for every server when it starts, and would stop at this one
