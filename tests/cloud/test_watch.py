@@ -185,7 +185,8 @@ def flood(instance_uuid: str) -> None:
     most = MOST_CONNECTIONS.read_text()
     MOST_CONNECTIONS.write_text(str(FEW_CONNECTIONS))
     try:
-        subprocess.run([*inside, sys.executable, __file__], check=True, timeout=60)
+        command = [*inside, sys.executable, "-m", __name__]
+        subprocess.run(command, check=True, timeout=60, cwd=CHECKOUT)
     finally:
         MOST_CONNECTIONS.write_text(most)
 
