@@ -21,7 +21,7 @@ from benchmarks import periodic
 from benchmarks.stopwatch import Stopwatch
 from novadocker import naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import netns, rates, tags
+from novadocker.virt.docker import migration, netns, rates, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
@@ -61,8 +61,9 @@ class Booter:
         self._client = docker.APIClient(
             CONF.docker.api_url, version="auto", timeout=CONF.docker.api_timeout
         )
-        # without Nova's database, no port has a tag
+        # without Nova's database, no port has a tag, and there are no moves
         setattr(tags, "device_metadata", lambda *_: None)  # noqa: B010
+        setattr(migration, "reopen_confirmations", lambda *_: None)  # noqa: B010
         # the host's nova-compute has it
         setattr(Engine, "claim", lambda *_: None)  # noqa: B010
         self._driver = DockerDriver(_NoEvents())
