@@ -483,9 +483,10 @@ class Engine:
         :raises EngineError: the registry does not answer, or has no such image
         """
         credentials = read_credentials(registry, credentials_path)
+        operation = "an image of a registry"
         # the SDK's own call waits without a bound
         with (
-            self._of_registry("an image of a registry"),
+            self._of_registry(operation),
             self._client.post(
                 self._path("/images/create"),
                 params={"fromImage": repository, "tag": digest},
@@ -494,13 +495,20 @@ class Engine:
                 timeout=self._load_timeout,
             ) as response,
         ):
-            self._client._raise_for_status(response)
-            for line in filter(None, response.iter_lines(chunk_size=None)):
-                message = json.loads(line)
-                if "error" in message:
-                    raise exception.EngineError(
-                        operation="an image of a registry", reason=_concise(message["error"])
-                    )
+            for _ in self._told(response, operation):
+                pass
+
+    def _told(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
+        """Yield what the engine says while it talks to a registry.
+
+        :raises EngineError: the registry refuses
+        """
+        self._client._raise_for_status(response)
+        for line in filter(None, response.iter_lines(chunk_size=None)):
+            message = json.loads(line)
+            if "error" in message:
+                raise exception.EngineError(operation=operation, reason=_concise(message["error"]))
+            yield message
 
     def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
         """Put an image into a registry, which gets the layers that it lacks; return its digest.
@@ -520,13 +528,7 @@ class Engine:
                 timeout=self._load_timeout,
             ) as response,
         ):
-            self._client._raise_for_status(response)
-            for line in filter(None, response.iter_lines(chunk_size=None)):
-                message = json.loads(line)
-                if "error" in message:
-                    raise exception.EngineError(
-                        operation=operation, reason=_concise(message["error"])
-                    )
+            for message in self._told(response, operation):
                 digest = (message.get("aux") or {}).get("Digest", digest)
         if not _DIGEST.fullmatch(digest):
             raise exception.EngineError(operation=operation, reason="it got no digest")
