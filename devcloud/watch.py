@@ -83,6 +83,8 @@ def programs(settings: Settings) -> Iterable[Program]:
             f"--config.file={etc}/prometheus.yml",
             f"--storage.tsdb.path={settings.data}/prometheus",
             "--storage.tsdb.retention.time=2d",
+            # an alarm that fires as the configuration is read anew reaches nobody: said again soon
+            f"--rules.alert.resend-delay={STEP}",
             f"--web.listen-address={API_ADDRESS}:{PROMETHEUS_PORT}",
             "--web.enable-lifecycle",
         ),

@@ -30,11 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def cloud() -> Settings:
-    """A cloud of two hosts that is up; seconds when it was up before."""
+    """A cloud of two hosts with Prometheus that is up; seconds when it was up before."""
     done = subprocess.run(
         [sys.executable, "-m", "devcloud", "up"],
         cwd=CHECKOUT,
-        env={**os.environ, "DEVCLOUD_HOSTS": str(HOSTS)},
+        env={**os.environ, "DEVCLOUD_HOSTS": str(HOSTS), "DEVCLOUD_WATCH": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
