@@ -10,7 +10,8 @@ PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
-.PHONY: install cloud down clean distclean status demo test test-guest bench-network-guest tempest horizon-test functional lint docs bench-%
+.PHONY: install cloud down clean distclean status demo test test-guest bench-network-guest tempest horizon-test functional soak nightly \
+	lint docs bench-%
 
 install:
 	$(DEVCLOUD) install
@@ -65,6 +66,15 @@ horizon-test:
 functional: install
 	$(VENV)/python -m pytest tests/functional
 	PYTHONPATH=$(CURDIR) $(VENV)/python -m tests.functional $(if $(TESTS),'$(TESTS)')
+
+# a random walk through what is asked of a server; another one each day
+soak: install
+	$(VENV)/python -m pytest -s --timeout 0 tests/engine/test_soak.py \
+		--steps $(or $(STEPS),5000) --seed $(or $(SEED),$(shell date +%Y%m%d))
+
+# what is too long for make test; a part that fails holds back no other
+nightly:
+	$(MAKE) --keep-going functional tempest test-guest horizon-test soak
 
 lint: install
 	$(VENV)/ruff check .
