@@ -18,6 +18,7 @@ KINDS = (
     ("graphics console", r"\bvnc\b|\bspice\b"),
     # the only API whose microversions begin with a 3
     ("needs Cinder", r"cinder|volume|encrypt|microversion range\[3\."),
+    ("needs VLAN devices", r"8021q"),
     ("skipped upstream", r"\bbug\b|nova-network|skipped until|ML2/OVN|^Neutron (allows|does)"),
     ("VM-only", r"^VM-only|\bIDE\b|stable.*rescue|rescue.*stable|trusted"),
     ("needs another service", r"^needs another|swift|horizon|unified limits|certified|GRE"),

@@ -19,6 +19,9 @@ HERE = Path(__file__).resolve().parent
 EXCLUDED = HERE / "excluded.txt"
 """Tests that are left out, a regular expression and its reason on a line."""
 
+NEEDS_VLANS = HERE / "needs_vlans.txt"
+"""Likewise, where the kernel has no VLAN devices."""
+
 IMAGE_PROPERTIES = {
     # whose key and password it is; the tests log in as this account
     "os_admin_user": "debian",

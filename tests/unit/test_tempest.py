@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import subunit
 
-from devcloud.tempest import report, results, smoke
+from devcloud.tempest import report, results, run, smoke
 from devcloud.tempest.results import Exclusion, Result
-from devcloud.tempest.workspace import EXCLUDED
+from devcloud.tempest.workspace import EXCLUDED, NEEDS_VLANS
 
 BEGIN = datetime.datetime(2026, 11, 25, 13, 0, tzinfo=datetime.UTC)
 
@@ -75,13 +75,25 @@ def test_a_class_that_cannot_clean_up_has_failed():
 
 
 def test_every_exclusion_has_a_reason(tmp_path: Path):
-    rules = results.read_exclusions(EXCLUDED)
-    assert rules
-    assert all(report.kind_of(rule.reason) != report.OTHER for rule in rules)
+    for path in (EXCLUDED, NEEDS_VLANS):
+        rules = results.read_exclusions(path)
+        assert rules
+        assert all(report.kind_of(rule.reason) != report.OTHER for rule in rules)
     bad = tmp_path / "excluded.txt"
     bad.write_text("test_without_reason\n")
     with pytest.raises(ValueError, match="no reason"):
         results.read_exclusions(bad)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_needs_vlan_devices_is_left_out_where_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, there: bool
+):
+    trunk = "neutron_tempest_plugin.scenario.test_trunk.TrunkTest"
+    tests = [f"{trunk}.test_subport_connectivity", f"{trunk}.test_trunk_subport_lifecycle"]
+    monkeypatch.setattr(run, "has_vlan_devices", lambda: there)
+    left_out = results.exclude(tests, run.exclusions(), PASSED.date)
+    assert set(left_out) == (set() if there else {tests[0]})
 
 
 def test_excluded_by_name(tmp_path: Path):
