@@ -63,7 +63,7 @@ class Booter:
         )
         # without Nova's database, no port has a tag, and there are no moves
         setattr(tags, "device_metadata", lambda *_: None)  # noqa: B010
-        setattr(migration, "reopen_confirmations", lambda *_: None)  # noqa: B010
+        setattr(migration, "resume_cut_off", lambda *_: None)  # noqa: B010
         # the host's nova-compute has it
         setattr(Engine, "claim", lambda *_: None)  # noqa: B010
         self._driver = DockerDriver(_NoEvents())

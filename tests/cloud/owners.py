@@ -4,6 +4,7 @@
 from typing import Any
 
 import docker
+from openstack.compute.v2.server import Server
 from openstack.connection import Connection
 
 from devcloud.settings import Host, Settings
@@ -19,6 +20,17 @@ def ask_placement(admin: Connection, path: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = answer.json()
     return found
+
+
+def provider_of(admin: Connection, host: str) -> str:
+    """Return the uuid of a compute host in Placement."""
+    (found,) = ask_placement(admin, f"/resource_providers?name={host}")["resource_providers"]
+    return str(found["uuid"])
+
+
+def allocated_from(admin: Connection, server: Server) -> set[str]:
+    """Return the uuids of the compute hosts that a server has resources of."""
+    return set(ask_placement(admin, f"/allocations/{server.id}")["allocations"])
 
 
 def engine_of(settings: Settings, host: Host) -> docker.APIClient:

@@ -21,7 +21,7 @@ from openstack.connection import Connection
 from devcloud import supervise
 from devcloud.settings import Settings
 from tests.cloud.guests import until
-from tests.cloud.owners import engine_of
+from tests.cloud.owners import allocated_from, engine_of, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, pings
 from tests.cloud.test_servers import ACTIVE
 
@@ -131,8 +131,37 @@ def at_confirm(move: Move) -> Iterator[None]:
     finished(move)
     with frozen(supervise.process_id(move.cloud, "docker-host1")):
         move.demo.compute.confirm_server_resize(move.server)
-        until(lambda: migration_status(move) == "confirming")
+        until(lambda: has_begun(move, "compute_confirm_resize"))
         yield
+
+
+@contextlib.contextmanager
+def at_removal(move: Move) -> Iterator[None]:
+    finished(move)
+    with frozen(supervise.process_id(move.cloud, "docker-host2")):
+        move.demo.compute.revert_server_resize(move.server)
+        until(lambda: has_begun(move, "compute_revert_resize"))
+        yield
+
+
+@contextlib.contextmanager
+def at_return(move: Move) -> Iterator[None]:
+    finished(move)
+    with frozen(supervise.process_id(move.cloud, "docker-host1")):
+        move.demo.compute.revert_server_resize(move.server)
+        until(lambda: has_begun(move, "compute_finish_revert_resize"))
+        yield
+
+
+def has_begun(move: Move, event: str) -> bool:
+    """Tell whether a host's nova-compute is at a part of the last action."""
+    path, headers = (
+        f"/servers/{move.server.id}/os-instance-actions",
+        {"OpenStack-API-Version": "compute 2.84"},
+    )
+    last = move.admin.compute.get(path, headers=headers).json()["instanceActions"][0]
+    shown = move.admin.compute.get(f"{path}/{last['request_id']}", headers=headers).json()
+    return any(found["event"] == event for found in shown["instanceAction"]["events"])
 
 
 def migration_status(move: Move) -> str:
@@ -170,11 +199,22 @@ def confirmed_again(move: Move) -> int:
     return goes_on(move)
 
 
+def comes_back(move: Move) -> int:
+    """Nothing is to be done: the revert is finished."""
+    until(lambda: move.task() is None, 120)
+    return 0
+
+
 def rebooted(move: Move) -> int:
     """Nova advises a hard reboot."""
     until(lambda: move.admin.compute.get_server(move.server.id).status == "ERROR", 120)
     move.admin.compute.reboot_server(move.server, "HARD")
     return 1
+
+
+def rebooted_back(move: Move) -> int:
+    """As above, on the source."""
+    return rebooted(move) - 1
 
 
 @dataclass(frozen=True)
@@ -201,6 +241,10 @@ MORE = {
     "pre-copy, destination engine": Case(at_pre_copy, "docker-host2", goes_on),
     "plug, destination engine": Case(at_plug, "docker-host2", rebooted),
     "confirm, source nova-compute": Case(at_confirm, "nova-compute-host1", confirmed_again),
+    "removal, destination nova-compute": Case(at_removal, "nova-compute-host2", comes_back),
+    "removal, destination engine": Case(at_removal, "docker-host2", rebooted),
+    "return, source nova-compute": Case(at_return, "nova-compute-host1", comes_back),
+    "return, source engine": Case(at_return, "docker-host1", rebooted_back),
 }
 
 
@@ -256,7 +300,9 @@ def test_one_copy_runs_in_the_end(
             until(lambda: supervise.process_id(move.cloud, case.killed or "") not in (0, before))
     place = case.follow(move)
     server = servers.wait(move.server, ACTIVE)
-    assert host_of(move.admin, server) == f"host{place + 1}"
+    host = f"host{place + 1}"
+    assert host_of(move.admin, server) == host
+    assert allocated_from(move.admin, server) == {provider_of(move.admin, host)}
     until(lambda: pings(tenant_network, address(server)))
     until(lambda: told(move.demo, server) == checksum)
     # the other host has none, or a stopped one that is there until the server is deleted

@@ -290,7 +290,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     # without Nova's database, no port has a tag, and no move was cut off
     with (
         mock.patch.object(tags, "device_metadata", return_value=None),
-        mock.patch.object(migration, "reopen_confirmations"),
+        mock.patch.object(migration, "resume_cut_off"),
     ):
         yield
     for name, _, group in options:

@@ -149,7 +149,7 @@ def driver(
     monkeypatch.setattr(driver_module, "tags", fakes.FakeTags())
     monkeypatch.setattr(driver_module, "Enforcement", lambda *_: enforcement)
     monkeypatch.setattr(driver_module, "ImageStore", fakes.FakeImages)
-    monkeypatch.setattr(driver_module.moves, "reopen_confirmations", lambda host: None)
+    monkeypatch.setattr(driver_module.moves, "resume_cut_off", lambda host: None)
     monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
     found = driver_module.DockerDriver(virtapi)
     found.init_host("host1")

@@ -323,6 +323,68 @@ def test_a_confirmation_that_was_cut_off_can_be_done_again(
     assert asked == [{"source_compute": "host1", "status": "confirming"}]
 
 
+FINISH = "finish_revert_resize"
+REMOVED, RETURNED = "compute_revert_resize", f"compute_{FINISH}"
+
+
+@pytest.mark.parametrize(
+    ("action", "events", "asked"),
+    [
+        # the request still waits
+        ("revertResize", [], ""),
+        ("revertResize", [(REMOVED, "host1", None)], "revert_resize"),
+        ("revertResize", [(REMOVED, "host2", None)], ""),
+        ("revertResize", [(REMOVED, "host1", 1)], ""),
+        ("revertResize", [(RETURNED, "host1", None), (REMOVED, "host2", 1)], FINISH),
+        # on the same host
+        ("revertResize", [(RETURNED, "host1", None), (REMOVED, "host1", 1)], FINISH),
+        # it was cut off once already, and has ended since
+        ("revertResize", [(REMOVED, "host1", None), (REMOVED, "host1", 1)], ""),
+        ("migrate", [(REMOVED, "host1", None)], ""),
+    ],
+)
+def test_a_revert_that_was_cut_off_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    events: list[tuple[str, str, int | None]],
+    asked: str,
+) -> None:
+    server, latest = SimpleNamespace(uuid="server"), SimpleNamespace(id=9)
+    records: dict[tuple[Any, str], tuple[object, list[Any]]] = {
+        (objects.InstanceList, "get_by_filters"): ({"task_state": "resize_reverting"}, [server]),
+        (objects.InstanceActionList, "get_by_instance_uuid"): (
+            "server",
+            [SimpleNamespace(id=5, action=action)],
+        ),
+        (objects.InstanceActionEventList, "get_by_action"): (
+            5,
+            [SimpleNamespace(event=name, host=at, finish_time=end) for name, at, end in events],
+        ),
+        (objects.MigrationList, "get_by_filters"): (
+            {"instance_uuid": "server"},
+            [latest, SimpleNamespace(id=8)],
+        ),
+    }
+    for (kind, name), (wanted, found) in records.items():
+
+        def get(_context: object, given: object, *, wanted=wanted, found=found, **_: Any) -> Any:
+            assert given == wanted
+            return found
+
+        monkeypatch.setattr(kind, name, get)
+    sent: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        moves.rpcapi,
+        "ComputeAPI",
+        lambda: SimpleNamespace(
+            revert_resize=lambda _, *given: sent.append(("revert_resize", *given)),
+            finish_revert_resize=lambda _, *given: sent.append((FINISH, *given)),
+        ),
+    )
+    moves.resume_reverts("host1")
+    assert sent == ([(asked, server, latest, "host1", None)] if asked else [])
+
+
 @pytest.mark.parametrize("task", [task_states.RESIZE_MIGRATING, task_states.RESIZE_REVERTING])
 def test_a_move_that_was_cut_off_is_taken_back_in_novas_records(
     driver: Any,

@@ -110,7 +110,7 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
             patcher.start()
             self.addCleanup(patcher.stop)
         # Nova's tests have no database of moves
-        patcher = mock.patch.object(driver_module.moves, "reopen_confirmations")
+        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()

@@ -168,7 +168,7 @@ class DockerDriver(driver.ComputeDriver):
         freezer.thaw_left(self._engine, Path(CONF.instances_path))
         rescue.put_back_left(self._engine)
         ways.clear_left(self._engine)
-        moves.reopen_confirmations(host)
+        moves.resume_cut_off(host)
         vifs.initialize()
         self._consoles = consoles.Consoles(
             self._engine,

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import task_states, vm_states
+from nova.compute import instance_actions, rpcapi, task_states, vm_states
 from nova.scheduler.client import report
 from oslo_utils import timeutils, units
 
@@ -141,11 +141,19 @@ def set_finished(instance: objects.Instance) -> None:
     instance.save(expected_task_state=task_states.RESIZE_FINISH)
 
 
+def resume_cut_off(host: str) -> None:
+    """Have confirmations and reverts go on that nova-compute died in.
+
+    To be called when nova-compute starts. Requests that still wait for this host are not harmed.
+    """
+    reopen_confirmations(host)
+    resume_reverts(host)
+
+
 def reopen_confirmations(host: str) -> None:
     """Let moves from this host be confirmed once more whose confirmation was cut off.
 
-    To be called when nova-compute starts. The API refuses what Nova takes for under way, for good.
-    A confirmation whose message waits for this host is not harmed.
+    The API refuses what Nova takes for under way, for good.
     """
     found = objects.MigrationList.get_by_filters(
         nova_context.get_admin_context(), {"source_compute": host, "status": "confirming"}
@@ -153,6 +161,47 @@ def reopen_confirmations(host: str) -> None:
     for migration in found:
         migration.status = "finished"
         migration.save()
+
+
+def resume_reverts(host: str) -> None:
+    """Ask this host once more for its part of reverts that were cut off in it.
+
+    It is the removal on the destination, or the return on the source; both can be repeated. What
+    has not begun waits in this host's queue, and is left alone.
+    """
+    context = nova_context.get_admin_context()
+    compute = rpcapi.ComputeAPI()
+    reverting = objects.InstanceList.get_by_filters(
+        context, {"task_state": task_states.RESIZE_REVERTING}
+    )
+    for instance in reverting:
+        begun = _cut_off_events(context, instance, host)
+        migration = _last_migration(context, instance)
+        # without the request's resources, which are for ports with a guaranteed bandwidth
+        if "compute_finish_revert_resize" in begun:
+            compute.finish_revert_resize(context, instance, migration, host, None)
+        elif "compute_revert_resize" in begun:
+            compute.revert_resize(context, instance, migration, host, None)
+
+
+def _cut_off_events(
+    context: nova_context.RequestContext, instance: objects.Instance, host: str
+) -> set[str]:
+    """Return what a host has begun of an instance's last action and not ended."""
+    actions = objects.InstanceActionList.get_by_instance_uuid(context, instance.uuid, limit=1)
+    if not actions or actions[0].action != instance_actions.REVERT_RESIZE:
+        return set()
+    events = objects.InstanceActionEventList.get_by_action(context, actions[0].id)
+    # of what was done twice Nova ends the first
+    ended = {event.event for event in events if event.finish_time}
+    return {event.event for event in events if event.host == host} - ended
+
+
+def _last_migration(
+    context: nova_context.RequestContext, instance: objects.Instance
+) -> objects.Migration:
+    found = objects.MigrationList.get_by_filters(context, {"instance_uuid": instance.uuid})
+    return max(found, key=lambda migration: migration.id)
 
 
 def new_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
