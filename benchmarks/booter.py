@@ -81,7 +81,8 @@ class Booter:
             (Engine, "wait_container", "watch the first process"),
             (Engine, "inspect_container", "look at the container"),
             (Engine, "update_container", "limits that the engine sets"),
-            (rates, "set_rates", "rates"),
+            (rates, "set_port_rates", "rates of ports"),
+            (rates, "set_disk_rates", "rates of the disk"),
         ):
             self._stopwatch.watch(owner, function, part)
 

@@ -110,7 +110,7 @@ def boot(
             isolation=Isolation(),
             console_log_max_mb=1,
             entrypoint=("sleep", "1d"),
-            mounts=view.mounts(uuid),
+            mounts=view.mounts(uuid, view.look()),
         )
         made.append(engine.create_container(spec))
         engine.start_container(made[-1])
@@ -181,14 +181,19 @@ def test_a_new_lxcfs_serves_running_containers(
 def test_a_boot_waits_for_a_broken_lxcfs(
     served: Served, boot: Any, run: Any, view: lxcfs.Lxcfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert view.mounts(UUID)
+    before = view.look()
+    assert view.mounts(UUID, before)
     served.kill()
+    # what was seen before does not do for long
+    monkeypatch.setattr(lxcfs, "_FRESH_SECONDS", 0.0)
     monkeypatch.setattr(lxcfs, "_WAIT_SECONDS", 0.3)
     with pytest.raises(exception.ViewUnavailable, match="not connected"):
-        view.mounts(UUID)
+        view.mounts(UUID, before)
+    with pytest.raises(exception.ViewUnavailable, match="not connected"):
+        view.mounts(UUID, view.look())
     served.unmount()
     with pytest.raises(exception.ViewUnavailable):
-        view.mounts(UUID)
+        view.mounts(UUID, view.look())
     served.start()
     monkeypatch.setattr(lxcfs, "_WAIT_SECONDS", 20.0)
     assert total_kb(run, boot()) == str(64 << 10)
@@ -197,9 +202,9 @@ def test_a_boot_waits_for_a_broken_lxcfs(
 def test_a_host_without_lxcfs(engine: Engine, averages: loads.Loads, tmp_path: Path) -> None:
     found = lxcfs.Lxcfs(str(tmp_path), engine, Listing(engine), averages)
     found.start()
-    assert found.mounts(UUID) == ()
+    assert found.mounts(UUID, found.look()) == ()
     found.stop()
-    assert lxcfs.Lxcfs("", engine, Listing(engine), averages).mounts(UUID) == ()
+    assert lxcfs.Lxcfs("", engine, Listing(engine), averages).mounts(UUID, 0.0) == ()
 
 
 def shown_load(file: Path) -> tuple[float, int, int]:

@@ -421,7 +421,10 @@ class FakeLxcfs:
     def stop(self) -> None:
         pass
 
-    def mounts(self, instance_uuid: str) -> tuple[Mount, ...]:
+    def look(self) -> float:
+        return 0.0
+
+    def mounts(self, instance_uuid: str, asked: float) -> tuple[Mount, ...]:
         return self.found
 
     def await_mended(self) -> None:
@@ -506,6 +509,7 @@ class FakeEnforcement:
     used_disk: int = 0
     resizes_disks: bool = False
     broken: Callable[[Limits], bool] = lambda limits: False
+    broken_rates: bool = False
     sweeps: int = 0
 
     def check_possible(self, limits: Limits) -> None:
@@ -519,9 +523,25 @@ class FakeEnforcement:
         limits: Limits,
         devices: tuple[tuple[str, str], ...],
     ) -> None:
+        self.limit_container(instance_uuid, found, limits, devices)
+        self.limit_ports(instance_uuid, limits, devices)
+
+    def limit_container(
+        self,
+        instance_uuid: str,
+        found: ContainerDetail,
+        limits: Limits,
+        devices: tuple[tuple[str, str], ...],
+    ) -> None:
         if self.broken(limits):
             raise exception.LimitsNotKept(reason="broken")
         self.kept[instance_uuid] = limits
+
+    def limit_ports(
+        self, instance_uuid: str, limits: Limits, devices: tuple[tuple[str, str], ...]
+    ) -> None:
+        if self.broken_rates:
+            raise exception.LimitsNotKept(reason="broken rates")
         self.devices = devices
 
     def memory_in_use(self, found: ContainerDetail) -> int:

@@ -18,7 +18,14 @@ from novadocker.virt.docker import driver as driver_module
 from novadocker.virt.docker import freezer, kills
 from novadocker.virt.docker.model import Container, ContainerSpec, IdMaps, Mount
 from tests.unit import fakes
-from tests.unit.fakes import FakeDrives, FakeEngine, FakeInterior, FakeNetwork, FakeVirtAPI
+from tests.unit.fakes import (
+    FakeDrives,
+    FakeEnforcement,
+    FakeEngine,
+    FakeInterior,
+    FakeNetwork,
+    FakeVirtAPI,
+)
 
 NODE = "host1"
 
@@ -129,6 +136,16 @@ def test_a_failed_spawn_leaves_nothing(
     assert engine.containers == {}
     assert network.wired == set()
     assert network.bound == {}
+
+
+def test_a_spawn_fails_with_the_rates_of_its_ports(
+    spawn: Any, engine: FakeEngine, network: FakeNetwork, enforcement: FakeEnforcement
+) -> None:
+    enforcement.broken_rates = True
+    with pytest.raises(exception.LimitsNotKept):
+        spawn()
+    assert engine.containers == {}
+    assert network.wired == set()
 
 
 def test_a_failed_spawn_unwires_though_the_engine_died(

@@ -4,12 +4,14 @@
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nova import exception as nova_exception
 from nova import objects
+from oslo_utils import timeutils
 
 from novadocker import exception
 from novadocker.virt.docker import images
@@ -32,6 +34,7 @@ class FakeEngine:
     tags: dict[str, str] = field(default_factory=dict)
     loads: int = 0
     named: list[str] = field(default_factory=list)
+    named_at: datetime | None = None
     removed: list[str] = field(default_factory=list)
 
     def _refuse(self, request: str) -> None:
@@ -41,7 +44,7 @@ class FakeEngine:
     def inspect_image(self, name: str) -> EngineImage:
         if name not in self.tags:
             raise exception.EngineImageNotFound(operation="a look", reason=name)
-        return EngineImage(id=self.tags[name])
+        return EngineImage(id=self.tags[name], named_at=self.named_at)
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
         assert sum(map(len, chunks)) % 512 == 0
@@ -101,6 +104,22 @@ def test_an_image_that_is_there_needs_no_glance(
     fake_glance.records.clear()
     fake_engine.tags[f"novadocker/{ID}:{meta.checksum[:12]}"] = "sha256:there"
     assert store.ensure(None, meta).id == "sha256:there"
+
+
+@pytest.mark.parametrize(("age", "named"), [(None, 1), (5, 0), (3600, 1)])
+def test_an_image_in_use_is_named_anew_but_not_for_each_of_many_boots(
+    store: images.ImageStore,
+    fake_engine: FakeEngine,
+    fake_glance: FakeGlance,
+    age: int | None,
+    named: int,
+) -> None:
+    meta = fake_glance.add(ID, ARCHIVE)
+    fake_engine.tags[f"novadocker/{ID}:{meta.checksum[:12]}"] = "sha256:there"
+    if age is not None:
+        fake_engine.named_at = timeutils.utcnow() - timedelta(seconds=age)
+    store.ensure(None, meta)
+    assert len(fake_engine.named) == named
 
 
 def test_the_name_is_the_same_without_the_checksum_in_novas_record(

@@ -271,14 +271,16 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "login": optional(LOGIN),
     },
     netns.release_container: {"container_id": CONTAINER},
-    rates.set_rates: {
+    rates.set_port_rates: {
         "instance_uuid": UUID,
         "devices": sequences(pairs(HOST_DEVICE, GUEST_DEVICE)),
         "inbound": optional(RATE),
         "outbound": optional(RATE),
+    },
+    rates.set_disk_rates: {
         "container_id": CONTAINER,
         "pid": PROCESS,
-        "disk": optional(words("254:0", "[0-9]{1,4}:[0-9]{1,8}", "/dev/vda", "254:0 1\n7:0")),
+        "disk": words("254:0", "[0-9]{1,4}:[0-9]{1,8}", "/dev/vda", "254:0 1\n7:0"),
         "disk_rates": DISK_RATES,
     },
     rates.reclaim_memory: {

@@ -328,12 +328,13 @@ class DockerDriver(driver.ComputeDriver):
         :raises BuildAbortException: its command does not run, or Neutron reports no port up
         """
         _refuse_disks(instance, block_device_info)
+        asked = self._lxcfs.look()
         rules = self._rules()
         most = limits.instance_limits(instance, rules)
         self._enforcement.check_possible(most)
         image = self._images.ensure(context, image_meta)
         limits.check_image_fits(image.size_bytes, most)
-        container = self._container_spec(instance, image_meta, image, most, rules)
+        container = self._container_spec(instance, image_meta, image, most, rules, asked)
         login = guest.login(instance, image_meta, admin_password)
         ports = network_info if network_info is not None else network_model.NetworkInfo()
         vifs.check_supported(ports)
@@ -449,6 +450,7 @@ class DockerDriver(driver.ComputeDriver):
         image: EngineImage,
         most: Limits,
         rules: limits.Rules,
+        asked: float,
     ) -> ContainerSpec:
         return spec.container_spec(
             instance,
@@ -458,7 +460,7 @@ class DockerDriver(driver.ComputeDriver):
             isolation.isolation(limits.asked(instance, instance.flavor, rules)),
             runtime=CONF.docker.runtime,
             console_log_max_mb=CONF.docker.console_log_max_mb,
-            mounts=self._config_drive_mounts(instance) + self._lxcfs.mounts(instance.uuid),
+            mounts=self._config_drive_mounts(instance) + self._lxcfs.mounts(instance.uuid, asked),
             devices=_config_drive_devices(instance),
         )
 
@@ -627,11 +629,15 @@ class DockerDriver(driver.ComputeDriver):
         container_id: str,
         network_info: network_model.NetworkInfo,
     ) -> None:
+        most = limits.instance_limits(instance, self._rules())
+        pairs = _device_pairs(instance, network_info)
         with (
+            # the VIFs are there before the process is
+            meanwhile(self._enforcement.limit_ports, instance.uuid, most, pairs),
             meanwhile(vifs.announce_vifs, instance, network_info),
             lifecycle.started(self._engine, container_id, CONF.docker.start_grace) as found,
         ):
-            self._enforce(instance, found, network_info)
+            self._enforcement.limit_container(instance.uuid, found, most, pairs)
 
     # -- rescue --------------------------------------------------------------------------------
 
@@ -651,12 +657,13 @@ class DockerDriver(driver.ComputeDriver):
         """
         self._end_rescue(instance)
         own = self._find(instance)
+        asked = self._lxcfs.look()
         rules = self._rules()
         most = limits.instance_limits(instance, rules)
         image = self._images.ensure(context, image_meta)
         limits.check_image_fits(image.size_bytes, most)
         container = rescue.stand_in(
-            self._container_spec(instance, image_meta, image, most, rules),
+            self._container_spec(instance, image_meta, image, most, rules, asked),
             self._engine.inspect_storage(own.id),
             instance.uuid,
         )
@@ -906,7 +913,8 @@ class DockerDriver(driver.ComputeDriver):
                     drive = drives.folder(self._node, instance.uuid)
                     transfer.adopt_drive(self._data_root, instance.uuid, move, drive)
                 image = self._engine.inspect_image(move.image_id)
-                container = self._container_spec(instance, image_meta, image, most, rules)
+                asked = self._lxcfs.look()
+                container = self._container_spec(instance, image_meta, image, most, rules, asked)
                 self._abandoned.sweep()
                 # not _create: when the answer is lost, what has the name later has the data
                 container_id, resumed = self._engine.create_container(container), False

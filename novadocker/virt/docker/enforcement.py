@@ -81,6 +81,46 @@ class Enforcement:
         :raises LimitsNotKept: the kernel does not keep one of them
         :raises EngineError: the engine refuses one of them
         """
+        self.limit_container(instance_uuid, found, limits, devices)
+        if found.pid:
+            self.limit_ports(instance_uuid, limits, devices)
+
+    def limit_ports(
+        self, instance_uuid: str, limits: Limits, devices: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Hold the wired VIFs of a server to their rates, whether it runs or not.
+
+        :raises LimitsNotKept: the kernel does not keep one of them
+        """
+        if not devices:
+            return
+        try:
+            rates.set_port_rates(
+                instance_uuid,
+                devices,
+                asdict(limits.inbound) if limits.inbound else None,
+                asdict(limits.outbound) if limits.outbound else None,
+            )
+        except OSError as error:
+            raise exception.LimitsNotKept(reason=str(error)) from error
+        portrates.tell(
+            self._state_path,
+            instance_uuid,
+            [guest for _, guest in devices],
+            portrates.PortRate(_average(limits.inbound), _average(limits.outbound)),
+        )
+
+    def limit_container(
+        self,
+        instance_uuid: str,
+        found: ContainerDetail,
+        limits: Limits,
+        devices: tuple[tuple[str, str], ...],
+    ) -> None:
+        """Hold a server to its limits but for the rates of its VIFs: ``enforce`` in part.
+
+        ``sweep`` looks after those, too.
+        """
         self.check_possible(limits)
         with self._lock:
             self._duties.pop(instance_uuid, None)
@@ -89,7 +129,7 @@ class Enforcement:
             return
         duty = Duty(instance_uuid, found.id, found.pid, limits, devices)
         try:
-            self._perform(duty)
+            self._hold_container(duty)
         except ProcessLookupError:
             # it has just ended
             self._engine.update_container(found.id, limits)
@@ -163,7 +203,8 @@ class Enforcement:
             now = replace(duty, pid=found.pid)
             self._duties[duty.instance_uuid] = now
         LOG.info("The limits of server %s were gone: setting them again", duty.instance_uuid)
-        self._perform(now)
+        self._hold_container(now)
+        self.limit_ports(now.instance_uuid, now.limits, now.devices)
 
     def _unmet(self, duty: Duty) -> bool:
         try:
@@ -175,29 +216,15 @@ class Enforcement:
             and cgroup.read_disk_rates(groups, self._disk) != duty.limits.disk
         )
 
-    def _perform(self, duty: Duty) -> None:
+    def _hold_container(self, duty: Duty) -> None:
         groups = cgroup.groups(duty.pid, duty.container_id)
         limits = cgroup.settled(groups, duty.limits)
         if cgroup.unmet(groups, limits):
             if groups.version == 2:
                 rates.reclaim_memory(duty.pid, duty.container_id, limits.memory_bytes)
             self._engine.update_container(duty.container_id, limits)
-        rates.set_rates(
-            duty.instance_uuid,
-            duty.devices,
-            asdict(limits.inbound) if limits.inbound else None,
-            asdict(limits.outbound) if limits.outbound else None,
-            duty.container_id,
-            duty.pid,
-            self._disk,
-            asdict(limits.disk),
-        )
-        portrates.tell(
-            self._state_path,
-            duty.instance_uuid,
-            [guest for _, guest in duty.devices],
-            portrates.PortRate(_average(limits.inbound), _average(limits.outbound)),
-        )
+        if self._disk is not None and cgroup.read_disk_rates(groups, self._disk) != limits.disk:
+            rates.set_disk_rates(duty.container_id, duty.pid, self._disk, asdict(limits.disk))
         if wrong := cgroup.unmet(groups, limits):
             raise exception.LimitsNotKept(
                 reason=", ".join(f"{file} is {value}" for file, value in wrong.items())

@@ -22,6 +22,7 @@ from nova import exception as nova_exception
 from nova import objects
 from nova.image import glance
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
@@ -54,6 +55,9 @@ _LOADERS: dict[tuple[str | None, ...], _Loader] = {
     ("docker", "raw"): archive.open_image,
     ("bare", "raw"): archive.open_root,
 }
+
+# an image that was named this long ago is named again when it is used
+_NAMED_SECONDS = 60
 
 # a fault has 255 characters
 _LONGEST_REASON = 120
@@ -127,8 +131,9 @@ class ImageStore:
 
     def _use(self, name: str) -> EngineImage:
         found = self._engine.inspect_image(name)
-        # tells the cache that it is in use
-        self._engine.tag_image(found.id, *name.split(":"))
+        # tells the cache that it is in use; the images of many boots are named once
+        if found.named_at is None or timeutils.is_older_than(found.named_at, _NAMED_SECONDS):
+            self._engine.tag_image(found.id, *name.split(":"))
         return found
 
     def _source(

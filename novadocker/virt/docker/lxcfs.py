@@ -34,6 +34,8 @@ _LOADS_OPTIONS = frozenset({"-l", "--enable-loadavg"})
 
 _LOOK_SECONDS = 5.0
 _WAIT_SECONDS = 30.0
+# what was seen longer ago is looked at again before a container is made
+_FRESH_SECONDS = 1.0
 
 # of one container's restoration: the thread goes on with the others, and tries again
 _FAILURES = (
@@ -137,12 +139,19 @@ class Lxcfs:
         self._stopped = True
         self._wanted.set()
 
-    def mounts(self, instance_uuid: str) -> tuple[Mount, ...]:
+    def look(self) -> float:
+        """Have the thread look now, and go on; return what ``mounts`` takes."""
+        asked = time.monotonic()
+        self._wanted.set()
+        return asked
+
+    def mounts(self, instance_uuid: str, asked: float) -> tuple[Mount, ...]:
         """Return what a new container gets, after a bounded wait for a broken lxcfs.
 
+        :param asked: of ``look``, for which the caller has not waited yet
         :raises ViewUnavailable: lxcfs is broken and was not mended in time
         """
-        view = self._await_view()
+        view = self._await_view(max(asked, time.monotonic() - _FRESH_SECONDS))
         return tuple(
             self._loads.mount(instance_uuid)
             if path == _LOADS and not view.counts_loads
@@ -153,14 +162,14 @@ class Lxcfs:
     def await_mended(self) -> None:
         """Wait, within bounds, while lxcfs is broken: a container with its files can't start."""
         try:
-            self._await_view()
+            self._await_view(time.monotonic())
         except exception.ViewUnavailable as error:
             LOG.warning("%s", error)
 
-    def _await_view(self) -> View:
+    def _await_view(self, asked: float) -> View:
         if not self._folder:
             return View()
-        asked, deadline = time.monotonic(), time.monotonic() + _WAIT_SECONDS
+        deadline = time.monotonic() + _WAIT_SECONDS
         with self._changed:
             while self._looked_at < asked or self._view.error:
                 self._wanted.set()

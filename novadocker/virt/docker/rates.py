@@ -21,36 +21,42 @@ _DISK_FIELDS = [field.name for field in dataclasses.fields(DiskRates)]
 
 
 @privsep.network_pctxt.entrypoint
-def set_rates(
+def set_port_rates(
     instance_uuid: str,
     devices: Sequence[tuple[str, str]],
     inbound: Mapping[str, int] | None,
     outbound: Mapping[str, int] | None,
-    container_id: str,
-    pid: int,
-    disk: str | None,
-    disk_rates: Mapping[str, int],
 ) -> None:
-    """Set the rates of a running server's VIFs and disk, and see that the kernel keeps them.
+    """Set the rates of a server's wired VIFs, and see that the kernel keeps them.
 
     :param devices: the host end and the guest end of each VIF
     :param inbound: ``model.NetworkRate`` as a dictionary, of each VIF's traffic to the server
     :param outbound: the same for traffic from it
-    :param pid: of the container's first process
-    :param disk: number of the disk as ``254:0``; None leaves disks alone
-    :param disk_rates: ``model.DiskRates`` as a dictionary
     :raises ValueError: an argument is not well-formed
     :raises OSError: the kernel does not keep a rate
     """
     path = netns.namespace_path(instance_uuid)
     to_server, from_server = _parse(inbound), _parse(outbound)
     pairs = [arguments.device_pair(pair) for pair in arguments.items(devices)]
-    container, process = arguments.container_id(container_id), arguments.process(pid)
-    rates = DiskRates(**_parse_rates(_DISK_FIELDS, disk_rates))
-    if disk is not None:
-        cgroup.write_disk_rates(process, container, cgroup.checked_disk(disk), rates)
-    if pairs:
-        kernel.run_in_thread(_shape, path, pairs, to_server, from_server)
+    kernel.run_in_thread(_shape, path, pairs, to_server, from_server)
+
+
+@privsep.network_pctxt.entrypoint
+def set_disk_rates(container_id: str, pid: int, disk: str, disk_rates: Mapping[str, int]) -> None:
+    """Set the rates of a running server's disk, and see that the kernel keeps them.
+
+    :param pid: of the container's first process
+    :param disk: number of the disk as ``254:0``
+    :param disk_rates: ``model.DiskRates`` as a dictionary
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: the kernel does not keep a rate
+    """
+    cgroup.write_disk_rates(
+        arguments.process(pid),
+        arguments.container_id(container_id),
+        cgroup.checked_disk(disk),
+        DiskRates(**_parse_rates(_DISK_FIELDS, disk_rates)),
+    )
 
 
 @privsep.network_pctxt.entrypoint
