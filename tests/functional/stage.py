@@ -62,7 +62,7 @@ class StagedDriver(driver_module.DockerDriver):
 
     def __init__(self, virtapi: Any, size: type[nova_fake.FakeDriver]) -> None:
         super().__init__(virtapi)
-        self._host_name = self._node
+        self._host_name = self._node.name
         self._engine.info_ = HostInfo(
             **{
                 **vars(fakes.INFO),
@@ -77,8 +77,8 @@ class StagedDriver(driver_module.DockerDriver):
         """Start on a host; Nova's samples call the node of one of them by another name."""
         super().init_host(host)
         self._host_name = host
-        self._node = "fake-mini" if host == "compute" else host
-        self._cells = (
+        self._node.name = "fake-mini" if host == "compute" else host
+        self._node.cells = (
             Cell(
                 id=0,
                 cores=frozenset(frozenset([cpu]) for cpu in range(self._size.vcpus)),
@@ -86,18 +86,18 @@ class StagedDriver(driver_module.DockerDriver):
                 memory_kb=self._size.memory_mb * units.Ki,
             ),
         )
-        self._cpu_sets = topology.cpu_sets(self._cells)
+        self._node.cpu_sets = topology.cpu_sets(self._node.cells)
 
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
         """Return the node's uuid, which is not in a file: all hosts would read the same."""
-        return {self._node_uuid(): self._node}
+        return {self._node_uuid(): self._node.name}
 
     def get_available_resource(self, nodename: str) -> dict[str, object]:
         """Return the host's resources, with the node's uuid."""
         return {**super().get_available_resource(nodename), "uuid": self._node_uuid()}
 
     def _node_uuid(self) -> str:
-        return str(getattr(uuids, f"node_{self._node}"))
+        return str(getattr(uuids, f"node_{self._node.name}"))
 
     def get_host_ip_addr(self) -> str:
         """Return an address of this host's own: by it the driver tells its host from others."""
@@ -146,7 +146,8 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
             "Enforcement": lambda *_: fakes.FakeEnforcement(),
             "ImageStore": fakes.FakeImages,
         }.items():
-            self.useFixture(fixtures.MonkeyPatch(f"{driver_module.__name__}.{name}", stand_in))
+            for module in fakes.places(name):
+                self.useFixture(fixtures.MockPatchObject(module, name, stand_in))
         for target, stand_in in {
             f"{topology.__name__}.read_cells": lambda: fakes.CELLS,
             f"{host_facts.__name__}.read_resources": read_resources,

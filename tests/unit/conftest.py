@@ -138,17 +138,21 @@ def driver(
     virtapi: fakes.FakeVirtAPI,
 ) -> driver_module.DockerDriver:
     """The driver after ``init_host``, over the fakes."""
-    monkeypatch.setattr(driver_module, "Engine", lambda *_: engine)
-    monkeypatch.setattr(driver_module, "vifs", network)
-    monkeypatch.setattr(driver_module, "netns", network)
-    monkeypatch.setattr(driver_module, "interior", interior)
-    monkeypatch.setattr(driver_module, "Lxcfs", fakes.FakeLxcfs)
-    monkeypatch.setattr(driver_module, "Loads", fakes.FakeLoads)
-    monkeypatch.setattr(driver_module, "drives", drives)
-    monkeypatch.setattr(driver_module, "transfer", transfer)
-    monkeypatch.setattr(driver_module, "tags", fakes.FakeTags())
-    monkeypatch.setattr(driver_module, "Enforcement", lambda *_: enforcement)
-    monkeypatch.setattr(driver_module, "ImageStore", fakes.FakeImages)
+    for name, fake in {
+        "Engine": lambda *_: engine,
+        "vifs": network,
+        "netns": network,
+        "interior": interior,
+        "Lxcfs": fakes.FakeLxcfs,
+        "Loads": fakes.FakeLoads,
+        "drives": drives,
+        "transfer": transfer,
+        "tags": fakes.FakeTags(),
+        "Enforcement": lambda *_: enforcement,
+        "ImageStore": fakes.FakeImages,
+    }.items():
+        for module in fakes.places(name):
+            monkeypatch.setattr(module, name, fake)
     monkeypatch.setattr(driver_module.moves, "resume_cut_off", lambda host: None)
     monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
     found = driver_module.DockerDriver(virtapi)

@@ -13,7 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from nova import objects
 
 from novadocker import exception
-from novadocker.virt.docker import transfer
+from novadocker.virt.docker import (
+    builds,
+    config_drives,
+    driver,
+    node,
+    ports,
+    power,
+    relocations,
+    rescues,
+    resizes,
+    transfer,
+)
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -27,6 +38,9 @@ from novadocker.virt.docker.model import (
     Usage,
 )
 from novadocker.virt.docker.topology import Cell
+
+USERS = (builds, config_drives, driver, node, ports, power, relocations, rescues, resizes)
+"""The modules of the driver that use those below them."""
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -61,6 +75,13 @@ USAGE = Usage(
     disk_write_bytes=3,
     disk_write_requests=4,
 )
+
+
+def places(name: str) -> list[object]:
+    """Return the modules of the driver that know a module or class below them by a name."""
+    found: list[object] = [module for module in USERS if hasattr(module, name)]
+    assert found, f"nothing uses {name}"
+    return found
 
 
 @dataclass

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from nova.compute import vm_states
 
+from novadocker.virt.docker import configdrive
 from novadocker.virt.docker import driver as driver_module
 from novadocker.virt.docker import transfer as transfer_module
 from tests.unit import fakes
@@ -106,13 +107,17 @@ def world(
     instance.old_flavor = copy.deepcopy(instance.flavor)
     # what threads of its own do is not the operation's
     monkeypatch.setattr(driver_module, "Events", mock.Mock())
-    monkeypatch.setattr(driver_module, "Engine", lambda *_: Mortal(engine, life))
-    monkeypatch.setattr(driver_module, "vifs", Mortal(network, life))
-    monkeypatch.setattr(driver_module, "netns", Mortal(network, life))
-    monkeypatch.setattr(driver_module, "drives", Mortal(drives, life))
-    monkeypatch.setattr(driver_module, "Enforcement", lambda *_: Mortal(enforcement, life))
-    monkeypatch.setattr(driver_module, "transfer", Mortal(transfer, life))
-    monkeypatch.setattr(driver_module.configdrive, "build", lambda *_: ({"a": b"b"}, b""))
+    for name, fake in {
+        "Engine": lambda *_: Mortal(engine, life),
+        "vifs": Mortal(network, life),
+        "netns": Mortal(network, life),
+        "drives": Mortal(drives, life),
+        "Enforcement": lambda *_: Mortal(enforcement, life),
+        "transfer": Mortal(transfer, life),
+    }.items():
+        for module in fakes.places(name):
+            monkeypatch.setattr(module, name, fake)
+    monkeypatch.setattr(configdrive, "build", lambda *_: ({"a": b"b"}, b""))
     return World(
         engine, network, drives, enforcement, transfer, instance, image_meta, network_info, life
     )

@@ -14,8 +14,7 @@ from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 
 from novadocker import exception, naming
-from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker import freezer, kills
+from novadocker.virt.docker import configdrive, freezer, kills, states, subids
 from novadocker.virt.docker.model import Container, ContainerSpec, IdMaps, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
@@ -47,7 +46,7 @@ def test_network_of_a_container_with_users_of_its_own(
     driver: Any, spawn: Any, instance: Any, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = IdMaps(users=((0, 1000, 5),), groups=((0, 2000, 6),))
-    monkeypatch.setattr(driver_module.subids, "read_id_maps", lambda info: ids)
+    monkeypatch.setattr(subids, "read_id_maps", lambda info: ids)
     driver.init_host(NODE)
     spawn()
     # before the namespace is wired, or it would be the host's
@@ -252,7 +251,7 @@ def test_destroy(
     driver.destroy(None, instance, network_info)
     driver.destroy(None, instance, network_info)
     assert engine.containers == {}
-    assert driver._loads.deleted[0] == instance.uuid
+    assert driver._node.loads.deleted[0] == instance.uuid
     assert network.wired == set()
 
 
@@ -425,9 +424,7 @@ def test_config_drive(
     instance.config_drive = "True"
     built = {"openstack/latest/user_data": b"\0"}
     arguments = []
-    monkeypatch.setattr(
-        driver_module.configdrive, "build", lambda *a: arguments.append(a) or (built, b"")
-    )
+    monkeypatch.setattr(configdrive, "build", lambda *a: arguments.append(a) or (built, b""))
     files = [("/etc/motd", b"hello")]
     driver.spawn(None, instance, image_meta, files, "pw", {}, network_info=network_info)
     assert arguments == [(instance, network_info, files, "pw")]
@@ -458,7 +455,7 @@ def test_config_drive_that_is_a_device(
 ) -> None:
     instance.config_drive = "True"
     instance.system_metadata = {"image_img_config_drive_device": "true"}
-    monkeypatch.setattr(driver_module.configdrive, "build", lambda *a: ({}, b"image"))
+    monkeypatch.setattr(configdrive, "build", lambda *a: ({}, b"image"))
     spawn()
     assert engine.specs[f"nova-{instance.uuid}"].devices == (
         Mount(f"/links/{instance.uuid}", "/dev/disk/by-label/config-2"),
@@ -496,7 +493,7 @@ def test_no_password_for_an_image_without_accounts(
 # -- which servers there are ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "expected"), driver_module.POWER_STATES.items())
+@pytest.mark.parametrize(("status", "expected"), states.POWER_STATES.items())
 def test_power_states(
     driver: Any, spawn: Any, instance: Any, engine: FakeEngine, status: str, expected: int
 ) -> None:
@@ -762,7 +759,7 @@ def test_snapshot_is_uploaded_between_the_two_tasks(driver: Any, spawn: Any, ins
         ("image_pending_upload", None),
         ("image_uploading", "image_pending_upload"),
     ]
-    assert driver._images.uploads == [("image-1", f"image of nova-{instance.uuid}")]
+    assert driver._node.images.uploads == [("image-1", f"image of nova-{instance.uuid}")]
 
 
 def test_snapshot_of_what_is_gone(driver: Any, instance: Any) -> None:

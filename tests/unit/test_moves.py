@@ -427,7 +427,7 @@ def test_an_evacuated_server_is_made_of_its_copy(
 ) -> None:
     saved = []
     monkeypatch.setattr(instance, "save", lambda **expected: saved.append(expected))
-    monkeypatch.setattr(driver._copies, "fetch", lambda _uuid, _root: MOVE)
+    monkeypatch.setattr(driver._node.copies, "fetch", lambda _uuid, _root: MOVE)
     evacuate()
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
     assert transfer.steps == ["adopt", "discard"]
@@ -441,7 +441,7 @@ def test_the_manager_rebuilds_what_has_no_copy(
 ) -> None:
     with pytest.raises(NotImplementedError):
         evacuate()
-    monkeypatch.setattr(driver._copies, "fetch", lambda _uuid, _root: MOVE)
+    monkeypatch.setattr(driver._node.copies, "fetch", lambda _uuid, _root: MOVE)
     with pytest.raises(NotImplementedError):
         evacuate(evacuate=False)
 
@@ -465,7 +465,7 @@ def test_a_copy_goes_with_its_server(
     removed: bool,
 ) -> None:
     gone: list[str] = []
-    monkeypatch.setattr(driver._copies, "remove", gone.append)
+    monkeypatch.setattr(driver._node.copies, "remove", gone.append)
     monkeypatch.setattr(moves, "is_reverted_here", lambda _instance: False)
     server.host, server.task_state = host, task
     driver.destroy(None, server, network_info)

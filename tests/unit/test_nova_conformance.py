@@ -15,6 +15,7 @@ from nova import conf, test
 from nova.tests.unit.virt import test_virt_drivers as nova_tests
 from nova.virt import driver as nova_driver
 
+from novadocker.virt.docker import builds
 from novadocker.virt.docker import driver as driver_module
 from tests.unit import fakes
 
@@ -88,7 +89,7 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
 
     def _get_running_instance(self, obj: bool = True) -> Any:
         # the flavor of Nova's test asks for an ephemeral disk, which the driver refuses
-        with mock.patch.object(driver_module, "_refuse_disks"):
+        with mock.patch.object(builds, "refuse_disks"):
             return super()._get_running_instance(obj)
 
     def setUp(self) -> None:
@@ -106,9 +107,10 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
             "tags": fakes.FakeTags(),
             "drives": fakes.FakeDrives(),
         }.items():
-            patcher = mock.patch.object(driver_module, name, fake)
-            patcher.start()
-            self.addCleanup(patcher.stop)
+            for module in fakes.places(name):
+                patcher = mock.patch.object(module, name, fake)
+                patcher.start()
+                self.addCleanup(patcher.stop)
         # Nova's tests have no database of moves
         patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
         patcher.start()

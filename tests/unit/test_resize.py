@@ -129,7 +129,7 @@ def test_refused_disks(
     sized: bool,
     words: str,
 ) -> None:
-    driver._sized_disks = True
+    driver._node.sized_disks = True
     enforcement.resizes_disks, enforcement.used_disk = sized, 1536 * MIB
     if "MiB" in words:
         server.flavor.root_gb = 3
@@ -139,7 +139,7 @@ def test_refused_disks(
 
 
 def test_a_disk_grows(driver: Any, server: Any, migrate: Any, enforcement: FakeEnforcement) -> None:
-    driver._sized_disks = enforcement.resizes_disks = True
+    driver._node.sized_disks = enforcement.resizes_disks = True
     migrate(flavor(root_gb=5))
     assert list(enforcement.disks.values()) == [5 << 30]
 
@@ -157,7 +157,7 @@ def test_a_failure_puts_the_old_limits_back(
             assert kept(enforcement) == (512, 400_000)
             raise exception.LimitsNotKept(reason="the disk fails")
 
-    driver._sized_disks = enforcement.resizes_disks = True
+    driver._node.sized_disks = enforcement.resizes_disks = True
     monkeypatch.setattr(enforcement, "resize_disk", apply_then_fail)
     with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
         migrate(flavor(root_gb=5))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From nothing to an instance, and back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from nova import context as nova_context
+from nova import objects
+from nova.network import model as network_model
+from nova.virt import driver
+
+from novadocker import exception, naming, portrates
+from novadocker.conf import CONF
+from novadocker.virt.docker import (
+    attachments,
+    guest,
+    isolation,
+    limits,
+    netns,
+    rescue,
+    spec,
+    tags,
+    transfer,
+    vifs,
+)
+from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.model import ContainerSpec, EngineImage
+from novadocker.virt.docker.node import Node
+from novadocker.virt.docker.ports import Ports, etc_files
+from novadocker.virt.docker.power import Power
+
+
+class Builds:
+    """Makes and removes the instances of one host."""
+
+    def __init__(self, node: Node, ports: Ports, power: Power, config_drives: ConfigDrives) -> None:
+        self._node = node
+        self._ports = ports
+        self._power = power
+        self._drives = config_drives
+
+    def spawn(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        injected_files: Sequence[tuple[str, bytes]],
+        admin_password: str | None,
+        network_info: network_model.NetworkInfo | None,
+        power_on: bool,
+    ) -> None:
+        """Wire the instance, create its container while Neutron works, then start it.
+
+        The image comes before the first look at ``network_info``, which waits until Neutron has
+        allocated the ports.
+
+        :raises ImageUnacceptable: the image can't be booted on any host
+        :raises BuildAbortException: its command does not run, or Neutron reports no port up
+        """
+        container = self.planned(context, instance, image_meta)
+        login = guest.login(instance, image_meta, admin_password)
+        ports = network_info if network_info is not None else network_model.NetworkInfo()
+        vifs.check_supported(ports)
+        # Nova saves the instance when it runs
+        attachments.record_names(instance, ports)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._ports.unwire, instance, ports)
+            with self._ports.plugged(instance, ports):
+                instance.device_metadata = tags.device_metadata(context, instance, ports)
+                undo.callback(self._drives.delete, instance)
+                undo.callback(self._drives.detach, instance)
+                self._drives.write(instance, ports, injected_files, admin_password)
+                container_id = self._create_of(context, image_meta, container)
+                undo.callback(self._node.abandoned.remove, container_id)
+                if injected_files:
+                    self._node.engine.put_files(container_id, dict(injected_files))
+                netns.bind_container(
+                    container_id,
+                    instance.uuid,
+                    etc_files=etc_files(instance, ports),
+                    login=login and asdict(login),
+                )
+            if power_on:
+                self._power.start_first(instance, container_id, ports)
+            undo.pop_all()
+
+    def planned(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+    ) -> ContainerSpec:
+        """Have an image in the engine; return what an instance's container of it must be.
+
+        :raises InvalidLimits: this host can't keep the instance's limits
+        :raises ImageUnacceptable: the image can't be booted, or not within the limits
+        """
+        asked = self._node.lxcfs.look()
+        most = limits.instance_limits(instance, self._node.rules())
+        self._node.enforcement.check_possible(most)
+        image = self._node.images.ensure(context, image_meta)
+        limits.check_image_fits(image.size_bytes, most)
+        return self.container_spec(instance, image_meta, image, asked)
+
+    def container_spec(
+        self,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        image: EngineImage,
+        asked: float,
+    ) -> ContainerSpec:
+        """Return what an instance's container must be.
+
+        :param asked: what ``Lxcfs.look`` returned
+        """
+        rules = self._node.rules()
+        return spec.container_spec(
+            instance,
+            image_meta,
+            image,
+            limits.instance_limits(instance, rules),
+            isolation.isolation(limits.asked(instance, instance.flavor, rules)),
+            runtime=CONF.docker.runtime,
+            console_log_max_mb=CONF.docker.console_log_max_mb,
+            mounts=self._drives.mounts(instance) + self._node.lxcfs.mounts(instance.uuid, asked),
+            devices=self._drives.devices(instance),
+        )
+
+    def remove(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        destroy_disks: bool = True,
+    ) -> None:
+        """Remove the instance's container and all it has on this host; absent is fine."""
+        self._node.consoles.close(instance.uuid)
+        self._node.engine.remove_container(naming.container_name(instance.uuid))
+        rescue.remove(self._node.engine, instance.uuid)
+        self._ports.unwire(instance, network_info)
+        self.clean(instance, destroy_disks)
+
+    def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
+        """Remove what an instance without container and network leaves; absent is fine."""
+        self._drives.detach(instance)
+        self._node.loads.delete(instance.uuid)
+        portrates.forget(Path(CONF.state_path), instance.uuid)
+        if self._node.arrivals.get(instance.uuid):
+            transfer.discard(self._node.data_root, instance.uuid)
+            self._node.arrivals.end(instance.uuid)
+        if destroy_disks:
+            self._drives.delete(instance)
+
+    def _create_of(
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        container: ContainerSpec,
+    ) -> str:
+        try:
+            return self._create(container)
+        except exception.EngineImageNotFound:
+            # aged out of the cache since it was looked up
+            image = self._node.images.ensure(context, image_meta)
+            return self._create(replace(container, image_id=image.id))
+
+    def _create(self, container: ContainerSpec) -> str:
+        self._node.abandoned.sweep()
+        try:
+            return self._node.engine.create_container(container)
+        except exception.EngineUnavailable:
+            self._node.abandoned.suspect(container.name)
+            raise
+
+
+def refuse_disks(instance: objects.Instance, block_device_info: dict[str, Any] | None) -> None:
+    """Refuse what would be left out silently.
+
+    :raises StartFailed: there are volumes or an ephemeral disk
+    """
+    asked = {
+        "volumes": driver.block_device_info_get_mapping(block_device_info),
+        "an ephemeral disk": instance.flavor.ephemeral_gb,
+    }
+    for thing, wanted in asked.items():
+        if wanted:
+            raise exception.StartFailed(
+                instance_uuid=instance.uuid, reason=f"the Docker driver does not provide {thing}"
+            )

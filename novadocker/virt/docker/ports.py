@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of an instance: wired, awaited, attached, detached and held to their rates."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from nova import context as nova_context
+from nova import objects
+from nova.network import model as network_model
+from oslo_log import log as logging
+
+from novadocker import exception
+from novadocker.conf import CONF
+from novadocker.virt.docker import (
+    attachments,
+    guest,
+    limits,
+    netns,
+    nics,
+    plugging,
+    states,
+    tags,
+    vifs,
+)
+from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.node import Node
+
+LOG = logging.getLogger(__name__)
+
+
+class Ports:
+    """The ports of the instances of one host."""
+
+    def __init__(self, node: Node, virtapi: Any) -> None:
+        self._node = node
+        self._virtapi = virtapi
+
+    def wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        """Make the instance's namespace and devices what they must be."""
+        self._make_owned(instance)
+        vifs.plug_vifs(instance, ports)
+
+    def wired(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> contextlib.AbstractContextManager[None]:
+        """Wire an instance while a block runs."""
+        self._make_owned(instance)
+        return vifs.plugged_vifs(instance, ports)
+
+    def plugged(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> contextlib.AbstractContextManager[None]:
+        """Wire an instance while a block runs, and wait for Neutron's word at its end."""
+        return plugging.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew)
+
+    def unwire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        """Unwire all ports and remove the instance's network namespace; absent is fine."""
+        with attachments.locked(instance.uuid):
+            try:
+                vifs.unplug_vifs(instance, ports)
+            finally:
+                netns.delete_namespace(instance.uuid)
+
+    def apply(
+        self,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+        found: ContainerDetail,
+    ) -> None:
+        """Wire an instance and hold it to its limits; the ports of one that is silent are, too."""
+        self.wire(instance, ports)
+        if states.is_silent(found):
+            vifs.silence_vifs(instance, ports)
+        else:
+            self.enforce(instance, found, ports)
+
+    def enforce(
+        self,
+        instance: objects.Instance,
+        found: ContainerDetail,
+        ports: network_model.NetworkInfo,
+    ) -> None:
+        """Hold an instance to the limits of its present flavor."""
+        self._node.enforcement.enforce(
+            instance.uuid,
+            found,
+            limits.instance_limits(instance, self._node.rules()),
+            device_pairs(instance, ports),
+        )
+
+    def restore(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        """Do for an instance what a start of nova-compute owes it; a fault of its limits is told.
+
+        Nova asks for every instance when it starts, and would stop at one with a fault.
+        """
+        self.wire(instance, ports)
+        server = self._node.listing.recent_servers().get(instance.uuid)
+        if server is not None and states.is_silent(server):
+            vifs.silence_vifs(instance, ports)
+        elif server is not None:
+            try:
+                self.enforce(instance, self._node.find(instance), ports)
+            except (exception.EngineError, exception.InvalidLimits, exception.LimitsNotKept) as e:
+                LOG.error("The limits are not kept: %s", e, instance=instance)
+
+    def attach(
+        self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
+    ) -> None:
+        """Wire one more port of an instance, running or not; the others are left alone.
+
+        :raises PlugFailed: it could not be wired, and nothing is left of it
+        """
+        with attachments.locked(instance.uuid), contextlib.ExitStack() as undo:
+            found = self._node.find(instance)
+            now = attachments.read_instance(context, instance.uuid)
+            before = attachments.without_port(now.get_network_info(), vif)
+            after = attachments.with_port(now.get_network_info(), vif)
+            _record(context, now, after)
+            undo.callback(self.apply, now, before, found)
+            undo.callback(vifs.unplug_vifs, now, [vif])
+            self.apply(now, after, found)
+            undo.pop_all()
+            self._refresh_etc(found, now, before, after)
+
+    def detach(
+        self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
+    ) -> None:
+        """Unwire one port of an instance; the others keep their names. Absent is fine.
+
+        :raises InstanceNotFound: there is no container any more, whose other ports it would wire
+        """
+        with attachments.locked(instance.uuid):
+            vifs.unplug_vifs(instance, [vif])
+            found = self._node.find(instance)
+            now = attachments.read_instance(context, instance.uuid)
+            before = attachments.with_port(now.get_network_info(), vif)
+            after = attachments.without_port(now.get_network_info(), vif)
+            _record(context, now, after)
+            # the default route may have been the port's
+            self.apply(now, after, found)
+            self._refresh_etc(found, now, before, after)
+
+    def _make_owned(self, instance: objects.Instance) -> None:
+        maps = self._node.id_maps
+        if maps is not None:
+            netns.create_owned_namespace(instance.uuid, maps.users, maps.groups)
+
+    def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        vifs.replug_vifs(instance, ports)
+        # the switch polices a new port as its own database says: not at all
+        self._node.enforcement.sweep()
+
+    def _refresh_etc(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        before: network_model.NetworkInfo,
+        after: network_model.NetworkInfo,
+    ) -> None:
+        """Bring hosts and resolv.conf up to date where they are still as the driver wrote them."""
+        engine = self._node.engine
+        old, new = etc_files(instance, before), etc_files(instance, after)
+        try:
+            changed = {
+                f"/etc/{name}": content
+                for name, content in new.items()
+                if content != old.get(name)
+                and (engine.read_file(found.id, f"/etc/{name}") or b"") == old.get(name, b"")
+            }
+            if changed:
+                engine.put_files(found.id, changed)
+        except exception.EngineError as error:
+            LOG.warning("/etc does not have the new ports: %s", error, instance=instance)
+
+
+def device_pairs(
+    instance: objects.Instance, ports: network_model.NetworkInfo
+) -> tuple[tuple[str, str], ...]:
+    """Return the host end and the guest end of each port."""
+    names = nics.device_names(ports, attachments.recorded_names(instance))
+    return tuple((nics.host_device_name(vif), names[vif["id"]]) for vif in ports)
+
+
+def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> dict[str, bytes]:
+    """Return the files of the network in ``/etc`` by name, as an instance must find them."""
+    return guest.etc_files(
+        instance.uuid,
+        instance.hostname or instance.uuid,
+        CONF.api.dhcp_domain,
+        [str(ip["address"]) for ip in ports.fixed_ips()],
+        nics.dns_from_network_info(ports),
+    )
+
+
+def _record(
+    context: nova_context.RequestContext,
+    instance: objects.Instance,
+    ports: network_model.NetworkInfo,
+) -> None:
+    """Have Nova know the names and tags of exactly these ports' devices."""
+    attachments.record_names(instance, ports)
+    instance.device_metadata = tags.device_metadata(context, instance, ports)
+    instance.save()

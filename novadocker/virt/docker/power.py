@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An instance's processes: started, stopped, frozen; wired and held to its limits meanwhile."""
+
+from __future__ import annotations
+
+from nova import objects
+from nova.compute import vm_states
+from nova.network import model as network_model
+
+from novadocker import exception
+from novadocker.conf import CONF
+from novadocker.virt.docker import lifecycle, limits, netns, rescue, vifs
+from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.meanwhile import meanwhile
+from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.node import Node
+from novadocker.virt.docker.ports import Ports, device_pairs
+
+# what the manager passes to power_off; a soft reboot gets no figures of its own
+_SHUTDOWN_RETRY_SECONDS = 10
+
+
+class Power:
+    """The processes of the instances of one host."""
+
+    def __init__(self, node: Node, ports: Ports, config_drives: ConfigDrives) -> None:
+        self._node = node
+        self._ports = ports
+        self._drives = config_drives
+
+    def start(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+    ) -> None:
+        """Wire and start an instance; one that runs keeps running."""
+        if rescue.is_stand_in(found) and instance.vm_state != vm_states.RESCUED:
+            self.end_rescue(instance)
+            found = self._node.find(instance)
+        if rescue.is_stand_in(found):
+            rescue.prepare(self._node.engine, instance.uuid)
+        self._ports.wire(instance, ports)
+        netns.bind_container(found.id, instance.uuid)
+        self._node.lxcfs.await_mended()
+        self._drives.attach(instance)
+        self._run(instance, found.id, ports)
+
+    def start_first(
+        self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
+    ) -> None:
+        """Start a container that is new and wired.
+
+        :raises StartFailed: it does not run
+        """
+        try:
+            self._drives.attach(instance)
+            self._run(instance, container_id, ports)
+        except exception.EngineError as error:
+            raise exception.StartFailed(
+                instance_uuid=instance.uuid, reason=error.format_message()
+            ) from error
+
+    def stop_processes(self, found: ContainerDetail, timeout: float) -> None:
+        """Stop a container's processes within ``timeout`` seconds, to start them right again."""
+        lifecycle.stop(self._node.engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
+
+    def stop(self, instance: objects.Instance, timeout: float, retry_interval: float) -> None:
+        """Stop an instance within ``timeout`` seconds; nobody answers for it any more."""
+        self._node.consoles.close(instance.uuid)
+        lifecycle.stop(self._node.engine, self._node.find(instance).id, timeout, retry_interval)
+        self._drives.detach(instance)
+        vifs.silence_vifs(instance, instance.get_network_info())
+
+    def restart(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+        timeout: float,
+    ) -> None:
+        """Stop an instance within ``timeout`` seconds and start it."""
+        self._node.consoles.close(instance.uuid)
+        self.stop_processes(found, timeout)
+        self.start(found, instance, ports)
+
+    def freeze(self, instance: objects.Instance) -> None:
+        """Freeze an instance's processes; nobody answers for them meanwhile."""
+        self._node.engine.pause_container(self._node.find(instance).id)
+        vifs.silence_vifs(instance, instance.get_network_info())
+
+    def thaw(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+    ) -> None:
+        """Let an instance's processes go on."""
+        self._node.engine.unpause_container(found.id)
+        self._ports.apply(instance, ports, self._node.find(instance))
+
+    def resume(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+    ) -> None:
+        """Let a frozen instance go on; one that lost its processes meanwhile is started."""
+        if found.status == "paused":
+            self.thaw(found, instance, ports)
+        else:
+            self.start(found, instance, ports)
+
+    def end_rescue(self, instance: objects.Instance) -> None:
+        """Have an instance's own container in its place again."""
+        gone = rescue.put_back(self._node.engine, instance.uuid)
+        if gone:
+            netns.release_container(gone)
+
+    def _run(
+        self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
+    ) -> None:
+        enforcement = self._node.enforcement
+        most = limits.instance_limits(instance, self._node.rules())
+        pairs = device_pairs(instance, ports)
+        with (
+            # the VIFs are there before the process is
+            meanwhile(enforcement.limit_ports, instance.uuid, most, pairs),
+            meanwhile(vifs.announce_vifs, instance, ports),
+            lifecycle.started(self._node.engine, container_id, CONF.docker.start_grace) as found,
+        ):
+            enforcement.limit_container(instance.uuid, found, most, pairs)
