@@ -22,7 +22,8 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import pipes, staging, trees, ways
 from novadocker.virt.docker.blobs import Repository
-from novadocker.virt.docker.engine import Engine, Tls
+from novadocker.virt.docker.connection import Tls
+from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20

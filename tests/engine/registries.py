@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.engine import daemons
+from tests.suspending import suspend
 
 USER, PASSWORD = "mover", "secret"
 # of bcrypt, which a registry asks for
@@ -85,7 +86,7 @@ class Registry:
 
     def freeze(self) -> None:
         """Have it keep its connections, and do nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process.pid)
 
     def fill(self) -> None:
         """Use all of its disk."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.engine import daemons
+from tests.suspending import suspend
 
 BRIDGE = "br-int"
 DATAPATH = "system" if Path("/sys/module/openvswitch").exists() else "netdev"
@@ -69,7 +70,7 @@ class Switch:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """The database answers nothing during the body."""
-        os.kill(self._database.pid, signal.SIGSTOP)
+        suspend(self._database.pid)
         try:
             yield
         finally:

@@ -21,6 +21,7 @@ from tests.engine.servers import Nova, Server
 from tests.engine.survey import Survey, prepare_image
 from tests.engine.switch import Switch
 from tests.fake_glance import FakeGlance
+from tests.suspending import suspend
 
 _SECONDS = 60
 
@@ -77,7 +78,7 @@ def test_hanging(
         nova.start([])
         server = nova.spawn(Server(new_instance_uuid(), ports=(1,)))
         survey.mark(server)
-        os.kill(session_engine.pid, signal.SIGSTOP)
+        suspend(session_engine.pid)
         began = time.monotonic()
         try:
             # what the engine has been asked for it does later, so nothing that begins with a change

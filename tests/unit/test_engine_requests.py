@@ -21,7 +21,8 @@ import requests
 import urllib3
 
 from novadocker import exception
-from novadocker.virt.docker import engine
+from novadocker.virt.docker import connection, dialect, engine
+from novadocker.virt.docker.connection import Tls
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
 SPEC = ContainerSpec(
@@ -51,7 +52,7 @@ SPEC = ContainerSpec(
 
 
 def test_container_without_any_network_of_the_engine() -> None:
-    config = engine._config(SPEC)
+    config = dialect.container_config(SPEC)
     assert config["NetworkDisabled"] is True
     assert config["HostConfig"]["NetworkMode"] == "none"
     assert config["HostConfig"]["Runtime"] == "novadocker"
@@ -62,7 +63,7 @@ def test_container_without_any_network_of_the_engine() -> None:
 
 
 def test_container_limits() -> None:
-    host = engine._config(SPEC)["HostConfig"]
+    host = dialect.container_config(SPEC)["HostConfig"]
     assert (host["CpuPeriod"], host["CpuQuota"], host["CpuShares"]) == (7, 2, 3)
     assert (host["CpusetCpus"], host["CpusetMems"], host["PidsLimit"]) == ("2,10", "", 5)
     assert (host["Memory"], host["MemorySwap"]) == (4, 5)
@@ -71,13 +72,13 @@ def test_container_limits() -> None:
 
 def test_size_of_the_disk() -> None:
     sized = replace(SPEC, limits=replace(SPEC.limits, disk_bytes=1 << 30))
-    assert engine._config(sized)["HostConfig"]["StorageOpt"] == {"size": "1073741824"}
+    assert dialect.container_config(sized)["HostConfig"]["StorageOpt"] == {"size": "1073741824"}
     # an engine that can't give a size refuses any
-    assert engine._config(SPEC)["HostConfig"]["StorageOpt"] == {}
+    assert dialect.container_config(SPEC)["HostConfig"]["StorageOpt"] == {}
 
 
 def test_container_isolation() -> None:
-    host = engine._config(SPEC)["HostConfig"]
+    host = dialect.container_config(SPEC)["HostConfig"]
     assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], ["CHOWN", "KILL"])
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
@@ -87,25 +88,25 @@ def test_container_isolation() -> None:
 
 
 def test_systemd() -> None:
-    config = engine._config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
+    config = dialect.container_config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
     assert config["StopSignal"] == "SIGRTMIN+3"
     assert config["Env"] == ["container=docker"]
     assert config["HostConfig"]["CgroupnsMode"] == "private"
     assert set(config["HostConfig"]["Tmpfs"]) == {"/run", "/run/lock"}
-    plain = engine._config(SPEC)
+    plain = dialect.container_config(SPEC)
     assert not {"Env", "StopSignal"} & plain.keys()
     assert not {"CgroupnsMode", "Tmpfs"} & plain["HostConfig"].keys()
 
 
 def test_nesting_lifts_the_profiles() -> None:
     nesting = replace(SPEC, isolation=replace(SPEC.isolation, nesting=True))
-    host = engine._config(nesting)["HostConfig"]
+    host = dialect.container_config(nesting)["HostConfig"]
     assert host["SecurityOpt"] == ["apparmor=unconfined", "seccomp=unconfined"]
     assert "Privileged" not in host
 
 
 def test_tar_holds_root_owned_files_below_the_root() -> None:
-    content = engine._tar({"/etc/hosts": b"x", "motd": b"yy"})
+    content = dialect.tar_of({"/etc/hosts": b"x", "motd": b"yy"})
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = archive.getmembers()
     assert [(m.name, m.size, m.mode, m.uid) for m in members] == [
@@ -130,7 +131,7 @@ ROWS_V1 = [
     ],
 )
 def test_usage(blkio: Any, cpu: Any, read: int, each: tuple[int, ...]) -> None:
-    usage = engine._usage(
+    usage = dialect.usage(
         {
             "cpu_stats": {"cpu_usage": cpu},
             "memory_stats": {"usage": 8, "limit": 9},
@@ -153,7 +154,7 @@ def test_usage(blkio: Any, cpu: Any, read: int, each: tuple[int, ...]) -> None:
     ],
 )
 def test_read_timeouts(error: Any, expected: bool) -> None:
-    assert engine._is_read_timeout(error) is expected
+    assert connection.is_read_timeout(error) is expected
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_read_timeouts(error: Any, expected: bool) -> None:
     ],
 )
 def test_errors_start_with_the_cause(text: str, expected: str) -> None:
-    assert engine._concise(text) == expected
+    assert connection.concise(text) == expected
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -262,8 +263,8 @@ def encrypted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         server.terminate()
 
 
-def tls(folder: Path, ca: str, own: str) -> engine.Tls:
-    return engine.Tls(
+def tls(folder: Path, ca: str, own: str) -> Tls:
+    return Tls(
         str(folder / f"{ca}.pem") if ca else "",
         str(folder / f"{own}.pem") if own else "",
         str(folder / f"{own}.key") if own else "",
@@ -290,4 +291,4 @@ def test_an_engine_that_does_not_and_one_that_does_not_know_us(
 @pytest.mark.parametrize("given", [{"ca": "/no/such"}, {"certificate": "/no/such", "key": "/x"}])
 def test_files_of_tls_that_are_not_there(given: dict[str, str]) -> None:
     with pytest.raises(exception.InvalidConfiguration):
-        engine.Engine("https://127.0.0.1:1", 10, 10, engine.Tls(**given)).info()
+        engine.Engine("https://127.0.0.1:1", 10, 10, Tls(**given)).info()

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Docker Engine over its REST API: the only module that imports the docker SDK.
+"""The Docker Engine over its REST API: only this and ``connection`` import the docker SDK.
 
 One method is one request. Answers become the dataclasses of ``model``, failures the errors of
 ``novadocker.exception``; nothing here knows Nova's objects.
 """
 
+from __future__ import annotations
+
 import contextlib
-import datetime
-import io
 import itertools
 import json
 import os
 import re
 import socket
-import tarfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import docker
 import requests
-import urllib3
 from docker import auth, errors
-from docker.transport import UnixHTTPAdapter
 from oslo_utils import timeutils
 
 from novadocker import exception, naming
+from novadocker.virt.docker import dialect
 from novadocker.virt.docker.claim import EngineClaim
+from novadocker.virt.docker.connection import (
+    Connection,
+    Tls,
+    is_read_timeout,
+    read_credentials,
+)
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -35,33 +36,12 @@ from novadocker.virt.docker.model import (
     ContainerSpec,
     EngineImage,
     EngineInfo,
-    Isolation,
     Limits,
-    Overlay,
     Storage,
     Terminal,
     Usage,
 )
 
-# 1.41 is Engine 20.10's, the oldest that is supported.
-MINIMUM_API_VERSION = (1, 41)
-
-# what dockerd, containerd's shim and runc put before the cause of a failed start
-_WRAPPING = re.compile(
-    r"^((failed to create (shim )?task|OCI runtime \w+ failed|\w+ \w+ failed"
-    r"|unable to start container process): )+"
-)
-
-_ANSWER = re.compile(r"(error parsing HTTP \d+ response body).*", re.DOTALL)
-
-# files of the network in /etc; a larger one is none that the driver wrote
-_LARGEST_READ = 64 << 10
-
-# what systemd would mount itself if it might
-_SYSTEMD_TMPFS = {
-    "/run": "rw,nosuid,nodev,exec,mode=755",
-    "/run/lock": "rw,nosuid,nodev,noexec,mode=1777,size=5m",
-}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 # the engine splits lines after 16 KiB
@@ -73,43 +53,15 @@ _CHUNK_BYTES = 65536
 _DETACH_KEYS = "ctrl-@,ctrl-^,ctrl-@,ctrl-^,ctrl-@"
 
 
-class _OnePool(UnixHTTPAdapter):
-    """Connections of which each serves requests for any path.
-
-    The SDK's own adapter keeps one for each of the last 25 paths it asked for, in every thread.
-    """
-
-    def get_connection(self, url: str, proxies: Any = None) -> Any:  # noqa: ARG002
-        """Return the pool, whatever the path."""
-        return super().get_connection("http+docker://localhost", proxies)
-
-
-@dataclass(frozen=True)
-class Tls:
-    """Files for a connection to an engine at https://, each empty for none.
-
-    :ivar ca: who may have signed the engine's certificate; the system's authorities unless given
-    :ivar certificate: nova-compute's own, with ``key``
-    """
-
-    ca: str = ""
-    certificate: str = ""
-    key: str = ""
-
-
-class Engine:
-    """The engine at ``url``; safe to share between threads.
+class Engine(Connection):
+    """What the engine at ``url`` does; safe to share between threads.
 
     Every request ends within ``timeout`` seconds without an answer. Every method raises
     ``EngineUnavailable`` when the engine does not answer and ``EngineError`` when it refuses.
     """
 
     def __init__(self, url: str, timeout: int, load_timeout: int, tls: Tls | None = None) -> None:
-        self._url = url
-        self._timeout = timeout
-        self._load_timeout = load_timeout
-        self._tls = tls or Tls()
-        self._local = threading.local()
+        super().__init__(url, timeout, load_timeout, tls)
         self._claim = EngineClaim()
 
     # -- the engine ---------------------------------------------------------------------------
@@ -203,7 +155,9 @@ class Engine:
     def create_container(self, spec: ContainerSpec) -> str:
         """Create a container that has no network of the engine's; return its id."""
         with self._translated("the creation"):
-            created = self._client.create_container_from_config(_config(spec), name=spec.name)
+            created = self._client.create_container_from_config(
+                dialect.container_config(spec), name=spec.name
+            )
         return str(created["Id"])
 
     def start_container(self, container: str) -> None:
@@ -222,7 +176,7 @@ class Engine:
             # the SDK's own call has no limit of processes
             response = client.post(
                 f"{client.base_url}/v{client.api_version}/containers/{container}/update",
-                json=_changes(limits),
+                json=dialect.limit_changes(limits),
                 timeout=self._timeout,
             )
             try:
@@ -241,7 +195,7 @@ class Engine:
             with self._translated("a wait"):
                 return int(self._client.wait(container, timeout=timeout)["StatusCode"])
         except exception.EngineUnavailable as error:
-            if _is_read_timeout(error.__cause__):
+            if is_read_timeout(error.__cause__):
                 return None
             raise
 
@@ -286,7 +240,7 @@ class Engine:
         leads out of it. Works on a container that never ran.
         """
         with self._translated("the files"):
-            self._client.put_archive(container, "/", _tar(files))
+            self._client.put_archive(container, "/", dialect.tar_of(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
         """Return the content of a plain file; None if there is none, or one above 64 KiB.
@@ -296,7 +250,7 @@ class Engine:
         try:
             with self._translated("the file"):
                 chunks, _ = self._client.get_archive(container, path)
-                return _only_file(chunks)
+                return dialect.only_file(chunks)
         except exception.ContainerNotFound:
             # the engine says the same of a missing path
             return None
@@ -380,7 +334,7 @@ class Engine:
     def read_usage(self, container: str) -> Usage:
         """Return the counters of a running container."""
         with self._translated("the usage"):
-            return _usage(self._client.stats(container, stream=False, one_shot=True))
+            return dialect.usage(self._client.stats(container, stream=False, one_shot=True))
 
     def watch_events(
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
@@ -408,9 +362,9 @@ class Engine:
             ):
                 response.raise_for_status()
                 for line in response.iter_lines(chunk_size=None):
-                    yield _event(json.loads(line))
+                    yield dialect.event(json.loads(line))
         except exception.EngineUnavailable as error:
-            if not _is_read_timeout(error.__cause__):
+            if not is_read_timeout(error.__cause__):
                 raise
 
     # -- images -------------------------------------------------------------------------------
@@ -430,7 +384,7 @@ class Engine:
             command=tuple(config.get("Cmd") or ()),
             stop_signal=config.get("StopSignal") or "",
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
-            named_at=_time((found.get("Metadata") or {}).get("LastTagTime")),
+            named_at=dialect.moment((found.get("Metadata") or {}).get("LastTagTime")),
         )
 
     def layer_folders(self, image: str, author: str) -> tuple[str, ...]:
@@ -497,18 +451,6 @@ class Engine:
         ):
             for _ in self._told(response, operation):
                 pass
-
-    def _told(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
-        """Yield what the engine says while it talks to a registry.
-
-        :raises EngineError: the registry refuses
-        """
-        self._client._raise_for_status(response)
-        for line in filter(None, response.iter_lines(chunk_size=None)):
-            message = json.loads(line)
-            if "error" in message:
-                raise exception.EngineError(operation=operation, reason=_concise(message["error"]))
-            yield message
 
     def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
         """Put an image into a registry, which gets the layers that it lacks; return its digest.
@@ -607,282 +549,3 @@ class Engine:
         finally:
             client.close()
         return Terminal(connection, early, terminal_path)
-
-    @property
-    def _client(self) -> docker.APIClient:
-        # requests promises no thread safety, so each thread has a session of its own
-        if not hasattr(self._local, "client"):
-            self._local.client = self._connect(self._timeout)
-        return self._local.client
-
-    def _path(self, path: str) -> str:
-        """Return the address of a resource, for requests that the SDK has no call for."""
-        return f"{self._client.base_url}/v{self._client.api_version}{path}"
-
-    def _connect(self, timeout: int) -> docker.APIClient:
-        with contextlib.closing(self._open(_version(MINIMUM_API_VERSION), timeout)) as first:
-            version = first.version(api_version=False)["ApiVersion"]
-        if tuple(map(int, version.split("."))) < MINIMUM_API_VERSION:
-            raise exception.InvalidConfiguration(
-                reason=f"the engine at {self._url} speaks API {version}; "
-                f"Docker Engine 20.10 or newer is needed"
-            )
-        return self._open(version, timeout)
-
-    def _open(self, version: str, timeout: int) -> docker.APIClient:
-        # the SDK would ask for the version before it could be told to ignore the environment
-        client = docker.APIClient(
-            self._url, version=version, timeout=timeout, tls=self._tls_config()
-        )
-        # a proxy and the authorities of the environment have no business between nova-compute and
-        # its engine
-        client.trust_env = False
-        if self._url.startswith("unix:"):
-            client.get_adapter(client.base_url).close()
-            client.mount(client.base_url, _OnePool(self._url.removeprefix("unix:"), timeout))
-        return client
-
-    def _tls_config(self) -> docker.tls.TLSConfig | None:
-        if not self._url.startswith("https:"):
-            return None
-        own = (self._tls.certificate, self._tls.key) if self._tls.certificate else None
-        try:
-            # there is no option to trust whoever answers
-            return docker.tls.TLSConfig(client_cert=own, ca_cert=self._tls.ca, verify=True)
-        except errors.TLSParameterError as error:
-            raise exception.InvalidConfiguration(reason=str(error)) from error
-
-    @contextlib.contextmanager
-    def _of_registry(self, operation: str) -> Iterator[None]:
-        """Translate as ever, but a registry that hangs is no engine that is away."""
-        try:
-            with self._translated(operation):
-                yield
-        except exception.EngineUnavailable as error:
-            if not _is_read_timeout(error.__cause__):
-                raise
-            raise exception.EngineError(
-                operation=operation, reason="the registry does not answer"
-            ) from error
-
-    @contextlib.contextmanager
-    def _translated(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except errors.ImageNotFound as error:
-            raise exception.EngineImageNotFound(
-                operation=operation, reason=error.explanation
-            ) from error
-        except errors.NotFound as error:
-            missing_image = "no such image" in str(error.explanation).lower()
-            kind = exception.EngineImageNotFound if missing_image else exception.ContainerNotFound
-            raise kind(operation=operation, reason=error.explanation) from error
-        except errors.APIError as error:
-            raise exception.EngineError(
-                operation=operation, reason=_concise(error.explanation or str(error))
-            ) from error
-        except (requests.RequestException, errors.DockerException) as error:
-            raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
-
-
-def _version(numbers: Iterable[int]) -> str:
-    return ".".join(map(str, numbers))
-
-
-def _concise(text: str) -> str:
-    """Return an error of the engine without what its layers prepend to the cause.
-
-    Nor with what a registry answered: it can lead the engine to any service that the host reaches.
-    """
-    return _ANSWER.sub(r"\1", _WRAPPING.sub("", text)).removesuffix(": unknown")
-
-
-def _is_read_timeout(error: BaseException | None) -> bool:
-    # a time-out while the body is read arrives as a ConnectionError around urllib3's
-    return isinstance(error, requests.ReadTimeout) or (
-        isinstance(error, requests.ConnectionError)
-        and bool(error.args)
-        and isinstance(error.args[0], urllib3.exceptions.ReadTimeoutError)
-    )
-
-
-def _config(spec: ContainerSpec) -> dict[str, Any]:
-    """Return the body of the request that creates the container."""
-    config: dict[str, Any] = {
-        "Image": spec.image_id,
-        "Hostname": spec.hostname,
-        "Labels": dict(spec.labels),
-        # a terminal, so that init systems and login prompts find the console a server has
-        "Tty": True,
-        "OpenStdin": True,
-        # libnetwork stays out; the runtime shim joins the instance's namespace
-        "NetworkDisabled": True,
-        "HostConfig": {
-            "NetworkMode": "none",
-            "Runtime": spec.runtime,
-            "RestartPolicy": {"Name": "no"},
-            **_resources(spec.limits),
-            **_isolation(spec.isolation),
-            "Mounts": [
-                *(
-                    {
-                        "Type": "bind",
-                        "Source": m.source,
-                        "Target": m.target,
-                        "ReadOnly": not m.writable,
-                    }
-                    for m in spec.mounts
-                ),
-                *map(_overlay, spec.overlays),
-            ],
-            "Devices": [
-                *(
-                    {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
-                    for path in spec.isolation.devices
-                ),
-                *(
-                    {"PathOnHost": d.source, "PathInContainer": d.target, "CgroupPermissions": "r"}
-                    for d in spec.devices
-                ),
-            ],
-            "LogConfig": {
-                "Type": "json-file",
-                "Config": {"max-size": f"{spec.console_log_max_mb * 512}k", "max-file": "2"},
-            },
-        },
-    }
-    if spec.entrypoint:
-        config["Entrypoint"] = list(spec.entrypoint)
-        config["Cmd"] = list(spec.command)
-    if spec.stop_signal:
-        config["StopSignal"] = spec.stop_signal
-    if spec.systemd:
-        # https://systemd.io/CONTAINER_INTERFACE; the runtime shim knows such a server by its /run
-        config["Env"] = ["container=docker"]
-        config["HostConfig"] |= {"CgroupnsMode": "private", "Tmpfs": _SYSTEMD_TMPFS}
-    return config
-
-
-def _overlay(overlay: Overlay) -> dict[str, Any]:
-    # a volume without a name goes with its container, that is the folder it was mounted at
-    options = {"type": "overlay", "device": "overlay", "o": overlay.options}
-    return {
-        "Type": "volume",
-        "Target": overlay.target,
-        "VolumeOptions": {
-            "NoCopy": True,
-            "Labels": {naming.LABEL_OVERLAY: "1"},
-            "DriverConfig": {"Name": "local", "Options": options},
-        },
-    }
-
-
-def _resources(limits: Limits) -> dict[str, Any]:
-    """Return those limits that the engine keeps itself, in its words."""
-    return {
-        "CpuShares": limits.cpu_shares,
-        "CpuPeriod": limits.cpu_period_us,
-        "CpuQuota": limits.cpu_quota_us,
-        "CpusetCpus": _numbers(limits.cpuset_cpus),
-        "CpusetMems": _numbers(limits.cpuset_mems),
-        "Memory": limits.memory_bytes,
-        "MemorySwap": limits.memory_bytes + limits.swap_bytes,
-        "PidsLimit": limits.pids,
-        "StorageOpt": {"size": str(limits.disk_bytes)} if limits.disk_bytes else {},
-    }
-
-
-def _changes(limits: Limits) -> dict[str, Any]:
-    """Return the body of an update, in which 0 and nothing mean no change."""
-    changes = {**_resources(limits), "CpuQuota": limits.cpu_quota_us or -1}
-    del changes["StorageOpt"]
-    return changes
-
-
-def _event(message: Mapping[str, Any]) -> ContainerEvent:
-    attributes = message["Actor"]["Attributes"]
-    return ContainerEvent(
-        name=attributes.get("name", ""),
-        action=message["Action"],
-        time_ns=message["timeNano"],
-        attributes=attributes,
-    )
-
-
-def _isolation(isolation: Isolation) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "CapDrop": ["ALL"],
-        "CapAdd": list(isolation.capabilities),
-        "OomScoreAdj": isolation.oom_score_adj,
-        "Ulimits": [
-            {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard}
-            for limit in isolation.resource_limits
-        ],
-    }
-    if isolation.shm_bytes is not None:
-        config["ShmSize"] = isolation.shm_bytes
-    if isolation.nesting:
-        # their profiles forbid what making a container takes
-        config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
-    return config
-
-
-def read_credentials(registry: str, path: str) -> dict[str, Any]:
-    """Return a registry's credentials in a file as of ``docker login``; its path may be empty."""
-    # never those of the home folder, which the SDK would take by itself
-    return (auth.load_config(path).resolve_authconfig(registry) if path else None) or {}
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    # a year 1 is the engine's word for never
-    if not text or text.startswith("0001-"):
-        return None
-    found: datetime.datetime = timeutils.normalize_time(timeutils.parse_isotime(text))
-    return found
-
-
-def _numbers(numbers: frozenset[int]) -> str:
-    return ",".join(map(str, sorted(numbers)))
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _only_file(chunks: Iterable[bytes]) -> bytes | None:
-    """Return the content of an archive's first entry, if it is a small plain file."""
-    content = b""
-    for chunk in chunks:
-        content += chunk
-        if len(content) > _LARGEST_READ:
-            return None
-    # the file may shrink while the engine reads it
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(content)) as read:
-        entry = read.next()
-        source = read.extractfile(entry) if entry is not None and entry.isreg() else None
-        return source.read() if source is not None else None
-    return None
-
-
-def _usage(stats: Mapping[str, Any]) -> Usage:
-    def total(kind: str, operation: str) -> int:
-        rows = stats["blkio_stats"].get(kind) or ()
-        return sum(row["value"] for row in rows if row["op"].lower() == operation)
-
-    cpu, memory = stats["cpu_stats"]["cpu_usage"], stats["memory_stats"]
-    return Usage(
-        cpu_nanoseconds=cpu["total_usage"],
-        cpu_nanoseconds_each=tuple(cpu.get("percpu_usage") or ()),
-        memory_bytes=memory.get("usage", 0),
-        memory_limit_bytes=memory.get("limit", 0),
-        disk_read_bytes=total("io_service_bytes_recursive", "read"),
-        disk_read_requests=total("io_serviced_recursive", "read"),
-        disk_write_bytes=total("io_service_bytes_recursive", "write"),
-        disk_write_requests=total("io_serviced_recursive", "write"),
-    )

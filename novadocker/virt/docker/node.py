@@ -15,9 +15,10 @@ from novadocker.virt.docker import consoles, limits, subids, topology
 from novadocker.virt.docker import host as host_facts
 from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.arrivals import Arrivals
+from novadocker.virt.docker.connection import Tls
 from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.enforcement import Enforcement
-from novadocker.virt.docker.engine import Engine, Tls
+from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.loads import Loads

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Docker Engine's words: bodies of requests and parts of answers as dataclasses. All pure."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from oslo_utils import timeutils
+
+from novadocker import naming
+from novadocker.virt.docker.model import (
+    ContainerEvent,
+    ContainerSpec,
+    Isolation,
+    Limits,
+    Overlay,
+    Usage,
+)
+
+# files of the network in /etc; a larger one is none that the driver wrote
+_LARGEST_READ = 64 << 10
+
+# what systemd would mount itself if it might
+_SYSTEMD_TMPFS = {
+    "/run": "rw,nosuid,nodev,exec,mode=755",
+    "/run/lock": "rw,nosuid,nodev,noexec,mode=1777,size=5m",
+}
+
+
+def container_config(spec: ContainerSpec) -> dict[str, Any]:
+    """Return the body of the request that creates the container."""
+    config: dict[str, Any] = {
+        "Image": spec.image_id,
+        "Hostname": spec.hostname,
+        "Labels": dict(spec.labels),
+        # a terminal, so that init systems and login prompts find the console a server has
+        "Tty": True,
+        "OpenStdin": True,
+        # libnetwork stays out; the runtime shim joins the instance's namespace
+        "NetworkDisabled": True,
+        "HostConfig": {
+            "NetworkMode": "none",
+            "Runtime": spec.runtime,
+            "RestartPolicy": {"Name": "no"},
+            **_resources(spec.limits),
+            **_isolation(spec.isolation),
+            "Mounts": [
+                *(
+                    {
+                        "Type": "bind",
+                        "Source": m.source,
+                        "Target": m.target,
+                        "ReadOnly": not m.writable,
+                    }
+                    for m in spec.mounts
+                ),
+                *map(_overlay, spec.overlays),
+            ],
+            "Devices": [
+                *(
+                    {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
+                    for path in spec.isolation.devices
+                ),
+                *(
+                    {"PathOnHost": d.source, "PathInContainer": d.target, "CgroupPermissions": "r"}
+                    for d in spec.devices
+                ),
+            ],
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"max-size": f"{spec.console_log_max_mb * 512}k", "max-file": "2"},
+            },
+        },
+    }
+    if spec.entrypoint:
+        config["Entrypoint"] = list(spec.entrypoint)
+        config["Cmd"] = list(spec.command)
+    if spec.stop_signal:
+        config["StopSignal"] = spec.stop_signal
+    if spec.systemd:
+        # https://systemd.io/CONTAINER_INTERFACE; the runtime shim knows such a server by its /run
+        config["Env"] = ["container=docker"]
+        config["HostConfig"] |= {"CgroupnsMode": "private", "Tmpfs": _SYSTEMD_TMPFS}
+    return config
+
+
+def _overlay(overlay: Overlay) -> dict[str, Any]:
+    # a volume without a name goes with its container, that is the folder it was mounted at
+    options = {"type": "overlay", "device": "overlay", "o": overlay.options}
+    return {
+        "Type": "volume",
+        "Target": overlay.target,
+        "VolumeOptions": {
+            "NoCopy": True,
+            "Labels": {naming.LABEL_OVERLAY: "1"},
+            "DriverConfig": {"Name": "local", "Options": options},
+        },
+    }
+
+
+def _resources(limits: Limits) -> dict[str, Any]:
+    """Return those limits that the engine keeps itself, in its words."""
+    return {
+        "CpuShares": limits.cpu_shares,
+        "CpuPeriod": limits.cpu_period_us,
+        "CpuQuota": limits.cpu_quota_us,
+        "CpusetCpus": _numbers(limits.cpuset_cpus),
+        "CpusetMems": _numbers(limits.cpuset_mems),
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes + limits.swap_bytes,
+        "PidsLimit": limits.pids,
+        "StorageOpt": {"size": str(limits.disk_bytes)} if limits.disk_bytes else {},
+    }
+
+
+def limit_changes(limits: Limits) -> dict[str, Any]:
+    """Return the body of an update, in which 0 and nothing mean no change."""
+    changes = {**_resources(limits), "CpuQuota": limits.cpu_quota_us or -1}
+    del changes["StorageOpt"]
+    return changes
+
+
+def event(message: Mapping[str, Any]) -> ContainerEvent:
+    """Return a message of the event stream."""
+    attributes = message["Actor"]["Attributes"]
+    return ContainerEvent(
+        name=attributes.get("name", ""),
+        action=message["Action"],
+        time_ns=message["timeNano"],
+        attributes=attributes,
+    )
+
+
+def _isolation(isolation: Isolation) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "CapDrop": ["ALL"],
+        "CapAdd": list(isolation.capabilities),
+        "OomScoreAdj": isolation.oom_score_adj,
+        "Ulimits": [
+            {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard}
+            for limit in isolation.resource_limits
+        ],
+    }
+    if isolation.shm_bytes is not None:
+        config["ShmSize"] = isolation.shm_bytes
+    if isolation.nesting:
+        # their profiles forbid what making a container takes
+        config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
+    return config
+
+
+def usage(stats: Mapping[str, Any]) -> Usage:
+    """Return the counters of a container in bytes, requests and nanoseconds."""
+
+    def total(kind: str, operation: str) -> int:
+        rows = stats["blkio_stats"].get(kind) or ()
+        return sum(row["value"] for row in rows if row["op"].lower() == operation)
+
+    cpu, memory = stats["cpu_stats"]["cpu_usage"], stats["memory_stats"]
+    return Usage(
+        cpu_nanoseconds=cpu["total_usage"],
+        cpu_nanoseconds_each=tuple(cpu.get("percpu_usage") or ()),
+        memory_bytes=memory.get("usage", 0),
+        memory_limit_bytes=memory.get("limit", 0),
+        disk_read_bytes=total("io_service_bytes_recursive", "read"),
+        disk_read_requests=total("io_serviced_recursive", "read"),
+        disk_write_bytes=total("io_service_bytes_recursive", "write"),
+        disk_write_requests=total("io_serviced_recursive", "write"),
+    )
+
+
+def moment(text: str | None) -> datetime.datetime | None:
+    """Return a time in UTC, None for never."""
+    # the engine says year 1
+    if not text or text.startswith("0001-"):
+        return None
+    found: datetime.datetime = timeutils.normalize_time(timeutils.parse_isotime(text))
+    return found
+
+
+def _numbers(numbers: frozenset[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return an archive of plain files by path, all of them root's and readable by all."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def only_file(chunks: Iterable[bytes]) -> bytes | None:
+    """Return the content of an archive's first entry, if it is a small plain file."""
+    content = b""
+    for chunk in chunks:
+        content += chunk
+        if len(content) > _LARGEST_READ:
+            return None
+    # the file may shrink while the engine reads it
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(content)) as read:
+        entry = read.next()
+        source = read.extractfile(entry) if entry is not None and entry.isreg() else None
+        return source.read() if source is not None else None
+    return None
