@@ -52,11 +52,11 @@ class Move:
             root = Path(engine.info()["DockerRootDir"])
         return any((root / "novadocker-staging").glob(f"{self.server.id}.*"))
 
-    def sent_live(self) -> bool:
-        """Tell whether its bulk is there."""
+    def sent_ahead(self) -> bool:
+        """Tell whether all of it is there but for what is left for when it has stopped."""
         with (self.cloud.log / "nova-compute-host1.log").open(errors="replace") as log:
             log.seek(self.log)
-            return ", live" in log.read()
+            return "Sent all but" in log.read()
 
     def task(self) -> str | None:
         task: str | None = self.admin.compute.get_server(self.server.id).task_state
@@ -109,7 +109,7 @@ def at_pre_copy(move: Move) -> Iterator[None]:
 def at_final_copy(move: Move) -> Iterator[None]:
     process = receiver()
     # then the server has ten seconds to end
-    until(move.sent_live)
+    until(move.sent_ahead)
     with frozen(process):
         until(lambda: runs(move.cloud, 0, move.server) is False)
         yield

@@ -398,8 +398,12 @@ class FakeTransfer:
         self._step(f"session {host}")
         yield self, transfer.Move("0" * 32, image_id, sorted(storage.volumes), bool(drive))
 
+    def send_ahead(self) -> None:
+        self._step("send ahead")
+
     def send(self, live: bool) -> None:
-        self._step("send live" if live else "send")
+        assert not live
+        self._step("send")
 
     def commit(self) -> None:
         self._step("commit")

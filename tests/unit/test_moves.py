@@ -54,7 +54,7 @@ def arrive(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> An
     return call
 
 
-def test_a_running_server_is_sent_twice(
+def test_a_running_server_is_sent_ahead(
     driver: Any,
     server: Any,
     leave: Any,
@@ -64,7 +64,7 @@ def test_a_running_server_is_sent_twice(
 ) -> None:
     move = transfer_module.read_move(leave())
     assert move == transfer_module.Move("0" * 32, "", ["/data"], False)
-    assert transfer.steps == [f"session {DEST}", "send live", "send", "commit"]
+    assert transfer.steps == [f"session {DEST}", "send ahead", "send", "commit"]
     assert driver.get_info(server).state == power_state.SHUTDOWN
     # nothing of it is on the network, and all its data is there
     assert network.wired == set()
@@ -84,7 +84,7 @@ def test_a_stopped_server_is_sent_once(
     ("broken", "stopped"),
     [
         (f"session {DEST}", False),
-        ("send live", False),
+        ("send ahead", False),
         ("send", False),
         ("commit", False),
         ("send", True),
@@ -220,6 +220,39 @@ def test_reverted_and_stopped_before(
     leave()
     driver.finish_revert_migration(None, server, network_info, AWAY, None, False)
     assert driver.get_info(server).state == power_state.SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("takes", "sent"),
+    [
+        # a small server, one that writes little, and one that writes as fast as it is sent
+        ([0.5], 1),
+        ([20.0, 0.9], 2),
+        ([20.0, 8.0, 3.0, 1.1], 4),
+        ([20.0, 11.0], 2),
+    ],
+)
+def test_while_a_server_runs_it_is_sent_until_little_is_left(
+    monkeypatch: pytest.MonkeyPatch, takes: list[float], sent: int
+) -> None:
+    now = [0.0]
+    times = iter(takes)
+    live: list[bool] = []
+
+    def send_stream(_talk: object, write: Any) -> int:
+        now[0] += next(times)
+        return int(write((1, 2)))
+
+    def send_folders(_token: str, _folders: list[str], _target: object, running: bool) -> int:
+        live.append(running)
+        return 0
+
+    monkeypatch.setattr(transfer_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transfer_module.staging, "send_folders", send_folders)
+    way: Any = SimpleNamespace(send_stream=send_stream)
+    talk: Any = None
+    transfer_module.Session(talk, way, "0" * 32, []).send_ahead()
+    assert live == [True] * sent
 
 
 def test_a_word_of_another_release() -> None:

@@ -63,7 +63,7 @@ class Relocations:
                 self._drives.folder(instance),
             ) as (session, move):
                 if running:
-                    session.send(live=True)
+                    session.send_ahead()
                     undo.callback(self._power.start, found, instance, network_info)
                 self._power.stop(instance, timeout, retry_interval)
                 session.send(live=False)

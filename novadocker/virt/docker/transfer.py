@@ -9,6 +9,7 @@ keeps nothing unless the last line says that all is there.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,10 @@ from novadocker.virt.docker.ways import Way
 LOG = logging.getLogger(__name__)
 
 VERSION = 1
+
+# of what is sent while the server runs
+_ROUNDS = 4
+_LITTLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,22 @@ class Session:
         self._token = token
         self._folders = folders
 
-    def send(self, live: bool) -> None:
-        """Send everything, then what changed since it was sent.
+    def send_ahead(self) -> None:
+        """Send everything while the server runs, and what changes meanwhile until that is little.
+
+        Else what is left for later would grow with the time that everything takes. It may not
+        become less, where a server writes as fast as its data travels. Raises as ``send``.
+        """
+        before = math.inf
+        for _ in range(_ROUNDS):
+            seconds = self.send(live=True)
+            if seconds < _LITTLE_SECONDS or seconds > before / 2:
+                break
+            before = seconds
+        LOG.info("Sent all but what changes from now on")
+
+    def send(self, live: bool) -> float:
+        """Send everything, then what changed since it was sent; return the seconds it took.
 
         :param live: whether the server runs; then a call without it must follow
         :raises NovaException: it can't be sent or kept
@@ -88,6 +107,7 @@ class Session:
         sent = self._way.send_stream(self._talk, write)
         seconds = time.monotonic() - begin
         LOG.info("Sent %.1f MiB in %.2f s%s", sent / 2**20, seconds, ", live" if live else "")
+        return seconds
 
     def commit(self) -> None:
         """Have the other host keep what was sent.
