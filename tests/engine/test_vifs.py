@@ -304,8 +304,10 @@ _RECEIVE = """
 import socket
 with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as link:
     link.bind(("eth0", 0x88b5))
-    link.settimeout(3)
     print("listens", flush=True)
+    # until it was sent; what comes meanwhile is kept
+    input()
+    link.settimeout(3)
     try:
         print(link.recv(100)[14:19].decode())
     except TimeoutError:
@@ -317,12 +319,17 @@ def heard(listener: str, speaker: str, port: model.VIF, tag: str) -> str:
     """Return what an instance hears when another one sends a frame, maybe with a VLAN's tag."""
     path = netns.namespace_path(listener)
     command = ["nsenter", f"--net={path}", sys.executable, "-c", _RECEIVE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "listens\n"
         script = _SEND.format(mac=port["address"].replace(":", ""), tag=tag)
         sent = networks.run(speaker, sys.executable, "-c", script)
         assert sent.returncode == 0, sent.stderr
+        process.stdin.write("sent\n")
+        process.stdin.close()
         return process.stdout.readline().strip()
 
 
