@@ -42,7 +42,7 @@ SUITES = {
 """By the engine: what can go otherwise on another kernel."""
 
 ALLOWED_SKIP = "cgroup v1"
-GUEST_SECONDS = 900
+GUEST_SECONDS = 1800
 
 
 @dataclass(frozen=True)
