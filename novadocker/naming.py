@@ -13,6 +13,9 @@ LABEL_OVERLAY = "org.openstack.nova.overlay"
 LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 
+ASIDE = "-rescued"
+"""What the name of a server's own container ends with during a rescue."""
+
 IMAGES = "novadocker/"
 """What the names of all images of ours begin with; a Glance id follows, and a tag."""
 
@@ -33,3 +36,8 @@ def owned(name: str, labels: Mapping[str, str]) -> bool:
     Labels alone do not decide: an image can bring any label into a foreign container.
     """
     return labels.get(LABEL_SCHEMA) == SCHEMA and name == container_name(labels.get(LABEL_UUID, ""))
+
+
+def is_own(name: str, labels: Mapping[str, str]) -> bool:
+    """Tell whether a container is a server's own, also while a rescue has set it aside."""
+    return owned(name.removesuffix(ASIDE), labels) and labels.get(LABEL_RESCUE) != "1"

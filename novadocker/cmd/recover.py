@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from novadocker.recovery import copies, mounts, verify
+from novadocker.recovery import copies, mounts, progress, verify
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
 
 OK, FAILED, DAMAGED = 0, 1, 3
@@ -93,17 +93,22 @@ def run(parsed: argparse.Namespace) -> int:
         mounts.mount(root, server, parsed.target, parsed.changes)
         return OK
     with mounted(root, server) as source:
+        changed: list[str] = []
         match parsed.command:
             case "copy":
-                copies.copy_folder(source, parsed.target)
+                changed = copies.copy_folder(source, parsed.target)
             case "tar":
-                copies.write_tar(source, parsed.target)
+                changed = copies.write_tar(source, parsed.target)
             case "image":
                 image = root.image_config(server)
-                copies.write_image(source, parsed.target, image, server.config)
+                changed = copies.write_image(
+                    source, parsed.target, image, server.config, root.first_ids
+                )
             case "verify":
                 return tell(list(verify.problems(source, parsed.against)), as_json=parsed.json)
-    return OK
+    for line in changed:
+        print(f"novadocker-recover: {line}", file=sys.stderr)
+    return DAMAGED if changed else OK
 
 
 @contextmanager
@@ -125,7 +130,12 @@ def show(servers: Sequence[Server], *, as_json: bool) -> int:
             "uuid": server.uuid,
             "name": server.name,
             "project": server.project,
+            "flavor": server.flavor,
+            "host": server.host,
+            "image": server.image,
+            "created": server.created,
             "container": server.container,
+            "own": server.own,
             "driver": server.driver,
             "volumes": [str(volume.destination) for volume in server.volumes],
             "damage": server.damage,
@@ -135,10 +145,13 @@ def show(servers: Sequence[Server], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        for row in rows:
-            print(f"{row['uuid'] or '-':36}  {str(row['container'])[:12]}  {row['name'] or '-'}")
-            if row["damage"]:
-                print(f"    {row['damage']}")
+        for server in servers:
+            name = progress.printable(server.name or "-")
+            print(f"{server.uuid or '-':36}  {server.container[:12]}  {name}")
+            if not server.own:
+                print("    not the server's own: of its rescue, or with its labels alone")
+            if server.damage:
+                print(f"    {progress.printable(server.damage)}")
     return DAMAGED if any(server.damage for server in servers) else OK
 
 
@@ -148,5 +161,6 @@ def tell(problems: Sequence[str], *, as_json: bool) -> int:
         print(json.dumps({"problems": problems}, indent=1))
     else:
         for problem in problems:
-            print(problem)
+            # tenants name files as they like
+            print(progress.printable(problem))
     return DAMAGED if problems else OK

@@ -13,8 +13,8 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,10 @@ from novadocker.recovery.dataroot import RecoveryError
 
 _CHUNK = 1 << 20
 _END_SECONDS = 60
+# the size of a range in /etc/subuid, as useradd(8) makes them
+_IDS = 1 << 16
+# files changed, shrank or went away while they were read
+_CHANGED = 1
 _FIDELITY = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 
 # of a container's configuration, what an image has too
@@ -33,51 +37,65 @@ _IMAGE_KEYS = (
 _OWN_LABELS = "org.openstack.nova."
 
 
-def copy_folder(source: Path, target: Path) -> None:
+def copy_folder(source: Path, target: Path) -> list[str]:
     """Copy a mounted file system into an empty folder.
 
+    :returns: which files changed while they were read, those of a server that runs; a line each
     :raises RecoveryError: the folder is not empty, or something can't be read or written
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise RecoveryError(f"{target} is not empty")
+    changed: list[str] = []
     command = ["tar", "--extract", *_FIDELITY, "--same-permissions", "--directory", str(target)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as extracting:
         assert extracting.stdin
         # a full disk shows in tar's own words below
         with suppress(BrokenPipeError):
-            for chunk in _archived(source, f"to {target}"):
+            for chunk in _archived(source, f"to {target}", changed):
                 extracting.stdin.write(chunk)
             extracting.stdin.close()
         _end(extracting)
+    return changed
 
 
-def write_tar(source: Path, target: Path) -> None:
+def write_tar(source: Path, target: Path) -> list[str]:
     """Write a mounted file system as a tar archive; the file appears when it is complete.
 
+    :returns: as ``copy_folder``
     :raises RecoveryError: it exists, or something can't be read or written
     """
+    changed: list[str] = []
     with _new_file(target) as output:
-        for chunk in _archived(source, f"to {target}"):
+        for chunk in _archived(source, f"to {target}", changed):
             output.write(chunk)
+    return changed
 
 
 def write_image(
-    source: Path, target: Path, image: Mapping[str, Any], container: Mapping[str, Any]
-) -> None:
+    source: Path,
+    target: Path,
+    image: Mapping[str, Any],
+    container: Mapping[str, Any],
+    first_ids: tuple[int, int] = (0, 0),
+) -> list[str]:
     """Write a mounted file system as an image of one layer, an archive that Glance takes.
 
     :param image: the configuration of the image it was made from
     :param container: the container's own, which goes before it
+    :param first_ids: the user and the group that are root in the image
+    :returns: as ``copy_folder``
     :raises RecoveryError: the file exists, or something can't be read or written
     """
+    changed: list[str] = []
     with (
         _new_file(target) as output,
         tempfile.TemporaryFile(dir=target.parent) as layer,
         tarfile.open(fileobj=output, mode="w") as archive,
+        _owners(first_ids) as owners,
     ):
         digest = hashlib.sha256()
-        for chunk in _archived(source, f"to {target}"):
+        for chunk in _archived(source, f"to {target}", changed, owners):
             digest.update(chunk)
             layer.write(chunk)
         size = layer.tell()
@@ -90,6 +108,7 @@ def write_image(
         _add(archive, f"{diff_id}/layer.tar", layer, size)
         text = json.dumps(manifest).encode()
         _add(archive, "manifest.json", io.BytesIO(text), len(text))
+    return changed
 
 
 def image_config(
@@ -115,37 +134,50 @@ def image_config(
     }
 
 
-def _archived(source: Path, what: str) -> Iterator[bytes]:
+@contextmanager
+def _owners(first_ids: tuple[int, int]) -> Iterator[Sequence[str]]:
+    """Yield the options by which tar gives files the owners that they have in a server."""
+    if first_ids == (0, 0):
+        yield ()
+        return
+    with ExitStack() as files:
+        options = []
+        for name, first in zip(("owner", "group"), first_ids, strict=True):
+            table = files.enter_context(tempfile.NamedTemporaryFile("w"))
+            table.writelines(f"+{first + number} +{number}\n" for number in range(_IDS))
+            table.flush()
+            options.append(f"--{name}-map={table.name}")
+        yield options
+
+
+def _archived(
+    source: Path, what: str, changed: list[str], options: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Yield a folder as a tar archive.
 
+    :param changed: gets what tar says of files that changed while it read them
     :raises RecoveryError: not all of it could be read
     """
     # a server's folders may hold more than arguments do; sockets mean nothing in a copy
     command = [
         *("tar", "--create", "--format=posix", "--sparse", *_FIDELITY),
-        *("--warning=no-file-ignored", "--directory", str(source), "."),
+        *(*options, "--warning=no-file-ignored", "--directory", str(source), "."),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as archiving:
         assert archiving.stdout
         chunks = iter(lambda: archiving.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
-        yield from progress.shown(chunks, _used_bytes(source), what)
-        _end(archiving)
+        yield from progress.shown(chunks, progress.Bar(progress.used_bytes(source), what))
+        changed += _end(archiving, allowed=_CHANGED)
 
 
-def _used_bytes(source: Path) -> int:
-    found = 0
-    for folder, _, files in os.walk(source):
-        for name in files:
-            with suppress(OSError):
-                found += os.lstat(os.path.join(folder, name)).st_size
-    return found
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], allowed: int = 0) -> list[str]:
+    """Return what tar said when it ended with an exit code that is allowed beside 0."""
     assert process.stderr
-    text = process.stderr.read().decode(errors="replace").strip()
-    if process.wait(_END_SECONDS) != 0:
-        raise RecoveryError(text.splitlines()[-1] if text else f"tar exited {process.returncode}")
+    lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+    code = process.wait(_END_SECONDS)
+    if code not in (0, allowed):
+        raise RecoveryError(lines[-1] if lines else f"tar exited {code}")
+    return lines if code else []
 
 
 @contextmanager

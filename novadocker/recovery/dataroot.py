@@ -20,6 +20,8 @@ _LAYER = re.compile(r"[0-9a-f]{64}(-init)?")
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LARGEST_FILE = 16 << 20
+# what the engine calls its data root with userns-remap: the ids that root has there
+_REMAPPED = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 
 class RecoveryError(Exception):
@@ -39,6 +41,8 @@ class Server:
     """A container of the data root.
 
     :ivar uuid: of the instance; empty where the metadata does not tell any more
+    :ivar own: whether it is the instance's own; one that stands in for it during a rescue is not,
+        nor is any other that has only its labels
     :ivar driver: the engine's storage driver
     :ivar image: digest of the image it was made from, empty where unknown
     :ivar damage: what of its metadata is unreadable, empty if all is well
@@ -48,6 +52,10 @@ class Server:
     uuid: str
     name: str
     project: str
+    flavor: str
+    host: str
+    created: str
+    own: bool
     driver: str
     image: str
     config: Mapping[str, Any]
@@ -68,6 +76,12 @@ class DataRoot:
         if not (path / "containers").is_dir():
             raise RecoveryError(f"{path} is no data root of the Docker Engine: no containers in it")
 
+    @property
+    def first_ids(self) -> tuple[int, int]:
+        """The user and the group on the disk that are root in a server: not 0 with userns-remap."""
+        found = _REMAPPED.fullmatch(self.path.name)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
     def servers(self) -> list[Server]:
         """Return all containers that are servers of Nova, or too damaged to tell."""
         return sorted(self._containers(), key=lambda server: (server.uuid, server.container))
@@ -75,12 +89,14 @@ class DataRoot:
     def find(self, wanted: str) -> Server:
         """Return a server by instance uuid, instance name or (the start of) its container id.
 
+        What is not the instance's own is found by its container id alone.
+
         :raises RecoveryError: there is none, or more than one
         """
         found = [
             server
             for server in self.servers()
-            if wanted in (server.uuid, server.name)
+            if (server.own and wanted in (server.uuid, server.name))
             or (len(wanted) >= 12 and server.container.startswith(wanted))
         ]
         if len(found) != 1:
@@ -144,6 +160,11 @@ class DataRoot:
             uuid=uuid if _UUID.fullmatch(uuid) else "",
             name=label(naming.LABEL_NAME),
             project=label(naming.LABEL_PROJECT),
+            flavor=label(naming.LABEL_FLAVOR),
+            host=label(naming.LABEL_HOST),
+            created="",
+            # its name lies near the end of the file
+            own=label(naming.LABEL_RESCUE) != "1",
             driver=self._driver_of(folder.name),
             image=image[1] if image else "",
             config={},
@@ -170,6 +191,10 @@ def parse(container: str, stored: Mapping[str, Any]) -> Server:
         uuid=uuid if _UUID.fullmatch(uuid) else "",
         name=labels.get(naming.LABEL_NAME, ""),
         project=labels.get(naming.LABEL_PROJECT, ""),
+        flavor=labels.get(naming.LABEL_FLAVOR, ""),
+        host=labels.get(naming.LABEL_HOST, ""),
+        created=stored.get("Created", ""),
+        own=naming.is_own(stored["Name"].lstrip("/"), labels),
         driver=stored["Driver"],
         image=stored["Image"],
         config=stored["Config"],

@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from novadocker import naming
-from novadocker.recovery import copies, layers, thin
+from novadocker.cmd import recover
+from novadocker.recovery import copies, layers, thin, verify
 from novadocker.recovery.dataroot import DataRoot, RecoveryError
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 CONTAINER = "c" * 64
 LAYER = "d" * 64
 SHORT = "l/" + "A" * 26
+LABELS = {
+    naming.LABEL_SCHEMA: naming.SCHEMA,
+    naming.LABEL_UUID: UUID,
+    naming.LABEL_NAME: "i1",
+    naming.LABEL_FLAVOR: "small",
+}
 STORED: dict[str, Any] = {
-    "Config": {"Labels": {naming.LABEL_UUID: UUID, naming.LABEL_NAME: "i1"}},
+    "Name": f"/nova-{UUID}",
+    "Config": {"Labels": LABELS},
     "Driver": "overlay2",
     "Image": "sha256:" + "e" * 64,
     "MountPoints": {
@@ -106,6 +117,77 @@ def test_foreign_containers_are_no_servers(root: DataRoot) -> None:
     config = root.path / "containers" / CONTAINER / "config.v2.json"
     config.write_text(json.dumps({**STORED, "Config": {"Labels": None}}))
     assert root.servers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        (f"/nova-{UUID}", {**LABELS, naming.LABEL_RESCUE: "1"}),
+        ("/anything", LABELS),
+    ],
+)
+def test_only_the_own_container_goes_by_the_servers_names(
+    root: DataRoot, name: str, labels: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root.path / "containers" / ("d" * 64)
+    folder.mkdir()
+    beside = {**STORED, "Name": name, "Config": {"Labels": labels}}
+    (folder / "config.v2.json").write_text(json.dumps(beside))
+    own = root.path / "containers" / CONTAINER / "config.v2.json"
+    own.write_text(json.dumps({**STORED, "Name": f"/nova-{UUID}-rescued"}))
+    for wanted in (UUID, "i1"):
+        assert root.find(wanted).container == CONTAINER
+    assert root.find("d" * 12).container == "d" * 64
+    assert recover.main(["--root", str(root.path), "list"]) == 0
+    first, second, remark = capsys.readouterr().out.splitlines()
+    assert (first[38:50], second[38:50]) == ("c" * 12, "d" * 12)
+    assert "not the server's own" in remark
+
+
+def test_nobody_steers_the_terminal(
+    root: DataRoot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = root.path / "containers" / CONTAINER / "config.v2.json"
+    labels = {**LABELS, naming.LABEL_NAME: "\x1b[2Ji1"}
+    config.write_text(json.dumps({**STORED, "Config": {"Labels": labels}}))
+    assert recover.main(["--root", str(root.path), "list"]) == 0
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    for folder in (source, copy):
+        folder.mkdir()
+    (source / os.fsdecode(b"\xff\n\x1b[2J")).touch()
+    assert recover.tell(list(verify.problems(source, copy)), as_json=False) == recover.DAMAGED
+    shown = capsys.readouterr().out
+    assert shown.isascii()
+    assert "\x1b" not in shown
+    assert "/\\udcff\\n\\x1b[2J: the copy" in shown
+
+
+@pytest.mark.parametrize("work", ["copy", "tar", "image"])
+def test_what_changes_while_it_is_read(
+    root: DataRoot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    work: str,
+) -> None:
+    tar = tmp_path / "bin" / "tar"
+    tar.parent.mkdir()
+    tar.write_text(
+        f'#!/bin/sh\n{shutil.which("tar")} "$@"\n[ "$1" = --extract ] && exit\n'
+        "echo tar: ./log: file changed as we read it >&2; exit 1\n"
+    )
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tar.parent), prepend=os.pathsep)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "log").write_text("lines\n")
+    monkeypatch.setattr(recover, "mounted", lambda *_: contextlib.nullcontext(source))
+    monkeypatch.setattr(DataRoot, "image_config", lambda *_: {"architecture": "arm64", "os": "x"})
+    target = tmp_path / "target"
+    command = ["--root", str(root.path), work, UUID, str(target)]
+    assert recover.main(command) == recover.DAMAGED
+    assert capsys.readouterr().err == "novadocker-recover: tar: ./log: file changed as we read it\n"
+    assert target.exists()
 
 
 def test_the_configuration_of_an_image() -> None:

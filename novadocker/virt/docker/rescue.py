@@ -28,7 +28,6 @@ LOG = logging.getLogger(__name__)
 FOLDER = "/rescue"
 """Where the stand-in has the server's root file system."""
 
-_SUFFIX = "-rescued"
 # mount(2): a page, with the zero at its end
 _LONGEST_OPTIONS = 4095
 
@@ -143,4 +142,4 @@ def _options(folders: Sequence[str]) -> str:
 
 
 def _aside(instance_uuid: str) -> str:
-    return naming.container_name(instance_uuid) + _SUFFIX
+    return naming.container_name(instance_uuid) + naming.ASIDE
