@@ -603,6 +603,28 @@ def test_server_that_a_snapshot_left_frozen_goes_on(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_freeze_that_the_engine_did_not_let_end(
+    driver: Any, engine: FakeEngine, options: Any, tmp_path: Path
+) -> None:
+    options(instances_path=str(tmp_path))
+    for name in ("left", "held"):
+        engine.add(name, {}, "running")
+    left, held = (engine.inspect_container(name) for name in ("left", "held"))
+    with (
+        pytest.raises(exception.EngineUnavailable),
+        freezer.frozen(engine, left, tmp_path),  # type: ignore[arg-type]
+    ):
+        engine.away = True
+    engine.away = False
+    assert engine.inspect_container("left").status == "paused"
+    with freezer.frozen(engine, held, tmp_path):  # type: ignore[arg-type]
+        driver.update_provider_tree(tree(), NODE)
+        assert engine.inspect_container("left").status == "running"
+        assert engine.inspect_container("held").status == "paused"
+    assert engine.inspect_container("held").status == "running"
+    assert not list(tmp_path.glob("novadocker-*n-*"))
+
+
 def test_available_resource(driver: Any) -> None:
     found = driver.get_available_resource(NODE)
     assert found["vcpus"] == 8

@@ -160,6 +160,7 @@ class DockerDriver(driver.ComputeDriver):
             provider_tree.update_inventory(nodename, inventory.quiesced(known))
             return
         self._node.abandoned.sweep()
+        freezer.thaw_given_up(self._engine, Path(CONF.instances_path))
         disks.keep_limited(info)
         self._node.enforcement.sweep()
         ratios = self._get_allocation_ratios(known)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A freeze that ends, even if nova-compute is killed in the middle of it.
+"""A freeze that ends, even if nova-compute or the engine is killed in the middle of it.
 
-A mark lies in nova-compute's folder of instances meanwhile, by which the next start finds the
-container. What a tenant pauses has none.
+A mark lies in nova-compute's folder of instances meanwhile, by which the container is found
+afterwards. What a tenant pauses has none.
 """
 
 import contextlib
@@ -21,12 +21,16 @@ LOG = logging.getLogger(__name__)
 PREFIX = "novadocker-frozen-"
 """What the name of a mark begins with; the container's id follows."""
 
+GIVEN_UP = "novadocker-given-up-"
+"""The same of a freeze that could not be ended, as the engine was away."""
+
 
 @contextlib.contextmanager
 def frozen(engine: Engine, container: ContainerDetail, folder: Path) -> Iterator[None]:
     """Freeze a container for the length of the block, if it runs.
 
     :param folder: where the mark lies
+    :raises EngineUnavailable: the engine does not answer; ``thaw_given_up`` ends the freeze later
     """
     if container.status != "running":
         yield
@@ -36,15 +40,15 @@ def frozen(engine: Engine, container: ContainerDetail, folder: Path) -> Iterator
     started = time.monotonic()
     try:
         engine.pause_container(container.id)
-    except exception.EngineError:
-        _thaw(engine, mark)
-        raise
-    try:
         yield
     finally:
-        engine.unpause_container(container.id)
+        try:
+            _thaw(engine, container.id)
+        except (exception.EngineUnavailable, exception.EngineError):
+            mark.rename(folder / f"{GIVEN_UP}{container.id}")
+            raise
         mark.unlink()
-        LOG.info("%s was frozen for %.2f s", container.name, time.monotonic() - started)
+    LOG.info("%s was frozen for %.2f s", container.name, time.monotonic() - started)
 
 
 def thaw_left(engine: Engine, folder: Path) -> None:
@@ -52,15 +56,31 @@ def thaw_left(engine: Engine, folder: Path) -> None:
 
     :raises EngineUnavailable: the engine does not answer; the marks stay
     """
-    for mark in sorted(folder.glob(f"{PREFIX}*")):
-        _thaw(engine, mark)
+    for prefix in (PREFIX, GIVEN_UP):
+        _thaw_marked(engine, folder, prefix)
 
 
-def _thaw(engine: Engine, mark: Path) -> None:
-    container_id = mark.name.removeprefix(PREFIX)
+def thaw_given_up(engine: Engine, folder: Path) -> None:
+    """Let every container go on whose freeze could not be ended.
+
+    :raises EngineUnavailable: the engine is away again; the marks stay
+    """
+    _thaw_marked(engine, folder, GIVEN_UP)
+
+
+def _thaw_marked(engine: Engine, folder: Path, prefix: str) -> None:
+    for mark in sorted(folder.glob(f"{prefix}*")):
+        container_id = mark.name.removeprefix(prefix)
+        LOG.warning("Container %s had been left frozen, and goes on", container_id)
+        try:
+            _thaw(engine, container_id)
+        except exception.EngineError as error:
+            LOG.warning("Container %s stays frozen: %s", container_id, error)
+        else:
+            mark.unlink()
+
+
+def _thaw(engine: Engine, container_id: str) -> None:
     with contextlib.suppress(exception.ContainerNotFound):
-        found = engine.inspect_container(container_id)
-        if found.status == "paused":
+        if engine.inspect_container(container_id).status == "paused":
             engine.unpause_container(container_id)
-            LOG.warning("%s had been left frozen by a snapshot, and goes on", found.name)
-    mark.unlink()
