@@ -102,7 +102,10 @@ class FakeEngine:
     lists: int = 0
     storage_driver: str = "overlay2"
     lowers: tuple[str, ...] = ("/lower/2", "/lower/1")
-    events: queue.SimpleQueue[ContainerEvent | None] = field(default_factory=queue.SimpleQueue)
+    events: queue.SimpleQueue[ContainerEvent | exception.EngineError | None] = field(
+        default_factory=queue.SimpleQueue
+    )
+    watched_since: list[int] = field(default_factory=list)
 
     def _reach(self, *call: str) -> None:
         if self.away:
@@ -145,8 +148,11 @@ class FakeEngine:
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
     ) -> Iterator[ContainerEvent]:
         """Yield what a test puts into ``events``; a None there is the loss of the connection."""
+        self.watched_since.append(since_ns)
         with contextlib.suppress(queue.Empty):
             while (event := self.events.get(timeout=quiet)) is not None:
+                if isinstance(event, exception.EngineError):
+                    raise event
                 yield event
             raise exception.EngineUnavailable(url="fake", reason="lost")
 

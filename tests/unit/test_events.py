@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from nova.virt import event as virtevent
 
-from novadocker import naming
+from novadocker import exception, naming
 from novadocker.virt.docker import events
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import ContainerEvent
@@ -97,6 +97,18 @@ def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Nex
     assert {told(), told()} == {(UUID, STOPPED), (OTHER, STARTED)}
     engine.events.put(event("die", OTHER))
     assert told() == (OTHER, STOPPED)
+
+
+def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: Next) -> None:
+    engine.add(naming.container_name(UUID), labels(UUID), status="exited")
+    engine.events.put(event("start", OTHER))
+    engine.events.put(exception.EngineError(operation="the events", reason="no sense"))
+    # of the full check
+    assert {told(), told()} == {(OTHER, STARTED), (UUID, STOPPED)}
+    engine.events.put(event("die", OTHER))
+    assert told() == (OTHER, STOPPED)
+    first, again, *_ = engine.watched_since
+    assert again > first
 
 
 def test_an_out_of_memory_kill_is_logged_and_recorded(

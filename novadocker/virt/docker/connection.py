@@ -18,6 +18,7 @@ from docker import auth, errors
 from docker.transport import UnixHTTPAdapter
 
 from novadocker import exception
+from novadocker.virt.docker import answers
 
 # 1.41 is Engine 20.10's, the oldest that is supported.
 MINIMUM_API_VERSION = (1, 41)
@@ -141,6 +142,8 @@ class Connection:
             raise exception.EngineError(
                 operation=operation, reason=concise(error.explanation or str(error))
             ) from error
+        except answers.MalformedAnswer as error:
+            raise exception.EngineError(operation=operation, reason=str(error)) from error
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
 

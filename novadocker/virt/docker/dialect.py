@@ -14,7 +14,6 @@ from oslo_utils import timeutils
 
 from novadocker import naming
 from novadocker.virt.docker.model import (
-    ContainerEvent,
     ContainerSpec,
     Isolation,
     Limits,
@@ -123,17 +122,6 @@ def limit_changes(limits: Limits) -> dict[str, Any]:
     changes = {**_resources(limits), "CpuQuota": limits.cpu_quota_us or -1}
     del changes["StorageOpt"]
     return changes
-
-
-def event(message: Mapping[str, Any]) -> ContainerEvent:
-    """Return a message of the event stream."""
-    attributes = message["Actor"]["Attributes"]
-    return ContainerEvent(
-        name=attributes.get("name", ""),
-        action=message["Action"],
-        time_ns=message["timeNano"],
-        attributes=attributes,
-    )
 
 
 def _isolation(isolation: Isolation) -> dict[str, Any]:

@@ -18,10 +18,9 @@ from typing import Any
 
 import requests
 from docker import auth, errors
-from oslo_utils import timeutils
 
 from novadocker import exception, naming
-from novadocker.virt.docker import dialect
+from novadocker.virt.docker import answers, dialect
 from novadocker.virt.docker.claim import EngineClaim
 from novadocker.virt.docker.connection import (
     Connection,
@@ -69,24 +68,7 @@ class Engine(Connection):
     def info(self) -> EngineInfo:
         """Return the facts of the engine and its host."""
         with self._translated("its facts"):
-            info = self._client.info()
-            return EngineInfo(
-                version=info["ServerVersion"],
-                api_version=self._client.api_version,
-                cpus=info["NCPU"],
-                memory_bytes=info["MemTotal"],
-                architecture=info["Architecture"],
-                data_root=info["DockerRootDir"],
-                storage_driver=info["Driver"],
-                cgroup_version=info.get("CgroupVersion", "1"),
-                live_restore=info["LiveRestoreEnabled"],
-                runtimes={
-                    name: runtime.get("path", "") for name, runtime in info["Runtimes"].items()
-                },
-                backing_filesystem=dict(info["DriverStatus"] or ()).get("Backing Filesystem", ""),
-                warnings=tuple(info.get("Warnings") or ()),
-                user_namespaces="name=userns" in (info.get("SecurityOptions") or ()),
-            )
+            return answers.engine_info(self._client.info(), self._client.api_version)
 
     def claim(self, info: EngineInfo) -> None:
         """Keep every other nova-compute off the engine until ``release``; again is fine.
@@ -105,15 +87,7 @@ class Engine(Connection):
         """Return all containers, in any state, that carry the label."""
         with self._translated("the list of containers"):
             rows = self._client.containers(all=True, filters={"label": label})
-        return [
-            Container(
-                id=row["Id"],
-                name=row["Names"][0].lstrip("/") if row.get("Names") else "",
-                status=row["State"],
-                labels=row.get("Labels") or {},
-            )
-            for row in rows
-        ]
+            return [answers.container(row) for row in rows]
 
     def inspect_container(self, container: str) -> ContainerDetail:
         """Return what the engine knows of a container, by name or id.
@@ -121,36 +95,12 @@ class Engine(Connection):
         :raises ContainerNotFound: there is none
         """
         with self._translated("an inspection"):
-            found = self._client.inspect_container(container)
-        state, config = found["State"], found["Config"]
-        return ContainerDetail(
-            id=found["Id"],
-            name=found["Name"].lstrip("/"),
-            status=state["Status"],
-            labels=config.get("Labels") or {},
-            pid=state["Pid"],
-            stop_signal=config.get("StopSignal") or "SIGTERM",
-            started_at=timeutils.parse_isotime(state["StartedAt"]) if state["Pid"] else None,
-            image_id=found["Image"],
-        )
+            return answers.container_detail(self._client.inspect_container(container))
 
     def inspect_storage(self, container: str) -> Storage:
         """Return where a container's files are; ContainerNotFound if there is none."""
         with self._translated("an inspection"):
-            found = self._client.inspect_container(container)
-        driver = found.get("GraphDriver") or {}
-        data = driver.get("Data") or {}
-        return Storage(
-            driver=driver.get("Name", "unknown"),
-            upper=data.get("UpperDir", ""),
-            lowers=tuple(data.get("LowerDir", "").split(":")),
-            volumes={
-                mount["Destination"]: mount["Source"]
-                for mount in found.get("Mounts") or ()
-                if mount["Type"] == "volume"
-            },
-            work=data.get("WorkDir", ""),
-        )
+            return answers.storage(self._client.inspect_container(container))
 
     def create_container(self, spec: ContainerSpec) -> str:
         """Create a container that has no network of the engine's; return its id."""
@@ -334,7 +284,9 @@ class Engine(Connection):
     def read_usage(self, container: str) -> Usage:
         """Return the counters of a running container."""
         with self._translated("the usage"):
-            return dialect.usage(self._client.stats(container, stream=False, one_shot=True))
+            found = self._client.stats(container, stream=False, one_shot=True)
+            with answers.understood():
+                return dialect.usage(found)
 
     def watch_events(
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
@@ -362,7 +314,7 @@ class Engine(Connection):
             ):
                 response.raise_for_status()
                 for line in response.iter_lines(chunk_size=None):
-                    yield dialect.event(json.loads(line))
+                    yield answers.event(line)
         except exception.EngineUnavailable as error:
             if not is_read_timeout(error.__cause__):
                 raise

@@ -109,8 +109,13 @@ class Events:
                 ):
                     self._take(event)
                     since = event.time_ns + 1
-            except (exception.EngineUnavailable, exception.EngineError) as error:
+            except exception.EngineUnavailable as error:
                 LOG.warning("Lost the engine's events: %s", error)
+                self._return()
+            except exception.EngineError as error:
+                LOG.warning("The engine's events can't be read: %s", error)
+                # it would say the same again
+                since = time.time_ns()
                 self._return()
 
     def _return(self) -> None:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever an engine answers, the driver has a well-formed value or one clear error."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from novadocker.virt.docker import answers
+
+ID = "ab" * 32
+LABELS = {"org.openstack.nova.schema": "1"}
+ROW = {"Id": ID, "Names": ["/nova-1"], "State": "running", "Labels": LABELS}
+INSPECTED = {
+    "Id": ID,
+    "Name": "/nova-1",
+    "Image": f"sha256:{ID}",
+    "State": {"Status": "running", "Pid": 4711, "StartedAt": "2026-01-02T03:04:05.678901234Z"},
+    "Config": {"Labels": LABELS, "StopSignal": "SIGINT"},
+    "GraphDriver": {
+        "Name": "overlay2",
+        "Data": {"UpperDir": "/a/diff", "LowerDir": "/b/diff:/c/diff", "WorkDir": "/a/work"},
+    },
+    "Mounts": [{"Type": "volume", "Destination": "/data", "Source": "/v/_data"}],
+}
+EVENT = {
+    "Action": "die",
+    "timeNano": 1_700_000_000_123_456_789,
+    "Actor": {"Attributes": {"name": "nova-1", "exitCode": "137"}},
+}
+INFO = {
+    "ServerVersion": "20.10.24",
+    "NCPU": 2,
+    "MemTotal": 1 << 30,
+    "Architecture": "x86_64",
+    "DockerRootDir": "/var/lib/docker",
+    "Driver": "overlay2",
+    "CgroupVersion": "2",
+    "LiveRestoreEnabled": True,
+    "Runtimes": {"novadocker": {"path": "/usr/bin/novadocker-runtime"}},
+    "DriverStatus": [["Backing Filesystem", "extfs"]],
+    "Warnings": ["WARNING: no swap limit support"],
+    "SecurityOptions": ["name=userns"],
+}
+
+CASES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "container": (ROW, answers.container),
+    "detail": (INSPECTED, answers.container_detail),
+    "storage": (INSPECTED, answers.storage),
+    "event": (EVENT, lambda found: answers.event(json.dumps(found).encode())),
+    "info": (INFO, lambda found: answers.engine_info(found, "1.41")),
+}
+
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+def places(found: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to each value in an answer, the answer itself first."""
+    yield way
+    keys: Iterable[Any] = ()
+    if isinstance(found, dict):
+        keys = found
+    elif isinstance(found, list):
+        keys = range(len(found))
+    for key in keys:
+        yield from places(found[key], (*way, key))
+
+
+def changed(answer: Any, way: tuple[Any, ...], value: Any, gone: bool) -> Any:
+    if not way:
+        return value
+    result = copy.deepcopy(answer)
+    holder = result
+    for key in way[:-1]:
+        holder = holder[key]
+    if gone:
+        del holder[way[-1]]
+    else:
+        holder[way[-1]] = value
+    return result
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_any_answer(name: str, data: st.DataObject) -> None:
+    answer, read = CASES[name]
+    right = dataclasses.asdict(read(answer))
+    way = data.draw(st.sampled_from(list(places(answer))))
+    try:
+        found = read(changed(answer, way, data.draw(JUNK), data.draw(st.booleans())))
+    except answers.MalformedAnswer:
+        return
+    for field, value in dataclasses.asdict(found).items():
+        assert type(value) is type(right[field]) or (field, value) == ("started_at", None)
+        if isinstance(value, dict):
+            assert all(isinstance(each, str) for pair in value.items() for each in pair)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_further_fields_are_no_matter(name: str) -> None:
+    answer, read = CASES[name]
+    more = {"Novelty": {"of": ["a", "later", "engine"]}}
+    assert read({**answer, **more}) == read(answer)
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"\xff"])
+def test_what_is_no_event(line: bytes) -> None:
+    with pytest.raises(answers.MalformedAnswer):
+        answers.event(line)
