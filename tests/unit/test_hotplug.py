@@ -172,6 +172,14 @@ def test_name_servers_of_a_new_port(
     assert found.endswith(expected) if expected and found else found == resolv
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        exception.EngineError(operation="the file", reason="disk full"),
+        exception.EngineUnavailable(url="fake", reason="it has just died"),
+    ],
+    ids=["refused", "away"],
+)
 def test_files_that_cannot_be_written_do_not_undo_the_attachment(
     driver: Any,
     instance: objects.Instance,
@@ -179,9 +187,10 @@ def test_files_that_cannot_be_written_do_not_undo_the_attachment(
     network: FakeNetwork,
     server: str,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def refuse(*_: object) -> None:
-        raise exception.EngineError(operation="the file", reason="disk full")
+        raise error
 
     monkeypatch.setattr(engine, "read_file", refuse)
     add(driver, instance, port(instance, SECOND))

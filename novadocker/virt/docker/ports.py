@@ -171,7 +171,7 @@ class Ports:
             }
             if changed:
                 engine.put_files(found.id, changed)
-        except exception.EngineError as error:
+        except (exception.EngineUnavailable, exception.EngineError) as error:
             LOG.warning("/etc does not have the new ports: %s", error, instance=instance)
 
 
