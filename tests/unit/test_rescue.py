@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from nova.compute import power_state, vm_states
+from nova.compute import provider_tree as placement
 
 from novadocker import exception, naming
 from novadocker.virt.docker import rescue, shortcuts
@@ -179,6 +180,38 @@ def test_nova_compute_was_killed_while_neither_had_the_name(
     rescue.set_aside(engine, instance.uuid, engine.inspect_container(name))
     driver.init_host(NODE)
     assert state(engine) == {name: (f"id-{name}", "running")}
+
+
+def test_the_engine_died_while_neither_had_the_name(
+    start: Any,
+    name: str,
+    driver: Any,
+    engine: FakeEngine,
+    instance: Any,
+    network_info: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(_spec: object) -> str:
+        engine.away = True
+        raise exception.EngineUnavailable(url="fake", reason="it has just died")
+
+    def periodic() -> None:
+        tree = placement.ProviderTree()
+        tree.new_root(NODE, instance.uuid)
+        driver.update_provider_tree(tree, NODE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "create_container", die)
+        with pytest.raises(exception.EngineUnavailable):
+            start()
+    engine.away = False
+    assert state(engine) == {f"{name}-rescued": (f"id-{name}", "exited")}
+    periodic()
+    assert state(engine) == {name: (f"id-{name}", "exited")}
+    # a rescue of today is none that did not end
+    start()
+    periodic()
+    assert set(state(engine)) == {name, f"{name}-rescued"}
 
 
 def test_a_stand_in_stays_when_there_is_nothing_to_put_back(

@@ -160,6 +160,7 @@ class DockerDriver(driver.ComputeDriver):
             provider_tree.update_inventory(nodename, inventory.quiesced(known))
             return
         self._node.abandoned.sweep()
+        self._node.rescue_ends.sweep()
         freezer.thaw_given_up(self._engine, Path(CONF.instances_path))
         disks.keep_limited(info)
         self._node.enforcement.sweep()

@@ -11,7 +11,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import consoles, limits, subids, topology
+from novadocker.virt.docker import consoles, limits, netns, subids, topology
 from novadocker.virt.docker import host as host_facts
 from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.arrivals import Arrivals
@@ -24,6 +24,7 @@ from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.loads import Loads
 from novadocker.virt.docker.lxcfs import Lxcfs
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
+from novadocker.virt.docker.rescue import RescueEnds
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Node:
         )
         self.listing = Listing(self.engine)
         self.abandoned = AbandonedContainers(self.engine)
+        self.rescue_ends = RescueEnds(self.engine, netns.release_container)
         self.loads = Loads(state / "loads", self.engine, self.listing)
         self.arrivals = Arrivals(state / "arrivals")
         self.copies = Copies(self.engine, self.listing, state / "copies")

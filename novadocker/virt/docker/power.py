@@ -36,7 +36,7 @@ class Power:
     ) -> None:
         """Wire and start an instance; one that runs keeps running."""
         if rescue.is_stand_in(found) and instance.vm_state != vm_states.RESCUED:
-            self.end_rescue(instance)
+            self._node.rescue_ends.end(instance.uuid)
             found = self._node.find(instance)
         if rescue.is_stand_in(found):
             rescue.prepare(self._node.engine, instance.uuid)
@@ -110,12 +110,6 @@ class Power:
             self.thaw(found, instance, ports)
         else:
             self.start(found, instance, ports)
-
-    def end_rescue(self, instance: objects.Instance) -> None:
-        """Have an instance's own container in its place again."""
-        gone = rescue.put_back(self._node.engine, instance.uuid)
-        if gone:
-            netns.release_container(gone)
 
     def _run(
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo

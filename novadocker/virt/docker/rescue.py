@@ -7,7 +7,8 @@ server's deletion removes it.
 """
 
 import contextlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from oslo_log import log as logging
@@ -106,6 +107,51 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
         engine.remove_unused_overlays()
     engine.rename_container(own.id, name)
     return stand_in_id
+
+
+class RescueEnds:
+    """Ends rescues, at once or when the engine is back.
+
+    What a restart of nova-compute forgets, ``put_back_left`` finds.
+
+    :param release: takes the id of each stand-in that is gone
+    """
+
+    def __init__(self, engine: Engine, release: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._release = release
+        self._lock = threading.Lock()
+        self._left: set[str] = set()
+
+    def end(self, instance_uuid: str) -> None:
+        """End a server's rescue, if it has one; ``sweep`` tries again where the engine can't.
+
+        :raises ContainerNotFound: the own container is gone; the stand-in is left alone
+        """
+        with self._lock:
+            self._left.add(instance_uuid)
+            self._end(instance_uuid)
+
+    def sweep(self) -> None:
+        """End what could not be ended.
+
+        :raises EngineUnavailable: the engine is away again
+        """
+        with self._lock:
+            for instance_uuid in list(self._left):
+                try:
+                    self._end(instance_uuid)
+                except exception.ContainerNotFound:
+                    # the server is gone
+                    self._left.discard(instance_uuid)
+                except exception.EngineError as error:
+                    LOG.warning("The rescue of server %s does not end: %s", instance_uuid, error)
+
+    def _end(self, instance_uuid: str) -> None:
+        gone = put_back(self._engine, instance_uuid)
+        if gone:
+            self._release(gone)
+        self._left.discard(instance_uuid)
 
 
 def remove(engine: Engine, instance_uuid: str) -> None:

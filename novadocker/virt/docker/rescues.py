@@ -38,7 +38,7 @@ class Rescues:
 
         :raises RescueRefused: its files can't be mounted
         """
-        self._power.end_rescue(instance)
+        self._node.rescue_ends.end(instance.uuid)
         own = self._node.find(instance)
         container = rescue.stand_in(
             self._builds.planned(context, instance, image_meta),
@@ -48,7 +48,7 @@ class Rescues:
         login = guest.login(instance, image_meta, password)
         self._power.stop(instance, 0, 0)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._power.end_rescue, instance)
+            undo.callback(self._node.rescue_ends.end, instance.uuid)
             rescue.set_aside(self._node.engine, instance.uuid, own)
             rescue.prepare(self._node.engine, instance.uuid)
             # when the answer is lost, what has the name later may be the own one: none is suspect
@@ -67,6 +67,6 @@ class Rescues:
     def end(self, instance: objects.Instance) -> None:
         """Start an instance's own container again, in the place of the one for its rescue."""
         self._power.stop(instance, 0, 0)
-        self._power.end_rescue(instance)
+        self._node.rescue_ends.end(instance.uuid)
         ports = instance.get_network_info() or network_model.NetworkInfo()
         self._power.start(self._node.find(instance), instance, ports)
