@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Docker engines of the tests' own."""
 
+import itertools
 import json
 import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import docker
 import psutil
@@ -125,6 +129,28 @@ def own_engine(
     engine.stop()
     for mount in reversed(daemons.mounts_below(folder)):
         subprocess.run(["umount", mount], check=True)
+
+
+@contextmanager
+def dies_at(engine: OwnEngine, point: int) -> Iterator[Callable[[], bool]]:
+    """Have an engine killed in the middle of the body, and yield what tells whether it was.
+
+    :param point: the number of the request, of those that this thread makes of any engine, before
+        which it dies
+    """
+    numbers = itertools.count(1)
+    concerned = threading.current_thread()
+    send = docker.APIClient.send
+    died = threading.Event()
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is concerned and next(numbers) == point:
+            engine.kill()
+            died.set()
+        return send(*arguments, **options)
+
+    with mock.patch.object(docker.APIClient, "send", dying):
+        yield died.is_set
 
 
 def remove_containers(url: str) -> None:

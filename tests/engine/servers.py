@@ -15,7 +15,7 @@ from unittest import mock
 
 from nova import conf, objects
 from nova import context as nova_context
-from nova.compute import power_state, vm_states
+from nova.compute import power_state, provider_tree, vm_states
 from nova.network import model
 
 from novadocker import naming
@@ -245,6 +245,13 @@ class Nova:
     def unrescue(self, server: Server) -> Server:
         self.driver.unrescue(self.context, server.instance())
         return replace(server, vm_state=vm_states.ACTIVE)
+
+    def periodic(self) -> None:
+        """Do what nova-compute does each minute."""
+        self.driver.get_available_resource(HOST)
+        tree = provider_tree.ProviderTree()
+        tree.new_root(HOST, str(uuid.uuid4()))
+        self.driver.update_provider_tree(tree, HOST)
 
     def state(self, server: Server) -> int:
         return int(self.driver.get_info(server.instance(), use_cache=False).state)

@@ -62,6 +62,13 @@ class Switch:
         daemons.stop(self._daemon)
         (self.folder / "vswitchd.ctl").unlink(missing_ok=True)
 
+    def restart_switching(self) -> None:
+        """Restart the daemon, and wait until it has all ports again."""
+        self.stop_switching()
+        self.start_switching()
+        # only a change is waited for
+        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:process={self._daemon.pid}")
+
     def stop(self) -> None:
         self.vsctl("del-br", BRIDGE)
         daemons.stop(self._daemon)

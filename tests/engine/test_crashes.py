@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-compute is killed in the middle of an operation, and started again.
+"""nova-compute or the engine is killed in the middle of an operation, and started again.
 
 At some of the points by default; at all of them with ``--every-point``.
 """
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import docker
 import pytest
-from nova.compute import power_state
+from nova import exception as nova_exception
+from nova.compute import power_state, vm_states
 
+from novadocker import exception
 from tests.engine import crashing, servers
 from tests.engine.conftest import busybox_archive
-from tests.engine.engines import OwnEngine
+from tests.engine.engines import OwnEngine, dies_at
 from tests.engine.servers import Nova, Server
 from tests.engine.survey import Survey, prepare_image
 from tests.engine.switch import Switch
@@ -108,6 +110,27 @@ def forgotten(server: Server) -> None:
     return None
 
 
+def power_off(nova: Nova, server: Server) -> Server:
+    nova.power_off(server)
+    return server
+
+
+def pause(nova: Nova, server: Server) -> Server:
+    nova.driver.pause(server.instance())
+    return server
+
+
+def unpause(nova: Nova, server: Server) -> Server:
+    nova.driver.unpause(server.instance())
+    return server
+
+
+def rebooted(nova: Nova, server: Server) -> Server:
+    """What the user of a server in the state ERROR does."""
+    nova.reboot(server, "HARD")
+    return server
+
+
 CASES = {
     "spawn": Case(spawn, destroy, (4, 8, 11), known=forgotten),
     "destroy": Case(destroy, destroy, (2, 5), unchanged, forgotten),
@@ -121,12 +144,29 @@ CASES = {
     "unrescue": Case(unrescue, unrescue, (3, 6), rescue),
 }
 
+# nova-compute lives on, so Nova knows what the operation did before it failed
+ENGINE_CASES = {
+    "spawn": Case(spawn, destroy, (4,)),
+    "destroy": Case(destroy, destroy, (1,), unchanged),
+    "reboot": Case(reboot, rebooted, (2, 4), unchanged),
+    "power off": Case(power_off, rebooted, (3,), unchanged),
+    "power on": Case(power_on, rebooted, (3,), power_off),
+    "pause": Case(pause, rebooted, (2,), unchanged),
+    "unpause": Case(unpause, rebooted, (3,), pause),
+    "resize": Case(resize, rebooted, (3,), unchanged),
+    "snapshot": Case(snapshot, unchanged, (3, 4), unchanged),
+    "attach": Case(attach, unchanged, (2,), unchanged),
+    "detach": Case(detach, detach, (1,), unchanged),
+    "rescue": Case(rescue, rebooted, (11, 13), unchanged),
+    "unrescue": Case(unrescue, unrescue, (6, 8), rescue),
+}
+
 
 @dataclass(frozen=True)
 class Rig:
     """All that a trial needs; every nova-compute is a process of its own."""
 
-    url: str
+    engine: OwnEngine
     switch: Switch
     instances: Path
     glance: FakeGlance
@@ -141,7 +181,7 @@ class Rig:
             target=crashing.run,
             args=(operation, server, [known] if known else [], point, result),
             kwargs={
-                "url": self.url,
+                "url": self.engine.url,
                 "switch": self.switch.connection,
                 "instances": self.instances,
                 "glance": self.glance,
@@ -178,6 +218,44 @@ class Rig:
         self.survey.check_nothing_else([])
         return killed
 
+    def engine_trial(self, case: Case, instance_uuid: str, point: int) -> bool:
+        """Kill the engine at a point of an operation; tell whether there was such a point."""
+        nova = Nova(self.glance)
+        nova.start([])
+        server: Server | None = Server(instance_uuid, ports=(1, 2))
+        if case.prepare:
+            server = nova.spawn(server)
+            self.survey.mark(server)
+            server = case.prepare(nova, server)
+        assert server is not None
+        after: Server | None = server
+        with dies_at(self.engine, point) as died:
+            try:
+                # it may succeed without the engine
+                after = case.operation(nova, server)
+            except (exception.EngineUnavailable, nova_exception.NovaException):
+                if not died():
+                    raise
+        if died():
+            self.engine.start()
+            nova.periodic()
+            after = case.follow(nova, after or server)
+            overlays = int(server.vm_state == vm_states.RESCUED or case.operation is rescue)
+            if after is not None:
+                self.survey.check_running(after)
+            self.survey.check_nothing_else([after] if after else [], overlays=overlays)
+            if overlays:
+                self.engine.kill()
+                self.engine.start()
+                nova.stop()
+                nova = Nova(self.glance)
+                nova.start([after] if after else [])
+        if after is not None:
+            nova.destroy(after)
+        self.survey.check_nothing_else([])
+        nova.stop()
+        return died()
+
 
 @pytest.fixture
 def rig(
@@ -194,7 +272,7 @@ def rig(
     instances.mkdir()
     survey = Survey(docker_client, ovs, state_folder, instances)
     with servers.configured(session_engine.url, instances):
-        yield Rig(session_engine.url, ovs, instances, fake_glance, survey)
+        yield Rig(session_engine, ovs, instances, fake_glance, survey)
     docker_client.remove_image(servers.IMAGE_NAME, force=True)
 
 
@@ -207,5 +285,18 @@ def test_killed_in_the_middle(
     for point in itertools.count(1) if every else case.points:
         print(f"{name}: killed before request {point}", flush=True)
         if not rig.trial(case, new_instance_uuid(), point):
+            assert every, "there are fewer requests than that"
+            break
+
+
+@pytest.mark.parametrize("name", ENGINE_CASES)
+def test_the_engine_dies_in_the_middle(
+    rig: Rig, name: str, new_instance_uuid: Callable[[], str], pytestconfig: pytest.Config
+) -> None:
+    case = ENGINE_CASES[name]
+    every = pytestconfig.getoption("--every-point")
+    for point in itertools.count(1) if every else case.points:
+        print(f"{name}: the engine dies before request {point}", flush=True)
+        if not rig.engine_trial(case, new_instance_uuid(), point):
             assert every, "there are fewer requests than that"
             break

@@ -11,11 +11,10 @@ import docker
 import pytest
 from nova import exception as nova_exception
 from nova.compute import power_state, vm_states
-from nova.compute import provider_tree as placement
 
 from novadocker import exception
-from tests.engine.engines import OwnEngine
-from tests.engine.servers import FLAVORS, HOST, Nova, Server
+from tests.engine.engines import OwnEngine, dies_at
+from tests.engine.servers import FLAVORS, Nova, Server
 from tests.engine.survey import Survey
 from tests.engine.switch import Switch
 
@@ -68,6 +67,8 @@ class Walk:
         self._new_uuid = new_uuid
         self._numbers = iter(range(1, 1 << 16))
         self._guests: list[Guest] = []
+        # of rescues during which the engine died
+        self._overlays = 0
         self._nova = start_nova()
         self._nova.start([])
         # name: how often it is chosen, and whether it can be
@@ -92,13 +93,22 @@ class Walk:
             "cut_off": (1, lambda guest: bool(guest.server.ports) and guest.state == "running"),
             "rename_it": (1, lambda guest: True),
             "remove_it": (1, lambda guest: not guest.rescued),
+            "break_off": (1, lambda guest: guest.state == "running" and not guest.rescued),
         }
-        self._of_host = {"spawn": 6, "new_nova": 1, "kill_engine": 1, "lose_engine": 1}
+        self._of_host = {
+            "spawn": 6,
+            "new_nova": 1,
+            "kill_engine": 1,
+            "lose_engine": 1,
+            "restart_switch": 1,
+        }
 
     def step(self, tell: Callable[[str], None]) -> None:
         """Take a step, after telling which, and look at everything."""
         choices: list[tuple[int, str, Guest | None]] = [
-            (weight, name, None) for name, weight in self._of_host.items() if self._possible(name)
+            (weight, name, None)
+            for name, weight in self._of_host.items()
+            if name != "spawn" or len(self._guests) < _MOST_SERVERS
         ]
         choices += [
             (weight, name, guest)
@@ -113,28 +123,28 @@ class Walk:
         else:
             tell(f"{name} {guest.server.uuid}, {guest.state} {guest.server.vm_state}")
             getattr(self, f"_{name}")(guest)
-        self._check(guest)
-
-    def _possible(self, name: str) -> bool:
-        if name == "spawn":
-            return len(self._guests) < _MOST_SERVERS
-        # an engine that died during a rescue leaves a volume of it: known, and not mended yet
-        return name == "new_nova" or not any(guest.rescued for guest in self._guests)
+        self._check()
 
     def end(self) -> None:
         """Destroy all servers; nothing may be left."""
         while self._guests:
             self._destroy(self._guests[-1])
-            self._check(None)
+            self._check()
+        self._kill_engine()
+        self._new_nova()
+        self._overlays = 0
+        self._check()
         self._nova.stop()
 
-    def _check(self, concerned: Guest | None) -> None:
-        """Check all; the data of those that are stopped where the step was not another's."""
-        self._survey.check_nothing_else(guest.server for guest in self._guests)
+    def _check(self) -> None:
+        """Check all that there is."""
+        self._survey.check_nothing_else(
+            (guest.server for guest in self._guests), overlays=self._overlays
+        )
         for guest in self._guests:
             assert self._nova.state(guest.server) == _POWER_STATES[guest.state]
             if guest.state == "stopped":
-                self._survey.check_stopped(guest.server, data=concerned in (None, guest))
+                self._survey.check_stopped(guest.server)
             else:
                 self._survey.check_running(guest.server, silent=guest.state == "paused")
 
@@ -185,7 +195,10 @@ class Walk:
     def _snapshot(self, guest: Guest) -> None:
         image_id = str(uuid.uuid4())
         self._nova.snapshot(guest.server, image_id)
-        (self._nova.glance.folder / image_id).unlink()
+        self._forget_image(image_id)
+
+    def _forget_image(self, image_id: str) -> None:
+        (self._nova.glance.folder / image_id).unlink(missing_ok=True)
         self._nova.glance.delete(None, image_id)
 
     def _rescue(self, guest: Guest) -> None:
@@ -219,7 +232,7 @@ class Walk:
     def _update_it(self, guest: Guest) -> None:
         """Its limits are changed; the next periodic task puts them back."""
         self._client.update_container(guest.server.name, cpu_quota=12_000, cpu_period=100_000)
-        self._periodic()
+        self._nova.periodic()
 
     def _cut_off(self, guest: Guest) -> None:
         """A device is deleted; the next start of nova-compute wires it again."""
@@ -246,11 +259,42 @@ class Walk:
         self._nova = self._start_nova()
         self._nova.start([guest.server for guest in self._guests])
 
+    def _restart_switch(self) -> None:
+        """The switch takes the ports' rates; the next periodic task puts them back."""
+        self._switch.restart_switching()
+        self._nova.periodic()
+
     def _kill_engine(self) -> None:
         """The engine is killed and comes back; with live-restore the servers live on."""
         self._engine.kill()
+        self._start_engine()
+
+    def _start_engine(self) -> None:
         self._engine.start()
-        self._periodic()
+        self._overlays += sum(guest.rescued for guest in self._guests)
+        self._nova.periodic()
+
+    def _break_off(self, guest: Guest) -> None:
+        """The engine dies in the middle of an operation; the user tries again when it is back."""
+        image_id = str(uuid.uuid4())
+        operation = self._random.choice(
+            [
+                self._nova.reboot,
+                self._nova.power_off,
+                self._nova.destroy,
+                lambda server: self._nova.snapshot(server, image_id),
+            ]
+        )
+        with dies_at(self._engine, self._random.randint(1, 6)) as died:
+            try:
+                operation(guest.server)
+            except (exception.EngineUnavailable, nova_exception.NovaException):
+                if not died():
+                    raise
+        self._forget_image(image_id)
+        if died():
+            self._start_engine()
+        (self._destroy if operation == self._nova.destroy else self._reboot)(guest)
 
     def _lose_engine(self) -> None:
         """While the engine is away nothing is done, and nothing is said of any server."""
@@ -269,14 +313,7 @@ class Walk:
             with pytest.raises(_AWAY):
                 self._nova.spawn(Server(self._new_uuid(), ports=(next(self._numbers),)))
         finally:
-            self._engine.start()
-
-    def _periodic(self) -> None:
-        """Do what nova-compute does each minute."""
-        self._nova.driver.get_available_resource(HOST)
-        tree = placement.ProviderTree()
-        tree.new_root(HOST, str(uuid.uuid4()))
-        self._nova.driver.update_provider_tree(tree, HOST)
+            self._start_engine()
 
     def _any_flavor(self) -> str:
         return self._random.choice(sorted(FLAVORS))
