@@ -2,6 +2,7 @@
 """A server's way to another host and back, over fakes of our own modules."""
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -261,6 +262,19 @@ def test_a_word_of_another_release() -> None:
         transfer_module.read_move(text)
 
 
+def test_a_word_cut_off() -> None:
+    text = MOVE.to_text()
+    for length in range(len(text)):
+        with pytest.raises(exception.ResizeRefused, match="damaged"):
+            transfer_module.read_move(text[:length])
+
+
+@pytest.mark.parametrize("text", ["5", "[]", "{}", '{"same_host": false, "version": 1, "x": 1}'])
+def test_a_word_that_makes_no_sense(text: str) -> None:
+    with pytest.raises(exception.ResizeRefused, match="damaged"):
+        transfer_module.read_move(text)
+
+
 def test_what_a_cut_off_move_left_goes_with_the_server(
     driver: Any, server: Any, transfer: FakeTransfer, network: FakeNetwork, engine: FakeEngine
 ) -> None:
@@ -322,6 +336,21 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     assert driver.get_info(instance, use_cache=False).state == state
     assert (migration.saved, saved) == ("finished", [vm_states.RESIZED])
     assert instance.task_state is None
+
+
+@pytest.mark.parametrize("length", [0, 20])
+def test_a_damaged_arrival_does_not_stop_nova_compute(
+    driver: Any, instance: Any, options: Any, tmp_path: Path, network_info: Any, length: int
+) -> None:
+    (tmp_path / "arrivals").mkdir()
+    (tmp_path / "arrivals" / instance.uuid).write_text(MOVE.to_text()[:length])
+    options(state_path=str(tmp_path))
+    driver = type(driver)(None)
+    driver.init_host("host1")
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
+    driver.plug_vifs(instance, network_info)
+    with pytest.raises(exception.ResizeRefused, match="damaged"):
+        driver.reboot(None, instance, network_info, "HARD")
 
 
 def test_a_move_that_can_not_be_finished_does_not_stop_nova_compute(

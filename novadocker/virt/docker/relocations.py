@@ -95,7 +95,7 @@ class Relocations:
     ) -> ContainerDetail:
         """Return the instance's container, after an arrival that was cut off is finished."""
         said = self._node.arrivals.get(instance.uuid)
-        move = transfer.read_move(said) if said else None
+        move = transfer.read_move(said) if said is not None else None
         if move is not None:
             LOG.info("Its arrival from another host was cut off: finishing it", instance=instance)
             # without a wait for Neutron's word, which can't come while nova-compute starts

@@ -58,16 +58,22 @@ class Move:
 def read_move(text: str) -> Move | None:
     """Return what another host tells of a server's move; None when the server stays.
 
-    :raises ResizeRefused: the other host speaks of something that this one does not know
+    :raises ResizeRefused: the other host speaks of something that this one does not know, or what
+        it said is damaged
     """
-    fields = json.loads(text)
-    if fields["same_host"]:
-        return None
-    if fields["version"] != VERSION:
+    try:
+        fields = json.loads(text)
+        if fields["same_host"]:
+            return None
+        if fields["version"] == VERSION:
+            return Move(**fields)
+    except (KeyError, TypeError, ValueError) as error:
         raise exception.ResizeRefused(
-            reason="The source host has another release of the driver, which can't be understood"
-        )
-    return Move(**fields)
+            reason="What the source host said of the server is damaged"
+        ) from error
+    raise exception.ResizeRefused(
+        reason="The source host has another release of the driver, which can't be understood"
+    )
 
 
 class Session:
