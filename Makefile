@@ -83,6 +83,7 @@ lint: install
 
 docs: install
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
+	$(VENV)/sphinx-build -W -b man docs docs/build/man
 
 # make bench-boot runs benchmarks/boot.py
 bench-%: install

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return run(parsed)
-    except RecoveryError as error:
-        print(f"novadocker-recover: {error}", file=sys.stderr)
+    except (RecoveryError, OSError, subprocess.SubprocessError) as error:
+        print(f"novadocker-recover: {progress.printable(str(error))}", file=sys.stderr)
         return FAILED
 
 

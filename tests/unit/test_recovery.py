@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -160,6 +161,17 @@ def test_nobody_steers_the_terminal(
     assert shown.isascii()
     assert "\x1b" not in shown
     assert "/\\udcff\\n\\x1b[2J: the copy" in shown
+
+
+def test_a_disk_that_may_not_be_read(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert recover.main(["--root", str(root.path), "list"]) == recover.FAILED
+    assert "Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("work", ["copy", "tar", "image"])
