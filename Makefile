@@ -40,6 +40,7 @@ test: install lint docs
 	$(VENV)/tox run -e nova31,nova33
 	$(VENV)/python -m pytest tests/unit
 	$(VENV)/python -m pytest tests/engine
+	$(VENV)/python -m pytest tests/guest
 	$(VENV)/python -m pytest tests/cloud
 
 # OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
@@ -47,9 +48,9 @@ tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
 tempest:
 	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 
-# an emulated Debian, for what this machine's kernel may lack
+# an emulated Debian, for what this machine's kernel may lack; make test has a part of it
 test-guest: install
-	$(VENV)/python -m pytest tests/guest
+	$(VENV)/python -m pytest tests/guest --whole-guest
 
 # bench-network where the kernel has the datapath of Open vSwitch
 bench-network-guest: install
