@@ -261,6 +261,81 @@ def test_a_bad_layer_that_was_sent_on_early_leaves_nothing(
         time.sleep(0.05)
 
 
+def large_image(marker: str, client: docker.APIClient) -> tuple[bytes, list[bytes]]:
+    """An image that shows its marker; its lowest layer is new, and large."""
+    files = {"marker": f"{marker}\n".encode(), "large": os.urandom(2 << 20)}
+    layers = [archives.tar(files), busybox_archive()]
+    command = {"Cmd": ["cat", "/marker"], "Env": ["PATH=/bin"]}
+    architecture = client.version()["Arch"]
+    return archives.config(layers, config=command, architecture=architecture), layers
+
+
+def test_the_engine_unpacks_the_lowest_layer_while_it_arrives(
+    store: images.ImageStore,
+    upload: Upload,
+    docker_client: docker.APIClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marker = uuid.uuid4().hex
+    configuration, layers = large_image(marker, docker_client)
+    unpacked: list[str] = []
+    unpack = Engine.unpack_layer
+
+    def seen(engine: Engine, chunks: Iterator[bytes], repository: str, tag: str) -> str:
+        unpacked.append(unpack(engine, chunks, repository, tag))
+        return unpacked[-1]
+
+    monkeypatch.setattr(Engine, "unpack_layer", seen)
+    before = tags(docker_client)
+    meta = upload(archives.tar(archives.docker_files(configuration, layers)))
+    image = store.ensure(None, meta)
+    assert unpacked == [archives.sha256(layers[0])]
+    assert image.id == f"sha256:{archives.sha256(configuration)}"
+    assert tags(docker_client) == before | {f"novadocker/{meta.id}:{meta.checksum[:12]}": image.id}
+    assert docker_client.images(filters={"dangling": True}) == []
+    assert run(docker_client, image.id) == marker
+
+
+def test_a_lowest_layer_that_is_taken_back_leaves_another_image_alone(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    """The good image has the layer that the bad one begins with."""
+    marker = uuid.uuid4().hex
+    configuration, layers = large_image(marker, docker_client)
+    good = store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    files = archives.docker_files(configuration, [layers[0], archives.tar({"other": b""})])
+    before = docker_client.images(all=True)
+    with pytest.raises(exception.InvalidImage, match="layer 2 does not match its digest"):
+        store.ensure(None, upload(archives.tar(files)))
+    assert docker_client.images(all=True) == before
+    assert run(docker_client, good.id) == marker
+
+
+def test_what_a_killed_load_left_is_replaced(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
+) -> None:
+    marker = uuid.uuid4().hex
+    configuration, layers = large_image(marker, docker_client)
+    meta = upload(archives.tar(archives.docker_files(configuration, layers)))
+    engine.unpack_layer(iter([archives.tar({"left": b""})]), f"novadocker/{meta.id}", "arriving")
+    image = store.ensure(None, meta)
+    assert not any(tag.endswith(":arriving") for tag in tags(docker_client))
+    assert docker_client.images(filters={"dangling": True}) == []
+    assert run(docker_client, image.id) == marker
+
+
+def test_a_file_that_is_no_layer_although_it_looks_like_one(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    """The engine refuses what comes first; the image does not need it."""
+    marker = uuid.uuid4().hex
+    configuration, layers = large_image(marker, docker_client)
+    broken = archives.tar({"broken": b"1" * (2 << 20)})[: 1 << 20]
+    files = {"first.tar": broken, **archives.docker_files(configuration, layers)}
+    image = store.ensure(None, upload(archives.tar(files)))
+    assert run(docker_client, image.id) == marker
+
+
 def test_a_disk_of_the_host_in_an_image(
     store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import tarfile
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -165,6 +166,127 @@ def test_the_download_ends_when_the_engine_refuses(
         store.ensure(None, meta)
     assert refused.is_set()
     assert left_in(folder) == []
+
+
+# -- the lowest layer ------------------------------------------------------------------------------
+
+ONE = archives.docker_files(archives.config([LARGE]), [LARGE])
+ARRIVING = f"novadocker/{ID}:arriving"
+
+
+def sent_for(files: archives.Files, store: images.ImageStore, glance: FakeGlance) -> str:
+    """Boot an image; return its name."""
+    meta = glance.add(ID, archives.tar(files))
+    assert store.ensure(None, meta).id == LOADED
+    return f"novadocker/{ID}:{meta.checksum[:12]}"
+
+
+def test_the_lowest_layer_is_unpacked_while_it_arrives(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
+) -> None:
+    name = sent_for(ONE, store, fake_glance)
+    assert fake_engine.unpacked == [LARGE]
+    files = fake_engine.files()
+    assert sorted(files) == sorted(
+        [f"{archives.sha256(archives.config([LARGE]))}.json", "manifest.json"]
+    )
+    # what held the layer meanwhile is gone
+    assert list(fake_engine.tags) == [name]
+    assert fake_engine.removed == [ARRIVING] * 2
+
+
+LARGER = archives.tar({"large": b"1" * (3 << 20)})
+
+
+@pytest.mark.parametrize(
+    ("layers", "changes"),
+    [
+        ([LARGE], {"storage_driver": "overlayfs"}),
+        ([LARGE], {"failing": frozenset({"layer"})}),
+        # it is needed in another place, too
+        ([LARGE, LARGE], {}),
+        ([LARGE, LARGER, LARGE], {}),
+    ],
+    ids=["containerd", "refused", "twice", "below and above"],
+)
+def test_a_layer_that_must_be_sent_all_the_same(
+    store: images.ImageStore,
+    fake_engine: Engine,
+    fake_glance: FakeGlance,
+    layers: list[bytes],
+    changes: dict[str, Any],
+) -> None:
+    vars(fake_engine).update(changes)
+    # a load is refused by another name
+    sent_for(archives.docker_files(archives.config(layers), layers), store, fake_glance)
+    files = fake_engine.files()
+    (manifest,) = json.loads(files["manifest.json"])
+    assert [files[name] for name in manifest["Layers"]] == layers
+
+
+def test_a_wrong_guess(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
+) -> None:
+    layers = [LARGER, LARGE]
+    files = archives.docker_files(archives.config(layers), layers)
+    lower, higher, *others = files
+    swapped = {name: files[name] for name in (higher, lower, *others)}
+    name = sent_for(swapped, store, fake_glance)
+    assert fake_engine.unpacked == [LARGE]
+    sent = fake_engine.files()
+    (manifest,) = json.loads(sent["manifest.json"])
+    assert [sent[name] for name in manifest["Layers"]] == layers
+    assert list(fake_engine.tags) == [name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        archives.tar({**ONE, "manifest.json": b"[]"}),
+        archives.tar(ONE)[: 2 << 20],
+        archives.tar({n: LARGE[:-1] + b"x" if d == LARGE else d for n, d in ONE.items()}),
+    ],
+    ids=["manifest", "truncated", "layer"],
+)
+def test_nothing_stays_unpacked_of_what_turns_out_to_be_bad(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, content: bytes
+) -> None:
+    meta = fake_glance.add(ID, content)
+    with pytest.raises(exception.InvalidImage):
+        store.ensure(None, meta)
+    assert b"RepoTags" not in fake_engine.sent
+    assert (fake_engine.tags, fake_engine.removed) == ({}, [ARRIVING] * 2)
+
+
+def test_nothing_stays_unpacked_of_half_a_download(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, monkeypatch: Any
+) -> None:
+    def pause() -> None:
+        raise OSError("Glance is gone")
+
+    content = archives.tar(ONE)
+    meta = fake_glance.add(ID, content)
+    Glance(content, pause, monkeypatch, fake_glance)
+    with pytest.raises(exception.DownloadFailed, match="Glance is gone"):
+        store.ensure(None, meta)
+    assert (fake_engine.unpacked, fake_engine.tags) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "magic", [b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ", b"P*M\x18", b"(\xb5/\xfd"]
+)
+def test_what_an_engine_might_take_for_compressed_is_not_unpacked(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, magic: bytes
+) -> None:
+    """A name in a tar archive can be the start of a bomb, too."""
+    entry = tarfile.TarInfo(magic.decode("utf-8", "surrogateescape"))
+    entry.size = 3 << 20
+    head = entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    layer = head + bytes(entry.size + 1024)
+    files = archives.docker_files(archives.config([layer]), [layer])
+    with suppress(exception.InvalidImage):
+        store.ensure(None, fake_glance.add(ID, archives.tar(files)))
+    assert (fake_engine.unpacked, fake_engine.removed) == ([], [])
 
 
 def test_an_image_that_the_host_has_no_room_for(

@@ -72,3 +72,8 @@ def test_the_operator_can_keep_all(engine: FakeEngine, options: Any) -> None:
 def test_an_image_that_goes_meanwhile(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "list_images", lambda _: {"novadocker/x:0": 1, OLD: 1})
     assert update(engine) == {USED, FRESH, BUSY}
+
+
+def test_what_a_load_left_that_was_cut_off(engine: FakeEngine) -> None:
+    engine.ages["novadocker/u:arriving"] = 0
+    assert update(engine) == {USED, FRESH, BUSY}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From Glance to the engine, over a fake of both."""
 
+import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,9 +16,10 @@ from oslo_utils import timeutils
 
 from novadocker import exception
 from novadocker.virt.docker import images
-from novadocker.virt.docker.model import EngineImage
+from novadocker.virt.docker.model import EngineImage, EngineInfo
 from tests import archives
 from tests.fake_glance import FakeGlance
+from tests.unit.fakes import INFO
 
 ID = "5f6a2bd0-7a64-4ed7-9f28-6a5a9a5e31c1"
 OTHER_ID = "c0ffee00-7a64-4ed7-9f28-6a5a9a5e31c1"
@@ -36,15 +38,27 @@ class FakeEngine:
     named: list[str] = field(default_factory=list)
     named_at: datetime | None = None
     removed: list[str] = field(default_factory=list)
+    storage_driver: str = "overlay2"
+    unpacked: list[bytes] = field(default_factory=list)
 
     def _refuse(self, request: str) -> None:
         if request in self.failing:
             raise exception.EngineError(operation=request, reason="refused")
 
+    def info(self) -> EngineInfo:
+        return dataclasses.replace(INFO, storage_driver=self.storage_driver)
+
     def inspect_image(self, name: str) -> EngineImage:
         if name not in self.tags:
             raise exception.EngineImageNotFound(operation="a look", reason=name)
         return EngineImage(id=self.tags[name], named_at=self.named_at)
+
+    def unpack_layer(self, chunks: Iterator[bytes], repository: str, tag: str) -> str:
+        content = b"".join(chunks)
+        self._refuse("layer")
+        self.unpacked.append(content)
+        self.tags[f"{repository}:{tag}"] = "sha256:layer"
+        return archives.sha256(content)
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
         assert sum(map(len, chunks)) % 512 == 0
@@ -62,6 +76,7 @@ class FakeEngine:
 
     def remove_image(self, name: str) -> None:
         self.removed.append(name)
+        self.tags.pop(name, None)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 """An archive that is used while it arrives: its layers go on to the engine before its end is here.
 
 What is sent on early are bytes without a meaning: the engine makes an image of them only if the
-manifest follows, which names those that turned out to be layers with the right digests.
+manifest follows, which names those that turned out to be layers with the right digests. The lowest
+layer is unpacked meanwhile, as the engine does for an archive that is a layer and nothing else: so
+it writes it once, where it would keep a copy of an image's archive first.
 """
 
 import contextlib
@@ -17,24 +19,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from novadocker.virt.docker.archive import is_tar
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.compression import CHUNK_BYTES, ArchiveError, Region, is_plain
+from novadocker.virt.docker.lowest import Guess
 from novadocker.virt.docker.packing import Sent, header, padding
 
 # a smaller file may be anything, and is quickly sent when it is known to be a layer
 _SMALLEST_LAYER = 1 << 20
-_CHUNK_BYTES = 1 << 20
 _PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+
+Unpack = Callable[[Iterator[bytes]], str]
+"""Has the engine unpack a layer; returns its digest as the engine found it, or "" if it can't."""
 
 
 class Arrival(io.RawIOBase):
     """A file that one thread writes, and another reads as far as it is written.
 
     :ivar early: what ``layers`` has sent on, by where in the file it is
+    :ivar unpacked: SHA-256 in hex of the layer that the engine has unpacked; empty if it has none
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self.early: dict[Region, Sent] = {}
+        self.unpacked = ""
         self._descriptor = file.fileno()
         self._size = self._awaited = 0
         self._ended = self._abandoned = False
@@ -71,27 +78,41 @@ class Arrival(io.RawIOBase):
 
     # -- for the one who reads ---------------------------------------------------------------------
 
-    def layers(self) -> Iterator[bytes]:
+    def layers(self, unpack: Unpack | None) -> Iterator[bytes]:
         """Return what look like layers as files of a tar archive, in small pieces.
 
         Raises what keeps the file from being complete.
 
+        :param unpack: gets what may be the lowest layer instead
+
         :raises ArchiveError: the file ends in the middle of a layer
         """
         position = 0
+        guess = Guess()
         while (entry := self._entry_at(position)) is not None:
             begin = position + tarfile.BLOCKSIZE
             content = Region(self._descriptor, begin, entry.size)
-            if entry.type in _PLAIN_FILES and self._is_layer(content):
-                sent = f"early-{len(self.early)}.tar"
-                digest = hashlib.sha256()
-                yield header(sent, entry.size)
-                for chunk in self._chunks(begin, begin + entry.size):
-                    digest.update(chunk)
-                    yield chunk
-                yield padding(entry.size)
-                self.early[content] = Sent(sent, digest.hexdigest())
-            position = begin + entry.size + -entry.size % tarfile.BLOCKSIZE
+            if entry.type not in _PLAIN_FILES:
+                pass
+            elif content.size < _SMALLEST_LAYER:
+                if self._reaches(begin + content.size):
+                    guess.note(entry.name, b"".join(content.chunks()))
+            elif self._is_layer(content):
+                if unpack and guess.is_lowest(entry.name):
+                    self.unpacked = unpack(self._chunks(begin, begin + content.size))
+                else:
+                    yield from self._sent(content)
+            position = begin + content.size + len(padding(content.size))
+
+    def _sent(self, content: Region) -> Iterator[bytes]:
+        name = f"early-{len(self.early)}.tar"
+        digest = hashlib.sha256()
+        yield header(name, content.size)
+        for chunk in self._chunks(content.offset, content.offset + content.size):
+            digest.update(chunk)
+            yield chunk
+        yield padding(content.size)
+        self.early[content] = Sent(name, digest.hexdigest())
 
     def complete(self) -> Region:
         """Wait for the end; return the whole file.
@@ -114,14 +135,14 @@ class Arrival(io.RawIOBase):
 
     def _is_layer(self, content: Region) -> bool:
         return (
-            content.size >= _SMALLEST_LAYER
-            and self._reaches(content.offset + tarfile.BLOCKSIZE)
+            self._reaches(content.offset + tarfile.BLOCKSIZE)
+            and is_plain(content)
             and is_tar(content)
         )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
         while begin < end:
-            wanted = min(_CHUNK_BYTES, end - begin)
+            wanted = min(CHUNK_BYTES, end - begin)
             found = self._reaches(begin + wanted)
             chunk = os.pread(self._descriptor, wanted, begin) if found else b""
             if not chunk:

@@ -24,6 +24,9 @@ from novadocker.virt.docker.engine import Engine
 
 LOG = logging.getLogger(__name__)
 
+ARRIVING = "arriving"
+"""The tag of an image's lowest layer while the rest of the image is on its way."""
+
 
 def locked(image_id: str) -> Any:
     """Keep all threads and processes of this host but one from loading or removing an image."""
@@ -52,7 +55,10 @@ class ImageCache(imagecache.ImageCacheManager):
             repository, _, tag = name.partition(":")
             image_id = repository.removeprefix(naming.IMAGES)
             with locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
-                if image_id in used:
+                if tag == ARRIVING:
+                    # nobody loads the image now: who did was killed
+                    self._engine.remove_image(name)
+                elif image_id in used:
                     self._engine.tag_image(name, repository, tag)
                 elif self.remove_unused_base_images and self._is_old(name):
                     self._remove(name)

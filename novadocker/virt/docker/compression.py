@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,12 @@ from pathlib import Path
 _PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNSUPPORTED = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
-_CHUNK_BYTES = 1 << 20
-_MAX_READ_BYTES = 64 << 10
+_LONGEST_MAGIC = 6
+# what the first name in a tar archive may begin with, and none of these
+_NAME = re.compile(rb"[ -~]+\0*")
+
+# larger ones cost more: memory for each is asked from the kernel and given back
+CHUNK_BYTES = 256 << 10
 _UNPACK_SECONDS = 900
 
 
@@ -44,13 +49,13 @@ class Region:
     size: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the bytes in pieces of at most 1 MiB.
+        """Return the bytes in pieces of at most 256 KiB.
 
         :raises ArchiveError: the file ends before the region does
         """
         position, end = self.offset, self.offset + self.size
         while position < end:
-            chunk = os.pread(self.descriptor, min(_CHUNK_BYTES, end - position), position)
+            chunk = os.pread(self.descriptor, min(CHUNK_BYTES, end - position), position)
             if not chunk:
                 raise ArchiveError("it is truncated")
             yield chunk
@@ -109,17 +114,23 @@ class ChunkReader(io.RawIOBase):
         self.size = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to ``size`` bytes, never more than 64 KiB, and nothing at the end."""
+        """Return up to ``size`` bytes, never more than 256 KiB, and nothing at the end."""
         while not self._chunk:
             following = next(self._chunks, None)
             if following is None:
                 return b""
             self._chunk = memoryview(following)
         # each becomes a chunk of HTTP, and uWSGI before Glance refuses those of a MiB
-        end = _MAX_READ_BYTES if size < 0 else min(size, _MAX_READ_BYTES)
+        end = CHUNK_BYTES if size < 0 else min(size, CHUNK_BYTES)
         found, self._chunk = bytes(self._chunk[:end]), self._chunk[end:]
         self.size += len(found)
         return found
+
+
+def is_plain(content: Region) -> bool:
+    """Tell whether something begins as nothing does that an engine would take for compressed."""
+    head = os.pread(content.descriptor, min(_LONGEST_MAGIC, content.size), content.offset)
+    return bool(_NAME.fullmatch(head)) and not head.startswith(tuple(_UNSUPPORTED))
 
 
 class Scratch(contextlib.ExitStack):
@@ -139,7 +150,7 @@ class Scratch(contextlib.ExitStack):
         :param name: what the region is, for the reason of an error
         :raises ArchiveError: the region is damaged, is compressed otherwise, or has no room
         """
-        head = os.pread(packed.descriptor, min(6, packed.size), packed.offset)
+        head = os.pread(packed.descriptor, min(_LONGEST_MAGIC, packed.size), packed.offset)
         for magic, program in _UNSUPPORTED.items():
             if head.startswith(magic):
                 raise ArchiveError(f"{name} is compressed with {program}; use gzip or zstd")

@@ -148,9 +148,9 @@ class Connection:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
 
     def _told(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
-        """Yield what the engine says while it talks to a registry.
+        """Yield what the engine says while it works on an image.
 
-        :raises EngineError: the registry refuses
+        :raises EngineError: it can't, or a registry refuses
         """
         self._client._raise_for_status(response)
         for line in filter(None, response.iter_lines(chunk_size=None)):

@@ -428,6 +428,30 @@ class Engine(Connection):
             raise exception.EngineError(operation=operation, reason="it got no digest")
         return digest
 
+    def unpack_layer(self, chunks: Iterator[bytes], repository: str, tag: str) -> str:
+        """Unpack a plain tar archive, streamed, as the one layer of a new image.
+
+        The engine writes it once, and takes no name or digest out of it.
+
+        :return: the layer's SHA-256 in hex, as the engine found it
+        :raises EngineError: the engine can't unpack it; there is no image then
+        """
+        operation = "a layer"
+        with (
+            self._translated(operation),
+            self._client.post(
+                self._path("/images/create"),
+                params={"fromSrc": "-", "repo": repository, "tag": tag},
+                data=chunks,
+                stream=True,
+                timeout=self._load_timeout,
+            ) as response,
+        ):
+            for _ in self._told(response, operation):
+                pass
+            found = self._client.inspect_image(f"{repository}:{tag}")
+        return str(found["RootFS"]["Layers"][0]).removeprefix("sha256:")
+
     def load_image(self, chunks: Iterable[bytes]) -> str:
         """Load an archive of one image without tags, streamed; return the image's id."""
         loaded = ""

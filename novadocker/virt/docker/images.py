@@ -244,9 +244,10 @@ class ImageStore:
         with (
             # without a name in the folder: gone even if nova-compute is killed
             tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file,
+            self._unpacking(image_id) as unpack,
             arrival.arriving(file, fetch) as arriving,
         ):
-            chunks = self._forwarded(image_id, load, arriving)
+            chunks = self._forwarded(image_id, load, arriving, unpack)
             try:
                 loaded = self._engine.load_image(chunks)
             except ArchiveError as error:
@@ -259,23 +260,59 @@ class ImageStore:
             yield loaded
             undo.pop_all()
 
+    @contextlib.contextmanager
+    def _unpacking(self, image_id: str) -> Iterator[arrival.Unpack]:
+        """Give what has the engine unpack an image's lowest layer, and keep it for the block."""
+        name = f"{naming.IMAGES}{image_id}:{cache.ARRIVING}"
+        with contextlib.ExitStack() as undo:
+
+            def unpack(chunks: Iterator[bytes]) -> str:
+                # what a nova-compute left that was killed meanwhile
+                self._engine.remove_image(name)
+                undo.callback(self._engine.remove_image, name)
+                try:
+                    return self._engine.unpack_layer(
+                        _downloaded(image_id, chunks), *name.split(":")
+                    )
+                except exception.EngineUnavailable:
+                    raise
+                except exception.EngineError as error:
+                    LOG.info("Part of image %s is taken for no layer: %s", image_id, error)
+                    return ""
+
+            yield unpack
+
     def _forwarded(
-        self, image_id: str, load: _Loader, arriving: arrival.Arrival
+        self, image_id: str, load: _Loader, arriving: arrival.Arrival, unpack: arrival.Unpack
     ) -> Iterator[bytes]:
         """Return what the engine is to load, of an image that may still be on its way.
 
         :raises DownloadFailed: it did not come whole
         """
-        try:
+
+        def sent() -> Iterator[bytes]:
             if load is archive.open_image:
-                yield from arriving.layers()
+                # containerd's image store knows images by the digests of what was packed
+                stacks = self._engine.info().storage_driver == "overlay2"
+                yield from arriving.layers(unpack if stacks else None)
             with load(arriving.complete(), self._architecture, Path(CONF.instances_path)) as image:
-                yield from packing.docker_archive(image, arriving.early)
-        except (OSError, glance_errors.ClientException) as error:
-            # else the engine's client would take it for one of its connection
-            raise exception.DownloadFailed(
-                image_id=image_id, reason=str(error)[:_LONGEST_REASON]
-            ) from error
+                yield from packing.docker_archive(image, arriving.early, arriving.unpacked)
+
+        return _downloaded(image_id, sent())
+
+
+def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Return the pieces of a download for the engine's client.
+
+    :raises DownloadFailed: it did not come whole
+    """
+    try:
+        yield from chunks
+    except (OSError, glance_errors.ClientException) as error:
+        # else the engine's client would take it for one of its connection
+        raise exception.DownloadFailed(
+            image_id=image_id, reason=str(error)[:_LONGEST_REASON]
+        ) from error
 
 
 def _loader(image_meta: objects.ImageMeta) -> _Loader:

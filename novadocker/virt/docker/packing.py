@@ -34,14 +34,22 @@ class Sent:
 
 
 def docker_archive(
-    image: ArchivedImage, early: Mapping[Region, Sent] = types.MappingProxyType({})
+    image: ArchivedImage,
+    early: Mapping[Region, Sent] = types.MappingProxyType({}),
+    unpacked: str = "",
 ) -> Iterator[bytes]:
     """Return an archive that makes the engine load the image, without a tag, in small pieces.
 
     :param early: layers that are in the archive already, by their content
+    :param unpacked: SHA-256 in hex of a layer that the engine has, as it found it, for an image's
+        lowest
     :raises ArchiveError: a layer does not match its digest
     """
     names: dict[str, str] = {}
+    digests = [layer.digest for layer in image.layers]
+    # a layer counts as another one above others
+    if unpacked == digests[0] and digests.count(unpacked) == 1:
+        names[unpacked] = f"{unpacked}.tar"
     for number, layer in enumerate(image.layers, 1):
         if layer.digest in names:
             continue
@@ -55,7 +63,7 @@ def docker_archive(
         {
             "Config": f"{image.digest}.json",
             "RepoTags": None,
-            "Layers": [names[layer.digest] for layer in image.layers],
+            "Layers": [names[digest] for digest in digests],
         }
     ]
     # last: an engine that loses the connection before it has found no image to load
