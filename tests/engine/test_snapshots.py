@@ -13,6 +13,7 @@ import docker
 import pytest
 from nova import exception as nova_exception
 
+from novadocker import exception
 from novadocker.virt.docker import freezer, holes, images
 from novadocker.virt.docker.engine import Engine
 from tests import archives
@@ -236,9 +237,33 @@ def test_no_image_is_left_when_glance_is_full(
     assert guest.run("ls /big") == "/big\n"
 
 
+def test_a_damaged_layer_below_makes_no_image(
+    base: str,
+    boot: Boot,
+    store: images.ImageStore,
+    fake_glance: FakeGlance,
+    docker_client: docker.APIClient,
+    engine_url: str,
+) -> None:
+    guest = boot(base)
+    storage = docker_client.inspect_image(base)["GraphDriver"]["Data"]
+    file = Path(storage["UpperDir"], "gone")
+    assert file.read_text() == "gone\n"
+    found = Engine(engine_url, 30, 120).inspect_container(guest.id)
+    image_id = str(uuid.uuid4())
+    file.write_text("evil\n")
+    with (
+        pytest.raises(exception.SnapshotFailed, match="layer 2 does not match its digest"),
+        store.snapshot(found) as image,
+    ):
+        store.upload(None, image_id, image)
+    assert image_id not in fake_glance.records
+
+
 FREEZE_AND_DIE = """
 import os, sys
 from pathlib import Path
+from novadocker import exception
 from novadocker.virt.docker import freezer
 from novadocker.virt.docker.engine import Engine
 engine = Engine(sys.argv[1], 30, 60)

@@ -36,6 +36,7 @@ from novadocker.virt.docker import (
     rates,
     shortcuts,
     staging,
+    stored,
     views,
 )
 
@@ -333,6 +334,9 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "target": OPEN_FILE,
         "limit": numbers(1 << 30, 0, (1 << 62) - 1),
     },
+    stored.read_config: {"data_root": FOLDER, "image": CONTAINER},
+    stored.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
+    stored.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},
     shortcuts.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
     shortcuts._remove: {"instance_uuid": UUID},
     holes.dig: {"folders": sequences(IMAGE_LAYER)},

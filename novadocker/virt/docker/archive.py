@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from novadocker.virt.docker.compression import ArchiveError, Region, Scratch
+from novadocker.virt.docker.compression import ArchiveError, Content, Region, Scratch
 from novadocker.virt.docker.untrusted import Tar, get, get_all, parse
 
 # metadata is held in memory
@@ -44,7 +44,7 @@ class Layer:
     """A layer as a plain tar archive; ``digest`` is its SHA-256 in hex."""
 
     digest: str
-    content: Region
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,14 @@ def _parse_config(content: bytes) -> _Config:
     _refuse_aliases(rootfs, ("diff_ids",))
     digests = get_all(rootfs, "diff_ids", str, "image configuration")
     return _Config(content, _platform(config), tuple(map(_hex, digests)))
+
+
+def layer_digests(config: bytes) -> tuple[str, ...]:
+    """Return the digests of an image's layers in hex, from the lowest, by its configuration.
+
+    :raises ArchiveError: it is malformed
+    """
+    return _parse_config(config).layer_digests
 
 
 def _refuse_aliases(found: Mapping[str, Any], names: tuple[str, ...]) -> None:

@@ -19,7 +19,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 from novadocker.virt.docker.archive import is_tar
-from novadocker.virt.docker.compression import CHUNK_BYTES, ArchiveError, Region, is_plain
+from novadocker.virt.docker.compression import (
+    CHUNK_BYTES,
+    ArchiveError,
+    Content,
+    Region,
+    is_plain,
+)
 from novadocker.virt.docker.lowest import Guess
 from novadocker.virt.docker.packing import Sent, header, padding
 
@@ -40,7 +46,7 @@ class Arrival(io.RawIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
-        self.early: dict[Region, Sent] = {}
+        self.early: dict[Content, Sent] = {}
         self.unpacked = ""
         self._descriptor = file.fileno()
         self._size = self._awaited = 0

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 # the first bytes of a compressed file: the program that unpacks it
 _PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -33,6 +34,17 @@ _UNPACK_SECONDS = 900
 
 class ArchiveError(Exception):
     """The archive can't be used; the text says why."""
+
+
+class Content(Protocol):
+    """Bytes that can be read again and again."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return the bytes in small pieces."""
 
 
 @dataclass(frozen=True)

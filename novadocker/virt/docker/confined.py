@@ -6,6 +6,7 @@ tenant does meanwhile. Nothing but plain files is opened.
 """
 
 import ctypes
+import errno
 import os
 import secrets
 import stat
@@ -161,12 +162,36 @@ def _read(folder: int, name: str) -> tuple[bytes | None, os.stat_result | None]:
     return content, status
 
 
+@contextmanager
+def open_plain(root: int, path: str) -> Iterator[int]:
+    """Open a plain file below a root folder, to read it.
+
+    :raises OSError: it is missing, or no plain file
+    """
+    found = _open(root, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        # to open a device or a pipe has effects
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "no plain file", path)
+        opened = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
 def open_folder(root: int, path: str) -> int:
     """Open a folder below a root folder, without a right to read it.
 
     :raises OSError: it is missing, or no folder
     """
-    how = _OpenHow(os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+    return _open(root, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def _open(root: int, path: str, flags: int) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
     found = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
         ctypes.c_int(root),

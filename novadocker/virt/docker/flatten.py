@@ -16,6 +16,7 @@ from typing import Any
 
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region, RegionFile
+from novadocker.virt.docker.pipes import write_all
 
 SNAPSHOT = "novadocker snapshot"
 """What the history of an image says of a layer that is a snapshot."""
@@ -40,13 +41,18 @@ def on_top(
     :param new_file: returns the descriptor of an empty file, which the caller closes
     :raises ArchiveError: a layer is malformed
     """
-    config = json.loads(base.config)
-    count = _count_snapshots(config)
-    image = _image(config, (*base.layers, layer))
-    if count < depth and len(image.layers) <= MAX_DEPTH:
-        return image
+    image = _image(json.loads(base.config), (*base.layers, layer))
+    kept = count_kept(base, depth)
+    return image if kept == len(base.layers) else squash(image, kept, new_file)
+
+
+def count_kept(base: ArchivedImage, depth: int) -> int:
+    """Return how many of an image's layers, from the lowest, ``on_top`` leaves as they are."""
+    count = _count_snapshots(json.loads(base.config))
+    if count < depth and len(base.layers) < MAX_DEPTH:
+        return len(base.layers)
     kept = len(base.layers) - count
-    return squash(image, kept if kept < MAX_DEPTH else 0, new_file)
+    return kept if kept < MAX_DEPTH else 0
 
 
 def squash(image: ArchivedImage, kept: int, new_file: Callable[[], int]) -> ArchivedImage:
@@ -60,7 +66,8 @@ def squash(image: ArchivedImage, kept: int, new_file: Callable[[], int]) -> Arch
     gone = len(image.layers) - kept
     while gone and history:
         gone -= not history.pop().get("empty_layer")
-    layer = merge(image.layers[kept:], new_file(), whole=kept == 0)
+    merged = [_searchable(layer, new_file) for layer in image.layers[kept:]]
+    layer = merge(merged, new_file(), whole=kept == 0)
     return _image({**config, "history": history}, (*image.layers[:kept], layer))
 
 
@@ -95,7 +102,7 @@ def _count_snapshots(config: Mapping[str, Any]) -> int:
 # -- many layers into one -----------------------------------------------------------------------
 
 
-def merge(layers: Sequence[Layer], file: int, whole: bool = False) -> Layer:
+def merge(layers: Sequence[Region], file: int, whole: bool = False) -> Layer:
     """Write one layer that does what several do in turn.
 
     :param layers: from the lowest
@@ -107,13 +114,29 @@ def merge(layers: Sequence[Layer], file: int, whole: bool = False) -> Layer:
     with os.fdopen(os.dup(file), "wb") as output:
         for layer in reversed(layers):
             try:
-                for piece in written.add(layer.content):
+                for piece in written.add(layer):
                     output.write(piece)
             except tarfile.TarError as error:
                 raise ArchiveError(f"a layer is damaged: {ascii(str(error))[:100]}") from error
         output.write(bytes(2 * tarfile.BLOCKSIZE))
     content = Region(file, 0, os.fstat(file).st_size)
     return Layer(content.digest(), content)
+
+
+def _searchable(layer: Layer, new_file: Callable[[], int]) -> Region:
+    """Return a layer's content as part of a file.
+
+    :raises ArchiveError: it does not match its digest
+    """
+    if isinstance(layer.content, Region):
+        return layer.content
+    file = new_file()
+    for chunk in layer.content.chunks():
+        write_all(file, chunk)
+    content = Region(file, 0, layer.content.size)
+    if content.digest() != layer.digest:
+        raise ArchiveError(f"a layer does not match its digest sha256:{layer.digest}")
+    return content
 
 
 @dataclass

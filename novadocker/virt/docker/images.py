@@ -194,7 +194,6 @@ class ImageStore:
         with snapshots.take(
             self._engine,
             container,
-            self._architecture,
             Path(CONF.instances_path),
             CONF.docker.snapshot_depth,
         ) as image:
@@ -208,7 +207,7 @@ class ImageStore:
         :raises SnapshotFailed: Glance has not got all of it
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
-        source = ChunkReader(packing.docker_archive(image))
+        source = ChunkReader(_readable(packing.docker_archive(image)))
         with contextlib.ExitStack() as undo:
             # the manager does the same, except when it shelves
             undo.callback(self._delete, context, image_id)
@@ -299,6 +298,18 @@ class ImageStore:
                 yield from packing.docker_archive(image, arriving.early, arriving.unpacked)
 
         return _downloaded(image_id, sent())
+
+
+def _readable(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Return the pieces of a snapshot for Glance's client.
+
+    :raises SnapshotFailed: a layer can't be read, or does not match its digest
+    """
+    try:
+        yield from chunks
+    except (ArchiveError, OSError) as error:
+        # else the client would take it for one of its connection, and try again
+        raise exception.SnapshotFailed(reason=str(error)) from error
 
 
 def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:

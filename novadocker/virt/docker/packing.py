@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from novadocker.virt.docker.archive import CONFIG_TYPES, ArchivedImage, Layer
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.compression import ArchiveError, Content
 
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -35,7 +35,7 @@ class Sent:
 
 def docker_archive(
     image: ArchivedImage,
-    early: Mapping[Region, Sent] = types.MappingProxyType({}),
+    early: Mapping[Content, Sent] = types.MappingProxyType({}),
     unpacked: str = "",
 ) -> Iterator[bytes]:
     """Return an archive that makes the engine load the image, without a tag, in small pieces.

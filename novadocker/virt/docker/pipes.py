@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import IO
 
 from novadocker.virt.docker.trees import StreamError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 256 << 10
+# fewer changes between reader and writer; the most that a user gets by default
+_PIPE_BYTES = 1 << 20
 
 Write = Callable[[tuple[int, int]], int]
 """Writes a stream to a process's descriptor of a pipe; returns the bytes of content."""
@@ -21,6 +24,7 @@ Write = Callable[[tuple[int, int]], int]
 def read_from(write: Write) -> Iterator[tuple[Iterator[bytes], Future[int]]]:
     """Have a thread write a stream; give its pieces, and what the thread returns or raises."""
     read, fill = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     with ThreadPoolExecutor(1) as thread, os.fdopen(read, "rb", buffering=0) as source:
         # with the block the source closes, and who still writes to it ends
         yield _chunks(source), thread.submit(_write, write, fill)

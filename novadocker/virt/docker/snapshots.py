@@ -2,14 +2,16 @@
 """A server's file system as an image: its image's layers and one more, of what it changed."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import exception
-from novadocker.virt.docker import archive, changes, flatten, freezer
+from novadocker.virt.docker import archive, changes, flatten, freezer, pipes, stored
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.engine import Engine
@@ -18,14 +20,14 @@ from novadocker.virt.docker.model import ContainerDetail
 
 @contextlib.contextmanager
 def take(
-    engine: Engine, container: ContainerDetail, architecture: str, folder: Path, depth: int
+    engine: Engine, container: ContainerDetail, folder: Path, depth: int
 ) -> Iterator[ArchivedImage]:
     """Make an image of a container; it can be read within the block, which leaves nothing.
 
-    A running container is frozen while what it changed is read, and for no longer.
+    A running container is frozen while what it changed is read, and for no longer. Its image's own
+    layers are read where the engine has them.
 
-    :param architecture: the host's, by Docker's name
-    :param folder: where the layers are kept meanwhile
+    :param folder: where the layer of the changes is kept meanwhile
     :param depth: how many layers of snapshots the image may have before they become one
     :raises SnapshotFailed: the container can't become an image
     """
@@ -39,11 +41,10 @@ def take(
 
         try:
             layer = _read_changes(engine, container, new_file(), folder)
-            base = files.enter_context(
-                archive.open_image(
-                    _save(engine, container, new_file(), folder), architecture, folder
-                )
-            )
+            base = _base(engine.info().data_root, container.image_id)
+            merged = base.layers[flatten.count_kept(base, depth) :]
+            if sum(lower.content.size for lower in merged) > _room(folder):
+                raise ArchiveError("this host has no room for its image")
             yield flatten.on_top(base, layer, depth, new_file)
         except (ArchiveError, OSError) as error:
             raise exception.SnapshotFailed(reason=str(error)) from error
@@ -70,17 +71,49 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
     return Layer(content.digest(), content)
 
 
-def _save(engine: Engine, container: ContainerDetail, file: int, folder: Path) -> Region:
-    room = _room(folder)
-    size = 0
-    for chunk in engine.save_image(container.image_id):
-        size += len(chunk)
-        if size > room:
-            raise ArchiveError("this host has no room for its image")
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(file, view) :]
-    return Region(file, 0, size)
+@dataclass(frozen=True)
+class _StoredLayer:
+    """The archive of a layer that the engine has.
+
+    :ivar chain: the digest of the layer and all below it, in hex
+    """
+
+    data_root: str
+    chain: str
+    size: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """Return the bytes in small pieces.
+
+        :raises OSError: it can't be read
+        """
+
+        def write(target: tuple[int, int]) -> int:
+            return int(stored.write_layer(self.data_root, self.chain, target))
+
+        with pipes.read_from(write) as (chunks, writing):
+            yield from chunks
+            writing.result()
+
+
+def _base(data_root: str, image_id: str) -> ArchivedImage:
+    """Return a container's image as the engine has it.
+
+    :raises ArchiveError: it is malformed
+    :raises OSError: it can't be read
+    """
+    config = bytes(stored.read_config(data_root, image_id.removeprefix("sha256:")))
+    layers: list[Layer] = []
+    chain = ""
+    for digest in archive.layer_digests(config):
+        above = f"sha256:{chain} sha256:{digest}".encode()
+        chain = hashlib.sha256(above).hexdigest() if chain else digest
+        size = int(stored.measure_layer(data_root, chain))
+        layers.append(Layer(digest, _StoredLayer(data_root, chain, size)))
+    found = ArchivedImage(config, tuple(layers))
+    if f"sha256:{found.digest}" != image_id:
+        raise ArchiveError("the configuration of its image does not match its digest")
+    return found
 
 
 def _room(folder: Path) -> int:

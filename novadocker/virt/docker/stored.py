@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged: an image's configuration and layers as an engine with overlay2 keeps them.
+
+``docker save`` copies all of an image before it sends the first byte. Here a layer's archive comes
+straight from where its files are. The engine keeps all of it but the files' contents
+(https://github.com/vbatts/tar-split), so that it can be made again bit by bit. Whoever reads it
+compares the digest, as with any other archive.
+"""
+
+import base64
+import errno
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from novadocker import privsep
+from novadocker.virt.docker import arguments, confined
+from novadocker.virt.docker.pipes import write_all
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CACHE_ID = re.compile(r"[0-9a-z]{25,64}")
+_LARGEST_CONFIG = 4 << 20
+# what is between the contents of two files is some KiB; a tenant can make it any size
+_LONGEST_LINE = 16 << 20
+_COPY_BYTES = 1 << 20
+
+# of an entry, by tar-split: the content of a file, or else bytes of the archive
+_FILE = 1
+
+
+@privsep.storage_pctxt.entrypoint
+def read_config(data_root: str, image: str) -> bytes:
+    """Return an image's configuration.
+
+    :param image: SHA-256 of the configuration, in hex
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: there is none, or it has more than 4 MiB
+    """
+    name = arguments.text(_DIGEST, image)
+    path = Path(arguments.folder(data_root), "image/overlay2/imagedb/content/sha256", name)
+    with path.open("rb") as source:
+        content = source.read(_LARGEST_CONFIG + 1)
+    if len(content) > _LARGEST_CONFIG:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
+@privsep.storage_pctxt.entrypoint
+def measure_layer(data_root: str, chain: str) -> int:
+    """Return how many bytes a layer's archive has.
+
+    :param chain: the digest of the layer and all below it, in hex:
+        https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: there is no such layer, or it can't be read
+    """
+    kept = _kept(data_root, chain)
+    return sum(
+        entry.get("size", 0) if entry["type"] == _FILE else len(base64.b64decode(entry["payload"]))
+        for entry in _entries(kept)
+    )
+
+
+@privsep.storage_pctxt.entrypoint
+def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
+    """Write a layer's archive into a pipe; return how many bytes.
+
+    :param chain: as for ``measure_layer``
+    :param target: a process, and its descriptor of the pipe
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: there is no such layer, it can't be read, or nobody reads the pipe
+    """
+    kept = _kept(data_root, chain)
+    written = 0
+    with open(arguments.open_file(target), "wb", buffering=0) as pipe, _files(kept) as root:
+        for entry in _entries(kept):
+            if entry["type"] == _FILE:
+                written += _copy(root, entry, pipe.fileno())
+            else:
+                data = base64.b64decode(entry["payload"])
+                write_all(pipe.fileno(), data)
+                written += len(data)
+    return written
+
+
+def _kept(data_root: object, chain: object) -> Path:
+    name = arguments.text(_DIGEST, chain)
+    return Path(arguments.folder(data_root), "image/overlay2/layerdb/sha256", name)
+
+
+@contextmanager
+def _files(kept: Path) -> Iterator[int]:
+    """Open the root folder of a layer's files."""
+    folder = arguments.text(_CACHE_ID, (kept / "cache-id").read_text())
+    root = os.open(kept.parents[4] / "overlay2" / folder / "diff", os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def _entries(kept: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(kept / "tar-split.json.gz") as lines:
+        while line := lines.readline(_LONGEST_LINE):
+            if not line.endswith(b"\n"):
+                raise OSError(errno.EFBIG, "a layer has more between two files than is supported")
+            yield json.loads(line)
+
+
+def _copy(root: int, entry: dict[str, Any], pipe: int) -> int:
+    size = int(entry.get("size", 0))
+    if not size:
+        return 0
+    # names that are no UTF-8 are kept otherwise
+    raw = entry.get("name_raw")
+    name = os.fsdecode(base64.b64decode(raw)) if raw else str(entry["name"])
+    with confined.open_plain(root, name) as source:
+        position = 0
+        while position < size:
+            count = os.sendfile(pipe, source, position, min(size - position, _COPY_BYTES))
+            if not count:
+                raise OSError(errno.EIO, "a file of a layer is shorter than it was", name)
+            position += count
+    return size
