@@ -324,6 +324,25 @@ def test_what_a_killed_load_left_is_replaced(
     assert run(docker_client, image.id) == marker
 
 
+def test_holes_do_not_become_zeros_on_the_hosts_disk(
+    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+) -> None:
+    """The engine would write as many as the header says, while the layer arrives."""
+    records = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999"}
+    zeros = archives.entry("zeros", b"1\n99999999\n0\n".ljust(512, b"\0"), pax_headers=records)
+    layers = [archives.tar_of([archives.entry("large", os.urandom(2 << 20)), zeros])]
+    configuration = archives.config(layers, architecture=docker_client.version()["Arch"])
+    before = docker_client.images(all=True)
+    with pytest.raises(exception.InvalidImage, match="a layer has a sparse file"):
+        store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    assert docker_client.images(all=True) == before
+    # what the test protects from is real
+    content = archives.tar(archives.docker_files(configuration, layers, tags=["sparse:1"]))
+    list(docker_client.load_image(content))
+    assert docker_client.inspect_image("sparse:1")["Size"] > 99999999
+    docker_client.remove_image("sparse:1")
+
+
 def test_a_file_that_is_no_layer_although_it_looks_like_one(
     store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:

@@ -239,6 +239,9 @@ def index_loop() -> bytes:
 DOCKER = archives.docker_files(CONFIG, LAYERS)
 OCI = archives.oci_files(CONFIG, LAYERS)
 LAYER_NAME = json.loads(DOCKER["manifest.json"])[0]["Layers"][0]
+TERABYTE = archives.tar_of(
+    [entry("zeros", b"0\n", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.realsize": "1" * 12})]
+)
 SPARSE = entry(LAYER_NAME, pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"})
 
 
@@ -398,6 +401,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "folder": (docker_but(LAYER_NAME, entry(LAYER_NAME, type=tarfile.DIRTYPE)), "no regular file"),
     "sparse": (docker_but(LAYER_NAME, SPARSE), "is no regular file"),
+    "terabyte of zeros": (
+        tar(archives.docker_files(config([TERABYTE]), [TERABYTE])),
+        "a layer has a sparse file",
+    ),
     "entry twice": (docker_and(entry("manifest.json", b"[]")), "entry 'manifest.json' twice"),
     "entry twice by another name": (
         docker_and(entry("./x/.//manifest.json", b"[]"), entry("x/manifest.json")),

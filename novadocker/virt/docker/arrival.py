@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
+from novadocker.virt.docker import sparse
 from novadocker.virt.docker.archive import is_tar
 from novadocker.virt.docker.compression import (
     CHUNK_BYTES,
@@ -91,7 +92,7 @@ class Arrival(io.RawIOBase):
 
         :param unpack: gets what may be the lowest layer instead
 
-        :raises ArchiveError: the file ends in the middle of a layer
+        :raises ArchiveError: the file ends in the middle of a layer, or that has sparse files
         """
         position = 0
         guess = Guess()
@@ -147,6 +148,7 @@ class Arrival(io.RawIOBase):
         )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
+        check = sparse.Check()
         while begin < end:
             wanted = min(CHUNK_BYTES, end - begin)
             found = self._reaches(begin + wanted)
@@ -155,6 +157,7 @@ class Arrival(io.RawIOBase):
                 # why it is short tells more
                 self._fetched.result()
                 raise ArchiveError("it is truncated")
+            check.feed(chunk)
             yield chunk
             begin += len(chunk)
 

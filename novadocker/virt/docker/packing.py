@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from novadocker.virt.docker import sparse
 from novadocker.virt.docker.archive import CONFIG_TYPES, ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Content
 
@@ -43,7 +44,7 @@ def docker_archive(
     :param early: layers that are in the archive already, by their content
     :param unpacked: SHA-256 in hex of a layer that the engine has, as it found it, for an image's
         lowest
-    :raises ArchiveError: a layer does not match its digest
+    :raises ArchiveError: a layer does not match its digest, or has sparse files
     """
     names: dict[str, str] = {}
     digests = [layer.digest for layer in image.layers]
@@ -76,7 +77,7 @@ def docker_archive(
 def oci_archive(image: ArchivedImage) -> Iterator[bytes]:
     """Return the image as an OCI image layout in a tar archive, in small pieces.
 
-    :raises ArchiveError: a layer does not match its digest
+    :raises ArchiveError: a layer does not match its digest, or has sparse files
     """
     written = set()
     for number, layer in enumerate(image.layers, 1):
@@ -111,10 +112,11 @@ def _descriptor(media_type: str, digest: str, size: int) -> dict[str, object]:
 
 
 def _file(name: str, layer: Layer, number: int) -> Iterator[bytes]:
-    digest = hashlib.sha256()
+    digest, check = hashlib.sha256(), sparse.Check()
     yield header(name, layer.content.size)
     for chunk in layer.content.chunks():
         digest.update(chunk)
+        check.feed(chunk)
         yield chunk
     yield padding(layer.content.size)
     # covers the blob's own digest too: what differs there would differ here
