@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 from novadocker.virt.docker.trees import StreamError
@@ -24,7 +24,9 @@ Write = Callable[[tuple[int, int]], int]
 def read_from(write: Write) -> Iterator[tuple[Iterator[bytes], Future[int]]]:
     """Have a thread write a stream; give its pieces, and what the thread returns or raises."""
     read, fill = os.pipe()
-    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    # a user may have no more of them; it goes without
+    with suppress(PermissionError):
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     with ThreadPoolExecutor(1) as thread, os.fdopen(read, "rb", buffering=0) as source:
         # with the block the source closes, and who still writes to it ends
         yield _chunks(source), thread.submit(_write, write, fill)
