@@ -256,6 +256,37 @@ def test_while_a_server_runs_it_is_sent_until_little_is_left(
     assert live == [True] * sent
 
 
+@pytest.mark.parametrize("power_on", [True, False])
+def test_back_from_another_cell(
+    driver: Any,
+    server: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    network: Any,
+    power_on: bool,
+) -> None:
+    """Nova destroys what left for another cell but for its disk, which holds all data."""
+    (before,) = engine.containers
+    for _ in range(2):
+        driver.destroy(None, server, network_info, destroy_disks=False)
+    assert driver.get_info(server, use_cache=False).state == power_state.SHUTDOWN
+    assert network.wired == set()
+    driver.finish_revert_migration(None, server, network_info, AWAY, None, power_on)
+    assert list(engine.containers) == [before]
+    state = power_state.RUNNING if power_on else power_state.SHUTDOWN
+    assert driver.get_info(server, use_cache=False).state == state
+
+
+def test_confirmed_in_another_cell(
+    driver: Any, server: Any, network_info: Any, engine: FakeEngine
+) -> None:
+    driver.destroy(None, server, network_info, destroy_disks=False)
+    for _ in range(2):
+        driver.cleanup(None, server, network_info, destroy_disks=True, destroy_vifs=False)
+    assert engine.containers == {}
+    driver.destroy(None, server, network_info, destroy_disks=False)
+
+
 def test_a_word_of_another_release() -> None:
     text = MOVE.to_text().replace('"version": 1', '"version": 2')
     with pytest.raises(exception.ResizeRefused, match="another release"):

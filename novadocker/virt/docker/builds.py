@@ -135,14 +135,17 @@ class Builds:
         self,
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
-        destroy_disks: bool = True,
     ) -> None:
         """Remove the instance's container and all it has on this host; absent is fine."""
         self._node.consoles.close(instance.uuid)
+        self.remove_containers(instance)
+        self._ports.unwire(instance, network_info)
+        self.clean(instance, destroy_disks=True)
+
+    def remove_containers(self, instance: objects.Instance) -> None:
+        """Remove the instance's container, and the one of its rescue; absent is fine."""
         self._node.engine.remove_container(naming.container_name(instance.uuid))
         rescue.remove(self._node.engine, instance.uuid)
-        self._ports.unwire(instance, network_info)
-        self.clean(instance, destroy_disks)
 
     def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
         """Remove what an instance without container and network leaves; absent is fine."""

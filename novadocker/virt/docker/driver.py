@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -265,10 +266,15 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Remove the instance's container and network; absent is fine.
 
-        What a revert of a resize on this host goes back to is left alone.
+        What a revert of a resize on this host goes back to is left alone. A container whose disk
+        is to stay is stopped and stays: an instance may come back from another cell to it.
         """
-        if not moves.is_reverted_here(instance):
-            self._builds.remove(instance, network_info, destroy_disks)
+        if not destroy_disks:
+            with contextlib.suppress(nova_exception.InstanceNotFound):
+                self.power_off(instance)
+            self.cleanup(context, instance, network_info, destroy_disks=False)
+        elif not moves.is_reverted_here(instance):
+            self._builds.remove(instance, network_info)
             if moves.is_gone_for_good(instance, self._node.name):
                 self._node.copies.remove(instance.uuid)
 
@@ -283,7 +289,9 @@ class DockerDriver(driver.ComputeDriver):
         destroy_vifs: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
-        """Remove what an instance without container leaves on the host; absent is fine."""
+        """Remove what an instance has on the host, or all but its disk; absent is fine."""
+        if destroy_disks:
+            self._builds.remove_containers(instance)
         if destroy_vifs:
             self._ports.unwire(instance, network_info)
         self._builds.clean(instance, destroy_disks)
