@@ -8,6 +8,9 @@ from typing import ParamSpec
 
 P = ParamSpec("P")
 
+THREAD = "meanwhile"
+"""What the names of these threads begin with."""
+
 
 @contextmanager
 def meanwhile(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Iterator[None]:
@@ -15,7 +18,7 @@ def meanwhile(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) 
 
     Its error is raised when the block ends; that of the block goes before it.
     """
-    with futures.ThreadPoolExecutor(max_workers=1) as executor:
+    with futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD) as executor:
         running = executor.submit(function, *args, **kwargs)
         yield
         running.result()
