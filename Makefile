@@ -37,7 +37,7 @@ demo:
 
 # each level is a run of its own: the engine tests live in a network namespace of their own
 test: install lint docs
-	$(VENV)/tox run -e nova31,nova33
+	$(VENV)/tox run-parallel --parallel-no-spinner -e nova31,nova33
 	$(VENV)/python -m pytest tests/unit
 	$(VENV)/python -m pytest tests/engine
 	$(VENV)/python -m pytest tests/guest
