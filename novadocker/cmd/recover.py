@@ -10,10 +10,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from novadocker.recovery import copies, mounts, progress, verify
-from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server, volume
 
 OK, FAILED, DAMAGED = 0, 1, 3
 
@@ -52,6 +53,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name, text in named.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("server", help="instance uuid, instance name or container id")
+        command.add_argument(
+            "--volume",
+            action="append",
+            default=[],
+            metavar="PATH=NAME",
+            help="a volume that the server's damaged metadata does not name; list shows them",
+        )
         if name == "verify":
             command.add_argument("--against", type=Path, help="a folder that copy made")
         else:
@@ -86,8 +94,8 @@ def run(parsed: argparse.Namespace) -> int:
         return OK
     root = DataRoot(parsed.root.absolute(), parsed.thin_pool)
     if parsed.command == "list":
-        return show(root.servers(), as_json=parsed.json)
-    server = root.find(parsed.server)
+        return show(root, as_json=parsed.json)
+    server = with_volumes(root.find(parsed.server), parsed.volume)
     if server.damage:
         print(f"novadocker-recover: {server.damage}", file=sys.stderr)
     if parsed.command == "mount":
@@ -124,8 +132,21 @@ def mounted(root: DataRoot, server: Server) -> Iterator[Path]:
             mounts.unmount(target)
 
 
-def show(servers: Sequence[Server], *, as_json: bool) -> int:
+def with_volumes(server: Server, named: Sequence[str]) -> Server:
+    """Return a server with volumes that are named as ``PATH=NAME``.
+
+    :raises RecoveryError: one is not well-formed
+    """
+    words = (text.rpartition("=") for text in named)
+    more = tuple(volume(name, place) for place, _, name in words)
+    return replace(server, volumes=server.volumes + more)
+
+
+def show(root: DataRoot, *, as_json: bool) -> int:
     """Print the servers; DAMAGED if the metadata of one is."""
+    servers = root.servers()
+    damaged = any(server.damage for server in servers)
+    unclaimed = root.unclaimed_volumes() if damaged else []
     rows = [
         {
             "uuid": server.uuid,
@@ -140,6 +161,7 @@ def show(servers: Sequence[Server], *, as_json: bool) -> int:
             "driver": server.driver,
             "volumes": [str(volume.destination) for volume in server.volumes],
             "damage": server.damage,
+            "unclaimed_volumes": unclaimed if server.damage else [],
         }
         for server in servers
     ]
@@ -153,7 +175,11 @@ def show(servers: Sequence[Server], *, as_json: bool) -> int:
                 print("    not the server's own: of its rescue, or with its labels alone")
             if server.damage:
                 print(f"    {progress.printable(server.damage)}")
-    return DAMAGED if any(server.damage for server in servers) else OK
+        if unclaimed:
+            print("volumes that no container names:")
+        for name in unclaimed:
+            print(f"    {progress.printable(name)}")
+    return DAMAGED if damaged else OK
 
 
 def tell(problems: Sequence[str], *, as_json: bool) -> int:

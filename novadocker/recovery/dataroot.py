@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -103,6 +104,19 @@ class DataRoot:
             raise RecoveryError(f"{len(found)} servers are called {wanted!r}; list shows all")
         return found[0]
 
+    def unclaimed_volumes(self) -> list[str]:
+        """Return the volumes that no container names: those of a damaged one are among them."""
+        claimed = set()
+        for folder in (self.path / "containers").iterdir():
+            with suppress(RecoveryError, KeyError, TypeError, AttributeError):
+                mounts = read_json(folder / "config.v2.json").get("MountPoints") or {}
+                claimed |= {mount["Name"] for mount in mounts.values()}
+        return sorted(
+            folder.parent.name
+            for folder in (self.path / "volumes").glob("*/_data")
+            if folder.parent.name not in claimed
+        )
+
     def image_config(self, server: Server) -> dict[str, Any]:
         """Return the configuration of the image a server was made from.
 
@@ -199,7 +213,7 @@ def parse(container: str, stored: Mapping[str, Any]) -> Server:
         image=stored["Image"],
         config=stored["Config"],
         volumes=tuple(
-            _volume(mount)
+            volume(mount["Name"], mount["Destination"])
             for mount in (stored.get("MountPoints") or {}).values()
             if mount["Type"] == "volume"
         ),
@@ -235,8 +249,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _volume(mount: Mapping[str, Any]) -> Volume:
-    destination = PurePosixPath(mount["Destination"])
-    if not _VOLUME.fullmatch(mount["Name"]) or not destination.is_absolute():
-        raise RecoveryError(f"a volume {mount['Name']!r} at {str(destination)!r} can't be")
-    return Volume(mount["Name"], destination)
+def volume(name: str, place: str) -> Volume:
+    """Return a volume of a server.
+
+    :raises RecoveryError: there can't be one of that name or at that place
+    """
+    destination = PurePosixPath(place)
+    if not _VOLUME.fullmatch(name) or not destination.is_absolute():
+        raise RecoveryError(f"a volume {name!r} at {place!r} can't be")
+    return Volume(name, destination)

@@ -20,7 +20,7 @@ _LEFT_OUT = stat.S_ISSOCK
 def problems(source: Path, copy: Path | None = None) -> Iterator[str]:
     """Yield what can't be read of a mounted file system, and how a copy of it differs."""
     seen = set()
-    bar = progress.Bar(progress.used_bytes(source), f"read {source}")
+    bar = progress.Bar(progress.used_bytes(source), "read")
     for path in _walk(source):
         relative = path.relative_to(source)
         seen.add(relative)

@@ -299,6 +299,18 @@ def test_damaged_metadata(
     assert damaged.run("copy", dead.container[:12], tmp_path / "copy") == 0
     assert "volumes are unknown" in capsys.readouterr().err
     assert (tmp_path / "copy/etc/motd").read_text() == "changed\n"
+    assert damaged.run("--json", "list") == 3
+    (row,) = json.loads(capsys.readouterr().out)
+    # that of the volume, whatever else the tests' engine has
+    names = [
+        name
+        for name in row["unclaimed_volumes"]
+        if (dead.root / "volumes" / name / "_data/kept").exists()
+    ]
+    assert len(names) == 1
+    words = ("copy", dead.container[:12], tmp_path / "whole", "--volume", f"/data={names[0]}")
+    assert damaged.run(*words) == 0
+    check_tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("dead", ["devicemapper-off"], indirect=True)

@@ -12,7 +12,7 @@ import pytest
 from novadocker import naming
 from novadocker.cmd import recover
 from novadocker.recovery import copies, layers, thin, verify
-from novadocker.recovery.dataroot import DataRoot, RecoveryError
+from novadocker.recovery.dataroot import DataRoot, RecoveryError, volume
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 CONTAINER = "c" * 64
@@ -112,6 +112,22 @@ def test_what_the_engine_can_not_have_written_is_damage(
     (server,) = root.servers()
     assert "damaged" in server.damage
     assert server.driver == "overlay2"
+
+
+def test_volumes_of_a_damaged_server(root: DataRoot, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a" * 64, "f" * 64):
+        (root.path / "volumes" / name / "_data").mkdir(parents=True)
+    assert root.unclaimed_volumes() == ["a" * 64]
+    config = root.path / "containers" / CONTAINER / "config.v2.json"
+    config.write_text(json.dumps(STORED, separators=(",", ":"))[:-2])
+    assert recover.main(["--root", str(root.path), "list"]) == recover.DAMAGED
+    shown = capsys.readouterr().out.split()
+    assert {"a" * 64, "f" * 64} <= set(shown)
+    server = recover.with_volumes(root.find(UUID), [f"/da=ta={'f' * 64}"])
+    assert server.volumes == (volume("f" * 64, "/da=ta"),)
+    for wrong in ("/data", "data=x", "/data=../x"):
+        with pytest.raises(RecoveryError, match="can't be"):
+            recover.with_volumes(server, [wrong])
 
 
 def test_foreign_containers_are_no_servers(root: DataRoot) -> None:
