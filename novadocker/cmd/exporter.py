@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import files, kernel_log, probes, rings, serving
+from novadocker.exporter import files, incidents, kernel_log, probes, rings, serving
 from novadocker.exporter.collector import HostCollector, LeakCollector, Places, WatchCollector
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes, Programs
@@ -48,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watched = Probes(asks)
     registry.register(HostCollector(places, watched, files.most_kept()))
     watch = Watch(
-        places.root, places.data_root / "containers", Rings(chosen.kernel_log_folder), _open_log()
+        places.root,
+        places.data_root / "containers",
+        Rings(chosen.kernel_log_folder),
+        _open_log(),
+        partial(incidents.tell, places.state_path),
     )
     registry.register(WatchCollector(watch))
     search = Search(places.root / "run/netns", places.data_root, chosen.ovs_folder)

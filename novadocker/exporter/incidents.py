@@ -5,14 +5,16 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from novadocker import incident_socket
 from novadocker.exporter.labels import KnownLabels
 
 LOG = logging.getLogger(__name__)
 
-OOM_KILL = "oom_kill"
-PIDS_LIMIT = "pids_limit"
-TABLE_FULL = "conntrack_full"
+OOM_KILL = incident_socket.OOM_KILL
+PIDS_LIMIT = incident_socket.PIDS_LIMIT
+TABLE_FULL = incident_socket.TABLE_FULL
 KERNEL_LINE = "kernel_line"
 KINDS = (OOM_KILL, PIDS_LIMIT, TABLE_FULL, KERNEL_LINE)
 
@@ -50,6 +52,19 @@ def log(incident: Incident) -> None:
         "kernel": incident.lines,
     }
     LOG.warning("%s", json.dumps(fields))
+
+
+def tell(state_path: Path, incident: Incident) -> None:
+    """Log an incident, and tell nova-compute if it records such; it need not be there.
+
+    :param state_path: nova-compute's
+    """
+    log(incident)
+    if incident.kind in incident_socket.TOLD:
+        try:
+            incident_socket.tell(state_path, incident.kind, incident.labels["uuid"])
+        except OSError as error:
+            LOG.info("nova-compute is not told of it: %s", error)
 
 
 class Pending:

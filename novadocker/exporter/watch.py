@@ -3,7 +3,9 @@
 
 The kernel announces changes of the counters ``memory.events`` and ``pids.events`` (cgroup-v2.rst;
 of version 1 some kernels the second one alone, or none), and says the first time in its log. All
-are looked at twice a second as well: for what is not announced, and to find new servers.
+are looked at twice a second as well: for what is not announced, and to find new servers. Tables of
+connections are looked at when the kernel says that one is full, and now and then as it does not say
+so each time.
 """
 
 import logging
@@ -31,6 +33,9 @@ _WALK_SECONDS = 0.5
 # for a server that is not known yet
 _EARLY_WALK_SECONDS = 0.05
 _SWEEP_SECONDS = 3600.0
+_TABLES_SECONDS = 10.0
+# packets are dropped for other reasons, too; entries stay for half a minute at least
+_NEARLY_FULL = 0.9
 # of processes by which a line finds its server, in a second
 _MOST_LOOKUPS = 500
 
@@ -51,7 +56,7 @@ class Watch:
         containers: Path,
         rings: Rings,
         log: KernelLog | None,
-        tell: Callable[[Incident], None] = incidents.log,
+        tell: Callable[[Incident], None],
     ) -> None:
         self._proc = root / "proc"
         self._tree = Tree(root)
@@ -70,7 +75,7 @@ class Watch:
         self._poll.register(self._stop, select.EPOLLIN)
         self._stopped = False
         self._log_registered = False
-        self._walked_at = self._sweep_at = 0.0
+        self._walked_at = self._sweep_at = self._tables_at = 0.0
         self._is_kept = True
         self._lookups = 0
         self._table_was_full = False
@@ -214,17 +219,24 @@ class Watch:
             watched.add(kind, count - watched.counts.get(kind, 0), now)
         watched.counts.update(counts)
 
-    def _count_refused_connections(self, now: float) -> None:
+    def _count_refused_connections(self, now: float, said: bool) -> None:
+        """Look at the tables of connections of all servers.
+
+        :param said: whether the kernel says that one is full
+        """
+        limit = parsing.number(files.read(f"{self._proc}/sys/net/netfilter/nf_conntrack_max"))
         for watched in self._watched.values():
-            refused = self._refused_connections(watched.path)
-            known = watched.counts.get(incidents.TABLE_FULL, 0)
-            watched.add(incidents.TABLE_FULL, refused - known, now)
+            statistics = self._connection_statistics(watched.path)
+            refused = parsing.dropped_connections(statistics) or 0
+            tracked = parsing.tracked_connections(statistics) or 0
+            if said or (limit is not None and tracked >= limit * _NEARLY_FULL):
+                known = watched.counts.get(incidents.TABLE_FULL, 0)
+                watched.add(incidents.TABLE_FULL, refused - known, now)
             watched.counts[incidents.TABLE_FULL] = refused
 
-    def _refused_connections(self, path: str) -> int:
+    def _connection_statistics(self, path: str) -> str | None:
         process = self._tree.process(path)
-        statistics = files.read(f"{self._proc}/{process}/net/stat/nf_conntrack")
-        return parsing.dropped_connections(statistics) or 0
+        return files.read(f"{self._proc}/{process}/net/stat/nf_conntrack")
 
     def _due(self, now: float) -> Iterator[Incident]:
         for watched in self._watched.values():
@@ -252,9 +264,10 @@ class Watch:
                 del self._totals[container]
         for container in list(self._watched):
             self._count(container, now)
-        if self._table_was_full:
+        if self._table_was_full or now >= self._tables_at:
+            self._count_refused_connections(now, self._table_was_full)
             self._table_was_full = False
-            self._count_refused_connections(now)
+            self._tables_at = now + _TABLES_SECONDS
         if now >= self._sweep_at:
             self._rings.remove_old({found.labels["uuid"] for found in self._totals.values()})
             self._sweep_at = now + _SWEEP_SECONDS
@@ -272,7 +285,8 @@ class Watch:
         if first:
             # of before this program's start
             watched.counts = watched.read_counts() or {}
-            watched.counts[incidents.TABLE_FULL] = self._refused_connections(watched.path)
+            statistics = self._connection_statistics(watched.path)
+            watched.counts[incidents.TABLE_FULL] = parsing.dropped_connections(statistics) or 0
 
     def _forget(self, container: str) -> None:
         watched = self._watched.pop(container)

@@ -98,7 +98,7 @@ def told(tmp_path: Path) -> set[str]:
     """The names of all metrics of the exporter."""
     (tmp_path / "data").mkdir()
     collector = HostCollector(Places(tmp_path, tmp_path / "data", str(tmp_path / "engine")))
-    watch = Watch(tmp_path, tmp_path / "data/containers", Rings(tmp_path / "kernel"), None)
+    watch = Watch(tmp_path, tmp_path / "data/containers", Rings(tmp_path / "kernel"), None, print)
     registry = CollectorRegistry()
     registry.register(collector)
     registry.register(WatchCollector(watch))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from novadocker import incident_socket
 from novadocker.exporter import incidents, rings, watch
 from novadocker.exporter.collector import WatchCollector
 from novadocker.exporter.incidents import Incident, Pending
@@ -66,6 +67,7 @@ def kernel() -> Iterator[Kernel]:
 def root(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(watch, "_WALK_SECONDS", 0.0)
     monkeypatch.setattr(watch, "_EARLY_WALK_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "_TABLES_SECONDS", 0.0)
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "memory pids\n"})
     put_container(tmp_path, request.param, CONTAINER)
@@ -136,14 +138,33 @@ def test_refused_forks_are_told_with_the_commonest_process(
     assert host.turn() == [("pids_limit", 489, "bomb")]
 
 
-def test_a_full_table_is_of_whom_the_kernel_refused(host: Host, kernel: Kernel) -> None:
-    statistics = "entries drop\n00000001 00000000\n00000001 {:08x}\n"
-    put(host.root, {"proc/42/net/stat/nf_conntrack": statistics.format(31)})
-    assert host.turn() == []
+def put_connections(host: Host, tracked: int, refused: int) -> None:
+    """What the kernel counts of a server's connections, on two CPUs."""
+    lines = f"entries drop\n{tracked:08x} 00000000\n{tracked:08x} {refused:08x}\n"
+    put(host.root, {"proc/42/net/stat/nf_conntrack": lines})
+
+
+def test_a_full_table_is_of_whom_the_kernel_refused(
+    host: Host, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incidents, "_AGAIN_SECONDS", 0.0)
+    put_connections(host, 1, 31)
     kernel.say("nf_conntrack: nf_conntrack: table full, dropping packet")
     assert host.turn() == [("conntrack_full", 31, "")]
     kernel.say("nf_conntrack: nf_conntrack: table full, dropping packet")
     assert host.turn() == []
+
+
+def test_a_full_table_is_told_though_the_kernel_does_not_say_so(
+    host: Host,
+) -> None:
+    put(host.root, {"proc/sys/net/netfilter/nf_conntrack_max": "100\n"})
+    host.turn()
+    # packets are refused for other reasons as well
+    put_connections(host, 89, 7)
+    assert host.turn() == []
+    put_connections(host, 90, 9)
+    assert host.turn() == [("conntrack_full", 2, "")]
 
 
 def test_a_server_that_is_new_is_watched_from_its_beginning(root: Path, kernel: Kernel) -> None:
@@ -254,6 +275,32 @@ def test_an_incident_is_one_line_whatever_a_tenant_calls_things(
     assert "\n" not in message
     assert json.loads(message)["process"] == "x\ny"
     assert json.loads(message)["kernel"] == ["line"]
+
+
+def test_nova_compute_is_told_of_what_it_records(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    labels = KnownLabels({"uuid": UUID, "name": "n", "project": "p", "flavor": "f"})
+    with caplog.at_level(logging.WARNING), incident_socket.listen(folder) as listening:
+        listening.setblocking(False)
+        for kind in incidents.KINDS:
+            incidents.tell(folder, Incident(kind, labels, 1))
+        told = [incident_socket.parse(listening.recv(1000)) for _ in range(2)]
+        with pytest.raises(BlockingIOError):
+            listening.recv(1000)
+    assert told == [("pids_limit", UUID), ("conntrack_full", UUID)]
+    assert [json.loads(message)["event"] for message in caplog.messages] == list(incidents.KINDS)
+
+
+def test_a_nova_compute_that_is_away_costs_its_record_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = KnownLabels({"uuid": UUID, "name": "n", "project": "p", "flavor": "f"})
+    with caplog.at_level(logging.INFO):
+        incidents.tell(tmp_path, Incident("pids_limit", labels, 1))
+    assert json.loads(caplog.messages[0])["event"] == "pids_limit"
+    assert "nova-compute is not told" in caplog.messages[1]
 
 
 def test_what_is_pending_is_due_at_once_and_then_every_ten_seconds() -> None:

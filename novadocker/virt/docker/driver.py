@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
 
-from novadocker import alive, exception, naming
+from novadocker import alive, exception, incident_socket, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker import (
     attachments,
@@ -51,7 +52,8 @@ from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.events import Events
-from novadocker.virt.docker.kill_actions import KillActions
+from novadocker.virt.docker.incident_actions import IncidentActions
+from novadocker.virt.docker.incident_listener import IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -95,8 +97,14 @@ class DockerDriver(driver.ComputeDriver):
         self._relocations = Relocations(
             self._node, self._ports, self._power, config_drives, self._builds
         )
-        self._kill_actions = KillActions()
-        self._events = Events(self._engine, self._listing, self.emit_event, self._kill_actions.add)
+        self._incident_actions = IncidentActions()
+        self._incidents = IncidentListener(Path(CONF.state_path), self._incident_actions.add)
+        self._events = Events(
+            self._engine,
+            self._listing,
+            self.emit_event,
+            partial(self._incident_actions.add, incident_socket.OOM_KILL),
+        )
 
     # -- the host -----------------------------------------------------------------------------
 
@@ -114,13 +122,15 @@ class DockerDriver(driver.ComputeDriver):
         moves.resume_cut_off(host)
         vifs.initialize()
         self._node.start()
-        self._kill_actions.start()
+        self._incident_actions.start()
+        self._incidents.start()
         self._events.start()
 
     def cleanup_host(self, host: str) -> None:
         """Tell Nova of nothing more that happens, and close all consoles."""
         self._events.stop()
-        self._kill_actions.stop()
+        self._incidents.stop()
+        self._incident_actions.stop()
         self._node.close()
 
     def get_host_ip_addr(self) -> str:

@@ -6,8 +6,8 @@ import oslo_messaging
 import pytest
 from nova import objects
 
-from novadocker.virt.docker import kill_actions
-from novadocker.virt.docker.kill_actions import ACTION, KillActions
+from novadocker.virt.docker import incident_actions
+from novadocker.virt.docker.incident_actions import IncidentActions
 
 UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
 OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
@@ -41,32 +41,40 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> FakeActions:
 
 
 def test_a_kill_is_an_action_that_is_over(actions: FakeActions) -> None:
-    kill_actions.record(UUID)
+    incident_actions.record("oom_kill", UUID)
     start, finish = actions.calls.get(timeout=1), actions.calls.get(timeout=1)
-    assert (start[0], start[2:]) == ("start", (UUID, ACTION))
+    assert (start[0], start[2:]) == ("start", (UUID, "oom_kill"))
     assert (finish[0], finish[2:]) == ("finish", (UUID,))
     assert start[1] == finish[1]
 
 
-def test_a_server_has_one_in_ten_minutes_and_hinders_no_other(actions: FakeActions) -> None:
+def test_a_server_has_one_of_a_kind_in_ten_minutes_and_hinders_no_other(
+    actions: FakeActions,
+) -> None:
     now = [0.0]
-    found = KillActions(clock=lambda: now[0])
+    found = IncidentActions(clock=lambda: now[0])
     found.start()
     for uuid in (UUID, UUID, OTHER, UUID):
-        found.add(uuid)
+        found.add("oom_kill", uuid)
+    found.add("pids_limit", UUID)
     now[0] = 601
-    found.add(UUID)
+    found.add("oom_kill", UUID)
     found.stop()
-    told = [actions.calls.get(timeout=10) for _ in range(6)]
-    assert [call[2] for call in told if call[0] == "start"] == [UUID, OTHER, UUID]
+    told = [actions.calls.get(timeout=10) for _ in range(8)]
+    assert [call[2:] for call in told if call[0] == "start"] == [
+        (UUID, "oom_kill"),
+        (OTHER, "oom_kill"),
+        (UUID, "pids_limit"),
+        (UUID, "oom_kill"),
+    ]
     assert actions.calls.empty()
 
 
 def test_a_conductor_that_is_away_costs_that_action_alone(actions: FakeActions) -> None:
     actions.broken = 1
-    found = KillActions()
+    found = IncidentActions()
     found.start()
-    found.add(UUID)
-    found.add(OTHER)
+    found.add("oom_kill", UUID)
+    found.add("oom_kill", OTHER)
     assert actions.calls.get(timeout=10)[2] == OTHER
     found.stop()

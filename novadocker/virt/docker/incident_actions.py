@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happened to an instance as an action of it, which its owner can list.
+
+The process and the kernel's lines are in the log of ``novadocker-exporter``: an action has a name
+and a time.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import oslo_messaging
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+# a tenant can cause any number, and each is a row of Nova's database
+_AGAIN_SECONDS = 600.0
+_MOST_REMEMBERED = 10_000
+
+
+class IncidentActions:
+    """A thread that asks the conductor, which takes its time; ``add`` may be called from others.
+
+    :param clock: in seconds
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._told: dict[tuple[str, str], float] = {}
+        self._queue: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Begin to record."""
+        # a daemon: it must not keep a stopping nova-compute
+        threading.Thread(target=self._run, name="docker-actions", daemon=True).start()
+
+    def stop(self) -> None:
+        """Record no more."""
+        self._queue.put(None)
+
+    def add(self, kind: str, instance_uuid: str) -> None:
+        """Have an incident recorded, unless one of its kind of the server's was ten minutes ago.
+
+        :param kind: the action's name
+        """
+        incident, now = (kind, instance_uuid), self._clock()
+        with self._lock:
+            if incident in self._told and now < self._told[incident] + _AGAIN_SECONDS:
+                return
+            if len(self._told) >= _MOST_REMEMBERED:
+                self._told.clear()
+            self._told[incident] = now
+        self._queue.put(incident)
+
+    def _run(self) -> None:
+        while (incident := self._queue.get()) is not None:
+            kind, instance_uuid = incident
+            try:
+                record(kind, instance_uuid)
+            except (nova_exception.NovaException, oslo_messaging.MessagingException) as error:
+                LOG.warning("[instance: %s] No action %s: %s", instance_uuid, kind, error)
+
+
+def record(kind: str, instance_uuid: str) -> None:
+    """Record an incident in the instance's action log, as nobody's request.
+
+    :raises nova.exception.NovaException: Nova does not take it
+    :raises oslo_messaging.MessagingException: the conductor does not answer
+    """
+    context = nova_context.get_admin_context()
+    objects.InstanceAction.action_start(context, instance_uuid, kind, want_result=False)
+    objects.InstanceAction.action_finish(context, instance_uuid, want_result=False)
