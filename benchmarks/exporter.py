@@ -16,7 +16,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from novadocker.exporter import files, serving
-from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.collector import Asked, HostCollector, Places
+from novadocker.portrates import PortRate
 
 _COUNTS = (50, 200, 500)
 _TARGET_COUNT = 200
@@ -63,7 +64,8 @@ def main() -> int:
 def _measure(root: Path, count: int) -> float:
     registry = CollectorRegistry()
     places = Places(root, root / "data", str(root / "engine"), root / "state")
-    collector = HostCollector(places, kept_files=files.most_kept())
+    switched = {f"tap{number}": PortRate(1_000_000, None) for number in range(count)}
+    collector = HostCollector(places, Asked(rates=lambda: switched), files.most_kept())
     registry.register(collector)
     application = serving.make_application(registry)
 
@@ -105,7 +107,7 @@ def _make_host(root: Path, count: int) -> None:
         _put(root / "data/containers" / container / "config.v2.json", json.dumps(stored))
         _put(root / "data/containers" / container / f"{container}-json.log", "{}\n")
         _put(root / "state/loads" / instance, "0.50 1.25 12.00 1/7 43\n")
-        _put(root / "state/rates" / instance, "eth0 1250000 1250000\n")
+        _put(root / "state/rates" / instance, f"eth0 1250000 1250000 tap{number}\n")
 
 
 def _put(path: Path, content: str) -> None:

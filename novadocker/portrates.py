@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FOLDER = "rates"
-_LINE = re.compile(r"(eth[0-9]{1,3}) ([0-9]{1,15}|-) ([0-9]{1,15}|-)")
+# the name of the host end was not there once
+_LINE = re.compile(r"(eth[0-9]{1,3}) ([0-9]{1,15}|-) ([0-9]{1,15}|-)(?: ([^ /]{1,15}))?")
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,28 @@ class PortRate:
     sent: int | None
 
 
-def tell(state_path: Path, instance_uuid: str, ports: Iterable[str], rate: PortRate) -> None:
+@dataclass(frozen=True)
+class Port:
+    """A port of a server.
+
+    :ivar rate: that the driver set
+    :ivar host_device: the end that the switch has; empty if that is not known
+    """
+
+    rate: PortRate
+    host_device: str
+
+
+def tell(
+    state_path: Path, instance_uuid: str, devices: Iterable[tuple[str, str]], rate: PortRate
+) -> None:
     """Leave the rate that all ports of a server have; a disk that takes nothing costs that alone.
 
     :param state_path: nova-compute's
-    :param ports: their devices, as the server sees them
+    :param devices: the host end and the server's end of each port
     """
     words = ["-" if value is None else str(value) for value in (rate.received, rate.sent)]
-    text = "".join(f"{port} {words[0]} {words[1]}\n" for port in ports)
+    text = "".join(f"{guest} {words[0]} {words[1]} {host}\n" for host, guest in devices)
     path = _path(state_path, instance_uuid)
     with suppress(OSError):
         path.parent.mkdir(0o755, exist_ok=True)
@@ -51,14 +66,27 @@ def path_of(state_path: str, instance_uuid: str) -> str:
     return f"{state_path}/{_FOLDER}/{instance_uuid}"
 
 
-def parse(text: str | None) -> dict[str, PortRate]:
-    """Return the rates by device; None is a file that is not there."""
+def parse(text: str | None) -> dict[str, Port]:
+    """Return the ports by the server's device; None is a file that is not there."""
     found = (_LINE.fullmatch(line) for line in (text or "").splitlines())
     return {
-        match[1]: PortRate(*(None if word == "-" else int(word) for word in match.groups()[1:]))
+        match[1]: Port(PortRate(_rate(match[2]), _rate(match[3])), match[4] or "")
         for match in found
         if match
     }
+
+
+def lower(first: PortRate, second: PortRate) -> PortRate:
+    """Pure: return what may go through a port that has two limits in a row."""
+    return PortRate(_lower(first.received, second.received), _lower(first.sent, second.sent))
+
+
+def _lower(first: int | None, second: int | None) -> int | None:
+    return min((value for value in (first, second) if value is not None), default=None)
+
+
+def _rate(word: str) -> int | None:
+    return None if word == "-" else int(word)
 
 
 def _path(state_path: Path, instance_uuid: str) -> Path:

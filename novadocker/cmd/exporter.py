@@ -5,24 +5,44 @@ import argparse
 import ipaddress
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter import files, incidents, kernel_log, probes, rings, serving
-from novadocker.exporter.collector import HostCollector, LeakCollector, Places, WatchCollector
+from novadocker.exporter import (
+    files,
+    incidents,
+    kernel_log,
+    probes,
+    rings,
+    serving,
+    switch_rates,
+    thinpool,
+)
+from novadocker.exporter.collector import (
+    Asked,
+    HostCollector,
+    LeakCollector,
+    Places,
+    WatchCollector,
+)
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes, Programs
+from novadocker.exporter.repeated import Repeated
 from novadocker.exporter.rings import Rings
+from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
+from novadocker.portrates import PortRate
 
 LOG = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 PORT = 9419
+
+_POOL_SECONDS = 30.0
+_RATES_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     asks = {name: ask for name, ask in probes.asks(programs).items() if name in chosen.processes}
     watched = Probes(asks)
-    registry.register(HostCollector(places, watched, files.most_kept()))
+    pool: Repeated[dict[str, Space]] = Repeated(
+        "pool",
+        partial(thinpool.read_pool, places.data_root, places.engine),
+        nothing={},
+        seconds=_POOL_SECONDS,
+    )
+    rates: Repeated[dict[str, PortRate]] = Repeated(
+        "rates",
+        partial(switch_rates.read_rates, programs.switch),
+        nothing={},
+        seconds=_RATES_SECONDS,
+    )
+    asked = Asked(watched.up, pool.last, rates.last)
+    registry.register(HostCollector(places, asked, files.most_kept()))
     watch = Watch(
         places.root,
         places.data_root / "containers",
@@ -58,21 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     registry.register(WatchCollector(watch))
     search = Search(places.root / "run/netns", places.data_root, chosen.ovs_folder)
     registry.register(LeakCollector(search))
-    # before the server's thread begins, which inherits it
-    stops = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    watched.start()
+    serving.hold_stops()
     watch.start()
-    search.start()
+    threads = (watched, pool, rates, search)
+    for thread in threads:
+        thread.start()
     application = serving.make_application(registry, password)
-    server, thread = serving.start(chosen.address, chosen.port, application, tls)
-    signal.sigwait(stops)
-    watched.stop()
-    search.stop()
+    serving.run(chosen.address, chosen.port, application, tls)
+    for thread in threads:
+        thread.stop()
     watch.close()
-    server.shutdown()
-    server.server_close()
-    thread.join()
     return 0
 
 

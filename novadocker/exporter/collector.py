@@ -3,7 +3,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,12 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from novadocker import portrates
-from novadocker.exporter import files, host, metrics, parsing, thinpool, tree
+from novadocker.exporter import files, host, metrics, parsing, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
-from novadocker.exporter.probes import Probes
+from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
+from novadocker.portrates import PortRate
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,34 @@ class Places:
     state_path: Path = Path("/var/lib/nova")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What programs were asked beside the scrapes; nothing unless given.
+
+    :ivar up: whether the programs that servers depend on answer, by name
+    :ivar pool: how full the thin pool is, by kind
+    :ivar rates: what the switch lets through ports, by their host ends
+    """
+
+    up: Callable[[], Mapping[str, bool]] = dict
+    pool: Callable[[], Mapping[str, Space]] = dict
+    rates: Callable[[], Mapping[str, PortRate]] = dict
+
+
+NOTHING = Asked()
+_NO_RATE = PortRate(None, None)
+
+
 class HostCollector(Collector):
     """Walks the control groups once for each scrape; safe to share between threads.
 
-    :param probes: what is known of the programs that servers depend on
     :param kept_files: how many files of control groups may stay open, until ``close``
     """
 
-    def __init__(self, places: Places, probes: Probes | None = None, kept_files: int = 0) -> None:
+    def __init__(self, places: Places, asked: Asked = NOTHING, kept_files: int = 0) -> None:
         self._places = places
         self._tree = tree.Tree(places.root, kept_files)
-        self._probes = probes or Probes({})
+        self._asked = asked
         self._lock = threading.Lock()
         self._identities = Identities(places.data_root / "containers")
 
@@ -75,6 +93,7 @@ class HostCollector(Collector):
     def _seen(self, servers: dict[str, Server]) -> Iterator[metrics.Seen]:
         found = dict(self._tree.containers())
         self._tree.keep(set(found.values()))
+        switched = self._asked.rates()
         for container, path in found.items():
             server = servers.get(container)
             # one that is removed at this moment has no sample any more
@@ -86,7 +105,10 @@ class HostCollector(Collector):
                     started_at=server.started_at,
                     console_bytes=self._identities.console_bytes(container),
                     loads=parsing.load_averages(loads),
-                    rates=portrates.parse(rates),
+                    rates={
+                        device: portrates.lower(port.rate, switched.get(port.host_device, _NO_RATE))
+                        for device, port in portrates.parse(rates).items()
+                    },
                 )
 
     def _told(self, uuid: str) -> tuple[str | None, str | None]:
@@ -103,11 +125,11 @@ class HostCollector(Collector):
         yield from metrics.shared_metrics(host.read_shared(places.root))
         if storage := host.read_storage(places.data_root):
             yield from metrics.storage_metrics(storage)
-        yield from metrics.pool_metrics(thinpool.read_pool(places.data_root, places.engine))
+        yield from metrics.pool_metrics(self._asked.pool())
         seconds = host.ping_engine(places.engine)
         yield metrics.gauge("engine_up", "Whether the engine answers.", int(seconds is not None))
         yield metrics.gauge("engine_ping_seconds", "Time until the engine answered.", seconds)
-        yield metrics.process_metric(self._probes.up())
+        yield metrics.process_metric(self._asked.up())
         yield metrics.gauge("log_bytes", "Size of /var/log.", host.log_bytes(places.root))
 
 

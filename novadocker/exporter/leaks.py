@@ -15,7 +15,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from novadocker import naming
 from novadocker.exporter.identity import Identities
-from novadocker.exporter.probes import call
+from novadocker.exporter.probes import select
 from novadocker.recovery import dataroot
 
 LOG = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ _INTERFACES = {
     "where": [],
     "columns": ["name", "external_ids", "error"],
 }
-# some hundred bytes for each of a host's ports
-_LARGEST_ANSWER = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -187,14 +185,11 @@ def ports_without_server(folder: Path, uuids: Set[str], veths: Set[str]) -> int:
     :raises OSError: it does not answer
     :raises ValueError: it answers something else
     """
-    result = call(
-        str(folder / "db.sock"), "transact", ["Open_vSwitch", _INTERFACES], _LARGEST_ANSWER
-    )
+    (rows,) = select(folder, _INTERFACES)
     try:
-        rows = result[0]["rows"]  # type: ignore[index]
         return sum(_is_left(row, uuids, veths) for row in rows)
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the database answers {result!r}") from error
+        raise ValueError(f"the database answers {rows!r}") from error
 
 
 def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from novadocker import alive
 
@@ -20,6 +21,8 @@ _EVERY_SECONDS = 10.0
 # nova-compute's periodic task runs once a minute
 _ALIVE_SECONDS = 300.0
 _LARGEST_ANSWER = 64 << 10
+# some hundred bytes for each of a host's ports
+_LARGEST_ROWS = 4 << 20
 
 # RFC 9113: what a client sends first, with an empty frame of settings; the server's has type 4
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -154,13 +157,31 @@ def ask_agent(folder: Path) -> None:
 
     The switch asks it to answer each few seconds (``inactivity_probe`` of ovs-vswitchd.conf.db(5)).
     """
-    result = call(str(folder / "db.sock"), "transact", ["Open_vSwitch", _CONTROLLERS])
+    (rows,) = select(folder, _CONTROLLERS)
     try:
-        connected = [row["is_connected"] for row in result[0]["rows"]]  # type: ignore[index]
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the database answers {result!r}") from error
+        connected = [row["is_connected"] for row in rows]
+    except KeyError as error:
+        raise ValueError(f"the database answers {rows!r}") from error
     if True not in connected:
         raise ValueError("no bridge has a controller that answers")
+
+
+def select(folder: Path, *operations: Mapping[str, object]) -> list[list[dict[str, Any]]]:
+    """Return the rows that each operation ``select`` (RFC 7047) gives, all of one moment.
+
+    :param folder: with the sockets of Open vSwitch
+    :raises OSError: the database does not answer
+    :raises ValueError: it answers something else
+    """
+    parameters = ["Open_vSwitch", *operations]
+    result: Any = call(str(folder / "db.sock"), "transact", parameters, _LARGEST_ROWS)
+    try:
+        rows = [found["rows"] for found in result]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the database answers {result!r}") from error
+    if len(rows) != len(operations):
+        raise ValueError(f"the database answers {result!r}")
+    return rows
 
 
 def call(

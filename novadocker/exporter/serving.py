@@ -9,6 +9,7 @@ import base64
 import hmac
 import logging
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -33,6 +34,7 @@ PATH = "/metrics"
 _CLIENT_SECONDS = 10
 _MOST_CLIENTS = 16
 _READABLE_BY_OTHERS = 0o007
+_STOPS = {signal.SIGTERM, signal.SIGINT}
 
 Environment = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], object]
@@ -132,6 +134,25 @@ class _Server(ThreadingWSGIServer):
     def handle_error(self, *request_and_address: Any) -> None:
         """Log why a client got no answer."""
         LOG.warning("%s got no answer: %s", request_and_address[1][0], sys.exception())
+
+
+def hold_stops() -> None:
+    """Have SIGTERM and SIGINT wait for ``run``; before any thread begins, which inherits it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+
+def run(
+    address: IPv4Address | IPv6Address, port: int, application: Application, tls: Tls | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, which ``hold_stops`` holds.
+
+    :raises OSError: see ``start``
+    """
+    server, thread = start(address, port, application, tls)
+    signal.sigwait(_STOPS)
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def start(

@@ -12,7 +12,8 @@ import pytest
 from nova.network import model as network_model
 
 from novadocker import exception, portrates
-from novadocker.portrates import PortRate
+from novadocker.exporter import switch_rates
+from novadocker.portrates import Port, PortRate
 from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, DiskRates, Limits, NetworkRate
@@ -240,7 +241,8 @@ def test_network_rates_both_ways(
     )
     enforcer.enforce(uuid, found, rated, devices)
     told = Path(portrates.path_of(str(tmp_path), uuid)).read_text()
-    assert portrates.parse(told) == {"eth0": PortRate(received=2_500_000, sent=1_250_000)}
+    rate = PortRate(received=2_500_000, sent=1_250_000)
+    assert portrates.parse(told) == {"eth0": Port(rate, device)}
     # What queued before the measurement began is received within it.
     assert megabits(other, uuid, "10.7.0.5") < 20 * 1.2
     assert megabits(uuid, other, "10.7.0.6") < 10 * 1.2
@@ -293,6 +295,9 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
     try:
         enforcer.sweep()
         assert _kinds(device) == {"htb", "tbf"}
+        ovs.vsctl("set", "interface", device, "ingress_policing_rate=20000")
+        rate = PortRate(received=1_250_000, sent=2_500_000)
+        assert switch_rates.read_rates(ovs.folder) == {device: rate}
         assert megabits(other, uuid, "10.7.0.5") < 10 * 1.2
         slow = replace(SMALL, inbound=NetworkRate(625_000))
         enforcer.enforce(uuid, found, slow, devices)
@@ -300,6 +305,7 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
         assert megabits(other, uuid, "10.7.0.5") < 7
     finally:
         ovs.vsctl(
+            *("set", "interface", device, "ingress_policing_rate=0", "--"),
             *("clear", "port", device, "qos"),
             *("--", "destroy", "qos", qos, "--", "destroy", "queue", queue),
         )

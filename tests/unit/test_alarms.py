@@ -8,22 +8,19 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from novadocker.exporter.collector import (
-    HostCollector,
-    LeakCollector,
-    Places,
-    WatchCollector,
-)
+from novadocker.exporter.collector import HostCollector, LeakCollector, WatchCollector
 from novadocker.exporter.leaks import Search
+from novadocker.exporter.rendering import render
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
+from tests.unit.test_exporter import CONTAINER, places, put_container, put_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "etc" / "prometheus" / "novadocker.rules.yml"
@@ -94,18 +91,23 @@ def test_the_owner_is_told_of_each_alarm_of_a_server() -> None:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> set[str]:
-    """The names of all metrics of the exporter."""
-    (tmp_path / "data").mkdir()
-    collector = HostCollector(Places(tmp_path, tmp_path / "data", str(tmp_path / "engine")))
+def registry(tmp_path: Path) -> Iterator[CollectorRegistry]:
+    """All that the exporter tells of a host with one server."""
+    put_container(tmp_path, 1, CONTAINER)
+    put_identity(tmp_path, CONTAINER)
     watch = Watch(tmp_path, tmp_path / "data/containers", Rings(tmp_path / "kernel"), None, print)
-    registry = CollectorRegistry()
-    registry.register(collector)
-    registry.register(WatchCollector(watch))
-    registry.register(LeakCollector(Search(tmp_path, tmp_path / "data", tmp_path)))
-    names = {family.name + TYPES[family.type] for family in registry.collect()}
+    found = CollectorRegistry()
+    found.register(HostCollector(places(tmp_path)))
+    found.register(WatchCollector(watch))
+    found.register(LeakCollector(Search(tmp_path, tmp_path / "data", tmp_path)))
+    yield found
     watch.close()
-    return names
+
+
+@pytest.fixture
+def told(registry: CollectorRegistry) -> set[str]:
+    """The names of all metrics of the exporter."""
+    return {family.name + TYPES[family.type] for family in registry.collect()}
 
 
 def metrics_of(expressions: Iterable[str]) -> set[str]:
@@ -130,6 +132,14 @@ def test_each_metric_of_a_dashboard_is_one_of_the_exporter(told: set[str], kind:
     assert metrics_of(expressions) - told == set()
     numbers = [panel["id"] for panel in board["panels"]]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_the_names_are_as_prometheus_wants_them(registry: CollectorRegistry) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    text = render(registry.collect())
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -22,7 +23,7 @@ from prometheus_client.samples import Sample
 from novadocker import portrates
 from novadocker.cmd import exporter
 from novadocker.exporter import files, host, parsing, serving
-from novadocker.exporter.collector import HostCollector, Places
+from novadocker.exporter.collector import Asked, HostCollector, Places
 from novadocker.exporter.identity import Identities
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
@@ -170,7 +171,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     put_identity(tmp_path, CONTAINER)
     put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
     put(tmp_path, {f"state/loads/{UUID}": "0.50 1.25 12.00 1/7 43\n"})
-    portrates.tell(tmp_path / "state", UUID, ["eth0"], PortRate(1250, 2500))
+    portrates.tell(tmp_path / "state", UUID, [("tap1", "eth0")], PortRate(1250, 2500))
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
     return tmp_path
@@ -189,6 +190,16 @@ def test_every_counter_of_a_server(root: Path) -> None:
         assert "stalled_seconds_total" in values
     else:
         assert "memory_unreclaimable_bytes" not in values
+
+
+def test_the_lower_limit_of_the_drivers_and_the_switchs_is_a_ports(root: Path) -> None:
+    rates = {"tap1": PortRate(1000, None), "tap2": PortRate(1, 1)}
+    registry = CollectorRegistry()
+    registry.register(HostCollector(places(root), Asked(rates=lambda: rates)))
+    labels = {"uuid": UUID, "name": NAME, "project": "p1", "flavor": "m1.tiny", "device": "eth0"}
+    limit = "novadocker_server_network_{}_limit_bytes_per_second"
+    assert registry.get_sample_value(limit.format("receive"), labels) == 1000
+    assert registry.get_sample_value(limit.format("transmit"), labels) == 2500
 
 
 def test_a_name_with_quotes_and_newlines_is_one_label(root: Path) -> None:
@@ -266,6 +277,42 @@ def test_the_time_of_the_start_is_that_of_the_last_one(
     second = identities.find(CONTAINER)
     assert second is not None
     assert second.started_at == expected
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_a_server_that_is_removed_at_any_moment_of_a_scrape(
+    root: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [root / part for part in ("sys/fs/cgroup", "proc/42", f"data/containers/{CONTAINER}")]
+    real = {name: getattr(os, name) for name in ("open", "scandir", "stat")}
+    calls_left = moments = 0
+
+    def calling(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls_left
+            calls_left -= 1
+            if calls_left == 0:
+                for part in parts:
+                    part.rename(part.with_suffix(".gone"))
+            return real[name](*arguments, **options)
+
+        return call
+
+    while calls_left <= 0:
+        moments += 1
+        collector = HostCollector(places(root), kept_files=kept)
+        with monkeypatch.context() as patched:
+            for name in real:
+                patched.setattr(os, name, calling(name))
+            calls_left = moments
+            told = list(collector.collect())
+        collector.close()
+        assert len(told) > 40
+        if calls_left <= 0:
+            for part in parts:
+                part.with_suffix(".gone").rename(part)
+    # each file of the group, of a process and of the engine's, and some folders
+    assert moments > 20
 
 
 def test_a_group_that_vanished_has_no_sample(root: Path) -> None:

@@ -106,7 +106,7 @@ class Enforcement:
         portrates.tell(
             self._state_path,
             instance_uuid,
-            [guest for _, guest in devices],
+            devices,
             portrates.PortRate(_average(limits.inbound), _average(limits.outbound)),
         )
 

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the switch lets through its ports: limits of Neutron's QoS, as its OVS agent sets them.
+
+An interface's policing holds back what a server sends, the first queue of its port what it
+receives: see ovs-vswitchd.conf.db(5).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from novadocker.exporter import probes
+from novadocker.portrates import PortRate
+
+# RFC 7047 for each table; of one moment
+_SELECTS = tuple(
+    {"op": "select", "table": table, "where": [], "columns": columns}
+    for table, columns in (
+        ("Interface", ["name", "ingress_policing_rate"]),
+        ("Port", ["name", "qos"]),
+        ("QoS", ["_uuid", "queues"]),
+        ("Queue", ["_uuid", "other_config"]),
+    )
+)
+_QUEUE = 0
+# where a bridge is between the port and the switch, as for iptables_hybrid
+_BRIDGE_END = re.compile(r"qvo(?=[0-9a-f-]{1,11}$)")
+_BYTE = 8
+_KILOBIT = 1000
+
+
+def read_rates(folder: Path) -> dict[str, PortRate]:
+    """Return the limits by the host end of a server's port; of those without one nothing.
+
+    :param folder: with the sockets of Open vSwitch
+    :raises OSError: its database does not answer
+    :raises ValueError: it answers something else
+    """
+    found = probes.select(folder, *_SELECTS)
+    try:
+        return _rates(*found)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"the database answers {found!r}") from error
+
+
+Rows = list[dict[str, Any]]
+
+
+def _rates(interfaces: Rows, ports: Rows, qos: Rows, queues: Rows) -> dict[str, PortRate]:
+    # a reference is ["uuid", text], none of an optional one ["set", []], a map ["map", pairs]
+    shaped = {row["_uuid"][1]: _max_rate(dict(row["other_config"][1])) for row in queues}
+    of_qos = {
+        row["_uuid"][1]: shaped.get(queue[1])
+        for row in qos
+        for number, queue in row["queues"][1]
+        if number == _QUEUE
+    }
+    received = {
+        row["name"]: rate
+        for row in ports
+        if row["qos"][0] == "uuid" and (rate := of_qos.get(row["qos"][1]))
+    }
+    sent = {
+        row["name"]: row["ingress_policing_rate"] * _KILOBIT // _BYTE
+        for row in interfaces
+        if row["ingress_policing_rate"]
+    }
+    return {
+        _BRIDGE_END.sub("tap", name): PortRate(received.get(name), sent.get(name))
+        for name in received.keys() | sent.keys()
+    }
+
+
+def _max_rate(other_config: Mapping[str, str]) -> int | None:
+    text = other_config.get("max-rate", "")
+    return int(text) // _BYTE if text.isascii() and text.isdigit() else None
