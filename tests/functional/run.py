@@ -19,9 +19,6 @@ from tests.functional.stage import REPLACED, Stage
 
 PACKAGE = nova_tests.__name__
 
-SEEN = r"test_servers\.(?!ServersTestV21\.)|test_cold_migrate\."
-"""What runs unless told otherwise: it has been seen whole."""
-
 CANNOT = Path(__file__).resolve().parent / "cannot.txt"
 
 NOT_OF_DRIVERS = re.compile(
