@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to those who own what servers use: Placement, and the engine of a compute host."""
 
+import contextlib
 from typing import Any
 
 import docker
@@ -39,3 +40,11 @@ def engine_of(settings: Settings, host: Host) -> docker.APIClient:
     :raises docker.errors.DockerException: it does not answer
     """
     return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto")
+
+
+def has_container(cloud: Settings, number: int, server: Server) -> bool:
+    """Tell whether a host's engine has a server's container."""
+    with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
+        return any(
+            found["Names"] == [f"/nova-{server.id}"] for found in engine.containers(all=True)
+        )

@@ -2,7 +2,7 @@
 """Servers on their way from host to host, as their tenant and the operator see it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from openstack.exceptions import BadRequestException, ConflictException
 from devcloud import supervise
 from devcloud.settings import Settings
 from tests.cloud.guests import Guest, until
-from tests.cloud.owners import ask_placement, engine_of
+from tests.cloud.owners import allocated_from, has_container, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
 from tests.cloud.test_consoles import Screen, ask
 from tests.cloud.test_servers import ACTIVE, SHUTOFF
+
+BACK_SECONDS = 120
 
 FILL = """
 set -e; mkdir -p /srv/tree/deep; cd /srv/tree
@@ -30,13 +32,6 @@ cd /srv/tree && sha256sum moved/file late && stat -c '%a %u %g %h' linked && rea
 stat -c %s sparse && test $(stat -c %b sparse) -lt 100 && test ! -e deep && test ! -e /etc/issue &&
 hostname && cat /etc/machine-id && ip -o -4 address show eth0 && ls /config-2/openstack/latest
 """
-
-
-def has_container(cloud: Settings, number: int, server: Server) -> bool:
-    with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
-        return any(
-            found["Names"] == [f"/nova-{server.id}"] for found in engine.containers(all=True)
-        )
 
 
 def test_a_server_with_data_moves_and_comes_back(
@@ -73,8 +68,7 @@ def test_a_server_with_data_moves_and_comes_back(
     demo.compute.confirm_server_resize(server)
     servers.wait(server, ACTIVE)
     assert not has_container(cloud, 0, server)
-    used = ask_placement(admin, f"/allocations/{server.id}")["allocations"]
-    assert len(used) == 1
+    assert allocated_from(admin, server) == {provider_of(admin, "host2")}
 
     guest.ask("sudo tee /srv/tree/late", "here\n")
     # back, with more memory, since its own host takes no one: then that is taken back
@@ -157,6 +151,31 @@ def forced_up(admin: Connection, service: Any) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def second_host_down(admin: Connection, cloud: Settings, *programs: str) -> Iterator[None]:
+    """Have the second host's nova-compute, and more of its programs, be away and known as dead."""
+    (service,) = admin.compute.services(binary="nova-compute", host="host2")
+    names = ["nova-compute-host2", *programs]
+    supervise.control(cloud, ["stop", *names])
+    try:
+        admin.compute.update_service_forced_down(service, forced=True)
+        yield
+    finally:
+        supervise.control(cloud, ["start", *reversed(names)])
+        # Nova lets it up when it has looked after what was evacuated
+        until(lambda: forced_up(admin, service), BACK_SECONDS)
+
+
+def evacuate(servers: Servers, admin: Connection, server: Server) -> None:
+    """Evacuate a server to the first host."""
+    admin.compute.evacuate_server(server.id)
+    # Nova leaves the start to the operator, who knows whether the old host is dead
+    server = servers.wait(
+        server, lambda now: now.status == "ERROR" or host_of(admin, now) == "host1"
+    )
+    assert server.status == "SHUTOFF", fault(server)
+
+
 def test_evacuation_from_a_dead_host(
     servers: Servers,
     admin: Connection,
@@ -168,21 +187,9 @@ def test_evacuation_from_a_dead_host(
         server = servers.create("evacuee")
         bystander = servers.create("bystander")
     assert host_of(admin, server) == host_of(admin, bystander) == "host2"
-    (service,) = admin.compute.services(binary="nova-compute", host="host2")
-    supervise.control(cloud, ["stop", "nova-compute-host2"])
-    try:
-        admin.compute.update_service_forced_down(service, forced=True)
-        admin.compute.evacuate_server(server.id)
-        # Nova leaves the start to the operator, who knows whether the old host is dead
-        server = servers.wait(
-            server, lambda now: now.status == "ERROR" or host_of(admin, now) == "host1"
-        )
-        assert server.status == "SHUTOFF", fault(server)
+    with second_host_down(admin, cloud):
+        evacuate(servers, admin, server)
         assert has_container(cloud, 1, server)
-    finally:
-        supervise.control(cloud, ["start", "nova-compute-host2"])
-        # Nova lets it up when it has looked after what was evacuated
-        until(lambda: forced_up(admin, service))
     # the host removes what it no longer owns when it is back, and nothing else
     until(lambda: not has_container(cloud, 1, server))
     assert has_container(cloud, 1, bystander)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where servers land: groups, availability zones, kinds of hypervisors, hosts in maintenance."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from openstack.connection import Connection
 from devcloud import fake
 from devcloud.settings import Settings
 from tests.cloud.guests import until
+from tests.cloud.owners import ask_placement, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
+from tests.cloud.test_resize import resize
 from tests.cloud.test_servers import ACTIVE
 
 ZONE = "test-west"
@@ -60,6 +63,56 @@ def test_groups_and_zones(
     servers.delete_all()
     for group in groups.values():
         demo.compute.delete_server_group(group)
+
+
+@pytest.fixture
+def flavor(admin: Connection) -> Iterator[Callable[[int], str]]:
+    """Make flavors of some MiB of memory: ``flavor(512)`` returns a name."""
+    made = []
+
+    def call(memory: int) -> str:
+        name = f"test-{memory}-{uuid.uuid4().hex[:8]}"
+        made.append(admin.compute.create_flavor(name=name, vcpus=1, ram=memory, disk=1))
+        return name
+
+    yield call
+    for found in made:
+        admin.compute.delete_flavor(found)
+
+
+def test_a_resize_stays_where_it_fits_and_moves_where_it_does_not(
+    servers: Servers,
+    admin: Connection,
+    tenant_network: str,
+    opened: Opened,
+    flavor: Callable[[int], str],
+) -> None:
+    total = memory_of(admin, "host1")
+    assert memory_of(admin, "host2") == total
+    server = servers.create("resized", flavor=flavor(total // 2))
+    assert server.status == "ACTIVE", fault(server)
+    with opened("host1", "host2"):
+        # the other host has nothing, so all that weighs load is for that one
+        server = resize(servers, server, flavor(total // 2 - 1))
+        assert server.status == "VERIFY_RESIZE", fault(server)
+        assert host_of(admin, server) == "host1"
+        servers.connection.compute.confirm_server_resize(server)
+        server = servers.wait(server, ACTIVE)
+        # old and new together are more than a host has
+        server = resize(servers, server, flavor(total // 2 + 2))
+        assert server.status == "VERIFY_RESIZE", fault(server)
+    assert host_of(admin, server) == "host2"
+    servers.connection.compute.confirm_server_resize(server)
+    server = servers.wait(server, ACTIVE)
+    assert host_of(admin, server) == "host2"
+    until(lambda: pings(tenant_network, address(server)))
+
+
+def memory_of(admin: Connection, host: str) -> int:
+    """Return the MiB that a host has for servers."""
+    path = f"/resource_providers/{provider_of(admin, host)}/inventories"
+    found = ask_placement(admin, path)["inventories"]["MEMORY_MB"]
+    return int((found["total"] - found["reserved"]) * found["allocation_ratio"])
 
 
 def test_images_land_on_their_kind_of_hypervisor(

@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,11 +44,14 @@ class Registry:
     :ivar credentials: a file as ``docker login`` writes it
     """
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+    def __init__(self, folder: Path, address: str, enter: Sequence[str | Path]) -> None:
+        """Prepare one below a folder.
+
+        :param enter: what its command starts with to run where the address is
+        """
+        self.address = address
         self.folder = folder
+        self._enter = enter
         self.disk = folder / "disk"
         self.certificates = folder / "certs.d"
         self.credentials = folder / "config.json"
@@ -66,7 +69,7 @@ class Registry:
             [
                 *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=registry"),
                 *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-                *("-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-addext", f"subjectAltName=IP:{self.address.partition(':')[0]}"),
                 *("-keyout", f"{self.folder}/key", "-out", f"{self.folder}/ca.crt"),
             ],
             check=True,
@@ -75,7 +78,7 @@ class Registry:
 
     def start(self) -> None:
         self._process = daemons.start(
-            ["docker-registry", "serve", str(self.folder / "registry.yml")],
+            [*map(str, self._enter), "docker-registry", "serve", f"{self.folder}/registry.yml"],
             self.folder / "log",
             self._listens,
         )
@@ -124,15 +127,24 @@ class Registry:
             return client.connect_ex((host, int(port))) == 0
 
 
+def free_address() -> str:
+    """Return an address of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 @contextmanager
-def registry(folder: Path, disk_mib: int) -> Iterator[Registry]:
+def registry(
+    folder: Path, disk_mib: int, address: str = "", enter: Sequence[str | Path] = ()
+) -> Iterator[Registry]:
     """Run a registry on a disk of its own, which may fill up."""
     (folder / "disk").mkdir(parents=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(folder / "disk")],
         check=True,
     )
-    found = Registry(folder)
+    found = Registry(folder, address or free_address(), enter)
     found.start()
     try:
         yield found

@@ -18,7 +18,7 @@ from tests.engine.moving import Arrive, arrive, data_root, guest
 from tests.engine.registries import Registry
 from tests.engine.test_images import folder, store
 from tests.engine.test_snapshots import Guest, base, boot, check, prepare
-from tests.engine.test_ways import registry
+from tests.engine.test_ways import FAULTS, SHORT_PATIENCE_SECONDS, registry
 
 __all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "registry", "store"]
 
@@ -99,6 +99,19 @@ def test_nothing_is_staged_of_a_copy_that_is_damaged(
         if blob.read_bytes().endswith(b"}\n"):
             blob.write_bytes(blob.read_bytes()[:-2] + b" }\n")
     with pytest.raises(exception.RegistryFailed, match="other data"):
+        taken.fetch(server, str(data_root))
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "full"])
+def test_a_copy_that_can_not_be_fetched_is_not_taken_for_none(
+    taken: Copies, registry: Registry, server: str, data_root: Path, fault: str
+) -> None:
+    """Else the server would be built from its image, and its data be lost."""
+    fail, words = FAULTS[fault]
+    taken.take(server)
+    conf.CONF.set_override("api_timeout", SHORT_PATIENCE_SECONDS, group="docker")
+    fail(registry)
+    with pytest.raises(exception.RegistryFailed, match=words):
         taken.fetch(server, str(data_root))
 
 
