@@ -205,7 +205,6 @@ def _ensure_pair(
             link = None
     if link is None:
         _make_pair(host, namespace, nic, bridge)
-        host.link("set", ifname=nic.host_device, state="up")
         return True
     attributes: dict[str, Any] = {}
     if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
@@ -223,6 +222,8 @@ def _make_pair(host: IPRoute, namespace: int, nic: Nic, bridge: int | None) -> N
     request: dict[str, Any] = {
         "ifname": nic.host_device,
         "kind": "veth",
+        # it has no carrier, and says nothing, before the other end is up
+        "state": "up",
         "peer": {"ifname": nic.guest_device, "net_ns_fd": namespace, "address": nic.mac},
     }
     if nic.mtu:
