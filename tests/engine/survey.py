@@ -151,7 +151,13 @@ class Survey:
             assert files.isdisjoint(self._seen)
             assert self._image_ids() == self._images
             kept = {path.name for path in self._instances.iterdir()}
-            assert kept <= {"locks", "loads", "rates", "novadocker-alive"}, kept
+            assert kept <= {
+                "locks",
+                "loads",
+                "rates",
+                "novadocker-alive",
+                "novadocker-incidents",
+            }, kept
             for folder in ("loads", "rates"):
                 assert list((self._instances / folder).glob("*")) == []
 
