@@ -25,7 +25,14 @@ HOSTS = 2
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what makes the quick tests of survival long ones."""
-    parser.addoption("--every-step", action="store_true", help="in test_interrupted_moves.py")
+    parser.addoption("--every-step", action="store_true", help="long ones, too")
+
+
+@pytest.fixture(scope="session")
+def long_run(pytestconfig: pytest.Config) -> None:
+    """Leave tests out that take minutes, unless they are asked for; before anything is set up."""
+    if not pytestconfig.getoption("--every-step"):
+        pytest.skip("one of --every-step")
 
 
 @pytest.fixture(scope="session")
