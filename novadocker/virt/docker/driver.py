@@ -246,13 +246,9 @@ class DockerDriver(driver.ComputeDriver):
         power_on: bool = True,
         accel_info: Sequence[Any] | None = None,
     ) -> None:
-        """Wire the instance, create its container while Neutron works, then start it.
+        """Make the instance and, unless ``power_on`` is false, start it.
 
-        The image comes before the first look at ``network_info``, which waits until Neutron has
-        allocated the ports.
-
-        :raises ImageUnacceptable: the image can't be booted on any host
-        :raises BuildAbortException: its command does not run, or Neutron reports no port up
+        :raises StartFailed: it has disks that the driver does not provide; else as ``Builds.spawn``
         """
         builds.refuse_disks(instance, block_device_info)
         self._builds.spawn(
