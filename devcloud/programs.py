@@ -263,18 +263,22 @@ def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
     """Return the Neutron agents of one host."""
     etc = settings.host_etc(host)
     common = etc / "neutron.conf"
-    agents = {"neutron-ovs": ("neutron-openvswitch-agent", "openvswitch_agent.ini")}
+    scripts = settings.bin
+    agents: dict[str, tuple[tuple[str, ...], str]] = {
+        "neutron-ovs": ((f"{scripts}/neutron-openvswitch-agent",), "openvswitch_agent.ini")
+    }
     if host.network_node:
+        one_worker = (f"{scripts}/python", str(Path(__file__).parent / "one_worker.py"))
         agents |= {
-            "neutron-dhcp": ("neutron-dhcp-agent", "dhcp_agent.ini"),
-            "neutron-l3": ("neutron-l3-agent", "l3_agent.ini"),
-            "neutron-metadata": ("neutron-metadata-agent", "metadata_agent.ini"),
+            "neutron-dhcp": ((*one_worker, "dhcp"), "dhcp_agent.ini"),
+            "neutron-l3": ((*one_worker, "l3"), "l3_agent.ini"),
+            "neutron-metadata": ((f"{scripts}/neutron-metadata-agent",), "metadata_agent.ini"),
         }
-    for name, (script, file) in agents.items():
+    for name, (command, file) in agents.items():
         config = (common, etc / file)
         yield Program(
             f"{name}-{host.name}",
-            (f"{settings.bin}/{script}", *config_files(config)),
+            (*command, *config_files(config)),
             config,
             # ovs-ofctl finds its bridges there
             environment=(("OVS_RUNDIR", str(settings.host_run(host) / "ovs")),),
