@@ -72,11 +72,16 @@ def read_exclusions(path: Path) -> list[Exclusion]:
 
 
 def last_line(details: Mapping[str, Any]) -> str:
-    """Return why a test was skipped or failed: the reason, or what its traceback ends with."""
+    """Return why a test was skipped or failed: the reason, or what its traceback ends with.
+
+    Tempest says on a line of its own what an exception was about; it goes with the exception's.
+    """
     texts = [details[name].as_text() for name in ("reason", "traceback") if name in details]
     lines = [line.rstrip() for text in texts for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if RAISED.match(line)]
-    return " ".join((telling or lines or [""])[-1].split())[:MOST_CHARACTERS]
+    raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
+    telling = lines[raised[-1] : raised[-1] + 1] if raised else lines[-1:]
+    telling += [line for line in lines if line.startswith("Details: ")][-1:]
+    return " ".join(" ".join(telling).split())[:MOST_CHARACTERS]
 
 
 def read_stream(stream: BinaryIO, listed: Iterable[str]) -> dict[str, Result]:

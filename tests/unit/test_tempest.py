@@ -51,6 +51,13 @@ def test_each_end_of_a_test():
     }
 
 
+def test_what_an_exception_was_about_is_told_with_it():
+    text = "Traceback\n  a line\nfoo.TimeoutException: Request timed out\nDetails: not ACTIVE\n"
+    found = results.read_stream(stream((f"{SERVERS}.test_late", "fail", text)), [])
+    reason = "foo.TimeoutException: Request timed out Details: not ACTIVE"
+    assert found[f"{SERVERS}.test_late"].reason == reason
+
+
 def test_a_worker_that_died_fails_its_test():
     found = results.read_stream(stream((f"{SERVERS}.test_cut[id-1]", "", "")), [])
     assert found[f"{SERVERS}.test_cut"].status == "failed"
