@@ -3,9 +3,11 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 from openstack.connection import Connection
+from openstack.network.v2.network import Network
 
 from devcloud.demo import ssh
 from devcloud.network import inside
@@ -16,17 +18,40 @@ LOGIN_SECONDS = 60
 MEGABYTES = 8
 
 
-@pytest.mark.parametrize("network", ["private", "private-vlan"])
+@pytest.fixture(params=["private", "private-vlan", "flat"])
+def network(request: pytest.FixtureRequest, admin: Connection) -> Iterator[Network]:
+    """A network of each kind that Open vSwitch carries: VXLAN, VLAN and untagged."""
+    if request.param != "flat":
+        yield admin.network.find_network(request.param, ignore_missing=False)
+        return
+    made = admin.network.create_network(
+        name="flat",
+        project_id=admin.identity.find_project("demo").id,
+        provider_network_type="flat",
+        provider_physical_network="physvlan",
+    )
+    subnet = admin.network.create_subnet(
+        network_id=made.id, project_id=made.project_id, ip_version=4, cidr="10.8.0.0/24"
+    )
+    # through it the servers reach the metadata service, which has their key
+    router = admin.network.create_router(name="flat", project_id=made.project_id)
+    admin.network.add_interface_to_router(router, subnet_id=subnet.id)
+    yield made
+    admin.network.remove_interface_from_router(router, subnet_id=subnet.id)
+    admin.network.delete_router(router)
+    # its last ports go with the servers, which are deleted first
+    admin.network.delete_network(made)
+
+
 def test_a_network_spans_both_hosts(
+    network: Network,
     servers: Servers,
     demo: Connection,
     admin: Connection,
     cloud: Settings,
     opened: Opened,
-    network: str,
 ) -> None:
     apart = demo.compute.create_server_group(name="apart", policy="anti-affinity")
-    found = demo.network.find_network(network, ignore_missing=False)
     with opened("host1", "host2"):
         pair = [
             servers.create(
@@ -34,7 +59,7 @@ def test_a_network_spans_both_hosts(
                 image="debian",
                 flavor="d1.small",
                 key_name="demo",
-                networks=[{"uuid": found.id}],
+                networks=[{"uuid": network.id}],
                 scheduler_hints={"group": apart.id},
             )
             for number in range(2)
@@ -45,7 +70,7 @@ def test_a_network_spans_both_hosts(
     for server in pair:
         # more than one segment's worth, both ways through the DHCP server's namespace on host1
         ask = [*ssh(cloud, address(server)), f"head -c {MEGABYTES}M /dev/zero"]
-        assert len(answer(inside(f"qdhcp-{found.id}", ask))) == MEGABYTES << 20
+        assert len(answer(inside(f"qdhcp-{network.id}", ask))) == MEGABYTES << 20
 
 
 def answer(command: list[object]) -> bytes:
