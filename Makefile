@@ -11,7 +11,7 @@ DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
 
 .PHONY: install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
-	test-cloud test-guest bench-network-guest tempest horizon-test functional soak nightly \
+	test-cloud test-guest test-long bench-network-guest tempest horizon-test functional soak nightly \
 	lint docs bench-%
 
 install:
@@ -49,7 +49,7 @@ test-guest-part:
 	$(VENV)/python -m pytest tests/guest
 
 test-unit test-engine test-cloud: test-%:
-	$(VENV)/python -m pytest tests/$*
+	$(VENV)/python -m pytest --durations 20 --durations-min 5 tests/$*
 
 # OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
 tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
@@ -81,9 +81,15 @@ soak: install
 	$(VENV)/python -m pytest -s --timeout 0 tests/engine/test_soak.py \
 		--steps $(or $(STEPS),5000) --seed $(or $(SEED),$(shell date +%Y%m%d))
 
+# deaths at every step, moves through a registry, outages of minutes
+test-long: install
+	$(VENV)/python -m pytest --timeout 0 tests/engine/test_crashes.py --every-point
+	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
+		interrupted_moves.py orphans.py outages.py registry_moves.py)
+
 # what is too long for make test; a part that fails holds back no other
 nightly:
-	$(MAKE) --keep-going functional tempest test-guest horizon-test soak
+	$(MAKE) --keep-going functional tempest test-guest test-long horizon-test soak
 
 lint: install
 	$(VENV)/ruff check .
