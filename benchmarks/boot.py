@@ -4,27 +4,20 @@
 ``make bench-boot``; what each figure means is in docs/benchmarks.rst.
 """
 
-import argparse
 import dataclasses
-import os
-import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 # run as a script, so that the folder of the script is on the path and the checkout is not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import fake_host, figures, memory, worker
+from benchmarks import fake_host, figures, memory, program, worker
 from benchmarks.servers import Servers
 from devcloud import fake
 from devcloud.clients import connect
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, step
-
-RESULTS = Path(__file__).resolve().parent / "results" / "boot.json"
+from devcloud.steps import step
 
 IMAGE = "busybox"
 OWN_ZONE = "nova"
@@ -128,8 +121,8 @@ def summaries(samples: Mapping[str, list[float]]) -> dict[str, figures.Summary]:
     return {name: figures.summarize(values) for name, values in samples.items()}
 
 
-def report(results: Results) -> tuple[str, list[figures.Target], dict[str, Any]]:
-    """Return the text, the targets and what goes into the JSON file."""
+def report(results: Results) -> program.Report:
+    """Return what was found."""
     seconds = {name: [boot.seconds for boot in boots] for name, boots in results.boots.items()}
     parts = {
         name: figures.median_parts([boot.parts for boot in boots])
@@ -159,40 +152,21 @@ def report(results: Results) -> tuple[str, list[figures.Target], dict[str, Any]]
             f"{WATCHED_SPAWN} / {RAW}: {watched:.2f} (no target: it includes the grace)",
         )
     )
-    document = {
+    samples = {
         "boot_seconds": seconds,
         "boot_part_medians_seconds": parts,
         "active_seconds": results.servers,
         "memory_bytes_per_server": results.memory,
     }
-    return text, targets, document
+    return program.Report(text, targets, samples)
 
 
 def main() -> int:
-    """Measure, print, write the JSON file; 0 when every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "boot")
     parser.add_argument("--rounds", type=int, default=20, help="of each kind (default: 20)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     arguments = parser.parse_args()
-    # so that everything is cleaned up then, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    machine = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "rounds": arguments.rounds,
-        "cpus": os.cpu_count(),
-        "kernel": os.uname().release,
-        "load_before": os.getloadavg(),
-    }
-    try:
-        results = measure(load_settings(), arguments.rounds)
-    except StepFailed as failure:
-        print(explain(failure), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    text, targets, document = report(results)
-    return figures.conclude(arguments.json, text, targets, {"machine": machine} | document)
+    return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.rounds)))
 
 
 if __name__ == "__main__":

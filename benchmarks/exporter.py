@@ -13,8 +13,12 @@ import time
 import uuid
 from pathlib import Path
 
+# run as a script, so that the folder of the script is on the path and the checkout is not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from prometheus_client import CollectorRegistry
 
+from benchmarks import figures, program
 from novadocker.exporter import files, serving
 from novadocker.exporter.collector import Asked, HostCollector, Places
 from novadocker.portrates import PortRate
@@ -46,22 +50,30 @@ _FILES = {
 _NET_DEV = "  eth0: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n"
 
 
-def main() -> int:
-    """Print a line for each number of servers; return 1 if the target is missed."""
-    print("servers  CPU ms per scrape (median)  largest  series")
-    medians = {}
+def measure() -> program.Report:
+    """Scrape hosts of each number of servers."""
+    samples, rows = {}, {}
     for count in _COUNTS:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             _make_host(root, count)
-            medians[count] = _measure(root, count)
-    reached = medians[_TARGET_COUNT] <= _TARGET_MILLISECONDS
-    print(f"target {_TARGET_MILLISECONDS:g} ms at {_TARGET_COUNT} servers:", end=" ")
-    print("reached" if reached else "missed")
-    return 0 if reached else 1
+            samples[count], series = _scrape(root, count)
+            rows[f"{count} servers, {series} series"] = figures.summarize(samples[count])
+    return program.Report(
+        figures.table("CPU time of a scrape", "ms", rows, 1000),
+        [
+            figures.Target(
+                f"ms of CPU time of a scrape, {_TARGET_COUNT} servers",
+                statistics.median(samples[_TARGET_COUNT]) * 1000,
+                _TARGET_MILLISECONDS,
+            )
+        ],
+        {"cpu_seconds": samples},
+    )
 
 
-def _measure(root: Path, count: int) -> float:
+def _scrape(root: Path, count: int) -> tuple[list[float], int]:
+    """Return the seconds of CPU time of each scrape, and how many series it has."""
     registry = CollectorRegistry()
     places = Places(root, root / "data", str(root / "engine"), root / "state")
     switched = {f"tap{number}": PortRate(1_000_000, None) for number in range(count)}
@@ -78,10 +90,9 @@ def _measure(root: Path, count: int) -> float:
     for _ in range(_SCRAPES):
         begin = time.process_time()
         scrape()
-        used.append((time.process_time() - begin) * 1000)
+        used.append(time.process_time() - begin)
     collector.close()
-    print(f"{count:7}  {statistics.median(used):26.1f}  {max(used):7.1f}  {series:6}")
-    return statistics.median(used)
+    return used, series
 
 
 def _make_host(root: Path, count: int) -> None:
@@ -113,6 +124,12 @@ def _make_host(root: Path, count: int) -> None:
 def _put(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
+
+
+def main() -> int:
+    """Run the benchmark; return its exit status."""
+    arguments = program.parser(__doc__, "exporter").parse_args()
+    return program.run(arguments.json, measure)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples -> medians, spreads, targets and the text that shows them; pure but for ``conclude``."""
+"""Samples -> medians, spreads, targets and the text that shows them; pure."""
 
-import json
 import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-from devcloud.steps import say
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -87,23 +82,3 @@ def verdict(targets: Iterable[Target]) -> str:
         f"{target.value:>8.2f}  (target: at most {target.limit:g})"
         for target in targets
     )
-
-
-def conclude(
-    file: Path, text: str, targets: Sequence[Target], document: Mapping[str, object]
-) -> int:
-    """Write the JSON file and print the text with the targets, as every benchmark ends.
-
-    :param document: what the file gets beside the targets and the machine's load
-    :returns: the exit code: 0 when every target is reached
-    """
-    whole = {
-        "load_after": os.getloadavg(),
-        **document,
-        "targets": [asdict(target) for target in targets],
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(whole, indent=1))
-    print(f"\n{text}\n\n{verdict(targets)}\n")
-    say(f"every sample is in {file}")
-    return 0 if all(target.reached for target in targets) else 1

@@ -4,11 +4,9 @@
 ``make bench-images``; what each figure means is in docs/benchmarks.rst.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -24,7 +22,7 @@ import tests  # noqa: F401, I001
 
 from openstack.connection import Connection
 
-from benchmarks import figures, processes
+from benchmarks import figures, processes, program
 from benchmarks.glance_images import GLANCE_SECONDS, build, uploaded
 from benchmarks.raw_engine import RawEngine
 from benchmarks.releases import rebuild
@@ -33,10 +31,8 @@ from devcloud import supervise
 from devcloud.clients import connect
 from devcloud.images import archive_path
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, step, wait_until
+from devcloud.steps import StepFailed, step, wait_until
 from tests.cloud.servers import Servers
-
-RESULTS = Path(__file__).resolve().parent / "results" / "images.json"
 
 MIB = 1 << 20
 CHANGED_MIB = 256
@@ -219,8 +215,8 @@ def measure(settings: Settings, size: int, rounds: int) -> Results:
     return bench.results
 
 
-def report(results: Results) -> tuple[str, list[figures.Target]]:
-    """Return the text and the targets."""
+def report(results: Results, size: int) -> program.Report:
+    """Return what was found with an image of ``size`` MiB."""
     medians = {name: statistics.median(values) for name, values in results.seconds.items()}
     targets = [
         figures.Target(f"{ours} / {raw}", medians[ours] / medians[raw], RATIO)
@@ -235,7 +231,7 @@ def report(results: Results) -> tuple[str, list[figures.Target]]:
     def rows(found: dict[str, list[float]]) -> dict[str, figures.Summary]:
         return {name: figures.summarize(values) for name, values in found.items()}
 
-    return "\n\n".join(
+    text = "\n\n".join(
         (
             figures.table("Time", "s", rows(results.seconds)),
             figures.table("Written for each byte of the image", "bytes", rows(results.written)),
@@ -243,26 +239,20 @@ def report(results: Results) -> tuple[str, list[figures.Target]]:
             figures.table("More memory of nova-compute, peak", "MiB", rows(results.extra_mib)),
             f"{ALL} / {BOOT}: {medians[ALL] / medians[BOOT]:.2f}",
         )
-    ), targets
+    )
+    return program.Report(text, targets, {"size_mib": size} | dataclasses.asdict(results))
 
 
 def main() -> int:
-    """Measure, print, write the JSON file; 0 when every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "images")
     parser.add_argument("--size", type=int, default=2048, help="MiB of the image (default: 2048)")
     parser.add_argument("--rounds", type=int, default=1, help="of each kind (default: 1)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     arguments = parser.parse_args()
-    # so that everything is cleaned up then, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        results = measure(load_settings(), arguments.size, arguments.rounds)
-    except StepFailed as failure:
-        print(explain(failure), file=sys.stderr)
-        return 2
-    text, targets = report(results)
-    document = {"size_mib": arguments.size} | dataclasses.asdict(results)
-    return figures.conclude(arguments.json, text, targets, document)
+    size = arguments.size
+    return program.run(
+        arguments.json, lambda: report(measure(load_settings(), size, arguments.rounds), size)
+    )
 
 
 if __name__ == "__main__":

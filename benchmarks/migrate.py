@@ -5,11 +5,9 @@
 run, is what the driver's ancestor did with the same container: commit, push and pull.
 """
 
-import argparse
 import contextlib
 import datetime
 import re
-import signal
 import sys
 import time
 from pathlib import Path
@@ -23,15 +21,13 @@ import tests  # noqa: F401, I001
 import docker
 from oslo_utils import timeutils
 
-from benchmarks import figures
+from benchmarks import figures, program
 from benchmarks.servers import open_hosts
 from devcloud.clients import connect
 from devcloud.settings import API_ADDRESS, Host, Settings, load_settings
-from devcloud.steps import StepFailed, explain, step
+from devcloud.steps import StepFailed, step
 from tests.cloud.guests import Guest
 from tests.cloud.servers import Servers
-
-RESULTS = Path(__file__).resolve().parent / "results" / "migrate.json"
 
 MIB = 1 << 20
 CHANGED_MIB_A_SECOND = 5
@@ -51,6 +47,9 @@ done
 END
 nohup sh write >/dev/null 2>&1 &
 """
+
+DOWN = "move: seconds from the last sign of life until all data is there"
+SENT, WRITTEN = "MiB sent", "MiB that the server had written"
 
 DOWN_SECONDS = 3.0
 WIRE_RATIO = 1.1
@@ -135,37 +134,29 @@ def measure(settings: Settings, size: int) -> dict[str, float]:
     return {
         "commit, push, pull: seconds, all of them without the server": plain,
         "move: seconds": whole,
-        "move: seconds from the last sign of life until all data is there": kept - last,
+        DOWN: kept - last,
         "move: seconds until it starts, with all that Nova and Neutron do": begun - last,
-        "MiB sent": amount,
-        "MiB that the server had written": changed,
+        SENT: amount,
+        WRITTEN: changed,
     }
 
 
-def main() -> int:
-    """Measure, print, write the JSON file; 0 when every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=1024, help="MiB of data (default: 1024)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
-    arguments = parser.parse_args()
-    # so that everything is cleaned up then, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        results = measure(load_settings(), arguments.size)
-    except StepFailed as failure:
-        print(explain(failure), file=sys.stderr)
-        return 2
-    down = results["move: seconds from the last sign of life until all data is there"]
+def report(results: dict[str, float]) -> program.Report:
+    """Return what was found."""
     targets = [
-        figures.Target("seconds without the server, before its start", down, DOWN_SECONDS),
-        figures.Target(
-            "MiB sent over MiB written",
-            results["MiB sent"] / results["MiB that the server had written"],
-            WIRE_RATIO,
-        ),
+        figures.Target("seconds without the server, before its start", results[DOWN], DOWN_SECONDS),
+        figures.Target("MiB sent over MiB written", results[SENT] / results[WRITTEN], WIRE_RATIO),
     ]
     text = "\n".join(f"  {what:<72}{value:>10.2f}" for what, value in results.items())
-    return figures.conclude(arguments.json, text, targets, results)
+    return program.Report(text, targets, results)
+
+
+def main() -> int:
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "migrate")
+    parser.add_argument("--size", type=int, default=1024, help="MiB of data (default: 1024)")
+    arguments = parser.parse_args()
+    return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.size)))
 
 
 if __name__ == "__main__":

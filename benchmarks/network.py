@@ -5,7 +5,6 @@
 network namespaces of its own and removed in the end.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -28,13 +27,11 @@ import tests  # noqa: F401, I001
 
 import docker
 
-from benchmarks import figures
+from benchmarks import figures, program
 from novadocker import privsep
 from novadocker.virt.docker import kernel, netns
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 from tests.engine import daemons, switch
-
-RESULTS = Path(__file__).resolve().parent / "results" / "network.json"
 
 HOST, BRIDGE, SWITCH, NAT = "host's veth", "Linux bridge", "Open vSwitch", "Docker's NAT bridge"
 KERNEL_DATAPATH = Path("/sys/module/openvswitch")
@@ -228,10 +225,8 @@ def over(first: list[float], second: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
-def report(
-    samples: dict[str, dict[str, list[float]]], datapath: str
-) -> tuple[str, list[figures.Target]]:
-    """Return the tables, and the targets that can be measured here."""
+def report(samples: dict[str, dict[str, list[float]]], datapath: str) -> program.Report:
+    """Return what was found, with the targets that can be measured here."""
     rows = {
         kind: {name: figures.summarize(values) for name, values in found.items()}
         for kind, found in samples.items()
@@ -270,29 +265,7 @@ def report(
             for name, row in rows["wiring"].items()
         ),
     ]
-    return "\n\n".join(text), targets
-
-
-def main() -> int:
-    """Run the benchmark; return 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=16)
-    parser.add_argument("--seconds", type=int, default=1, help="for each measurement")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    privsep.network_pctxt.set_client_mode(False)
-    state, lock = daemons.make_state_folder()
-    home = kernel.open_namespace()
-    kernel.enter_new_namespace()
-    try:
-        samples, datapath = measure_all(state, arguments.rounds, arguments.seconds)
-    finally:
-        kernel.enter_namespace(home)
-        daemons.clear(state)
-        lock.close()
-    text, targets = report(samples, datapath)
-    document = {"datapath": datapath, "samples": samples}
-    return figures.conclude(arguments.json, text, targets, document)
+    return program.Report("\n\n".join(text), targets, {"datapath": datapath, "samples": samples})
 
 
 def keep_iptables_off_bridges() -> None:
@@ -349,6 +322,29 @@ def busybox_archive(state: Path) -> bytes:
     shutil.copy("/bin/busybox", root / "sleep")
     command = ["tar", "-C", str(state / "root"), "-c", "."]
     return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def measure_apart(rounds: int, seconds: int) -> program.Report:
+    """Measure in a network namespace of this process's own, and leave nothing."""
+    privsep.network_pctxt.set_client_mode(False)
+    state, lock = daemons.make_state_folder()
+    home = kernel.open_namespace()
+    kernel.enter_new_namespace()
+    try:
+        return report(*measure_all(state, rounds, seconds))
+    finally:
+        kernel.enter_namespace(home)
+        daemons.clear(state)
+        lock.close()
+
+
+def main() -> int:
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "network")
+    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--seconds", type=int, default=1, help="for each measurement")
+    arguments = parser.parse_args()
+    return program.run(arguments.json, lambda: measure_apart(arguments.rounds, arguments.seconds))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@
 ``make bench-resize``; what each figure means is in docs/benchmarks.rst.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +22,11 @@ import tests  # noqa: F401, I001
 
 import docker
 
-from benchmarks import figures, watcher, worker
+from benchmarks import figures, program, watcher, worker
 from devcloud.network import ip
 from devcloud.settings import Host, Settings, load_settings
-from devcloud.steps import StepFailed, explain, step
+from devcloud.steps import StepFailed, step
 from devcloud.switch import vsctl
-
-RESULTS = Path(__file__).resolve().parent / "results" / "resize.json"
 
 IMAGE = "debian"
 BRIDGE = "br-bench"
@@ -196,10 +192,8 @@ def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, R
     return resizes, seen, rates
 
 
-def report(
-    resizes: Sequence[worker.Boot], seen: Seen, rates: Rates
-) -> tuple[str, list[figures.Target]]:
-    """Return the text and the targets."""
+def report(resizes: Sequence[worker.Boot], seen: Seen, rates: Rates) -> program.Report:
+    """Return what was found."""
     driver = figures.summarize(resize.seconds for resize in resizes)
     tables = [figures.table("Driver time of a live resize", "ms", {"": driver}, 1000)]
     targets = [
@@ -224,31 +218,23 @@ def report(
         for name, share in shares.items()
     ]
     parts = figures.median_parts([resize.parts for resize in resizes])
-    return "\n\n".join([*tables, figures.parts_table({"live resize": parts})]), targets
-
-
-def main() -> int:
-    """Measure, print, write the JSON file; 0 when every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help=f"of {ROUND} resizes (default: 10)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
-    arguments = parser.parse_args()
-    # so that everything is cleaned up then, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        resizes, seen, rates = measure(load_settings(), arguments.rounds)
-    except StepFailed as failure:
-        print(explain(failure), file=sys.stderr)
-        return 2
-    text, targets = report(resizes, seen, rates)
-    document = {
+    samples = {
         "resizes": [dataclasses.asdict(resize) for resize in resizes],
         "seen": {
             name: [dataclasses.asdict(found) for found in times] for name, times in seen.items()
         },
         "rates": rates,
     }
-    return figures.conclude(arguments.json, text, targets, document)
+    text = "\n\n".join([*tables, figures.parts_table({"live resize": parts})])
+    return program.Report(text, targets, samples)
+
+
+def main() -> int:
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "resize")
+    parser.add_argument("--rounds", type=int, default=10, help=f"of {ROUND} resizes (default: 10)")
+    arguments = parser.parse_args()
+    return program.run(arguments.json, lambda: report(*measure(load_settings(), arguments.rounds)))
 
 
 if __name__ == "__main__":

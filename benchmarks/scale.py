@@ -4,9 +4,7 @@
 ``make bench-scale``; what each figure means is in docs/benchmarks.rst.
 """
 
-import argparse
 import dataclasses
-import signal
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # before anything imports eventlet: Nova forbids it there
 import tests  # noqa: F401, I001
 
-from benchmarks import figures, worker
+from benchmarks import figures, program, worker
 from benchmarks.resize import BRIDGE, bridge
 from devcloud.settings import Settings, load_settings
-from devcloud.steps import StepFailed, explain, step
-
-RESULTS = Path(__file__).resolve().parent / "results" / "scale.json"
+from devcloud.steps import step
 
 IMAGE = "busybox"
 COUNTS = (10, 50, 100, 200)
@@ -116,8 +112,8 @@ def measure(settings: Settings, counts: Sequence[int]) -> list[Level]:
     return levels
 
 
-def report(levels: Sequence[Level]) -> tuple[str, list[figures.Target]]:
-    """Return the text and the targets."""
+def report(levels: Sequence[Level]) -> program.Report:
+    """Return what was found."""
     few, many = levels[0], levels[-1]
     lines = [
         f"{'servers':>8}{'CPU ms per':>16}{'start':>8}{'then boot':>11}{'own threads':>13}"
@@ -146,25 +142,16 @@ def report(levels: Sequence[Level]) -> tuple[str, list[figures.Target]]:
     targets.append(
         figures.Target(f"s, start with {many.servers} servers", many.start, START_SECONDS)
     )
-    return "\n".join(lines), targets
+    samples = {"levels": [dataclasses.asdict(level) for level in levels]}
+    return program.Report("\n".join(lines), targets, samples)
 
 
 def main() -> int:
-    """Measure, print, write the JSON file; 0 when every target is reached."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the benchmark; return its exit status."""
+    parser = program.parser(__doc__, "scale")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of servers")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"default: {RESULTS}")
     arguments = parser.parse_args()
-    # so that everything is cleaned up then, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        levels = measure(load_settings(), arguments.counts)
-    except StepFailed as failure:
-        print(explain(failure), file=sys.stderr)
-        return 2
-    text, targets = report(levels)
-    document = {"levels": [dataclasses.asdict(level) for level in levels]}
-    return figures.conclude(arguments.json, text, targets, document)
+    return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.counts)))
 
 
 if __name__ == "__main__":

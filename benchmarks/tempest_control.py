@@ -5,19 +5,18 @@
 """
 
 import argparse
-import contextlib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # run as a script, so that the folder of the script is on the path and the checkout is not
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import fake_host
+from benchmarks.servers import open_hosts
 from devcloud import fake
 from devcloud.clients import connect
-from devcloud.settings import Settings, load_settings
+from devcloud.settings import load_settings
 from devcloud.steps import StepFailed, explain, say, step
 from devcloud.tempest import report, results
 from devcloud.tempest.run import control_file, results_file, run_tests, tempest_environment
@@ -29,25 +28,6 @@ PLAN = Plan(hosts=(fake.HOST,), build_seconds=20, ssh_seconds=5)
 """A server of the fake driver is there at once, and nobody can ever log in."""
 
 WORKERS = 4
-
-
-@contextlib.contextmanager
-def closed_hosts(settings: Settings) -> Iterator[None]:
-    """Have the real compute hosts take no servers while the body runs."""
-    names = {host.name for host in settings.hosts}
-    with connect(settings, "admin") as admin:
-        found = [
-            service
-            for service in admin.compute.services(binary="nova-compute")
-            if service.host in names and service.status == "enabled"
-        ]
-        for service in found:
-            admin.compute.disable_service(service, disabled_reason="Tempest's control run")
-        try:
-            yield
-        finally:
-            for service in found:
-                admin.compute.enable_service(service)
 
 
 def main() -> int:
@@ -67,7 +47,11 @@ def main() -> int:
     try:
         if not names:
             raise StepFailed("no test has passed on this driver", "make tempest")
-        with fake_host.started(settings), closed_hosts(settings):
+        with (
+            fake_host.started(settings),
+            connect(settings, "admin") as admin,
+            open_hosts(admin, settings, ()),
+        ):
             environment = tempest_environment(settings, prepare(settings, PLAN))
             with step(f"Tempest on the fake driver: {len(names)} tests"):
                 found = run_tests(settings, environment, names, workers=WORKERS)

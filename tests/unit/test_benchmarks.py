@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How benchmarks end."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks import program
+from benchmarks.figures import Target
+from devcloud.steps import StepFailed
+
+
+@pytest.fixture(autouse=True)
+def unchanged_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.parametrize(("value", "status"), [(1.0, 0), (1.1, 1)])
+def test_the_exit_status_tells_of_the_targets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, status: int
+) -> None:
+    target = Target("seconds", value, 1.0)
+    file = tmp_path / "results" / "some.json"
+    report = program.Report("the table", [target], {"seconds": [value]})
+    assert program.run(file, lambda: report) == status
+    written = json.loads(file.read_text())
+    assert written["seconds"] == [value]
+    assert written["targets"] == [{"name": "seconds", "value": value, "limit": 1.0}]
+    shown = capsys.readouterr().out
+    assert "the table" in shown
+    assert ("MISSED" in shown) is bool(status)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(StepFailed("no engine", "look"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_what_was_broken_off_leaves_no_results(
+    tmp_path: Path, error: BaseException, status: int
+) -> None:
+    def measure() -> program.Report:
+        raise error
+
+    assert program.run(tmp_path / "some.json", measure) == status
+    assert not list(tmp_path.iterdir())
