@@ -2,7 +2,6 @@
 """A server of the image ``debian``, asked over SSH as its tenant would."""
 
 import subprocess
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from openstack.compute.v2.server import Server
 from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
+from tests import waiting
 
 SETTLE_SECONDS = 60
 
@@ -51,8 +51,4 @@ class Guest:
 
 def until(holds: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> Any:
     """Ask until the answer is true; return it. Neutron's agents apply changes within seconds."""
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.3)
-    return found
+    return waiting.until(holds, seconds, interval=0.3)

@@ -4,7 +4,6 @@
 import contextlib
 import signal
 import subprocess
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from openstack.connection import Connection
 from devcloud import programs, supervise
 from devcloud.network import inside
 from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
-from tests.cloud.guests import Guest
+from tests.cloud.guests import Guest, until
 from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, address, fault, pings
 
@@ -47,14 +46,6 @@ def root_of(engine: Any, server: Server) -> Path:
     return Path(f"/proc/{pid}/root")
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return found
-
-
 @pytest.mark.usefixtures("no_new_images")
 def test_snapshot_backup_shelve(
     servers: Servers, demo: Connection, engine: Any, tenant_network: str
@@ -71,7 +62,7 @@ def test_snapshot_backup_shelve(
     for _ in range(2):
         demo.compute.backup_server(server, "daily", "daily", 1)
         servers.wait(server, lambda now: now.status == "ACTIVE")
-        wait_for(lambda: {i.status for i in demo.image.images(name="daily")} == {"active"})
+        until(lambda: {i.status for i in demo.image.images(name="daily")} == {"active"}, SECONDS)
     assert len(list(demo.image.images(name="daily"))) == 1
     home = address(server)
     demo.compute.shelve_server(server)
@@ -105,7 +96,7 @@ def api_that_keeps(cloud: Settings, folder: Path) -> Iterator[str]:
             stderr=log,
         )
     try:
-        wait_for(lambda: process.poll() is not None or answers(url))
+        until(lambda: process.poll() is not None or answers(url), SECONDS)
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
         yield f"{url}/v2.1"
     finally:
@@ -181,7 +172,7 @@ def test_an_aggregate_has_an_image_before_any_server(
     try:
         admin.compute.add_host_to_aggregate(aggregate, cloud.hosts[0].name)
         admin.compute.aggregate_precache_images(aggregate, [image_id])
-        wait_for(lambda: engine.images(f"novadocker/{image_id}"))
+        until(lambda: engine.images(f"novadocker/{image_id}"), SECONDS)
     finally:
         admin.compute.remove_host_from_aggregate(aggregate, cloud.hosts[0].name)
         admin.compute.delete_aggregate(aggregate)

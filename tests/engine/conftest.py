@@ -7,41 +7,27 @@ are shared with the machine: tests take their instance UUIDs from ``instance_uui
 them.
 """
 
-# first: Nova patches (or forbids) eventlet before anything can import it
-from nova import monkey_patch
-
-try:
-    monkey_patch.patch(backend="threading")
-except TypeError:  # Nova 31 and 32 know eventlet only
-    monkey_patch.patch()
-
-import io
 import json
 import os
 import subprocess
-import tarfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import docker
 import os_vif
 import pytest
 import vif_plug_ovs.privsep
-from nova import conf, objects
 
 from novadocker import privsep
 from novadocker.virt.docker import kernel
 from novadocker.virt.docker.engine import Engine
-from tests.engine import daemons
+from tests.engine import daemons, hosts
+from tests.engine.busybox import busybox_archive
 from tests.engine.engines import OwnEngine, remove_containers
-from tests.engine.switch import Switch
-
-# what they find wrong is told as tests tell it
-pytest.register_assert_rewrite("tests.engine.survey", "tests.engine.walk")
-
-# the modules under test name Nova's objects in signatures
-objects.register_all()
+from tests.engine.switch import Switch, use_switch
+from tests.fake_glance import FakeGlance
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +80,7 @@ def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
     """An Open vSwitch with bridge br-int, known to os-vif."""
     switch = Switch(state_folder / "ovs")
     switch.start()
-    os_vif.initialize()  # registers the options
-    conf.CONF.set_override("ovsdb_connection", switch.connection, group="os_vif_ovs")
-    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
-    os_vif.initialize(reset=True)
+    use_switch(switch.connection)
     yield switch
     ports = switch.ports()
     # else its thread tries to connect for ever
@@ -149,26 +132,6 @@ def busybox_image(engine_url: str) -> str:
     return "busybox:test"
 
 
-def busybox_archive() -> bytes:
-    """Return a root filesystem, as a tar archive, made from the machine's static busybox."""
-    commands = subprocess.run(
-        ["/bin/busybox", "--list"], check=True, capture_output=True, text=True
-    ).stdout.split()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for folder in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "var"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(entry)
-        archive.add("/bin/busybox", "bin/busybox")
-        for command in commands:
-            if command != "busybox":
-                entry = tarfile.TarInfo(f"bin/{command}")
-                entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-                archive.addfile(entry)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def new_instance_uuid(state_folder: Path) -> Callable[[], str]:
     """Make UUIDs of instances that the leak check knows as ours."""
@@ -179,6 +142,37 @@ def new_instance_uuid(state_folder: Path) -> Callable[[], str]:
 @pytest.fixture
 def instance_uuid(new_instance_uuid: Callable[[], str]) -> str:
     return new_instance_uuid()
+
+
+@pytest.fixture
+def host_of(
+    ovs: Switch,
+    fake_glance: FakeGlance,
+    state_folder: Path,
+    tmp_path: Path,
+    new_instance_uuid: Callable[[], str],
+) -> hosts.HostOf:
+    """Make a compute host of an engine: ``with host_of(engine) as host``."""
+
+    def make(engine: OwnEngine, api_timeout: int = 60) -> AbstractContextManager[hosts.ComputeHost]:
+        return hosts.compute_host(
+            engine,
+            ovs,
+            fake_glance,
+            state_folder,
+            tmp_path / "instances",
+            new_instance_uuid,
+            api_timeout,
+        )
+
+    return make
+
+
+@pytest.fixture
+def compute_host(host_of: hosts.HostOf, session_engine: OwnEngine) -> Iterator[hosts.ComputeHost]:
+    """The compute host of the session's engine."""
+    with host_of(session_engine) as host:
+        yield host
 
 
 def _devices() -> set[str]:

@@ -18,15 +18,14 @@ from typing import Any
 import docker
 import os_vif
 import vif_plug_ovs.privsep
-from nova import conf, objects
+from nova import conf
 from oslo_privsep import priv_context
 
-objects.register_all()
-
-from novadocker import privsep  # noqa: E402 (its signatures name Nova's objects)
-from novadocker.virt.docker import images, meanwhile  # noqa: E402
-from tests.engine import servers  # noqa: E402
-from tests.fake_glance import FakeGlance  # noqa: E402
+from novadocker import privsep
+from novadocker.virt.docker import images, meanwhile
+from tests.engine import servers
+from tests.engine.switch import use_switch
+from tests.fake_glance import FakeGlance
 
 KILLED = 9
 """The exit code of a process that was killed before it had finished."""
@@ -80,10 +79,7 @@ def run(
     :param switch: the connection of Open vSwitch's database
     """
     conf.CONF([], project="nova", default_config_files=[])
-    os_vif.initialize()  # registers the options
-    conf.CONF.set_override("ovsdb_connection", switch, group="os_vif_ovs")
-    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
-    os_vif.initialize(reset=True)
+    use_switch(switch)
     images.glance.API = lambda: glance
     armed = threading.Event()
     numbers = itertools.count(1)

@@ -8,13 +8,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from nova import conf, objects
+from nova import conf
 
-objects.register_all()
-
-from novadocker.virt.docker import images  # noqa: E402 (its signatures name Nova's objects)
-from novadocker.virt.docker.engine import Engine  # noqa: E402
-from tests.fake_glance import FakeGlance  # noqa: E402
+from novadocker.virt.docker import images
+from novadocker.virt.docker.engine import Engine
+from tests.fake_glance import FakeGlance
 
 
 def new_store(url: str) -> images.ImageStore:

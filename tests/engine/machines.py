@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ import docker
 from novadocker.virt.docker import isolation
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from tests.engine.busybox import busybox_archive
 
+IMAGE = "machine:test"
 PLAIN = Isolation(capabilities=isolation.CAPABILITIES)
 LIMITS = Limits(cpu_shares=1024, memory_bytes=64 << 20, swap_bytes=0, pids=64)
 # perl makes any system call, and Debian never lacks it
@@ -27,10 +29,22 @@ _ACCOUNTS = {
 }
 
 
-def archive(base: bytes, *more: str) -> bytes:
-    """Return ``base``, a root filesystem, with accounts, a setuid ``su`` and programs of ours."""
+@contextmanager
+def connected(url: str, *programs: str) -> Iterator[docker.APIClient]:
+    """Connect to an engine, which has the image ``IMAGE`` then.
+
+    :param programs: the paths of what the image has beside busybox and perl
+    """
+    with closing(docker.APIClient(base_url=url, timeout=60)) as client:
+        repository, tag = IMAGE.split(":")
+        client.import_image_from_data(_archive(*programs), repository=repository, tag=tag)
+        yield client
+
+
+def _archive(*more: str) -> bytes:
+    """Return a root filesystem with accounts, a setuid ``su`` and programs of the machine's."""
     programs = (*_PROGRAMS, *more)
-    buffer = io.BytesIO(base)
+    buffer = io.BytesIO(busybox_archive())
     with tarfile.open(fileobj=buffer, mode="a") as root:
         for name, content in _ACCOUNTS.items():
             entry = tarfile.TarInfo(name)
@@ -76,7 +90,7 @@ class Machine:
 def machine(
     engine: Engine,
     client: docker.APIClient,
-    image: str,
+    image: str = IMAGE,
     limits: Limits = LIMITS,
     apart: Isolation = PLAIN,
     command: tuple[str, ...] = ("sleep", "1000"),

@@ -7,7 +7,7 @@ Nova passes to the driver is made of it anew for each call.
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,8 @@ class Nova:
         self.image = objects.ImageMeta.from_dict(IMAGE)
         self.driver = DockerDriver(_VirtAPI())
 
-    def start(self, servers: list[Server]) -> None:
-        """Start nova-compute."""
+    def start(self, servers: Sequence[Server]) -> None:
+        """Start nova-compute; these servers are in Nova's database."""
         self.driver.init_host(HOST)
         instances = [server.instance() for server in servers]
         self.driver.process_instances_at_startup(self.context, instances)
@@ -294,11 +294,13 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     ]
     for name, value, group in options:
         conf.CONF.set_override(name, value, group=group)
-    # without Nova's database, no port has a tag, and no move was cut off
-    with (
-        mock.patch.object(tags, "device_metadata", return_value=None),
-        mock.patch.object(migration, "resume_cut_off"),
-    ):
-        yield
-    for name, _, group in options:
-        conf.CONF.clear_override(name, group=group)
+    try:
+        # without Nova's database, no port has a tag, and no move was cut off
+        with (
+            mock.patch.object(tags, "device_metadata", return_value=None),
+            mock.patch.object(migration, "resume_cut_off"),
+        ):
+            yield
+    finally:
+        for name, _, group in options:
+            conf.CONF.clear_override(name, group=group)

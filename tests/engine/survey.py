@@ -17,7 +17,7 @@ from docker import errors
 
 from novadocker import naming
 from novadocker.virt.docker import netns, records
-from tests.engine import control_groups, daemons, networks, servers
+from tests.engine import control_groups, daemons, networks
 from tests.engine.servers import Server
 from tests.engine.switch import Switch
 
@@ -211,11 +211,3 @@ def _rates(device: str) -> list[int]:
         ["tc", "-json", "qdisc", "show", "dev", device], check=True, capture_output=True, text=True
     ).stdout
     return [q["options"]["rate"] for q in json.loads(shown) if q["kind"] == "tbf"]
-
-
-def prepare_image(client: docker.APIClient, archive: bytes) -> None:
-    """Give the engine the image of all servers, as if it had come from Glance."""
-    repository, tag = servers.IMAGE_NAME.rsplit(":", 1)
-    client.import_image_from_data(
-        archive, repository=repository, tag=tag, changes=servers.IMAGE_CHANGES
-    )

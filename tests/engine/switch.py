@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import os_vif
+from nova import conf
+
 from tests.engine import daemons
 from tests.suspending import suspend
 
@@ -101,6 +104,14 @@ class Switch:
 
     def interface(self, name: str, column: str) -> str:
         return self.vsctl("get", "Interface", name, column)
+
+
+def use_switch(connection: str) -> None:
+    """Have os-vif plug ports into the Open vSwitch with this connection."""
+    os_vif.initialize()  # registers the options
+    conf.CONF.set_override("ovsdb_connection", connection, group="os_vif_ovs")
+    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
+    os_vif.initialize(reset=True)
 
 
 def _run(*command: str) -> str:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from nova import conf
 from novadocker.virt.docker import consoles
 from novadocker.virt.docker.engine import Engine
 from tests.engine.test_engine import create
+from tests.waiting import until
 
 __all__ = ["create"]
 
@@ -86,13 +86,6 @@ def processes(engine: Engine, container: str) -> list[bytes]:
     return found
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_shell_on_a_real_terminal(engine: Engine, create: Any, make: Any) -> None:
     container = create("sleep", "100")
     engine.start_container(container)
@@ -107,7 +100,7 @@ def test_a_shell_on_a_real_terminal(engine: Engine, create: Any, make: Any) -> N
         assert b"50 132" in screen.wait(b"c3d")
         # control keys are signals, and none of them is the engine's
         screen.socket.sendall(b"sleep 1000\n")
-        wait_until(lambda: b"sleep\x001000\x00" in processes(engine, container))
+        until(lambda: b"sleep\x001000\x00" in processes(engine, container))
         screen.wait(b"1000\r\n")
         screen.socket.sendall(b"\x10\x11\x03")
         screen.wait(b"# ")
@@ -122,8 +115,8 @@ def test_nothing_stays_behind_a_client_that_goes(engine: Engine, create: Any, ma
     for _ in range(3):
         with closing(Screen(port)) as screen:
             screen.socket.sendall(b"sleep 8888\n")
-            wait_until(lambda: b"sleep\x008888\x00" in processes(engine, container))
-    wait_until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
+            until(lambda: b"sleep\x008888\x00" in processes(engine, container))
+    until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
 
 
 def test_the_oldest_of_too_many_makes_room(engine: Engine, create: Any, make: Any) -> None:
@@ -137,8 +130,8 @@ def test_the_oldest_of_too_many_makes_room(engine: Engine, create: Any, make: An
     assert all(screen.ends() for screen in screens[:8])
     for screen in screens:
         screen.close()
-    wait_until(lambda: threading.active_count() <= before + 1)
-    wait_until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
+    until(lambda: threading.active_count() <= before + 1)
+    until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
 
 
 def test_a_thousand_connections_one_after_the_other(engine: Engine, create: Any, make: Any) -> None:
@@ -154,8 +147,8 @@ def test_a_thousand_connections_one_after_the_other(engine: Engine, create: Any,
     with closing(Screen(port)) as screen:
         screen.socket.sendall(b"last\n")
         screen.wait(b"got-last")
-    wait_until(lambda: threading.active_count() <= before[0])
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before[1])
+    until(lambda: threading.active_count() <= before[0])
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before[1])
 
 
 def test_no_more_than_the_host_may_have(
@@ -187,7 +180,7 @@ def test_the_first_process_is_the_console_of_an_image_without_login(
 ) -> None:
     container = create("sh", "-c", "rm /bin/login; while read line; do echo got-$line; done")
     engine.start_container(container)
-    wait_until(lambda: not engine.has_file(container, "/bin/login"))
+    until(lambda: not engine.has_file(container, "/bin/login"))
     port = make().open(UUID, container, consoles.terminal_opener(engine, container, None))
     for _ in range(2):
         with closing(Screen(port)) as screen:
@@ -207,7 +200,7 @@ def test_a_login_prompt_where_the_image_has_one(engine: Engine, create: Any, mak
         assert screen.ends()
     with pytest.raises(ConnectionRefusedError):
         Screen(port)
-    wait_until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
+    until(lambda: processes(engine, container) == [b"sleep\x00100\x00"])
 
 
 @pytest.mark.parametrize("kind", ["shell", "process"])
@@ -231,5 +224,5 @@ def test_an_idle_port_is_given_back(
     monkeypatch.setattr(consoles, "_LOOK_SECONDS", 0.05)
     found = make(idle=0.1)
     port = found.open(UUID, "c" * 64, lambda: pytest.fail("nobody connects"))
-    wait_until(lambda: UUID not in found._consoles)
+    until(lambda: UUID not in found._consoles)
     assert found.open(UUID, "c" * 64, lambda: pytest.fail("nobody connects")) == port

@@ -6,23 +6,18 @@ At some of the points by default; at all of them with ``--every-point``.
 
 import itertools
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import docker
 import pytest
 from nova import exception as nova_exception
 from nova.compute import power_state, vm_states
 
 from novadocker import exception
-from tests.engine import crashing, servers
-from tests.engine.conftest import busybox_archive
-from tests.engine.engines import OwnEngine, dies_at
+from tests.engine import crashing
+from tests.engine.engines import dies_at
+from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Nova, Server
-from tests.engine.survey import Survey, prepare_image
-from tests.engine.switch import Switch
-from tests.fake_glance import FakeGlance
 
 SNAPSHOT = "5eed0000-0000-4000-8000-000000000002"
 _SECONDS = 120
@@ -164,27 +159,26 @@ ENGINE_CASES = {
 
 @dataclass(frozen=True)
 class Rig:
-    """All that a trial needs; every nova-compute is a process of its own."""
+    """Tries operations on a host."""
 
-    engine: OwnEngine
-    switch: Switch
-    instances: Path
-    glance: FakeGlance
-    survey: Survey
+    host: ComputeHost
 
     def run(
         self, operation: crashing.Operation, server: Server, known: Server | None, point: int = 0
     ) -> tuple[bool, Server | None]:
-        """Start nova-compute and do an operation; tell whether it was killed, and the result."""
+        """Start nova-compute, a process of its own, and do an operation.
+
+        :returns: whether it was killed, and the operation's result
+        """
         results, result = processes.Pipe(duplex=False)
         process = processes.Process(
             target=crashing.run,
             args=(operation, server, [known] if known else [], point, result),
             kwargs={
-                "url": self.engine.url,
-                "switch": self.switch.connection,
-                "instances": self.instances,
-                "glance": self.glance,
+                "url": self.host.engine.url,
+                "switch": self.host.switch.connection,
+                "instances": self.host.instances,
+                "glance": self.host.glance,
             },
         )
         with results:
@@ -196,13 +190,13 @@ class Rig:
             assert code in (0, crashing.KILLED)
             return code == crashing.KILLED, results.recv() if code == 0 else None
 
-    def trial(self, case: Case, instance_uuid: str, point: int) -> bool:
+    def trial(self, case: Case, point: int) -> bool:
         """Kill nova-compute at a point of an operation; tell whether there was such a point."""
-        server = Server(instance_uuid, ports=(1, 2))
+        server = self.host.new_server(ports=(1, 2))
         if case.prepare:
             _, made = self.run(spawn, server, None)
             assert made is not None
-            self.survey.mark(made)
+            self.host.survey.mark(made)
             _, prepared = self.run(case.prepare, made, made)
             assert prepared is not None
             server = prepared
@@ -211,25 +205,24 @@ class Rig:
             known = case.known(server)
             _, after = self.run(case.follow, known or server, known)
             if after is not None:
-                self.survey.check_running(after)
-            self.survey.check_nothing_else([after] if after else [])
+                self.host.survey.check_running(after)
+            self.host.survey.check_nothing_else([after] if after else [])
         if after is not None:
             self.run(destroy, after, None)
-        self.survey.check_nothing_else([])
+        self.host.survey.check_nothing_else([])
         return killed
 
-    def engine_trial(self, case: Case, instance_uuid: str, point: int) -> bool:
+    def engine_trial(self, case: Case, point: int) -> bool:
         """Kill the engine at a point of an operation; tell whether there was such a point."""
-        nova = Nova(self.glance)
-        nova.start([])
-        server: Server | None = Server(instance_uuid, ports=(1, 2))
+        nova = self.host.start_nova()
+        server: Server | None = self.host.new_server(ports=(1, 2))
         if case.prepare:
             server = nova.spawn(server)
-            self.survey.mark(server)
+            self.host.survey.mark(server)
             server = case.prepare(nova, server)
         assert server is not None
         after: Server | None = server
-        with dies_at(self.engine, point) as died:
+        with dies_at(self.host.engine, point) as died:
             try:
                 # it may succeed without the engine
                 after = case.operation(nova, server)
@@ -237,66 +230,48 @@ class Rig:
                 if not died():
                     raise
         if died():
-            self.engine.start()
+            self.host.engine.start()
             nova.periodic()
             after = case.follow(nova, after or server)
             overlays = int(server.vm_state == vm_states.RESCUED or case.operation is rescue)
             if after is not None:
-                self.survey.check_running(after)
-            self.survey.check_nothing_else([after] if after else [], overlays=overlays)
+                self.host.survey.check_running(after)
+            self.host.survey.check_nothing_else([after] if after else [], overlays=overlays)
             if overlays:
-                self.engine.kill()
-                self.engine.start()
+                self.host.engine.kill()
+                self.host.engine.start()
                 nova.stop()
-                nova = Nova(self.glance)
-                nova.start([after] if after else [])
+                nova = self.host.start_nova([after] if after else [])
         if after is not None:
             nova.destroy(after)
-        self.survey.check_nothing_else([])
+        self.host.survey.check_nothing_else([])
         nova.stop()
         return died()
 
 
 @pytest.fixture
-def rig(
-    session_engine: OwnEngine,
-    ovs: Switch,
-    docker_client: docker.APIClient,
-    fake_glance: FakeGlance,
-    state_folder: Path,
-    tmp_path: Path,
-) -> Iterator[Rig]:
-    prepare_image(docker_client, busybox_archive())
+def rig(compute_host: ComputeHost) -> Rig:
     processes.set_forkserver_preload([crashing.__name__, __name__])
-    instances = tmp_path / "instances"
-    instances.mkdir()
-    survey = Survey(docker_client, ovs, state_folder, instances)
-    with servers.configured(session_engine.url, instances):
-        yield Rig(session_engine, ovs, instances, fake_glance, survey)
-    docker_client.remove_image(servers.IMAGE_NAME, force=True)
+    return Rig(compute_host)
+
+
+def check_points(
+    config: pytest.Config, case: Case, trial: Callable[[Case, int], bool], what: str
+) -> None:
+    """Try a case at its points, or with ``--every-point`` until there is none any more."""
+    every = config.getoption("--every-point")
+    for point in itertools.count(1) if every else case.points:
+        print(f"{what} before request {point}", flush=True)
+        if not trial(case, point):
+            assert every, "there are fewer requests than that"
+            break
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_in_the_middle(
-    rig: Rig, name: str, new_instance_uuid: Callable[[], str], pytestconfig: pytest.Config
-) -> None:
-    case = CASES[name]
-    every = pytestconfig.getoption("--every-point")
-    for point in itertools.count(1) if every else case.points:
-        print(f"{name}: killed before request {point}", flush=True)
-        if not rig.trial(case, new_instance_uuid(), point):
-            assert every, "there are fewer requests than that"
-            break
+def test_killed_in_the_middle(rig: Rig, name: str, pytestconfig: pytest.Config) -> None:
+    check_points(pytestconfig, CASES[name], rig.trial, f"{name}: killed")
 
 
 @pytest.mark.parametrize("name", ENGINE_CASES)
-def test_the_engine_dies_in_the_middle(
-    rig: Rig, name: str, new_instance_uuid: Callable[[], str], pytestconfig: pytest.Config
-) -> None:
-    case = ENGINE_CASES[name]
-    every = pytestconfig.getoption("--every-point")
-    for point in itertools.count(1) if every else case.points:
-        print(f"{name}: the engine dies before request {point}", flush=True)
-        if not rig.engine_trial(case, new_instance_uuid(), point):
-            assert every, "there are fewer requests than that"
-            break
+def test_the_engine_dies_in_the_middle(rig: Rig, name: str, pytestconfig: pytest.Config) -> None:
+    check_points(pytestconfig, ENGINE_CASES[name], rig.engine_trial, f"{name}: the engine dies")

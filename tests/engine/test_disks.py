@@ -15,7 +15,6 @@ from novadocker import exception
 from novadocker.virt.docker import disks, host
 from novadocker.virt.docker.engine import Engine
 from tests.engine import machines
-from tests.engine.conftest import busybox_archive
 from tests.engine.engines import own_engine
 from tests.engine.machines import Machine
 
@@ -34,12 +33,8 @@ def url(own_network: None, state_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=url, timeout=60)
-    found.import_image_from_data(
-        machines.archive(busybox_archive()), repository="machine", tag="test"
-    )
-    yield found
-    found.close()
+    with machines.connected(url) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def engine(url: str) -> Engine:
 def sized(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
     counted(engine)
     limits = replace(machines.LIMITS, disk_bytes=SIZE)
-    with machines.machine(engine, client, "machine:test", limits=limits) as found:
+    with machines.machine(engine, client, limits=limits) as found:
         yield found
 
 
@@ -111,14 +106,14 @@ def test_disks_stay_limited_after_a_deletion(
     engine: Engine, client: docker.APIClient, sized: Machine
 ) -> None:
     limits = replace(machines.LIMITS, disk_bytes=SIZE)
-    with machines.machine(engine, client, "machine:test", limits=limits):
+    with machines.machine(engine, client, limits=limits):
         pass
     counted(engine)
     assert fill(sized) < 64
 
 
 def test_without_a_size(engine: Engine, client: docker.APIClient) -> None:
-    with machines.machine(engine, client, "machine:test") as found:
+    with machines.machine(engine, client) as found:
         assert disks.read_disk(engine.info().data_root, found.id).size == 0
 
 

@@ -18,7 +18,6 @@ from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, DiskRates, Limits, NetworkRate
 from tests.engine import machines, networks
-from tests.engine.conftest import busybox_archive
 from tests.engine.machines import Machine
 from tests.engine.switch import Switch
 
@@ -46,17 +45,13 @@ COUNT = (
 
 @pytest.fixture(scope="module")
 def client(engine_url: str) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=engine_url, timeout=60)
-    found.import_image_from_data(
-        machines.archive(busybox_archive()), repository="enforced", tag="test"
-    )
-    yield found
-    found.close()
+    with machines.connected(engine_url) as found:
+        yield found
 
 
 @pytest.fixture
 def server(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
-    with machines.machine(engine, client, "enforced:test", SMALL, command=COUNT) as found:
+    with machines.machine(engine, client, limits=SMALL, command=COUNT) as found:
         yield found
 
 

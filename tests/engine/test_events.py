@@ -4,7 +4,6 @@
 import os
 import queue
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import docker
@@ -16,6 +15,7 @@ from novadocker.virt.docker import events
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from tests.engine.engines import OwnEngine
+from tests.waiting import until
 
 Next = Callable[[], int]
 
@@ -111,8 +111,5 @@ def test_out_of_memory(
     docker_client.start(name)
     while told() != virtevent.EVENT_LIFECYCLE_STOPPED:
         pass
-    deadline = time.monotonic() + 30
     # its own event may come after that of the end
-    while f"[instance: {instance_uuid}] The kernel killed a process" not in caplog.text:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: f"[instance: {instance_uuid}] The kernel killed a process" in caplog.text)

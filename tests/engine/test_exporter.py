@@ -19,7 +19,6 @@ from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
 from novadocker.virt.docker import netns, vifs
 from tests.engine import control_groups, machines, networks
-from tests.engine.conftest import busybox_archive
 from tests.engine.engines import THIN_OPTIONS, own_engine
 from tests.engine.switch import Switch
 
@@ -30,12 +29,8 @@ PIDS = 20
 
 @pytest.fixture(scope="module")
 def client(engine_url: str) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=engine_url, timeout=60)
-    found.import_image_from_data(
-        machines.archive(busybox_archive()), repository="exported", tag="test"
-    )
-    yield found
-    found.close()
+    with machines.connected(engine_url) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def server(client: docker.APIClient, told: queue.Queue[Incident]) -> Iterator[di
         cpu_period=100_000,
     )
     container = client.create_container(
-        "exported:test",
+        machines.IMAGE,
         ["sleep", "1000"],
         name=f"nova-{instance}",
         labels=labels,

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from novadocker.virt.docker import netns
-from tests.engine.conftest import busybox_archive
+from tests.engine.busybox import busybox_archive
 
 LOGIN = {
     "user": "root",

@@ -16,7 +16,6 @@ from oslo_privsep import capabilities as privsep_capabilities
 from novadocker.virt.docker import isolation
 from novadocker.virt.docker.engine import Engine
 from tests.engine import machines
-from tests.engine.conftest import busybox_archive
 from tests.engine.machines import Machine
 
 # by the numbers of x86-64 and of 64-bit Arm
@@ -45,25 +44,14 @@ def system_call(name: str, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def client(engine_url: str) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=engine_url, timeout=60)
-    yield found
-    found.close()
+    with machines.connected(engine_url, str(shutil.which("runc"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def image(client: docker.APIClient) -> str:
-    client.import_image_from_data(
-        machines.archive(busybox_archive(), str(shutil.which("runc"))),
-        repository="machine",
-        tag="test",
-    )
-    return "machine:test"
-
-
-@pytest.fixture(scope="module")
-def plain(engine: Engine, client: docker.APIClient, image: str) -> Iterator[Machine]:
+def plain(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
     """A container of a flavor that says nothing."""
-    with machines.machine(engine, client, image) as found:
+    with machines.machine(engine, client) as found:
         yield found
 
 
@@ -176,7 +164,7 @@ def test_only_devices_that_lead_nowhere(plain: Machine) -> None:
 # -- what a flavor allows -------------------------------------------------------------------------
 
 
-def test_what_a_flavor_adds(engine: Engine, client: docker.APIClient, image: str) -> None:
+def test_what_a_flavor_adds(engine: Engine, client: docker.APIClient) -> None:
     apart = isolation.isolation(
         {
             "docker:capabilities": "NET_ADMIN",
@@ -186,7 +174,7 @@ def test_what_a_flavor_adds(engine: Engine, client: docker.APIClient, image: str
             "docker:oom_score_adj": "321",
         }
     )
-    with machines.machine(engine, client, image, apart=apart) as found:
+    with machines.machine(engine, client, apart=apart) as found:
         assert capabilities(found.pid) == {*isolation.CAPABILITIES, "NET_ADMIN"}
         assert found.shell("ip address add 10.9.9.9/24 dev lo")[0] == 0
         assert found.shell("head -c0 /dev/fuse && test -c /dev/fuse")[0] == 0
@@ -208,11 +196,11 @@ runc run inner
 """
 
 
-def test_nesting(engine: Engine, client: docker.APIClient, image: str, plain: Machine) -> None:
+def test_nesting(engine: Engine, client: docker.APIClient, plain: Machine) -> None:
     code, output = plain.shell(_NESTED)
     assert (code, "made inside" in output) == (1, False)
     apart = isolation.isolation({"docker:nesting": "true"})
-    with machines.machine(engine, client, image, apart=apart) as found:
+    with machines.machine(engine, client, apart=apart) as found:
         # as the documentation says, for cgroup v1
         made_writable = "for f in /sys/fs/cgroup/*; do mount -o remount,bind,rw $f; done"
         assert found.shell(made_writable)[0] == 0
@@ -222,10 +210,8 @@ def test_nesting(engine: Engine, client: docker.APIClient, image: str, plain: Ma
         assert "not permitted" in output
 
 
-def test_no_more_devices_by_a_capability(
-    engine: Engine, client: docker.APIClient, image: str
-) -> None:
+def test_no_more_devices_by_a_capability(engine: Engine, client: docker.APIClient) -> None:
     apart = replace(machines.PLAIN, capabilities=(*isolation.CAPABILITIES, "MKNOD"))
-    with machines.machine(engine, client, image, apart=apart) as found:
+    with machines.machine(engine, client, apart=apart) as found:
         assert found.shell("mknod /tmp/disk b 254 0")[0] == 0
         assert "not permitted" in found.shell("head -c1 /tmp/disk")[1]

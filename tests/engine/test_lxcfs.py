@@ -4,7 +4,6 @@
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,9 @@ from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine import daemons
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(not shutil.which("lxcfs"), reason="lxcfs is not installed")
-SECONDS = 60
 OTHER = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c2"
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
@@ -130,13 +129,6 @@ def run(docker_client: docker.APIClient) -> Callable[..., str]:
     return call
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def total_kb(run: Any, container: str) -> str:
     shown = run(container, "cat", "/proc/meminfo")
     return str(shown.splitlines()[0].split()[1]) if shown.startswith("MemTotal") else shown
@@ -163,8 +155,8 @@ def test_a_new_lxcfs_serves_running_containers(
         served.kill()
         assert "not connected" in run(container, "cat", "/proc/meminfo")
         served.restart()
-        wait_until(lambda: total_kb(run, container) == str(64 << 10))
-        wait_until(lambda: run(container, "cat", "/sys/devices/system/cpu/online") == "0\n")
+        until(lambda: total_kb(run, container) == str(64 << 10))
+        until(lambda: run(container, "cat", "/sys/devices/system/cpu/online") == "0\n")
         assert "ead-only" in run(container, "sh", "-c", "echo x >/proc/uptime")
     lines = Path(f"/proc/{pid}/mountinfo").read_text()
     assert engine.inspect_container(container).pid == pid
@@ -233,10 +225,10 @@ def test_load_averages_where_lxcfs_counts_none(
         busy, ["sh", "-c", "while :; do :; done & while :; do :; done"]
     )
     docker_client.exec_start(loops, detach=True)
-    wait_until(lambda: shown_load(load)[0] >= 0.05)
-    wait_until(lambda: shown_load(load)[1:] == (2, 3))
-    wait_until(lambda: shown_load(no_load) == (0.0, 0, 1))
-    wait_until(lambda: run(idle, "cat", "/proc/loadavg") == no_load.read_text())
+    until(lambda: shown_load(load)[0] >= 0.05)
+    until(lambda: shown_load(load)[1:] == (2, 3))
+    until(lambda: shown_load(no_load) == (0.0, 0, 1))
+    until(lambda: run(idle, "cat", "/proc/loadavg") == no_load.read_text())
     assert "ead-only" in run(busy, "sh", "-c", "echo x >/proc/loadavg")
 
     # nova-compute starts anew: the averages go on from where they were
@@ -245,10 +237,10 @@ def test_load_averages_where_lxcfs_counts_none(
     again = loads.Loads(state_folder / "loads", engine, Listing(engine))
     request.addfinalizer(again.stop)
     again.start()
-    wait_until(lambda: shown_load(load)[0] != before)
+    until(lambda: shown_load(load)[0] != before)
     assert shown_load(load)[0] > before
 
     # the server does: they begin with nothing
     docker_client.stop(busy, timeout=0)
     engine.start_container(busy)
-    wait_until(lambda: shown_load(load) == (0.0, 0, 1))
+    until(lambda: shown_load(load) == (0.0, 0, 1))

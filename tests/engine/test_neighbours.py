@@ -3,8 +3,7 @@
 
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import pytest
 from novadocker.virt.docker import kills
 from novadocker.virt.docker.engine import Engine
 from tests.engine import control_groups, machines
-from tests.engine.conftest import busybox_archive
 from tests.engine.machines import Machine
+from tests.waiting import until
 
 _SECONDS = 60
 _HOG = "$x = 'x' x (256 << 20)"
@@ -25,38 +24,19 @@ _BOMB = "fork while 1"
 
 @pytest.fixture(scope="module")
 def client(engine_url: str) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=engine_url, timeout=60)
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
-def image(client: docker.APIClient) -> str:
-    client.import_image_from_data(
-        machines.archive(busybox_archive()), repository="neighbours", tag="test"
-    )
-    return "neighbours:test"
-
-
-@pytest.fixture(scope="module")
-def neighbour(engine: Engine, client: docker.APIClient, image: str) -> Iterator[Machine]:
-    with machines.machine(engine, client, image) as found:
+    with machines.connected(engine_url) as found:
         yield found
 
 
-def until(done: Callable[[], bool]) -> None:
-    """Wait for a counter of the kernel's, which offers no event."""
-    deadline = time.monotonic() + _SECONDS
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.fixture(scope="module")
+def neighbour(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
+    with machines.machine(engine, client) as found:
+        yield found
 
 
-def test_fork_bomb(
-    engine: Engine, client: docker.APIClient, image: str, neighbour: Machine
-) -> None:
+def test_fork_bomb(engine: Engine, client: docker.APIClient, neighbour: Machine) -> None:
     limits = replace(machines.LIMITS, pids=40, cpu_quota_us=100_000)
-    with machines.machine(engine, client, image, limits=limits) as bomb:
+    with machines.machine(engine, client, limits=limits) as bomb:
         folder = control_groups.folder(bomb.pid, "pids")
         client.exec_start(client.exec_create(bomb.id, ["perl", "-e", _BOMB])["Id"], detach=True)
         until(lambda: (folder / "pids.current").read_text() == "40\n")
@@ -67,10 +47,8 @@ def test_fork_bomb(
         assert engine.inspect_container(bomb.id).status == "running"
 
 
-def test_memory_hog(
-    engine: Engine, client: docker.APIClient, image: str, neighbour: Machine
-) -> None:
-    with machines.machine(engine, client, image) as hog:
+def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine) -> None:
+    with machines.machine(engine, client) as hog:
         assert kills.read_kills(hog.pid) == 0
         told: list[str] = []
         label = f"org.openstack.nova.test={hog.name}"

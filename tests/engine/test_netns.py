@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
@@ -23,6 +22,7 @@ from novadocker import privsep
 from novadocker.virt.docker import kernel, netns, records, wiring
 from novadocker.virt.docker.nics import Nic, Route
 from tests.engine import networks
+from tests.waiting import until
 
 # linux/if_ether.h
 ETH_P_ALL = 3
@@ -360,10 +360,7 @@ def test_failure_in_the_namespace_leaves_no_thread_there(
         wire(uuid, FIRST)
     assert os.listdir("/proc/self/fd") == descriptors
     # Python knows a thread as ended a moment before the kernel does
-    deadline = time.monotonic() + 60
-    while namespaces_of_threads() != {home} and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert namespaces_of_threads() == {home}
+    until(lambda: namespaces_of_threads() == {home})
 
 
 def test_records(uuid: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from novadocker import naming
 from novadocker.cmd import recover
-from tests.engine.conftest import busybox_archive
+from tests.engine.busybox import busybox_archive
 from tests.engine.engines import THIN_OPTIONS, own_engine
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"

@@ -15,7 +15,7 @@ from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from tests import archives
 from tests.engine import machines
-from tests.engine.conftest import busybox_archive
+from tests.engine.busybox import busybox_archive
 from tests.engine.engines import own_engine
 
 # the engine itself takes no more

@@ -17,7 +17,7 @@ from novadocker import exception
 from novadocker.virt.docker import freezer, holes, images
 from novadocker.virt.docker.engine import Engine
 from tests import archives
-from tests.engine.conftest import busybox_archive
+from tests.engine.busybox import busybox_archive
 from tests.engine.test_images import folder, store, tags
 from tests.fake_glance import FakeGlance
 

@@ -17,7 +17,6 @@ from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, IdMaps, Isolation, Login
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks
-from tests.engine.conftest import busybox_archive
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 
@@ -71,12 +70,8 @@ def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engin
 
 @pytest.fixture(scope="module")
 def client(engine: Engine, folder: Path) -> Iterator[docker.APIClient]:
-    found = docker.APIClient(base_url=f"unix://{folder}/docker.sock", timeout=60)
-    found.import_image_from_data(
-        machines.archive(busybox_archive()), repository="machine", tag="test"
-    )
-    yield found
-    found.close()
+    with machines.connected(f"unix://{folder}/docker.sock") as found:
+        yield found
 
 
 @pytest.fixture
@@ -104,7 +99,7 @@ def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
 def describe(instance_uuid: str, apart: Isolation) -> ContainerSpec:
     return ContainerSpec(
         name=f"nova-{instance_uuid}",
-        image_id="machine:test",
+        image_id=machines.IMAGE,
         hostname="web-1",
         labels={},
         runtime="novadocker",

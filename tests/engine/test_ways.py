@@ -17,7 +17,7 @@ from novadocker.virt.docker.blobs import Blob, Repository
 from novadocker.virt.docker.engine import Engine
 from tests import archives
 from tests.engine import engines, registries
-from tests.engine.conftest import busybox_archive
+from tests.engine.busybox import busybox_archive
 from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
 from tests.engine.registries import Registry
 from tests.engine.test_images import folder, store

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import docker
 import pytest
 
 from novadocker.virt.docker import disks, host
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines, machines
-from tests.engine.conftest import busybox_archive
 
 MIB = 1 << 20
 
@@ -34,13 +32,11 @@ def test_a_server_can_not_write_more_than_its_disk(url: str) -> None:
     assert host.can_size_disks(info)
     # the engine has no request for it, and the quota's project is the engine's secret
     assert not disks.can_resize(info)
-    client = docker.APIClient(base_url=url, timeout=60)
-    client.import_image_from_data(
-        machines.archive(busybox_archive()), repository="machine", tag="test"
-    )
     limits = replace(machines.LIMITS, disk_bytes=48 * MIB)
-    with machines.machine(engine, client, "machine:test", limits=limits) as found:
+    with (
+        machines.connected(url) as client,
+        machines.machine(engine, client, limits=limits) as found,
+    ):
         code, output = found.shell("dd if=/dev/zero of=/x bs=1M count=100 2>&1")
         assert code == 1, output
         assert 40 < int(found.shell("wc -c < /x")[1]) // MIB <= 48
-    client.close()

@@ -7,16 +7,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import docker
 import pytest
 from nova import exception as nova_exception
 from nova.compute import power_state, vm_states
 
 from novadocker import exception
-from tests.engine.engines import OwnEngine, dies_at
-from tests.engine.servers import FLAVORS, Nova, Server
-from tests.engine.survey import Survey
-from tests.engine.switch import Switch
+from tests.engine.engines import dies_at
+from tests.engine.hosts import ComputeHost
+from tests.engine.servers import FLAVORS, Server
 
 _MOST_SERVERS = 4
 _MOST_PORTS = 3
@@ -42,35 +40,19 @@ class Guest:
 
 
 class Walk:
-    """Takes the steps that a seed chooses.
+    """Takes the steps that a seed chooses, on one host."""
 
-    :param start_nova: makes another nova-compute
-    :param new_uuid: makes the UUIDs of servers
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        start_nova: Callable[[], Nova],
-        own_engine: OwnEngine,
-        switch: Switch,
-        client: docker.APIClient,
-        survey: Survey,
-        new_uuid: Callable[[], str],
-    ) -> None:
+    def __init__(self, seed: int, host: ComputeHost) -> None:
         self._random = random.Random(seed)
-        self._start_nova = start_nova
-        self._engine = own_engine
-        self._switch = switch
-        self._client = client
-        self._survey = survey
-        self._new_uuid = new_uuid
+        self._host = host
+        self._engine = host.engine
+        self._client = host.client
+        self._survey = host.survey
         self._numbers = iter(range(1, 1 << 16))
         self._guests: list[Guest] = []
         # of rescues during which the engine died
         self._overlays = 0
-        self._nova = start_nova()
-        self._nova.start([])
+        self._nova = host.start_nova()
         # name: how often it is chosen, and whether it can be
         self._of_guest: Mapping[str, tuple[int, Callable[[Guest], bool]]] = {
             "power_off": (4, lambda guest: guest.state == "running" and not guest.rescued),
@@ -152,7 +134,7 @@ class Walk:
 
     def _spawn(self) -> None:
         ports = tuple(next(self._numbers) for _ in range(self._random.randint(0, 2)))
-        server = Server(self._new_uuid(), self._any_flavor(), ports)
+        server = self._host.new_server(self._any_flavor(), ports)
         guest = Guest(self._nova.spawn(server))
         self._guests.append(guest)
         self._survey.mark(guest.server)
@@ -256,12 +238,11 @@ class Walk:
     def _new_nova(self) -> None:
         """Start nova-compute anew."""
         self._nova.stop()
-        self._nova = self._start_nova()
-        self._nova.start([guest.server for guest in self._guests])
+        self._nova = self._host.start_nova([guest.server for guest in self._guests])
 
     def _restart_switch(self) -> None:
         """The switch takes the ports' rates; the next periodic task puts them back."""
-        self._switch.restart_switching()
+        self._host.switch.restart_switching()
         self._nova.periodic()
 
     def _kill_engine(self) -> None:
@@ -311,7 +292,7 @@ class Walk:
                 with pytest.raises(_AWAY):
                     operation(guest.server)
             with pytest.raises(_AWAY):
-                self._nova.spawn(Server(self._new_uuid(), ports=(next(self._numbers),)))
+                self._nova.spawn(self._host.new_server(ports=(next(self._numbers),)))
         finally:
             self._start_engine()
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compute host of the tests: an engine, a switch, and what stands for Nova and Glance."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from tests.engine import servers
+from tests.engine.busybox import busybox_archive
+from tests.engine.engines import OwnEngine, remove_containers
+from tests.engine.servers import Nova, Server
+from tests.engine.survey import Survey
+from tests.engine.switch import Switch
+from tests.fake_glance import FakeGlance
+
+
+@dataclass(frozen=True)
+class ComputeHost:
+    """A host whose engine has the image of all servers.
+
+    :ivar instances: nova-compute's folder of instances
+    :ivar survey: looks at this host
+    :ivar new_uuid: makes the UUIDs of its servers
+    """
+
+    engine: OwnEngine
+    client: docker.APIClient
+    switch: Switch
+    glance: FakeGlance
+    instances: Path
+    survey: Survey
+    new_uuid: Callable[[], str]
+
+    def start_nova(self, known: Sequence[Server] = ()) -> Nova:
+        """Start a nova-compute.
+
+        :param known: what Nova's database has on this host
+        """
+        nova = Nova(self.glance)
+        nova.start(known)
+        return nova
+
+    def new_server(self, flavor: str = "small", ports: tuple[int, ...] = ()) -> Server:
+        """Describe a server that is not there yet."""
+        return Server(self.new_uuid(), flavor, ports)
+
+
+HostOf = Callable[..., AbstractContextManager[ComputeHost]]
+"""What the fixture ``host_of`` gives."""
+
+
+@contextmanager
+def compute_host(
+    engine: OwnEngine,
+    switch: Switch,
+    glance: FakeGlance,
+    state: Path,
+    instances: Path,
+    new_uuid: Callable[[], str],
+    api_timeout: int = 60,
+) -> Iterator[ComputeHost]:
+    """Make a compute host of an engine; its containers and its image go in the end.
+
+    :param state: the session's folder
+    :param api_timeout: how many seconds the driver waits for the engine's answers
+    """
+    instances.mkdir()
+    with closing(docker.APIClient(base_url=engine.url, timeout=60)) as client:
+        _import_image(client)
+        survey = Survey(client, switch, state, instances)
+        try:
+            with servers.configured(engine.url, instances, api_timeout):
+                yield ComputeHost(engine, client, switch, glance, instances, survey, new_uuid)
+        finally:
+            remove_containers(engine.url)
+            client.remove_image(servers.IMAGE_NAME, force=True)
+
+
+def _import_image(client: docker.APIClient) -> None:
+    """Give the engine the image of all servers, as if it had come from Glance."""
+    repository, tag = servers.IMAGE_NAME.rsplit(":", 1)
+    client.import_image_from_data(
+        busybox_archive(), repository=repository, tag=tag, changes=servers.IMAGE_CHANGES
+    )
