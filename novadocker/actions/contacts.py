@@ -7,12 +7,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from openstack import exceptions
 from openstack.connection import Connection
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from novadocker.actions import cloud
 from novadocker.exporter.labels import KnownLabels
 
 LOG = logging.getLogger(__name__)
@@ -30,11 +30,11 @@ _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,190}")
 class Contacts(Collector):
     """Asks Keystone again and again, in a thread; what it said last stays while it is away.
 
-    :param cloud: with the right to list the projects
+    :param connection: to a cloud, with the right to list the projects
     """
 
-    def __init__(self, cloud: Connection) -> None:
-        self._cloud = cloud
+    def __init__(self, connection: Connection) -> None:
+        self._cloud = connection
         self._stopped = threading.Event()
         self._contacts: dict[str, str] = {}
 
@@ -51,6 +51,7 @@ class Contacts(Collector):
         """Ask once.
 
         :raises openstack.exceptions.SDKException: Keystone does not tell
+        :raises keystoneauth1.exceptions.ClientException: the same, as it is away
         """
         self._contacts = contacts(self._cloud.identity.projects())
 
@@ -71,7 +72,7 @@ class Contacts(Collector):
         while True:
             try:
                 self.ask()
-            except exceptions.SDKException as error:
+            except cloud.ERRORS as error:
                 LOG.error("Keystone does not tell the contacts of projects: %s", error)
             if self._stopped.wait(_EVERY_SECONDS):
                 return

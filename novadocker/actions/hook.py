@@ -18,7 +18,7 @@ from typing import Any
 from openstack import exceptions
 from openstack.connection import Connection
 
-from novadocker.actions import policy
+from novadocker.actions import cloud, policy
 from novadocker.actions.policy import Policy
 
 LOG = logging.getLogger(__name__)
@@ -36,27 +36,30 @@ _POLL_SECONDS = 1.0
 class Hook:
     """Takes alarms; safe to share between threads.
 
-    :param cloud: with the rights to see and pause the servers of all projects
+    :param connection: to a cloud, with the rights to see and pause the servers of all projects
     """
 
     def __init__(
         self,
-        cloud: Connection,
+        connection: Connection,
         wanted: Policy,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._cloud = cloud
+        self._cloud = connection
         self._policy = wanted
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
         self._done: deque[float] = deque(maxlen=wanted.most_per_hour)
+        # servers that were being throttled when Nova failed
+        self._broken_off: set[str] = set()
 
     def take(self, alerts: Iterable[Mapping[str, Any]]) -> None:
         """Do what the policy says for some alerts of Alertmanager; again does no more.
 
         :raises openstack.exceptions.SDKException: Nova did not do it; another try may help
+        :raises keystoneauth1.exceptions.ClientException: the same, as it is away
         """
         with self._lock:
             for alert in alerts:
@@ -100,17 +103,25 @@ class Hook:
 
     def _throttle(self, labels: Mapping[str, str], flavors: Mapping[str, str]) -> None:
         server = self._find(labels)
-        if server is None or METADATA_THROTTLED in (server.metadata or {}):
+        if server is None:
             return
         before = server.flavor["original_name"]
+        said = server.metadata or {}
+        untouched = server.id in self._broken_off and said.get(METADATA_FLAVOR) == before
+        if METADATA_THROTTLED in said and not untouched:
+            self._broken_off.discard(server.id)
+            return
         if before not in flavors:
             _log("refused", labels, f"the policy has no smaller flavor than {before!r}")
             return
         if not self._may(server, labels):
             return
         said = {METADATA_THROTTLED: labels["alertname"], METADATA_FLAVOR: before}
+        self._broken_off.add(server.id)
         self._cloud.compute.set_server_metadata(server, **said)
-        if self._resize(server, flavors[before]):
+        resized = self._resize(server, flavors[before])
+        self._broken_off.discard(server.id)
+        if resized:
             self._done.append(self._clock())
             _log("throttle", labels, f"undo it by: openstack server resize to {before}, or revert")
         else:
@@ -184,7 +195,7 @@ def make_application(hook: Hook) -> Callable[..., Iterable[bytes]]:
             return []
         try:
             hook.take(alerts)
-        except exceptions.SDKException as error:
+        except cloud.ERRORS as error:
             # Alertmanager sends it again
             LOG.error("Nova did not do it: %s", error)
             start("503 Service Unavailable", [])

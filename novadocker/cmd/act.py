@@ -5,9 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import openstack
-
-from novadocker.actions import hook, policy
+from novadocker.actions import cloud, hook, policy
 from novadocker.cmd import loopback
 from novadocker.exporter import serving
 
@@ -26,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, policy.PolicyError) as error:
         parser.error(str(error))
     serving.hold_stops()
-    # of OS_CLOUD, or the other variables of openstacksdk
-    with openstack.connect() as cloud:
-        application = hook.make_application(hook.Hook(cloud, read))
+    with cloud.connect() as connection:
+        application = hook.make_application(hook.Hook(connection, read))
         serving.run(loopback.ADDRESS, chosen.port, serving.with_password(application, password))
     return 0

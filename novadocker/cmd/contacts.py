@@ -4,9 +4,9 @@
 import logging
 from collections.abc import Sequence
 
-import openstack
 from prometheus_client import CollectorRegistry
 
+from novadocker.actions import cloud
 from novadocker.actions.contacts import Contacts
 from novadocker.cmd import loopback
 from novadocker.exporter import serving
@@ -22,9 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     password = loopback.read_password(parser, chosen)
     registry = CollectorRegistry()
     serving.hold_stops()
-    # of OS_CLOUD, or the other variables of openstacksdk
-    with openstack.connect() as cloud:
-        found = Contacts(cloud)
+    with cloud.connect() as connection:
+        found = Contacts(connection)
         registry.register(found)
         found.start()
         application = serving.make_application(registry, password)

@@ -15,6 +15,7 @@ from typing import Any
 
 import openstack
 
+from novadocker.actions import cloud
 from novadocker.virt.docker import archive, flatten, packing
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, Region
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
 
             options.run(options, image, new_file)
-    except (ArchiveError, OSError, openstack.exceptions.SDKException) as error:
+    except (ArchiveError, OSError, *cloud.ERRORS) as error:
         print(f"novadocker-image: {options.archive}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -127,8 +128,8 @@ def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) ->
         if not equals:
             raise ArchiveError(f"the property {text!r} has no equals sign")
         properties[name] = value
-    with openstack.connect() as cloud, _ShownFile(options.archive, "uploading") as data:
-        made = cloud.image.create_image(
+    with openstack.connect() as connection, _ShownFile(options.archive, "uploading") as data:
+        made = connection.image.create_image(
             options.name,
             data=data,
             container_format="docker",

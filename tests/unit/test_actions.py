@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions
 
 from novadocker.actions import hook, policy
@@ -34,7 +35,7 @@ class Compute:
         )
         self.refuses = self.confirms = False
         self.calls: list[str] = []
-        self.broken = False
+        self.error: Exception | None = None
 
     def get_server(self, uuid: str) -> Any:
         if uuid != UUID:
@@ -49,13 +50,16 @@ class Compute:
             del server.metadata[key]
 
     def pause_server(self, server: Any) -> None:
-        if self.broken:
-            raise exceptions.HttpException
+        self._fail()
         self.calls.append("pause")
         server.status = "PAUSED"
 
     def find_flavor(self, name: str) -> Any:
         return name if name in ("large", "small") else None
+
+    def _fail(self) -> None:
+        if self.error:
+            raise self.error
 
     def resize_server(self, server: Any, flavor: str) -> None:
         self.calls.append(f"resize {flavor}")
@@ -63,6 +67,7 @@ class Compute:
         if not self.refuses:
             self.before, server.flavor["original_name"] = server.flavor["original_name"], flavor
             server.status = "ACTIVE" if self.confirms else "VERIFY_RESIZE"
+        self._fail()
 
     def revert_server_resize(self, server: Any) -> None:
         self.calls.append("revert")
@@ -199,6 +204,31 @@ def test_throttling_that_nova_refuses_is_not_told_as_done(
     assert "refused" in caplog.text
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_throttling_that_broke_off_is_gone_on_with(done: bool) -> None:
+    compute = Compute()
+    # the request came through and its answer did not, or neither
+    compute.error, compute.refuses = auth_exceptions.ConnectTimeout(), not done
+    found = make(compute, rules=[THROTTLE])
+    with pytest.raises(auth_exceptions.ConnectTimeout):
+        found.take([alert()])
+    compute.error, compute.refuses = None, False
+    found.take([alert()])
+    found.take([alert()])
+    assert compute.calls == ["resize small"] * (1 if done else 2)
+    assert compute.server.flavor["original_name"] == "small"
+    assert compute.server.metadata == THROTTLED
+
+
+def test_who_undoes_the_throttling_is_not_overruled() -> None:
+    compute = Compute()
+    found = make(compute, rules=[THROTTLE])
+    found.take([alert()])
+    compute.revert_server_resize(compute.server)
+    found.take([alert()])
+    assert compute.calls == ["resize small", "revert"]
+
+
 @pytest.mark.parametrize("flavor", ["tiny", "huge"])
 def test_a_server_without_a_smaller_flavor_is_left_alone(flavor: str) -> None:
     compute = Compute()
@@ -269,13 +299,14 @@ def test_the_webhook() -> None:
     assert compute.calls == ["pause"]
 
 
-def test_alertmanager_tries_again_when_nova_failed() -> None:
+@pytest.mark.parametrize("error", [exceptions.HttpException(), auth_exceptions.ConnectTimeout()])
+def test_alertmanager_tries_again_when_nova_failed(error: Exception) -> None:
     compute = Compute()
-    compute.broken = True
+    compute.error = error
     found = make(compute)
     body = json.dumps({"alerts": [alert()]}).encode()
     assert post(found, body) == "503"
-    compute.broken = False
+    compute.error = None
     assert post(found, body) == "200"
     assert compute.calls == ["pause"]
 

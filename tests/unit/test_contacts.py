@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions
 from openstack.identity.v3.project import Project
 from prometheus_client import CollectorRegistry
 
+from novadocker.actions import contacts as contacts_module
 from novadocker.actions.contacts import Contacts, contacts
 from novadocker.cmd import contacts as command
 from novadocker.exporter.rendering import render
+from tests.waiting import until
 
 
 class Identity:
@@ -20,11 +23,11 @@ class Identity:
 
     def __init__(self, *projects: dict[str, Any]) -> None:
         self.listed = [Project.existing(**project) for project in projects]
-        self.broken = False
+        self.errors: list[Exception] = []
 
     def projects(self) -> list[Project]:
-        if self.broken:
-            raise exceptions.HttpException
+        if self.errors:
+            raise self.errors.pop()
         return self.listed
 
 
@@ -44,10 +47,27 @@ def test_the_metric_has_the_contact_of_each_project() -> None:
     found.ask()
     expected = 'novadocker_project_contact{project="p1",contact="owner@example.org"} 1'
     assert [line for line in page(found).splitlines() if not line.startswith("#")] == [expected]
-    identity.broken = True
+    identity.errors = [exceptions.HttpException()]
     with pytest.raises(exceptions.HttpException):
         found.ask()
     assert expected in page(found)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [exceptions.HttpException(), auth_exceptions.ConnectFailure(), auth_exceptions.Unauthorized()],
+)
+def test_keystone_is_asked_again_after_a_failure(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(contacts_module, "_EVERY_SECONDS", 0.001)
+    identity = Identity({"id": "p1", "contact": "owner@example.org"})
+    identity.errors = [error]
+    found = make(identity)
+    found.start()
+    until(lambda: "owner@example.org" in page(found))
+    found.stop()
+    assert "does not tell the contacts" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as auth_exceptions
 
 from novadocker.cmd import image
 from tests import archives
@@ -81,3 +82,16 @@ def test_long_work_is_shown_on_a_terminal(
     last = f"[{'#' * 25}] 100 % of 0 MiB\n"
     assert f"\rchecking {last}" in shown.err
     assert shown.err.endswith(f"\ruploading {last}")
+
+
+def test_a_cloud_that_is_away_is_said(
+    packed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        @property
+        def image(self) -> Any:
+            raise auth_exceptions.ConnectFailure("no connection to Keystone")
+
+    monkeypatch.setattr(image.openstack, "connect", lambda: contextlib.nullcontext(Away()))
+    assert run("push", packed, "web") == 1
+    assert "no connection to Keystone" in capsys.readouterr().err
