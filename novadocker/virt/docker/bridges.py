@@ -7,18 +7,15 @@ sub-interface of one. Both are made for the first port and removed after the las
 
 import errno
 import hashlib
-import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from novadocker.virt.docker import links
+from novadocker.virt.docker import links, messages
+from novadocker.virt.docker.netlink import Netlink
 from novadocker.virt.docker.nics import Bridge, Nic
 
 # linux/if.h, without the terminating NUL
@@ -37,7 +34,7 @@ def vlan_device_name(interface: str, vlan: int) -> str:
 
 
 @contextmanager
-def joined(host: IPRoute, nic: Nic) -> Iterator[int | None]:
+def joined(host: Netlink, nic: Nic) -> Iterator[int | None]:
     """Make the bridge of a NIC and keep it while the body puts the host's end into it.
 
     Yields the bridge's index, None for a NIC without one.
@@ -51,54 +48,61 @@ def joined(host: IPRoute, nic: Nic) -> Iterator[int | None]:
             yield ensure_bridge(host, nic.bridge, nic.mtu)
 
 
-def ensure_bridge(host: IPRoute, bridge: Bridge, mtu: int | None) -> int:
+def ensure_bridge(host: Netlink, bridge: Bridge, mtu: int | None) -> int:
     """Make a bridge exist, up and with its uplink in it; return its index.
 
     :param mtu: bytes that the ports behind it send at most
     :raises OSError: the interface is absent, carries the host's own addresses or smaller packets,
         or belongs to another bridge; a device that is no bridge bears the name
     """
-    uplink = None if bridge.interface is None else _ensure_uplink(host, bridge, mtu)
+    names = {bridge.interface, _uplink_name(bridge), bridge.name}
+    found = links.find_links(host, filter(None, names))
+    uplink = None if bridge.interface is None else _ensure_uplink(host, bridge, mtu, found)
     if uplink is not None and links.kind_of(uplink) == "bridge":
         index: int = uplink["index"]
         return index
-    link = links.find_link(host, bridge.name)
+    link = found.get(bridge.name)
     if link is None:
-        host.link("add", ifname=bridge.name, kind="bridge")
-        # the host must not speak on a tenant's network
-        with suppress(FileNotFoundError):
-            Path(f"/proc/sys/net/ipv6/conf/{bridge.name}/disable_ipv6").write_text("1")
-        link = links.find_link(host, bridge.name)
+        link = _make(host, bridge.name, messages.add_bridge(bridge.name))
     elif links.kind_of(link) != "bridge":
         raise OSError(errno.EEXIST, "a device that is no bridge bears the name", bridge.name)
     index = link["index"]
-    if not link["flags"] & links.IFF_UP:
-        host.link("set", index=index, state="up")
+    if not links.is_up(link):
+        host.ask(messages.set_link(index, up=True))
     if uplink is not None:
         _ensure_port(host, uplink, index)
     return index
 
 
-def remove_unused(host: IPRoute, bridge: Bridge) -> None:
+def remove_unused(host: Netlink, bridge: Bridge) -> None:
     """Remove a bridge of ours, and its VLAN sub-interface, when only the uplink is left in it."""
     if bridge.interface is None:
         return
-    uplink = bridge.interface
-    if bridge.vlan is not None:
-        uplink = vlan_device_name(bridge.interface, bridge.vlan)
-    link = links.find_link(host, bridge.name)
+    uplink = _uplink_name(bridge)
+    found = links.find_links(host, filter(None, (bridge.name, uplink)))
+    link = found.get(bridge.name)
     if link is not None and links.kind_of(link) == "bridge":
-        ports = {port.get_attr("IFLA_IFNAME") for port in host.get_links(master=link["index"])}
+        ports = {
+            port.get_attr("IFLA_IFNAME")
+            for port in host.dump(messages.list_links(master=link["index"]))
+            if port.get_attr("IFLA_MASTER") == link["index"]
+        }
         if ports - {uplink}:
             return
-        _delete(host, link["index"])
-    vlan = links.find_link(host, uplink)
+        links.delete_link(host, link["index"])
+    vlan = found.get(uplink or "")
     if bridge.vlan is not None and vlan is not None and links.kind_of(vlan) == "vlan":
-        _delete(host, vlan["index"])
+        links.delete_link(host, vlan["index"])
 
 
-def _ensure_uplink(host: IPRoute, bridge: Bridge, mtu: int | None) -> Any:
-    interface = links.find_link(host, bridge.interface or "")
+def _uplink_name(bridge: Bridge) -> str | None:
+    if bridge.interface is None or bridge.vlan is None:
+        return bridge.interface
+    return vlan_device_name(bridge.interface, bridge.vlan)
+
+
+def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mapping[str, Any]) -> Any:
+    interface = found.get(bridge.interface or "")
     if interface is None:
         raise OSError(errno.ENODEV, "this host has no such interface", bridge.interface)
     carries = interface.get_attr("IFLA_MTU")
@@ -108,12 +112,15 @@ def _ensure_uplink(host: IPRoute, bridge: Bridge, mtu: int | None) -> Any:
             f"the network's MTU of {mtu} is more than the {carries} of the interface",
             bridge.interface,
         )
-    if not interface["flags"] & links.IFF_UP:
-        host.link("set", index=interface["index"], state="up")
+    if not links.is_up(interface):
+        host.ask(messages.set_link(interface["index"], up=True))
     if bridge.vlan is not None:
-        return _ensure_vlan(host, interface, bridge)
+        return _ensure_vlan(host, interface, bridge.vlan, _uplink_name(bridge) or "", found)
     free = links.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
-    if free and any(host.get_addr(index=interface["index"], family=socket.AF_INET)):
+    if free and any(
+        address["index"] == interface["index"] and address["family"] == socket.AF_INET
+        for address in host.dump(messages.list_addresses())
+    ):
         raise OSError(
             errno.EADDRINUSE,
             "the interface has addresses of the host, which a bridge would cut off",
@@ -122,27 +129,33 @@ def _ensure_uplink(host: IPRoute, bridge: Bridge, mtu: int | None) -> Any:
     return interface
 
 
-def _ensure_vlan(host: IPRoute, interface: Any, bridge: Bridge) -> Any:
-    name = vlan_device_name(bridge.interface or "", bridge.vlan or 0)
-    link = links.find_link(host, name)
+def _ensure_vlan(
+    host: Netlink, interface: Any, vlan: int, name: str, found: Mapping[str, Any]
+) -> Any:
+    link = found.get(name)
     if link is None:
-        host.link("add", ifname=name, kind="vlan", link=interface["index"], vlan_id=bridge.vlan)
-        with suppress(FileNotFoundError):
-            # the name has a dot, which only the path form of a sysctl can bear
-            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-        link = links.find_link(host, name)
+        link = _make(host, name, messages.add_vlan(name, interface["index"], vlan))
     elif (
         links.kind_of(link) != "vlan"
         or link.get_attr("IFLA_LINK") != interface["index"]
-        or link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") != bridge.vlan
+        or link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") != vlan
     ):
         raise OSError(errno.EEXIST, "a device that is not this VLAN's bears the name", name)
-    if not link["flags"] & links.IFF_UP:
-        host.link("set", index=link["index"], state="up")
+    if not links.is_up(link):
+        host.ask(messages.set_link(link["index"], up=True))
     return link
 
 
-def _ensure_port(host: IPRoute, uplink: Any, bridge_index: int) -> None:
+def _make(host: Netlink, name: str, request: Any) -> Any:
+    """Make a device by which the host does not speak on a tenant's network."""
+    host.ask(request)
+    with suppress(FileNotFoundError):
+        # the name can have a dot, which only the path form of a sysctl can bear
+        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    return links.find_link(host, name)
+
+
+def _ensure_port(host: Netlink, uplink: Any, bridge_index: int) -> None:
     master = uplink.get_attr("IFLA_MASTER")
     if master == bridge_index:
         return
@@ -150,12 +163,4 @@ def _ensure_port(host: IPRoute, uplink: Any, bridge_index: int) -> None:
         raise OSError(
             errno.EBUSY, "the interface is in another bridge", uplink.get_attr("IFLA_IFNAME")
         )
-    host.link("set", index=uplink["index"], master=bridge_index)
-
-
-def _delete(host: IPRoute, index: int) -> None:
-    try:
-        host.link("del", index=index)
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise OSError(error.code, os.strerror(error.code)) from error
+    host.ask(messages.set_link(uplink["index"], master=bridge_index))

@@ -9,15 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
+from novadocker.virt.docker import messages
+from novadocker.virt.docker.netlink import Netlink
 from novadocker.virt.docker.nics import Nic, Route
 
-# linux/if.h, linux/rtnetlink.h
-IFF_UP = 1
-TABLE_MAIN = 254
-_RTN_UNICAST = 1
+# linux/rtnetlink.h
 _RTPROT_KERNEL = 2
 
 _LINK_LOCAL = ipaddress.ip_network("fe80::/64")
@@ -48,7 +44,10 @@ class State:
 
 @dataclass(frozen=True)
 class Changes:
-    """What one device lacks, has too much or has wrong."""
+    """What one device lacks, has too much or has wrong.
+
+    :ivar attributes: as ``messages.set_link`` takes them
+    """
 
     index: int
     attributes: Mapping[str, Any]
@@ -76,7 +75,7 @@ class Changes:
     @property
     def new_mac(self) -> bool:
         """Whether the device must go down for a while."""
-        return "address" in self.attributes
+        return "mac" in self.attributes
 
 
 def changes_of(nic: Nic, state: State) -> Changes:
@@ -91,12 +90,8 @@ def changes_of(nic: Nic, state: State) -> Changes:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), nic.guest_device)
     addresses = state.addresses.get(device.index, frozenset())
     routes = state.routes.get(device.index, frozenset())
-    wanted = {"address": nic.mac, "mtu": nic.mtu or device.mtu, "state": "up"}
-    present = {
-        "address": device.mac,
-        "mtu": device.mtu,
-        "state": "up" if device.up else "down",
-    }
+    wanted = {"mac": nic.mac, "mtu": nic.mtu or device.mtu, "up": True}
+    present = {"mac": device.mac, "mtu": device.mtu, "up": device.up}
     return Changes(
         index=device.index,
         attributes={key: value for key, value in wanted.items() if present[key] != value},
@@ -111,17 +106,17 @@ def changes_of(nic: Nic, state: State) -> Changes:
     )
 
 
-def read_state(guest: IPRoute, names: Iterable[str]) -> State:
+def read_state(guest: Netlink, names: Iterable[str]) -> State:
     """Read the named devices, all addresses, and the routes that the kernel did not add itself."""
     addresses: dict[int, set[str]] = {}
-    for message in guest.get_addr():
+    for message in guest.dump(messages.list_addresses()):
         address = f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
         addresses.setdefault(message["index"], set()).add(str(ipaddress.ip_interface(address)))
     routes: dict[int, set[Route]] = {}
-    for message in guest.get_routes():
+    for message in guest.dump(messages.list_routes()):
         if (
-            message.get_attr("RTA_TABLE") == TABLE_MAIN
-            and message["type"] == _RTN_UNICAST
+            message.get_attr("RTA_TABLE") == messages.TABLE_MAIN
+            and message["type"] == messages.RTN_UNICAST
             and message["proto"] != _RTPROT_KERNEL
         ):
             route = Route(_destination(message), message.get_attr("RTA_GATEWAY"))
@@ -133,30 +128,43 @@ def read_state(guest: IPRoute, names: Iterable[str]) -> State:
     )
 
 
-def read_devices(guest: IPRoute, names: Iterable[str]) -> dict[str, Device]:
+def read_devices(guest: Netlink, names: Iterable[str]) -> dict[str, Device]:
     """Read the named devices of a namespace; those that are absent are left out."""
-    found = {}
-    for name in names:
-        message = find_link(guest, name)
-        if message is not None:
-            found[name] = Device(
-                index=message["index"],
-                peer=message.get_attr("IFLA_LINK"),
-                mac=message.get_attr("IFLA_ADDRESS"),
-                mtu=message.get_attr("IFLA_MTU"),
-                up=bool(message["flags"] & IFF_UP),
-            )
-    return found
+    return {
+        name: Device(
+            index=link["index"],
+            peer=link.get_attr("IFLA_LINK"),
+            mac=link.get_attr("IFLA_ADDRESS"),
+            mtu=link.get_attr("IFLA_MTU"),
+            up=is_up(link),
+        )
+        for name, link in find_links(guest, names).items()
+    }
 
 
-def find_link(netlink: IPRoute, name: str) -> Any:
+def find_links(netlink: Netlink, names: Iterable[str]) -> dict[str, Any]:
+    """Return the kernel's messages about devices by name; those that are absent are left out."""
+    wanted = tuple(names)
+    asked = netlink.ask(*map(messages.get_link, wanted), ignoring=errno.ENODEV)
+    return {name: link for name, found in zip(wanted, asked, strict=True) for link in found}
+
+
+def find_link(netlink: Netlink, name: str) -> Any:
     """Return the kernel's message about a device, or None when it is absent."""
-    try:
-        return netlink.link("get", ifname=name)[0]
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
+    return find_links(netlink, [name]).get(name)
+
+
+def delete_link(netlink: Netlink, index: int) -> None:
+    """Delete a device; absent is fine.
+
+    The kernel may be removing it just now, with the namespace of the other end.
+    """
+    netlink.ask(messages.delete_link(index), ignoring=errno.ENODEV)
+
+
+def is_up(link: Any) -> bool:
+    """Say whether a device is up."""
+    return bool(link["flags"] & messages.IFF_UP)
 
 
 def kind_of(link: Any) -> str | None:

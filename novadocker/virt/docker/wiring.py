@@ -14,19 +14,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
-from pyroute2.netlink.exceptions import NetlinkError
 
-from novadocker.virt.docker import bridges, kernel, links
+from novadocker.virt.docker import bridges, kernel, links, messages
 from novadocker.virt.docker.model import IdMaps
+from novadocker.virt.docker.netlink import Netlink
 from novadocker.virt.docker.nics import Bridge, Nic, Route
-
-# linux/rtnetlink.h
-_RTNH_F_ONLINK = 4
-_RTPROT_STATIC = 4
-_RT_SCOPE_UNIVERSE = 0
-_RT_SCOPE_LINK = 253
 
 # Neutron alone says what an address is: no router may add one, and no probe may delay one;
 # what addresses there are is told when ``announce`` wants it
@@ -59,13 +52,13 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     :raises OSError: no namespace could be made
     """
     with ExitStack() as stack:
-        host = stack.enter_context(IPRoute())
+        host = stack.enter_context(Netlink())
         guest, fresh = stack.enter_context(_open_guest(path))
         namespace = kernel.open_namespace(path)
         stack.callback(os.close, namespace)
         names = [nic.guest_device for nic in nics]
         present = {} if fresh else links.read_devices(guest, names)
-        guest.link("set", index=_LOOPBACK, state="up")
+        guest.ask(messages.set_link(_LOOPBACK, up=True))
         made = []
         for nic in nics:
             with _blaming(nic):
@@ -107,7 +100,7 @@ def unwire(host_device: str, bridge: Bridge | None) -> None:
 
     :raises OSError: the kernel refuses
     """
-    with IPRoute() as host, _naming(host_device), bridges.lock:
+    with Netlink() as host, bridges.lock:
         _delete_veth(host, host_device)
         if bridge is not None:
             bridges.remove_unused(host, bridge)
@@ -120,10 +113,8 @@ def silence(host_devices: Sequence[str]) -> None:
 
     :raises OSError: the kernel refuses
     """
-    with IPRoute() as host:
-        for name in host_devices:
-            with _naming(name), _ignoring(errno.ENODEV):
-                host.link("set", ifname=name, state="down")
+    with Netlink() as host:
+        host.ask(*map(messages.take_down, host_devices), ignoring=errno.ENODEV)
 
 
 def announce(path: str, guest_devices: Sequence[str]) -> None:
@@ -136,32 +127,22 @@ def announce(path: str, guest_devices: Sequence[str]) -> None:
     :raises OSError: the kernel refuses
     """
     kernel.enter_namespace_at(path)
-    with IPRoute() as guest:
-        for name, device in links.read_devices(guest, guest_devices).items():
-            # it speaks when a MAC is set, also to what it is
-            with _naming(name):
-                guest.link("set", index=device.index, address=device.mac)
+    with Netlink() as guest:
+        devices = links.read_devices(guest, guest_devices).values()
+        # they speak when a MAC is set, also to what it is
+        guest.ask(*(messages.set_link(device.index, mac=device.mac) for device in devices))
 
 
 @contextmanager
 def _blaming(nic: Nic) -> Iterator[None]:
     try:
         yield
-    except (NetlinkError, OSError) as error:
+    except OSError as error:
         raise WiringFailed(nic.port_id, str(error)) from error
 
 
 @contextmanager
-def _naming(device: str) -> Iterator[None]:
-    """Make errors of netlink those that a caller without pyroute2 knows."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code), device) from error
-
-
-@contextmanager
-def _open_guest(path: str) -> Iterator[tuple[IPRoute, bool]]:
+def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
     """Open netlink in the namespace at ``path``, which is made when there is none.
 
     The body runs in the host's namespace again: a socket stays where it was opened. The second
@@ -174,7 +155,7 @@ def _open_guest(path: str) -> Iterator[tuple[IPRoute, bool]]:
             _write_sysctl("default", _GUEST_SYSCTL)
         else:
             kernel.enter_namespace_at(path)
-        with IPRoute() as guest:
+        with Netlink() as guest:
             if fresh:
                 kernel.name_namespace(path)
             kernel.enter_namespace(home)
@@ -184,8 +165,8 @@ def _open_guest(path: str) -> Iterator[tuple[IPRoute, bool]]:
 
 
 def _ensure_pair(
-    host: IPRoute,
-    guest: IPRoute,
+    host: Netlink,
+    guest: Netlink,
     namespace: int,
     nic: Nic,
     device: links.Device | None,
@@ -201,7 +182,7 @@ def _ensure_pair(
     if device is not None:
         link = links.find_link(host, nic.host_device)
         if link is None or not _is_peer(host, link, namespace, device):
-            _delete(guest, device.index)
+            links.delete_link(guest, device.index)
             link = None
     if link is None:
         _make_pair(host, namespace, nic, bridge)
@@ -211,43 +192,32 @@ def _ensure_pair(
         attributes["mtu"] = nic.mtu
     if bridge and link.get_attr("IFLA_MASTER") != bridge:
         attributes["master"] = bridge
-    if not link["flags"] & links.IFF_UP:
-        attributes["state"] = "up"
+    if not links.is_up(link):
+        attributes["up"] = True
     if attributes:
-        host.link("set", index=link["index"], **attributes)
+        host.ask(messages.set_link(link["index"], **attributes))
     return False
 
 
-def _make_pair(host: IPRoute, namespace: int, nic: Nic, bridge: int | None) -> None:
-    request: dict[str, Any] = {
-        "ifname": nic.host_device,
-        "kind": "veth",
-        # it has no carrier, and says nothing, before the other end is up
-        "state": "up",
-        "peer": {"ifname": nic.guest_device, "net_ns_fd": namespace, "address": nic.mac},
-    }
-    if nic.mtu:
-        request["mtu"] = request["peer"]["mtu"] = nic.mtu
-    if bridge:
-        request["master"] = bridge
+def _make_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) -> None:
+    request = messages.add_veth(
+        nic.host_device, nic.guest_device, namespace, nic.mac, nic.mtu, bridge
+    )
     try:
-        host.link("add", **request)
-    except NetlinkError as error:
-        if error.code != errno.EEXIST:
-            raise
+        host.ask(request)
+    except FileExistsError:
         # the peer of the one in the way is not in our namespace
         _delete_veth(host, nic.host_device)
-        host.link("add", **request)
+        host.ask(request)
     _write_sysctl(nic.host_device, _HOST_SYSCTL)
 
 
-def _is_peer(host: IPRoute, link: Any, namespace: int, device: links.Device) -> bool:
+def _is_peer(host: Netlink, link: Any, namespace: int, device: links.Device) -> bool:
     """Say whether a link of the host and a device in a namespace are the ends of one veth pair."""
-    return bool(
-        link.get_attr("IFLA_LINK") == device.index
-        and device.peer == link["index"]
-        and link.get_attr("IFLA_LINK_NETNSID") == host.get_netnsid(fd=namespace)["nsid"]
-    )
+    if link.get_attr("IFLA_LINK") != device.index or device.peer != link["index"]:
+        return False
+    ((known,),) = host.ask(messages.get_namespace_id(namespace))
+    return bool(link.get_attr("IFLA_LINK_NETNSID") == known.get_attr("NETNSA_NSID"))
 
 
 def _new_state(nics: Sequence[Nic]) -> links.State:
@@ -268,7 +238,7 @@ def _new_state(nics: Sequence[Nic]) -> links.State:
     return links.State(devices, addresses={}, routes={})
 
 
-def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
+def _correct(guest: Netlink, nic: Nic, state: links.State) -> bool:
     """Make one device what it must be.
 
     Returns whether something was taken away, so that what is left must be read again; the kernel
@@ -276,23 +246,27 @@ def _correct(guest: IPRoute, nic: Nic, state: links.State) -> bool:
     """
     with _blaming(nic):
         changes = links.changes_of(nic, state)
-        for route in changes.extra_routes:
-            with _ignoring(errno.ESRCH):
-                # of whatever origin, not of ours alone
-                guest.route("del", **_route_request(nic, changes.index, route), proto=0)
-        for address in changes.extra_addresses:
-            with _ignoring(errno.EADDRNOTAVAIL):
-                guest.addr("del", index=changes.index, **_address_request(address))
+        index = changes.index
+        guest.ask(
+            *(messages.delete_route(index, route) for route in changes.extra_routes),
+            ignoring=errno.ESRCH,
+        )
+        guest.ask(
+            *(messages.delete_address(index, address) for address in changes.extra_addresses),
+            ignoring=errno.EADDRNOTAVAIL,
+        )
         if changes.new_mac:
             # else the IPv6 link-local address of the old MAC stays
-            guest.link("set", index=changes.index, state="down")
-            guest.link("set", index=changes.index, **{**changes.attributes, "state": "up"})
-        elif changes.attributes:
-            guest.link("set", index=changes.index, **changes.attributes)
-        for address in changes.missing_addresses:
-            guest.addr("add", index=changes.index, **_address_request(address))
-        for route in changes.missing_routes:
-            guest.route("add", **_route_request(nic, changes.index, route), proto=_RTPROT_STATIC)
+            guest.ask(messages.set_link(index, up=False))
+            guest.ask(messages.set_link(index, **{**changes.attributes, "up": True}))
+        guest.ask(
+            *([messages.set_link(index, **changes.attributes)] if changes.attributes else []),
+            *(messages.add_address(index, address) for address in changes.missing_addresses),
+            *(
+                messages.add_route(index, route, _is_near(nic, route))
+                for route in changes.missing_routes
+            ),
+        )
     return changes.removes
 
 
@@ -302,51 +276,23 @@ def _fill_in_checksums(nic: Nic) -> None:
         device.set_offload_flag("tx-checksumming", 0)
 
 
-def _address_request(address: str) -> dict[str, Any]:
-    interface = ipaddress.ip_interface(address)
-    return {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
-
-
-def _route_request(nic: Nic, index: int, route: Route) -> dict[str, Any]:
-    network = ipaddress.ip_network(route.destination)
-    request = {
-        "family": socket.AF_INET if network.version == 4 else socket.AF_INET6,
-        "dst": route.destination,
-        "oif": index,
-        "table": links.TABLE_MAIN,
-    }
+def _is_near(nic: Nic, route: Route) -> bool:
+    """Say whether a route's gateway is where an address of the NIC has its subnet."""
     if route.gateway is None:
-        scope = _RT_SCOPE_LINK if network.version == 4 else _RT_SCOPE_UNIVERSE
-        return {**request, "scope": scope}
+        return True
     gateway = ipaddress.ip_address(route.gateway)
-    near = gateway.is_link_local or any(
+    return gateway.is_link_local or any(
         gateway in ipaddress.ip_interface(address).network for address in nic.addresses
     )
-    return {**request, "gateway": route.gateway, "flags": 0 if near else _RTNH_F_ONLINK}
 
 
-def _delete_veth(host: IPRoute, name: str) -> None:
+def _delete_veth(host: Netlink, name: str) -> None:
     link = links.find_link(host, name)
     if link is None:
         return
     if links.kind_of(link) != "veth":
         raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
-    _delete(host, link["index"])
-
-
-def _delete(netlink: IPRoute, index: int) -> None:
-    # the kernel may be removing it just now, with the namespace of the other end
-    with _ignoring(errno.ENODEV):
-        netlink.link("del", index=index)
-
-
-@contextmanager
-def _ignoring(code: int) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code != code:
-            raise
+    links.delete_link(host, link["index"])
 
 
 def _write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure: requests to the kernel's rtnetlink, for ``netlink.Netlink``."""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    rtnl,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from novadocker.virt.docker.nics import Route
+
+# linux/if.h, linux/if_addr.h, linux/rtnetlink.h
+IFF_UP = 1
+_IFA_F_NODAD = 2
+TABLE_MAIN = 254
+RTN_UNICAST = 1
+_RTN_UNSPEC = 0
+_RTNH_F_ONLINK = 4
+_RTPROT_UNSPEC = 0
+_RTPROT_STATIC = 4
+_RT_SCOPE_UNIVERSE = 0
+_RT_SCOPE_LINK = 253
+_RT_SCOPE_NOWHERE = 255
+
+_NEW = NLM_F_CREATE | NLM_F_EXCL
+
+
+def get_link(name: str) -> Any:
+    """Ask for a device by name."""
+    return _link(rtnl.RTM_GETLINK, {"IFLA_IFNAME": name})
+
+
+def get_namespace_id(descriptor: int) -> Any:
+    """Ask for what the links of this namespace call another one, by its file descriptor."""
+    return _request(nsidmsg, rtnl.RTM_GETNSID, {"NETNSA_FD": descriptor})
+
+
+def list_links(master: int) -> Any:
+    """Ask for the devices in a bridge; kernels without that filter list all."""
+    return _link(rtnl.RTM_GETLINK, {"IFLA_MASTER": master}, NLM_F_DUMP)
+
+
+def list_addresses() -> Any:
+    """Ask for all addresses of the namespace."""
+    return _request(ifaddrmsg, rtnl.RTM_GETADDR, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
+
+
+def list_routes() -> Any:
+    """Ask for all routes of the namespace."""
+    return _request(rtmsg, rtnl.RTM_GETROUTE, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
+
+
+def add_veth(
+    name: str, peer: str, namespace: int, mac: str, mtu: int | None, bridge: int | None
+) -> Any:
+    """Make a veth pair, its first end up.
+
+    It has no carrier, and says nothing, before the other end is up.
+
+    :param peer: name of the other end, which is in ``namespace`` and has ``mac``
+    :param bridge: index of what the first end is put into
+    """
+    size = {} if mtu is None else {"IFLA_MTU": mtu}
+    other = {"IFLA_IFNAME": peer, "IFLA_ADDRESS": mac, "IFLA_NET_NS_FD": namespace, **size}
+    master = {} if bridge is None else {"IFLA_MASTER": bridge}
+    kind = _kind("veth", {"VETH_INFO_PEER": {"attrs": list(other.items())}})
+    attributes = {"IFLA_IFNAME": name, **size, **master, "IFLA_LINKINFO": kind}
+    return _link(rtnl.RTM_NEWLINK, attributes, _NEW, flags=IFF_UP, change=IFF_UP)
+
+
+def add_bridge(name: str) -> Any:
+    """Make a Linux bridge."""
+    return _link(
+        rtnl.RTM_NEWLINK, {"IFLA_IFNAME": name, "IFLA_LINKINFO": _kind("bridge", {})}, _NEW
+    )
+
+
+def add_vlan(name: str, interface: int, vlan: int) -> Any:
+    """Make a VLAN sub-interface of the interface with an index."""
+    kind = _kind("vlan", {"IFLA_VLAN_ID": vlan})
+    attributes = {"IFLA_IFNAME": name, "IFLA_LINK": interface, "IFLA_LINKINFO": kind}
+    return _link(rtnl.RTM_NEWLINK, attributes, _NEW)
+
+
+def set_link(
+    index: int,
+    *,
+    mac: str | None = None,
+    mtu: int | None = None,
+    master: int | None = None,
+    up: bool | None = None,
+) -> Any:
+    """Change a device; what is None stays."""
+    wanted = {"IFLA_ADDRESS": mac, "IFLA_MTU": mtu, "IFLA_MASTER": master}
+    attributes = {name: value for name, value in wanted.items() if value is not None}
+    return _link(
+        rtnl.RTM_NEWLINK,
+        attributes,
+        index=index,
+        flags=IFF_UP if up else 0,
+        change=0 if up is None else IFF_UP,
+    )
+
+
+def take_down(name: str) -> Any:
+    """Take a device down by name."""
+    return _link(rtnl.RTM_NEWLINK, {"IFLA_IFNAME": name}, flags=0, change=IFF_UP)
+
+
+def delete_link(index: int) -> Any:
+    """Delete a device, of a pair both ends."""
+    return _link(rtnl.RTM_DELLINK, {}, index=index)
+
+
+def add_address(index: int, address: str) -> Any:
+    """Give a device an address, as ``192.0.2.5/24``; it can be used at once."""
+    return _address(rtnl.RTM_NEWADDR, _NEW, index, address)
+
+
+def delete_address(index: int, address: str) -> Any:
+    """Take an address from a device."""
+    return _address(rtnl.RTM_DELADDR, 0, index, address)
+
+
+def add_route(index: int, route: Route, near: bool) -> Any:
+    """Give a device a route.
+
+    :param near: whether the kernel can tell by the device's addresses that the gateway is there
+    """
+    on_link_only = route.gateway is None and ipaddress.ip_network(route.destination).version == 4
+    return _route(
+        rtnl.RTM_NEWROUTE,
+        _NEW,
+        index,
+        route,
+        proto=_RTPROT_STATIC,
+        type=RTN_UNICAST,
+        scope=_RT_SCOPE_LINK if on_link_only else _RT_SCOPE_UNIVERSE,
+        flags=0 if near else _RTNH_F_ONLINK,
+    )
+
+
+def delete_route(index: int, route: Route) -> Any:
+    """Take a route from a device, of whatever origin."""
+    return _route(
+        rtnl.RTM_DELROUTE,
+        0,
+        index,
+        route,
+        proto=_RTPROT_UNSPEC,
+        type=_RTN_UNSPEC,
+        scope=_RT_SCOPE_NOWHERE,
+        flags=0,
+    )
+
+
+def _link(command: int, attributes: Mapping[str, Any], how: int = 0, **fields: int) -> Any:
+    return _request(ifinfmsg, command, attributes, how, **fields)
+
+
+def _kind(kind: str, data: Mapping[str, Any]) -> Any:
+    return {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": list(data.items())})]}
+
+
+def _address(command: int, how: int, index: int, address: str) -> Any:
+    interface = ipaddress.ip_interface(address)
+    own = str(interface.ip)
+    return _request(
+        ifaddrmsg,
+        command,
+        {"IFA_LOCAL": own, "IFA_ADDRESS": own},
+        how,
+        family=_family(interface.version),
+        prefixlen=interface.network.prefixlen,
+        # the kernel would try IPv6's first, or see a little later that it need not
+        flags=_IFA_F_NODAD if interface.version == 6 else 0,
+        index=index,
+    )
+
+
+def _route(command: int, how: int, index: int, route: Route, **fields: int) -> Any:
+    network = ipaddress.ip_network(route.destination)
+    attributes: dict[str, Any] = {"RTA_DST": str(network.network_address), "RTA_OIF": index}
+    if route.gateway is not None:
+        attributes["RTA_GATEWAY"] = route.gateway
+    return _request(
+        rtmsg,
+        command,
+        attributes,
+        how,
+        family=_family(network.version),
+        dst_len=network.prefixlen,
+        table=TABLE_MAIN,
+        **fields,
+    )
+
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _request(
+    form: Any, command: int, attributes: Mapping[str, Any], how: int = 0, **fields: int
+) -> Any:
+    request = form()
+    for name, value in fields.items():
+        request[name] = value
+    request["attrs"] = list(attributes.items())
+    request["header"]["type"] = command
+    request["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK | how
+    return request

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists that change while the kernel makes them."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, nlmsg
+from pyroute2.netlink.rtnl import RTM_NEWADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
+from novadocker.virt.docker import messages
+from novadocker.virt.docker.netlink import Netlink
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What a Netlink that is opened during the test speaks with, instead of the kernel."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(socket, "socket", lambda *_: ours)
+    yield theirs
+    theirs.close()
+
+
+def listing(address: str, *, change_seen_in: type | None = None) -> bytes:
+    """Return one answer that lists an address."""
+    encoded = b""
+    for form, kind in ((ifaddrmsg, RTM_NEWADDR), (nlmsg, NLMSG_DONE)):
+        message = form()
+        message["header"]["type"] = kind
+        message["header"]["flags"] = NLM_F_MULTI
+        if form is change_seen_in:
+            message["header"]["flags"] |= NLM_F_DUMP_INTR
+        if form is ifaddrmsg:
+            message["attrs"] = [("IFA_ADDRESS", address)]
+        message.encode()
+        encoded += bytes(message.data)
+    return encoded
+
+
+@pytest.mark.parametrize("form", [ifaddrmsg, nlmsg])
+def test_list_that_changed_is_asked_for_again(kernel: socket.socket, form: type) -> None:
+    kernel.send(listing("192.0.2.1", change_seen_in=form))
+    kernel.send(listing("192.0.2.2"))
+    with Netlink() as netlink:
+        (found,) = netlink.dump(messages.list_addresses())
+    assert found.get_attr("IFA_ADDRESS") == "192.0.2.2"
+
+
+def test_list_that_changes_all_the_time(kernel: socket.socket) -> None:
+    for _ in range(5):
+        kernel.send(listing("192.0.2.1", change_seen_in=nlmsg))
+    with Netlink() as netlink, pytest.raises(OSError, match="changes all the time"):
+        netlink.dump(messages.list_addresses())
