@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parsed)
     except (RecoveryError, OSError, subprocess.SubprocessError) as error:
-        print(f"novadocker-recover: {progress.printable(str(error))}", file=sys.stderr)
+        say(str(error))
         return FAILED
 
 
@@ -97,10 +97,12 @@ def run(parsed: argparse.Namespace) -> int:
         return show(root, as_json=parsed.json)
     server = with_volumes(root.find(parsed.server), parsed.volume)
     if server.damage:
-        print(f"novadocker-recover: {server.damage}", file=sys.stderr)
+        say(server.damage)
+    # whoever names volumes knows which there are
+    damaged = bool(server.damage) and not parsed.volume
     if parsed.command == "mount":
         mounts.mount(root, server, parsed.target, parsed.changes)
-        return OK
+        return DAMAGED if damaged else OK
     with mounted(root, server) as source:
         changed: list[str] = []
         match parsed.command:
@@ -114,10 +116,16 @@ def run(parsed: argparse.Namespace) -> int:
                     source, parsed.target, image, server.config, root.first_ids
                 )
             case "verify":
-                return tell(list(verify.problems(source, parsed.against)), as_json=parsed.json)
+                problems = list(verify.problems(source, parsed.against))
+                damaged |= tell(problems, as_json=parsed.json) == DAMAGED
     for line in changed:
-        print(f"novadocker-recover: {line}", file=sys.stderr)
-    return DAMAGED if changed else OK
+        say(line)
+    return DAMAGED if changed or damaged else OK
+
+
+def say(text: str) -> None:
+    """Print a line on stderr; tenants name files as they like."""
+    print(f"novadocker-recover: {progress.printable(text)}", file=sys.stderr)
 
 
 @contextmanager
@@ -188,6 +196,5 @@ def tell(problems: Sequence[str], *, as_json: bool) -> int:
         print(json.dumps({"problems": problems}, indent=1))
     else:
         for problem in problems:
-            # tenants name files as they like
             print(progress.printable(problem))
     return DAMAGED if problems else OK

@@ -48,14 +48,17 @@ def copy_folder(source: Path, target: Path) -> list[str]:
         raise RecoveryError(f"{target} is not empty")
     changed: list[str] = []
     command = ["tar", "--extract", *_FIDELITY, "--same-permissions", "--directory", str(target)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as extracting:
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as extracting,
+    ):
         assert extracting.stdin
         # a full disk shows in tar's own words below
         with suppress(BrokenPipeError):
             for chunk in _archived(source, f"to {target}", changed):
                 extracting.stdin.write(chunk)
             extracting.stdin.close()
-        _end(extracting)
+        _end(extracting, said)
     return changed
 
 
@@ -163,18 +166,25 @@ def _archived(
         *("tar", "--create", "--format=posix", "--sparse", *_FIDELITY),
         *(*options, "--warning=no-file-ignored", "--directory", str(source), "."),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as archiving:
+    with (
+        # not a pipe, which nobody would empty while tar's other end is waited for
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as archiving,
+    ):
         assert archiving.stdout
         chunks = iter(lambda: archiving.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
         yield from progress.shown(chunks, progress.Bar(progress.used_bytes(source), what))
-        changed += _end(archiving, allowed=_CHANGED)
+        changed += _end(archiving, said, allowed=_CHANGED)
 
 
-def _end(process: subprocess.Popen[bytes], allowed: int = 0) -> list[str]:
-    """Return what tar said when it ended with an exit code that is allowed beside 0."""
-    assert process.stderr
-    lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+def _end(process: subprocess.Popen[bytes], said: IO[bytes], allowed: int = 0) -> list[str]:
+    """Return what tar said when it ended with an exit code that is allowed beside 0.
+
+    :param said: a file with what it said
+    """
     code = process.wait(_END_SECONDS)
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
     if code not in (0, allowed):
         raise RecoveryError(lines[-1] if lines else f"tar exited {code}")
     return lines if code else []

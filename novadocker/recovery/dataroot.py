@@ -120,13 +120,21 @@ class DataRoot:
     def image_config(self, server: Server) -> dict[str, Any]:
         """Return the configuration of the image a server was made from.
 
-        :raises RecoveryError: it is not there or unreadable
+        :raises RecoveryError: it is not there or damaged
         """
         digest = _DIGEST.fullmatch(server.image)
         if not digest:
             raise RecoveryError(f"the image of container {server.container} is unknown")
-        content = self.path / "image" / server.driver / "imagedb" / "content" / "sha256"
-        return read_json(content / digest[1])
+        path = self.path / "image" / server.driver / "imagedb" / "content" / "sha256" / digest[1]
+        found = read_json(path)
+        config = found.get("config") or {}
+        if (
+            not all(isinstance(found.get(name), str) for name in ("architecture", "os"))
+            or not isinstance(config, dict)
+            or not isinstance(config.get("Labels") or {}, dict)
+        ):
+            raise RecoveryError(f"{path} is damaged: it is no image's configuration")
+        return found
 
     def volume_folder(self, volume: Volume) -> Path:
         """Return where a volume's data lies."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def _overlay(base: Path, layer: str) -> FileSystem:
 def _short_names(base: Path) -> dict[str, str]:
     names = {}
     for link in base.glob("*/link"):
-        names[f"l/{link.read_text().strip()}"] = f"{link.parent.name}/diff"
+        # one that is damaged may be another's; if not, its layer is missing
+        with suppress(RecoveryError):
+            names[f"l/{read_text(link).strip()}"] = f"{link.parent.name}/diff"
     return names
 
 

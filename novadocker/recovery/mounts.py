@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from novadocker.recovery import thin
+from novadocker.recovery.commands import run
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
 from novadocker.recovery.layers import FileSystem, file_system
 from novadocker.virt.docker import confined
-
-_MOUNT_SECONDS = 60
 
 
 def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = None) -> None:
@@ -28,14 +26,13 @@ def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = N
         raise RecoveryError(f"{target} is no empty folder")
     with _opened(root, server) as stack:
         _mount_stack(stack, target, changes and changes / "root")
-    try:
+    with ExitStack() as undo:
+        undo.callback(unmount, target)
         for volume in server.volumes:
             source = FileSystem(root.volume_folder(volume), (".",))
             with _folder_in(target, str(volume.destination)) as inside:
                 _mount_stack(source, inside, changes and changes / "volumes" / volume.name)
-    except RecoveryError:
-        unmount(target)
-        raise
+        undo.pop_all()
 
 
 def unmount(target: Path) -> None:
@@ -43,7 +40,7 @@ def unmount(target: Path) -> None:
 
     :raises RecoveryError: it is in use, or not mounted
     """
-    _run(["umount", "--recursive", str(target)], Path("/"))
+    run("umount", "--recursive", str(target))
 
 
 def _opened(root: DataRoot, server: Server) -> AbstractContextManager[FileSystem]:
@@ -57,11 +54,11 @@ def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:
         raise RecoveryError(f"{stack.base / stack.folders[0]} is missing")
     options = [f"lowerdir={':'.join(stack.folders)}"]
     if changes is not None:
+        if any(mark in str(changes) for mark in ":,\\"):
+            raise RecoveryError(f"{changes} must not have colons, commas or backslashes in it")
         upper, work = changes / "upper", changes / "work"
         for folder in (upper, work):
             folder.mkdir(parents=True, exist_ok=True)
-        if any(mark in str(changes) for mark in ":,\\"):
-            raise RecoveryError(f"{changes} must not have colons, commas or backslashes in it")
         options += [f"upperdir={upper.resolve()}", f"workdir={work.resolve()}"]
         # its root starts as the container's
         status = (stack.base / stack.folders[0]).stat()
@@ -69,13 +66,13 @@ def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:
         upper.chmod(status.st_mode & 0o7777)
     elif len(stack.folders) == 1:
         # an overlay needs two folders at least
-        _run(["mount", "--bind", stack.folders[0], str(target)], stack.base)
-        _run(["mount", "-o", "remount,bind,ro,nosuid,nodev", str(target)], stack.base)
+        run("mount", "--bind", stack.folders[0], str(target), folder=stack.base)
+        run("mount", "-o", "remount,bind,ro,nosuid,nodev", str(target), folder=stack.base)
         return
     else:
         options.append("ro")
-    words = ["-t", "overlay", "-o", ",".join([*options, "nosuid", "nodev"])]
-    _run(["mount", *words, "novadocker-recover", str(target)], stack.base)
+    words = ("-t", "overlay", "-o", ",".join([*options, "nosuid", "nodev"]))
+    run("mount", *words, "novadocker-recover", str(target), folder=stack.base)
 
 
 @contextmanager
@@ -92,11 +89,3 @@ def _folder_in(target: Path, path: str) -> Iterator[Path]:
         yield Path(f"/proc/{os.getpid()}/fd/{inside}")
     finally:
         os.close(inside)
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=_MOUNT_SECONDS, check=False
-    )
-    if done.returncode != 0:
-        raise RecoveryError(f"{' '.join(command[:2])}: {done.stderr.strip()}")

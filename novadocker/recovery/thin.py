@@ -13,17 +13,16 @@ from __future__ import annotations
 import os
 import secrets
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker.recovery.commands import run
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, read_json
 from novadocker.recovery.layers import FileSystem
 
-_SECONDS = 120
 _SECTOR = 512
 # what a write is copied in: 4 KiB
 _CHUNK_SECTORS = 8
@@ -148,12 +147,12 @@ def _mount(device: ThinDevice, pool: Path, devices: _Devices, target: Path) -> N
     """
     table = f"0 {device.sectors} thin {pool} {device.number}"
     top = devices.snapshot(devices.create(table, read_only=True), device.sectors)
-    kind = _run("blkid", "-p", "-s", "TYPE", "-o", "value", str(top)).strip()
+    kind = run("blkid", "-p", "-s", "TYPE", "-o", "value", str(top)).strip()
     if kind not in _MOUNT_OPTIONS:
         raise RecoveryError(f"device {device.number} has no file system of the engine's")
     target.mkdir()
-    _run("mount", "-t", kind, "-o", _MOUNT_OPTIONS[kind], str(top), str(target))
-    devices.undo.callback(_run, "umount", str(target))
+    run("mount", "-t", kind, "-o", _MOUNT_OPTIONS[kind], str(top), str(target))
+    devices.undo.callback(run, "umount", str(target))
 
 
 class _Devices:
@@ -166,15 +165,15 @@ class _Devices:
     def create(self, table: str, *, read_only: bool = False) -> Path:
         name = f"novadocker-recover-{secrets.token_hex(6)}"
         options = ["--readonly"] if read_only else []
-        _run("dmsetup", "create", name, *options, "--table", table)
-        self.undo.callback(_run, "dmsetup", "remove", "--deferred", name)
+        run("dmsetup", "create", name, *options, "--table", table)
+        self.undo.callback(run, "dmsetup", "remove", "--deferred", name)
         return Path("/dev/mapper", name)
 
     def loop(self, file: Path, *, read_only: bool) -> Path:
         options = ["--read-only"] if read_only else []
-        found = _run("losetup", *options, "--find", "--show", str(file)).strip()
+        found = run("losetup", *options, "--find", "--show", str(file)).strip()
         # one that is in use goes with its last user
-        self.undo.callback(_run, "losetup", "--detach", found)
+        self.undo.callback(run, "losetup", "--detach", found)
         return Path(found)
 
     def snapshot(self, origin: Path, sectors: int) -> Path:
@@ -221,15 +220,3 @@ def _made_pool(root: DataRoot, devices: _Devices) -> Path:
 
 def _folder(root: DataRoot) -> Path:
     return root.path / "devicemapper"
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
-    except FileNotFoundError as error:
-        raise RecoveryError(f"there is no program {command[0]}") from error
-    if done.returncode != 0:
-        raise RecoveryError(f"{' '.join(command[:2])}: {done.stderr.strip()}")
-    return done.stdout

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from novadocker import naming
 from novadocker.cmd import recover
-from novadocker.recovery import copies, layers, thin, verify
+from novadocker.recovery import copies, layers, mounts, thin, verify
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, volume
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
@@ -78,6 +79,9 @@ def test_what_is_not_found(root: DataRoot, wanted: str) -> None:
 
 def test_a_lost_short_name_is_found_by_its_layer(root: DataRoot) -> None:
     (root.path / "overlay2" / SHORT).unlink()
+    # another's may be damaged
+    (root.path / "overlay2" / LAYER / "link").write_bytes(b"\xff")
+    (root.path / "overlay2" / "other" / "link").mkdir(parents=True)
     assert layers.file_system(root, root.find(UUID)).folders[1] == "base/diff"
 
 
@@ -190,32 +194,134 @@ def test_a_disk_that_may_not_be_read(
     assert "Permission denied" in capsys.readouterr().err
 
 
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a server is mounted at."""
+    found = tmp_path / "source"
+    found.mkdir()
+    (found / "log").write_text("lines\n")
+    monkeypatch.setattr(recover, "mounted", lambda *_: contextlib.nullcontext(found))
+    monkeypatch.setattr(DataRoot, "image_config", lambda *_: {"architecture": "arm64", "os": "x"})
+    return found
+
+
+@pytest.fixture
+def tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have tar run a script when it has written an archive."""
+
+    def replace(script: str) -> None:
+        program = tmp_path / "bin" / "tar"
+        program.parent.mkdir()
+        program.write_text(
+            f'#!/bin/sh\n{shutil.which("tar")} "$@"\n[ "$1" = --extract ] && exit\n{script}\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+    return replace
+
+
 @pytest.mark.parametrize("work", ["copy", "tar", "image"])
 def test_what_changes_while_it_is_read(
     root: DataRoot,
+    source: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tar: Callable[[str], None],
     capsys: pytest.CaptureFixture[str],
     work: str,
 ) -> None:
-    tar = tmp_path / "bin" / "tar"
-    tar.parent.mkdir()
-    tar.write_text(
-        f'#!/bin/sh\n{shutil.which("tar")} "$@"\n[ "$1" = --extract ] && exit\n'
-        "echo tar: ./log: file changed as we read it >&2; exit 1\n"
-    )
-    tar.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tar.parent), prepend=os.pathsep)
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "log").write_text("lines\n")
-    monkeypatch.setattr(recover, "mounted", lambda *_: contextlib.nullcontext(source))
-    monkeypatch.setattr(DataRoot, "image_config", lambda *_: {"architecture": "arm64", "os": "x"})
+    tar("printf 'tar: ./log\\342\\200\\256: file changed as we read it\\n' >&2; exit 1")
     target = tmp_path / "target"
     command = ["--root", str(root.path), work, UUID, str(target)]
     assert recover.main(command) == recover.DAMAGED
-    assert capsys.readouterr().err == "novadocker-recover: tar: ./log: file changed as we read it\n"
+    said = "novadocker-recover: tar: ./log\\u202e: file changed as we read it\n"
+    assert capsys.readouterr().err == said
     assert target.exists()
+
+
+def test_any_number_of_changed_files_is_told(
+    source: Path, tmp_path: Path, tar: Callable[[str], None]
+) -> None:
+    # more than a pipe holds, while the archive is not at its end
+    tar("seq 100000 >&2; exit 1")
+    assert len(copies.write_tar(source, tmp_path / "server.tar")) == 100000
+
+
+@pytest.mark.parametrize("work", ["copy", "tar", "image", "mount", "verify"])
+def test_a_server_without_its_volumes_is_not_told_as_whole(
+    root: DataRoot, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    monkeypatch.setattr(mounts, "mount", lambda *_: None)
+    metadata = root.path / "containers" / CONTAINER / "config.v2.json"
+    metadata.write_text(json.dumps(STORED, separators=(",", ":"))[:-2])
+    words = ["--root", str(root.path), work, UUID]
+
+    def target(name: str) -> list[str]:
+        return [] if work == "verify" else [str(tmp_path / name)]
+
+    assert recover.main([*words, *target("one")]) == recover.DAMAGED
+    named = ["--volume", f"/data={'f' * 64}"]
+    assert recover.main([*words, *target("two"), *named]) == recover.OK
+
+
+@pytest.mark.parametrize(
+    "damage", [{"os": None}, {"architecture": 7}, {"config": ["x"]}, {"config": {"Labels": ["x"]}}]
+)
+def test_a_damaged_configuration_of_an_image(root: DataRoot, damage: dict[str, Any]) -> None:
+    content = root.path / "image/overlay2/imagedb/content/sha256"
+    content.mkdir(parents=True)
+    good: dict[str, Any] = {"architecture": "arm64", "os": "linux", "config": {"Labels": None}}
+    (content / ("e" * 64)).write_text(json.dumps(good))
+    assert root.image_config(root.find(UUID)) == good
+    (content / ("e" * 64)).write_text(json.dumps(good | damage))
+    with pytest.raises(RecoveryError, match="is damaged"):
+        root.image_config(root.find(UUID))
+
+
+def test_a_folder_that_can_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken").mkdir()
+    scandir = os.scandir
+
+    def fail(path: Any) -> Any:
+        if Path(path).name == "broken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert list(verify.problems(tmp_path)) == ["/broken: Input/output error"]
+
+
+def test_a_file_that_becomes_a_pipe_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("content")
+    listxattr = os.listxattr
+
+    def swap(path: Path, **options: Any) -> list[str]:
+        if path == file:
+            file.unlink()
+            os.mkfifo(file)
+        return listxattr(path, **options)
+
+    monkeypatch.setattr(os, "listxattr", swap)
+    assert list(verify.problems(tmp_path)) == ["/file: no plain file"]
+
+
+def test_nothing_stays_mounted_when_a_mount_fails(
+    root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root.path / "volumes" / ("f" * 64) / "_data").mkdir(parents=True)
+    target, changes = tmp_path / "target", tmp_path / "changes"
+    target.mkdir()
+    changes.mkdir()
+    (changes / "volumes").write_text("no folder")
+    commands: list[Sequence[str]] = []
+    monkeypatch.setattr(mounts, "run", lambda *command, **_: commands.append(command))
+    monkeypatch.setattr(mounts, "_folder_in", lambda target, _: contextlib.nullcontext(target))
+    with pytest.raises(NotADirectoryError):
+        mounts.mount(root, root.find(UUID), target, changes)
+    assert [command[0] for command in commands] == ["mount", "umount"]
 
 
 def test_the_configuration_of_an_image() -> None:
