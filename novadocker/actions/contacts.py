@@ -55,10 +55,6 @@ class Contacts(Collector):
         """
         self._contacts = contacts(self._cloud.identity.projects())
 
-    def describe(self) -> list[Metric]:
-        """Return nothing: to register must not collect."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """Yield one sample for each project that has a contact."""
         metric = Metric(METRIC, "The contact of a project, from Keystone.", "gauge")

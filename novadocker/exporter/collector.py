@@ -67,10 +67,6 @@ class HostCollector(Collector):
         self._lock = threading.Lock()
         self._identities = Identities(places.data_root / "containers")
 
-    def describe(self) -> list[Metric]:
-        """Return nothing: to register must not walk."""
-        return []
-
     def close(self) -> None:
         """Close what is kept open."""
         self._tree.close()

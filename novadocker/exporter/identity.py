@@ -15,7 +15,7 @@ from novadocker.recovery import dataroot
 
 # Go's time.RFC3339Nano in UTC
 _TIME = re.compile(r"([0-9-]{10}T[0-9:]{8})(?:\.[0-9]+)?Z")
-# how many files the engine keeps of a console: console_log_max_mb in its engine.py
+# the files that the engine keeps of a console: max-file in the driver's dialect.py
 _CONSOLE_LOGS = ("-json.log", "-json.log.1")
 
 

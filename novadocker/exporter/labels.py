@@ -15,21 +15,18 @@ class KnownLabels(dict[str, str]):
 
     def __init__(self, labels: dict[str, str]) -> None:
         super().__init__(labels)
-        self._derived: dict[tuple[str, ...], KnownLabels] = {}
+        self._derived: dict[tuple[tuple[str, ...], tuple[str, ...]], KnownLabels] = {}
         pairs = ",".join(f'{name}="{_quoted(value)}"' for name, value in labels.items())
         self.text = f"{{{pairs}}}" if pairs else ""
 
     def with_(self, names: tuple[str, ...], values: tuple[str, ...]) -> KnownLabels:
-        """Return these labels and some more; made once.
-
-        :param names: always the same ones for as many values
-        """
-        found = self._derived.get(values)
+        """Return these labels and some more; made once."""
+        found = self._derived.get((names, values))
         if found is None:
             if len(self._derived) >= _MOST_DERIVED:
                 self._derived.clear()
             found = KnownLabels({**self, **dict(zip(names, values, strict=True))})
-            self._derived[values] = found
+            self._derived[names, values] = found
         return found
 
 

@@ -212,8 +212,12 @@ def read_images(data_root: Path) -> Images:
     else:
         raise dataroot.RecoveryError(f"{data_root} has no list of images")
     stored = {f"sha256:{name}" for name in os.listdir(folder / "imagedb/content/sha256")}
-    repositories = dataroot.read_json(folder / "repositories.json").get("Repositories") or {}
-    named = {name: image for names in repositories.values() for name, image in names.items()}
+    path = folder / "repositories.json"
+    repositories = dataroot.read_json(path).get("Repositories") or {}
+    try:
+        named = {name: image for names in repositories.values() for name, image in names.items()}
+    except AttributeError as error:
+        raise dataroot.RecoveryError(f"{path} is damaged: {error}") from error
     return Images(stored, named, dict(_parents(folder / "imagedb/metadata/sha256")))
 
 

@@ -160,7 +160,7 @@ def ask_agent(folder: Path) -> None:
     (rows,) = select(folder, _CONTROLLERS)
     try:
         connected = [row["is_connected"] for row in rows]
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"the database answers {rows!r}") from error
     if True not in connected:
         raise ValueError("no bridge has a controller that answers")

@@ -25,6 +25,7 @@ from novadocker.cmd import exporter
 from novadocker.exporter import files, host, parsing, serving
 from novadocker.exporter.collector import Asked, HostCollector, Places
 from novadocker.exporter.identity import Identities
+from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
 from novadocker.portrates import PortRate
@@ -200,6 +201,13 @@ def test_the_lower_limit_of_the_drivers_and_the_switchs_is_a_ports(root: Path) -
     limit = "novadocker_server_network_{}_limit_bytes_per_second"
     assert registry.get_sample_value(limit.format("receive"), labels) == 1000
     assert registry.get_sample_value(limit.format("transmit"), labels) == 2500
+
+
+def test_the_same_value_of_another_label() -> None:
+    labels = KnownLabels({"uuid": "1"})
+    assert labels.with_(("kind",), ("data",)).text == '{uuid="1",kind="data"}'
+    assert labels.with_(("process",), ("data",)).text == '{uuid="1",process="data"}'
+    assert labels.with_(("kind",), ("data",)) is labels.with_(("kind",), ("data",))
 
 
 def test_a_name_with_quotes_and_newlines_is_one_label(root: Path) -> None:

@@ -107,6 +107,7 @@ def test_a_switch_with_a_control_socket_of_its_own(tmp_path: Path) -> None:
         ([{"is_connected": False}], False),
         ([], False),
         ([{}], False),
+        ([1], False),
     ],
 )
 def test_the_agent_works_when_the_switch_hears_it(

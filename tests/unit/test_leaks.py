@@ -68,6 +68,14 @@ def test_what_can_not_be_asked_is_left_out(root: Path) -> None:
         leaks.read_images(root / "data")
 
 
+@pytest.mark.parametrize("stored", [["web"], {"web": "sha256:1"}])
+def test_a_damaged_list_of_images_is_left_out(root: Path, stored: object) -> None:
+    (root / IMAGES / "repositories.json").write_text(json.dumps({"Repositories": {"x": {}}}))
+    assert "image" in look(root).leaked
+    (root / IMAGES / "repositories.json").write_text(json.dumps({"Repositories": stored}))
+    assert "image" not in look(root).leaked
+
+
 def test_an_image_in_use_is_not_unused() -> None:
     images = Images({NAMED}, {f"{naming.IMAGES}7d:1": NAMED}, {})
     assert images.unused({NAMED}, naming.IMAGES) == 0
