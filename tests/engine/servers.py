@@ -16,6 +16,7 @@ from unittest import mock
 from nova import conf, objects
 from nova import context as nova_context
 from nova.compute import power_state, provider_tree, vm_states
+from nova.exception import InstanceNotFound
 from nova.network import model
 
 from novadocker import naming
@@ -146,7 +147,7 @@ class Nova:
         self.driver.process_instances_at_startup(self.context, instances)
         for server, instance in zip(servers, instances, strict=True):
             self.driver.plug_vifs(instance, server.network_info)
-            lost = power_state.RUNNING == server.power_state != self.state(server)
+            lost = power_state.RUNNING == server.power_state != self._known_state(server)
             if lost and conf.CONF.resume_guests_state_on_host_boot:
                 self.driver.resume_state_on_host_boot(
                     self.context, instance, server.network_info, None
@@ -255,6 +256,12 @@ class Nova:
 
     def state(self, server: Server) -> int:
         return int(self.driver.get_info(server.instance(), use_cache=False).state)
+
+    def _known_state(self, server: Server) -> int:
+        try:
+            return self.state(server)
+        except InstanceNotFound:
+            return int(power_state.NOSTATE)
 
     @staticmethod
     def _migration() -> objects.Migration:

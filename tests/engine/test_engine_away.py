@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine is killed without live-restore, hangs, or has no room left on its disk."""
+"""An engine is killed without live-restore, hangs, has no room left on its disk, or no disk."""
 
 import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,40 @@ def test_a_full_disk(state_folder: Path, host_of: HostOf) -> None:
         survey.check_running(after)
         for each in (server, after):
             nova.destroy(each)
+        survey.check_nothing_else([])
+        nova.stop()
+
+
+def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) -> None:
+    """The host comes back without the engine's disk: servers are missing, and nothing is lost."""
+    with (
+        own_engine(state_folder / "unmounted", "overlay2") as engine,
+        host_of(engine) as host,
+    ):
+        nova, survey = host.start_nova(), host.survey
+        server = nova.spawn(host.new_server("capped", (1,)))
+        survey.mark(server)
+        nova.stop()
+        engine.lose_power()
+        subprocess.run(["mount", "-t", "tmpfs", "none", engine.data_root], check=True)
+        engine.start_all()
+
+        nova = host.start_nova([replace(server, power_state=power_state.RUNNING)])
+        for operation in (nova.state, nova.power_on, nova.reboot):
+            with pytest.raises(nova_exception.InstanceNotFound):
+                operation(server)
+        nova.periodic()
+        nova.stop()
+        engine.lose_power()
+        subprocess.run(["umount", engine.data_root], check=True)
+        engine.start_all()
+
+        nova = host.start_nova([replace(server, power_state=power_state.SHUTDOWN)])
+        assert nova.state(server) == power_state.SHUTDOWN
+        nova.power_on(server)
+        survey.check_running(server)
+        survey.check_nothing_else([server])
+        nova.destroy(server)
         survey.check_nothing_else([])
         nova.stop()
 
