@@ -4,8 +4,9 @@
 import io
 import json
 import tarfile
+import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,7 @@ from typing import IO, Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import images
+from novadocker.virt.docker import arrival, images
 from tests import archives
 from tests.fake_glance import FakeGlance
 from tests.unit.test_images import ID, LOADED, FakeEngine, folder, left_in, store
@@ -166,6 +167,58 @@ def test_the_download_ends_when_the_engine_refuses(
         store.ensure(None, meta)
     assert refused.is_set()
     assert left_in(folder) == []
+
+
+class SlowFile:
+    """Stands for a file that the kernel takes long to free."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.may_close = threading.Event()
+        self.closed = threading.Event()
+        self.closed_by: threading.Thread | None = None
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def close(self) -> None:
+        assert self.may_close.wait(SECONDS)
+        self.file.close()
+        self.closed_by = threading.current_thread()
+        self.closed.set()
+
+    def __enter__(self) -> "SlowFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+@pytest.fixture
+def slow_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowFile]:
+    with tempfile.TemporaryFile() as file:
+        found = SlowFile(file)
+        monkeypatch.setattr(arrival.tempfile, "TemporaryFile", lambda **_: found)
+        yield found
+
+
+def test_nobody_waits_for_the_room_of_a_download(
+    store: images.ImageStore, fake_glance: FakeGlance, slow_file: SlowFile
+) -> None:
+    assert store.ensure(None, fake_glance.add(ID, ARCHIVE)).id == LOADED
+    assert not slow_file.closed.is_set()
+    slow_file.may_close.set()
+    assert slow_file.closed.wait(SECONDS)
+
+
+def test_a_load_that_failed_has_given_back_its_room(
+    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, slow_file: SlowFile
+) -> None:
+    slow_file.may_close.set()
+    fake_engine.failing = frozenset({"load"})
+    with pytest.raises(exception.EngineError, match="refused load"):
+        store.ensure(None, fake_glance.add(ID, ARCHIVE))
+    assert slow_file.closed_by is threading.current_thread()
 
 
 # -- the lowest layer ------------------------------------------------------------------------------

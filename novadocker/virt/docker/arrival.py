@@ -13,9 +13,11 @@ import hashlib
 import io
 import os
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import IO
 
 from novadocker.virt.docker import sparse
@@ -184,16 +186,24 @@ class Arrival(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def arriving(file: IO[bytes], fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
-    """Fetch a file in a thread, which ends with the block.
+def arriving(folder: Path, fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
+    """Fetch a file without a name in a thread, which ends with the block.
 
-    :param file: an empty one
+    The file's room is free again when the block has failed, and soon when it has not.
+
+    :param folder: where there is room for the file
     :param fetch: writes the file
     """
-    arrival = Arrival(file)
-    with ThreadPoolExecutor(1) as threads:
-        arrival._fetched = threads.submit(arrival._fetch, fetch)
-        try:
-            yield arrival
-        finally:
-            arrival._abandon()
+    with contextlib.ExitStack() as failed:
+        # without a name in the folder: gone even if nova-compute is killed
+        file = failed.enter_context(tempfile.TemporaryFile(dir=folder, prefix="novadocker-"))
+        arrival = Arrival(file)
+        with ThreadPoolExecutor(1) as threads:
+            arrival._fetched = threads.submit(arrival._fetch, fetch)
+            try:
+                yield arrival
+            finally:
+                arrival._abandon()
+        failed.pop_all()
+    # a kernel that discards freed blocks takes a second for gigabytes
+    threading.Thread(target=file.close, name="arrival").start()

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -241,10 +240,8 @@ class ImageStore:
         # Nova's client compares with it, and leaves be what has none
         _checksum(image_id, record)
         with (
-            # without a name in the folder: gone even if nova-compute is killed
-            tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file,
             self._unpacking(image_id) as unpack,
-            arrival.arriving(file, fetch) as arriving,
+            arrival.arriving(folder, fetch) as arriving,
         ):
             chunks = self._forwarded(image_id, load, arriving, unpack)
             try:
