@@ -3,9 +3,7 @@
 
 The kernel announces changes of the counters ``memory.events`` and ``pids.events`` (cgroup-v2.rst;
 of version 1 some kernels the second one alone, or none), and says the first time in its log. All
-are looked at twice a second as well: for what is not announced, and to find new servers. Tables of
-connections are looked at when the kernel says that one is full, and now and then as it does not say
-so each time.
+are looked at twice a second as well: for what is not announced, and to find new servers.
 """
 
 import logging
@@ -19,7 +17,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from novadocker.exporter import attribution, files, incidents, parsing
+from novadocker.exporter import attribution, files, incidents
+from novadocker.exporter.connection_tables import ConnectionTables
 from novadocker.exporter.identity import Identities
 from novadocker.exporter.incidents import Incident
 from novadocker.exporter.kernel_log import KernelLog, Record
@@ -33,9 +32,6 @@ _WALK_SECONDS = 0.5
 # for a server that is not known yet
 _EARLY_WALK_SECONDS = 0.05
 _SWEEP_SECONDS = 3600.0
-_TABLES_SECONDS = 10.0
-# packets are dropped for other reasons, too; entries stay for half a minute at least
-_NEARLY_FULL = 0.9
 # of processes by which a line finds its server, in a second
 _MOST_LOOKUPS = 500
 
@@ -60,6 +56,7 @@ class Watch:
     ) -> None:
         self._proc = root / "proc"
         self._tree = Tree(root)
+        self._tables = ConnectionTables(self._proc, self._tree)
         self._identities = Identities(containers)
         self._rings = rings
         self._log = log
@@ -75,10 +72,9 @@ class Watch:
         self._poll.register(self._stop, select.EPOLLIN)
         self._stopped = False
         self._log_registered = False
-        self._walked_at = self._sweep_at = self._tables_at = 0.0
+        self._walked_at = self._sweep_at = 0.0
         self._is_kept = True
         self._lookups = 0
-        self._table_was_full = False
         self._thread: threading.Thread | None = None
         self._walk(first=True)
 
@@ -167,7 +163,8 @@ class Watch:
         lines: dict[str, list[str]] = {}
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         for record in records:
-            self._table_was_full |= attribution.tells_full_table(record)
+            if attribution.tells_full_table(record):
+                self._tables.say_full()
             found = self._attribution.take(record)
             if found and self._knows(found.container):
                 kept = lines.setdefault(found.container, [])
@@ -219,25 +216,6 @@ class Watch:
             watched.add(kind, count - watched.counts.get(kind, 0), now)
         watched.counts.update(counts)
 
-    def _count_refused_connections(self, now: float, said: bool) -> None:
-        """Look at the tables of connections of all servers.
-
-        :param said: whether the kernel says that one is full
-        """
-        limit = parsing.number(files.read(f"{self._proc}/sys/net/netfilter/nf_conntrack_max"))
-        for watched in self._watched.values():
-            statistics = self._connection_statistics(watched.path)
-            refused = parsing.dropped_connections(statistics) or 0
-            tracked = parsing.tracked_connections(statistics) or 0
-            if said or (limit is not None and tracked >= limit * _NEARLY_FULL):
-                known = watched.counts.get(incidents.TABLE_FULL, 0)
-                watched.add(incidents.TABLE_FULL, refused - known, now)
-            watched.counts[incidents.TABLE_FULL] = refused
-
-    def _connection_statistics(self, path: str) -> str | None:
-        process = self._tree.process(path)
-        return files.read(f"{self._proc}/{process}/net/stat/nf_conntrack")
-
     def _due(self, now: float) -> Iterator[Incident]:
         for watched in self._watched.values():
             for kind, count in watched.pending.take_due(now, self._is_patient(watched)):
@@ -264,10 +242,7 @@ class Watch:
                 del self._totals[container]
         for container in list(self._watched):
             self._count(container, now)
-        if self._table_was_full or now >= self._tables_at:
-            self._count_refused_connections(now, self._table_was_full)
-            self._table_was_full = False
-            self._tables_at = now + _TABLES_SECONDS
+        self._tables.look(self._watched.values(), now)
         if now >= self._sweep_at:
             self._rings.remove_old({found.labels["uuid"] for found in self._totals.values()})
             self._sweep_at = now + _SWEEP_SECONDS
@@ -285,8 +260,7 @@ class Watch:
         if first:
             # of before this program's start
             watched.counts = watched.read_counts() or {}
-            statistics = self._connection_statistics(watched.path)
-            watched.counts[incidents.TABLE_FULL] = parsing.dropped_connections(statistics) or 0
+            self._tables.begin(watched)
 
     def _forget(self, container: str) -> None:
         watched = self._watched.pop(container)

@@ -504,14 +504,8 @@ def test_a_file_larger_than_one_read_is_read_whole(tmp_path: Path) -> None:
     kept.close()
 
 
-def test_a_file_that_went_away_under_its_descriptor_is_opened_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept, path = files.KeptFiles(1), str(tmp_path / "pids.current")
-    Path(path).write_text("1\n")
-    assert kept.read("group", path) == "1\n"
-    Path(path).unlink()
-    Path(path).write_text("2\n")
+def lose_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next read of an open file fail, as that of a control group that went away."""
     real, answers = os.pread, [OSError(errno.ENODEV, "gone")]
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
@@ -520,6 +514,17 @@ def test_a_file_that_went_away_under_its_descriptor_is_opened_anew(
         return real(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
+
+
+def test_a_file_that_went_away_under_its_descriptor_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, path = files.KeptFiles(1), str(tmp_path / "pids.current")
+    Path(path).write_text("1\n")
+    assert kept.read("group", path) == "1\n"
+    Path(path).unlink()
+    Path(path).write_text("2\n")
+    lose_group(monkeypatch)
     assert kept.read("group", path) == "2\n"
     kept.close()
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens to servers is told, with the culprit; on trees of files, which announce nothing."""
 
-import errno
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from novadocker import incident_socket
-from novadocker.exporter import incidents, rings, watch
+from novadocker.exporter import connection_tables, incidents, rings, watch
 from novadocker.exporter.collector import WatchCollector
 from novadocker.exporter.incidents import Incident, Pending
 from novadocker.exporter.kernel_log import KernelLog
@@ -21,7 +20,15 @@ from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
-from tests.unit.test_exporter import CONTAINER, FOREIGN, UUID, put, put_container, put_identity
+from tests.unit.test_exporter import (
+    CONTAINER,
+    FOREIGN,
+    UUID,
+    lose_group,
+    put,
+    put_container,
+    put_identity,
+)
 from tests.unit.test_kernel_log import REPORT, Kernel
 
 
@@ -67,7 +74,7 @@ def kernel() -> Iterator[Kernel]:
 def root(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(watch, "_WALK_SECONDS", 0.0)
     monkeypatch.setattr(watch, "_EARLY_WALK_SECONDS", 0.0)
-    monkeypatch.setattr(watch, "_TABLES_SECONDS", 0.0)
+    monkeypatch.setattr(connection_tables, "_EVERY_SECONDS", 0.0)
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "memory pids\n"})
     put_container(tmp_path, request.param, CONTAINER)
@@ -223,14 +230,7 @@ def test_a_kill_that_ended_the_server_is_told_and_stays_counted(host: Host, kern
 def test_a_server_that_starts_again_counts_anew(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, answers = os.pread, [OSError(errno.ENODEV, "gone")]
-
-    def pread(descriptor: int, size: int, offset: int) -> bytes:
-        if answers:
-            raise answers.pop()
-        return real(descriptor, size, offset)
-
-    monkeypatch.setattr(os, "pread", pread)
+    lose_group(monkeypatch)
     host.count(oom_kills=0, refused_forks=1)
     assert ("pids_limit", 1, "bomb") in host.turn() + host.turn()
     assert host.watch.totals()[0].kinds["pids_limit"] == 1
