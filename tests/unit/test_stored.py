@@ -138,6 +138,30 @@ def test_a_file_that_is_shorter_than_it_was(root: Root) -> None:
         root.read()
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(gzip.compress(b'{"type": 2, "payload": ""}\n')[:-9], id="cut off"),
+        pytest.param(gzip.compress(b"{}\n")[:10] + b"\xff" * 20, id="overwritten"),
+        pytest.param(b"nonsense", id="not compressed"),
+        *(
+            pytest.param(gzip.compress(f"{line}\n".encode()), id=line)
+            for line in (
+                "{}",
+                '{"type": 2}',
+                '{"type": 1, "name": "one", "size": "many"}',
+                "[2]",
+                "nonsense",
+            )
+        ),
+    ],
+)
+def test_a_damaged_record_of_a_layer(root: Root, damaged: bytes) -> None:
+    (root.kept / "tar-split.json.gz").write_bytes(damaged)
+    with pytest.raises(OSError, match=r"damaged|gzip"):
+        stored.measure_layer(str(root.path), CHAIN)
+
+
 def test_much_between_two_files_is_not_held_in_memory(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:

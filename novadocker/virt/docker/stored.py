@@ -13,10 +13,11 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from novadocker import privsep
 from novadocker.virt.docker import arguments, confined
@@ -31,6 +32,14 @@ _COPY_BYTES = 1 << 20
 
 # of an entry, by tar-split: the content of a file, or else bytes of the archive
 _FILE = 1
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file whose content is a part of a layer's archive."""
+
+    name: str
+    size: int
 
 
 @privsep.storage_pctxt.entrypoint
@@ -60,10 +69,7 @@ def measure_layer(data_root: str, chain: str) -> int:
     :raises OSError: there is no such layer, or it can't be read
     """
     kept = _kept(data_root, chain)
-    return sum(
-        entry.get("size", 0) if entry["type"] == _FILE else len(base64.b64decode(entry["payload"]))
-        for entry in _entries(kept)
-    )
+    return sum(len(part) if isinstance(part, bytes) else part.size for part in _parts(kept))
 
 
 @privsep.storage_pctxt.entrypoint
@@ -78,13 +84,13 @@ def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
     kept = _kept(data_root, chain)
     written = 0
     with open(arguments.open_file(target), "wb", buffering=0) as pipe, _files(kept) as root:
-        for entry in _entries(kept):
-            if entry["type"] == _FILE:
-                written += _copy(root, entry, pipe.fileno())
+        for part in _parts(kept):
+            if isinstance(part, bytes):
+                write_all(pipe.fileno(), part)
+                written += len(part)
             else:
-                data = base64.b64decode(entry["payload"])
-                write_all(pipe.fileno(), data)
-                written += len(data)
+                _copy(root, part, pipe.fileno())
+                written += part.size
     return written
 
 
@@ -104,26 +110,43 @@ def _files(kept: Path) -> Iterator[int]:
         os.close(root)
 
 
-def _entries(kept: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(kept / "tar-split.json.gz") as lines:
-        while line := lines.readline(_LONGEST_LINE):
-            if not line.endswith(b"\n"):
-                raise OSError(errno.EFBIG, "a layer has more between two files than is supported")
-            yield json.loads(line)
+def _parts(kept: Path) -> Iterator[bytes | _File]:
+    """Yield what a layer's archive is made of: bytes, or the content of a file.
+
+    :raises OSError: the engine's record of it is damaged, or has lines that are too long
+    """
+    try:
+        with gzip.open(kept / "tar-split.json.gz") as lines:
+            while line := lines.readline(_LONGEST_LINE):
+                if not line.endswith(b"\n"):
+                    raise OSError(
+                        errno.EFBIG, "a layer has more between two files than is supported"
+                    )
+                yield _parse(line)
+    except (EOFError, zlib.error) as error:
+        raise OSError(errno.EIO, f"the record of a layer is damaged: {error}") from error
 
 
-def _copy(root: int, entry: dict[str, Any], pipe: int) -> int:
-    size = int(entry.get("size", 0))
-    if not size:
-        return 0
-    # names that are no UTF-8 are kept otherwise
-    raw = entry.get("name_raw")
-    name = os.fsdecode(base64.b64decode(raw)) if raw else str(entry["name"])
-    with confined.open_plain(root, name) as source:
+def _parse(line: bytes) -> bytes | _File:
+    try:
+        entry = json.loads(line)
+        if entry["type"] != _FILE:
+            return base64.b64decode(entry["payload"])
+        # names that are no UTF-8 are kept otherwise
+        raw = entry.get("name_raw")
+        name = os.fsdecode(base64.b64decode(raw)) if raw else str(entry["name"])
+        return _File(name, int(entry.get("size", 0)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OSError(errno.EIO, "the record of a layer is damaged") from error
+
+
+def _copy(root: int, file: _File, pipe: int) -> None:
+    if not file.size:
+        return
+    with confined.open_plain(root, file.name) as source:
         position = 0
-        while position < size:
-            count = os.sendfile(pipe, source, position, min(size - position, _COPY_BYTES))
+        while position < file.size:
+            count = os.sendfile(pipe, source, position, min(file.size - position, _COPY_BYTES))
             if not count:
-                raise OSError(errno.EIO, "a file of a layer is shorter than it was", name)
+                raise OSError(errno.EIO, "a file of a layer is shorter than it was", file.name)
             position += count
-    return size
