@@ -213,3 +213,33 @@ def test_a_damaged_layer(new_file: NewFile) -> None:
     lost = layer_of([link("i", "h")], new_file)
     with pytest.raises(ArchiveError, match="lacks"):
         flatten.merge(contents([lost, layer_of([gone("h")], new_file)]), new_file())
+
+
+def many_hidden(count: int, new_file: NewFile) -> list[Layer]:
+    """Return a layer of files with a link each, and one that hides all files but the links."""
+    names = [str(number) for number in range(count)]
+    below = [entry for name in names for entry in (file(f"f/{name}"), link(name, f"f/{name}"))]
+    return [layer_of([folder("f"), *below], new_file), layer_of([gone("f")], new_file)]
+
+
+def test_links_to_hidden_files_do_not_have_the_layer_read_for_each(
+    new_file: NewFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Region] = []
+    entries = flatten._entries
+
+    def count(content: Region) -> Iterator[tarfile.TarInfo]:
+        read.append(content)
+        return entries(content)
+
+    layers = many_hidden(20, new_file)
+    monkeypatch.setattr(flatten, "_entries", count)
+    flatten.merge(contents(layers), new_file())
+    assert len(read) <= 2 * len(layers)
+
+
+def test_too_many_hidden_files(new_file: NewFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatten, "_MAX_HIDDEN_FILES", 3)
+    flatten.merge(contents(many_hidden(3, new_file)), new_file())
+    with pytest.raises(ArchiveError, match="more than 3 files"):
+        flatten.merge(contents(many_hidden(4, new_file)), new_file())

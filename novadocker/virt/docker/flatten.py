@@ -6,6 +6,7 @@ https://github.com/opencontainers/image-spec/blob/main/layer.md
 """
 
 import copy
+import functools
 import json
 import os
 import posixpath
@@ -25,6 +26,8 @@ MAX_DEPTH = 120
 """So many layers the engine stacks with a reserve (its own limit is 125, or 127)."""
 
 _MAX_ENTRIES = 2_000_000
+# each is kept in memory
+_MAX_HIDDEN_FILES = 50_000
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _ATTRIBUTE = "SCHILY.xattr."
@@ -159,7 +162,7 @@ class _Merged:
         What the layer hides counts for those below it, not for itself.
         """
         above = _Merged(self.whole, dict(self.kinds), set(self.gone), set(self.opaque))
-        moved: dict[str, str] = {}
+        hidden = _HiddenFiles(content, above)
         for entry in _entries(content):
             name = _normal(entry.name)
             folder, last = posixpath.split(name)
@@ -168,7 +171,7 @@ class _Merged:
             elif last.startswith(_WHITEOUT):
                 yield from self._remove(above, posixpath.join(folder, last[len(_WHITEOUT) :]))
             elif above.shows(name):
-                yield from self._write(entry, name, content, above, moved)
+                yield from self._write(entry, name, content, above, hidden)
             elif above.kinds.get(name) == tarfile.DIRTYPE and not entry.isdir():
                 # a folder took the place of what would have hidden a folder below
                 yield from self._hide_below(above, name)
@@ -196,13 +199,13 @@ class _Merged:
         name: str,
         content: Region,
         above: "_Merged",
-        moved: dict[str, str],
+        hidden: "_HiddenFiles",
     ) -> Iterator[bytes]:
         target = _normal(entry.linkname) if entry.islnk() else ""
         if target and not above.shows(target):
-            # the file is hidden under its first name: the first link takes its place
-            entry = entry if target in moved else _find(content, target)
-            target = moved.setdefault(target, name)
+            # the first link takes the file's place
+            entry = entry if target in hidden.moved else hidden.find(target)
+            target = hidden.moved.setdefault(target, name)
             target = "" if target == name else target
         self.kinds[name] = entry.type
         written = copy.copy(entry)
@@ -252,11 +255,41 @@ def _entries(content: Region) -> Iterator[tarfile.TarInfo]:
             yield entry
 
 
-def _find(content: Region, name: str) -> tarfile.TarInfo:
-    for entry in _entries(content):
-        if _normal(entry.name) == name and not entry.islnk():
-            return entry
-    raise ArchiveError(f"a layer has a hard link to {ascii(name)[:80]}, which it lacks")
+@dataclass
+class _HiddenFiles:
+    """Files of a layer that are hidden under their first name, but not under that of a hard link.
+
+    :ivar content: the layer's
+    :ivar above: what has been written of the layers above it
+    :ivar moved: the first name that can be seen, by the hidden one
+    """
+
+    content: Region
+    above: _Merged
+    moved: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> tarfile.TarInfo:
+        """Return the entry of a file; ArchiveError if the layer has none."""
+        if name not in self._originals:
+            raise ArchiveError(f"a layer has a hard link to {ascii(name)[:80]}, which it lacks")
+        return self._originals[name]
+
+    @functools.cached_property
+    def _originals(self) -> dict[str, tarfile.TarInfo]:
+        names = {
+            _normal(entry.linkname)
+            for entry in _entries(self.content)
+            if entry.islnk() and not self.above.shows(_normal(entry.linkname))
+        }
+        if len(names) > _MAX_HIDDEN_FILES:
+            raise ArchiveError(
+                f"a layer has more than {_MAX_HIDDEN_FILES} files hidden but for a link"
+            )
+        found: dict[str, tarfile.TarInfo] = {}
+        for entry in _entries(self.content):
+            if not entry.islnk() and (name := _normal(entry.name)) in names:
+                found.setdefault(name, entry)
+        return found
 
 
 def _normal(name: str) -> str:
