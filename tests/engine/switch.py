@@ -39,6 +39,12 @@ class Switch:
             check=True,
             capture_output=True,
         )
+        self._start_database()
+        self.vsctl("--no-wait", "init")
+        self.start_switching()
+        self.vsctl("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, f"datapath_type={DATAPATH}")
+
+    def _start_database(self) -> None:
         self._database = daemons.start(
             [
                 "ovsdb-server",
@@ -49,9 +55,6 @@ class Switch:
             self.folder / "ovsdb-server.log",
             (self.folder / "db.sock").exists,
         )
-        self.vsctl("--no-wait", "init")
-        self.start_switching()
-        self.vsctl("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, f"datapath_type={DATAPATH}")
 
     def start_switching(self) -> None:
         control = self.folder / "vswitchd.ctl"
@@ -69,8 +72,11 @@ class Switch:
         """Restart the daemon, and wait until it has all ports again."""
         self.stop_switching()
         self.start_switching()
+        self._wait_for_switching(self._daemon)
+
+    def _wait_for_switching(self, new: subprocess.Popen[bytes]) -> None:
         # only a change is waited for
-        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:process={self._daemon.pid}")
+        self.vsctl("set", "Open_vSwitch", ".", f"external_ids:process={new.pid}")
 
     def stop(self) -> None:
         self.vsctl("del-br", BRIDGE)
@@ -85,6 +91,26 @@ class Switch:
             yield
         finally:
             os.kill(self._database.pid, signal.SIGCONT)
+
+    @contextmanager
+    def down(self, *, killed: bool) -> Iterator[None]:
+        """There is no database during the body.
+
+        :param killed: whether its socket is left, and refuses connections
+        """
+        socket = self.folder / "db.sock"
+        if killed:
+            self._database.kill()
+            self._database.wait()
+        else:
+            daemons.stop(self._database)
+        assert socket.exists() == killed
+        try:
+            yield
+        finally:
+            socket.unlink(missing_ok=True)
+            self._start_database()
+            self._wait_for_switching(self._database)
 
     def vsctl(self, *command: str) -> str:
         return _run("ovs-vsctl", "--timeout=30", f"--db={self.connection}", *command).strip()

@@ -178,7 +178,9 @@ def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) ->
 
     def drop(vif: Any, info: Any) -> None:
         # a look at os-vif's copy of the database is far quicker than to remove nothing
-        if _database().port_exists(vif.vif_name, vif.network.bridge):
+        with _failing_as_unplug(vif):
+            present = _database().port_exists(vif.vif_name, vif.network.bridge)
+        if present:
             os_vif.unplug(vif, info)
 
     _drop_ports(instance, [vif for vif in vifs if bindings.is_hybrid(vif)])
@@ -217,7 +219,17 @@ def _drop_other_form(instance: objects.Instance, vif: network_model.VIF) -> None
 
 def _forget(vif: Any, _info: object) -> None:
     """Remove a port of os-vif's model from the switch's database, but not its device."""
-    _database().delete_ovs_vif_port(vif.network.bridge, vif.vif_name, delete_netdev=False)
+    with _failing_as_unplug(vif):
+        _database().delete_ovs_vif_port(vif.network.bridge, vif.vif_name, delete_netdev=False)
+
+
+@contextmanager
+def _failing_as_unplug(vif: Any) -> Iterator[None]:
+    """Make what fails an error of os-vif's, as ``os_vif.unplug`` does."""
+    try:
+        yield
+    except Exception as error:  # of no other type when there is no database
+        raise os_vif_exception.UnplugException(vif=vif, err=error) from error
 
 
 @functools.lru_cache(maxsize=1)
