@@ -44,6 +44,7 @@ class OwnEngine:
         self._folder = folder
         self.url = _write_config(folder, **config)
         containerd = folder / "containerd"
+        self.containerd_socket = containerd / "containerd.sock"
         containerd.mkdir()
         (containerd / "config.toml").write_text(_CONTAINERD.format(folder=containerd))
         self._wrapper = wrapper
@@ -55,7 +56,7 @@ class OwnEngine:
         self._containerd = daemons.start(
             [*self._wrapper, "containerd", "--config", str(containerd / "config.toml")],
             self._folder / "log",
-            lambda: _connects(containerd / "containerd.sock"),
+            lambda: _connects(self.containerd_socket),
         )
         self.start()
 

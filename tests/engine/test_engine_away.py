@@ -13,9 +13,12 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker import exception
+from novadocker.virt.docker import shims
+from tests.engine.busybox import busybox_archive
 from tests.engine.engines import OwnEngine, own_engine
 from tests.engine.hosts import HostOf
 from tests.suspending import suspend
+from tests.waiting import until
 
 _SECONDS = 60
 
@@ -121,6 +124,36 @@ def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) ->
         survey.check_nothing_else([server])
         nova.destroy(server)
         survey.check_nothing_else([])
+        nova.stop()
+
+
+def test_what_containerd_keeps_of_an_ended_container(
+    session_engine: OwnEngine, host_of: HostOf, tmp_path: Path
+) -> None:
+    subprocess.run(["tar", "-x", "-C", tmp_path], input=busybox_archive(), check=True)
+    ctr = ["ctr", "--address", session_engine.containerd_socket, "--namespace", "moby"]
+    left = "0123456789abcdef" * 4
+
+    def tasks() -> str:
+        return subprocess.run([*ctr, "tasks", "list"], capture_output=True, text=True).stdout
+
+    with host_of(session_engine) as host:
+        nova = host.start_nova()
+        server = nova.spawn(host.new_server())
+        host.survey.mark(server)
+        subprocess.run([*ctr, "run", "-d", "--rootfs", tmp_path, left, "/bin/true"], check=True)
+        until(lambda: "STOPPED" in tasks())
+        try:
+            assert shims.end_shim(left)
+            until(lambda: left not in tasks())
+            assert not shims.end_shim(left)
+            # a shim that has processes
+            assert not shims.end_shim(host.client.inspect_container(server.name)["Id"])
+            host.survey.check_running(server)
+        finally:
+            subprocess.run([*ctr, "containers", "delete", left], check=True)
+        nova.destroy(server)
+        host.survey.check_nothing_else([])
         nova.stop()
 
 

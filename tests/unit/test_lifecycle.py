@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import lifecycle
+from novadocker.virt.docker import lifecycle, shims
 from tests.unit.fakes import FakeEngine
 
 
@@ -115,3 +117,64 @@ def test_start_reports_what_fails_for_one_that_lives() -> None:
         lifecycle.started(engine, "c", 0.1),  # type: ignore[arg-type]
     ):
         raise exception.LimitsNotKept(reason="the kernel did not want to")
+
+
+TASK = "0123456789abcdef" * 4
+LEFT = f"task {TASK}: already exists"
+LATE = "cannot start a stopped process: unknown"
+STOPPED = "OCI runtime start failed: cannot start a container that has stopped: unknown"
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The containers whose shims were ended."""
+    found: list[str] = []
+    monkeypatch.setattr(shims, "end_shim", found.append)
+    now = itertools.count()
+    monkeypatch.setattr(lifecycle.time, "monotonic", lambda: float(next(now)))
+    return found
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> FakeEngine:
+    """Return an engine that refuses so many starts."""
+    engine = engine_with("exited")
+    left, start_container = [*reasons], engine.start_container
+
+    def refuse(container: str) -> None:
+        if left:
+            raise exception.EngineError(operation="the start", reason=left.pop(0))
+        start_container(container)
+
+    monkeypatch.setattr(engine, "start_container", refuse)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("reasons", "shims_ended"),
+    [
+        ((LATE,), []),
+        ((STOPPED,), []),
+        ((LEFT,), [TASK]),
+        # containerd needs a moment
+        ((LEFT, LEFT, LATE), [TASK, TASK]),
+    ],
+)
+def test_start_after_the_engine_lost_sight_of_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+    ended: list[str],
+    reasons: tuple[str, ...],
+    shims_ended: list[str],
+) -> None:
+    engine = refusing(monkeypatch, *reasons)
+    start(engine, 0)
+    assert engine.containers["id-c"].status == "running"
+    assert ended == shims_ended
+
+
+@pytest.mark.parametrize("reasons", [["no space left"], [LEFT] * 100, [LATE] * 100])
+def test_start_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, ended: list[str], reasons: list[str]
+) -> None:
+    with pytest.raises(exception.EngineError, match=reasons[0]):
+        start(refusing(monkeypatch, *reasons), 0)
+    assert len(ended) < 20

@@ -2,6 +2,7 @@
 """Start and stop of a container, each of them verified."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import psutil
 from oslo_log import log as logging
 
 from novadocker import exception
+from novadocker.virt.docker import shims
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail
 
@@ -17,6 +19,9 @@ LOG = logging.getLogger(__name__)
 # a killed process that is gone from no CPU after this long hangs in the kernel
 _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
+_MENDING_SECONDS = 10
+_TASK_LEFT = re.compile(r"task ([0-9a-f]{64}): already exists")
+_ENDED_LATE = re.compile(r"cannot start a (stopped process|container that has stopped)")
 _LAST_LINES = 5
 _LAST_BYTES = 4096
 # so that a fault of Nova's, 255 characters at most, holds them
@@ -32,7 +37,7 @@ def started(engine: Engine, container: str, grace: float) -> Iterator[ContainerD
     :raises EngineError: the process could not be started
     :raises ProcessEnded: it ended; with its exit code and the last lines it wrote
     """
-    engine.start_container(container)
+    _start(engine, container)
     deadline = time.monotonic() + grace
     found = engine.inspect_container(container)
     try:
@@ -43,6 +48,27 @@ def started(engine: Engine, container: str, grace: float) -> Iterator[ContainerD
             raise exception.ProcessEnded(
                 code=code, lines=_last_lines(engine, container) or "nothing"
             )
+
+
+def _start(engine: Engine, container: str) -> None:
+    """Start a container, also after the engine was killed while its last processes ended.
+
+    Docker Engine 20.10 can take their end, of which it hears late, for one of the new process, and
+    then only has to be asked again; or it finds their task, which it has lost sight of, in the way.
+    """
+    deadline = time.monotonic() + _MENDING_SECONDS
+    while True:
+        try:
+            engine.start_container(container)
+        except exception.EngineError as error:
+            left = _TASK_LEFT.search(str(error))
+            if time.monotonic() > deadline or not (left or _ENDED_LATE.search(str(error))):
+                raise
+            LOG.warning("Container %s is started once more: %s", container, error)
+            if left:
+                shims.end_shim(left[1])
+        else:
+            return
 
 
 def _exit_code(engine: Engine, found: ContainerDetail, deadline: float) -> int | None:
