@@ -223,11 +223,15 @@ def switch(settings: Settings, host: Host) -> Iterable[Program]:
 
 
 def engine(settings: Settings, host: Host) -> Program:
-    """Return one host's Docker Engine."""
+    """Return one host's Docker Engine; roots that a killed one was making are unmounted first."""
     config = settings.host_etc(host) / "daemon.json"
+    half_made = f"{settings.host_data(host)}/docker/overlay2/*-init/merged"
     return Program(
         f"docker-{host.name}",
-        ("/usr/sbin/dockerd", "--config-file", str(config)),
+        (
+            *("/bin/sh", "-c"),
+            f"umount {half_made} 2>/dev/null; exec /usr/sbin/dockerd --config-file {config}",
+        ),
         (config,),
         stop_wait=30,
         stage="infrastructure",

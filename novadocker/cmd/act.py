@@ -26,5 +26,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serving.hold_stops()
     with cloud.connect() as connection:
         application = hook.make_application(hook.Hook(connection, read))
-        serving.run(loopback.ADDRESS, chosen.port, serving.with_password(application, password))
-    return 0
+        application = serving.with_password(application, password)
+        return serving.run(loopback.ADDRESS, chosen.port, application)

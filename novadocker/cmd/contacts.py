@@ -27,6 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         registry.register(found)
         found.start()
         application = serving.make_application(registry, password)
-        serving.run(loopback.ADDRESS, chosen.port, application)
+        code = serving.run(loopback.ADDRESS, chosen.port, application)
         found.stop()
-    return 0
+    return code

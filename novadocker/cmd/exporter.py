@@ -97,11 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for thread in threads:
         thread.start()
     application = serving.make_application(registry, password)
-    serving.run(chosen.address, chosen.port, application, tls)
+    code = serving.run(chosen.address, chosen.port, application, tls)
     for thread in threads:
         thread.stop()
     watch.close()
-    return 0
+    return code
 
 
 def _security(

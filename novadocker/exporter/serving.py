@@ -143,16 +143,21 @@ def hold_stops() -> None:
 
 def run(
     address: IPv4Address | IPv6Address, port: int, application: Application, tls: Tls | None = None
-) -> None:
+) -> int:
     """Serve until SIGTERM or SIGINT, which ``hold_stops`` holds.
 
-    :raises OSError: see ``start``
+    :returns: the program's exit code: 1 for what ``start`` can't serve, which is logged
     """
-    server, thread = start(address, port, application, tls)
+    try:
+        server, thread = start(address, port, application, tls)
+    except OSError as error:
+        LOG.error("nothing is served on %s, port %d: %s", address, port, error)
+        return 1
     signal.sigwait(_STOPS)
     server.shutdown()
     server.server_close()
     thread.join()
+    return 0
 
 
 def start(

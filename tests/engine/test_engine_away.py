@@ -2,6 +2,8 @@
 """An engine is killed without live-restore, hangs, has no room left on its disk, or no disk."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -15,12 +17,14 @@ from nova.compute import power_state
 from novadocker import exception
 from novadocker.virt.docker import shims
 from tests.engine.busybox import busybox_archive
+from tests.engine.daemons import mounts_below
 from tests.engine.engines import OwnEngine, own_engine
 from tests.engine.hosts import HostOf
 from tests.suspending import suspend
 from tests.waiting import until
 
 _SECONDS = 60
+ETC = Path(__file__).parents[2] / "etc"
 
 
 def test_killed_without_live_restore(state_folder: Path, host_of: HostOf) -> None:
@@ -155,6 +159,23 @@ def test_what_containerd_keeps_of_an_ended_container(
         nova.destroy(server)
         host.survey.check_nothing_else([])
         nova.stop()
+
+
+def test_half_made_roots_are_unmounted_before_the_engine_starts(tmp_path: Path) -> None:
+    """What an engine leaves that is killed in the middle of a create; servers' own roots stay."""
+    unit = ETC / "systemd/docker.service.d/novadocker.conf"
+    (before,) = re.findall("^ExecStartPre=-(.*)$", unit.read_text(), re.MULTILINE)
+    half_made, whole = (tmp_path / "overlay2" / name / "merged" for name in ("1f-init", "1f"))
+    for root in (half_made, whole):
+        root.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+    try:
+        for _ in range(2):
+            subprocess.run(shlex.split(before.replace("/var/lib/docker", str(tmp_path))))
+            assert mounts_below(tmp_path) == [str(whole)]
+    finally:
+        for mount in mounts_below(tmp_path):
+            subprocess.run(["umount", mount], check=True)
 
 
 def _fill(file: Path) -> None:

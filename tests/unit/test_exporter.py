@@ -650,3 +650,14 @@ def test_https_with_a_password(registry: CollectorRegistry, tmp_path: Path) -> N
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_port_that_is_taken(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        application = serving.make_application(registry)
+        assert serving.run(ipaddress.ip_address("127.0.0.1"), port, application) == 1
+    assert f"port {port}" in caplog.text
+    assert "in use" in caplog.text
