@@ -20,7 +20,6 @@ from devcloud.settings import Settings, load_settings
 from devcloud.steps import step
 
 IMAGE = "busybox"
-OWN_ZONE = "nova"
 MEGABYTE = 10**6
 
 RAW = "raw engine: create + start"
@@ -55,7 +54,6 @@ class Results:
 def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.Boot]]:
     """Boot each kind once a round, one after the other; the first round does not count."""
     kinds = {
-        # first: it brings the image to the engine
         SPAWN: lambda: boots.spawn(grace=0.0),
         RAW: boots.raw,
         WATCHED_SPAWN: boots.spawn,
@@ -78,10 +76,10 @@ def boot_servers(settings: Settings, image_id: str, rounds: int) -> Samples:
         servers = Servers(connection, image_id, logs)
         for number in range(rounds + 1):
             # what a deleted server leaves to do slows the next one: each kind follows both
-            zones = (OWN_ZONE, fake.ZONE) if number % 2 else (fake.ZONE, OWN_ZONE)
+            zones = (worker.OWN_ZONE, fake.ZONE) if number % 2 else (fake.ZONE, worker.OWN_ZONE)
             booted = {zone: servers.boot(zone) for zone in zones}
             if number:
-                seconds, waited = booted[OWN_ZONE]
+                seconds, waited = booted[worker.OWN_ZONE]
                 found[OWN].append(seconds)
                 found[WAITED].append(waited)
                 found[REST].append(seconds - waited)
@@ -105,7 +103,7 @@ def fill_memory(boots: worker.Worker, batch: int) -> Samples:
 
 def measure(settings: Settings, rounds: int) -> Results:
     """Measure everything; nothing of it is left behind."""
-    record = worker.image_record(settings, IMAGE)
+    record = worker.image_on(settings, settings.hosts[0], IMAGE)
     with worker.started(settings, settings.hosts[0], record) as boots:
         with step(f"containers: {rounds} of each kind"):
             results = Results(boot_containers(boots, rounds))

@@ -171,7 +171,7 @@ def dd(engine: docker.APIClient, container: str, *options: str) -> float:
 def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, Rates]:
     """Measure everything; nothing of it is left behind."""
     host = settings.hosts[0]
-    record = worker.image_record(settings, IMAGE)
+    record = worker.image_on(settings, host, IMAGE)
     with (
         contextlib.closing(docker.APIClient(f"unix://{settings.engine_socket(host)}")) as engine,
         bridge(settings, host),

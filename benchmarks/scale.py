@@ -96,7 +96,7 @@ def removed(servers: worker.Worker, kept: list[worker.Boot]) -> Iterator[None]:
 def measure(settings: Settings, counts: Sequence[int]) -> list[Level]:
     """Measure everything; nothing of it is left behind."""
     host = settings.hosts[0]
-    record = worker.image_record(settings, IMAGE)
+    record = worker.image_on(settings, host, IMAGE)
     levels = []
     kept: list[worker.Boot] = []
     with (

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import helper
+from benchmarks.servers import Servers, open_hosts
 from devcloud.clients import connect
 from devcloud.settings import COMPUTE_USER, Host, Settings
+from devcloud.steps import step
+
+# the availability zone of the hosts that have the driver
+OWN_ZONE = "nova"
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,22 @@ class Worker:
         return answer
 
 
-def image_record(settings: Settings, name: str) -> dict[str, Any]:
-    """Return Glance's record of an image, without properties."""
-    with connect(settings, "admin") as connection:
-        image = connection.image.find_image(name, ignore_missing=False)
+def image_on(settings: Settings, host: Host, name: str) -> dict[str, Any]:
+    """Bring an image to a host; return Glance's record of it, without properties.
+
+    A worker has nobody's token to fetch it with: nova-compute brings it, for a server.
+
+    :raises StepFailed: the server is not ACTIVE in time
+    """
+    with (
+        step(f"image {name} on {host.name}"),
+        connect(settings, "admin") as admin,
+        connect(settings, "demo") as demo,
+        open_hosts(admin, settings, [host]),
+    ):
+        image = admin.image.find_image(name, ignore_missing=False)
+        log = settings.log / f"nova-compute-{host.name}.log"
+        Servers(demo, image.id, [log]).boot(OWN_ZONE)
     wanted = ("id", "name", "checksum", "container_format", "disk_format", "size", "status")
     return {key: image[key] for key in wanted} | {"properties": {}}
 
