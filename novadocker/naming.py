@@ -16,6 +16,9 @@ SCHEMA = "1"
 ASIDE = "-rescued"
 """What the name of a server's own container ends with during a rescue."""
 
+AWAY = "-away"
+"""What a container's name ends with while its server is in another cell, and may come back."""
+
 IMAGES = "novadocker/"
 """What the names of all images of ours begin with; a Glance id follows, and a tag."""
 
@@ -39,5 +42,6 @@ def owned(name: str, labels: Mapping[str, str]) -> bool:
 
 
 def is_own(name: str, labels: Mapping[str, str]) -> bool:
-    """Tell whether a container is a server's own, also while a rescue has set it aside."""
-    return owned(name.removesuffix(ASIDE), labels) and labels.get(LABEL_RESCUE) != "1"
+    """Tell whether a container is a server's own, also during a rescue or while it is away."""
+    name = name.removesuffix(ASIDE).removesuffix(AWAY)
+    return owned(name, labels) and labels.get(LABEL_RESCUE) != "1"

@@ -230,9 +230,9 @@ class FakeEngine:
 
     def rename_container(self, container: str, name: str) -> None:
         self._reach("rename", container, name)
+        found = self._get(container)
         if any(c.name == name for c in self.containers.values()):
             raise exception.EngineError(operation="a new name", reason="name in use")
-        found = self._get(container)
         self.containers[found.id] = replace(found, name=name)
 
     def put_files(self, container: str, files: Mapping[str, bytes]) -> None:

@@ -21,8 +21,8 @@ from novadocker.virt.docker import transfer as transfer_module
 from tests.unit import fakes
 
 HOST = "host1"
-AWAY = SimpleNamespace(source_compute=HOST, dest_compute="host2")
-HERE = SimpleNamespace(source_compute=HOST, dest_compute=HOST)
+AWAY = SimpleNamespace(source_compute=HOST, dest_compute="host2", cross_cell_move=False)
+HERE = SimpleNamespace(source_compute=HOST, dest_compute=HOST, cross_cell_move=False)
 MOVE = transfer_module.Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 

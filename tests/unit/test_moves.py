@@ -18,7 +18,8 @@ from tests.unit import fakes
 from tests.unit.fakes import FakeEngine, FakeNetwork, FakeTransfer
 
 DEST = "192.0.2.9"
-AWAY = SimpleNamespace(source_compute="host1", dest_compute="host2")
+AWAY = SimpleNamespace(source_compute="host1", dest_compute="host2", cross_cell_move=False)
+FAR_AWAY = SimpleNamespace(source_compute="host1", dest_compute="host3", cross_cell_move=True)
 MOVE = transfer_module.Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 
@@ -269,9 +270,11 @@ def test_back_from_another_cell(
     (before,) = engine.containers
     for _ in range(2):
         driver.destroy(None, server, network_info, destroy_disks=False)
-    assert driver.get_info(server, use_cache=False).state == power_state.SHUTDOWN
+    assert driver.list_instance_uuids() == []
+    assert [container.pid for container in engine.containers.values()] == [0]
     assert network.wired == set()
-    driver.finish_revert_migration(None, server, network_info, AWAY, None, power_on)
+    for _ in range(2):
+        driver.finish_revert_migration(None, server, network_info, FAR_AWAY, None, power_on)
     assert list(engine.containers) == [before]
     state = power_state.RUNNING if power_on else power_state.SHUTDOWN
     assert driver.get_info(server, use_cache=False).state == state
@@ -319,7 +322,7 @@ def test_what_a_cut_off_move_left_goes_with_the_server(
 @pytest.fixture
 def migration(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The record of a move that was under way when nova-compute died."""
-    found = SimpleNamespace(id=7, status="post-migrating", saved="")
+    found = SimpleNamespace(id=7, status="post-migrating", saved="", cross_cell_move=False)
 
     def save() -> None:
         found.saved = found.status

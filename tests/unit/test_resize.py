@@ -14,7 +14,7 @@ from novadocker.virt.docker import migration as moves
 from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeNetwork
 
 MIB = 1 << 20
-HERE = SimpleNamespace(source_compute="host1", dest_compute="host1")
+HERE = SimpleNamespace(source_compute="host1", dest_compute="host1", cross_cell_move=False)
 
 
 @pytest.fixture

@@ -143,9 +143,23 @@ class Builds:
         self.clean(instance, destroy_disks=True)
 
     def remove_containers(self, instance: objects.Instance) -> None:
-        """Remove the instance's container, and the one of its rescue; absent is fine."""
-        self._node.engine.remove_container(naming.container_name(instance.uuid))
+        """Remove the instance's container, here or away, and its rescue's; absent is fine."""
+        name = naming.container_name(instance.uuid)
+        for own in (name, name + naming.AWAY):
+            self._node.engine.remove_container(own)
         rescue.remove(self._node.engine, instance.uuid)
+
+    def send_away(self, instance: objects.Instance) -> None:
+        """Give the instance's container a name under which it is no server here; absent is fine."""
+        name = naming.container_name(instance.uuid)
+        with contextlib.suppress(exception.ContainerNotFound):
+            self._node.engine.rename_container(name, name + naming.AWAY)
+
+    def take_back(self, instance: objects.Instance) -> None:
+        """Undo ``send_away``; an instance that was not sent away is left alone."""
+        name = naming.container_name(instance.uuid)
+        with contextlib.suppress(exception.ContainerNotFound):
+            self._node.engine.rename_container(name + naming.AWAY, name)
 
     def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
         """Remove what an instance without container and network leaves; absent is fine."""

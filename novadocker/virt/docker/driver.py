@@ -273,12 +273,14 @@ class DockerDriver(driver.ComputeDriver):
         """Remove the instance's container and network; absent is fine.
 
         What a revert of a resize on this host goes back to is left alone. A container whose disk
-        is to stay is stopped and stays: an instance may come back from another cell to it.
+        is to stay is stopped and stays, but is no server here any more: an instance may come back
+        from another cell to it.
         """
         if not destroy_disks:
             with contextlib.suppress(nova_exception.InstanceNotFound):
                 self.power_off(instance)
             self.cleanup(context, instance, network_info, destroy_disks=False)
+            self._builds.send_away(instance)
         elif not moves.is_reverted_here(instance):
             self._builds.remove(instance, network_info)
             if moves.is_gone_for_good(instance, self._node.name):
@@ -517,6 +519,8 @@ class DockerDriver(driver.ComputeDriver):
         Nova asks for it when it starts, too, after it died in the middle of a resize. An instance
         that has come to need more memory is started anew, as a virtual machine would be.
         """
+        if migration.cross_cell_move:
+            self._builds.take_back(instance)
         found = self._node.find(instance)
         if not moves.is_to_other_host(migration):
             self._resizes.revert(found, instance, network_info)
