@@ -87,8 +87,9 @@ soak: install
 	$(VENV)/python -m pytest -s --timeout 0 tests/engine/test_soak.py \
 		--steps $(or $(STEPS),5000) --seed $(or $(SEED),$(shell date +%Y%m%d))
 
-# deaths at every step, moves through a registry, outages of minutes
+# deaths at every step, moves through a registry, outages of minutes, snapshots of snapshots
 test-long: install
+	$(VENV)/python -m pytest --timeout 0 tests/engine/test_snapshots.py -k generations --generations 150
 	$(VENV)/python -m pytest --timeout 0 tests/engine/test_crashes.py --every-point
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
 		interrupted_moves.py orphans.py outages.py registry_moves.py)

@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what makes quick tests long ones."""
     parser.addoption("--steps", type=int, default=1000, help="of test_soak.py")
     parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
+    parser.addoption("--generations", type=int, default=5, help="of test_snapshots.py")
     parser.addoption("--outage", type=float, default=15, help="seconds, of test_outages.py")
     parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
     parser.addoption("--whole-guest", action="store_true", help="all of the guest's tests")
