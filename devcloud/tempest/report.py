@@ -19,6 +19,7 @@ KINDS = (
     # the only API whose microversions begin with a 3
     ("needs Cinder", r"cinder|volume|encrypt|microversion range\[3\."),
     ("needs VLAN devices", r"8021q"),
+    ("needs Open vSwitch in the kernel", r"switch in the kernel"),
     ("skipped upstream", r"\bbug\b|nova-network|skipped until|ML2/OVN|^Neutron (allows|does)"),
     ("VM-only", r"^VM-only|\bIDE\b|stable.*rescue|rescue.*stable|trusted"),
     ("needs another service", r"^needs another|swift|horizon|unified limits|certified|GRE"),
