@@ -149,14 +149,14 @@ class Builds:
             self._node.engine.remove_container(own)
         rescue.remove(self._node.engine, instance.uuid)
 
-    def send_away(self, instance: objects.Instance) -> None:
-        """Give the instance's container a name under which it is no server here; absent is fine."""
+    def hide(self, instance: objects.Instance) -> None:
+        """Give the instance's container a name under which it is no server; absent is fine."""
         name = naming.container_name(instance.uuid)
         with contextlib.suppress(exception.ContainerNotFound):
             self._node.engine.rename_container(name, name + naming.AWAY)
 
-    def take_back(self, instance: objects.Instance) -> None:
-        """Undo ``send_away``; an instance that was not sent away is left alone."""
+    def unhide(self, instance: objects.Instance) -> None:
+        """Undo ``hide``; an instance that was not hidden is left alone."""
         name = naming.container_name(instance.uuid)
         with contextlib.suppress(exception.ContainerNotFound):
             self._node.engine.rename_container(name + naming.AWAY, name)

@@ -280,7 +280,7 @@ class DockerDriver(driver.ComputeDriver):
             with contextlib.suppress(nova_exception.InstanceNotFound):
                 self.power_off(instance)
             self.cleanup(context, instance, network_info, destroy_disks=False)
-            self._builds.send_away(instance)
+            self._builds.hide(instance)
         elif not moves.is_reverted_here(instance):
             self._builds.remove(instance, network_info)
             if moves.is_gone_for_good(instance, self._node.name):
@@ -520,7 +520,7 @@ class DockerDriver(driver.ComputeDriver):
         that has come to need more memory is started anew, as a virtual machine would be.
         """
         if migration.cross_cell_move:
-            self._builds.take_back(instance)
+            self._builds.unhide(instance)
         found = self._node.find(instance)
         if not moves.is_to_other_host(migration):
             self._resizes.revert(found, instance, network_info)
