@@ -2,6 +2,8 @@
 """Servers on their way from host to host, as their tenant and the operator see it."""
 
 import contextlib
+import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from openstack.connection import Connection
 from openstack.exceptions import BadRequestException, ConflictException
 
 from devcloud import supervise
+from devcloud.images import archive_path
 from devcloud.settings import Settings
+from tests import archives
 from tests.cloud.guests import Guest, until
 from tests.cloud.owners import allocated_from, has_container, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
@@ -21,18 +25,42 @@ from tests.cloud.test_servers import ACTIVE, SHUTOFF
 
 BACK_SECONDS = 120
 
-FILL = """
-set -e; mkdir -p /srv/tree/deep; cd /srv/tree
-head -c 3000000 /dev/urandom >deep/file; ln deep/file linked; truncate -s 1G sparse
-chmod 4750 deep/file; chown 12:34 deep/file; ln -s deep/file link; rm -f /etc/motd /etc/issue
-sync; sleep 3; echo late >late; mv deep moved
+VOLUME = "/data"
+"""One that the server's image asks for; its files are not among the container's own."""
+
+FILL = f"""
+set -e; rm /etc/issue
+for root in /srv {VOLUME}; do
+    mkdir -p $root/tree/deep; cd $root/tree
+    head -c 3000000 /dev/urandom >deep/file; ln deep/file linked; truncate -s 1G sparse
+    chown 12:34 deep/file; chmod 4750 deep/file; ln -s deep/file link
+    setfattr -n user.colour -v green deep/file; setfacl -m u:56:r deep/file
+done
+sync; sleep 3
+for root in /srv {VOLUME}; do cd $root/tree; echo late >late; mv deep moved; done
 """
-CHECK = """
-cd /srv/tree && sha256sum moved/file late && stat -c '%a %u %g %h' linked && readlink link &&
-stat -c %s sparse && test $(stat -c %b sparse) -lt 100 && test ! -e deep && test ! -e /etc/issue &&
-hostname && cat /etc/machine-id && ls /config-2/openstack/latest &&
-ip -o -4 address | cut -d' ' -f2-
+CHECK = f"""
+set -e
+for root in /srv {VOLUME}; do
+    cd $root/tree; sha256sum moved/file late; stat -c '%a %u %g %h' linked; readlink link
+    getfattr -n user.colour linked; getfacl -n linked
+    stat -c %s sparse; test $(stat -c %b sparse) -lt 100; test ! -e deep
+done
+mountpoint {VOLUME}; test ! -e /etc/issue
+hostname; cat /etc/machine-id; ls /config-2/openstack/latest; ip -o -4 address | cut -d' ' -f2-
 """
+
+
+def with_volume(archive: Path) -> bytes:
+    """Return an image's archive with a configuration that asks for ``VOLUME``, too."""
+    with tarfile.open(archive) as source:
+        files = {member.name: source.extractfile(member) for member in source}
+        content = {name: file.read() for name, file in files.items() if file}
+    (shown,) = json.loads(content["manifest.json"])
+    config = json.loads(content[shown["Config"]])
+    config["config"]["Volumes"] = {VOLUME: {}}
+    layers = [content[name] for name in shown["Layers"]]
+    return archives.tar(archives.docker_files(archives.dump(config), layers))
 
 
 def test_a_server_with_data_moves_and_comes_back(
@@ -42,10 +70,11 @@ def test_a_server_with_data_moves_and_comes_back(
     cloud: Settings,
     tenant_network: str,
     opened: Opened,
+    image: Callable[..., str],
 ) -> None:
     server = servers.create(
         "mover",
-        image="debian",
+        image=image(with_volume(archive_path(cloud, "debian"))),
         flavor="d1.small",
         key_name="demo",
         config_drive=True,
