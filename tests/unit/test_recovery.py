@@ -147,15 +147,20 @@ def test_foreign_containers_are_no_servers(root: DataRoot) -> None:
         ("/anything", LABELS),
     ],
 )
+@pytest.mark.parametrize("suffix", [naming.ASIDE, naming.AWAY])
 def test_only_the_own_container_goes_by_the_servers_names(
-    root: DataRoot, name: str, labels: dict[str, str], capsys: pytest.CaptureFixture[str]
+    root: DataRoot,
+    name: str,
+    labels: dict[str, str],
+    suffix: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = root.path / "containers" / ("d" * 64)
     folder.mkdir()
     beside = {**STORED, "Name": name, "Config": {"Labels": labels}}
     (folder / "config.v2.json").write_text(json.dumps(beside))
     own = root.path / "containers" / CONTAINER / "config.v2.json"
-    own.write_text(json.dumps({**STORED, "Name": f"/nova-{UUID}-rescued"}))
+    own.write_text(json.dumps({**STORED, "Name": f"/nova-{UUID}{suffix}"}))
     for wanted in (UUID, "i1"):
         assert root.find(wanted).container == CONTAINER
     assert root.find("d" * 12).container == "d" * 64

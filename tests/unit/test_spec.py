@@ -123,6 +123,7 @@ def test_hostname(instance: Any, image_meta: Any, hostname: str, expected: str |
     [
         ("nova-u", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "1"}, True),
         ("nova-v", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "1"}, False),
+        ("nova-u-away", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "1"}, False),
         ("nova-u", {naming.LABEL_UUID: "u"}, False),
         ("nova-u", {naming.LABEL_UUID: "u", naming.LABEL_SCHEMA: "2"}, False),
         ("other", {}, False),
