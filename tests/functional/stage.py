@@ -146,8 +146,8 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
             "Enforcement": lambda *_: fakes.FakeEnforcement(),
             "ImageStore": fakes.FakeImages,
         }.items():
-            for module in fakes.places(name):
-                self.useFixture(fixtures.MockPatchObject(module, name, stand_in))
+            for module, own in fakes.places(name):
+                self.useFixture(fixtures.MockPatchObject(module, own, stand_in))
         for target, stand_in in {
             f"{topology.__name__}.read_cells": lambda: fakes.CELLS,
             f"{host_facts.__name__}.read_resources": read_resources,

@@ -151,8 +151,8 @@ def driver(
         "Enforcement": lambda *_: enforcement,
         "ImageStore": fakes.FakeImages,
     }.items():
-        for module in fakes.places(name):
-            monkeypatch.setattr(module, name, fake)
+        for module, own in fakes.places(name):
+            monkeypatch.setattr(module, own, fake)
     monkeypatch.setattr(driver_module.moves, "resume_cut_off", lambda host: None)
     monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
     found = driver_module.DockerDriver(virtapi)

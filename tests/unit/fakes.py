@@ -17,14 +17,25 @@ from novadocker.virt.docker import (
     builds,
     config_drives,
     driver,
+    drives,
+    interior,
+    netns,
     node,
     ports,
     power,
     relocations,
     rescues,
     resizes,
+    tags,
     transfer,
+    vifs,
 )
+from novadocker.virt.docker.enforcement import Enforcement
+from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.events import Events
+from novadocker.virt.docker.images import ImageStore
+from novadocker.virt.docker.loads import Loads
+from novadocker.virt.docker.lxcfs import Lxcfs
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -41,6 +52,22 @@ from novadocker.virt.docker.topology import Cell
 
 USERS = (builds, config_drives, driver, node, ports, power, relocations, rescues, resizes)
 """The modules of the driver that use those below them."""
+
+ORIGINALS: dict[str, tuple[object, ...]] = {
+    "Engine": (Engine,),
+    "Enforcement": (Enforcement,),
+    "Events": (Events,),
+    "ImageStore": (ImageStore,),
+    "Loads": (Loads,),
+    "Lxcfs": (Lxcfs,),
+    "drives": (drives,),
+    "interior": (interior,),
+    "netns": (netns,),
+    "tags": (tags,),
+    "transfer": (transfer,),
+    "vifs": (vifs,),
+}
+"""The modules and classes that each stand-in replaces."""
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -77,11 +104,22 @@ USAGE = Usage(
 )
 
 
-def places(name: str) -> list[object]:
-    """Return the modules of the driver that know a module or class below them by a name."""
-    found: list[object] = [module for module in USERS if hasattr(module, name)]
-    assert found, f"nothing uses {name}"
-    return found
+PLACES: dict[str, list[tuple[object, str]]] = {
+    stand_in: [
+        (user, name)
+        for user in USERS
+        for name, value in vars(user).items()
+        if any(value is original for original in originals)
+    ]
+    for stand_in, originals in ORIGINALS.items()
+}
+"""The modules of the driver that use an original, and its name there, before it is replaced."""
+
+
+def places(stand_in: str) -> list[tuple[object, str]]:
+    """Return each module of the driver that uses an original, and the name it has there."""
+    assert PLACES[stand_in], f"nothing uses {stand_in}"
+    return PLACES[stand_in]
 
 
 @dataclass

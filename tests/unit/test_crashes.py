@@ -115,8 +115,8 @@ def world(
         "Enforcement": lambda *_: Mortal(enforcement, life),
         "transfer": Mortal(transfer, life),
     }.items():
-        for module in fakes.places(name):
-            monkeypatch.setattr(module, name, fake)
+        for module, own in fakes.places(name):
+            monkeypatch.setattr(module, own, fake)
     monkeypatch.setattr(configdrive, "build", lambda *_: ({"a": b"b"}, b""))
     return World(
         engine, network, drives, enforcement, transfer, instance, image_meta, network_info, life

@@ -107,8 +107,8 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
             "tags": fakes.FakeTags(),
             "drives": fakes.FakeDrives(),
         }.items():
-            for module in fakes.places(name):
-                patcher = mock.patch.object(module, name, fake)
+            for module, own in fakes.places(name):
+                patcher = mock.patch.object(module, own, fake)
                 patcher.start()
                 self.addCleanup(patcher.stop)
         # Nova's tests have no database of moves
