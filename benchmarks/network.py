@@ -29,7 +29,8 @@ import docker
 
 from benchmarks import figures, program
 from novadocker import privsep
-from novadocker.virt.docker import kernel, netns
+from novadocker.virt.docker import netns
+from novadocker.linux import namespaces
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 from tests.engine import daemons, switch
 
@@ -328,12 +329,12 @@ def measure_apart(rounds: int, seconds: int) -> program.Report:
     """Measure in a network namespace of this process's own, and leave nothing."""
     privsep.network_pctxt.set_client_mode(False)
     state, lock = daemons.make_state_folder()
-    home = kernel.open_namespace()
-    kernel.enter_new_namespace()
+    home = namespaces.open_namespace()
+    namespaces.enter_new_namespace()
     try:
         return report(*measure_all(state, rounds, seconds))
     finally:
-        kernel.enter_namespace(home)
+        namespaces.enter_namespace(home)
         daemons.clear(state)
         lock.close()
 

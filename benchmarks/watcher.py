@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import docker
 
 from devcloud.network import NAMESPACES, inside
-from novadocker.virt.docker import kernel
+from novadocker.linux import namespaces
 
 STREAM, SINK, SOURCE = 7001, 7002, 7003
 
@@ -168,7 +168,7 @@ def connect(namespace: str, address: str, port: int) -> socket.socket:
     deadline = time.monotonic() + _CONNECT_SECONDS
     while True:
         try:
-            found: socket.socket = kernel.run_in_thread(_connect, namespace, address, port)
+            found: socket.socket = namespaces.run_in_thread(_connect, namespace, address, port)
             return found
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
@@ -177,7 +177,7 @@ def connect(namespace: str, address: str, port: int) -> socket.socket:
 
 
 def _connect(namespace: str, address: str, port: int) -> socket.socket:
-    kernel.enter_namespace_at(str(NAMESPACES / namespace))
+    namespaces.enter_namespace_at(str(NAMESPACES / namespace))
     return socket.create_connection((address, port), _CONNECT_SECONDS)
 
 

@@ -20,7 +20,8 @@ from oslo_privsep import daemon, priv_context
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import pipes, staging, trees, ways
+from novadocker.linux import pipes
+from novadocker.virt.docker import staging, ways
 from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.connection import Tls
 from novadocker.virt.docker.engine import Engine
@@ -33,7 +34,7 @@ _FAILURES = (
     exception.EngineUnavailable,
     exception.RegistryFailed,
     daemon.FailedToDropPrivileges,
-    trees.StreamError,
+    pipes.StreamError,
     OSError,
     ValueError,
 )

@@ -13,7 +13,7 @@ from novadocker.exporter import parsing
 from novadocker.exporter.files import KeptFiles, read, read_start
 from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT
 from novadocker.exporter.parsing import DiskCounters, PortCounters
-from novadocker.virt.docker import kills
+from novadocker.linux import cgroup
 
 # the engine's two ways to name a group: cgroupfs and systemd
 _GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
@@ -130,7 +130,7 @@ class Tree:
 
     def event_files(self, path: str) -> dict[str, str]:
         """Return the files that count a group's kills for want of memory and refused forks."""
-        controller, file = kills.FILES[self.version]
+        controller, file = cgroup.FILES[self.version]
         return {
             OOM_KILL: self._file(path, controller, file),
             PIDS_LIMIT: self._file(path, "pids", "pids.events"),
@@ -184,7 +184,7 @@ def _version_1(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_time"), 1e9),
         "memory_limit": parsing.limit(of_group("memory", "memory.limit_in_bytes")),
-        "oom_kills": parsing.flat(of_group(*kills.FILES[1])).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*cgroup.FILES[1])).get("oom_kill"),
         "disks": parsing.disks_version_1(
             of_group("blkio", "blkio.throttle.io_service_bytes"),
             of_group("blkio", "blkio.throttle.io_serviced"),
@@ -205,7 +205,7 @@ def _version_2(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_usec"), 1e6),
         "memory_limit": parsing.limit(of_group("memory", "memory.max")),
-        "oom_kills": parsing.flat(of_group(*kills.FILES[2])).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*cgroup.FILES[2])).get("oom_kill"),
         "disks": parsing.disks_version_2(of_group("io", "io.stat")),
         "disk_limits": parsing.disk_limits_version_2(of_group("io", "io.max")),
         "stalled": {

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from novadocker.linux import openat
 from novadocker.recovery import thin
 from novadocker.recovery.commands import run
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server
 from novadocker.recovery.layers import FileSystem, file_system
-from novadocker.virt.docker import confined
 
 
 def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = None) -> None:
@@ -80,7 +80,7 @@ def _folder_in(target: Path, path: str) -> Iterator[Path]:
     """Yield a path to a folder of a mounted file system, whose links lead nowhere else."""
     base = os.open(target, os.O_PATH | os.O_DIRECTORY)
     try:
-        inside = confined.open_folder(base, path)
+        inside = openat.open_folder(base, path)
     except OSError as error:
         raise RecoveryError(f"no folder {path} for the volume there: {error.strerror}") from error
     finally:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from novadocker.linux import openat
 from novadocker.recovery import progress
-from novadocker.virt.docker import confined
 
 _CHUNK = 1 << 20
 
@@ -115,7 +115,7 @@ def _digest(top: Path, relative: Path, read: Callable[[int], None] | None) -> st
     # a server that runs may put a pipe, or a link to a file of the host's, here at any moment
     with (
         _opened(top) as root,
-        confined.open_plain(root, str(relative)) as file,
+        openat.open_plain(root, str(relative)) as file,
         open(file, "rb", closefd=False) as source,
     ):
         digest = hashlib.sha256()

@@ -21,7 +21,7 @@ import pytest
 import vif_plug_ovs.privsep
 
 from novadocker import privsep
-from novadocker.virt.docker import kernel
+from novadocker.linux import namespaces
 from novadocker.virt.docker.engine import Engine
 from tests.engine import daemons, hosts
 from tests.engine.busybox import busybox_archive
@@ -44,7 +44,7 @@ def state_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def home_network() -> Iterator[str]:
     """The path of the network namespace that the session is started in."""
-    home = kernel.open_namespace()
+    home = namespaces.open_namespace()
     yield f"/proc/{os.getpid()}/fd/{home}"
     os.close(home)
 
@@ -52,13 +52,13 @@ def home_network() -> Iterator[str]:
 @pytest.fixture(scope="session", autouse=True)
 def own_network(state_folder: Path, home_network: str) -> Iterator[None]:
     """Run the session in a network namespace of its own; in the end nothing may be left of it."""
-    kernel.enter_new_namespace()
+    namespaces.enter_new_namespace()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # those that some kernels make in every namespace
     before = _devices()
     yield
     left = _devices() - before
-    kernel.enter_namespace_at(home_network)
+    namespaces.enter_namespace_at(home_network)
     assert left == set()
     assert daemons.namespaces_of(state_folder) == []
     assert daemons.records_of(state_folder) == []

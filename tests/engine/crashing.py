@@ -22,7 +22,8 @@ from nova import conf
 from oslo_privsep import priv_context
 
 from novadocker import privsep
-from novadocker.virt.docker import images, meanwhile
+from novadocker.linux import threads
+from novadocker.virt.docker import images
 from tests.engine import servers
 from tests.engine.switch import use_switch
 from tests.fake_glance import FakeGlance
@@ -31,7 +32,7 @@ KILLED = 9
 """The exit code of a process that was killed before it had finished."""
 
 # of the driver, beside the one that an operation begins in; their requests come in any order
-_THREADS = ("os-vif", meanwhile.THREAD)
+_THREADS = ("os-vif", threads.THREAD)
 
 
 class _Channel:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from novadocker.virt.docker import kernel, netns, records
+from novadocker.linux import namespaces
+from novadocker.virt.docker import netns, records
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -53,8 +54,8 @@ def clear(folder: Path) -> None:
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
     for name in namespaces_of(folder):
-        kernel.remove_name(f"{netns.NAMESPACES}/{name}")
-        kernel.remove_name(f"{netns.USER_NAMESPACES}/{name}")
+        namespaces.remove_name(f"{netns.NAMESPACES}/{name}")
+        namespaces.remove_name(f"{netns.USER_NAMESPACES}/{name}")
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)

@@ -13,10 +13,12 @@ from nova.network import model as network_model
 
 from novadocker import exception, portrates
 from novadocker.exporter import switch_rates
+from novadocker.linux import cgroup as linux_cgroup
+from novadocker.linux.cgroup import DiskRates
 from novadocker.portrates import Port, PortRate
 from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerDetail, DiskRates, Limits, NetworkRate
+from novadocker.virt.docker.model import ContainerDetail, Limits, NetworkRate
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
 from tests.engine.switch import Switch
@@ -70,14 +72,16 @@ def detail(engine: Engine, machine: Machine) -> ContainerDetail:
 
 
 def differing(engine: Engine, machine: Machine, limits: Limits) -> dict[str, str]:
-    groups = cgroup.groups(detail(engine, machine).pid, machine.id)
+    groups = linux_cgroup.groups(detail(engine, machine).pid, machine.id)
     return cgroup.unmet(groups, cgroup.settled(groups, limits))
 
 
 def disk_rates(engine: Engine, machine: Machine) -> DiskRates:
-    disk = cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
+    disk = linux_cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
     assert disk
-    return cgroup.read_disk_rates(cgroup.groups(detail(engine, machine).pid, machine.id), disk)
+    return linux_cgroup.read_disk_rates(
+        linux_cgroup.groups(detail(engine, machine).pid, machine.id), disk
+    )
 
 
 def test_everything_changes_under_a_running_server(
@@ -335,6 +339,6 @@ def test_a_burst_and_a_peak_are_kept(
 
 
 def test_the_disk_behind_the_data_root(engine: Engine) -> None:
-    disk = cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
+    disk = linux_cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
     assert disk
     assert not Path(f"/sys/dev/block/{disk}/partition").exists()

@@ -8,7 +8,8 @@ import pytest
 from nova import conf
 from nova.compute import power_state
 
-from novadocker.virt.docker import kernel, netns
+from novadocker.linux import namespaces
+from novadocker.virt.docker import netns
 from tests.engine import daemons
 from tests.engine.hosts import ComputeHost
 
@@ -70,7 +71,7 @@ def _lose_power(host: ComputeHost, state_folder: Path) -> None:
     host.switch.stop_switching()
     host.engine.lose_power()
     for name in daemons.namespaces_of(state_folder):
-        kernel.remove_name(f"{netns.NAMESPACES}/{name}")
+        namespaces.remove_name(f"{netns.NAMESPACES}/{name}")
     for record in daemons.records_of(state_folder):
         record.unlink()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import confined, interior
+from novadocker.linux import openat
+from novadocker.virt.docker import interior
 from tests.engine.test_inside import ACCOUNTS, Boot, Build, Guest, boot, build
 
 __all__ = ["boot", "build"]
@@ -109,11 +110,11 @@ def test_a_folder_that_is_swapped_all_the_time_never_leads_out(guest: Guest) -> 
     swapper = threading.Thread(target=swap)
     swapper.start()
     try:
-        with confined.open_root(guest.id, guest.pid) as root:
+        with openat.open_root(guest.id, guest.pid) as root:
             for number in range(300):
                 try:
-                    assert confined.read_file(root, "/d/shadow") != b"the host's"
-                    confined.replace_file(root, "/d/shadow", b"%d" % number)
+                    assert openat.read_file(root, "/d/shadow") != b"the host's"
+                    openat.replace_file(root, "/d/shadow", b"%d" % number)
                 except OSError:
                     continue
         assert (Path(folder) / "shadow").read_text() == "the host's"

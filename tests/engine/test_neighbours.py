@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from novadocker.virt.docker import kills
+from novadocker.linux import cgroup
 from novadocker.virt.docker.engine import Engine
 from tests.engine import control_groups, machines
 from tests.engine.machines import Machine
@@ -49,7 +49,7 @@ def test_fork_bomb(engine: Engine, client: docker.APIClient, neighbour: Machine)
 
 def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine) -> None:
     with machines.machine(engine, client) as hog:
-        assert kills.read_kills(hog.pid) == 0
+        assert cgroup.read_kills(hog.pid) == 0
         told: list[str] = []
         label = f"org.openstack.nova.test={hog.name}"
 
@@ -63,9 +63,9 @@ def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine
         assert hog.run("perl", "-e", _HOG)[0] == 137
         watcher.join(_SECONDS)
         assert told == [hog.name]
-        assert kills.read_kills(hog.pid) == 1
+        assert cgroup.read_kills(hog.pid) == 1
         # the first process did not ask for it
         assert engine.inspect_container(hog.id).status == "running"
         assert hog.run("true")[0] == 0
-        assert kills.read_kills(neighbour.pid) == 0
+        assert cgroup.read_kills(neighbour.pid) == 0
         assert Path(f"/proc/{neighbour.pid}").exists()

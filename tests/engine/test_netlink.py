@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from novadocker.virt.docker import kernel, links, messages
+from novadocker.linux import namespaces
+from novadocker.virt.docker import links, messages
 from novadocker.virt.docker.netlink import Netlink
 from tests.engine import networks
 
@@ -62,11 +63,11 @@ def test_socket_stays_in_its_namespace(netlink: Netlink, bridge: str) -> None:
     netlink.ask(messages.add_bridge(bridge))
 
     def elsewhere() -> tuple[bool, bool]:
-        kernel.enter_new_namespace()
+        namespaces.enter_new_namespace()
         with Netlink() as own:
             return (
                 links.find_link(own, bridge) is not None,
                 links.find_link(netlink, bridge) is not None,
             )
 
-    assert kernel.run_in_thread(elsewhere) == (False, True)
+    assert namespaces.run_in_thread(elsewhere) == (False, True)

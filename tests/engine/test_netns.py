@@ -19,7 +19,8 @@ from nova import conf
 
 import novadocker
 from novadocker import privsep
-from novadocker.virt.docker import kernel, netns, records, wiring
+from novadocker.linux import namespaces
+from novadocker.virt.docker import netns, records, wiring
 from novadocker.virt.docker.nics import Nic, Route
 from tests.engine import networks
 from tests.waiting import until
@@ -356,7 +357,7 @@ def test_failure_in_the_namespace_leaves_no_thread_there(
 
     home = os.stat("/proc/thread-self/ns/net").st_ino
     descriptors = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(kernel, "name_namespace", refuse)
+    monkeypatch.setattr(namespaces, "name_namespace", refuse)
     with pytest.raises(OSError, match="no space"):
         wire(uuid, FIRST)
     assert os.listdir("/proc/self/fd") == descriptors

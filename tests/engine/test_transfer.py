@@ -13,6 +13,7 @@ import pytest
 from nova import conf
 
 from novadocker import exception, naming
+from novadocker.linux import pipes
 from novadocker.virt.docker import staging, trees
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines
@@ -225,7 +226,7 @@ def test_a_stream_reaches_nothing_outside(tmp_path: Path, line: str) -> None:
     stream.write_text(line + '\n{"end": 1}\n')
     top = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with stream.open("rb") as content, pytest.raises((trees.StreamError, OSError)):
+        with stream.open("rb") as content, pytest.raises((pipes.StreamError, OSError)):
             trees.Writer(top).apply(content)
     finally:
         os.close(top)

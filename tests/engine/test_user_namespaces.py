@@ -12,9 +12,11 @@ import pytest
 from nova.network import model
 
 from novadocker import exception
-from novadocker.virt.docker import isolation, kernel, netns, rescue, subids
+from novadocker.linux import namespaces
+from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker import isolation, netns, rescue, subids
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerSpec, IdMaps, Isolation, Login
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Login
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks
 from tests.engine.engines import OwnEngine
@@ -200,7 +202,7 @@ def test_a_flavor_may_let_it_rule_its_own_network(
 def test_without_its_user_namespace_it_does_not_start(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
-    kernel.remove_name(f"{netns.USER_NAMESPACES}/nova-{wired}")
+    namespaces.remove_name(f"{netns.USER_NAMESPACES}/nova-{wired}")
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is gone"):
             start(engine, client, wired, describe(wired, machines.PLAIN))

@@ -3,7 +3,7 @@ import ctypes
 
 import pytest
 
-from novadocker.virt.docker import accounts
+from novadocker.linux import accounts
 
 # of /etc/shadow before and after root's password is set; the shim's tests use them, too
 SHADOWS = [

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from novadocker.linux import cgroup as linux_cgroup
+from novadocker.linux.cgroup import DiskRates
 from novadocker.virt.docker import cgroup
-from novadocker.virt.docker.model import DiskRates, Limits
+from novadocker.virt.docker.model import Limits
 
 ID = "5e" * 32
 MIB = 1 << 20
@@ -75,7 +77,7 @@ LAYOUTS = {
 }
 
 
-def build(root: Path, groups: str, files: dict[str, str]) -> cgroup.Groups:
+def build(root: Path, groups: str, files: dict[str, str]) -> linux_cgroup.Groups:
     path = root / "proc/7/cgroup"
     path.parent.mkdir(parents=True)
     path.write_text(groups.replace("ID", ID))
@@ -83,10 +85,10 @@ def build(root: Path, groups: str, files: dict[str, str]) -> cgroup.Groups:
         file = root / "sys/fs/cgroup" / name.replace("ID", ID)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content + "\n")
-    return cgroup.groups(7, ID, root)
+    return linux_cgroup.groups(7, ID, root)
 
 
-def version_2(root: Path, layout: str = "cgroupfs", **changes: str) -> cgroup.Groups:
+def version_2(root: Path, layout: str = "cgroupfs", **changes: str) -> linux_cgroup.Groups:
     path, parent, group = LAYOUTS[layout]
     files = {
         name.replace("PARENT", parent).replace("GROUP", group): changes.get(
@@ -97,7 +99,7 @@ def version_2(root: Path, layout: str = "cgroupfs", **changes: str) -> cgroup.Gr
     return build(root, f"0::{path}\n", files)
 
 
-def both(root: Path) -> list[cgroup.Groups]:
+def both(root: Path) -> list[linux_cgroup.Groups]:
     return [build(root / "1", GROUPS_1, VERSION_1), version_2(root / "2")]
 
 
@@ -118,7 +120,7 @@ def test_a_process_of_another(tmp_path: Path, groups: str) -> None:
 
 def test_a_process_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
-        cgroup.groups(8, ID, tmp_path)
+        linux_cgroup.groups(8, ID, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_weights(shares: int, weights: tuple[int, int]) -> None:
     ("text", "expected"), [("", set()), ("0", {0}), ("0-2,5", {0, 1, 2, 5}), ("1,3", {1, 3})]
 )
 def test_numbers(text: str, expected: set[int]) -> None:
-    assert cgroup.numbers(text) == expected
+    assert linux_cgroup.numbers(text) == expected
 
 
 def test_memory_in_use_leaves_out_what_can_be_taken_back(tmp_path: Path) -> None:
@@ -179,8 +181,8 @@ def test_memory_in_use_leaves_out_what_can_be_taken_back(tmp_path: Path) -> None
 
 def test_disk_rates_are_read(tmp_path: Path) -> None:
     for found in both(tmp_path):
-        assert cgroup.read_disk_rates(found, "254:0") == RATES
-        assert cgroup.read_disk_rates(found, "9:9") == DiskRates()
+        assert linux_cgroup.read_disk_rates(found, "254:0") == RATES
+        assert linux_cgroup.read_disk_rates(found, "9:9") == DiskRates()
 
 
 def test_disk_rates_are_written() -> None:
@@ -196,5 +198,5 @@ def test_disk_rates_are_written() -> None:
 
 
 def test_the_disk_of_no_device(tmp_path: Path) -> None:
-    assert cgroup.disk_of("overlay") is None
-    assert cgroup.disk_of(str(tmp_path)) is None
+    assert linux_cgroup.disk_of("overlay") is None
+    assert linux_cgroup.disk_of(str(tmp_path)) is None

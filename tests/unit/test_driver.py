@@ -14,8 +14,10 @@ from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 
 from novadocker import exception, naming
-from novadocker.virt.docker import configdrive, freezer, kills, states, subids
-from novadocker.virt.docker.model import Container, ContainerSpec, IdMaps, Mount
+from novadocker.linux import cgroup
+from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker import configdrive, freezer, states, subids
+from novadocker.virt.docker.model import Container, ContainerSpec, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
     FakeDrives,
@@ -755,7 +757,7 @@ def test_diagnostics_count_processes_killed_for_want_of_memory(
     driver: Any, spawn: Any, instance: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spawn()
-    monkeypatch.setattr(kills, "read_kills", lambda pid: 3 if pid == os.getpid() else 0)
+    monkeypatch.setattr(cgroup, "read_kills", lambda pid: 3 if pid == os.getpid() else 0)
     assert driver.get_diagnostics(instance)["oom_kills"] == 3
     driver.power_off(instance)
     assert driver.get_diagnostics(instance)["oom_kills"] == 0

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import kills
+from novadocker.linux import cgroup
 
 V1 = "9:name=systemd:/docker/1\n8:cpu,memory:/docker/1\n0::/docker/1\n"
 V1_FILE = "sys/fs/cgroup/cpu,memory/docker/1/memory.oom_control"
@@ -24,8 +24,8 @@ def test_kills(tmp_path: Path, groups: str, file: str, content: str, expected: i
     for path, text in (("proc/7/cgroup", groups), (file, content)):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
-    assert kills.read_kills(7, tmp_path) == expected
+    assert cgroup.read_kills(7, tmp_path) == expected
 
 
 def test_no_process(tmp_path: Path) -> None:
-    assert kills.read_kills(7, tmp_path) == 0
+    assert cgroup.read_kills(7, tmp_path) == 0

@@ -9,8 +9,9 @@ from nova.virt import hardware
 from oslo_utils import units
 
 from novadocker import exception
+from novadocker.linux.cgroup import DiskRates
 from novadocker.virt.docker import limits, topology
-from novadocker.virt.docker.model import DiskRates, NetworkRate
+from novadocker.virt.docker.model import NetworkRate
 from novadocker.virt.docker.topology import CpuSets
 from tests.unit import fakes
 

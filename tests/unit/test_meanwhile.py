@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from novadocker.virt.docker.meanwhile import meanwhile
+from novadocker.linux.threads import meanwhile
 
 
 def test_both_run_at_once() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from novadocker import privsep
-from novadocker.virt.docker import pipes, stored
+from novadocker.linux import pipes
+from novadocker.virt.docker import stored
 from tests import archives
 
 CHAIN = "ab" * 32

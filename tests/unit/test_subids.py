@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from novadocker import exception
+from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker import subids
-from novadocker.virt.docker.model import EngineInfo, IdMaps
+from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes
 
 SUBUID = "someone:100000:65536\ndockremap:300000:1000\ndockremap:200000:65536\nbad\nworse:a:b\n"

@@ -7,86 +7,14 @@ Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
 
 import math
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
+from novadocker.linux.cgroup import THROTTLES, DiskRates, Groups, groups, numbers, read_disk_rates
 from novadocker.virt.docker import arguments
-from novadocker.virt.docker.model import DiskRates, Limits
+from novadocker.virt.docker.model import Limits
 
 _DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
-
-# field of DiskRates: the file of version 1, the word in io.max of version 2
-_THROTTLES = {
-    "read_bytes": ("blkio.throttle.read_bps_device", "rbps"),
-    "write_bytes": ("blkio.throttle.write_bps_device", "wbps"),
-    "read_iops": ("blkio.throttle.read_iops_device", "riops"),
-    "write_iops": ("blkio.throttle.write_iops_device", "wiops"),
-}
-
-
-@dataclass(frozen=True)
-class Groups:
-    """The control groups of a container: the folder of each controller.
-
-    :ivar version: 1 or 2; in version 2 all controllers have one folder
-    """
-
-    version: int
-    folders: Mapping[str, Path]
-
-    def read(self, controller: str, file: str) -> str | None:
-        """Return what a file has, None where the kernel or the host's set-up lacks it."""
-        try:
-            return (self._folder(controller) / file).read_text().strip()
-        except (KeyError, FileNotFoundError):
-            return None
-
-    def write(self, controller: str, file: str, content: str) -> None:
-        """Write a file.
-
-        :raises OSError: the kernel refuses
-        """
-        (self._folder(controller) / file).write_text(content)
-
-    def read_parent(self, controller: str, file: str) -> str | None:
-        """Return what a file of the group above has."""
-        try:
-            return (self._folder(controller).parent / file).read_text().strip()
-        except (KeyError, FileNotFoundError):
-            return None
-
-    def _folder(self, controller: str) -> Path:
-        return self.folders[controller if self.version == 1 else ""]
-
-
-def groups(pid: int, container_id: str, root: Path = Path("/")) -> Groups:
-    """Return the control groups of a container, whichever driver the engine made them by.
-
-    A first process that manages groups itself, as systemd does, is in one below the container's.
-
-    :param pid: of the container's first process
-    :param root: where /proc and /sys are
-    :raises ProcessLookupError: there is no such process, or it is not the container's
-    """
-    try:
-        lines = (root / f"proc/{int(pid)}/cgroup").read_text().splitlines()
-    except FileNotFoundError as error:
-        raise ProcessLookupError(f"process {pid} is gone") from error
-    folders = {}
-    for _, names, path in (line.split(":", 2) for line in lines):
-        head, found, tail = path.partition(container_id)
-        if found:
-            own = head + found + tail.partition("/")[0]
-            for name in names.split(","):
-                folders[name] = root / "sys/fs/cgroup" / names / own.lstrip("/")
-    if "memory" in folders:
-        return Groups(1, folders)
-    if "" in folders:
-        return Groups(2, folders)
-    raise ProcessLookupError(f"process {pid} is not of container {container_id}")
 
 
 # -- what the engine sets -----------------------------------------------------------------------
@@ -165,14 +93,6 @@ def weights(shares: int) -> tuple[int, int]:
     return 1 + (shares - 2) * 9999 // 262_142, newer
 
 
-def numbers(text: str) -> frozenset[int]:
-    """Return the numbers of a list as the kernel writes it, such as ``0-2,5``."""
-    ends = [part.partition("-") for part in text.split(",") if part]
-    return frozenset(
-        number for first, _, last in ends for number in range(int(first), int(last or first) + 1)
-    )
-
-
 # -- memory ---------------------------------------------------------------------------------------
 
 
@@ -195,55 +115,14 @@ def memory_in_use(found: Groups) -> int:
 # -- disk rates -----------------------------------------------------------------------------------
 
 
-def disk_of(path: str, sysfs: Path = Path("/sys")) -> str | None:
-    """Return the number of the disk that a block device is (part of), as ``254:0``.
-
-    The kernel limits rates on whole disks alone.
-
-    :param path: of the device; None is the answer for what is no block device
-    """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    if not os.major(found.st_rdev):
-        return None
-    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    device = (sysfs / "dev/block" / number).resolve()
-    if (device / "partition").exists():
-        return (device.parent / "dev").read_text().strip()
-    return number
-
-
-def read_disk_rates(found: Groups, disk: str) -> DiskRates:
-    """Return the rates at which a container may use a disk."""
-    rates = {}
-    for field, (file, word) in _THROTTLES.items():
-        if found.version == 1:
-            text = found.read("blkio", file) or ""
-            lines = [line.split() for line in text.splitlines()]
-            values = [line[1] for line in lines if line[0] == disk]
-        else:
-            lines = [line.split() for line in (found.read("io", "io.max") or "").splitlines()]
-            values = [
-                value.partition("=")[2]
-                for line in lines
-                if line[0] == disk
-                for value in line[1:]
-                if value.startswith(f"{word}=")
-            ]
-        rates[field] = int(values[0]) if values and values[0] != "max" else 0
-    return DiskRates(**rates)
-
-
 def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[str, str, str]]:
     """Return what sets disk rates: controller, file and content."""
     if version == 1:
         return [
             ("blkio", file, f"{disk} {getattr(rates, field)}")
-            for field, (file, _) in _THROTTLES.items()
+            for field, (file, _) in THROTTLES.items()
         ]
-    words = (f"{word}={getattr(rates, field) or 'max'}" for field, (_, word) in _THROTTLES.items())
+    words = (f"{word}={getattr(rates, field) or 'max'}" for field, (_, word) in THROTTLES.items())
     return [("io", "io.max", f"{disk} {' '.join(words)}")]
 
 

@@ -24,6 +24,7 @@ from oslo_log import log as logging
 
 from novadocker import alive, exception, incident_socket, naming
 from novadocker.conf import CONF
+from novadocker.linux import cgroup
 from novadocker.virt.docker import (
     attachments,
     builds,
@@ -34,7 +35,6 @@ from novadocker.virt.docker import (
     guest,
     interior,
     inventory,
-    kills,
     netns,
     nics,
     rescue,
@@ -717,7 +717,7 @@ class DockerDriver(driver.ComputeDriver):
         """
         pid = self._node.find(instance).pid
         return {
-            "oom_kills": kills.read_kills(pid) if pid else 0,
+            "oom_kills": cgroup.read_kills(pid) if pid else 0,
             **{
                 name: value
                 for name, value in self.get_instance_diagnostics(instance)

@@ -18,6 +18,7 @@ from oslo_log import log as logging
 from pyroute2 import IPRoute
 
 from novadocker import exception, portrates
+from novadocker.linux import cgroup as linux_cgroup
 from novadocker.virt.docker import cgroup, disks, mounts, rates, traffic
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits, NetworkRate
@@ -49,7 +50,7 @@ class Enforcement:
         self._engine = engine
         self._state_path = state_path
         self._data_root = info.data_root
-        self._disk = cgroup.disk_of(mounts.mount_of(info.data_root).device)
+        self._disk = linux_cgroup.disk_of(mounts.mount_of(info.data_root).device)
         self._resizes_disks = disks.can_resize(info)
         self._lock = threading.Lock()
         self._duties: dict[str, Duty] = {}
@@ -144,7 +145,9 @@ class Enforcement:
     def memory_in_use(self, found: ContainerDetail) -> int:
         """Return the bytes of memory that a server can't do without, 0 if it does not run."""
         try:
-            return cgroup.memory_in_use(cgroup.groups(found.pid, found.id)) if found.pid else 0
+            return (
+                cgroup.memory_in_use(linux_cgroup.groups(found.pid, found.id)) if found.pid else 0
+            )
         except ProcessLookupError:
             return 0
 
@@ -208,22 +211,25 @@ class Enforcement:
 
     def _unmet(self, duty: Duty) -> bool:
         try:
-            groups = cgroup.groups(duty.pid, duty.container_id)
+            groups = linux_cgroup.groups(duty.pid, duty.container_id)
         except ProcessLookupError:
             return True
         return bool(cgroup.unmet(groups, cgroup.settled(groups, duty.limits))) or (
             self._disk is not None
-            and cgroup.read_disk_rates(groups, self._disk) != duty.limits.disk
+            and linux_cgroup.read_disk_rates(groups, self._disk) != duty.limits.disk
         )
 
     def _hold_container(self, duty: Duty) -> None:
-        groups = cgroup.groups(duty.pid, duty.container_id)
+        groups = linux_cgroup.groups(duty.pid, duty.container_id)
         limits = cgroup.settled(groups, duty.limits)
         if cgroup.unmet(groups, limits):
             if groups.version == 2:
                 rates.reclaim_memory(duty.pid, duty.container_id, limits.memory_bytes)
             self._engine.update_container(duty.container_id, limits)
-        if self._disk is not None and cgroup.read_disk_rates(groups, self._disk) != limits.disk:
+        if (
+            self._disk is not None
+            and linux_cgroup.read_disk_rates(groups, self._disk) != limits.disk
+        ):
             rates.set_disk_rates(duty.container_id, duty.pid, self._disk, asdict(limits.disk))
         if wrong := cgroup.unmet(groups, limits):
             raise exception.LimitsNotKept(

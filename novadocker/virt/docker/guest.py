@@ -9,7 +9,8 @@ from dataclasses import replace
 from nova import objects
 
 from novadocker import exception
-from novadocker.virt.docker import accounts, records
+from novadocker.linux import accounts
+from novadocker.virt.docker import records
 from novadocker.virt.docker.model import Login
 
 _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"

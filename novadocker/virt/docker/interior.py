@@ -10,7 +10,8 @@ import signal
 from contextlib import suppress
 
 from novadocker import privsep
-from novadocker.virt.docker import accounts, arguments, confined, records
+from novadocker.linux import accounts, openat
+from novadocker.virt.docker import arguments, records
 
 # for a shell to save its history
 _HANG_UP_MILLISECONDS = 2000
@@ -28,12 +29,12 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
     container, process = arguments.container_id(container_id), arguments.process(pid)
     records.check_login(user, password_hash)
     arguments.number(records.DAYS, day)
-    with confined.open_root(container, process) as root:
-        if not accounts.shadowed(confined.read_file(root, "/etc/passwd") or b"", user):
+    with openat.open_root(container, process) as root:
+        if not accounts.shadowed(openat.read_file(root, "/etc/passwd") or b"", user):
             return False
-        shadow = confined.read_file(root, "/etc/shadow") or b""
+        shadow = openat.read_file(root, "/etc/shadow") or b""
         changed = accounts.set_password(shadow, user, password_hash, day)
-        confined.replace_file(root, "/etc/shadow", changed)
+        openat.replace_file(root, "/etc/shadow", changed)
     return True
 
 
@@ -48,7 +49,7 @@ def hang_up(container_id: str, pid: int) -> None:
         process = os.pidfd_open(number)
         try:
             # the descriptor is of that process, so what is read while it lives is, too
-            confined.check_process(container, number)
+            openat.check_process(container, number)
             signal.pidfd_send_signal(process, signal.SIGHUP)
             ended = select.poll()
             ended.register(process, select.POLLIN)

@@ -17,7 +17,8 @@ from nova.virt import hardware
 from oslo_utils import units
 
 from novadocker import exception, extra_specs
-from novadocker.virt.docker.model import DiskRates, Limits, NetworkRate
+from novadocker.linux.cgroup import DiskRates
+from novadocker.virt.docker.model import Limits, NetworkRate
 from novadocker.virt.docker.topology import Cell, CpuSets
 
 _DEDICATED = fields.CPUAllocationPolicy.DEDICATED

@@ -21,7 +21,7 @@ from pathlib import Path
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import cgroup
+from novadocker.linux import cgroup
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import Mount

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from novadocker.linux.cgroup import DiskRates
+
 
 @dataclass(frozen=True)
 class EngineImage:
@@ -25,27 +27,6 @@ class EngineImage:
     stop_signal: str = ""
     platform: str = ""
     named_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class IdMaps:
-    """The users and groups of containers, as ranges of the host's.
-
-    Each range is the first id inside, the first outside, and how many there are.
-    """
-
-    users: tuple[tuple[int, int, int], ...]
-    groups: tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True)
-class DiskRates:
-    """What a server may read from and write to its disk in a second at most; 0 is no limit."""
-
-    read_bytes: int = 0
-    write_bytes: int = 0
-    read_iops: int = 0
-    write_iops: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ class Limits:
     cpuset_cpus: frozenset[int] = frozenset()
     cpuset_mems: frozenset[int] = frozenset()
     disk_bytes: int = 0
-    disk: DiskRates = DiskRates()
+    disk: DiskRates = field(default_factory=DiskRates)
     inbound: NetworkRate | None = None
     outbound: NetworkRate | None = None
 

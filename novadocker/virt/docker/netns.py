@@ -14,8 +14,10 @@ from typing import Any
 from oslo_concurrency import lockutils
 
 from novadocker import naming, privsep
-from novadocker.virt.docker import arguments, kernel, records, wiring
-from novadocker.virt.docker.model import IdMaps, Login
+from novadocker.linux import namespaces
+from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker import arguments, records, wiring
+from novadocker.virt.docker.model import Login
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 
 NAMESPACES = "/run/netns"
@@ -52,7 +54,7 @@ def namespace_path(instance_uuid: str) -> str:
 
 def namespace_exists(instance_uuid: str) -> bool:
     """Say whether an instance has its network namespace; needs no privilege."""
-    return kernel.is_namespace(namespace_path(instance_uuid))
+    return namespaces.is_namespace(namespace_path(instance_uuid))
 
 
 @privsep.network_pctxt.entrypoint
@@ -74,7 +76,7 @@ def create_owned_namespace(
     ids = IdMaps(users=_parse_ranges(users), groups=_parse_ranges(groups))
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
-        kernel.run_in_thread(wiring.make_owned, path, _user_path(instance_uuid), ids)
+        namespaces.run_in_thread(wiring.make_owned, path, _user_path(instance_uuid), ids)
 
 
 @privsep.network_pctxt.entrypoint
@@ -96,7 +98,7 @@ def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
     """Take the host ends of NICs down until they are wired again; absent is fine."""
     names = [arguments.host_device(name) for name in arguments.items(host_devices)]
     with _locked(instance_uuid):
-        kernel.run_in_thread(wiring.silence, names)
+        namespaces.run_in_thread(wiring.silence, names)
 
 
 @privsep.network_pctxt.entrypoint
@@ -104,7 +106,7 @@ def announce_nics(instance_uuid: str, guest_devices: Sequence[str]) -> None:
     """Send what tells the neighbours of an instance its addresses' MACs; absent is fine."""
     path = namespace_path(instance_uuid)
     names = [arguments.guest_device(name) for name in arguments.items(guest_devices)]
-    kernel.run_in_thread(wiring.announce, path, names)
+    namespaces.run_in_thread(wiring.announce, path, names)
 
 
 @privsep.network_pctxt.entrypoint
@@ -117,7 +119,7 @@ def unwire_nic(
     """
     device, wanted = arguments.host_device(host_device), _parse_bridge(bridge)
     with _locked(instance_uuid):
-        kernel.run_in_thread(wiring.unwire, device, wanted)
+        namespaces.run_in_thread(wiring.unwire, device, wanted)
 
 
 @privsep.network_pctxt.entrypoint
@@ -128,8 +130,8 @@ def delete_namespace(instance_uuid: str) -> None:
     """
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
-        kernel.remove_name(path)
-        kernel.remove_name(_user_path(instance_uuid))
+        namespaces.remove_name(path)
+        namespaces.remove_name(_user_path(instance_uuid))
         for container_id in records.containers_of(path):
             records.remove(container_id)
 
@@ -167,7 +169,7 @@ def release_container(container_id: str) -> None:
 def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     path = namespace_path(instance_uuid)
     with _locked(instance_uuid):
-        return kernel.run_in_thread(wiring.wire, path, nics)
+        return namespaces.run_in_thread(wiring.wire, path, nics)
 
 
 def _locked(instance_uuid: str) -> Any:

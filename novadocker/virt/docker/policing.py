@@ -7,7 +7,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novadocker import privsep
-from novadocker.virt.docker import kernel
+from novadocker.linux import namespaces
 
 # of every namespace
 _LOOPBACK = 1
@@ -27,11 +27,11 @@ def missing_means() -> tuple[str, ...]:
 
     :raises NetlinkError: the kernel refuses for another reason
     """
-    return kernel.run_in_thread(_try_all)
+    return namespaces.run_in_thread(_try_all)
 
 
 def _try_all() -> tuple[str, ...]:
-    kernel.enter_new_namespace()
+    namespaces.enter_new_namespace()
     with IPRoute() as netlink:
         found = []
         if not (

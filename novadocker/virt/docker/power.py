@@ -9,9 +9,9 @@ from nova.network import model as network_model
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.linux.threads import meanwhile
 from novadocker.virt.docker import lifecycle, limits, netns, rescue, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
-from novadocker.virt.docker.meanwhile import meanwhile
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, device_pairs

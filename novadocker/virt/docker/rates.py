@@ -11,8 +11,10 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, cgroup, kernel, netns, traffic
-from novadocker.virt.docker.model import DiskRates, NetworkRate
+from novadocker.linux import namespaces
+from novadocker.linux.cgroup import DiskRates
+from novadocker.virt.docker import arguments, cgroup, netns, traffic
+from novadocker.virt.docker.model import NetworkRate
 
 _RATES = range((1 << 62) + 1)
 _SIZES = range(1, 1 << 60)
@@ -38,7 +40,7 @@ def set_port_rates(
     path = netns.namespace_path(instance_uuid)
     to_server, from_server = _parse(inbound), _parse(outbound)
     pairs = [arguments.device_pair(pair) for pair in arguments.items(devices)]
-    kernel.run_in_thread(_shape, path, pairs, to_server, from_server)
+    namespaces.run_in_thread(_shape, path, pairs, to_server, from_server)
 
 
 @privsep.network_pctxt.entrypoint
@@ -82,7 +84,7 @@ def _shape(
         with IPRoute() as host:
             for device, _ in pairs:
                 traffic.shape(host, device, inbound, own=False)
-        kernel.enter_namespace_at(path)
+        namespaces.enter_namespace_at(path)
         with IPRoute() as guest:
             for _, device in pairs:
                 traffic.shape(guest, device, outbound, own=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import exception
-from novadocker.virt.docker import archive, changes, flatten, freezer, pipes, stored
+from novadocker.linux import pipes
+from novadocker.virt.docker import archive, changes, flatten, freezer, stored
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.engine import Engine

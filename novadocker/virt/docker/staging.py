@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, kernel, trees
+from novadocker.linux import namespaces
+from novadocker.virt.docker import arguments, trees
 
 FOLDER = "novadocker-staging"
 
@@ -81,7 +82,7 @@ def receive_folders(
         with open(pipe, "rb") as stream:
             trees.Writer(top).apply(stream)
         # each time, so that the last has little to write
-        kernel.sync_filesystem(top)
+        namespaces.sync_filesystem(top)
     finally:
         os.close(top)
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, confined
-from novadocker.virt.docker.pipes import write_all
+from novadocker.linux import openat
+from novadocker.linux.pipes import write_all
+from novadocker.virt.docker import arguments
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CACHE_ID = re.compile(r"[0-9a-z]{25,64}")
@@ -143,7 +144,7 @@ def _parse(line: bytes) -> bytes | _File:
 def _copy(root: int, file: _File, pipe: int) -> None:
     if not file.size:
         return
-    with confined.open_plain(root, file.name) as source:
+    with openat.open_plain(root, file.name) as source:
         position = 0
         while position < file.size:
             count = os.sendfile(pipe, source, position, min(file.size - position, _COPY_BYTES))

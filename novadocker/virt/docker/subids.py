@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 from novadocker import exception
-from novadocker.virt.docker.model import EngineInfo, IdMaps
+from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker.model import EngineInfo
 
 _FOLDER = Path("/etc")
 

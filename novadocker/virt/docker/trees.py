@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from novadocker.linux.pipes import StreamError
+
 # what tells that nothing of an entry has changed; None for one that may change unnoticed
 Identity = tuple[int, int, int] | None
 
@@ -31,10 +33,6 @@ _TRACELESS_NS = 2 * 10**9
 _GONE_AT_ONCE = 1000
 _CHUNK = 1 << 20
 _LONGEST_LINE = 64 << 20
-
-
-class StreamError(Exception):
-    """A stream is not complete, or not well-formed."""
 
 
 @dataclass(frozen=True)

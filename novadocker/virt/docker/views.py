@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, confined, kernel
+from novadocker.linux import namespaces, openat
+from novadocker.virt.docker import arguments
 
 FILESYSTEM = "fuse.lxcfs"
 
@@ -63,7 +64,7 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
     namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         # when the namespace is open: the number may have become another process's
-        confined.check_process(container, process)
+        openat.check_process(container, process)
         stale = [
             mount
             for mount in _mounts(str(process))
@@ -72,7 +73,7 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
             and _VIEWED.fullmatch(mount.point)
         ]
         if stale:
-            kernel.run_in_thread(_replace, namespace, folder, [m.point for m in stale])
+            namespaces.run_in_thread(_replace, namespace, folder, [m.point for m in stale])
     finally:
         os.close(namespace)
     return len(stale)

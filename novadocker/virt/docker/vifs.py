@@ -20,8 +20,8 @@ from vif_plug_ovs.ovsdb import ovsdb_lib
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.linux.threads import meanwhile
 from novadocker.virt.docker import attachments, bindings, netns, nics, reports, switch, wiring
-from novadocker.virt.docker.meanwhile import meanwhile
 
 # that os-vif has for one port, each with a time-out of its own
 _REQUESTS = 2

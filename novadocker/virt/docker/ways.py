@@ -15,11 +15,11 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import pipes
+from novadocker.linux import pipes
+from novadocker.linux.pipes import Write
 from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.conversation import Conversation
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.pipes import Write
 
 LOG = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from pyroute2.ethtool.ioctl import IoctlEthtool
 
-from novadocker.virt.docker import bridges, kernel, links, messages
-from novadocker.virt.docker.model import IdMaps
+from novadocker.linux import namespaces
+from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker import bridges, links, messages
 from novadocker.virt.docker.netlink import Netlink
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 
@@ -54,7 +55,7 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     with ExitStack() as stack:
         host = stack.enter_context(Netlink())
         guest, fresh = stack.enter_context(_open_guest(path))
-        namespace = kernel.open_namespace(path)
+        namespace = namespaces.open_namespace(path)
         stack.callback(os.close, namespace)
         names = [nic.guest_device for nic in nics]
         present = {} if fresh else links.read_devices(guest, names)
@@ -66,7 +67,7 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
                 with bridges.joined(host, nic) as bridge:
                     if _ensure_pair(host, guest, namespace, nic, device, bridge):
                         made.append(nic.port_id)
-        kernel.enter_namespace(namespace)
+        namespaces.enter_namespace(namespace)
         for nic in nics:
             if nic.software_checksums:
                 _fill_in_checksums(nic)
@@ -89,10 +90,10 @@ def make_owned(path: str, user_path: str, ids: IdMaps) -> None:
 
     :raises OSError: no namespace could be made
     """
-    if not kernel.is_namespace(path):
-        kernel.enter_new_owned_namespace(user_path, ids)
+    if not namespaces.is_namespace(path):
+        namespaces.enter_new_owned_namespace(user_path, ids)
         _write_sysctl("default", _GUEST_SYSCTL)
-        kernel.name_namespace(path)
+        namespaces.name_namespace(path)
 
 
 def unwire(host_device: str, bridge: Bridge | None) -> None:
@@ -126,7 +127,7 @@ def announce(path: str, guest_devices: Sequence[str]) -> None:
 
     :raises OSError: the kernel refuses
     """
-    kernel.enter_namespace_at(path)
+    namespaces.enter_namespace_at(path)
     with Netlink() as guest:
         devices = links.read_devices(guest, guest_devices).values()
         # they speak when a MAC is set, also to what it is
@@ -148,17 +149,17 @@ def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
     The body runs in the host's namespace again: a socket stays where it was opened. The second
     value says whether the namespace is fresh.
     """
-    home = kernel.open_namespace()
+    home = namespaces.open_namespace()
     try:
-        if fresh := not kernel.is_namespace(path):
-            kernel.enter_new_namespace()
+        if fresh := not namespaces.is_namespace(path):
+            namespaces.enter_new_namespace()
             _write_sysctl("default", _GUEST_SYSCTL)
         else:
-            kernel.enter_namespace_at(path)
+            namespaces.enter_namespace_at(path)
         with Netlink() as guest:
             if fresh:
-                kernel.name_namespace(path)
-            kernel.enter_namespace(home)
+                namespaces.name_namespace(path)
+            namespaces.enter_namespace(home)
             yield guest, fresh
     finally:
         os.close(home)

@@ -13,10 +13,9 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
-
-from novadocker.virt.docker.model import IdMaps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +33,17 @@ _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
 _share_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class IdMaps:
+    """The users and groups of containers, as ranges of the host's.
+
+    Each range is the first id inside, the first outside, and how many there are.
+    """
+
+    users: tuple[tuple[int, int, int], ...]
+    groups: tuple[tuple[int, int, int], ...]
 
 
 def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

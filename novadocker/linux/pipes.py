@@ -10,14 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from novadocker.virt.docker.trees import StreamError
-
 _CHUNK_BYTES = 256 << 10
 # fewer changes between reader and writer; the most that a user gets by default
 _PIPE_BYTES = 1 << 20
 
 Write = Callable[[tuple[int, int]], int]
 """Writes a stream to a process's descriptor of a pipe; returns the bytes of content."""
+
+
+class StreamError(Exception):
+    """A stream is not complete, or not well-formed."""
 
 
 @contextmanager
