@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from novadocker.linux.cgroup import THROTTLES, DiskRates, Groups, groups, numbers, read_disk_rates
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 from novadocker.virt.docker.model import Limits
 
 _DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, holes
+from novadocker.privsep import arguments
+from novadocker.virt.docker import holes
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"

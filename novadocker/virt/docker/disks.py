@@ -17,7 +17,8 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments, mounts
+from novadocker.privsep import arguments
+from novadocker.virt.docker import mounts
 from novadocker.virt.docker.model import EngineInfo
 
 LOG = logging.getLogger(__name__)

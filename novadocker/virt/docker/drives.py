@@ -17,7 +17,7 @@ from pathlib import Path
 from oslo_concurrency import lockutils, processutils
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 FOLDER = Path("/var/lib/novadocker/config-drives")
 LINKS = Path("/run/novadocker/drives")

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 MARK = "trusted.novadocker.sparse"
 """The attribute of a file that has holes."""

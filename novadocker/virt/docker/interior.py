@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from novadocker import privsep
 from novadocker.linux import accounts, openat
-from novadocker.virt.docker import arguments, records
+from novadocker.privsep import arguments
+from novadocker.virt.docker import records
 
 # for a shell to save its history
 _HANG_UP_MILLISECONDS = 2000

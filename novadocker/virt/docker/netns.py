@@ -16,7 +16,8 @@ from oslo_concurrency import lockutils
 from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import arguments, records, wiring
+from novadocker.privsep import arguments
+from novadocker.virt.docker import records, wiring
 from novadocker.virt.docker.model import Login
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 

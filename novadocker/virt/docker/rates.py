@@ -13,10 +13,10 @@ from pyroute2.netlink.exceptions import NetlinkError
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.linux.cgroup import DiskRates
-from novadocker.virt.docker import arguments, cgroup, netns, traffic
+from novadocker.privsep import arguments
+from novadocker.virt.docker import cgroup, netns, traffic
 from novadocker.virt.docker.model import NetworkRate
 
-_RATES = range((1 << 62) + 1)
 _SIZES = range(1, 1 << 60)
 _RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
 _DISK_FIELDS = [field.name for field in dataclasses.fields(DiskRates)]
@@ -57,7 +57,7 @@ def set_disk_rates(container_id: str, pid: int, disk: str, disk_rates: Mapping[s
         arguments.process(pid),
         arguments.container_id(container_id),
         cgroup.checked_disk(disk),
-        DiskRates(**_parse_rates(_DISK_FIELDS, disk_rates)),
+        DiskRates(**arguments.rates(_DISK_FIELDS, disk_rates)),
     )
 
 
@@ -96,12 +96,7 @@ def _shape(
 def _parse(rate: object) -> traffic.Shape | None:
     if rate is None:
         return None
-    found = NetworkRate(**_parse_rates(_RATE_FIELDS, rate))
+    found = NetworkRate(**arguments.rates(_RATE_FIELDS, rate))
     if not found.average:
         raise ValueError(f"{found} is no rate")
     return traffic.shape_of(found)
-
-
-def _parse_rates(names: Sequence[str], value: object) -> dict[str, int]:
-    found = arguments.fields(names, value)
-    return {name: arguments.number(_RATES, rate) for name, rate in found.items()}

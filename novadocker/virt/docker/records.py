@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 from novadocker.virt.docker.model import Login
 
 FOLDER = Path("/run/novadocker/containers")

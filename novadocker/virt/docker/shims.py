@@ -12,7 +12,7 @@ import os
 import psutil
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 _PROGRAM = "containerd-shim"
 _SECONDS = 10

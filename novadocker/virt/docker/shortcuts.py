@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 # each letter counts
 FOLDER = Path("/run/novadocker/l")

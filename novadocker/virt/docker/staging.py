@@ -16,7 +16,8 @@ from pathlib import Path
 
 from novadocker import privsep
 from novadocker.linux import namespaces
-from novadocker.virt.docker import arguments, trees
+from novadocker.privsep import arguments
+from novadocker.virt.docker import trees
 
 FOLDER = "novadocker-staging"
 

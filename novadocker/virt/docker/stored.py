@@ -22,7 +22,7 @@ from pathlib import Path
 from novadocker import privsep
 from novadocker.linux import openat
 from novadocker.linux.pipes import write_all
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CACHE_ID = re.compile(r"[0-9a-z]{25,64}")

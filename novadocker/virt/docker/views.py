@@ -15,7 +15,7 @@ from pathlib import Path
 
 from novadocker import privsep
 from novadocker.linux import namespaces, openat
-from novadocker.virt.docker import arguments
+from novadocker.privsep import arguments
 
 FILESYSTEM = "fuse.lxcfs"
 

@@ -22,6 +22,9 @@ _PROCESSES = range(1, (1 << 22) + 1)
 _DESCRIPTORS = range(1 << 30)
 
 
+_RATES = range((1 << 62) + 1)
+
+
 def text(pattern: re.Pattern[str], value: object) -> str:
     """Return a text that matches a pattern from its begin to its end."""
     if not isinstance(value, str) or not pattern.fullmatch(value):
@@ -155,3 +158,9 @@ def _pair(value: object) -> tuple[Any, Any]:
     if len(found) != 2:
         raise ValueError(f"{value!r} is no pair")
     return found[0], found[1]
+
+
+def rates(names: Sequence[str], value: object) -> dict[str, int]:
+    """Return a rate for each of ``names``, between 0 and 2**62."""
+    found = fields(names, value)
+    return {name: number(_RATES, rate) for name, rate in found.items()}
