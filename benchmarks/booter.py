@@ -21,7 +21,8 @@ from benchmarks import periodic
 from benchmarks.stopwatch import Stopwatch
 from novadocker import naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import migration, netns, rates, tags
+from novadocker.privsep.guest import cgroup
+from novadocker.virt.docker import migration, netns, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
@@ -81,8 +82,8 @@ class Booter:
             (Engine, "wait_container", "watch the first process"),
             (Engine, "inspect_container", "look at the container"),
             (Engine, "update_container", "limits that the engine sets"),
-            (rates, "set_port_rates", "rates of ports"),
-            (rates, "set_disk_rates", "rates of the disk"),
+            (cgroup, "set_port_rates", "rates of ports"),
+            (cgroup, "set_disk_rates", "rates of the disk"),
         ):
             self._stopwatch.watch(owner, function, part)
 

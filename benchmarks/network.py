@@ -30,6 +30,7 @@ import docker
 from benchmarks import figures, program
 from novadocker import privsep
 from novadocker.virt.docker import netns
+from novadocker.privsep.guest import runtime
 from novadocker.linux import namespaces
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 from tests.engine import daemons, switch
@@ -111,7 +112,7 @@ def server(port: Nic) -> Iterator[str]:
         yield netns.namespace_path(instance)
     finally:
         netns.unwire_nic(instance, port.host_device, bridge)
-        netns.delete_namespace(instance)
+        runtime.delete_namespace(instance)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from novadocker.linux import namespaces
-from novadocker.virt.docker import netns, records
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import netns
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -91,7 +92,7 @@ def namespaces_of(folder: Path) -> list[str]:
 def records_of(folder: Path) -> list[Path]:
     """Return the runtime records that name a session's instances."""
     mark = (folder / "mark").read_text()
-    files = [path for path in records.FOLDER.glob("*") if path.is_file()]
+    files = [path for path in runtime.FOLDER.glob("*") if path.is_file()]
     return [path for path in files if f"/nova-{mark}" in path.read_text()]
 
 

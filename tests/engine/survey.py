@@ -16,7 +16,8 @@ import psutil
 from docker import errors
 
 from novadocker import naming
-from novadocker.virt.docker import netns, records
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import netns
 from tests.engine import control_groups, daemons, networks
 from tests.engine.servers import Server
 from tests.engine.switch import Switch
@@ -147,7 +148,7 @@ class Survey:
         assert _host_devices() == set(devices)
         if not there:
             assert bound == set()
-            files = {path.stem for path in records.FOLDER.glob("*.files")}
+            files = {path.stem for path in runtime.FOLDER.glob("*.files")}
             assert files.isdisjoint(self._seen)
             assert self._image_ids() == self._images
             kept = {path.name for path in self._instances.iterdir()}

@@ -13,7 +13,8 @@ from nova.network import model
 
 from novadocker import exception
 from novadocker.conf import CONF
-from novadocker.virt.docker import bridges, netns, vifs
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import bridges, vifs
 from tests.engine import networks
 
 Plug = Callable[..., str]
@@ -66,7 +67,7 @@ def replug(instance_uuid: str, *ports: model.VIF) -> None:
 
 def unplug(instance_uuid: str, *ports: model.VIF) -> None:
     vifs.unplug_vifs(networks.instance(instance_uuid), model.NetworkInfo(ports))
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 def port(address: str, network: str = "a", vlan: int | None = None, **fields: Any) -> model.VIF:

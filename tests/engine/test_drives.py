@@ -9,7 +9,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from novadocker.virt.docker import configdrive, drives, netns
+from novadocker.privsep.guest import config_drive, runtime
+from novadocker.virt.docker import configdrive, netns
 from tests.engine.test_inside import Build, Guest, build
 
 __all__ = ["build"]
@@ -20,21 +21,21 @@ FILES = {"openstack/latest/user_data": bytes(range(256)) * 256, "openstack/conte
 
 @pytest.fixture
 def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> Guest:
-    drives.write_drive(HOST, instance_uuid, FILES)
+    config_drive.write_drive(HOST, instance_uuid, FILES)
     netns.create_namespace(instance_uuid)
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
-        for mount in configdrive.mounts(drives.files_folder(HOST, instance_uuid))
+        for mount in configdrive.mounts(config_drive.files_folder(HOST, instance_uuid))
     ]
     found = Guest(docker_client, build(), instance_uuid, mounts=mounts)
-    netns.bind_container(found.id, instance_uuid)
+    runtime.bind_container(found.id, instance_uuid)
     found.start()
     yield found
-    netns.delete_namespace(instance_uuid)
-    drives.delete_drive(HOST, instance_uuid)
-    drives.delete_drive(HOST, instance_uuid)
-    assert not Path(drives.files_folder(HOST, instance_uuid)).parent.exists()
-    os.rmdir(drives.FOLDER / HOST)
+    runtime.delete_namespace(instance_uuid)
+    config_drive.delete_drive(HOST, instance_uuid)
+    config_drive.delete_drive(HOST, instance_uuid)
+    assert not Path(config_drive.files_folder(HOST, instance_uuid)).parent.exists()
+    os.rmdir(config_drive.FOLDER / HOST)
 
 
 @pytest.mark.parametrize("folder", ["/config-2", "/var/lib/cloud/seed/config_drive"])
@@ -60,8 +61,8 @@ def test_a_snapshot_does_not_have_it(guest: Guest, docker_client: docker.APIClie
 
 
 def test_drive_is_replaced_as_a_whole(guest: Guest) -> None:
-    drives.write_drive(HOST, guest.uuid, {"openstack/a": b"1"})
-    folder = Path(drives.files_folder(HOST, guest.uuid))
+    config_drive.write_drive(HOST, guest.uuid, {"openstack/a": b"1"})
+    folder = Path(config_drive.files_folder(HOST, guest.uuid))
     assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == [
         "openstack",
         "openstack/a",
@@ -88,16 +89,16 @@ def test_a_labelled_device(
     command = ["genisoimage", "-quiet", "-J", "-r", "-V", "config-2", "-o"]
     subprocess.run([*command, tmp_path / "iso", tmp_path / "files"], check=True)
     image = (tmp_path / "iso").read_bytes()
-    drives.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
+    config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
     netns.create_namespace(instance_uuid)
-    device = f"{drives.device_link(instance_uuid)}:{configdrive.DEVICE}:r"
+    device = f"{config_drive.device_link(instance_uuid)}:{configdrive.DEVICE}:r"
     try:
         guest = Guest(docker_client, build(), instance_uuid, devices=[device])
         for _ in range(2):
-            drives.attach_device(HOST, instance_uuid)
-            drives.attach_device(HOST, instance_uuid)
+            config_drive.attach_device(HOST, instance_uuid)
+            config_drive.attach_device(HOST, instance_uuid)
             assert len(loops(instance_uuid)) == 1
-            netns.bind_container(guest.id, instance_uuid)
+            runtime.bind_container(guest.id, instance_uuid)
             guest.start()
             node = f"/proc/{guest.pid}/root{configdrive.DEVICE}"
             shown = subprocess.run(["blkid", "-p", node], capture_output=True, text=True).stdout
@@ -108,14 +109,14 @@ def test_a_labelled_device(
             refused = guest.run("sh", "-c", f"echo x >{configdrive.DEVICE}")
             assert "not permitted" in refused or "Read-only" in refused
             guest.client.stop(guest.id, timeout=0)
-            drives.detach_device(HOST, instance_uuid)
-            drives.detach_device(HOST, instance_uuid)
+            config_drive.detach_device(HOST, instance_uuid)
+            config_drive.detach_device(HOST, instance_uuid)
             assert loops(instance_uuid) == []
     finally:
-        drives.detach_device(HOST, instance_uuid)
-        drives.delete_drive(HOST, instance_uuid)
-        netns.delete_namespace(instance_uuid)
+        config_drive.detach_device(HOST, instance_uuid)
+        config_drive.delete_drive(HOST, instance_uuid)
+        runtime.delete_namespace(instance_uuid)
     with pytest.raises(FileNotFoundError):
-        drives.attach_device(HOST, instance_uuid)
-    assert not Path(drives.device_link(instance_uuid)).is_symlink()
-    os.rmdir(drives.FOLDER / HOST)
+        config_drive.attach_device(HOST, instance_uuid)
+    assert not Path(config_drive.device_link(instance_uuid)).is_symlink()
+    os.rmdir(config_drive.FOLDER / HOST)

@@ -16,6 +16,8 @@ from novadocker.exporter import switch_rates
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.linux.cgroup import DiskRates
 from novadocker.portrates import Port, PortRate
+from novadocker.privsep.guest import cgroup as guest_cgroup
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, Limits, NetworkRate
@@ -182,9 +184,9 @@ def test_a_failure_in_the_middle_puts_everything_back(
 
 def test_rates_of_another_container_are_not_touched(engine: Engine, server: Machine) -> None:
     with pytest.raises(ProcessLookupError):
-        cgroup.write_disk_rates(server.pid, "0" * 64, "254:0", RATES)
+        guest_cgroup.write_disk_rates(server.pid, "0" * 64, "254:0", RATES)
     with pytest.raises(ProcessLookupError):
-        cgroup.write_disk_rates(1, server.id, "254:0", RATES)
+        guest_cgroup.write_disk_rates(1, server.id, "254:0", RATES)
 
 
 # -- the network ----------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def pair(
     yield tuple((uuid, port["devname"]) for uuid, port in made)  # type: ignore[misc]
     for uuid, port in made:
         vifs.unplug_vifs(networks.instance(uuid), network_model.NetworkInfo([port]))
-        netns.delete_namespace(uuid)
+        runtime.delete_namespace(uuid)
 
 
 def megabits(source: str, target: str, address: str) -> float:

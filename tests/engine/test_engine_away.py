@@ -15,7 +15,7 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker import exception
-from novadocker.virt.docker import shims
+from novadocker.privsep.guest import containerd
 from tests.engine.busybox import busybox_archive
 from tests.engine.daemons import mounts_below
 from tests.engine.engines import OwnEngine, own_engine
@@ -148,11 +148,11 @@ def test_what_containerd_keeps_of_an_ended_container(
         subprocess.run([*ctr, "run", "-d", "--rootfs", tmp_path, left, "/bin/true"], check=True)
         until(lambda: "STOPPED" in tasks())
         try:
-            assert shims.end_shim(left)
+            assert containerd.end_shim(left)
             until(lambda: left not in tasks())
-            assert not shims.end_shim(left)
+            assert not containerd.end_shim(left)
             # a shim that has processes
-            assert not shims.end_shim(host.client.inspect_container(server.name)["Id"])
+            assert not containerd.end_shim(host.client.inspect_container(server.name)["Id"])
             host.survey.check_running(server)
         finally:
             subprocess.run([*ctr, "containers", "delete", left], check=True)

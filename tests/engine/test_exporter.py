@@ -17,6 +17,7 @@ from novadocker.exporter.collector import HostCollector, Places
 from novadocker.exporter.incidents import Incident
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import netns, vifs
 from tests.engine import control_groups, machines, networks
 from tests.engine.engines import THIN_OPTIONS, own_engine
@@ -166,7 +167,7 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
         assert leaks.ports_without_server(ovs.folder, set(), {device}) == 1
     finally:
         vifs.unplug_vifs(networks.instance(uuid), ports)
-        netns.delete_namespace(uuid)
+        runtime.delete_namespace(uuid)
     assert device not in leaks.veths_without_server(folder, set())
 
 

@@ -11,6 +11,7 @@ import pytest
 from nova import objects
 from nova.network import model
 
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import attachments, netns, vifs
 from tests.engine import networks
 from tests.engine.switch import Switch
@@ -20,7 +21,7 @@ from tests.engine.switch import Switch
 def instance(ovs: Switch, instance_uuid: str) -> Iterator[objects.Instance]:
     found = networks.instance(instance_uuid)
     yield found
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_names_stay_when_the_first_of_three_goes(
     assert {mac: link["ifname"] for mac, link in devices(instance).items()} == expected
     # a host that went down, or another one
     vifs.unplug_vifs(instance, model.NetworkInfo([second, third, new]))
-    netns.delete_namespace(instance.uuid)
+    runtime.delete_namespace(instance.uuid)
     plug(second, third, new)
     assert {mac: link["ifname"] for mac, link in devices(instance).items()} == expected
     assert defaults(instance) == [("10.8.0.1", "eth1")]

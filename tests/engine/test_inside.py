@@ -10,6 +10,7 @@ from typing import Any
 import docker
 import pytest
 
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import netns
 from tests.engine.busybox import busybox_archive
 
@@ -104,13 +105,13 @@ def boot(docker_client: docker.APIClient, instance_uuid: str) -> Iterator[Boot]:
 
     def call(image: str, start: bool = True, **files: Any) -> Guest:
         guest = Guest(docker_client, image, instance_uuid)
-        netns.bind_container(guest.id, instance_uuid, **files)
+        runtime.bind_container(guest.id, instance_uuid, **files)
         if start:
             guest.start()
         return guest
 
     yield call
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 def test_identity_and_login(build: Build, boot: Boot) -> None:

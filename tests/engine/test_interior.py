@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.linux import openat
-from novadocker.virt.docker import interior
+from novadocker.privsep.guest import files
 from tests.engine.test_inside import ACCOUNTS, Boot, Build, Guest, boot, build
 
 __all__ = ["boot", "build"]
@@ -17,7 +17,7 @@ AFTER = "root:$6$new:20001:0:99999:7:::\n"
 
 
 def set_password(guest: Guest, user: str = "root") -> bool:
-    return interior.set_password(guest.id, guest.pid, user, "$6$new", 20001)
+    return files.set_password(guest.id, guest.pid, user, "$6$new", 20001)
 
 
 @pytest.fixture
@@ -128,6 +128,6 @@ def test_a_folder_that_is_swapped_all_the_time_never_leads_out(guest: Guest) -> 
 
 def test_a_process_of_another(guest: Guest) -> None:
     with pytest.raises(ProcessLookupError):
-        interior.set_password(guest.id, os.getpid(), "root", "$6$new", 1)
+        files.set_password(guest.id, os.getpid(), "root", "$6$new", 1)
     with pytest.raises(ProcessLookupError):
-        interior.set_password("0" * 64, guest.pid, "root", "$6$new", 1)
+        files.set_password("0" * 64, guest.pid, "root", "$6$new", 1)

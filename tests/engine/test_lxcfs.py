@@ -13,7 +13,8 @@ import docker
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import loads, lxcfs, views
+from novadocker.privsep.guest import lxcfs as guest_lxcfs
+from novadocker.virt.docker import loads, lxcfs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
@@ -162,12 +163,12 @@ def test_a_new_lxcfs_serves_running_containers(
     assert engine.inspect_container(container).pid == pid
     assert lines.count(" /proc/meminfo /proc/meminfo ") == 1
     # nothing is done where nothing is amiss
-    assert views.restore_view(container, pid, str(served.mount)) == 0
+    assert guest_lxcfs.restore_view(container, pid, str(served.mount)) == 0
     # and none but the host's lxcfs is ever mounted
     with pytest.raises(ValueError, match="not mounted"):
-        views.restore_view(container, pid, "/proc")
+        guest_lxcfs.restore_view(container, pid, "/proc")
     with pytest.raises(ProcessLookupError):
-        views.restore_view("0" * 64, pid, str(served.mount))
+        guest_lxcfs.restore_view("0" * 64, pid, str(served.mount))
 
 
 def test_a_boot_waits_for_a_broken_lxcfs(

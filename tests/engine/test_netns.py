@@ -20,7 +20,8 @@ from nova import conf
 import novadocker
 from novadocker import privsep
 from novadocker.linux import namespaces
-from novadocker.virt.docker import netns, records, wiring
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import netns, wiring
 from novadocker.virt.docker.nics import Nic, Route
 from tests.engine import networks
 from tests.waiting import until
@@ -63,7 +64,7 @@ def uuid(instance_uuid: str) -> Iterator[str]:
     yield instance_uuid
     for nic in (FIRST, SECOND):
         netns.unwire_nic(instance_uuid, nic.host_device)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 def wire(uuid: str, *nics: Nic) -> tuple[str, ...]:
@@ -104,14 +105,14 @@ def test_namespace_comes_and_goes(uuid: str) -> None:
     inode = os.stat(netns.namespace_path(uuid)).st_ino
     netns.create_namespace(uuid)
     assert os.stat(netns.namespace_path(uuid)).st_ino == inode
-    netns.delete_namespace(uuid)
+    runtime.delete_namespace(uuid)
     assert not os.path.exists(netns.namespace_path(uuid))
-    netns.delete_namespace(uuid)
+    runtime.delete_namespace(uuid)
 
 
 def test_file_left_by_a_cut_off_creation(uuid: str) -> None:
     netns.create_namespace(uuid)
-    netns.delete_namespace(uuid)
+    runtime.delete_namespace(uuid)
     Path(netns.namespace_path(uuid)).touch()
     assert not netns.namespace_exists(uuid)
     netns.create_namespace(uuid)
@@ -273,7 +274,7 @@ def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
     assert wire(uuid, FIRST) == (FIRST.port_id,)
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     assert "LOWER_UP" in link(uuid, "eth0")["flags"]  # type: ignore[operator]
-    netns.delete_namespace(other)
+    runtime.delete_namespace(other)
 
 
 def test_devices_change_places(uuid: str) -> None:
@@ -332,7 +333,7 @@ def test_threads_at_once(new_instance_uuid: Callable[[], str]) -> None:
         assert addresses(uuid, "eth0") == set(FIRST.addresses)
     with futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(netns.unwire_nic, uuids, [nic.host_device for nic in nics]))
-        list(pool.map(netns.delete_namespace, uuids))
+        list(pool.map(runtime.delete_namespace, uuids))
 
 
 def test_threads_wire_one_instance_at_once(uuid: str) -> None:
@@ -368,16 +369,16 @@ def test_failure_in_the_namespace_leaves_no_thread_there(
 def test_records(uuid: str) -> None:
     container_id = os.urandom(32).hex()
     record = Path("/run/novadocker/containers") / container_id
-    netns.bind_container(container_id, uuid)
-    netns.bind_container(container_id, uuid)
+    runtime.bind_container(container_id, uuid)
+    runtime.bind_container(container_id, uuid)
     assert record.read_text() == f"/run/netns/nova-{uuid}\n"
     assert record.stat().st_mode & 0o777 == 0o644
     assert record.parent.stat().st_mode & 0o777 == 0o755
-    netns.release_container(container_id)
-    netns.release_container(container_id)
+    runtime.release_container(container_id)
+    runtime.release_container(container_id)
     assert not record.exists()
     files = record.with_name(f"{container_id}.files")
-    netns.bind_container(
+    runtime.bind_container(
         container_id,
         uuid,
         etc_files={"hosts": b"a", "machine-id": b"b"},
@@ -400,7 +401,7 @@ def test_records(uuid: str) -> None:
     }
     assert files.stat().st_mode & 0o777 == 0o700
     assert (files / "login").read_text() == "root $6$salt$hash 20000\n"
-    netns.delete_namespace(uuid)
+    runtime.delete_namespace(uuid)
     assert not record.exists()
     assert not files.exists()
 
@@ -448,25 +449,25 @@ def test_through_the_privileged_process(
     assert netns.namespace_exists(owned)
     users = Path(netns.USER_NAMESPACES)
     assert [folder.stat().st_mode & 0o777 for folder in (users.parent, users)] == [0o755, 0o755]
-    netns.delete_namespace(owned)
+    runtime.delete_namespace(owned)
     with pytest.raises(wiring.WiringFailed) as caught:
         wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))
     assert caught.value.args[0] == PORT
     with pytest.raises(ValueError, match="is not"):
         netns.unwire_nic(uuid, "lo")
     container_id = os.urandom(32).hex()
-    netns.bind_container(container_id, uuid)
-    record = records.FOLDER / container_id
+    runtime.bind_container(container_id, uuid)
+    record = runtime.FOLDER / container_id
     assert record.stat().st_mode & 0o777 == 0o644
-    assert records.FOLDER.parent.stat().st_mode & 0o777 == 0o755
+    assert runtime.FOLDER.parent.stat().st_mode & 0o777 == 0o755
 
     before = len(os.listdir(f"/proc/{daemon}/fd"))
     others = [new_instance_uuid() for _ in range(16)]
     with futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(netns.create_namespace, others))
-        list(pool.map(netns.delete_namespace, others))
+        list(pool.map(runtime.delete_namespace, others))
     assert len(os.listdir(f"/proc/{daemon}/fd")) == before
     netns.unwire_nic(uuid, FIRST.host_device)
     netns.unwire_nic(uuid, SECOND.host_device)
-    netns.delete_namespace(uuid)
+    runtime.delete_namespace(uuid)
     assert not record.exists()

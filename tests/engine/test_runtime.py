@@ -12,6 +12,7 @@ import docker
 import pytest
 from nova.network import model
 
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import netns, vifs
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import networks
@@ -70,7 +71,7 @@ def wired(instance_uuid: str, port: model.VIF) -> Iterator[str]:
     netns.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
     yield instance_uuid
     netns.unwire_nic(instance_uuid, port["devname"])
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def create(docker_client: docker.APIClient, busybox_image: str) -> Create:
     def call(instance_uuid: str | None, **options: Any) -> Container:
         made = Container(docker_client, busybox_image, **options)
         if instance_uuid:
-            netns.bind_container(made.id, instance_uuid)
+            runtime.bind_container(made.id, instance_uuid)
         return made
 
     return call
@@ -167,15 +168,15 @@ def test_restart_goes_on_answering_on_the_switch(
     finally:
         for uuid, port in zip(uuids, ports, strict=True):
             vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
-            netns.delete_namespace(uuid)
+            runtime.delete_namespace(uuid)
 
 
 def test_first_process_finds_its_files_and_keeps_its_own(create: Create, wired: str) -> None:
     container = create(wired, command=["sh", "-c", "cat /etc/hosts; echo own >/etc/hosts"])
-    netns.bind_container(container.id, wired, etc_files={"hosts": b"ours\n", "resolv.conf": b""})
+    runtime.bind_container(container.id, wired, etc_files={"hosts": b"ours\n", "resolv.conf": b""})
     container.start()
     assert container.output() == "ours\n"
-    netns.bind_container(container.id, wired)
+    runtime.bind_container(container.id, wired)
     container.start()
     assert container.output() == "ours\nown\n"
 
@@ -186,11 +187,11 @@ def test_never_starts_without_its_network(
 ) -> None:
     container = create(wired, command=["sleep", "1d"])
     if missing != "record":
-        netns.delete_namespace(wired)
+        runtime.delete_namespace(wired)
     if missing == "record":
-        netns.release_container(container.id)
+        runtime.release_container(container.id)
     if missing == "namespace":
-        netns.bind_container(container.id, wired)
+        runtime.bind_container(container.id, wired)
     reason = (
         f"novadocker: network namespace /run/netns/nova-{wired} of container {container.id} is gone"
         if missing == "namespace"
@@ -203,7 +204,7 @@ def test_never_starts_without_its_network(
     assert container.state["Pid"] == 0
     assert reason in container.state["Error"]
     netns.create_namespace(wired)
-    netns.bind_container(container.id, wired)
+    runtime.bind_container(container.id, wired)
     container.start()
     assert same_namespace(container, wired)
 
@@ -211,7 +212,7 @@ def test_never_starts_without_its_network(
 @pytest.mark.parametrize("file", ["plain file", "another kind of namespace"])
 def test_path_that_is_no_network_namespace(create: Create, instance_uuid: str, file: str) -> None:
     netns.create_namespace(instance_uuid)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     path = netns.namespace_path(instance_uuid)
     if file == "plain file":
         os.close(os.open(path, os.O_CREAT))
@@ -222,7 +223,7 @@ def test_path_that_is_no_network_namespace(create: Create, instance_uuid: str, f
         container.start()
     assert container.state["Running"] is False
     os.unlink(path)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
 
 
 def test_tenant_s_text_does_not_confuse_the_shim(create: Create, wired: str) -> None:

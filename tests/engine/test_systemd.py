@@ -7,6 +7,7 @@ import docker
 import pytest
 from oslo_utils import timeutils
 
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import isolation, lifecycle, netns
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Limits
@@ -65,7 +66,7 @@ def test_systemd(
     machine_id = instance_uuid.replace("-", "")
     engine.put_files(container, {"/etc/systemd/system/hello.service": UNIT})
     try:
-        netns.bind_container(
+        runtime.bind_container(
             container, instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
         )
         for _ in range(2):
@@ -102,4 +103,4 @@ def test_systemd(
             assert found["ExitCode"] == 0
             assert "Exiting container" in engine.read_console(container, 100 << 10).decode()
     finally:
-        netns.delete_namespace(instance_uuid)
+        runtime.delete_namespace(instance_uuid)

@@ -14,9 +14,11 @@ from nova.network import model
 from novadocker import exception
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
+from novadocker.privsep.guest import runtime
+from novadocker.privsep.guest.runtime import Login
 from novadocker.virt.docker import isolation, netns, rescue, subids
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerSpec, Isolation, Login
+from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks
 from tests.engine.engines import OwnEngine
@@ -54,7 +56,7 @@ def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engin
     mark = (state_folder / "mark").read_text()
     first = mark + str(uuid.uuid4())[len(mark) :]
     netns.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
-    netns.delete_namespace(first)
+    runtime.delete_namespace(first)
     apart = [
         "unshare",
         "--mount",
@@ -94,7 +96,7 @@ def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
     netns.create_owned_namespace(instance_uuid, ids.users, ids.groups)
     yield instance_uuid
     netns.unwire_nic(instance_uuid, port["devname"])
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     assert not Path(netns.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
 
 
@@ -117,7 +119,7 @@ def start(
 ) -> Machine:
     container = engine.create_container(spec)
     login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
-    netns.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
+    runtime.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
     engine.start_container(container)
     return Machine(client, spec.name, container, engine.inspect_container(container).pid)
 
@@ -178,7 +180,7 @@ def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
         assert helper.shell("echo mended >/rescue/file && touch /rescue/more")[0] == 0
         client.kill(helper.id)
         client.wait(helper.id)
-        netns.release_container(rescue.put_back(engine, wired))
+        runtime.release_container(rescue.put_back(engine, wired))
         engine.start_container(own.id)
         again = Machine(client, spec.name, own.id, engine.inspect_container(own.id).pid)
         assert again.shell("cat /file; stat -c %u:%g /file /more") == (0, "mended\n1000:0\n0:0")

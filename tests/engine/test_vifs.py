@@ -15,6 +15,7 @@ from nova.network import model
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import netns, vifs
 from tests.engine import networks
 from tests.engine.switch import BRIDGE, DATAPATH, Switch
@@ -39,7 +40,7 @@ def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
     yield call
     for uuid, ports in plugged.items():
         vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
-        netns.delete_namespace(uuid)
+        runtime.delete_namespace(uuid)
 
 
 def replug(uuid: str, *ports: model.VIF) -> None:
@@ -131,7 +132,7 @@ def test_ports_are_wired_and_plugged_while_the_block_runs(
         assert names <= set(ovs.ports())
     finally:
         vifs.unplug_vifs(instance, info)
-        netns.delete_namespace(instance.uuid)
+        runtime.delete_namespace(instance.uuid)
     assert names.isdisjoint(ovs.ports())
 
 
@@ -187,7 +188,7 @@ def test_device_of_a_namespace_that_lost_its_name(ovs: Switch, plug: Plug) -> No
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline()
-        netns.delete_namespace(first)
+        runtime.delete_namespace(first)
         assert networks.host_device(port["devname"]) is not None
         replug(first, port)
         ovs.vsctl("set", "Port", port["devname"], "tag=1")
@@ -214,7 +215,7 @@ def test_unplug_leaves_nothing_and_can_be_repeated(
     vifs.plug_vifs(instance, ports)
     for _ in range(2):
         vifs.unplug_vifs(instance, ports)
-        netns.delete_namespace(instance.uuid)
+        runtime.delete_namespace(instance.uuid)
     assert [left_of(ovs, port) for port in ports] == [[], []]
     assert not netns.namespace_exists(instance.uuid)
 
@@ -258,7 +259,7 @@ def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None
             vifs.plug_vifs(instance, ports)
     finally:
         subprocess.run(["ip", "link", "delete", port["devname"]], check=True)
-        netns.delete_namespace(instance_uuid)
+        runtime.delete_namespace(instance_uuid)
     assert port["devname"] not in ovs.ports()
 
 
@@ -292,7 +293,7 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
         # on its own datapath, os-vif logs what it could not remove, and goes on
         with suppress(exception.PlugFailed):
             vifs.unplug_vifs(instance, ports)
-        netns.delete_namespace(instance_uuid)
+        runtime.delete_namespace(instance_uuid)
         # the time-out is for each request
         assert time.monotonic() - started < 30
     assert ports[0]["id"] in str(caught.value)
@@ -323,7 +324,7 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
     ovs.vsctl("set", "Port", port["devname"], "tag=1")
     assert networks.pings(instance_uuid, "10.7.0.6")
     vifs.unplug_vifs(instance, ports)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, port) == []
 
 
@@ -346,7 +347,7 @@ def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connecti
     finally:
         CONF.set_override("ovsdb_connection", ovs.connection, group="os_vif_ovs")
     vifs.unplug_vifs(instance, ports)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, port) == []
 
 
@@ -433,7 +434,7 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
             ovs.vsctl("del-port", outer)
         for _ in range(2):
             vifs.unplug_vifs(instance, ports)
-        netns.delete_namespace(first)
+        runtime.delete_namespace(first)
     assert ovs.vsctl("list-br") == BRIDGE
     assert networks.host_device(parent["devname"]) is None
 
@@ -475,7 +476,7 @@ def test_bridge_for_iptables_between_port_and_switch(
     assert f'iface-id="{port["id"]}"' in ovs.interface(found["qvo"]["ifname"], "external_ids")
     for uuid, unplugged in servers:
         vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([unplugged]))
-        netns.delete_namespace(uuid)
+        runtime.delete_namespace(uuid)
         assert set(hybrid_devices(unplugged).values()) == {None}
 
 
@@ -491,7 +492,7 @@ def test_port_that_moved_to_a_host_with_the_other_firewall(
     vifs.plug_vifs(instance, model.NetworkInfo([here]))
     assert ovs.ports() == [f"{'qvo' if was_hybrid else 'tap'}{here['id']}"[: model.NIC_NAME_LEN]]
     vifs.unplug_vifs(instance, model.NetworkInfo([there]))
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     assert ovs.ports() == []
     assert set(hybrid_devices(here).values()) == {None}
 
@@ -516,5 +517,5 @@ def test_other_ports_are_unplugged_when_one_fails(
     assert ports[0]["id"] in str(caught.value)
     assert [left_of(ovs, port) for port in ports] == [[ports[0]["devname"]], []]
     vifs.unplug_vifs(instance, ports)
-    netns.delete_namespace(instance_uuid)
+    runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, ports[0]) == []

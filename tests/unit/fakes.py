@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from nova import objects
 
 from novadocker import exception
+from novadocker.privsep.guest import config_drive, runtime
+from novadocker.privsep.guest import files as guest_files
 from novadocker.virt.docker import (
     builds,
     config_drives,
     driver,
-    drives,
-    interior,
     netns,
     node,
     ports,
@@ -60,9 +60,9 @@ ORIGINALS: dict[str, tuple[object, ...]] = {
     "ImageStore": (ImageStore,),
     "Loads": (Loads,),
     "Lxcfs": (Lxcfs,),
-    "drives": (drives,),
-    "interior": (interior,),
-    "netns": (netns,),
+    "drives": (config_drive,),
+    "interior": (guest_files,),
+    "netns": (netns, runtime),
     "tags": (tags,),
     "transfer": (transfer,),
     "vifs": (vifs,),

@@ -8,6 +8,7 @@ import pytest
 
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.linux.cgroup import DiskRates
+from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.virt.docker import cgroup
 from novadocker.virt.docker.model import Limits
 
@@ -186,13 +187,13 @@ def test_disk_rates_are_read(tmp_path: Path) -> None:
 
 
 def test_disk_rates_are_written() -> None:
-    assert cgroup.disk_rate_writes(1, "254:0", RATES) == [
+    assert guest_cgroup.disk_rate_writes(1, "254:0", RATES) == [
         ("blkio", "blkio.throttle.read_bps_device", f"254:0 {5 * MIB}"),
         ("blkio", "blkio.throttle.write_bps_device", "254:0 0"),
         ("blkio", "blkio.throttle.read_iops_device", "254:0 0"),
         ("blkio", "blkio.throttle.write_iops_device", "254:0 100"),
     ]
-    assert cgroup.disk_rate_writes(2, "254:0", RATES) == [
+    assert guest_cgroup.disk_rate_writes(2, "254:0", RATES) == [
         ("io", "io.max", f"254:0 rbps={5 * MIB} wbps=max riops=max wiops=100")
     ]
 

@@ -6,8 +6,8 @@ from nova import objects
 
 from novadocker import exception
 from novadocker.linux import accounts
+from novadocker.privsep.guest.runtime import Login
 from novadocker.virt.docker import guest
-from novadocker.virt.docker.model import Login
 
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 LONG = "a" * 63

@@ -4,7 +4,8 @@ import itertools
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import lifecycle, shims
+from novadocker.privsep.guest import containerd
+from novadocker.virt.docker import lifecycle
 from tests.unit.fakes import FakeEngine
 
 
@@ -129,7 +130,7 @@ STOPPED = "OCI runtime start failed: cannot start a container that has stopped: 
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The containers whose shims were ended."""
     found: list[str] = []
-    monkeypatch.setattr(shims, "end_shim", found.append)
+    monkeypatch.setattr(containerd, "end_shim", found.append)
     now = itertools.count()
     monkeypatch.setattr(lifecycle.time, "monotonic", lambda: float(next(now)))
     return found

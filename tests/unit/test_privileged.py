@@ -23,22 +23,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import novadocker.cmd.privileged
+import novadocker.privsep
 import novadocker.virt.docker
 from novadocker.cmd import privileged
+from novadocker.privsep.guest import cgroup, config_drive, containerd, files, lxcfs, runtime
 from novadocker.virt.docker import (
     changes,
     disks,
-    drives,
     holes,
-    interior,
     netns,
     policing,
-    rates,
-    shims,
     shortcuts,
     staging,
     stored,
-    views,
 )
 
 EXAMPLES = settings(
@@ -265,49 +262,49 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "host_device": HOST_DEVICE,
         "bridge": optional(BRIDGE),
     },
-    netns.delete_namespace: {"instance_uuid": UUID},
-    netns.bind_container: {
+    runtime.delete_namespace: {"instance_uuid": UUID},
+    runtime.bind_container: {
         "container_id": CONTAINER,
         "instance_uuid": UUID,
         "etc_files": optional(ETC_FILES),
         "login": optional(LOGIN),
     },
-    netns.release_container: {"container_id": CONTAINER},
-    rates.set_port_rates: {
+    runtime.release_container: {"container_id": CONTAINER},
+    cgroup.set_port_rates: {
         "instance_uuid": UUID,
         "devices": sequences(pairs(HOST_DEVICE, GUEST_DEVICE)),
         "inbound": optional(RATE),
         "outbound": optional(RATE),
     },
-    rates.set_disk_rates: {
+    cgroup.set_disk_rates: {
         "container_id": CONTAINER,
         "pid": PROCESS,
         "disk": words("254:0", "[0-9]{1,4}:[0-9]{1,8}", "/dev/vda", "254:0 1\n7:0"),
         "disk_rates": DISK_RATES,
     },
-    rates.reclaim_memory: {
+    cgroup.reclaim_memory: {
         "pid": PROCESS,
         "container_id": CONTAINER,
         "size": numbers(1 << 20, 1, (1 << 60) - 1),
     },
-    interior.set_password: {
+    files.set_password: {
         "container_id": CONTAINER,
         "pid": PROCESS,
         "user": USER,
         "password_hash": HASH,
         "day": DAY,
     },
-    interior.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
-    drives.write_drive: {
+    files.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
+    config_drive.write_drive: {
         "host": HOST,
         "instance_uuid": UUID,
         "files": DRIVE_FILES,
         "owner": OWNER,
         "image": contents(b"iso", 32 << 20),
     },
-    drives.delete_drive: {"host": HOST, "instance_uuid": UUID},
-    drives.attach_device: {"host": HOST, "instance_uuid": UUID},
-    drives.detach_device: {"host": HOST, "instance_uuid": UUID},
+    config_drive.delete_drive: {"host": HOST, "instance_uuid": UUID},
+    config_drive.attach_device: {"host": HOST, "instance_uuid": UUID},
+    config_drive.detach_device: {"host": HOST, "instance_uuid": UUID},
     staging.send_folders: {
         "token": TOKEN,
         "folders": sequences(SERVERS_FOLDER),
@@ -338,7 +335,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     stored.read_config: {"data_root": FOLDER, "image": CONTAINER},
     stored.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
     stored.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},
-    shims.end_shim: {"container_id": CONTAINER},
+    containerd.end_shim: {"container_id": CONTAINER},
     shortcuts.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
     shortcuts._remove: {"instance_uuid": UUID},
     holes.dig: {"folders": sequences(IMAGE_LAYER)},
@@ -349,7 +346,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "size": numbers(1 << 30, 1, 1 << 60),
     },
     disks._read_disk: {"data_root": FOLDER, "container_id": CONTAINER},
-    views.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
+    lxcfs.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
 }
 
 WITHOUT = {
@@ -410,8 +407,8 @@ def plain(entrypoint: Any) -> Callable[..., Any]:
 def entrypoints() -> set[Any]:
     """Return all privileged functions."""
     found = set()
-    for package in (novadocker.virt.docker, novadocker.cmd):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for package in (novadocker.privsep, novadocker.virt.docker, novadocker.cmd):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for value in vars(importlib.import_module(module.name)).values():
                 if getattr(value, "privsep_entrypoint", None) is not None:
                     found.add(value)

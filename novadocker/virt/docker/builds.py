@@ -16,12 +16,12 @@ from nova.virt import driver
 
 from novadocker import exception, naming, portrates
 from novadocker.conf import CONF
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import (
     attachments,
     guest,
     isolation,
     limits,
-    netns,
     rescue,
     spec,
     tags,
@@ -79,7 +79,7 @@ class Builds:
                 undo.callback(self._node.abandoned.remove, container_id)
                 if injected_files:
                     self._node.engine.put_files(container_id, dict(injected_files))
-                netns.bind_container(
+                runtime.bind_container(
                     container_id,
                     instance.uuid,
                     etc_files=etc_files(instance, ports),

@@ -7,15 +7,10 @@ Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 """
 
 import math
-import re
 from dataclasses import replace
 
-from novadocker.linux.cgroup import THROTTLES, DiskRates, Groups, groups, numbers, read_disk_rates
-from novadocker.privsep import arguments
+from novadocker.linux.cgroup import Groups, numbers
 from novadocker.virt.docker.model import Limits
-
-_DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
-
 
 # -- what the engine sets -----------------------------------------------------------------------
 
@@ -113,56 +108,3 @@ def memory_in_use(found: Groups) -> int:
 
 
 # -- disk rates -----------------------------------------------------------------------------------
-
-
-def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[str, str, str]]:
-    """Return what sets disk rates: controller, file and content."""
-    if version == 1:
-        return [
-            ("blkio", file, f"{disk} {getattr(rates, field)}")
-            for field, (file, _) in THROTTLES.items()
-        ]
-    words = (f"{word}={getattr(rates, field) or 'max'}" for field, (_, word) in THROTTLES.items())
-    return [("io", "io.max", f"{disk} {' '.join(words)}")]
-
-
-def checked_disk(value: object) -> str:
-    """Return the number of a disk as ``disk_of`` does; ValueError if it is none."""
-    return arguments.text(_DEVICE, value)
-
-
-def write_disk_rates(pid: int, container_id: str, disk: str, rates: DiskRates) -> None:
-    """Set a container's disk rates and see that the kernel keeps them; right ones stay untouched.
-
-    :raises OSError: the kernel does not take them, or the process is not the container's
-    """
-    found = groups(pid, container_id)
-    if read_disk_rates(found, disk) == rates:
-        return
-    for controller, file, content in disk_rate_writes(found.version, disk, rates):
-        try:
-            found.write(controller, file, content)
-        except KeyError as error:
-            raise OSError(f"the host has no controller {controller}") from error
-    if (kept := read_disk_rates(found, disk)) != rates:
-        raise OSError(f"the kernel keeps {kept} instead of {rates}")
-
-
-def reclaim_memory(pid: int, container_id: str, size: int) -> None:
-    """Make a container's memory fit into ``size`` bytes, which kills nothing.
-
-    For version 2, whose ``memory.max`` kills where version 1 would refuse. ``memory.high`` makes
-    the kernel take back what it can before the call returns.
-
-    :raises OSError: more is in use that can't be taken back
-    """
-    found = groups(pid, container_id)
-    if found.version == 1:
-        return
-    found.write("memory", "memory.high", str(size))
-    try:
-        left = int(found.read("memory", "memory.current") or 0)
-        if left > size:
-            raise OSError(f"{left} bytes of memory are in use")
-    finally:
-        found.write("memory", "memory.high", "max")

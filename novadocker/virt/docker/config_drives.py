@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from nova import objects
 from nova.network import model as network_model
 
-from novadocker.virt.docker import configdrive, drives
+from novadocker.privsep.guest import config_drive
+from novadocker.virt.docker import configdrive
 from novadocker.virt.docker.model import Mount
 from novadocker.virt.docker.node import Node
 
@@ -29,40 +30,40 @@ class ConfigDrives:
         """Make the drive's files, and the image of its device where there is one."""
         if configdrive.required(instance):
             files, device = configdrive.build(instance, ports, injected_files, admin_password)
-            drives.write_drive(self._node.name, instance.uuid, files, self._root(), device)
+            config_drive.write_drive(self._node.name, instance.uuid, files, self._root(), device)
 
     def attach(self, instance: objects.Instance) -> None:
         """Have the drive's device there for a start."""
         if configdrive.wants_device(instance):
-            drives.attach_device(self._node.name, instance.uuid)
+            config_drive.attach_device(self._node.name, instance.uuid)
 
     def detach(self, instance: objects.Instance) -> None:
         """Give the drive's device back; absent is fine."""
         if configdrive.wants_device(instance):
-            drives.detach_device(self._node.name, instance.uuid)
+            config_drive.detach_device(self._node.name, instance.uuid)
 
     def delete(self, instance: objects.Instance) -> None:
         """Remove the drive; absent is fine."""
         if configdrive.required(instance):
-            drives.delete_drive(self._node.name, instance.uuid)
+            config_drive.delete_drive(self._node.name, instance.uuid)
 
     def folder(self, instance: objects.Instance) -> str:
         """Return the folder of the drive, empty without one."""
         if not configdrive.required(instance):
             return ""
-        return drives.folder(self._node.name, instance.uuid)
+        return config_drive.folder(self._node.name, instance.uuid)
 
     def mounts(self, instance: objects.Instance) -> tuple[Mount, ...]:
         """Return how the drive's files are seen in the container."""
         if not configdrive.required(instance):
             return ()
-        return configdrive.mounts(drives.files_folder(self._node.name, instance.uuid))
+        return configdrive.mounts(config_drive.files_folder(self._node.name, instance.uuid))
 
     def devices(self, instance: objects.Instance) -> tuple[Mount, ...]:
         """Return how the drive's device is seen in the container."""
         if not configdrive.wants_device(instance):
             return ()
-        return (Mount(drives.device_link(instance.uuid), configdrive.DEVICE),)
+        return (Mount(config_drive.device_link(instance.uuid), configdrive.DEVICE),)
 
     def _root(self) -> tuple[int, int]:
         """Return the user and group on the host who are root in a server."""

@@ -19,7 +19,7 @@ from nova.console import serial
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import interior
+from novadocker.privsep.guest import files
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import Terminal
 from novadocker.virt.docker.relay import relay
@@ -246,7 +246,7 @@ class Consoles:
             # the engine leaves what it started running when its client goes
             process = self._engine.terminal_process(terminal)
             if process:
-                interior.hang_up(console.container_id, process)
+                files.hang_up(console.container_id, process)
 
 
 def _hang_up(client: socket.socket) -> None:

@@ -25,6 +25,7 @@ from oslo_log import log as logging
 from novadocker import alive, exception, incident_socket, naming
 from novadocker.conf import CONF
 from novadocker.linux import cgroup
+from novadocker.privsep.guest import files, runtime
 from novadocker.virt.docker import (
     attachments,
     builds,
@@ -33,9 +34,7 @@ from novadocker.virt.docker import (
     disks,
     freezer,
     guest,
-    interior,
     inventory,
-    netns,
     nics,
     rescue,
     startup,
@@ -661,8 +660,8 @@ class DockerDriver(driver.ComputeDriver):
         found = self._node.find(instance)
         login = guest.password_login(instance, instance.image_meta, new_pass)
         if not found.pid:
-            netns.bind_container(found.id, instance.uuid, login=asdict(login))
-        elif not interior.set_password(
+            runtime.bind_container(found.id, instance.uuid, login=asdict(login))
+        elif not files.set_password(
             found.id, found.pid, login.user, login.password_hash, login.password_day
         ):
             raise nova_exception.SetAdminPasswdNotSupported()

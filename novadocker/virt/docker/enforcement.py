@@ -19,7 +19,8 @@ from pyroute2 import IPRoute
 
 from novadocker import exception, portrates
 from novadocker.linux import cgroup as linux_cgroup
-from novadocker.virt.docker import cgroup, disks, mounts, rates, traffic
+from novadocker.privsep.guest import cgroup as guest_cgroup
+from novadocker.virt.docker import cgroup, disks, mounts, traffic
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits, NetworkRate
 
@@ -96,7 +97,7 @@ class Enforcement:
         if not devices:
             return
         try:
-            rates.set_port_rates(
+            guest_cgroup.set_port_rates(
                 instance_uuid,
                 devices,
                 asdict(limits.inbound) if limits.inbound else None,
@@ -224,13 +225,15 @@ class Enforcement:
         limits = cgroup.settled(groups, duty.limits)
         if cgroup.unmet(groups, limits):
             if groups.version == 2:
-                rates.reclaim_memory(duty.pid, duty.container_id, limits.memory_bytes)
+                guest_cgroup.reclaim_memory(duty.pid, duty.container_id, limits.memory_bytes)
             self._engine.update_container(duty.container_id, limits)
         if (
             self._disk is not None
             and linux_cgroup.read_disk_rates(groups, self._disk) != limits.disk
         ):
-            rates.set_disk_rates(duty.container_id, duty.pid, self._disk, asdict(limits.disk))
+            guest_cgroup.set_disk_rates(
+                duty.container_id, duty.pid, self._disk, asdict(limits.disk)
+            )
         if wrong := cgroup.unmet(groups, limits):
             raise exception.LimitsNotKept(
                 reason=", ".join(f"{file} is {value}" for file, value in wrong.items())

@@ -10,8 +10,8 @@ from nova import objects
 
 from novadocker import exception
 from novadocker.linux import accounts
-from novadocker.virt.docker import records
-from novadocker.virt.docker.model import Login
+from novadocker.privsep.guest import runtime
+from novadocker.privsep.guest.runtime import Login
 
 _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 # glibc reads no more (resolv.conf(5), MAXNS)
@@ -65,7 +65,7 @@ def admin_user(image_meta: objects.ImageMeta) -> str:
     :raises InvalidImage: the property can't be the name of an account
     """
     user = str(image_meta.properties.get("os_admin_user") or "root")
-    if not records.is_user_name(user):
+    if not runtime.is_user_name(user):
         raise exception.InvalidImage(
             image_id=image_meta.id, reason="its property os_admin_user is no user name"
         )
@@ -103,9 +103,9 @@ def _keys(instance: objects.Instance) -> bytes:
     if not keys or keys.startswith("-----BEGIN"):
         return b""
     content = keys.encode() + b"\n"
-    if len(content) > records.LARGEST_KEYS or b"\0" in content:
+    if len(content) > runtime.LARGEST_KEYS or b"\0" in content:
         raise exception.StartFailed(
             instance_uuid=instance.uuid,
-            reason=f"the key pair is malformed or larger than {records.LARGEST_KEYS} bytes",
+            reason=f"the key pair is malformed or larger than {runtime.LARGEST_KEYS} bytes",
         )
     return content

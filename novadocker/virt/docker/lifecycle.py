@@ -10,7 +10,7 @@ import psutil
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import shims
+from novadocker.privsep.guest import containerd
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail
 
@@ -66,7 +66,7 @@ def _start(engine: Engine, container: str) -> None:
                 raise
             LOG.warning("Container %s is started once more: %s", container, error)
             if left:
-                shims.end_shim(left[1])
+                containerd.end_shim(left[1])
         else:
             return
 

@@ -15,7 +15,7 @@ from oslo_log import log as logging
 from oslo_privsep import daemon
 
 from novadocker import exception
-from novadocker.virt.docker import views
+from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing
 from novadocker.virt.docker.loads import Loads
@@ -114,7 +114,7 @@ class Lxcfs:
         engine: Engine,
         listing: Listing,
         loads: Loads,
-        restore: Callable[[str, int, str], int] = views.restore_view,
+        restore: Callable[[str, int, str], int] = lxcfs.restore_view,
     ) -> None:
         self._folder = folder
         self._engine = engine

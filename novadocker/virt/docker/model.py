@@ -150,21 +150,6 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True)
-class Login:
-    """How the tenant gets in: for the account ``user``, keys and a password.
-
-    :ivar keys: lines for ``authorized_keys``; may be empty
-    :ivar password_hash: in the form of crypt(5); empty leaves the account's password alone
-    :ivar password_day: when it was set, in days since 1970, as shadow(5) wants it
-    """
-
-    user: str
-    keys: bytes = b""
-    password_hash: str = ""
-    password_day: int = 0
-
-
-@dataclass(frozen=True)
 class Container:
     """A line of the engine's list: ``status`` is the engine's word (``running``, ``exited``...)."""
 

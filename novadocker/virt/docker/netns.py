@@ -17,8 +17,7 @@ from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep import arguments
-from novadocker.virt.docker import records, wiring
-from novadocker.virt.docker.model import Login
+from novadocker.virt.docker import wiring
 from novadocker.virt.docker.nics import Bridge, Nic, Route
 
 NAMESPACES = "/run/netns"
@@ -42,7 +41,6 @@ _MOST_RANGES = 340
 _NIC_FIELDS = [field.name for field in dataclasses.fields(Nic)]
 _BRIDGE_FIELDS = [field.name for field in dataclasses.fields(Bridge)]
 _ROUTE_FIELDS = [field.name for field in dataclasses.fields(Route)]
-_LOGIN_FIELDS = [field.name for field in dataclasses.fields(Login)]
 
 
 def namespace_path(instance_uuid: str) -> str:
@@ -76,8 +74,8 @@ def create_owned_namespace(
     """
     ids = IdMaps(users=_parse_ranges(users), groups=_parse_ranges(groups))
     path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
-        namespaces.run_in_thread(wiring.make_owned, path, _user_path(instance_uuid), ids)
+    with locked(instance_uuid):
+        namespaces.run_in_thread(wiring.make_owned, path, user_namespace_path(instance_uuid), ids)
 
 
 @privsep.network_pctxt.entrypoint
@@ -98,7 +96,7 @@ def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[st
 def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
     """Take the host ends of NICs down until they are wired again; absent is fine."""
     names = [arguments.host_device(name) for name in arguments.items(host_devices)]
-    with _locked(instance_uuid):
+    with locked(instance_uuid):
         namespaces.run_in_thread(wiring.silence, names)
 
 
@@ -119,66 +117,23 @@ def unwire_nic(
     :param bridge: a ``nics.Bridge`` as a dictionary
     """
     device, wanted = arguments.host_device(host_device), _parse_bridge(bridge)
-    with _locked(instance_uuid):
+    with locked(instance_uuid):
         namespaces.run_in_thread(wiring.unwire, device, wanted)
-
-
-@privsep.network_pctxt.entrypoint
-def delete_namespace(instance_uuid: str) -> None:
-    """Remove an instance's network namespace and the records that name it; absent is fine.
-
-    The veth pairs in it go with it.
-    """
-    path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
-        namespaces.remove_name(path)
-        namespaces.remove_name(_user_path(instance_uuid))
-        for container_id in records.containers_of(path):
-            records.remove(container_id)
-
-
-@privsep.network_pctxt.entrypoint
-def bind_container(
-    container_id: str,
-    instance_uuid: str,
-    etc_files: Mapping[str, bytes] | None = None,
-    login: Mapping[str, Any] | None = None,
-) -> None:
-    """Record, for the runtime shim, which instance's namespace a container joins.
-
-    The record appears as a whole or not at all. Files and login are for the next start, and only
-    for that.
-
-    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
-    :param login: a ``model.Login`` as a dictionary
-    :raises ValueError: an argument is not well-formed
-    """
-    records.write(
-        arguments.container_id(container_id),
-        namespace_path(instance_uuid),
-        {} if etc_files is None else _parse_etc_files(etc_files),
-        None if login is None else _parse_login(login),
-    )
-
-
-@privsep.network_pctxt.entrypoint
-def release_container(container_id: str) -> None:
-    """Remove the record of a container and what goes with it; absent is fine."""
-    records.remove(arguments.container_id(container_id))
 
 
 def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
     path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
+    with locked(instance_uuid):
         return namespaces.run_in_thread(wiring.wire, path, nics)
 
 
-def _locked(instance_uuid: str) -> Any:
+def locked(instance_uuid: str) -> Any:
     """Keep calls for one instance apart; those for others go on."""
     return lockutils.lock(f"novadocker-netns-{arguments.instance_uuid(instance_uuid)}")
 
 
-def _user_path(instance_uuid: str) -> str:
+def user_namespace_path(instance_uuid: str) -> str:
+    """Return the path of the user namespace that owns an instance's network namespace."""
     return f"{USER_NAMESPACES}/nova-{arguments.instance_uuid(instance_uuid)}"
 
 
@@ -228,27 +183,4 @@ def _parse_route(value: object) -> Route:
     return Route(
         destination=arguments.network(route["destination"]),
         gateway=None if gateway is None else arguments.address(gateway),
-    )
-
-
-def _parse_etc_files(value: object) -> Mapping[str, bytes]:
-    return {
-        arguments.one_of(records.ETC_FILES.keys(), name): arguments.data(
-            records.LARGEST_ETC_FILE, content
-        )
-        for name, content in arguments.mapping(value).items()
-    }
-
-
-def _parse_login(value: object) -> Login:
-    login = arguments.fields(_LOGIN_FIELDS, value)
-    records.check_login(login["user"], login["password_hash"])
-    keys = arguments.data(records.LARGEST_KEYS, login["keys"])
-    if b"\0" in keys:
-        raise ValueError("the keys are malformed")
-    return Login(
-        user=login["user"],
-        keys=keys,
-        password_hash=login["password_hash"],
-        password_day=arguments.number(records.DAYS, login["password_day"]),
     )

@@ -11,7 +11,8 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import consoles, limits, netns, subids, topology
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import consoles, limits, subids, topology
 from novadocker.virt.docker import host as host_facts
 from novadocker.virt.docker.abandoned import AbandonedContainers
 from novadocker.virt.docker.arrivals import Arrivals
@@ -49,7 +50,7 @@ class Node:
         )
         self.listing = Listing(self.engine)
         self.abandoned = AbandonedContainers(self.engine)
-        self.rescue_ends = RescueEnds(self.engine, netns.release_container)
+        self.rescue_ends = RescueEnds(self.engine, runtime.release_container)
         self.loads = Loads(state / "loads", self.engine, self.listing)
         self.arrivals = Arrivals(state / "arrivals")
         self.copies = Copies(self.engine, self.listing, state / "copies")

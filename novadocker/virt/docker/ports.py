@@ -13,6 +13,7 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import (
     attachments,
     guest,
@@ -61,7 +62,7 @@ class Ports:
             try:
                 vifs.unplug_vifs(instance, ports)
             finally:
-                netns.delete_namespace(instance.uuid)
+                runtime.delete_namespace(instance.uuid)
 
     def apply(
         self,

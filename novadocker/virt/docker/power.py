@@ -10,7 +10,8 @@ from nova.network import model as network_model
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
-from novadocker.virt.docker import lifecycle, limits, netns, rescue, vifs
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import lifecycle, limits, rescue, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
@@ -41,7 +42,7 @@ class Power:
         if rescue.is_stand_in(found):
             rescue.prepare(self._node.engine, instance.uuid)
         self._ports.wire(instance, ports)
-        netns.bind_container(found.id, instance.uuid)
+        runtime.bind_container(found.id, instance.uuid)
         self._node.lxcfs.await_mended()
         self._drives.attach(instance)
         self._run(instance, found.id, ports)

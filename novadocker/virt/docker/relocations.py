@@ -11,7 +11,8 @@ from nova.network import model as network_model
 from oslo_log import log as logging
 
 from novadocker.conf import CONF
-from novadocker.virt.docker import limits, netns, states, transfer, vifs, ways
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import limits, states, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
@@ -156,7 +157,7 @@ class Relocations:
             node.arrivals.end(instance.uuid)
             transfer.discard(node.data_root, instance.uuid)
             with wired:
-                netns.bind_container(container_id, instance.uuid)
+                runtime.bind_container(container_id, instance.uuid)
             if power_on:
                 self._power.start_first(instance, container_id, network_info)
             else:

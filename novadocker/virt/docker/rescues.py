@@ -10,7 +10,8 @@ from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model
 
-from novadocker.virt.docker import guest, netns, rescue
+from novadocker.privsep.guest import runtime
+from novadocker.virt.docker import guest, rescue
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files
@@ -54,7 +55,7 @@ class Rescues:
             # when the answer is lost, what has the name later may be the own one: none is suspect
             container_id = self._node.engine.create_container(container)
             self._ports.wire(instance, network_info)
-            netns.bind_container(
+            runtime.bind_container(
                 container_id,
                 instance.uuid,
                 etc_files=etc_files(instance, network_info),

@@ -6,16 +6,21 @@ of the container, lies the folder ``<container id>.files``: ``etc/`` for its /et
 the user who gets a password and the keys of ``.ssh/``. The shim has the same paths.
 """
 
+import dataclasses
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from novadocker import privsep
+from novadocker.linux import namespaces
 from novadocker.privsep import arguments
-from novadocker.virt.docker.model import Login
+from novadocker.virt.docker.netns import locked, namespace_path, user_namespace_path
 
 FOLDER = Path("/run/novadocker/containers")
 
@@ -30,6 +35,24 @@ DAYS = range(1_000_000)
 # what useradd(8) takes, and capitals, full stops, which some images have
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _HASH = re.compile(r"[./0-9A-Za-z$=,]{0,256}")
+
+
+@dataclass(frozen=True)
+class Login:
+    """How the tenant gets in: for the account ``user``, keys and a password.
+
+    :ivar keys: lines for ``authorized_keys``; may be empty
+    :ivar password_hash: in the form of crypt(5); empty leaves the account's password alone
+    :ivar password_day: when it was set, in days since 1970, as shadow(5) wants it
+    """
+
+    user: str
+    keys: bytes = b""
+    password_hash: str = ""
+    password_day: int = 0
+
+
+_LOGIN_FIELDS = [field.name for field in dataclasses.fields(Login)]
 
 
 def is_user_name(name: str) -> bool:
@@ -109,3 +132,68 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
 
 def _files_of(record: Path) -> Path:
     return record.with_name(f"{record.name}.files")
+
+
+@privsep.network_pctxt.entrypoint
+def delete_namespace(instance_uuid: str) -> None:
+    """Remove an instance's network namespace and the records that name it; absent is fine.
+
+    The veth pairs in it go with it.
+    """
+    path = namespace_path(instance_uuid)
+    with locked(instance_uuid):
+        namespaces.remove_name(path)
+        namespaces.remove_name(user_namespace_path(instance_uuid))
+        for container_id in containers_of(path):
+            remove(container_id)
+
+
+@privsep.network_pctxt.entrypoint
+def bind_container(
+    container_id: str,
+    instance_uuid: str,
+    etc_files: Mapping[str, bytes] | None = None,
+    login: Mapping[str, Any] | None = None,
+) -> None:
+    """Record, for the runtime shim, which instance's namespace a container joins.
+
+    The record appears as a whole or not at all. Files and login are for the next start, and only
+    for that.
+
+    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
+    :param login: a ``model.Login`` as a dictionary
+    :raises ValueError: an argument is not well-formed
+    """
+    write(
+        arguments.container_id(container_id),
+        namespace_path(instance_uuid),
+        {} if etc_files is None else _parse_etc_files(etc_files),
+        None if login is None else _parse_login(login),
+    )
+
+
+@privsep.network_pctxt.entrypoint
+def release_container(container_id: str) -> None:
+    """Remove the record of a container and what goes with it; absent is fine."""
+    remove(arguments.container_id(container_id))
+
+
+def _parse_etc_files(value: object) -> Mapping[str, bytes]:
+    return {
+        arguments.one_of(ETC_FILES.keys(), name): arguments.data(LARGEST_ETC_FILE, content)
+        for name, content in arguments.mapping(value).items()
+    }
+
+
+def _parse_login(value: object) -> Login:
+    login = arguments.fields(_LOGIN_FIELDS, value)
+    check_login(login["user"], login["password_hash"])
+    keys = arguments.data(LARGEST_KEYS, login["keys"])
+    if b"\0" in keys:
+        raise ValueError("the keys are malformed")
+    return Login(
+        user=login["user"],
+        keys=keys,
+        password_hash=login["password_hash"],
+        password_day=arguments.number(DAYS, login["password_day"]),
+    )

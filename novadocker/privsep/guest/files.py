@@ -12,7 +12,7 @@ from contextlib import suppress
 from novadocker import privsep
 from novadocker.linux import accounts, openat
 from novadocker.privsep import arguments
-from novadocker.virt.docker import records
+from novadocker.privsep.guest import runtime
 
 # for a shell to save its history
 _HANG_UP_MILLISECONDS = 2000
@@ -28,8 +28,8 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
     :raises OSError: the container's files can't be read or replaced, or the process is not its
     """
     container, process = arguments.container_id(container_id), arguments.process(pid)
-    records.check_login(user, password_hash)
-    arguments.number(records.DAYS, day)
+    runtime.check_login(user, password_hash)
+    arguments.number(runtime.DAYS, day)
     with openat.open_root(container, process) as root:
         if not accounts.shadowed(openat.read_file(root, "/etc/passwd") or b"", user):
             return False
