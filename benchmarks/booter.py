@@ -22,7 +22,8 @@ from benchmarks.stopwatch import Stopwatch
 from novadocker import naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import cgroup
-from novadocker.virt.docker import migration, netns, tags
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import migration, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.images import ImageStore
@@ -75,9 +76,9 @@ class Booter:
         for owner, function, part in (
             (ImageStore, "ensure", "image"),
             (Engine, "create_container", "create"),
-            (netns, "wire_nics", "wiring: namespace and devices"),
+            (namespace, "wire_nics", "wiring: namespace and devices"),
             (os_vif, "plug", "wiring: switch port"),
-            (netns, "bind_container", "record and files for the runtime"),
+            (namespace, "bind_container", "record and files for the runtime"),
             (Engine, "start_container", "start"),
             (Engine, "wait_container", "watch the first process"),
             (Engine, "inspect_container", "look at the container"),

@@ -29,10 +29,12 @@ import docker
 
 from benchmarks import figures, program
 from novadocker import privsep
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace as network_namespace
 from novadocker.privsep.guest import runtime
 from novadocker.linux import namespaces
-from novadocker.virt.docker.nics import Bridge, Nic, Route
+from novadocker.privsep.network.types import Bridge
+from novadocker.privsep.network.types import Nic
+from novadocker.privsep.network.types import Route
 from tests.engine import daemons, switch
 
 HOST, BRIDGE, SWITCH, NAT = "host's veth", "Linux bridge", "Open vSwitch", "Docker's NAT bridge"
@@ -71,7 +73,7 @@ def namespace(name: str) -> Iterator[str]:
     run("ip", "netns", "add", name)
     try:
         run("ip", "-n", name, "link", "set", "lo", "up")
-        yield f"{netns.NAMESPACES}/{name}"
+        yield f"{network_namespace.NAMESPACES}/{name}"
     finally:
         run("ip", "netns", "delete", name)
 
@@ -108,10 +110,10 @@ def server(port: Nic) -> Iterator[str]:
     instance = str(uuid.uuid4())
     bridge = None if port.bridge is None else asdict(port.bridge)
     try:
-        netns.wire_nics(instance, [asdict(port)])
-        yield netns.namespace_path(instance)
+        network_namespace.wire_nics(instance, [asdict(port)])
+        yield network_namespace.namespace_path(instance)
     finally:
-        netns.unwire_nic(instance, port.host_device, bridge)
+        network_namespace.unwire_nic(instance, port.host_device, bridge)
         runtime.delete_namespace(instance)
 
 
@@ -158,7 +160,15 @@ def docker_container(folder: Path, archive: bytes) -> Iterator[str]:
 
 def iperf(way: Way, *options: str) -> dict[str, float]:
     """Send to the far end and return what arrived in a second: bits and packets."""
-    serve = ["nsenter", f"--net={netns.NAMESPACES}/{FAR}", "iperf3", "-s", "-1", "-B", way.target]
+    serve = [
+        "nsenter",
+        f"--net={network_namespace.NAMESPACES}/{FAR}",
+        "iperf3",
+        "-s",
+        "-1",
+        "-B",
+        way.target,
+    ]
     with subprocess.Popen(
         [*serve, "--forceflush"],
         stdout=subprocess.PIPE,
@@ -298,7 +308,14 @@ def measure_all(
         for device in (cable(2), port.host_device):
             ovs.vsctl("add-port", "bench", device)
         if datapath == "netdev":
-            run("ethtool", "-K", "far2", "tx", "off", namespace=f"{netns.NAMESPACES}/{FAR}")
+            run(
+                "ethtool",
+                "-K",
+                "far2",
+                "tx",
+                "off",
+                namespace=f"{network_namespace.NAMESPACES}/{FAR}",
+            )
         folder = state / "docker"
         folder.mkdir()
         archive = busybox_archive(state)

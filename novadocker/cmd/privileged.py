@@ -14,7 +14,7 @@ from oslo_config import cfg
 from oslo_privsep import capabilities, daemon, priv_context
 
 from novadocker import privsep
-from novadocker.virt.docker import policing
+from novadocker.privsep.network import ovs_support
 
 # by when sudo's last words have gone from its pipe to the log
 _LAST_WORDS_SECONDS = 1
@@ -49,5 +49,5 @@ def main() -> int:
         names = ", ".join(capabilities.CAPS_BYVALUE[number] for number in missing)
         print(f"the helper lacks {names}", file=sys.stderr)
         return 1
-    print(*policing.missing_means())
+    print(*ovs_support.missing_means())
     return 0

@@ -18,7 +18,7 @@ from typing import IO
 
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -55,8 +55,8 @@ def clear(folder: Path) -> None:
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
     for name in namespaces_of(folder):
-        namespaces.remove_name(f"{netns.NAMESPACES}/{name}")
-        namespaces.remove_name(f"{netns.USER_NAMESPACES}/{name}")
+        namespaces.remove_name(f"{namespace.NAMESPACES}/{name}")
+        namespaces.remove_name(f"{namespace.USER_NAMESPACES}/{name}")
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)
@@ -86,7 +86,7 @@ def processes_of(folder: Path) -> list[int]:
 def namespaces_of(folder: Path) -> list[str]:
     """Return the names of the network namespaces of a session's instances."""
     mark = (folder / "mark").read_text()
-    return [path.name for path in Path(netns.NAMESPACES).glob(f"nova-{mark}*")]
+    return [path.name for path in Path(namespace.NAMESPACES).glob(f"nova-{mark}*")]
 
 
 def records_of(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 from nova import objects
 from nova.network import model
 
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace
 from tests.engine import switch
 
 
@@ -62,7 +62,7 @@ def instance(instance_uuid: str) -> objects.Instance:
 def run(instance_uuid: str, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command in an instance's namespace."""
     return subprocess.run(
-        ["nsenter", f"--net={netns.namespace_path(instance_uuid)}", *command],
+        ["nsenter", f"--net={namespace.namespace_path(instance_uuid)}", *command],
         capture_output=True,
         text=True,
     )

@@ -17,7 +17,7 @@ from docker import errors
 
 from novadocker import naming
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace
 from tests.engine import control_groups, daemons, networks
 from tests.engine.servers import Server
 from tests.engine.switch import Switch
@@ -67,7 +67,7 @@ class Survey:
         assert [(top / name).read_text() for name in _MARKERS] == [server.uuid] * 2
         pid = self._state_of(server)["Pid"]
         joined = os.stat(f"/proc/{pid}/ns/net").st_ino
-        assert joined == os.stat(netns.namespace_path(server.uuid)).st_ino
+        assert joined == os.stat(namespace.namespace_path(server.uuid)).st_ino
         self.check_devices(server, up=not silent)
         self.check_limits(server, pid, rates=not silent)
 

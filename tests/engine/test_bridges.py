@@ -14,7 +14,8 @@ from nova.network import model
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import bridges, vifs
+from novadocker.privsep.network import bridge
+from novadocker.virt.docker import vifs
 from tests.engine import networks
 
 Plug = Callable[..., str]
@@ -252,5 +253,5 @@ def test_servers_come_and_go_at_once(cable: str, new_instance_uuid: Callable[[],
     ("interface", "name"), [("eth1", "eth1.100"), ("enp129s0f1np1", "v3034494e.100")]
 )
 def test_name_of_a_vlan_device(interface: str, name: str) -> None:
-    assert bridges.vlan_device_name(interface, 100) == name
-    assert len(bridges.vlan_device_name("a" * 15, 4094)) <= 15
+    assert bridge.vlan_device_name(interface, 100) == name
+    assert len(bridge.vlan_device_name("a" * 15, 4094)) <= 15

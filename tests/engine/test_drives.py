@@ -10,7 +10,8 @@ import docker
 import pytest
 
 from novadocker.privsep.guest import config_drive, runtime
-from novadocker.virt.docker import configdrive, netns
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import configdrive
 from tests.engine.test_inside import Build, Guest, build
 
 __all__ = ["build"]
@@ -22,7 +23,7 @@ FILES = {"openstack/latest/user_data": bytes(range(256)) * 256, "openstack/conte
 @pytest.fixture
 def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> Guest:
     config_drive.write_drive(HOST, instance_uuid, FILES)
-    netns.create_namespace(instance_uuid)
+    namespace.create_namespace(instance_uuid)
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
         for mount in configdrive.mounts(config_drive.files_folder(HOST, instance_uuid))
@@ -90,7 +91,7 @@ def test_a_labelled_device(
     subprocess.run([*command, tmp_path / "iso", tmp_path / "files"], check=True)
     image = (tmp_path / "iso").read_bytes()
     config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
-    netns.create_namespace(instance_uuid)
+    namespace.create_namespace(instance_uuid)
     device = f"{config_drive.device_link(instance_uuid)}:{configdrive.DEVICE}:r"
     try:
         guest = Guest(docker_client, build(), instance_uuid, devices=[device])

@@ -18,9 +18,11 @@ from novadocker.linux.cgroup import DiskRates
 from novadocker.portrates import Port, PortRate
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import cgroup, enforcement, migration, mounts, netns, vifs
+from novadocker.privsep.network import namespace
+from novadocker.privsep.network.types import NetworkRate
+from novadocker.virt.docker import cgroup, enforcement, migration, mounts, vifs
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerDetail, Limits, NetworkRate
+from novadocker.virt.docker.model import ContainerDetail, Limits
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
 from tests.engine.switch import Switch
@@ -210,14 +212,14 @@ def pair(
 
 def megabits(source: str, target: str, address: str) -> float:
     """Return how fast TCP is from one instance to another."""
-    inside = ["nsenter", f"--net={netns.namespace_path(target)}", "iperf3", "-s", "-1"]
+    inside = ["nsenter", f"--net={namespace.namespace_path(target)}", "iperf3", "-s", "-1"]
     with subprocess.Popen([*inside, "--forceflush"], stdout=subprocess.PIPE, text=True) as sink:
         assert sink.stdout
         while "listening" not in sink.stdout.readline():
             assert sink.poll() is None
         done = subprocess.run(
             [
-                *("nsenter", f"--net={netns.namespace_path(source)}"),
+                *("nsenter", f"--net={namespace.namespace_path(source)}"),
                 *("iperf3", "-J", "-O", "1", "-t", "2", "-c", address),
             ],
             check=True,
@@ -261,7 +263,7 @@ def test_changing_a_rate_loses_no_packet(
     found, devices = detail(engine, server), ((device, "eth0"),)
     rated = replace(SMALL, inbound=NetworkRate(2_500_000), outbound=NetworkRate(1_250_000))
     enforcer.enforce(uuid, found, rated, devices)
-    command = ["nsenter", f"--net={netns.namespace_path(uuid)}"]
+    command = ["nsenter", f"--net={namespace.namespace_path(uuid)}"]
     command += ["ping", "-q", "-i", "0.002", "-c", "300", "10.7.0.6"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
         while ping.poll() is None:

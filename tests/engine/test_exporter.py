@@ -18,7 +18,8 @@ from novadocker.exporter.incidents import Incident
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns, vifs
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import vifs
 from tests.engine import control_groups, machines, networks
 from tests.engine.engines import THIN_OPTIONS, own_engine
 from tests.engine.switch import Switch
@@ -156,7 +157,7 @@ def test_what_happened_is_told_with_the_culprit(
 def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[], str]) -> None:
     uuid, port = new_instance_uuid(), networks.simple_vif("10.7.0.5")
     ports = network_model.NetworkInfo([port])
-    folder, device = Path(netns.NAMESPACES), port["devname"]
+    folder, device = Path(namespace.NAMESPACES), port["devname"]
     vifs.plug_vifs(networks.instance(uuid), ports)
     try:
         assert uuid in leaks.namespaces(folder)

@@ -9,7 +9,7 @@ from nova import conf
 from nova.compute import power_state
 
 from novadocker.linux import namespaces
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace
 from tests.engine import daemons
 from tests.engine.hosts import ComputeHost
 
@@ -71,7 +71,7 @@ def _lose_power(host: ComputeHost, state_folder: Path) -> None:
     host.switch.stop_switching()
     host.engine.lose_power()
     for name in daemons.namespaces_of(state_folder):
-        namespaces.remove_name(f"{netns.NAMESPACES}/{name}")
+        namespaces.remove_name(f"{namespace.NAMESPACES}/{name}")
     for record in daemons.records_of(state_folder):
         record.unlink()
 

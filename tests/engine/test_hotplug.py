@@ -12,7 +12,8 @@ from nova import objects
 from nova.network import model
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import attachments, netns, vifs
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import attachments, vifs
 from tests.engine import networks
 from tests.engine.switch import Switch
 
@@ -74,7 +75,14 @@ def test_fifty_times_and_the_other_port_loses_no_packet(
     # the switch answers for itself
     subprocess.run(["ip", "address", "add", "10.7.0.1/24", "dev", "br-int"], check=True)
     subprocess.run(["ip", "link", "set", "br-int", "up"], check=True)
-    command = ["nsenter", f"--net={netns.namespace_path(instance.uuid)}", "ping", "-q", "-i", "0.1"]
+    command = [
+        "nsenter",
+        f"--net={namespace.namespace_path(instance.uuid)}",
+        "ping",
+        "-q",
+        "-i",
+        "0.1",
+    ]
     with subprocess.Popen([*command, "10.7.0.1"], stdout=subprocess.PIPE, text=True) as ping:
         for _ in range(50):
             guest = networks.vif(networks.subnet("10.8.0.0/24", ["10.8.0.5"], "10.8.0.1"))

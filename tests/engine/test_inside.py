@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns
+from novadocker.privsep.network import namespace
 from tests.engine.busybox import busybox_archive
 
 LOGIN = {
@@ -101,7 +101,7 @@ def build(engine_url: str) -> Iterator[Build]:
 @pytest.fixture
 def boot(docker_client: docker.APIClient, instance_uuid: str) -> Iterator[Boot]:
     """Start a container with files and a login."""
-    netns.create_namespace(instance_uuid)
+    namespace.create_namespace(instance_uuid)
 
     def call(image: str, start: bool = True, **files: Any) -> Guest:
         guest = Guest(docker_client, image, instance_uuid)

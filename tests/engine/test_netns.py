@@ -21,8 +21,8 @@ import novadocker
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns, wiring
-from novadocker.virt.docker.nics import Nic, Route
+from novadocker.privsep.network import namespace, wiring
+from novadocker.privsep.network.types import Nic, Route
 from tests.engine import networks
 from tests.waiting import until
 
@@ -63,12 +63,12 @@ SECOND = Nic(
 def uuid(instance_uuid: str) -> Iterator[str]:
     yield instance_uuid
     for nic in (FIRST, SECOND):
-        netns.unwire_nic(instance_uuid, nic.host_device)
+        namespace.unwire_nic(instance_uuid, nic.host_device)
     runtime.delete_namespace(instance_uuid)
 
 
 def wire(uuid: str, *nics: Nic) -> tuple[str, ...]:
-    ports: tuple[str, ...] = netns.wire_nics(uuid, [asdict(nic) for nic in nics])
+    ports: tuple[str, ...] = namespace.wire_nics(uuid, [asdict(nic) for nic in nics])
     return ports
 
 
@@ -97,26 +97,26 @@ def link(uuid: str, device: str) -> dict[str, object]:
 
 
 def test_namespace_comes_and_goes(uuid: str) -> None:
-    assert not netns.namespace_exists(uuid)
-    netns.create_namespace(uuid)
-    assert netns.namespace_exists(uuid)
+    assert not namespace.namespace_exists(uuid)
+    namespace.create_namespace(uuid)
+    assert namespace.namespace_exists(uuid)
     assert [shown["ifname"] for shown in networks.ip(uuid, "address", "show", "up")] == ["lo"]
     assert networks.pings(uuid, "127.0.0.1")
-    inode = os.stat(netns.namespace_path(uuid)).st_ino
-    netns.create_namespace(uuid)
-    assert os.stat(netns.namespace_path(uuid)).st_ino == inode
+    inode = os.stat(namespace.namespace_path(uuid)).st_ino
+    namespace.create_namespace(uuid)
+    assert os.stat(namespace.namespace_path(uuid)).st_ino == inode
     runtime.delete_namespace(uuid)
-    assert not os.path.exists(netns.namespace_path(uuid))
+    assert not os.path.exists(namespace.namespace_path(uuid))
     runtime.delete_namespace(uuid)
 
 
 def test_file_left_by_a_cut_off_creation(uuid: str) -> None:
-    netns.create_namespace(uuid)
+    namespace.create_namespace(uuid)
     runtime.delete_namespace(uuid)
-    Path(netns.namespace_path(uuid)).touch()
-    assert not netns.namespace_exists(uuid)
-    netns.create_namespace(uuid)
-    assert netns.namespace_exists(uuid)
+    Path(namespace.namespace_path(uuid)).touch()
+    assert not namespace.namespace_exists(uuid)
+    namespace.create_namespace(uuid)
+    assert namespace.namespace_exists(uuid)
 
 
 def test_everything_as_asked(uuid: str) -> None:
@@ -155,7 +155,7 @@ def test_announcement(uuid: str) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as receiver:
         receiver.bind((FIRST.host_device, 0))
         receiver.settimeout(10)
-        netns.announce_nics(uuid, ["eth0", "eth2"])
+        namespace.announce_nics(uuid, ["eth0", "eth2"])
         told: dict[str, str] = {}
         while told.keys() != {"10.7.0.5", "10.7.0.6", "2001:db8::5"}:
             frame = receiver.recv(2048)
@@ -185,7 +185,7 @@ def test_again_changes_nothing(uuid: str) -> None:
     with subprocess.Popen(
         [
             "nsenter",
-            f"--net={netns.namespace_path(uuid)}",
+            f"--net={namespace.namespace_path(uuid)}",
             "ip",
             "monitor",
             "link",
@@ -267,7 +267,7 @@ def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
     else:
         wire(other, FIRST)
         if peer == "same indexes":
-            netns.create_namespace(uuid)
+            namespace.create_namespace(uuid)
             index = networks.host_device(FIRST.host_device)["ifindex"]
             command = f"ip link add eth0 index 2 type veth peer name x index {index}"
             assert networks.run(uuid, *command.split()).returncode == 0
@@ -293,7 +293,7 @@ def test_device_of_another_kind_is_left_alone(uuid: str) -> None:
         with pytest.raises(wiring.WiringFailed) as caught:
             wire(uuid, FIRST)
         with pytest.raises(OSError, match="no veth"):
-            netns.unwire_nic(uuid, FIRST.host_device)
+            namespace.unwire_nic(uuid, FIRST.host_device)
         assert networks.host_device(FIRST.host_device) is not None
     finally:
         subprocess.run(["ip", "link", "delete", FIRST.host_device], check=True)
@@ -310,9 +310,9 @@ def test_what_the_kernel_refuses_names_the_port(uuid: str) -> None:
 
 def test_unwire_twice(uuid: str) -> None:
     wire(uuid, FIRST)
-    netns.unwire_nic(uuid, FIRST.host_device)
+    namespace.unwire_nic(uuid, FIRST.host_device)
     assert networks.host_device(FIRST.host_device) is None
-    netns.unwire_nic(uuid, FIRST.host_device)
+    namespace.unwire_nic(uuid, FIRST.host_device)
 
 
 def test_threads_at_once(new_instance_uuid: Callable[[], str]) -> None:
@@ -332,7 +332,7 @@ def test_threads_at_once(new_instance_uuid: Callable[[], str]) -> None:
     for uuid in uuids:
         assert addresses(uuid, "eth0") == set(FIRST.addresses)
     with futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(netns.unwire_nic, uuids, [nic.host_device for nic in nics]))
+        list(pool.map(namespace.unwire_nic, uuids, [nic.host_device for nic in nics]))
         list(pool.map(runtime.delete_namespace, uuids))
 
 
@@ -445,16 +445,16 @@ def test_through_the_privileged_process(
     # CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN and CAP_SYS_ADMIN
     assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 6 | 1 << 7 | 1 << 12 | 1 << 21:016x}"]
     owned = new_instance_uuid()
-    netns.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])
-    assert netns.namespace_exists(owned)
-    users = Path(netns.USER_NAMESPACES)
+    namespace.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])
+    assert namespace.namespace_exists(owned)
+    users = Path(namespace.USER_NAMESPACES)
     assert [folder.stat().st_mode & 0o777 for folder in (users.parent, users)] == [0o755, 0o755]
     runtime.delete_namespace(owned)
     with pytest.raises(wiring.WiringFailed) as caught:
         wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))
     assert caught.value.args[0] == PORT
     with pytest.raises(ValueError, match="is not"):
-        netns.unwire_nic(uuid, "lo")
+        namespace.unwire_nic(uuid, "lo")
     container_id = os.urandom(32).hex()
     runtime.bind_container(container_id, uuid)
     record = runtime.FOLDER / container_id
@@ -464,10 +464,10 @@ def test_through_the_privileged_process(
     before = len(os.listdir(f"/proc/{daemon}/fd"))
     others = [new_instance_uuid() for _ in range(16)]
     with futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(netns.create_namespace, others))
+        list(pool.map(namespace.create_namespace, others))
         list(pool.map(runtime.delete_namespace, others))
     assert len(os.listdir(f"/proc/{daemon}/fd")) == before
-    netns.unwire_nic(uuid, FIRST.host_device)
-    netns.unwire_nic(uuid, SECOND.host_device)
+    namespace.unwire_nic(uuid, FIRST.host_device)
+    namespace.unwire_nic(uuid, SECOND.host_device)
     runtime.delete_namespace(uuid)
     assert not record.exists()

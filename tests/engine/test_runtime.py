@@ -13,7 +13,8 @@ import pytest
 from nova.network import model
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns, vifs
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import vifs
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import networks
 from tests.engine.switch import Switch
@@ -68,9 +69,9 @@ def port() -> model.VIF:
 def wired(instance_uuid: str, port: model.VIF) -> Iterator[str]:
     """An instance whose namespace is finished; there is no switch."""
     nics = nics_from_network_info(model.NetworkInfo([port]))
-    netns.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
+    namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
     yield instance_uuid
-    netns.unwire_nic(instance_uuid, port["devname"])
+    namespace.unwire_nic(instance_uuid, port["devname"])
     runtime.delete_namespace(instance_uuid)
 
 
@@ -97,7 +98,7 @@ def assert_network(container: Container, port: model.VIF) -> None:
 
 def same_namespace(container: Container, instance_uuid: str) -> bool:
     own = os.stat(f"/proc/{container.state['Pid']}/ns/net")
-    return os.path.samestat(own, os.stat(netns.namespace_path(instance_uuid)))
+    return os.path.samestat(own, os.stat(namespace.namespace_path(instance_uuid)))
 
 
 def test_first_process_finds_the_finished_network(
@@ -203,7 +204,7 @@ def test_never_starts_without_its_network(
     assert container.state["Running"] is False
     assert container.state["Pid"] == 0
     assert reason in container.state["Error"]
-    netns.create_namespace(wired)
+    namespace.create_namespace(wired)
     runtime.bind_container(container.id, wired)
     container.start()
     assert same_namespace(container, wired)
@@ -211,9 +212,9 @@ def test_never_starts_without_its_network(
 
 @pytest.mark.parametrize("file", ["plain file", "another kind of namespace"])
 def test_path_that_is_no_network_namespace(create: Create, instance_uuid: str, file: str) -> None:
-    netns.create_namespace(instance_uuid)
+    namespace.create_namespace(instance_uuid)
     runtime.delete_namespace(instance_uuid)
-    path = netns.namespace_path(instance_uuid)
+    path = namespace.namespace_path(instance_uuid)
     if file == "plain file":
         os.close(os.open(path, os.O_CREAT))
     else:

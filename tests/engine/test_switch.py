@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from novadocker.virt.docker import policing, switch
+from novadocker.privsep.network import ovs_support
+from novadocker.virt.docker import switch
 from tests.engine.switch import BRIDGE, Switch
 
 
@@ -49,4 +50,4 @@ def test_what_the_kernel_lacks_is_what_iproute2_misses() -> None:
         for means, script in tried.items()
         if subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True).returncode
     ]
-    assert list(policing.missing_means()) == lacking
+    assert list(ovs_support.missing_means()) == lacking

@@ -8,7 +8,8 @@ import pytest
 from oslo_utils import timeutils
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import isolation, lifecycle, netns
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import isolation, lifecycle
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Limits
 from tests.engine import systemd_image
@@ -62,7 +63,7 @@ def test_systemd(
             systemd=True,
         )
     )
-    netns.create_namespace(instance_uuid)
+    namespace.create_namespace(instance_uuid)
     machine_id = instance_uuid.replace("-", "")
     engine.put_files(container, {"/etc/systemd/system/hello.service": UNIT})
     try:

@@ -16,7 +16,8 @@ from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
-from novadocker.virt.docker import isolation, netns, rescue, subids
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import isolation, rescue, subids
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info
@@ -55,7 +56,7 @@ def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engin
     # the folders of the names must be shared mounts before the engine's mount namespace is made
     mark = (state_folder / "mark").read_text()
     first = mark + str(uuid.uuid4())[len(mark) :]
-    netns.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
+    namespace.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
     runtime.delete_namespace(first)
     apart = [
         "unshare",
@@ -90,14 +91,14 @@ def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
     """An instance whose namespace is finished; there is no switch."""
     port = networks.vif(networks.subnet("10.7.0.0/24", ["10.7.0.5"], "10.7.0.1"))
     nics = nics_from_network_info(model.NetworkInfo([port]))
-    netns.create_owned_namespace(instance_uuid, ids.users, ids.groups)
-    netns.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
+    namespace.create_owned_namespace(instance_uuid, ids.users, ids.groups)
+    namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
     # again, as at every start
-    netns.create_owned_namespace(instance_uuid, ids.users, ids.groups)
+    namespace.create_owned_namespace(instance_uuid, ids.users, ids.groups)
     yield instance_uuid
-    netns.unwire_nic(instance_uuid, port["devname"])
+    namespace.unwire_nic(instance_uuid, port["devname"])
     runtime.delete_namespace(instance_uuid)
-    assert not Path(netns.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
+    assert not Path(namespace.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
 
 
 def describe(instance_uuid: str, apart: Isolation) -> ContainerSpec:
@@ -204,7 +205,7 @@ def test_a_flavor_may_let_it_rule_its_own_network(
 def test_without_its_user_namespace_it_does_not_start(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
-    namespaces.remove_name(f"{netns.USER_NAMESPACES}/nova-{wired}")
+    namespaces.remove_name(f"{namespace.USER_NAMESPACES}/nova-{wired}")
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is gone"):
             start(engine, client, wired, describe(wired, machines.PLAIN))

@@ -16,7 +16,8 @@ from nova.network import model
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import netns, vifs
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import vifs
 from tests.engine import networks
 from tests.engine.switch import BRIDGE, DATAPATH, Switch
 
@@ -109,7 +110,7 @@ def test_plugging_again_loses_no_packet(ovs: Switch, plug: Plug) -> None:
     plug(networks.simple_vif("10.7.0.6"))
     assert networks.pings(first, "10.7.0.6")
     row = ovs.interface(port["devname"], "_uuid")
-    path = netns.namespace_path(first)
+    path = namespace.namespace_path(first)
     command = ["nsenter", f"--net={path}", "ping", "-q", "-i", "0.01", "-c", "200", "10.7.0.6"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ping:
         while ping.poll() is None:
@@ -183,7 +184,7 @@ def test_device_of_a_namespace_that_lost_its_name(ovs: Switch, plug: Plug) -> No
     port = networks.simple_vif("10.7.0.5")
     first = plug(port)
     plug(networks.simple_vif("10.7.0.6"))
-    path = netns.namespace_path(first)
+    path = namespace.namespace_path(first)
     command = ["nsenter", f"--net={path}", "sh", "-c", "echo entered; exec cat"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -217,7 +218,7 @@ def test_unplug_leaves_nothing_and_can_be_repeated(
         vifs.unplug_vifs(instance, ports)
         runtime.delete_namespace(instance.uuid)
     assert [left_of(ovs, port) for port in ports] == [[], []]
-    assert not netns.namespace_exists(instance.uuid)
+    assert not namespace.namespace_exists(instance.uuid)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_unsupported_port_is_refused_before_anything_is_done(
         vifs.plug_vifs(instance, ports)
     assert bad["id"] in str(caught.value)
     assert [left_of(ovs, port) for port in ports] == [[], []]
-    assert not netns.namespace_exists(instance_uuid)
+    assert not namespace.namespace_exists(instance_uuid)
     vifs.unplug_vifs(instance, ports)
 
 
@@ -386,7 +387,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as l
 
 def heard(listener: str, speaker: str, port: model.VIF, tag: str) -> str:
     """Return what an instance hears when another one sends a frame, maybe with a VLAN's tag."""
-    path = netns.namespace_path(listener)
+    path = namespace.namespace_path(listener)
     command = ["nsenter", f"--net={path}", sys.executable, "-c", _RECEIVE]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

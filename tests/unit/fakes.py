@@ -15,11 +15,11 @@ from nova import objects
 from novadocker import exception
 from novadocker.privsep.guest import config_drive, runtime
 from novadocker.privsep.guest import files as guest_files
+from novadocker.privsep.network import namespace
 from novadocker.virt.docker import (
     builds,
     config_drives,
     driver,
-    netns,
     node,
     ports,
     power,
@@ -62,7 +62,7 @@ ORIGINALS: dict[str, tuple[object, ...]] = {
     "Lxcfs": (Lxcfs,),
     "drives": (config_drive,),
     "interior": (guest_files,),
-    "netns": (netns, runtime),
+    "netns": (namespace, runtime),
     "tags": (tags,),
     "transfer": (transfer,),
     "vifs": (vifs,),

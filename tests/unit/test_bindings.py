@@ -7,8 +7,8 @@ import pytest
 from neutronclient.common import exceptions as neutron_exceptions
 from nova.network import model
 
+from novadocker.privsep.network.types import Bridge
 from novadocker.virt.docker import bindings, reports
-from novadocker.virt.docker.nics import Bridge
 
 INTERFACES = {"physnet": "eth1"}
 PORT = "01234567-89ab-cdef-0123-456789abcdef"

@@ -10,8 +10,8 @@ from oslo_utils import units
 
 from novadocker import exception
 from novadocker.linux.cgroup import DiskRates
+from novadocker.privsep.network.types import NetworkRate
 from novadocker.virt.docker import limits, topology
-from novadocker.virt.docker.model import NetworkRate
 from novadocker.virt.docker.topology import CpuSets
 from tests.unit import fakes
 

@@ -9,8 +9,8 @@ from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, nlmsg
 from pyroute2.netlink.rtnl import RTM_NEWADDR
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
-from novadocker.virt.docker import messages
-from novadocker.virt.docker.netlink import Netlink
+from novadocker.privsep.network import rtnetlink
+from novadocker.privsep.network.rtnetlink import Netlink
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_list_that_changed_is_asked_for_again(kernel: socket.socket, form: type)
     kernel.send(listing("192.0.2.1", change_seen_in=form))
     kernel.send(listing("192.0.2.2"))
     with Netlink() as netlink:
-        (found,) = netlink.dump(messages.list_addresses())
+        (found,) = netlink.dump(rtnetlink.list_addresses())
     assert found.get_attr("IFA_ADDRESS") == "192.0.2.2"
 
 
@@ -51,4 +51,4 @@ def test_list_that_changes_all_the_time(kernel: socket.socket) -> None:
     for _ in range(5):
         kernel.send(listing("192.0.2.1", change_seen_in=nlmsg))
     with Netlink() as netlink, pytest.raises(OSError, match="changes all the time"):
-        netlink.dump(messages.list_addresses())
+        netlink.dump(rtnetlink.list_addresses())

@@ -8,13 +8,9 @@ from typing import Any
 import pytest
 from nova.network import model
 
-from novadocker.virt.docker import netns
-from novadocker.virt.docker.nics import (
-    Route,
-    device_names,
-    dns_from_network_info,
-    nics_from_network_info,
-)
+from novadocker.privsep.network import namespace
+from novadocker.privsep.network.types import Route
+from novadocker.virt.docker.nics import device_names, dns_from_network_info, nics_from_network_info
 
 PORTS = [f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in range(3)]
 
@@ -249,12 +245,12 @@ NIC = asdict(nics_from_network_info(network_info([V4, V6], mtu=1450))[0])
     ids=str,
 )
 def test_privileged_side_refuses(changes: dict[str, Any]) -> None:
-    assert asdict(netns._parse_nic(NIC)) == NIC
+    assert asdict(namespace._parse_nic(NIC)) == NIC
     with pytest.raises(ValueError, match=r"\w"):
-        netns._parse_nic({**NIC, **changes})
+        namespace._parse_nic({**NIC, **changes})
 
 
 @pytest.mark.parametrize("uuid", ["", "x", "../../etc", PORTS[0].upper(), PORTS[0] + "\n", None])
 def test_path_of_no_uuid(uuid: str) -> None:
     with pytest.raises(ValueError, match="is not"):
-        netns.namespace_path(uuid)
+        namespace.namespace_path(uuid)

@@ -27,16 +27,8 @@ import novadocker.privsep
 import novadocker.virt.docker
 from novadocker.cmd import privileged
 from novadocker.privsep.guest import cgroup, config_drive, containerd, files, lxcfs, runtime
-from novadocker.virt.docker import (
-    changes,
-    disks,
-    holes,
-    netns,
-    policing,
-    shortcuts,
-    staging,
-    stored,
-)
+from novadocker.privsep.network import namespace, ovs_support, tc
+from novadocker.virt.docker import changes, disks, holes, shortcuts, staging, stored
 
 EXAMPLES = settings(
     max_examples=40,
@@ -252,12 +244,12 @@ DRIVE_FILES = mappings(
 OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
 
 PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
-    netns.create_namespace: {"instance_uuid": UUID},
-    netns.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
-    netns.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC)},
-    netns.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},
-    netns.announce_nics: {"instance_uuid": UUID, "guest_devices": sequences(GUEST_DEVICE)},
-    netns.unwire_nic: {
+    namespace.create_namespace: {"instance_uuid": UUID},
+    namespace.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
+    namespace.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC)},
+    namespace.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},
+    namespace.announce_nics: {"instance_uuid": UUID, "guest_devices": sequences(GUEST_DEVICE)},
+    namespace.unwire_nic: {
         "instance_uuid": UUID,
         "host_device": HOST_DEVICE,
         "bridge": optional(BRIDGE),
@@ -270,7 +262,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "login": optional(LOGIN),
     },
     runtime.release_container: {"container_id": CONTAINER},
-    cgroup.set_port_rates: {
+    tc.set_port_rates: {
         "instance_uuid": UUID,
         "devices": sequences(pairs(HOST_DEVICE, GUEST_DEVICE)),
         "inbound": optional(RATE),
@@ -351,7 +343,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
 
 WITHOUT = {
     changes.start,
-    policing.missing_means,
+    ovs_support.missing_means,
     privileged.read_capabilities,
     # touches nothing but a table in memory
     staging.forget_folders,

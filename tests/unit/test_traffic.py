@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from novadocker.virt.docker import traffic
-from novadocker.virt.docker.model import NetworkRate
+from novadocker.privsep.network import tc
+from novadocker.privsep.network.types import NetworkRate
 
 KIB = 1 << 10
 
@@ -21,7 +21,7 @@ KIB = 1 << 10
     ],
 )
 def test_shapes(rate: NetworkRate, burst: int, peak: int | None) -> None:
-    shape = traffic.shape_of(rate)
+    shape = tc.shape_of(rate)
     assert shape is not None
     assert (shape.average.rate, shape.average.burst) == (rate.average, burst)
     assert shape.average.limit > burst
@@ -30,11 +30,11 @@ def test_shapes(rate: NetworkRate, burst: int, peak: int | None) -> None:
 
 @pytest.mark.parametrize("rate", [None, NetworkRate(1 << 32)])
 def test_no_shape(rate: NetworkRate | None) -> None:
-    assert traffic.shape_of(rate) is None
+    assert tc.shape_of(rate) is None
 
 
 @pytest.mark.parametrize("average", [1, 1000, (1 << 32) - 1])
 def test_a_burst_fits_the_kernels_counter(average: int) -> None:
-    shape = traffic.shape_of(NetworkRate(average, burst=1 << 40))
+    shape = tc.shape_of(NetworkRate(average, burst=1 << 40))
     assert shape is not None
-    assert shape.average.burst * traffic._TICKS // average < 1 << 32
+    assert shape.average.burst * tc._TICKS // average < 1 << 32

@@ -6,45 +6,17 @@ Each checks its arguments, trusts nobody, and can be repeated.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import Mapping
 
 from novadocker import privsep
-from novadocker.linux import namespaces
 from novadocker.linux.cgroup import THROTTLES, DiskRates, groups, read_disk_rates
 from novadocker.privsep import arguments
-from novadocker.virt.docker import netns, traffic
-from novadocker.virt.docker.model import NetworkRate
 
 _SIZES = range(1, 1 << 60)
-_RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
 _DISK_FIELDS = [field.name for field in dataclasses.fields(DiskRates)]
 
 
 _DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
-
-
-@privsep.network_pctxt.entrypoint
-def set_port_rates(
-    instance_uuid: str,
-    devices: Sequence[tuple[str, str]],
-    inbound: Mapping[str, int] | None,
-    outbound: Mapping[str, int] | None,
-) -> None:
-    """Set the rates of a server's wired VIFs, and see that the kernel keeps them.
-
-    :param devices: the host end and the guest end of each VIF
-    :param inbound: ``model.NetworkRate`` as a dictionary, of each VIF's traffic to the server
-    :param outbound: the same for traffic from it
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the kernel does not keep a rate
-    """
-    path = netns.namespace_path(instance_uuid)
-    to_server, from_server = _parse(inbound), _parse(outbound)
-    pairs = [arguments.device_pair(pair) for pair in arguments.items(devices)]
-    namespaces.run_in_thread(_shape, path, pairs, to_server, from_server)
 
 
 @privsep.network_pctxt.entrypoint
@@ -76,34 +48,6 @@ def reclaim_memory(pid: int, container_id: str, size: int) -> None:
         arguments.container_id(container_id),
         arguments.number(_SIZES, size),
     )
-
-
-def _shape(
-    path: str,
-    pairs: Sequence[tuple[str, str]],
-    inbound: traffic.Shape | None,
-    outbound: traffic.Shape | None,
-) -> None:
-    try:
-        with IPRoute() as host:
-            for device, _ in pairs:
-                traffic.shape(host, device, inbound, own=False)
-        namespaces.enter_namespace_at(path)
-        with IPRoute() as guest:
-            for _, device in pairs:
-                traffic.shape(guest, device, outbound, own=True)
-    except NetlinkError as error:
-        # an error that the caller can know without pyroute2
-        raise OSError(error.code, str(error)) from error
-
-
-def _parse(rate: object) -> traffic.Shape | None:
-    if rate is None:
-        return None
-    found = NetworkRate(**arguments.rates(_RATE_FIELDS, rate))
-    if not found.average:
-        raise ValueError(f"{found} is no rate")
-    return traffic.shape_of(found)
 
 
 def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[str, str, str]]:

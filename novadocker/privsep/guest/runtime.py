@@ -20,7 +20,7 @@ from typing import Any
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.privsep import arguments
-from novadocker.virt.docker.netns import locked, namespace_path, user_namespace_path
+from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 
 FOLDER = Path("/run/novadocker/containers")
 

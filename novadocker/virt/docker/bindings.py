@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nova.network import model as network_model
 
-from novadocker.virt.docker.nics import Bridge
+from novadocker.privsep.network.types import Bridge
 
 # as os-vif names the bridge of ovs_hybrid_plug, and Neutron that of a network
 _HYBRID_PREFIXES = ("qbr", "qvb", "qvo")

@@ -20,9 +20,11 @@ from pyroute2 import IPRoute
 from novadocker import exception, portrates
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.privsep.guest import cgroup as guest_cgroup
-from novadocker.virt.docker import cgroup, disks, mounts, traffic
+from novadocker.privsep.network import tc
+from novadocker.privsep.network.types import NetworkRate
+from novadocker.virt.docker import cgroup, disks, mounts
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits, NetworkRate
+from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
 
 LOG = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ class Enforcement:
         if not devices:
             return
         try:
-            guest_cgroup.set_port_rates(
+            tc.set_port_rates(
                 instance_uuid,
                 devices,
                 asdict(limits.inbound) if limits.inbound else None,
@@ -257,5 +259,5 @@ def _bare_devices(duties: Sequence[Duty]) -> set[str]:
     with IPRoute() as netlink:
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
         rated = {index: wanted[name] for index, name in names.items() if name in wanted}
-        lacking = traffic.lacking(list(netlink.get_qdiscs()), rated)
+        lacking = tc.lacking(list(netlink.get_qdiscs()), rated)
     return {names[index] for index in lacking}

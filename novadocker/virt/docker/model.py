@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from novadocker.linux.cgroup import DiskRates
+from novadocker.privsep.network.types import NetworkRate
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,6 @@ class EngineImage:
     stop_signal: str = ""
     platform: str = ""
     named_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class NetworkRate:
-    """How fast traffic of each of a server's VIFs may be in one direction.
-
-    :ivar average: bytes per second in the long run
-    :ivar peak: bytes per second while a burst lasts; 0 is no limit
-    :ivar burst: bytes that may go at ``peak``; 0 leaves the size to whoever applies the rate
-    """
-
-    average: int
-    peak: int = 0
-    burst: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from novadocker.privsep.network.types import Nic, Route
 
 if TYPE_CHECKING:
     from nova.network import model as network_model
@@ -19,52 +20,6 @@ if TYPE_CHECKING:
 _DEFAULTS = ("0.0.0.0/0", "::/0")
 # nova.network.model.NIC_NAME_LEN
 _NAME_LENGTH = 14
-
-
-@dataclass(frozen=True)
-class Route:
-    """A route of one NIC; without ``gateway`` the destination is on the link itself."""
-
-    destination: str
-    gateway: str | None
-
-
-@dataclass(frozen=True)
-class Bridge:
-    """The Linux bridge that a port's host end is put into.
-
-    :ivar interface: the host's interface to the physical network, or a bridge that has it; None
-        leaves the other ports of this bridge to whoever made it
-    :ivar vlan: the network's VLAN on that interface, None for a flat network
-    """
-
-    name: str
-    interface: str | None = None
-    vlan: int | None = None
-
-
-@dataclass(frozen=True)
-class Nic:
-    """A network device of an instance.
-
-    :ivar host_device: the end that is plugged into the switch
-    :ivar guest_device: the instance's end
-    :ivar mtu: bytes, None for the kernel's default
-    :ivar addresses: with the prefix length of their subnet, as ``192.0.2.5/24``
-    :ivar routes: those beyond the subnets of the addresses; destinations as ``192.0.2.0/24``
-    :ivar software_checksums: whether packets must leave with their checksums filled in
-    :ivar bridge: the Linux bridge of the host's end; None where a virtual switch takes it
-    """
-
-    port_id: str
-    host_device: str
-    guest_device: str
-    mac: str
-    mtu: int | None
-    addresses: tuple[str, ...]
-    routes: tuple[Route, ...]
-    software_checksums: bool = False
-    bridge: Bridge | None = None
 
 
 def device_names(

@@ -14,17 +14,8 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import (
-    attachments,
-    guest,
-    limits,
-    netns,
-    nics,
-    plugging,
-    states,
-    tags,
-    vifs,
-)
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker import attachments, guest, limits, nics, plugging, states, tags, vifs
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 
@@ -146,7 +137,7 @@ class Ports:
     def _make_owned(self, instance: objects.Instance) -> None:
         maps = self._node.id_maps
         if maps is not None:
-            netns.create_owned_namespace(instance.uuid, maps.users, maps.groups)
+            namespace.create_owned_namespace(instance.uuid, maps.users, maps.groups)
 
     def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         vifs.replug_vifs(instance, ports)

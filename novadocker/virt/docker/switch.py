@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from oslo_log import log as logging
 from ovs import jsonrpc, poller, stream, timeval
 
-from novadocker.virt.docker import policing
+from novadocker.privsep.network import ovs_support
 
 LOG = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def warn_of_ineffective_limits(connection: str, bridge: str) -> None:
     except OSError as error:
         LOG.info("Open vSwitch is not asked for its bridges: %s", error)
         return
-    if reason := ineffective_limits(datapaths, bridge, policing.missing_means()):
+    if reason := ineffective_limits(datapaths, bridge, ovs_support.missing_means()):
         LOG.warning("Neutron's bandwidth limits have no effect on this host: %s", reason)
 
 

@@ -21,7 +21,8 @@ from vif_plug_ovs.ovsdb import ovsdb_lib
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
-from novadocker.virt.docker import attachments, bindings, netns, nics, reports, switch, wiring
+from novadocker.privsep.network import namespace, types, wiring
+from novadocker.virt.docker import attachments, bindings, nics, reports, switch
 
 # that os-vif has for one port, each with a time-out of its own
 _REQUESTS = 2
@@ -78,7 +79,7 @@ def silence_vifs(instance: objects.Instance, network_info: network_model.Network
     """
     if network_info:
         names = [nics.host_device_name(vif) for vif in network_info]
-        netns.silence_nics(instance.uuid, names)
+        namespace.silence_nics(instance.uuid, names)
 
 
 def announce_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
@@ -88,7 +89,7 @@ def announce_vifs(instance: objects.Instance, network_info: network_model.Networ
     """
     if network_info:
         names = nics.device_names(network_info, attachments.recorded_names(instance))
-        netns.announce_nics(instance.uuid, list(names.values()))
+        namespace.announce_nics(instance.uuid, list(names.values()))
 
 
 def replug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
@@ -151,7 +152,7 @@ def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -
         for nic, vif in zip(found, network_info, strict=True)
     ]
     try:
-        made: tuple[str, ...] = netns.wire_nics(instance.uuid, wanted)
+        made: tuple[str, ...] = namespace.wire_nics(instance.uuid, wanted)
     except wiring.WiringFailed as error:
         port_id, reason = error.args
         raise exception.PlugFailed(port_id=port_id, reason=reason) from error
@@ -287,7 +288,7 @@ def _begin(
 
 def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
     bridge = None if _refusal(vif) else _bridge_of(vif)
-    netns.unwire_nic(instance.uuid, nics.host_device_name(vif), bridge and asdict(bridge))
+    namespace.unwire_nic(instance.uuid, nics.host_device_name(vif), bridge and asdict(bridge))
 
 
 def _has_devices(vif: network_model.VIF) -> bool:
@@ -315,7 +316,7 @@ def _refusal(vif: network_model.VIF) -> str | None:
     return bindings.refusal(vif, CONF.docker.physical_interface_mappings)
 
 
-def _bridge_of(vif: network_model.VIF) -> nics.Bridge | None:
+def _bridge_of(vif: network_model.VIF) -> types.Bridge | None:
     return bindings.bridge_of(vif, CONF.docker.physical_interface_mappings)
 
 

@@ -10,16 +10,22 @@ ours goes into its classes, so that the lower rate wins. Kept free of Nova: the 
 imports it.
 """
 
+import dataclasses
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg.common import calc_xmittime
 
-from novadocker.virt.docker.model import NetworkRate
+from novadocker import privsep
+from novadocker.linux import namespaces
+from novadocker.privsep import arguments
+from novadocker.privsep.network import namespace
+from novadocker.privsep.network.types import NetworkRate
 
 # major number of ours; those in the classes of a foreign one follow it
 _MAJOR = 0x7D0
@@ -60,6 +66,9 @@ class Shape:
 
 
 _UNLIMITED = Bucket(rate=_TOP_RATE, burst=1 << 23, limit=1 << 25)
+
+
+_RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
 
 
 def shape_of(rate: NetworkRate | None) -> Shape | None:
@@ -179,3 +188,52 @@ def _alike(first: Bucket, second: Bucket) -> bool:
     return (first.rate, first.limit) == (second.rate, second.limit) and (
         abs(first.burst - second.burst) <= max(second.burst // 50, 1024)
     )
+
+
+@privsep.network_pctxt.entrypoint
+def set_port_rates(
+    instance_uuid: str,
+    devices: Sequence[tuple[str, str]],
+    inbound: Mapping[str, int] | None,
+    outbound: Mapping[str, int] | None,
+) -> None:
+    """Set the rates of a server's wired VIFs, and see that the kernel keeps them.
+
+    :param devices: the host end and the guest end of each VIF
+    :param inbound: ``model.NetworkRate`` as a dictionary, of each VIF's traffic to the server
+    :param outbound: the same for traffic from it
+    :raises ValueError: an argument is not well-formed
+    :raises OSError: the kernel does not keep a rate
+    """
+    path = namespace.namespace_path(instance_uuid)
+    to_server, from_server = _parse(inbound), _parse(outbound)
+    pairs = [arguments.device_pair(pair) for pair in arguments.items(devices)]
+    namespaces.run_in_thread(_shape, path, pairs, to_server, from_server)
+
+
+def _shape(
+    path: str,
+    pairs: Sequence[tuple[str, str]],
+    inbound: Shape | None,
+    outbound: Shape | None,
+) -> None:
+    try:
+        with IPRoute() as host:
+            for device, _ in pairs:
+                shape(host, device, inbound, own=False)
+        namespaces.enter_namespace_at(path)
+        with IPRoute() as guest:
+            for _, device in pairs:
+                shape(guest, device, outbound, own=True)
+    except NetlinkError as error:
+        # an error that the caller can know without pyroute2
+        raise OSError(error.code, str(error)) from error
+
+
+def _parse(rate: object) -> Shape | None:
+    if rate is None:
+        return None
+    found = NetworkRate(**arguments.rates(_RATE_FIELDS, rate))
+    if not found.average:
+        raise ValueError(f"{found} is no rate")
+    return shape_of(found)

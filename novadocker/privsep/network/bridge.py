@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from novadocker.virt.docker import links, messages
-from novadocker.virt.docker.netlink import Netlink
-from novadocker.virt.docker.nics import Bridge, Nic
+from novadocker.privsep.network import link as network_link
+from novadocker.privsep.network import rtnetlink
+from novadocker.privsep.network.rtnetlink import Netlink
+from novadocker.privsep.network.types import Bridge, Nic
 
 # linux/if.h, without the terminating NUL
 _NAME_LENGTH = 15
@@ -56,19 +57,19 @@ def ensure_bridge(host: Netlink, bridge: Bridge, mtu: int | None) -> int:
         or belongs to another bridge; a device that is no bridge bears the name
     """
     names = {bridge.interface, _uplink_name(bridge), bridge.name}
-    found = links.find_links(host, filter(None, names))
+    found = network_link.find_links(host, filter(None, names))
     uplink = None if bridge.interface is None else _ensure_uplink(host, bridge, mtu, found)
-    if uplink is not None and links.kind_of(uplink) == "bridge":
+    if uplink is not None and network_link.kind_of(uplink) == "bridge":
         index: int = uplink["index"]
         return index
     link = found.get(bridge.name)
     if link is None:
-        link = _make(host, bridge.name, messages.add_bridge(bridge.name))
-    elif links.kind_of(link) != "bridge":
+        link = _make(host, bridge.name, rtnetlink.add_bridge(bridge.name))
+    elif network_link.kind_of(link) != "bridge":
         raise OSError(errno.EEXIST, "a device that is no bridge bears the name", bridge.name)
     index = link["index"]
-    if not links.is_up(link):
-        host.ask(messages.set_link(index, up=True))
+    if not network_link.is_up(link):
+        host.ask(rtnetlink.set_link(index, up=True))
     if uplink is not None:
         _ensure_port(host, uplink, index)
     return index
@@ -79,20 +80,20 @@ def remove_unused(host: Netlink, bridge: Bridge) -> None:
     if bridge.interface is None:
         return
     uplink = _uplink_name(bridge)
-    found = links.find_links(host, filter(None, (bridge.name, uplink)))
+    found = network_link.find_links(host, filter(None, (bridge.name, uplink)))
     link = found.get(bridge.name)
-    if link is not None and links.kind_of(link) == "bridge":
+    if link is not None and network_link.kind_of(link) == "bridge":
         ports = {
             port.get_attr("IFLA_IFNAME")
-            for port in host.dump(messages.list_links(master=link["index"]))
+            for port in host.dump(rtnetlink.list_links(master=link["index"]))
             if port.get_attr("IFLA_MASTER") == link["index"]
         }
         if ports - {uplink}:
             return
-        links.delete_link(host, link["index"])
+        network_link.delete_link(host, link["index"])
     vlan = found.get(uplink or "")
-    if bridge.vlan is not None and vlan is not None and links.kind_of(vlan) == "vlan":
-        links.delete_link(host, vlan["index"])
+    if bridge.vlan is not None and vlan is not None and network_link.kind_of(vlan) == "vlan":
+        network_link.delete_link(host, vlan["index"])
 
 
 def _uplink_name(bridge: Bridge) -> str | None:
@@ -112,14 +113,14 @@ def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mappin
             f"the network's MTU of {mtu} is more than the {carries} of the interface",
             bridge.interface,
         )
-    if not links.is_up(interface):
-        host.ask(messages.set_link(interface["index"], up=True))
+    if not network_link.is_up(interface):
+        host.ask(rtnetlink.set_link(interface["index"], up=True))
     if bridge.vlan is not None:
         return _ensure_vlan(host, interface, bridge.vlan, _uplink_name(bridge) or "", found)
-    free = links.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
+    free = network_link.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
     if free and any(
         address["index"] == interface["index"] and address["family"] == socket.AF_INET
-        for address in host.dump(messages.list_addresses())
+        for address in host.dump(rtnetlink.list_addresses())
     ):
         raise OSError(
             errno.EADDRINUSE,
@@ -134,15 +135,15 @@ def _ensure_vlan(
 ) -> Any:
     link = found.get(name)
     if link is None:
-        link = _make(host, name, messages.add_vlan(name, interface["index"], vlan))
+        link = _make(host, name, rtnetlink.add_vlan(name, interface["index"], vlan))
     elif (
-        links.kind_of(link) != "vlan"
+        network_link.kind_of(link) != "vlan"
         or link.get_attr("IFLA_LINK") != interface["index"]
         or link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") != vlan
     ):
         raise OSError(errno.EEXIST, "a device that is not this VLAN's bears the name", name)
-    if not links.is_up(link):
-        host.ask(messages.set_link(link["index"], up=True))
+    if not network_link.is_up(link):
+        host.ask(rtnetlink.set_link(link["index"], up=True))
     return link
 
 
@@ -152,7 +153,7 @@ def _make(host: Netlink, name: str, request: Any) -> Any:
     with suppress(FileNotFoundError):
         # the name can have a dot, which only the path form of a sysctl can bear
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-    return links.find_link(host, name)
+    return network_link.find_link(host, name)
 
 
 def _ensure_port(host: Netlink, uplink: Any, bridge_index: int) -> None:
@@ -163,4 +164,4 @@ def _ensure_port(host: Netlink, uplink: Any, bridge_index: int) -> None:
         raise OSError(
             errno.EBUSY, "the interface is in another bridge", uplink.get_attr("IFLA_IFNAME")
         )
-    host.ask(messages.set_link(uplink["index"], master=bridge_index))
+    host.ask(rtnetlink.set_link(uplink["index"], master=bridge_index))

@@ -17,8 +17,8 @@ from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep import arguments
-from novadocker.virt.docker import wiring
-from novadocker.virt.docker.nics import Bridge, Nic, Route
+from novadocker.privsep.network import wiring
+from novadocker.privsep.network.types import Bridge, Nic, Route
 
 NAMESPACES = "/run/netns"
 # the runtime shim has the same path

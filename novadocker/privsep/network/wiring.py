@@ -18,9 +18,11 @@ from pyroute2.ethtool.ioctl import IoctlEthtool
 
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import bridges, links, messages
-from novadocker.virt.docker.netlink import Netlink
-from novadocker.virt.docker.nics import Bridge, Nic, Route
+from novadocker.privsep.network import bridge as network_bridge
+from novadocker.privsep.network import link as network_link
+from novadocker.privsep.network import rtnetlink
+from novadocker.privsep.network.rtnetlink import Netlink
+from novadocker.privsep.network.types import Bridge, Nic, Route
 
 # Neutron alone says what an address is: no router may add one, and no probe may delay one;
 # what addresses there are is told when ``announce`` wants it
@@ -58,26 +60,28 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         namespace = namespaces.open_namespace(path)
         stack.callback(os.close, namespace)
         names = [nic.guest_device for nic in nics]
-        present = {} if fresh else links.read_devices(guest, names)
-        guest.ask(messages.set_link(_LOOPBACK, up=True))
+        present = {} if fresh else network_link.read_devices(guest, names)
+        guest.ask(rtnetlink.set_link(_LOOPBACK, up=True))
         made = []
         for nic in nics:
             with _blaming(nic):
                 device = present.get(nic.guest_device)
-                with bridges.joined(host, nic) as bridge:
+                with network_bridge.joined(host, nic) as bridge:
                     if _ensure_pair(host, guest, namespace, nic, device, bridge):
                         made.append(nic.port_id)
         namespaces.enter_namespace(namespace)
         for nic in nics:
             if nic.software_checksums:
                 _fill_in_checksums(nic)
-        state = _new_state(nics) if len(made) == len(nics) else links.read_state(guest, names)
+        state = (
+            _new_state(nics) if len(made) == len(nics) else network_link.read_state(guest, names)
+        )
         for _ in range(_ROUNDS):
             if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
                 return tuple(made)
-            state = links.read_state(guest, names)
+            state = network_link.read_state(guest, names)
         for nic in nics:
-            changes = links.changes_of(nic, state)
+            changes = network_link.changes_of(nic, state)
             if changes.needed:
                 raise WiringFailed(nic.port_id, f"the kernel does not keep {changes}")
     return tuple(made)
@@ -101,10 +105,10 @@ def unwire(host_device: str, bridge: Bridge | None) -> None:
 
     :raises OSError: the kernel refuses
     """
-    with Netlink() as host, bridges.lock:
+    with Netlink() as host, network_bridge.lock:
         _delete_veth(host, host_device)
         if bridge is not None:
-            bridges.remove_unused(host, bridge)
+            network_bridge.remove_unused(host, bridge)
 
 
 def silence(host_devices: Sequence[str]) -> None:
@@ -115,7 +119,7 @@ def silence(host_devices: Sequence[str]) -> None:
     :raises OSError: the kernel refuses
     """
     with Netlink() as host:
-        host.ask(*map(messages.take_down, host_devices), ignoring=errno.ENODEV)
+        host.ask(*map(rtnetlink.take_down, host_devices), ignoring=errno.ENODEV)
 
 
 def announce(path: str, guest_devices: Sequence[str]) -> None:
@@ -129,9 +133,9 @@ def announce(path: str, guest_devices: Sequence[str]) -> None:
     """
     namespaces.enter_namespace_at(path)
     with Netlink() as guest:
-        devices = links.read_devices(guest, guest_devices).values()
+        devices = network_link.read_devices(guest, guest_devices).values()
         # they speak when a MAC is set, also to what it is
-        guest.ask(*(messages.set_link(device.index, mac=device.mac) for device in devices))
+        guest.ask(*(rtnetlink.set_link(device.index, mac=device.mac) for device in devices))
 
 
 @contextmanager
@@ -170,7 +174,7 @@ def _ensure_pair(
     guest: Netlink,
     namespace: int,
     nic: Nic,
-    device: links.Device | None,
+    device: network_link.Device | None,
     bridge: int | None,
 ) -> bool:
     """Make the veth pair of a NIC, unless the host end's peer is the device seen in the namespace.
@@ -181,9 +185,9 @@ def _ensure_pair(
     """
     link = None
     if device is not None:
-        link = links.find_link(host, nic.host_device)
+        link = network_link.find_link(host, nic.host_device)
         if link is None or not _is_peer(host, link, namespace, device):
-            links.delete_link(guest, device.index)
+            network_link.delete_link(guest, device.index)
             link = None
     if link is None:
         _make_pair(host, namespace, nic, bridge)
@@ -193,15 +197,15 @@ def _ensure_pair(
         attributes["mtu"] = nic.mtu
     if bridge and link.get_attr("IFLA_MASTER") != bridge:
         attributes["master"] = bridge
-    if not links.is_up(link):
+    if not network_link.is_up(link):
         attributes["up"] = True
     if attributes:
-        host.ask(messages.set_link(link["index"], **attributes))
+        host.ask(rtnetlink.set_link(link["index"], **attributes))
     return False
 
 
 def _make_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) -> None:
-    request = messages.add_veth(
+    request = rtnetlink.add_veth(
         nic.host_device, nic.guest_device, namespace, nic.mac, nic.mtu, bridge
     )
     try:
@@ -213,21 +217,21 @@ def _make_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) -> N
     _write_sysctl(nic.host_device, _HOST_SYSCTL)
 
 
-def _is_peer(host: Netlink, link: Any, namespace: int, device: links.Device) -> bool:
+def _is_peer(host: Netlink, link: Any, namespace: int, device: network_link.Device) -> bool:
     """Say whether a link of the host and a device in a namespace are the ends of one veth pair."""
     if link.get_attr("IFLA_LINK") != device.index or device.peer != link["index"]:
         return False
-    ((known,),) = host.ask(messages.get_namespace_id(namespace))
+    ((known,),) = host.ask(rtnetlink.get_namespace_id(namespace))
     return bool(link.get_attr("IFLA_LINK_NETNSID") == known.get_attr("NETNSA_NSID"))
 
 
-def _new_state(nics: Sequence[Nic]) -> links.State:
+def _new_state(nics: Sequence[Nic]) -> network_link.State:
     """Return what the kernel would show of new devices in the thread's namespace.
 
     To ask it takes longer than to make them.
     """
     devices = {
-        nic.guest_device: links.Device(
+        nic.guest_device: network_link.Device(
             index=socket.if_nametoindex(nic.guest_device),
             peer=None,
             mac=nic.mac,
@@ -236,35 +240,35 @@ def _new_state(nics: Sequence[Nic]) -> links.State:
         )
         for nic in nics
     }
-    return links.State(devices, addresses={}, routes={})
+    return network_link.State(devices, addresses={}, routes={})
 
 
-def _correct(guest: Netlink, nic: Nic, state: links.State) -> bool:
+def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
     """Make one device what it must be.
 
     Returns whether something was taken away, so that what is left must be read again; the kernel
     has acknowledged whatever was added.
     """
     with _blaming(nic):
-        changes = links.changes_of(nic, state)
+        changes = network_link.changes_of(nic, state)
         index = changes.index
         guest.ask(
-            *(messages.delete_route(index, route) for route in changes.extra_routes),
+            *(rtnetlink.delete_route(index, route) for route in changes.extra_routes),
             ignoring=errno.ESRCH,
         )
         guest.ask(
-            *(messages.delete_address(index, address) for address in changes.extra_addresses),
+            *(rtnetlink.delete_address(index, address) for address in changes.extra_addresses),
             ignoring=errno.EADDRNOTAVAIL,
         )
         if changes.new_mac:
             # else the IPv6 link-local address of the old MAC stays
-            guest.ask(messages.set_link(index, up=False))
-            guest.ask(messages.set_link(index, **{**changes.attributes, "up": True}))
+            guest.ask(rtnetlink.set_link(index, up=False))
+            guest.ask(rtnetlink.set_link(index, **{**changes.attributes, "up": True}))
         guest.ask(
-            *([messages.set_link(index, **changes.attributes)] if changes.attributes else []),
-            *(messages.add_address(index, address) for address in changes.missing_addresses),
+            *([rtnetlink.set_link(index, **changes.attributes)] if changes.attributes else []),
+            *(rtnetlink.add_address(index, address) for address in changes.missing_addresses),
             *(
-                messages.add_route(index, route, _is_near(nic, route))
+                rtnetlink.add_route(index, route, _is_near(nic, route))
                 for route in changes.missing_routes
             ),
         )
@@ -288,12 +292,12 @@ def _is_near(nic: Nic, route: Route) -> bool:
 
 
 def _delete_veth(host: Netlink, name: str) -> None:
-    link = links.find_link(host, name)
+    link = network_link.find_link(host, name)
     if link is None:
         return
-    if links.kind_of(link) != "veth":
+    if network_link.kind_of(link) != "veth":
         raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
-    links.delete_link(host, link["index"])
+    network_link.delete_link(host, link["index"])
 
 
 def _write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from novadocker.virt.docker import messages
-from novadocker.virt.docker.netlink import Netlink
-from novadocker.virt.docker.nics import Nic, Route
+from novadocker.privsep.network import rtnetlink
+from novadocker.privsep.network.rtnetlink import Netlink
+from novadocker.privsep.network.types import Nic, Route
 
 # linux/rtnetlink.h
 _RTPROT_KERNEL = 2
@@ -109,14 +109,14 @@ def changes_of(nic: Nic, state: State) -> Changes:
 def read_state(guest: Netlink, names: Iterable[str]) -> State:
     """Read the named devices, all addresses, and the routes that the kernel did not add itself."""
     addresses: dict[int, set[str]] = {}
-    for message in guest.dump(messages.list_addresses()):
+    for message in guest.dump(rtnetlink.list_addresses()):
         address = f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
         addresses.setdefault(message["index"], set()).add(str(ipaddress.ip_interface(address)))
     routes: dict[int, set[Route]] = {}
-    for message in guest.dump(messages.list_routes()):
+    for message in guest.dump(rtnetlink.list_routes()):
         if (
-            message.get_attr("RTA_TABLE") == messages.TABLE_MAIN
-            and message["type"] == messages.RTN_UNICAST
+            message.get_attr("RTA_TABLE") == rtnetlink.TABLE_MAIN
+            and message["type"] == rtnetlink.RTN_UNICAST
             and message["proto"] != _RTPROT_KERNEL
         ):
             route = Route(_destination(message), message.get_attr("RTA_GATEWAY"))
@@ -145,7 +145,7 @@ def read_devices(guest: Netlink, names: Iterable[str]) -> dict[str, Device]:
 def find_links(netlink: Netlink, names: Iterable[str]) -> dict[str, Any]:
     """Return the kernel's messages about devices by name; those that are absent are left out."""
     wanted = tuple(names)
-    asked = netlink.ask(*map(messages.get_link, wanted), ignoring=errno.ENODEV)
+    asked = netlink.ask(*map(rtnetlink.get_link, wanted), ignoring=errno.ENODEV)
     return {name: link for name, found in zip(wanted, asked, strict=True) for link in found}
 
 
@@ -159,12 +159,12 @@ def delete_link(netlink: Netlink, index: int) -> None:
 
     The kernel may be removing it just now, with the namespace of the other end.
     """
-    netlink.ask(messages.delete_link(index), ignoring=errno.ENODEV)
+    netlink.ask(rtnetlink.delete_link(index), ignoring=errno.ENODEV)
 
 
 def is_up(link: Any) -> bool:
     """Say whether a device is up."""
-    return bool(link["flags"] & messages.IFF_UP)
+    return bool(link["flags"] & rtnetlink.IFF_UP)
 
 
 def kind_of(link: Any) -> str | None:
