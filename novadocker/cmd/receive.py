@@ -21,7 +21,8 @@ from oslo_privsep import daemon, priv_context
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
-from novadocker.virt.docker import staging, ways
+from novadocker.privsep.storage import staging
+from novadocker.virt.docker import ways
 from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.connection import Tls
 from novadocker.virt.docker.engine import Engine

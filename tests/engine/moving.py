@@ -13,7 +13,8 @@ import pytest
 from nova import conf
 
 from novadocker.cmd import receive
-from novadocker.virt.docker import staging, transfer, ways
+from novadocker.privsep.storage import staging
+from novadocker.virt.docker import transfer, ways
 from novadocker.virt.docker.engine import Engine
 from tests.engine.test_snapshots import Boot, Guest
 

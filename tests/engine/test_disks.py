@@ -12,6 +12,7 @@ import docker
 import pytest
 
 from novadocker import exception
+from novadocker.privsep.storage import btrfs
 from novadocker.virt.docker import disks, host
 from novadocker.virt.docker.engine import Engine
 from tests.engine import machines
@@ -88,7 +89,7 @@ def test_a_server_can_not_write_more_than_its_disk(engine: Engine, sized: Machin
 def test_growing_while_it_runs(engine: Engine, sized: Machine) -> None:
     root = engine.info().data_root
     before = fill(sized)
-    disks.resize_disk(root, sized.id, SIZE + 32 * MIB)
+    btrfs.resize_disk(root, sized.id, SIZE + 32 * MIB)
     assert disks.read_disk(root, sized.id).size == SIZE + 32 * MIB
     assert 28 <= fill(sized) - before <= 36
 
@@ -97,7 +98,7 @@ def test_the_new_size_outlives_a_restart(
     engine: Engine, client: docker.APIClient, sized: Machine
 ) -> None:
     root = engine.info().data_root
-    disks.resize_disk(root, sized.id, 2 * SIZE)
+    btrfs.resize_disk(root, sized.id, 2 * SIZE)
     client.restart(sized.id, timeout=0)
     assert disks.read_disk(root, sized.id).size == 2 * SIZE
 

@@ -10,7 +10,8 @@ import docker
 import pytest
 
 from novadocker import naming
-from novadocker.virt.docker import isolation, rescue, shortcuts
+from novadocker.privsep.storage import overlay_names
+from novadocker.virt.docker import isolation, rescue
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from tests import archives
@@ -170,7 +171,7 @@ def test_as_many_layers_as_the_engine_stacks(
         assert {str(number) for number in range(LAYERS - 1)} <= set(found.split())
         kill(engine, NAME)
         rescue.put_back(engine, SERVER)
-        assert not list(shortcuts.FOLDER.iterdir())
+        assert not list(overlay_names.FOLDER.iterdir())
         engine.start_container(own)
         assert run(docker_client, own, "cat /0") == "mended\n"
     finally:

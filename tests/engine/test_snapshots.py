@@ -14,7 +14,8 @@ import pytest
 from nova import exception as nova_exception
 
 from novadocker import exception
-from novadocker.virt.docker import freezer, holes, images
+from novadocker.privsep.storage import sparse_files
+from novadocker.virt.docker import freezer, images
 from novadocker.virt.docker.engine import Engine
 from tests import archives
 from tests.engine.busybox import busybox_archive
@@ -169,7 +170,7 @@ def check(guest: Guest) -> None:
     sparse = os.lstat(root / "sparse")
     assert (sparse.st_size, int(sparse.st_mtime)) == (50000003, 1000000001)
     assert sparse.st_blocks * 512 < 1 << 20
-    assert holes.MARK not in os.listxattr(root / "sparse")
+    assert sparse_files.MARK not in os.listxattr(root / "sparse")
     assert guest.run("tr -d '\\0' </sparse") == "end"
     assert b"caf\xe9" in os.listdir(os.fsencode(root))
     assert guest.run("cat /etc/mine") == "tenant\n"

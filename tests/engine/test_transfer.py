@@ -14,7 +14,7 @@ from nova import conf
 
 from novadocker import exception, naming
 from novadocker.linux import pipes
-from novadocker.virt.docker import staging, trees
+from novadocker.privsep.storage import staging, tree_stream
 from novadocker.virt.docker.engine import Engine
 from tests.engine import engines
 from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
@@ -66,7 +66,7 @@ def test_all_that_a_server_has(
 def test_a_second_time_only_what_changed(engine: Engine, guest: Guest) -> None:
     guest.run("dd if=/dev/urandom of=/big bs=1M count=20 2>/dev/null; sleep 3; echo x >/small")
     storage = engine.inspect_storage(guest.id)
-    reader = trees.Reader([storage.upper])
+    reader = tree_stream.Reader([storage.upper])
     with open(os.devnull, "wb") as nowhere:
         assert reader.write(nowhere, live=True) > 20 << 20
         guest.run("echo y >/small")
@@ -168,11 +168,11 @@ def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for number, offset in enumerate((-hour, 0, hour)):
         (source / f"{number}").write_text("before")
         os.utime(source / f"{number}", ns=(now, now + offset))
-    reader = trees.Reader([str(source)])
+    reader = tree_stream.Reader([str(source)])
     streams = []
     for jump in (0, -hour, hour):
         with monkeypatch.context() as clock:
-            clock.setattr(trees.time, "time_ns", lambda jump=jump: now + jump)
+            clock.setattr(tree_stream.time, "time_ns", lambda jump=jump: now + jump)
             streams.append(io.BytesIO())
             reader.write(streams[-1], live=False)
         for number in range(3):
@@ -182,12 +182,12 @@ def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             os.utime(source / f"{number}", ns=(now, status.st_mtime_ns))
     streams.append(io.BytesIO())
     reader.write(streams[-1], live=False)
-    monkeypatch.setattr(trees, "time", _NoClock())
+    monkeypatch.setattr(tree_stream, "time", _NoClock())
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for stream in streams:
             stream.seek(0)
-            trees.Writer(top).apply(stream)
+            tree_stream.Writer(top).apply(stream)
     finally:
         os.close(top)
     for number in range(3):
@@ -227,7 +227,7 @@ def test_a_stream_reaches_nothing_outside(tmp_path: Path, line: str) -> None:
     top = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with stream.open("rb") as content, pytest.raises((pipes.StreamError, OSError)):
-            trees.Writer(top).apply(content)
+            tree_stream.Writer(top).apply(content)
     finally:
         os.close(top)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["staged", "stream"]
@@ -258,12 +258,12 @@ def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     (source / "a").write_text("first")
     (source / "b").write_text("content")
     os.link(source / "b", source / "c")
-    reader = trees.Reader([str(source)])
+    reader = tree_stream.Reader([str(source)])
     stream = Vanishing(source / "b", b'"path": "0/a"')
     reader.write(stream, live=True)  # type: ignore[arg-type]
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        trees.Writer(top).apply(io.BytesIO(stream.written))
+        tree_stream.Writer(top).apply(io.BytesIO(stream.written))
     finally:
         os.close(top)
     assert sorted(path.name for path in (target / "0").iterdir()) == ["a", "c"]

@@ -28,7 +28,14 @@ import novadocker.virt.docker
 from novadocker.cmd import privileged
 from novadocker.privsep.guest import cgroup, config_drive, containerd, files, lxcfs, runtime
 from novadocker.privsep.network import namespace, ovs_support, tc
-from novadocker.virt.docker import changes, disks, holes, shortcuts, staging, stored
+from novadocker.privsep.storage import (
+    btrfs,
+    layer_archive,
+    layer_diff,
+    overlay_names,
+    sparse_files,
+    staging,
+)
 
 EXAMPLES = settings(
     max_examples=40,
@@ -317,32 +324,32 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "target": SERVERS_FOLDER,
     },
     staging.discard_folders: {"data_root": FOLDER, "instance_uuid": UUID},
-    changes.write_layer: {
+    layer_diff.write_layer: {
         "upper": OVERLAY,
         "lowers": sequences(OVERLAY),
         "volumes": mappings(words("/data", r"/[^\0]*", "data"), VOLUME),
         "target": OPEN_FILE,
         "limit": numbers(1 << 30, 0, (1 << 62) - 1),
     },
-    stored.read_config: {"data_root": FOLDER, "image": CONTAINER},
-    stored.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
-    stored.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},
+    layer_archive.read_config: {"data_root": FOLDER, "image": CONTAINER},
+    layer_archive.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
+    layer_archive.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},
     containerd.end_shim: {"container_id": CONTAINER},
-    shortcuts.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
-    shortcuts._remove: {"instance_uuid": UUID},
-    holes.dig: {"folders": sequences(IMAGE_LAYER)},
-    disks.count_again: {"data_root": FOLDER},
-    disks.resize_disk: {
+    overlay_names.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
+    overlay_names._remove: {"instance_uuid": UUID},
+    sparse_files.dig: {"folders": sequences(IMAGE_LAYER)},
+    btrfs.count_again: {"data_root": FOLDER},
+    btrfs.resize_disk: {
         "data_root": FOLDER,
         "container_id": CONTAINER,
         "size": numbers(1 << 30, 1, 1 << 60),
     },
-    disks._read_disk: {"data_root": FOLDER, "container_id": CONTAINER},
+    btrfs.read_size_and_usage: {"data_root": FOLDER, "container_id": CONTAINER},
     lxcfs.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
 }
 
 WITHOUT = {
-    changes.start,
+    layer_diff.start,
     ovs_support.missing_means,
     privileged.read_capabilities,
     # touches nothing but a table in memory

@@ -7,7 +7,8 @@ from nova.compute import power_state, vm_states
 from nova.compute import provider_tree as placement
 
 from novadocker import exception, naming
-from novadocker.virt.docker import rescue, shortcuts
+from novadocker.privsep.storage import overlay_names
+from novadocker.virt.docker import rescue
 from novadocker.virt.docker.model import Mount, Overlay
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
@@ -104,12 +105,12 @@ def test_more_layers_than_mount_takes_by_their_own_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: dict[str, Sequence[str]] = {}
-    monkeypatch.setattr(shortcuts, "make", made.__setitem__)
-    monkeypatch.setattr(shortcuts, "remove", made.pop)
+    monkeypatch.setattr(overlay_names, "make", made.__setitem__)
+    monkeypatch.setattr(overlay_names, "remove", made.pop)
     engine.lowers = LAYERS
     start()
     folders = [f"/upper/id-{name}", "/w", *LAYERS]
-    short = shortcuts.names(instance.uuid, len(folders))
+    short = overlay_names.names(instance.uuid, len(folders))
     assert engine.specs[name].overlays[0].options == (
         f"lowerdir={':'.join(short[2:])},upperdir={short[0]},workdir={short[1]},index=off"
     )

@@ -16,7 +16,7 @@ import pytest
 
 from novadocker import privsep
 from novadocker.linux import pipes
-from novadocker.virt.docker import stored
+from novadocker.privsep.storage import layer_archive
 from tests import archives
 
 CHAIN = "ab" * 32
@@ -77,7 +77,7 @@ class Root:
 
     def read(self) -> bytes:
         """Return the layer's archive."""
-        write = functools.partial(stored.write_layer, str(self.path), CHAIN)
+        write = functools.partial(layer_archive.write_layer, str(self.path), CHAIN)
         with pipes.read_from(write) as (chunks, writing):
             content = b"".join(chunks)
             assert writing.result() == len(content)
@@ -114,7 +114,7 @@ def content_of(entries: Sequence[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 def test_a_layer_is_made_again_bit_by_bit(root: Root) -> None:
     content = content_of(ENTRIES)
     root.keep(content)
-    assert stored.measure_layer(str(root.path), CHAIN) == len(content)
+    assert layer_archive.measure_layer(str(root.path), CHAIN) == len(content)
     assert root.read() == content
 
 
@@ -160,23 +160,23 @@ def test_a_file_that_is_shorter_than_it_was(root: Root) -> None:
 def test_a_damaged_record_of_a_layer(root: Root, damaged: bytes) -> None:
     (root.kept / "tar-split.json.gz").write_bytes(damaged)
     with pytest.raises(OSError, match=r"damaged|gzip"):
-        stored.measure_layer(str(root.path), CHAIN)
+        layer_archive.measure_layer(str(root.path), CHAIN)
 
 
 def test_much_between_two_files_is_not_held_in_memory(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "_LONGEST_LINE", 4096)
+    monkeypatch.setattr(layer_archive, "_LONGEST_LINE", 4096)
     root.keep_entries([segment(bytes(4096))])
     with pytest.raises(OSError, match="more between"):
         root.read()
     with pytest.raises(OSError, match="more between"):
-        stored.measure_layer(str(root.path), CHAIN)
+        layer_archive.measure_layer(str(root.path), CHAIN)
 
 
 def test_who_stops_reading_stops_the_writer(root: Root) -> None:
     root.keep(content_of(ENTRIES))
-    write = functools.partial(stored.write_layer, str(root.path), CHAIN)
+    write = functools.partial(layer_archive.write_layer, str(root.path), CHAIN)
     with pipes.read_from(write) as (chunks, writing):
         next(iter(chunks))
     with pytest.raises(BrokenPipeError):
@@ -187,7 +187,7 @@ def test_a_configuration(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = root.path / "image/overlay2/imagedb/content/sha256"
     folder.mkdir(parents=True)
     (folder / CHAIN).write_bytes(b"{}")
-    assert stored.read_config(str(root.path), CHAIN) == b"{}"
-    monkeypatch.setattr(stored, "_LARGEST_CONFIG", 1)
+    assert layer_archive.read_config(str(root.path), CHAIN) == b"{}"
+    monkeypatch.setattr(layer_archive, "_LARGEST_CONFIG", 1)
     with pytest.raises(OSError, match="too large"):
-        stored.read_config(str(root.path), CHAIN)
+        layer_archive.read_config(str(root.path), CHAIN)

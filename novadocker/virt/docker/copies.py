@@ -21,7 +21,8 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
-from novadocker.virt.docker import freezer, staging, transfer, ways
+from novadocker.privsep.storage import staging
+from novadocker.virt.docker import freezer, transfer, ways
 from novadocker.virt.docker.blobs import Blob, DataImage, Repository
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.listing import Listing

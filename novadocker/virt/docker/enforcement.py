@@ -22,6 +22,7 @@ from novadocker.linux import cgroup as linux_cgroup
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.network import tc
 from novadocker.privsep.network.types import NetworkRate
+from novadocker.privsep.storage import btrfs
 from novadocker.virt.docker import cgroup, disks, mounts
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
@@ -171,7 +172,7 @@ class Enforcement:
         try:
             if disks.read_disk(self._data_root, found.id).size == size:
                 return
-            disks.resize_disk(self._data_root, found.id, size)
+            btrfs.resize_disk(self._data_root, found.id, size)
             kept = disks.read_disk(self._data_root, found.id).size
         except (OSError, processutils.ProcessExecutionError) as error:
             raise exception.LimitsNotKept(reason=str(error)) from error

@@ -25,16 +25,8 @@ from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker import (
-    archive,
-    arrival,
-    cache,
-    flatten,
-    holes,
-    packing,
-    registry,
-    snapshots,
-)
+from novadocker.privsep.storage import sparse_files
+from novadocker.virt.docker import archive, arrival, cache, flatten, packing, registry, snapshots
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.engine import Engine
@@ -252,7 +244,7 @@ class ImageStore:
             undo.callback(self._engine.remove_image, loaded)
             snapshots_of_it = self._engine.layer_folders(loaded, flatten.SNAPSHOT)
             if snapshots_of_it:
-                holes.dig(snapshots_of_it)
+                sparse_files.dig(snapshots_of_it)
             yield loaded
             undo.pop_all()
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from oslo_log import log as logging
 
 from novadocker import exception, naming
-from novadocker.virt.docker import shortcuts
+from novadocker.privsep.storage import overlay_names
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import (
     ContainerDetail,
@@ -45,7 +45,7 @@ def stand_in(container: ContainerSpec, storage: Storage, instance_uuid: str) -> 
     folders = _folders(storage)
     options = _options(folders)
     if len(options) > _LONGEST_OPTIONS:
-        options = _options(shortcuts.names(instance_uuid, len(folders)))
+        options = _options(overlay_names.names(instance_uuid, len(folders)))
     if len(options) > _LONGEST_OPTIONS:
         raise exception.RescueRefused(
             reason=f"The server's image has {len(storage.lowers)} layers, too many for a rescue"
@@ -70,7 +70,7 @@ def prepare(engine: Engine, instance_uuid: str) -> None:
     folders = _folders(engine.inspect_storage(_aside(instance_uuid)))
     if len(_options(folders)) > _LONGEST_OPTIONS:
         try:
-            shortcuts.make(instance_uuid, folders)
+            overlay_names.make(instance_uuid, folders)
         except FileExistsError as error:
             raise exception.RescueRefused(reason=str(error)) from error
 
@@ -103,7 +103,7 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
     own = engine.inspect_container(_aside(instance_uuid))
     if stand_in_id:
         engine.remove_container(stand_in_id)
-        shortcuts.remove(instance_uuid)
+        overlay_names.remove(instance_uuid)
         engine.remove_unused_overlays()
     engine.rename_container(own.id, name)
     return stand_in_id
@@ -157,7 +157,7 @@ class RescueEnds:
 def remove(engine: Engine, instance_uuid: str) -> None:
     """Remove the own container of a server that is deleted during a rescue; absent is fine."""
     engine.remove_container(_aside(instance_uuid))
-    shortcuts.remove(instance_uuid)
+    overlay_names.remove(instance_uuid)
 
 
 def put_back_left(engine: Engine) -> None:

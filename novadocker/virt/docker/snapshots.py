@@ -12,7 +12,8 @@ from pathlib import Path
 
 from novadocker import exception
 from novadocker.linux import pipes
-from novadocker.virt.docker import archive, changes, flatten, freezer, stored
+from novadocker.privsep.storage import layer_archive, layer_diff
+from novadocker.virt.docker import archive, flatten, freezer
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.engine import Engine
@@ -59,9 +60,9 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
         )
     if engine.info().user_namespaces:
         raise exception.SnapshotFailed(reason="the engine remaps users (userns-remap)")
-    changes.start()
+    layer_diff.start()
     with freezer.frozen(engine, container, folder):
-        changes.write_layer(
+        layer_diff.write_layer(
             storage.upper,
             list(storage.lowers),
             dict(storage.volumes),
@@ -90,7 +91,7 @@ class _StoredLayer:
         """
 
         def write(target: tuple[int, int]) -> int:
-            return int(stored.write_layer(self.data_root, self.chain, target))
+            return int(layer_archive.write_layer(self.data_root, self.chain, target))
 
         with pipes.read_from(write) as (chunks, writing):
             yield from chunks
@@ -103,13 +104,13 @@ def _base(data_root: str, image_id: str) -> ArchivedImage:
     :raises ArchiveError: it is malformed
     :raises OSError: it can't be read
     """
-    config = bytes(stored.read_config(data_root, image_id.removeprefix("sha256:")))
+    config = bytes(layer_archive.read_config(data_root, image_id.removeprefix("sha256:")))
     layers: list[Layer] = []
     chain = ""
     for digest in archive.layer_digests(config):
         above = f"sha256:{chain} sha256:{digest}".encode()
         chain = hashlib.sha256(above).hexdigest() if chain else digest
-        size = int(stored.measure_layer(data_root, chain))
+        size = int(layer_archive.measure_layer(data_root, chain))
         layers.append(Layer(digest, _StoredLayer(data_root, chain, size)))
     found = ArchivedImage(config, tuple(layers))
     if f"sha256:{found.digest}" != image_id:

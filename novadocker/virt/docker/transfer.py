@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker import staging
+from novadocker.privsep.storage import staging
 from novadocker.virt.docker.conversation import ANSWER_SECONDS, Conversation, conversation
 from novadocker.virt.docker.model import Storage
 from novadocker.virt.docker.ways import Way

@@ -18,7 +18,7 @@ from typing import IO
 
 from novadocker import privsep
 from novadocker.privsep import arguments
-from novadocker.virt.docker import holes
+from novadocker.privsep.storage import sparse_files
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -145,8 +145,8 @@ class _Layer:
             for key, value in attributes.items()
             if not key.startswith(_OVERLAY_ATTRIBUTE)
         }
-        if holes.worth_a_mark(status, frozenset(attributes)):
-            entry.pax_headers[f"SCHILY.xattr.{holes.MARK}"] = "1"
+        if sparse_files.worth_a_mark(status, frozenset(attributes)):
+            entry.pax_headers[f"SCHILY.xattr.{sparse_files.MARK}"] = "1"
         if kind == stat.S_IFLNK:
             entry.linkname = os.readlink(path)
         elif kind != stat.S_IFDIR and status.st_nlink > 1:

@@ -17,7 +17,7 @@ from pathlib import Path
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.privsep import arguments
-from novadocker.virt.docker import trees
+from novadocker.privsep.storage import tree_stream
 
 FOLDER = "novadocker-staging"
 
@@ -32,7 +32,7 @@ _SERVERS_FOLDER = re.compile(
 
 _lock = threading.Lock()
 # what was read already, for the difference that follows
-_readers: dict[str, trees.Reader] = {}
+_readers: dict[str, tree_stream.Reader] = {}
 
 
 @privsep.transfer_pctxt.entrypoint
@@ -50,7 +50,7 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
     places = [_servers_folder(folder) for folder in arguments.items(folders)]
     pipe, running = arguments.open_file(target), arguments.flag(live)
     with _lock:
-        reader = _readers.setdefault(token, trees.Reader(places))
+        reader = _readers.setdefault(token, tree_stream.Reader(places))
     with open(pipe, "wb") as stream:
         return reader.write(stream, running)
 
@@ -81,7 +81,7 @@ def receive_folders(
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with open(pipe, "rb") as stream:
-            trees.Writer(top).apply(stream)
+            tree_stream.Writer(top).apply(stream)
         # each time, so that the last has little to write
         namespaces.sync_filesystem(top)
     finally:
