@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from benchmarks import figures, program
 from novadocker.exporter import files, serving
 from novadocker.exporter.collector import Asked, HostCollector, Places
-from novadocker.portrates import PortRate
+from novadocker.state_files.port_rates import PortRate
 
 _COUNTS = (50, 200, 500)
 _TARGET_COUNT = 200

@@ -34,7 +34,7 @@ from novadocker.exporter.repeated import Repeated
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
-from novadocker.portrates import PortRate
+from novadocker.state_files.port_rates import PortRate
 
 LOG = logging.getLogger(__name__)
 

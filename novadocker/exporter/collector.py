@@ -11,13 +11,13 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from novadocker import portrates
 from novadocker.exporter import files, host, metrics, parsing, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
-from novadocker.portrates import PortRate
+from novadocker.state_files import port_rates
+from novadocker.state_files.port_rates import PortRate
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,10 @@ class HostCollector(Collector):
                     console_bytes=self._identities.console_bytes(container),
                     loads=parsing.load_averages(loads),
                     rates={
-                        device: portrates.lower(port.rate, switched.get(port.host_device, _NO_RATE))
-                        for device, port in portrates.parse(rates).items()
+                        device: port_rates.lower(
+                            port.rate, switched.get(port.host_device, _NO_RATE)
+                        )
+                        for device, port in port_rates.parse(rates).items()
                     },
                 )
 
@@ -112,7 +114,7 @@ class HostCollector(Collector):
         state_path = str(self._places.state_path)
         return (
             files.read(f"{state_path}/loads/{uuid}"),
-            files.read(portrates.path_of(state_path, uuid)),
+            files.read(port_rates.path_of(state_path, uuid)),
         )
 
     def _host_metrics(self, servers: int) -> Iterator[Metric]:

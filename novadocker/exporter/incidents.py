@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker import incident_socket
 from novadocker.exporter.labels import KnownLabels
+from novadocker.state_files import incident_socket
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from novadocker.exporter.leaks import Found
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.tree import Sample
 from novadocker.exporter.watched import Totals
-from novadocker.portrates import PortRate
+from novadocker.state_files.port_rates import PortRate
 
 Value = float | int | None
 Table = tuple[tuple[str, str, str], ...]

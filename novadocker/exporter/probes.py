@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from novadocker import alive
+from novadocker.state_files import alive
 
 ANSWER_SECONDS = 5.0
 """How long a program has to answer."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from novadocker.exporter import probes
-from novadocker.portrates import PortRate
+from novadocker.state_files.port_rates import PortRate
 
 # RFC 7047 for each table; of one moment
 _SELECTS = tuple(

@@ -11,15 +11,16 @@ import docker
 import pytest
 from nova.network import model as network_model
 
-from novadocker import exception, portrates
+from novadocker import exception
 from novadocker.exporter import switch_rates
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.linux.cgroup import DiskRates
-from novadocker.portrates import Port, PortRate
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
+from novadocker.state_files import port_rates
+from novadocker.state_files.port_rates import Port, PortRate
 from novadocker.virt.docker import cgroup, enforcement, migration, mounts, vifs
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, Limits
@@ -243,9 +244,9 @@ def test_network_rates_both_ways(
         SMALL, inbound=NetworkRate(average=2_500_000), outbound=NetworkRate(average=1_250_000)
     )
     enforcer.enforce(uuid, found, rated, devices)
-    told = Path(portrates.path_of(str(tmp_path), uuid)).read_text()
+    told = Path(port_rates.path_of(str(tmp_path), uuid)).read_text()
     rate = PortRate(received=2_500_000, sent=1_250_000)
-    assert portrates.parse(told) == {"eth0": Port(rate, device)}
+    assert port_rates.parse(told) == {"eth0": Port(rate, device)}
     # What queued before the measurement began is received within it.
     assert megabits(other, uuid, "10.7.0.5") < 20 * 1.2
     assert megabits(uuid, other, "10.7.0.6") < 10 * 1.2

@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from novadocker import portrates
 from novadocker.cmd import exporter
 from novadocker.exporter import files, host, parsing, serving
 from novadocker.exporter.collector import Asked, HostCollector, Places
@@ -28,7 +27,8 @@ from novadocker.exporter.identity import Identities
 from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
-from novadocker.portrates import PortRate
+from novadocker.state_files import port_rates
+from novadocker.state_files.port_rates import PortRate
 
 CONTAINER = "ab" * 32
 FOREIGN = "cd" * 32
@@ -172,7 +172,7 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     put_identity(tmp_path, CONTAINER)
     put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
     put(tmp_path, {f"state/loads/{UUID}": "0.50 1.25 12.00 1/7 43\n"})
-    portrates.tell(tmp_path / "state", UUID, [("tap1", "eth0")], PortRate(1250, 2500))
+    port_rates.tell(tmp_path / "state", UUID, [("tap1", "eth0")], PortRate(1250, 2500))
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
     return tmp_path

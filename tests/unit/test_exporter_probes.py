@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from novadocker import alive
 from novadocker.exporter import probes
 from novadocker.exporter.metrics import process_metric
 from novadocker.exporter.rendering import render
+from novadocker.state_files import alive
 
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + bytes(8)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from novadocker import incident_socket
 from novadocker.exporter import connection_tables, incidents, rings, watch
 from novadocker.exporter.collector import WatchCollector
 from novadocker.exporter.incidents import Incident, Pending
@@ -20,6 +19,7 @@ from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
+from novadocker.state_files import incident_socket
 from tests.unit.test_exporter import (
     CONTAINER,
     FOREIGN,

@@ -6,8 +6,8 @@ import oslo_messaging
 import pytest
 from nova import objects
 
-from novadocker.virt.docker import incident_actions
-from novadocker.virt.docker.incident_actions import IncidentActions
+from novadocker.virt.docker import incidents
+from novadocker.virt.docker.incidents import IncidentActions
 
 UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
 OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
@@ -41,7 +41,7 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> FakeActions:
 
 
 def test_a_kill_is_an_action_that_is_over(actions: FakeActions) -> None:
-    incident_actions.record("oom_kill", UUID)
+    incidents.record("oom_kill", UUID)
     start, finish = actions.calls.get(timeout=1), actions.calls.get(timeout=1)
     assert (start[0], start[2:]) == ("start", (UUID, "oom_kill"))
     assert (finish[0], finish[2:]) == ("finish", (UUID,))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from novadocker import incident_socket
-from novadocker.virt.docker.incident_listener import IncidentListener
+from novadocker.state_files import incident_socket
+from novadocker.virt.docker.incidents import IncidentListener
 
 FILE = "novadocker-incidents"
 UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"

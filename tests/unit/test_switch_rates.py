@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from novadocker.exporter import switch_rates
-from novadocker.portrates import PortRate
+from novadocker.state_files.port_rates import PortRate
 from tests.unit.test_exporter_probes import answering
 
 QOS, FOREIGN_QOS, QUEUE, OTHER_QUEUE = (f"{digit * 8}-0000" for digit in "1234")

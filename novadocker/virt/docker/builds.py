@@ -14,9 +14,10 @@ from nova import objects
 from nova.network import model as network_model
 from nova.virt import driver
 
-from novadocker import exception, naming, portrates
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
+from novadocker.state_files import port_rates
 from novadocker.virt.docker import (
     attachments,
     guest,
@@ -165,7 +166,7 @@ class Builds:
         """Remove what an instance without container and network leaves; absent is fine."""
         self._drives.detach(instance)
         self._node.loads.delete(instance.uuid)
-        portrates.forget(Path(CONF.state_path), instance.uuid)
+        port_rates.forget(Path(CONF.state_path), instance.uuid)
         if self._node.arrivals.get(instance.uuid):
             transfer.discard(self._node.data_root, instance.uuid)
             self._node.arrivals.end(instance.uuid)

@@ -22,10 +22,11 @@ from nova.network import model as network_model
 from nova.virt import driver, hardware
 from oslo_log import log as logging
 
-from novadocker import alive, exception, incident_socket, naming
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
+from novadocker.state_files import alive, incident_socket
 from novadocker.virt.docker import (
     attachments,
     builds,
@@ -51,8 +52,7 @@ from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.events import Events
-from novadocker.virt.docker.incident_actions import IncidentActions
-from novadocker.virt.docker.incident_listener import IncidentListener
+from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports

@@ -17,12 +17,13 @@ from oslo_concurrency import processutils
 from oslo_log import log as logging
 from pyroute2 import IPRoute
 
-from novadocker import exception, portrates
+from novadocker import exception
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.network import tc
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.privsep.storage import btrfs
+from novadocker.state_files import port_rates
 from novadocker.virt.docker import cgroup, disks, mounts
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
@@ -108,11 +109,11 @@ class Enforcement:
             )
         except OSError as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
-        portrates.tell(
+        port_rates.tell(
             self._state_path,
             instance_uuid,
             devices,
-            portrates.PortRate(_average(limits.inbound), _average(limits.outbound)),
+            port_rates.PortRate(_average(limits.inbound), _average(limits.outbound)),
         )
 
     def limit_container(

@@ -6,9 +6,11 @@ and a time.
 """
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import oslo_messaging
 from nova import context as nova_context
@@ -16,11 +18,53 @@ from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log as logging
 
+from novadocker.state_files import incident_socket
+
 LOG = logging.getLogger(__name__)
 
 # a tenant can cause any number, and each is a row of Nova's database
 _AGAIN_SECONDS = 600.0
 _MOST_REMEMBERED = 10_000
+
+
+class IncidentListener:
+    """A thread that waits for the exporter, which need not be there.
+
+    :param state_path: nova-compute's, with the socket
+    :param add: takes the kind and the server's UUID of each incident
+    """
+
+    def __init__(self, state_path: Path, add: Callable[[str, str], None]) -> None:
+        self._state_path = state_path
+        self._add = add
+        self._listening: socket.socket | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to listen; a folder that takes no socket costs what the exporter tells alone."""
+        try:
+            self._listening = incident_socket.listen(self._state_path)
+        except OSError as error:
+            LOG.warning("What novadocker-exporter sees is in no action log: %s", error)
+            return
+        # a daemon: it must not keep a stopping nova-compute
+        threading.Thread(
+            target=self._run, args=(self._listening,), name="docker-incidents", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        """Listen no more."""
+        self._stopped = True
+        if self._listening:
+            # wakes the thread, which closes it
+            self._listening.shutdown(socket.SHUT_RDWR)
+
+    def _run(self, listening: socket.socket) -> None:
+        with listening:
+            while not self._stopped:
+                datagram = listening.recv(incident_socket.LARGEST)
+                if told := incident_socket.parse(datagram):
+                    self._add(*told)
 
 
 class IncidentActions:
