@@ -15,7 +15,8 @@ from nova import exception as nova_exception
 
 from novadocker import exception
 from novadocker.privsep.storage import sparse_files
-from novadocker.virt.docker import freezer, images
+from novadocker.virt.docker import images
+from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine import Engine
 from tests import archives
 from tests.engine.busybox import busybox_archive
@@ -289,7 +290,7 @@ def test_a_freeze_does_not_outlive_its_process(
     command = [sys.executable, "-c", FREEZE_AND_DIE, engine_url]
     killed = subprocess.run([*command, frozen.id, str(folder)], check=False)
     assert (killed.returncode, status(frozen)) == (-9, "paused")
-    freezer.thaw_left(engine, folder)
+    freeze.thaw_left(engine, folder)
     assert (status(frozen), status(resting)) == ("running", "paused")
     assert [entry.name for entry in folder.iterdir()] == ["locks"]
 

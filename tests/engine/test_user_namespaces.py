@@ -17,7 +17,8 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import isolation, rescue, subids
+from novadocker.virt.docker import isolation, subids
+from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info

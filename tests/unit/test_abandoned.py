@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker.abandoned import AbandonedContainers
+from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from tests.unit.fakes import FakeEngine
 
 

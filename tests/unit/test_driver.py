@@ -16,7 +16,8 @@ from nova.virt import driver as nova_driver
 from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import configdrive, freezer, states, subids
+from novadocker.virt.docker import configdrive, subids
+from novadocker.virt.docker.containers import freeze, servers
 from novadocker.virt.docker.model import Container, ContainerSpec, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
@@ -495,7 +496,7 @@ def test_no_password_for_an_image_without_accounts(
 # -- which servers there are ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("status", "expected"), states.POWER_STATES.items())
+@pytest.mark.parametrize(("status", "expected"), servers.POWER_STATES.items())
 def test_power_states(
     driver: Any, spawn: Any, instance: Any, engine: FakeEngine, status: str, expected: int
 ) -> None:
@@ -597,7 +598,7 @@ def test_server_that_a_snapshot_left_frozen_goes_on(
     for name in ("frozen", "resting", "gone"):
         engine.add(name, {}, "paused")
     for name in ("frozen", "gone"):
-        (tmp_path / f"{freezer.PREFIX}id-{name}").touch()
+        (tmp_path / f"{freeze.PREFIX}id-{name}").touch()
     engine.remove_container("gone")
     driver.init_host(NODE)
     assert engine.inspect_container("frozen").status == "running"
@@ -614,12 +615,12 @@ def test_a_freeze_that_the_engine_did_not_let_end(
     left, held = (engine.inspect_container(name) for name in ("left", "held"))
     with (
         pytest.raises(exception.EngineUnavailable),
-        freezer.frozen(engine, left, tmp_path),  # type: ignore[arg-type]
+        freeze.frozen(engine, left, tmp_path),  # type: ignore[arg-type]
     ):
         engine.away = True
     engine.away = False
     assert engine.inspect_container("left").status == "paused"
-    with freezer.frozen(engine, held, tmp_path):  # type: ignore[arg-type]
+    with freeze.frozen(engine, held, tmp_path):  # type: ignore[arg-type]
         driver.update_provider_tree(tree(), NODE)
         assert engine.inspect_container("left").status == "running"
         assert engine.inspect_container("held").status == "paused"

@@ -7,7 +7,7 @@ from nova.virt import event as virtevent
 
 from novadocker import exception, naming
 from novadocker.virt.docker import events
-from novadocker.virt.docker.listing import Listing
+from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.model import ContainerEvent
 from tests.unit.fakes import FakeEngine
 

@@ -5,7 +5,7 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.guest import containerd
-from novadocker.virt.docker import lifecycle
+from novadocker.virt.docker.containers import lifecycle
 from tests.unit.fakes import FakeEngine
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.virt.docker import loads
-from novadocker.virt.docker.listing import Listing
+from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.loads import Averages, Loads, Tasks
 from novadocker.virt.docker.model import Mount
 from tests.unit import fakes

@@ -8,7 +8,7 @@ from nova.compute import provider_tree as placement
 
 from novadocker import exception, naming
 from novadocker.privsep.storage import overlay_names
-from novadocker.virt.docker import rescue
+from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.model import Mount, Overlay
 from tests.unit.fakes import FakeEngine, FakeNetwork
 

@@ -18,18 +18,9 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import (
-    attachments,
-    guest,
-    isolation,
-    limits,
-    rescue,
-    spec,
-    tags,
-    transfer,
-    vifs,
-)
+from novadocker.virt.docker import attachments, guest, isolation, limits, spec, tags, transfer, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.model import ContainerSpec, EngineImage
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files

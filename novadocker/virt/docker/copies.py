@@ -22,10 +22,11 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
-from novadocker.virt.docker import freezer, transfer, ways
+from novadocker.virt.docker import transfer, ways
 from novadocker.virt.docker.blobs import Blob, DataImage, Repository
+from novadocker.virt.docker.containers import freeze
+from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.listing import Listing
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Copies:
         begin = time.monotonic()
         try:
             blobs = [_upload(repository, token, folders, live=True)]
-            with freezer.frozen(self._engine, found, Path(CONF.instances_path)):
+            with freeze.frozen(self._engine, found, Path(CONF.instances_path)):
                 blobs.append(_upload(repository, token, folders, live=False))
         finally:
             staging.forget_folders(token)

@@ -31,15 +31,11 @@ from novadocker.virt.docker import (
     attachments,
     builds,
     consoles,
-    diagnostics,
     disks,
-    freezer,
     guest,
     inventory,
     nics,
-    rescue,
     startup,
-    states,
     topology,
     traits,
     transfer,
@@ -51,6 +47,7 @@ from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
@@ -115,7 +112,7 @@ class DockerDriver(driver.ComputeDriver):
             uses the engine
         """
         self._node.open(host)
-        freezer.thaw_left(self._engine, Path(CONF.instances_path))
+        freeze.thaw_left(self._engine, Path(CONF.instances_path))
         rescue.put_back_left(self._engine)
         ways.clear_left(self._engine)
         moves.resume_cut_off(host)
@@ -171,7 +168,7 @@ class DockerDriver(driver.ComputeDriver):
             return
         self._node.abandoned.sweep()
         self._node.rescue_ends.sweep()
-        freezer.thaw_given_up(self._engine, Path(CONF.instances_path))
+        freeze.thaw_given_up(self._engine, Path(CONF.instances_path))
         disks.keep_limited(info)
         self._node.enforcement.sweep()
         ratios = self._get_allocation_ratios(known)
@@ -228,7 +225,7 @@ class DockerDriver(driver.ComputeDriver):
         )
         if server is None:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
-        return hardware.InstanceInfo(state=states.power_state_of(server))
+        return hardware.InstanceInfo(state=servers.power_state_of(server))
 
     # -- from nothing to a server, and back ----------------------------------------------------
 
@@ -731,7 +728,7 @@ class DockerDriver(driver.ComputeDriver):
         found = self._node.find(instance)
         counters = psutil.net_io_counters(pernic=True)
         return diagnostics.diagnostics(
-            states.power_state_of(found),
+            servers.power_state_of(found),
             found.started_at,
             self._engine.read_usage(found.id) if found.pid else None,
             [

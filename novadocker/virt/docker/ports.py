@@ -15,7 +15,8 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import attachments, guest, limits, nics, plugging, states, tags, vifs
+from novadocker.virt.docker import attachments, guest, limits, nics, plugging, tags, vifs
+from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 
@@ -63,7 +64,7 @@ class Ports:
     ) -> None:
         """Wire an instance and hold it to its limits; the ports of one that is silent are, too."""
         self.wire(instance, ports)
-        if states.is_silent(found):
+        if servers.is_silent(found):
             vifs.silence_vifs(instance, ports)
         else:
             self.enforce(instance, found, ports)
@@ -89,7 +90,7 @@ class Ports:
         """
         self.wire(instance, ports)
         server = self._node.listing.recent_servers().get(instance.uuid)
-        if server is not None and states.is_silent(server):
+        if server is not None and servers.is_silent(server):
             vifs.silence_vifs(instance, ports)
         elif server is not None:
             try:

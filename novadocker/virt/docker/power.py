@@ -11,8 +11,9 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import lifecycle, limits, rescue, vifs
+from novadocker.virt.docker import limits, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.containers import lifecycle, rescue
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, device_pairs

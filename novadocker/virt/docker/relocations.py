@@ -12,10 +12,11 @@ from oslo_log import log as logging
 
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import limits, states, transfer, vifs, ways
+from novadocker.virt.docker import limits, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -51,7 +52,7 @@ class Relocations:
     ) -> transfer.Move:
         """Send an instance's data to a host and stop it; it stays here until that is confirmed."""
         found = self._node.find(instance)
-        running = not states.has_ended(found)
+        running = not servers.has_ended(found)
         storage = self._node.engine.inspect_storage(found.id)
         with contextlib.ExitStack() as undo:
             with transfer.session(
@@ -110,7 +111,7 @@ class Relocations:
         """Do what ``finish_migration`` had not done when nova-compute died, and its caller."""
         try:
             found = self.find_whole(instance, network_info)
-            if moves.runs_after(instance) and states.has_ended(found):
+            if moves.runs_after(instance) and servers.has_ended(found):
                 self._power.start(found, instance, network_info)
                 # what plugs its ports next must not take it for stopped
                 self._node.listing.servers()
@@ -126,7 +127,7 @@ class Relocations:
         network_info: network_model.NetworkInfo,
     ) -> None:
         """Start an instance whose move to another host is reverted; one that runs is left alone."""
-        if states.has_ended(found):
+        if servers.has_ended(found):
             with self._ports.plugged(instance, network_info):
                 pass
             self._power.start(found, instance, network_info)

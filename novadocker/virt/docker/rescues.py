@@ -11,8 +11,9 @@ from nova import objects
 from nova.network import model as network_model
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import guest, rescue
+from novadocker.virt.docker import guest
 from novadocker.virt.docker.builds import Builds
+from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files
 from novadocker.virt.docker.power import Power

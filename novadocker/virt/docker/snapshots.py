@@ -13,9 +13,10 @@ from pathlib import Path
 from novadocker import exception
 from novadocker.linux import pipes
 from novadocker.privsep.storage import layer_archive, layer_diff
-from novadocker.virt.docker import archive, flatten, freezer
+from novadocker.virt.docker import archive, flatten
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine import Engine
 from novadocker.virt.docker.model import ContainerDetail
 
@@ -61,7 +62,7 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
     if engine.info().user_namespaces:
         raise exception.SnapshotFailed(reason="the engine remaps users (userns-remap)")
     layer_diff.start()
-    with freezer.frozen(engine, container, folder):
+    with freeze.frozen(engine, container, folder):
         layer_diff.write_layer(
             storage.upper,
             list(storage.lowers),

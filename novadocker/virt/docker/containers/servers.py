@@ -5,9 +5,11 @@ import threading
 import time
 from collections.abc import Mapping
 
+from nova.compute import power_state
+
 from novadocker import naming
 from novadocker.virt.docker.engine import Engine
-from novadocker.virt.docker.model import Container
+from novadocker.virt.docker.model import Container, ContainerDetail
 
 # Nova asks for every server in turn when it compares power states
 _FRESH_SECONDS = 5.0
@@ -47,3 +49,29 @@ class Listing:
         }
         self._read_at = started
         return self._servers
+
+
+POWER_STATES: Mapping[str, int] = {
+    "created": power_state.SHUTDOWN,
+    "running": power_state.RUNNING,
+    "restarting": power_state.RUNNING,
+    "paused": power_state.PAUSED,
+    "exited": power_state.SHUTDOWN,
+    "removing": power_state.SHUTDOWN,
+    "dead": power_state.CRASHED,
+}
+
+
+def power_state_of(server: Container | ContainerDetail) -> int:
+    """Return Nova's number for a server's state; NOSTATE for a word that is not known."""
+    return POWER_STATES.get(server.status, power_state.NOSTATE)
+
+
+def has_ended(server: Container | ContainerDetail) -> bool:
+    """Tell whether a server has no process."""
+    return power_state_of(server) in (power_state.SHUTDOWN, power_state.CRASHED)
+
+
+def is_silent(server: Container | ContainerDetail) -> bool:
+    """Tell whether nobody may answer for a server: the kernel would, for frozen processes too."""
+    return has_ended(server) or power_state_of(server) == power_state.PAUSED
