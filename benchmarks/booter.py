@@ -25,7 +25,7 @@ from novadocker.privsep.guest import cgroup
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker import migration, tags
 from novadocker.virt.docker.driver import DockerDriver
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import ImageStore
 
 # as the cloud's network "private" has them, in ranges kept for documentation

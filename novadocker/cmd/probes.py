@@ -21,8 +21,8 @@ import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
 from novadocker.virt.docker import switch
-from novadocker.virt.docker.connection import Tls
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import EngineInfo
 
 _ENGINE_SECONDS = 10

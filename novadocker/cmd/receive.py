@@ -24,8 +24,8 @@ from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker import ways
 from novadocker.virt.docker.blobs import Repository
-from novadocker.virt.docker.connection import Tls
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.transfer import VERSION
 
 _CHUNK = 1 << 20

@@ -22,7 +22,7 @@ import vif_plug_ovs.privsep
 
 from novadocker import privsep
 from novadocker.linux import namespaces
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import daemons, hosts
 from tests.engine.busybox import busybox_archive
 from tests.engine.engines import OwnEngine, remove_containers

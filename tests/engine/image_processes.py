@@ -11,7 +11,7 @@ from pathlib import Path
 from nova import conf
 
 from novadocker.virt.docker import images
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.fake_glance import FakeGlance
 
 

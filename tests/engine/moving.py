@@ -15,7 +15,7 @@ from nova import conf
 from novadocker.cmd import receive
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker import transfer, ways
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine.test_snapshots import Boot, Guest
 
 # what ssh is between two hosts

@@ -14,7 +14,7 @@ import pytest
 from nova import conf
 
 from novadocker.virt.docker import consoles
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine.test_engine import create
 from tests.waiting import until
 

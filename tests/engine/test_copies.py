@@ -13,7 +13,7 @@ from novadocker import exception, naming
 from novadocker.virt.docker import copies
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.copies import Copies
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine.moving import Arrive, arrive, data_root, guest
 from tests.engine.registries import Registry
 from tests.engine.test_images import folder, store

@@ -14,7 +14,7 @@ import pytest
 from novadocker import exception
 from novadocker.privsep.storage import btrfs
 from novadocker.virt.docker import disks, host
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import machines
 from tests.engine.engines import own_engine
 from tests.engine.machines import Machine

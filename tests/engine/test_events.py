@@ -13,7 +13,7 @@ from nova.virt import event as virtevent
 from novadocker import naming
 from novadocker.virt.docker import events
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine.engines import OwnEngine
 from tests.waiting import until
 

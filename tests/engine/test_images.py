@@ -16,7 +16,7 @@ from nova import conf, objects
 
 from novadocker import exception
 from novadocker.virt.docker import images
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests import archives
 from tests.engine import image_processes, machines
 from tests.engine.busybox import busybox_archive

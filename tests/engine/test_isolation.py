@@ -14,7 +14,7 @@ import pytest
 from oslo_privsep import capabilities as privsep_capabilities
 
 from novadocker.virt.docker import isolation
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import machines
 from tests.engine.machines import Machine
 

@@ -16,7 +16,7 @@ from novadocker import exception
 from novadocker.privsep.guest import lxcfs as guest_lxcfs
 from novadocker.virt.docker import loads, lxcfs
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine import daemons
 from tests.waiting import until

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from novadocker.linux import cgroup
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import control_groups, machines
 from tests.engine.machines import Machine
 from tests.waiting import until

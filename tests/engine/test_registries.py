@@ -20,7 +20,7 @@ from nova import conf
 
 from novadocker import exception
 from novadocker.virt.docker import images
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine.test_images import folder, image_of, run, tags
 from tests.fake_glance import FakeGlance
 

@@ -17,7 +17,7 @@ from novadocker import exception
 from novadocker.privsep.storage import sparse_files
 from novadocker.virt.docker import images
 from novadocker.virt.docker.containers import freeze
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests import archives
 from tests.engine.busybox import busybox_archive
 from tests.engine.test_images import folder, store, tags

@@ -15,7 +15,7 @@ from nova import conf
 from novadocker import exception, naming
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging, tree_stream
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import engines
 from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
 from tests.engine.test_images import folder, store

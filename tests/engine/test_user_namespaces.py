@@ -19,7 +19,7 @@ from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker import isolation, subids
 from novadocker.virt.docker.containers import rescue
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks

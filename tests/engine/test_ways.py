@@ -14,7 +14,7 @@ from nova import exception as nova_exception
 from novadocker import exception
 from novadocker.virt.docker import blobs, images, transfer, ways
 from novadocker.virt.docker.blobs import Blob, Repository
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests import archives
 from tests.engine import engines, registries
 from tests.engine.busybox import busybox_archive

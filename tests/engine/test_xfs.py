@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.virt.docker import disks, host
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from tests.engine import engines, machines
 
 MIB = 1 << 20

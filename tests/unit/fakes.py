@@ -31,7 +31,7 @@ from novadocker.virt.docker import (
     vifs,
 )
 from novadocker.virt.docker.enforcement import Enforcement
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.loads import Loads

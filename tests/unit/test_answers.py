@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from novadocker.virt.docker import answers
+from novadocker.virt.docker.engine import responses
 
 ID = "ab" * 32
 LABELS = {"org.openstack.nova.schema": "1"}
@@ -49,11 +49,11 @@ INFO = {
 }
 
 CASES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "container": (ROW, answers.container),
-    "detail": (INSPECTED, answers.container_detail),
-    "storage": (INSPECTED, answers.storage),
-    "event": (EVENT, lambda found: answers.event(json.dumps(found).encode())),
-    "info": (INFO, lambda found: answers.engine_info(found, "1.41")),
+    "container": (ROW, responses.container),
+    "detail": (INSPECTED, responses.container_detail),
+    "storage": (INSPECTED, responses.storage),
+    "event": (EVENT, lambda found: responses.event(json.dumps(found).encode())),
+    "info": (INFO, lambda found: responses.engine_info(found, "1.41")),
 }
 
 JUNK: st.SearchStrategy[Any] = st.recursive(
@@ -102,7 +102,7 @@ def test_any_answer(name: str, data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(list(places(answer))))
     try:
         found = read(changed(answer, way, data.draw(JUNK), data.draw(st.booleans())))
-    except answers.MalformedAnswer:
+    except responses.MalformedAnswer:
         return
     for field, value in dataclasses.asdict(found).items():
         assert type(value) is type(right[field]) or (field, value) == ("started_at", None)
@@ -119,5 +119,5 @@ def test_further_fields_are_no_matter(name: str) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"\xff"])
 def test_what_is_no_event(line: bytes) -> None:
-    with pytest.raises(answers.MalformedAnswer):
-        answers.event(line)
+    with pytest.raises(responses.MalformedAnswer):
+        responses.event(line)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import engine as engine_module
-from novadocker.virt.docker.claim import EngineClaim
 from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.engine import client as engine_module
+from novadocker.virt.docker.engine.claim import EngineClaim
 from tests.unit.fakes import FakeEngine
 
 _HOLD = """

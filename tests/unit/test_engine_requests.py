@@ -21,8 +21,9 @@ import requests
 import urllib3
 
 from novadocker import exception
-from novadocker.virt.docker import connection, dialect, engine
-from novadocker.virt.docker.connection import Tls
+from novadocker.virt.docker.engine import client, connection
+from novadocker.virt.docker.engine import requests as engine_requests
+from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
 SPEC = ContainerSpec(
@@ -52,7 +53,7 @@ SPEC = ContainerSpec(
 
 
 def test_container_without_any_network_of_the_engine() -> None:
-    config = dialect.container_config(SPEC)
+    config = engine_requests.container_config(SPEC)
     assert config["NetworkDisabled"] is True
     assert config["HostConfig"]["NetworkMode"] == "none"
     assert config["HostConfig"]["Runtime"] == "novadocker"
@@ -63,7 +64,7 @@ def test_container_without_any_network_of_the_engine() -> None:
 
 
 def test_container_limits() -> None:
-    host = dialect.container_config(SPEC)["HostConfig"]
+    host = engine_requests.container_config(SPEC)["HostConfig"]
     assert (host["CpuPeriod"], host["CpuQuota"], host["CpuShares"]) == (7, 2, 3)
     assert (host["CpusetCpus"], host["CpusetMems"], host["PidsLimit"]) == ("2,10", "", 5)
     assert (host["Memory"], host["MemorySwap"]) == (4, 5)
@@ -72,13 +73,15 @@ def test_container_limits() -> None:
 
 def test_size_of_the_disk() -> None:
     sized = replace(SPEC, limits=replace(SPEC.limits, disk_bytes=1 << 30))
-    assert dialect.container_config(sized)["HostConfig"]["StorageOpt"] == {"size": "1073741824"}
+    assert engine_requests.container_config(sized)["HostConfig"]["StorageOpt"] == {
+        "size": "1073741824"
+    }
     # an engine that can't give a size refuses any
-    assert dialect.container_config(SPEC)["HostConfig"]["StorageOpt"] == {}
+    assert engine_requests.container_config(SPEC)["HostConfig"]["StorageOpt"] == {}
 
 
 def test_container_isolation() -> None:
-    host = dialect.container_config(SPEC)["HostConfig"]
+    host = engine_requests.container_config(SPEC)["HostConfig"]
     assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], ["CHOWN", "KILL"])
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
@@ -88,25 +91,25 @@ def test_container_isolation() -> None:
 
 
 def test_systemd() -> None:
-    config = dialect.container_config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
+    config = engine_requests.container_config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
     assert config["StopSignal"] == "SIGRTMIN+3"
     assert config["Env"] == ["container=docker"]
     assert config["HostConfig"]["CgroupnsMode"] == "private"
     assert set(config["HostConfig"]["Tmpfs"]) == {"/run", "/run/lock"}
-    plain = dialect.container_config(SPEC)
+    plain = engine_requests.container_config(SPEC)
     assert not {"Env", "StopSignal"} & plain.keys()
     assert not {"CgroupnsMode", "Tmpfs"} & plain["HostConfig"].keys()
 
 
 def test_nesting_lifts_the_profiles() -> None:
     nesting = replace(SPEC, isolation=replace(SPEC.isolation, nesting=True))
-    host = dialect.container_config(nesting)["HostConfig"]
+    host = engine_requests.container_config(nesting)["HostConfig"]
     assert host["SecurityOpt"] == ["apparmor=unconfined", "seccomp=unconfined"]
     assert "Privileged" not in host
 
 
 def test_tar_holds_root_owned_files_below_the_root() -> None:
-    content = dialect.tar_of({"/etc/hosts": b"x", "motd": b"yy"})
+    content = engine_requests.tar_of({"/etc/hosts": b"x", "motd": b"yy"})
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = archive.getmembers()
     assert [(m.name, m.size, m.mode, m.uid) for m in members] == [
@@ -131,7 +134,7 @@ ROWS_V1 = [
     ],
 )
 def test_usage(blkio: Any, cpu: Any, read: int, each: tuple[int, ...]) -> None:
-    usage = dialect.usage(
+    usage = engine_requests.usage(
         {
             "cpu_stats": {"cpu_usage": cpu},
             "memory_stats": {"usage": 8, "limit": 9},
@@ -212,7 +215,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) -> None:
     with Daemon(str(tmp_path / "docker.sock")) as daemon:
         threading.Thread(target=daemon.serve_forever, daemon=True).start()
-        asked = engine.Engine(f"unix://{tmp_path}/docker.sock", 10, 10)
+        asked = client.Engine(f"unix://{tmp_path}/docker.sock", 10, 10)
         for number in range(30):
             asked.terminal_process(Terminal(socket.socket(), b"", f"/exec/{number}"))
         deadline = time.monotonic() + 10
@@ -273,7 +276,7 @@ def tls(folder: Path, ca: str, own: str) -> Tls:
 
 def test_an_engine_that_proves_who_it_is(encrypted: tuple[str, Path]) -> None:
     url, folder = encrypted
-    asked = engine.Engine(url, 10, 10, tls(folder, "engine", "engine"))
+    asked = client.Engine(url, 10, 10, tls(folder, "engine", "engine"))
     assert asked.terminal_process(Terminal(socket.socket(), b"", "/exec/1")) == 0
 
 
@@ -285,10 +288,10 @@ def test_an_engine_that_does_not_and_one_that_does_not_know_us(
 ) -> None:
     url, folder = encrypted
     with pytest.raises(exception.EngineUnavailable):
-        engine.Engine(url, 10, 10, tls(folder, ca, own)).info()
+        client.Engine(url, 10, 10, tls(folder, ca, own)).info()
 
 
 @pytest.mark.parametrize("given", [{"ca": "/no/such"}, {"certificate": "/no/such", "key": "/x"}])
 def test_files_of_tls_that_are_not_there(given: dict[str, str]) -> None:
     with pytest.raises(exception.InvalidConfiguration):
-        engine.Engine("https://127.0.0.1:1", 10, 10, Tls(**given)).info()
+        client.Engine("https://127.0.0.1:1", 10, 10, Tls(**given)).info()

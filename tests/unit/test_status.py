@@ -21,7 +21,7 @@ from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
 from novadocker.virt.docker import lxcfs
-from novadocker.virt.docker.connection import Tls
+from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes

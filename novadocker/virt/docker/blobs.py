@@ -21,7 +21,7 @@ import requests
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.connection import read_credentials
+from novadocker.virt.docker.engine.connection import read_credentials
 
 LOG = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
 

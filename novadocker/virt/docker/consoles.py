@@ -20,7 +20,7 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.privsep.guest import files
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Terminal
 from novadocker.virt.docker.relay import relay
 

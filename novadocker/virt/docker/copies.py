@@ -26,7 +26,7 @@ from novadocker.virt.docker import transfer, ways
 from novadocker.virt.docker.blobs import Blob, DataImage, Repository
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
 

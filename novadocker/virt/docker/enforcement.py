@@ -25,7 +25,7 @@ from novadocker.privsep.network.types import NetworkRate
 from novadocker.privsep.storage import btrfs
 from novadocker.state_files import port_rates
 from novadocker.virt.docker import cgroup, disks, mounts
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
 
 LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerEvent
 
 LOG = logging.getLogger(__name__)

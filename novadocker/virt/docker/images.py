@@ -29,7 +29,7 @@ from novadocker.privsep.storage import sparse_files
 from novadocker.virt.docker import archive, arrival, cache, flatten, packing, registry, snapshots
 from novadocker.virt.docker.archive import ArchivedImage
 from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
 LOG = logging.getLogger(__name__)

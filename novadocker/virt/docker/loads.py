@@ -23,7 +23,7 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.linux import cgroup
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Mount
 
 LOG = logging.getLogger(__name__)

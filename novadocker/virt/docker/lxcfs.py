@@ -17,7 +17,7 @@ from oslo_privsep import daemon
 from novadocker import exception
 from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.loads import Loads
 from novadocker.virt.docker.model import Mount
 

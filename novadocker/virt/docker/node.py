@@ -15,13 +15,13 @@ from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import consoles, limits, subids, topology
 from novadocker.virt.docker import host as host_facts
 from novadocker.virt.docker.arrivals import Arrivals
-from novadocker.virt.docker.connection import Tls
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.enforcement import Enforcement
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.loads import Loads
 from novadocker.virt.docker.lxcfs import Lxcfs

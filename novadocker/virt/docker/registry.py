@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from novadocker.virt.docker import archive, flatten
 from novadocker.virt.docker.archive import ArchivedImage, Layer
 from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.containers import freeze
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerDetail
 
 

@@ -19,7 +19,7 @@ from novadocker.linux import pipes
 from novadocker.linux.pipes import Write
 from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.conversation import Conversation
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
 

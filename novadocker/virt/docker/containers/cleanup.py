@@ -7,7 +7,7 @@ from collections.abc import Callable
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
 

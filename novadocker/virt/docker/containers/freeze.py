@@ -13,7 +13,7 @@ from pathlib import Path
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.privsep.storage import overlay_names
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import (
     ContainerDetail,
     ContainerSpec,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from nova.compute import power_state
 
 from novadocker import naming
-from novadocker.virt.docker.engine import Engine
+from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Container, ContainerDetail
 
 # Nova asks for every server in turn when it compares power states

@@ -18,7 +18,7 @@ from docker import auth, errors
 from docker.transport import UnixHTTPAdapter
 
 from novadocker import exception
-from novadocker.virt.docker import answers
+from novadocker.virt.docker.engine import responses
 
 # 1.41 is Engine 20.10's, the oldest that is supported.
 MINIMUM_API_VERSION = (1, 41)
@@ -142,7 +142,7 @@ class Connection:
             raise exception.EngineError(
                 operation=operation, reason=concise(error.explanation or str(error))
             ) from error
-        except answers.MalformedAnswer as error:
+        except responses.MalformedAnswer as error:
             raise exception.EngineError(operation=operation, reason=str(error)) from error
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error

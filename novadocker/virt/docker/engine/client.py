@@ -20,9 +20,10 @@ import requests
 from docker import auth, errors
 
 from novadocker import exception, naming
-from novadocker.virt.docker import answers, dialect
-from novadocker.virt.docker.claim import EngineClaim
-from novadocker.virt.docker.connection import (
+from novadocker.virt.docker.engine import requests as engine_requests
+from novadocker.virt.docker.engine import responses
+from novadocker.virt.docker.engine.claim import EngineClaim
+from novadocker.virt.docker.engine.connection import (
     Connection,
     Tls,
     is_read_timeout,
@@ -68,7 +69,7 @@ class Engine(Connection):
     def info(self) -> EngineInfo:
         """Return the facts of the engine and its host."""
         with self._translated("its facts"):
-            return answers.engine_info(self._client.info(), self._client.api_version)
+            return responses.engine_info(self._client.info(), self._client.api_version)
 
     def claim(self, info: EngineInfo) -> None:
         """Keep every other nova-compute off the engine until ``release``; again is fine.
@@ -87,7 +88,7 @@ class Engine(Connection):
         """Return all containers, in any state, that carry the label."""
         with self._translated("the list of containers"):
             rows = self._client.containers(all=True, filters={"label": label})
-            return [answers.container(row) for row in rows]
+            return [responses.container(row) for row in rows]
 
     def inspect_container(self, container: str) -> ContainerDetail:
         """Return what the engine knows of a container, by name or id.
@@ -95,18 +96,18 @@ class Engine(Connection):
         :raises ContainerNotFound: there is none
         """
         with self._translated("an inspection"):
-            return answers.container_detail(self._client.inspect_container(container))
+            return responses.container_detail(self._client.inspect_container(container))
 
     def inspect_storage(self, container: str) -> Storage:
         """Return where a container's files are; ContainerNotFound if there is none."""
         with self._translated("an inspection"):
-            return answers.storage(self._client.inspect_container(container))
+            return responses.storage(self._client.inspect_container(container))
 
     def create_container(self, spec: ContainerSpec) -> str:
         """Create a container that has no network of the engine's; return its id."""
         with self._translated("the creation"):
             created = self._client.create_container_from_config(
-                dialect.container_config(spec), name=spec.name
+                engine_requests.container_config(spec), name=spec.name
             )
         return str(created["Id"])
 
@@ -126,7 +127,7 @@ class Engine(Connection):
             # the SDK's own call has no limit of processes
             response = client.post(
                 f"{client.base_url}/v{client.api_version}/containers/{container}/update",
-                json=dialect.limit_changes(limits),
+                json=engine_requests.limit_changes(limits),
                 timeout=self._timeout,
             )
             try:
@@ -190,7 +191,7 @@ class Engine(Connection):
         leads out of it. Works on a container that never ran.
         """
         with self._translated("the files"):
-            self._client.put_archive(container, "/", dialect.tar_of(files))
+            self._client.put_archive(container, "/", engine_requests.tar_of(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
         """Return the content of a plain file; None if there is none, or one above 64 KiB.
@@ -200,7 +201,7 @@ class Engine(Connection):
         try:
             with self._translated("the file"):
                 chunks, _ = self._client.get_archive(container, path)
-                return dialect.only_file(chunks)
+                return engine_requests.only_file(chunks)
         except exception.ContainerNotFound:
             # the engine says the same of a missing path
             return None
@@ -285,8 +286,8 @@ class Engine(Connection):
         """Return the counters of a running container."""
         with self._translated("the usage"):
             found = self._client.stats(container, stream=False, one_shot=True)
-            with answers.understood():
-                return dialect.usage(found)
+            with responses.understood():
+                return engine_requests.usage(found)
 
     def watch_events(
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
@@ -314,7 +315,7 @@ class Engine(Connection):
             ):
                 response.raise_for_status()
                 for line in response.iter_lines(chunk_size=None):
-                    yield answers.event(line)
+                    yield responses.event(line)
         except exception.EngineUnavailable as error:
             if not is_read_timeout(error.__cause__):
                 raise
@@ -336,7 +337,7 @@ class Engine(Connection):
             command=tuple(config.get("Cmd") or ()),
             stop_signal=config.get("StopSignal") or "",
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
-            named_at=dialect.moment((found.get("Metadata") or {}).get("LastTagTime")),
+            named_at=engine_requests.moment((found.get("Metadata") or {}).get("LastTagTime")),
         )
 
     def layer_folders(self, image: str, author: str) -> tuple[str, ...]:
