@@ -10,7 +10,7 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 
 from novadocker import _loader
 from novadocker.virt.docker import switch
-from novadocker.virt.docker.lxcfs import View
+from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 
 COMPUTE_DRIVER = "docker.DockerDriver"

@@ -14,8 +14,9 @@ from oslo_upgradecheck import upgradecheck
 
 import novadocker.conf  # noqa: F401 - registers [docker]
 from novadocker.cmd import checks, probes
-from novadocker.virt.docker import host, lxcfs
+from novadocker.virt.docker import host
 from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.model import EngineInfo
 
 CONF = conf.CONF

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from nova import conf
 
-from novadocker.virt.docker import consoles
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.guest import console
 from tests.engine.test_engine import create
 from tests.waiting import until
 
 __all__ = ["create"]
 
-HOME = consoles.parse_proxies(["127.0.0.1"])
+HOME = console.parse_proxies(["127.0.0.1"])
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 SECONDS = 60
 
@@ -33,11 +33,11 @@ def ports() -> Iterator[None]:
 
 
 @pytest.fixture
-def make(engine: Engine) -> Iterator[Callable[..., consoles.Consoles]]:
+def make(engine: Engine) -> Iterator[Callable[..., console.Consoles]]:
     made = []
 
-    def call(proxies: Any = HOME, idle: float = 60.0) -> consoles.Consoles:
-        made.append(consoles.Consoles(engine, "127.0.0.1", proxies, idle))
+    def call(proxies: Any = HOME, idle: float = 60.0) -> console.Consoles:
+        made.append(console.Consoles(engine, "127.0.0.1", proxies, idle))
         return made[-1]
 
     yield call
@@ -90,8 +90,8 @@ def test_a_shell_on_a_real_terminal(engine: Engine, create: Any, make: Any) -> N
     container = create("sleep", "100")
     engine.start_container(container)
     found = make()
-    port = found.open(UUID, container, consoles.terminal_opener(engine, container, "shell"))
-    assert found.open(UUID, container, consoles.terminal_opener(engine, container, "x")) == port
+    port = found.open(UUID, container, console.terminal_opener(engine, container, "shell"))
+    assert found.open(UUID, container, console.terminal_opener(engine, container, "x")) == port
     with closing(Screen(port)) as screen:
         screen.socket.sendall(b"stty size; echo a$((1+1))b\n")
         assert b"24 80" in screen.wait(b"a2b")
@@ -111,7 +111,7 @@ def test_a_shell_on_a_real_terminal(engine: Engine, create: Any, make: Any) -> N
 def test_nothing_stays_behind_a_client_that_goes(engine: Engine, create: Any, make: Any) -> None:
     container = create("sleep", "100")
     engine.start_container(container)
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, "shell"))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "shell"))
     for _ in range(3):
         with closing(Screen(port)) as screen:
             screen.socket.sendall(b"sleep 8888\n")
@@ -123,7 +123,7 @@ def test_the_oldest_of_too_many_makes_room(engine: Engine, create: Any, make: An
     container = create("sleep", "100")
     engine.start_container(container)
     before = threading.active_count()
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, "shell"))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "shell"))
     screens = [Screen(port) for _ in range(12)]
     screens[-1].socket.sendall(b"echo a$((1+1))b\n")
     screens[-1].wait(b"a2b")
@@ -139,7 +139,7 @@ def test_two_hundred_connections_one_after_the_other(
 ) -> None:
     container = create("sh", "-c", "while read line; do echo got-$line; done")
     engine.start_container(container)
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, "process"))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "process"))
     with closing(Screen(port)) as screen:
         screen.socket.sendall(b"first\n")
         screen.wait(b"got-first")
@@ -156,10 +156,10 @@ def test_two_hundred_connections_one_after_the_other(
 def test_no_more_than_the_host_may_have(
     engine: Engine, create: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consoles, "_MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(console, "_MOST_CONNECTIONS", 1)
     container = create("sleep", "100")
     engine.start_container(container)
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, "shell"))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "shell"))
     with closing(Screen(port)) as first, closing(Screen(port)) as second:
         second.wait(b"Too many consoles")
         assert second.ends()
@@ -170,8 +170,8 @@ def test_no_more_than_the_host_may_have(
 def test_only_proxies_get_in(engine: Engine, create: Any, make: Any) -> None:
     container = create("sleep", "100")
     engine.start_container(container)
-    found = make(consoles.parse_proxies(["192.0.2.0/24"]))
-    port = found.open(UUID, container, consoles.terminal_opener(engine, container, "shell"))
+    found = make(console.parse_proxies(["192.0.2.0/24"]))
+    port = found.open(UUID, container, console.terminal_opener(engine, container, "shell"))
     with closing(Screen(port)) as screen:
         assert screen.ends()
     assert processes(engine, container) == [b"sleep\x00100\x00"]
@@ -183,7 +183,7 @@ def test_the_first_process_is_the_console_of_an_image_without_login(
     container = create("sh", "-c", "rm /bin/login; while read line; do echo got-$line; done")
     engine.start_container(container)
     until(lambda: not engine.has_file(container, "/bin/login"))
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, None))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, None))
     for _ in range(2):
         with closing(Screen(port)) as screen:
             screen.socket.sendall(b"typed\n")
@@ -195,7 +195,7 @@ def test_a_login_prompt_where_the_image_has_one(engine: Engine, create: Any, mak
     container = create("sleep", "100")
     engine.start_container(container)
     found = make()
-    port = found.open(UUID, container, consoles.terminal_opener(engine, container, None))
+    port = found.open(UUID, container, console.terminal_opener(engine, container, None))
     with closing(Screen(port)) as screen:
         screen.wait(b"web-1 login: ")
         found.close(UUID)
@@ -209,7 +209,7 @@ def test_a_login_prompt_where_the_image_has_one(engine: Engine, create: Any, mak
 def test_a_console_ends_with_its_server(engine: Engine, create: Any, make: Any, kind: str) -> None:
     container = create("sh", "-c", "read line; echo $line; sleep 100")
     engine.start_container(container)
-    port = make().open(UUID, container, consoles.terminal_opener(engine, container, kind))
+    port = make().open(UUID, container, console.terminal_opener(engine, container, kind))
     with closing(Screen(port)) as screen:
         screen.socket.sendall(b"echo up\n")
         screen.wait(b"up")
@@ -223,7 +223,7 @@ def test_a_console_ends_with_its_server(engine: Engine, create: Any, make: Any, 
 def test_an_idle_port_is_given_back(
     engine: Engine, create: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consoles, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(console, "_LOOK_SECONDS", 0.05)
     found = make(idle=0.1)
     port = found.open(UUID, "c" * 64, lambda: pytest.fail("nobody connects"))
     until(lambda: UUID not in found._consoles)

@@ -11,7 +11,7 @@ import pytest
 
 from novadocker.privsep.guest import config_drive, runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import configdrive
+from novadocker.virt.docker.guest import config_drive as guest_config_drive
 from tests.engine.test_inside import Build, Guest, build
 
 __all__ = ["build"]
@@ -26,7 +26,7 @@ def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> 
     namespace.create_namespace(instance_uuid)
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
-        for mount in configdrive.mounts(config_drive.files_folder(HOST, instance_uuid))
+        for mount in guest_config_drive.mounts(config_drive.files_folder(HOST, instance_uuid))
     ]
     found = Guest(docker_client, build(), instance_uuid, mounts=mounts)
     runtime.bind_container(found.id, instance_uuid)
@@ -92,7 +92,7 @@ def test_a_labelled_device(
     image = (tmp_path / "iso").read_bytes()
     config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
     namespace.create_namespace(instance_uuid)
-    device = f"{config_drive.device_link(instance_uuid)}:{configdrive.DEVICE}:r"
+    device = f"{config_drive.device_link(instance_uuid)}:{guest_config_drive.DEVICE}:r"
     try:
         guest = Guest(docker_client, build(), instance_uuid, devices=[device])
         for _ in range(2):
@@ -101,13 +101,13 @@ def test_a_labelled_device(
             assert len(loops(instance_uuid)) == 1
             runtime.bind_container(guest.id, instance_uuid)
             guest.start()
-            node = f"/proc/{guest.pid}/root{configdrive.DEVICE}"
+            node = f"/proc/{guest.pid}/root{guest_config_drive.DEVICE}"
             shown = subprocess.run(["blkid", "-p", node], capture_output=True, text=True).stdout
             assert 'LABEL="config-2"' in shown
             assert 'TYPE="iso9660"' in shown
-            read = guest.run("sh", "-c", f"md5sum <{configdrive.DEVICE}").split()[0]
+            read = guest.run("sh", "-c", f"md5sum <{guest_config_drive.DEVICE}").split()[0]
             assert read == hashlib.md5(image, usedforsecurity=False).hexdigest()
-            refused = guest.run("sh", "-c", f"echo x >{configdrive.DEVICE}")
+            refused = guest.run("sh", "-c", f"echo x >{guest_config_drive.DEVICE}")
             assert "not permitted" in refused or "Read-only" in refused
             guest.client.stop(guest.id, timeout=0)
             config_drive.detach_device(HOST, instance_uuid)

@@ -14,9 +14,9 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.guest import lxcfs as guest_lxcfs
-from novadocker.virt.docker import loads, lxcfs
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.guest import load_average, lxcfs
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine import daemons
 from tests.waiting import until
@@ -69,7 +69,7 @@ def served(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[Serve
 
 @pytest.fixture
 def view(
-    served: Served, engine: Engine, averages: loads.Loads, monkeypatch: pytest.MonkeyPatch
+    served: Served, engine: Engine, averages: load_average.Loads, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[lxcfs.Lxcfs]:
     monkeypatch.setattr(lxcfs, "_LOOK_SECONDS", 0.1)
     found = lxcfs.Lxcfs(str(served.mount), engine, Listing(engine), averages)
@@ -81,9 +81,9 @@ def view(
 @pytest.fixture
 def averages(
     engine: Engine, state_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[loads.Loads]:
-    monkeypatch.setattr(loads, "_LOOK_SECONDS", 0.1)
-    found = loads.Loads(state_folder / "loads", engine, Listing(engine))
+) -> Iterator[load_average.Loads]:
+    monkeypatch.setattr(load_average, "_LOOK_SECONDS", 0.1)
+    found = load_average.Loads(state_folder / "loads", engine, Listing(engine))
     found.start()
     yield found
     found.stop()
@@ -192,7 +192,7 @@ def test_a_boot_waits_for_a_broken_lxcfs(
     assert total_kb(run, boot()) == str(64 << 10)
 
 
-def test_a_host_without_lxcfs(engine: Engine, averages: loads.Loads, tmp_path: Path) -> None:
+def test_a_host_without_lxcfs(engine: Engine, averages: load_average.Loads, tmp_path: Path) -> None:
     found = lxcfs.Lxcfs(str(tmp_path), engine, Listing(engine), averages)
     found.start()
     assert found.mounts(UUID, found.look()) == ()
@@ -214,7 +214,7 @@ def shown_load(file: Path) -> tuple[float, int, int]:
 def test_load_averages_where_lxcfs_counts_none(
     boot: Any,
     run: Any,
-    averages: loads.Loads,
+    averages: load_average.Loads,
     engine: Engine,
     docker_client: docker.APIClient,
     state_folder: Path,
@@ -235,7 +235,7 @@ def test_load_averages_where_lxcfs_counts_none(
     # nova-compute starts anew: the averages go on from where they were
     averages.stop()
     before = shown_load(load)[0]
-    again = loads.Loads(state_folder / "loads", engine, Listing(engine))
+    again = load_average.Loads(state_folder / "loads", engine, Listing(engine))
     request.addfinalizer(again.stop)
     again.start()
     until(lambda: shown_load(load)[0] != before)

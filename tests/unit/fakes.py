@@ -33,9 +33,9 @@ from novadocker.virt.docker import (
 from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
+from novadocker.virt.docker.guest.load_average import Loads
+from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.images import ImageStore
-from novadocker.virt.docker.loads import Loads
-from novadocker.virt.docker.lxcfs import Lxcfs
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,

@@ -10,7 +10,7 @@ from nova.api.metadata import base
 from oslo_serialization import base64
 
 from novadocker import exception
-from novadocker.virt.docker import configdrive
+from novadocker.virt.docker.guest import config_drive
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def described(instance: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_files(described: Any, network_info: Any) -> None:
     data = bytes(range(256)) * 256
     described.user_data = base64.encode_as_text(data)
-    files, image = configdrive.build(described, network_info, [("/etc/motd", b"hi")], "pw")
+    files, image = config_drive.build(described, network_info, [("/etc/motd", b"hi")], "pw")
     assert image == b""
     assert files["openstack/latest/user_data"] == data
     found = json.loads(files["openstack/latest/meta_data.json"])
@@ -44,7 +44,7 @@ def test_files(described: Any, network_info: Any) -> None:
 
 
 def test_no_password(described: Any, network_info: Any) -> None:
-    files, _ = configdrive.build(described, network_info, [], None)
+    files, _ = config_drive.build(described, network_info, [], None)
     assert "admin_pass" not in json.loads(files["openstack/latest/meta_data.json"])
 
 
@@ -53,11 +53,11 @@ def test_wants_device(instance: Any, drive: str, value: str) -> None:
     instance.config_drive = drive
     instance.launched_at = None
     instance.system_metadata = {"image_img_config_drive_device": value}
-    assert configdrive.wants_device(instance) is bool(drive)
+    assert config_drive.wants_device(instance) is bool(drive)
     instance.system_metadata = {"image_img_config_drive_device": "false"}
-    assert configdrive.wants_device(instance) is False
+    assert config_drive.wants_device(instance) is False
     instance.system_metadata = {}
-    assert configdrive.wants_device(instance) is False
+    assert config_drive.wants_device(instance) is False
 
 
 def test_image_of_the_device(
@@ -69,18 +69,18 @@ def test_image_of_the_device(
     program.write_text('#!/bin/sh\n[ "$1" = -o ] && ls -R "$0" >/dev/null && echo "$*" >"$2"\n')
     program.chmod(0o755)
     options(instances_path=str(tmp_path), mkisofs_cmd=str(program))
-    _, image = configdrive.build(described, network_info, [], None)
+    _, image = config_drive.build(described, network_info, [], None)
     assert b"-V config-2" in image
     assert os.listdir(tmp_path) == ["mkisofs"]
     options(mkisofs_cmd=str(tmp_path / "absent"))
     with pytest.raises(exception.StartFailed, match="image"):
-        configdrive.build(described, network_info, [], None)
+        config_drive.build(described, network_info, [], None)
     options(config_drive_format="vfat")
     with pytest.raises(exception.StartFailed, match="vfat"):
-        configdrive.build(described, network_info, [], None)
+        config_drive.build(described, network_info, [], None)
     described.system_metadata = {"image_img_config_drive_device": "maybe"}
     with pytest.raises(exception.InvalidImage, match="no boolean"):
-        configdrive.build(described, network_info, [], None)
+        config_drive.build(described, network_info, [], None)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_required(
     instance.launched_at = None
     instance.system_metadata = {"image_img_config_drive": image}
     options(force_config_drive=forced)
-    assert configdrive.required(instance) is expected
+    assert config_drive.required(instance) is expected

@@ -11,8 +11,8 @@ from nova import exception as nova_exception
 from nova import objects
 
 from novadocker import exception, naming
-from novadocker.virt.docker import consoles
 from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.guest import console
 from tests.unit.fakes import FakeEngine
 
 CONTEXT = nova_context.get_admin_context()
@@ -52,25 +52,25 @@ class Opened:
 )
 def test_the_terminal_by_image(kind: str | None, files: set[str], opened: tuple[str, ...]) -> None:
     engine = Opened(frozenset(files))
-    consoles.terminal_opener(engine, "c" * 64, kind)()  # type: ignore[arg-type]
+    console.terminal_opener(engine, "c" * 64, kind)()  # type: ignore[arg-type]
     assert engine.calls == [opened]
 
 
 def test_a_login_prompt_that_the_image_lacks() -> None:
     engine = Opened(frozenset({"/bin/sh"}))
     with pytest.raises(exception.EngineError, match="no program /bin/login"):
-        consoles.terminal_opener(engine, "c" * 64, "login")()  # type: ignore[arg-type]
+        console.terminal_opener(engine, "c" * 64, "login")()  # type: ignore[arg-type]
 
 
 def test_proxies_are_addresses_or_networks() -> None:
-    found = consoles.parse_proxies(["192.0.2.9", "198.51.100.7/24", "2001:db8::/64"])
+    found = console.parse_proxies(["192.0.2.9", "198.51.100.7/24", "2001:db8::/64"])
     assert [str(network) for network in found] == [
         "192.0.2.9/32",
         "198.51.100.0/24",
         "2001:db8::/64",
     ]
     with pytest.raises(exception.InvalidConfiguration, match=r"serial_console_proxies.*'proxy'"):
-        consoles.parse_proxies(["proxy"])
+        console.parse_proxies(["proxy"])
 
 
 def test_a_server_that_does_not_run_has_no_console(
@@ -94,7 +94,7 @@ def test_there_is_no_screen(driver: DockerDriver, instance: objects.Instance, ki
 def test_a_stop_closes_all_that_was_opened(opened: bool) -> None:
     process = psutil.Process()
     before, threads = process.num_fds(), threading.active_count()
-    found = consoles.Consoles(FakeEngine(), "127.0.0.1", (), 60.0)  # type: ignore[arg-type]
+    found = console.Consoles(FakeEngine(), "127.0.0.1", (), 60.0)  # type: ignore[arg-type]
     if opened:
         found.open(UUID, "c" * 64, lambda: pytest.fail("nobody came"))
     found.stop()

@@ -15,9 +15,9 @@ from unittest import mock
 import pytest
 from nova.compute import vm_states
 
-from novadocker.virt.docker import configdrive
 from novadocker.virt.docker import driver as driver_module
 from novadocker.virt.docker import transfer as transfer_module
+from novadocker.virt.docker.guest import config_drive
 from tests.unit import fakes
 
 HOST = "host1"
@@ -117,7 +117,7 @@ def world(
     }.items():
         for module, own in fakes.places(name):
             monkeypatch.setattr(module, own, fake)
-    monkeypatch.setattr(configdrive, "build", lambda *_: ({"a": b"b"}, b""))
+    monkeypatch.setattr(config_drive, "build", lambda *_: ({"a": b"b"}, b""))
     return World(
         engine, network, drives, enforcement, transfer, instance, image_meta, network_info, life
     )

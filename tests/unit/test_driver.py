@@ -16,8 +16,9 @@ from nova.virt import driver as nova_driver
 from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import configdrive, subids
+from novadocker.virt.docker import subids
 from novadocker.virt.docker.containers import freeze, servers
+from novadocker.virt.docker.guest import config_drive
 from novadocker.virt.docker.model import Container, ContainerSpec, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
@@ -427,7 +428,7 @@ def test_config_drive(
     instance.config_drive = "True"
     built = {"openstack/latest/user_data": b"\0"}
     arguments = []
-    monkeypatch.setattr(configdrive, "build", lambda *a: arguments.append(a) or (built, b""))
+    monkeypatch.setattr(config_drive, "build", lambda *a: arguments.append(a) or (built, b""))
     files = [("/etc/motd", b"hello")]
     driver.spawn(None, instance, image_meta, files, "pw", {}, network_info=network_info)
     assert arguments == [(instance, network_info, files, "pw")]
@@ -458,7 +459,7 @@ def test_config_drive_that_is_a_device(
 ) -> None:
     instance.config_drive = "True"
     instance.system_metadata = {"image_img_config_drive_device": "true"}
-    monkeypatch.setattr(configdrive, "build", lambda *a: ({}, b"image"))
+    monkeypatch.setattr(config_drive, "build", lambda *a: ({}, b"image"))
     spawn()
     assert engine.specs[f"nova-{instance.uuid}"].devices == (
         Mount(f"/links/{instance.uuid}", "/dev/disk/by-label/config-2"),

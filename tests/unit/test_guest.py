@@ -7,7 +7,7 @@ from nova import objects
 from novadocker import exception
 from novadocker.linux import accounts
 from novadocker.privsep.guest.runtime import Login
-from novadocker.virt.docker import guest
+from novadocker.virt.docker.guest import identity
 
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 LONG = "a" * 63
@@ -27,7 +27,7 @@ LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     ],
 )
 def test_hosts(hostname: str, domain: str, addresses: list[str], hosts: str) -> None:
-    files = guest.etc_files(UUID, hostname, domain, addresses, [])
+    files = identity.etc_files(UUID, hostname, domain, addresses, [])
     assert files["hosts"].decode() == LOCAL + hosts
     assert files["hostname"].decode() == hostname + "\n"
 
@@ -40,11 +40,11 @@ def test_hosts(hostname: str, domain: str, addresses: list[str], hosts: str) -> 
     ],
 )
 def test_resolv_conf(domain: str, servers: list[str], expected: str) -> None:
-    assert guest.etc_files(UUID, "h", domain, [], servers)["resolv.conf"].decode() == expected
+    assert identity.etc_files(UUID, "h", domain, [], servers)["resolv.conf"].decode() == expected
 
 
 def test_resolv_conf_of_the_image_stays_without_nameservers() -> None:
-    assert "resolv.conf" not in guest.etc_files(UUID, "h", "d", ["10.0.0.5"], [])
+    assert "resolv.conf" not in identity.etc_files(UUID, "h", "d", ["10.0.0.5"], [])
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_resolv_conf_of_the_image_stays_without_nameservers() -> None:
     ],
 )
 def test_a_hostname_the_kernel_would_refuse(hostname: str, expected: str) -> None:
-    assert guest.kernel_hostname(hostname) == expected
-    files = guest.etc_files(UUID, hostname, "d", ["10.0.0.5"], [])
+    assert identity.kernel_hostname(hostname) == expected
+    files = identity.etc_files(UUID, hostname, "d", ["10.0.0.5"], [])
     assert files["hostname"].decode() == f"{expected}\n"
 
 
 def test_machine_id_is_the_server_s() -> None:
     assert (
-        guest.etc_files(UUID, "h", "", [], [])["machine-id"]
+        identity.etc_files(UUID, "h", "", [], [])["machine-id"]
         == b"0e6e0b4b7a414f0b9f1a0f64e1f5a1c1\n"
     )
 
@@ -96,16 +96,16 @@ def test_login(
     monkeypatch.setattr(accounts, "hash_password", lambda text: f"hashed {text}")
     monkeypatch.setattr(accounts, "today", lambda: 7)
     instance.key_data = key
-    assert guest.login(instance, image(**properties), password) == expected
+    assert identity.login(instance, image(**properties), password) == expected
 
 
 @pytest.mark.parametrize("user", ["a b", "../root", "-x", "a:b", "", "x" * 33])
 def test_a_property_that_names_no_user(user: str) -> None:
     if user:
         with pytest.raises(exception.InvalidImage, match="os_admin_user"):
-            guest.admin_user(image(os_admin_user=user))
+            identity.admin_user(image(os_admin_user=user))
     else:
-        assert guest.admin_user(image(os_admin_user=user)) == "root"
+        assert identity.admin_user(image(os_admin_user=user)) == "root"
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_a_property_that_names_no_user(user: str) -> None:
 def test_a_login_that_cannot_be(instance: Any, key: str | None, password: str | None) -> None:
     instance.key_data = key
     with pytest.raises(exception.StartFailed) as caught:
-        guest.login(instance, image(), password)
+        identity.login(instance, image(), password)
     assert password is None or password not in str(caught.value)

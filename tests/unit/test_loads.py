@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import loads
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.loads import Averages, Loads, Tasks
+from novadocker.virt.docker.guest import load_average
+from novadocker.virt.docker.guest.load_average import Averages, Loads, Tasks
 from novadocker.virt.docker.model import Mount
 from tests.unit import fakes
 
@@ -48,17 +48,17 @@ def test_two_looks_are_as_good_as_one_long_one() -> None:
 
 
 def test_a_line_is_read_back_and_leaves_nothing_of_a_longer_one() -> None:
-    line = loads.render(Averages((0.5, 12.345, 100.0)), Tasks(2, 1, 40, 4711))
+    line = load_average.render(Averages((0.5, 12.345, 100.0)), Tasks(2, 1, 40, 4711))
     assert line.split() == [b"0.50", b"12.35", b"100.00", b"2/40", b"4711"]
-    assert loads.parse(line).values == (0.5, 12.35, 100.0)
-    most = loads.render(Averages((99_999.0,) * 3), Tasks(99_999, 0, 99_999, 4_194_304))
+    assert load_average.parse(line).values == (0.5, 12.35, 100.0)
+    most = load_average.render(Averages((99_999.0,) * 3), Tasks(99_999, 0, 99_999, 4_194_304))
     assert len(most) == len(line)
     assert most.endswith(b"\n")
 
 
 @pytest.mark.parametrize("line", [b"", b"\xff\n", b"1 2 3 4\n", b"nan inf 0.00 1/2 3\n", b"1.00\n"])
 def test_a_line_that_is_none(line: bytes) -> None:
-    assert loads.parse(line) == Averages()
+    assert load_average.parse(line) == Averages()
 
 
 def test_a_file_is_mounted_and_kept(tmp_path: Path) -> None:
@@ -80,16 +80,16 @@ def test_averages_go_on_after_a_restart_of_nova_compute_but_not_of_the_server(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / UUID
-    file.write_bytes(loads.render(Averages((1.0, 2.0, 3.0)), Tasks()))
+    file.write_bytes(load_average.render(Averages((1.0, 2.0, 3.0)), Tasks()))
     now = time.time()
     os.utime(file, (now - 30, now - 30))
-    averages, age = loads.read_file(file, datetime.fromtimestamp(now - 100, UTC))
+    averages, age = load_average.read_file(file, datetime.fromtimestamp(now - 100, UTC))
     assert averages.values == (1.0, 2.0, 3.0)
     assert age == pytest.approx(30, abs=20)
-    assert loads.read_file(file, datetime.fromtimestamp(now - 10, UTC)) == (Averages(), 0.0)
+    assert load_average.read_file(file, datetime.fromtimestamp(now - 10, UTC)) == (Averages(), 0.0)
     # by a clock that was set back meanwhile
     os.utime(file, (now + 3600, now + 3600))
-    assert loads.read_file(file, datetime.fromtimestamp(now - 100, UTC))[1] == 0.0
+    assert load_average.read_file(file, datetime.fromtimestamp(now - 100, UTC))[1] == 0.0
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_threads_are_counted_in_groups_below_too(tmp_path: Path, busy: int, stop
     (tmp_path / "init.scope" / "deep").mkdir(parents=True)
     (tmp_path / "init.scope" / "cgroup.threads").write_text("")
     (tmp_path / "init.scope" / "deep" / "cgroup.threads").write_text(f"{busy}\n")
-    tasks = loads.count_tasks(tmp_path, "cgroup.threads")
+    tasks = load_average.count_tasks(tmp_path, "cgroup.threads")
     assert (tasks.running, tasks.total) == (1, 3)
     assert tasks.last == 0
     (tmp_path / "cgroup.threads").write_text(f"{stopped}\n")
-    assert loads.count_tasks(tmp_path, "cgroup.threads").last == max(busy, stopped)
+    assert load_average.count_tasks(tmp_path, "cgroup.threads").last == max(busy, stopped)
     with pytest.raises(FileNotFoundError):
-        loads.count_tasks(tmp_path / "gone", "cgroup.threads")
+        load_average.count_tasks(tmp_path / "gone", "cgroup.threads")

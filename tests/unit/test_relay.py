@@ -3,7 +3,7 @@
 
 import pytest
 
-from novadocker.virt.docker.relay import SizeReports
+from novadocker.virt.docker.guest.console import SizeReports
 
 
 @pytest.mark.parametrize(

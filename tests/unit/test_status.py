@@ -20,9 +20,9 @@ from vif_plug_ovs.ovs import OvsPlugin
 from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
-from novadocker.virt.docker import lxcfs
 from novadocker.virt.docker.engine.connection import Tls
-from novadocker.virt.docker.lxcfs import View
+from novadocker.virt.docker.guest import lxcfs
+from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes
 

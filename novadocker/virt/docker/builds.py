@@ -18,9 +18,10 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import attachments, guest, isolation, limits, spec, tags, transfer, vifs
+from novadocker.virt.docker import attachments, isolation, limits, spec, tags, transfer, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import rescue
+from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.model import ContainerSpec, EngineImage
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files
@@ -55,7 +56,7 @@ class Builds:
         :raises BuildAbortException: its command does not run, or Neutron reports no port up
         """
         container = self.planned(context, instance, image_meta)
-        login = guest.login(instance, image_meta, admin_password)
+        login = identity.login(instance, image_meta, admin_password)
         ports = network_info if network_info is not None else network_model.NetworkInfo()
         vifs.check_supported(ports)
         # Nova saves the instance when it runs

@@ -9,7 +9,7 @@ from nova import objects
 from nova.network import model as network_model
 
 from novadocker.privsep.guest import config_drive
-from novadocker.virt.docker import configdrive
+from novadocker.virt.docker.guest import config_drive as guest_config_drive
 from novadocker.virt.docker.model import Mount
 from novadocker.virt.docker.node import Node
 
@@ -28,42 +28,44 @@ class ConfigDrives:
         admin_password: str | None,
     ) -> None:
         """Make the drive's files, and the image of its device where there is one."""
-        if configdrive.required(instance):
-            files, device = configdrive.build(instance, ports, injected_files, admin_password)
+        if guest_config_drive.required(instance):
+            files, device = guest_config_drive.build(
+                instance, ports, injected_files, admin_password
+            )
             config_drive.write_drive(self._node.name, instance.uuid, files, self._root(), device)
 
     def attach(self, instance: objects.Instance) -> None:
         """Have the drive's device there for a start."""
-        if configdrive.wants_device(instance):
+        if guest_config_drive.wants_device(instance):
             config_drive.attach_device(self._node.name, instance.uuid)
 
     def detach(self, instance: objects.Instance) -> None:
         """Give the drive's device back; absent is fine."""
-        if configdrive.wants_device(instance):
+        if guest_config_drive.wants_device(instance):
             config_drive.detach_device(self._node.name, instance.uuid)
 
     def delete(self, instance: objects.Instance) -> None:
         """Remove the drive; absent is fine."""
-        if configdrive.required(instance):
+        if guest_config_drive.required(instance):
             config_drive.delete_drive(self._node.name, instance.uuid)
 
     def folder(self, instance: objects.Instance) -> str:
         """Return the folder of the drive, empty without one."""
-        if not configdrive.required(instance):
+        if not guest_config_drive.required(instance):
             return ""
         return config_drive.folder(self._node.name, instance.uuid)
 
     def mounts(self, instance: objects.Instance) -> tuple[Mount, ...]:
         """Return how the drive's files are seen in the container."""
-        if not configdrive.required(instance):
+        if not guest_config_drive.required(instance):
             return ()
-        return configdrive.mounts(config_drive.files_folder(self._node.name, instance.uuid))
+        return guest_config_drive.mounts(config_drive.files_folder(self._node.name, instance.uuid))
 
     def devices(self, instance: objects.Instance) -> tuple[Mount, ...]:
         """Return how the drive's device is seen in the container."""
-        if not configdrive.wants_device(instance):
+        if not guest_config_drive.wants_device(instance):
             return ()
-        return (Mount(config_drive.device_link(instance.uuid), configdrive.DEVICE),)
+        return (Mount(config_drive.device_link(instance.uuid), guest_config_drive.DEVICE),)
 
     def _root(self) -> tuple[int, int]:
         """Return the user and group on the host who are root in a server."""

@@ -30,9 +30,7 @@ from novadocker.state_files import alive, incident_socket
 from novadocker.virt.docker import (
     attachments,
     builds,
-    consoles,
     disks,
-    guest,
     inventory,
     nics,
     startup,
@@ -49,6 +47,7 @@ from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
+from novadocker.virt.docker.guest import console, identity
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
@@ -655,7 +654,7 @@ class DockerDriver(driver.ComputeDriver):
         :raises SetAdminPasswdNotSupported: the image keeps no password of such an account
         """
         found = self._node.find(instance)
-        login = guest.password_login(instance, instance.image_meta, new_pass)
+        login = identity.password_login(instance, instance.image_meta, new_pass)
         if not found.pid:
             runtime.bind_container(found.id, instance.uuid, login=asdict(login))
         elif not files.set_password(
@@ -684,7 +683,7 @@ class DockerDriver(driver.ComputeDriver):
         if not found.pid:
             raise nova_exception.InstanceNotReady(instance_id=instance.uuid)
         kind = instance.system_metadata.get("image_os_console")
-        opener = consoles.terminal_opener(self._engine, found.id, kind)
+        opener = console.terminal_opener(self._engine, found.id, kind)
         port = self._node.consoles.open(instance.uuid, found.id, opener)
         return console_type.ConsoleSerial(CONF.serial_console.proxyclient_address, port)
 

@@ -12,8 +12,8 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import consoles, limits, subids, topology
 from novadocker.virt.docker import host as host_facts
+from novadocker.virt.docker import limits, subids, topology
 from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
@@ -22,9 +22,10 @@ from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.guest import console
+from novadocker.virt.docker.guest.load_average import Loads
+from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.images import ImageStore
-from novadocker.virt.docker.loads import Loads
-from novadocker.virt.docker.lxcfs import Lxcfs
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 
 LOG = logging.getLogger(__name__)
@@ -80,10 +81,10 @@ class Node:
         self.enforcement = Enforcement(self.engine, info, Path(CONF.state_path))
         self.data_root = info.data_root
         self.images = ImageStore(self.engine, host_facts.architecture(info))
-        self.consoles = consoles.Consoles(
+        self.consoles = console.Consoles(
             self.engine,
             CONF.serial_console.proxyclient_address,
-            consoles.parse_proxies(CONF.docker.serial_console_proxies),
+            console.parse_proxies(CONF.docker.serial_console_proxies),
             CONF.consoleauth.token_ttl,
         )
 

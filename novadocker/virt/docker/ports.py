@@ -15,8 +15,9 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import attachments, guest, limits, nics, plugging, tags, vifs
+from novadocker.virt.docker import attachments, limits, nics, plugging, tags, vifs
 from novadocker.virt.docker.containers import servers
+from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 
@@ -178,7 +179,7 @@ def device_pairs(
 
 def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> dict[str, bytes]:
     """Return the files of the network in ``/etc`` by name, as an instance must find them."""
-    return guest.etc_files(
+    return identity.etc_files(
         instance.uuid,
         instance.hostname or instance.uuid,
         CONF.api.dhcp_domain,

@@ -11,9 +11,9 @@ from nova import objects
 from nova.network import model as network_model
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import guest
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.containers import rescue
+from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files
 from novadocker.virt.docker.power import Power
@@ -47,7 +47,7 @@ class Rescues:
             self._node.engine.inspect_storage(own.id),
             instance.uuid,
         )
-        login = guest.login(instance, image_meta, password)
+        login = identity.login(instance, image_meta, password)
         self._power.stop(instance, 0, 0)
         with contextlib.ExitStack() as undo:
             undo.callback(self._node.rescue_ends.end, instance.uuid)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from nova import objects
 
 from novadocker import exception, naming
-from novadocker.virt.docker import guest
+from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
 
 # systemd(1): halts by it as by "systemctl halt"
@@ -48,7 +48,7 @@ def container_spec(
     return ContainerSpec(
         name=naming.container_name(instance.uuid),
         image_id=image.id,
-        hostname=guest.kernel_hostname(instance.hostname or instance.uuid),
+        hostname=identity.kernel_hostname(instance.hostname or instance.uuid),
         labels={
             naming.LABEL_UUID: instance.uuid,
             naming.LABEL_NAME: instance.name,

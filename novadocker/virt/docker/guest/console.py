@@ -7,6 +7,7 @@ number is bounded.
 
 import contextlib
 import ipaddress
+import re
 import selectors
 import socket
 import threading
@@ -22,7 +23,6 @@ from novadocker import exception
 from novadocker.privsep.guest import files
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Terminal
-from novadocker.virt.docker.relay import relay
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +43,23 @@ _ROWS, _COLUMNS = 24, 80
 _LOGINS = ("/bin/login", "/usr/bin/login")
 # the last one is everywhere
 _SHELLS = ("/bin/bash", "/bin/sh")
+
+
+class SizeReports:
+    """Takes reports of the client's size out of what it sends."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, tuple[int, int] | None]:
+        """Return what is left to pass on, and the last size reported: rows and columns."""
+        data = self._held + data
+        sizes = [(int(rows), int(columns)) for rows, columns in _REPORT.findall(data)]
+        data = _REPORT.sub(b"", data)
+        beginning = _BEGINNING.search(data)
+        self._held = beginning.group() if beginning else b""
+        usable = [size for size in sizes if all(size)]
+        return data.removesuffix(self._held), usable[-1] if usable else None
 
 
 @dataclass
@@ -249,6 +266,15 @@ class Consoles:
                 files.hang_up(console.container_id, process)
 
 
+# a client that takes nothing for so long is gone
+_SEND_SECONDS = 30.0
+_CHUNK_BYTES = 16384
+# xterm's report of its size in characters, the answer to CSI 18 t (XTWINOPS)
+_REPORT = re.compile(rb"\x1b\[8;([0-9]{1,4});([0-9]{1,4})t")
+# the beginning of one, at the end of what has come; a single Escape is a key
+_BEGINNING = re.compile(rb"\x1b\[8(;[0-9]{0,4}){0,2}\Z")
+
+
 def _hang_up(client: socket.socket) -> None:
     """End a connection; the thread that serves it closes it."""
     with contextlib.suppress(OSError):
@@ -303,3 +329,29 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
         return engine.attach_terminal(container_id)
 
     return open_console
+
+
+def relay(
+    client: socket.socket, terminal: socket.socket, resize: Callable[[int, int], None]
+) -> None:
+    """Pass bytes both ways until either side closes or takes nothing any more.
+
+    :param resize: takes the rows and columns that the client reports
+    :raises OSError: a connection broke
+    """
+    reports = SizeReports()
+    with selectors.DefaultSelector() as selector:
+        for side, other in ((client, terminal), (terminal, client)):
+            side.settimeout(_SEND_SECONDS)
+            selector.register(side, selectors.EVENT_READ, (side, other))
+        while True:
+            for key, _ in selector.select():
+                side, other = key.data
+                data = side.recv(_CHUNK_BYTES)
+                if not data:
+                    return
+                if side is client:
+                    data, size = reports.feed(data)
+                    if size:
+                        resize(*size)
+                other.sendall(data)

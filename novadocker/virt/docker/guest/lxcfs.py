@@ -18,7 +18,7 @@ from novadocker import exception
 from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.loads import Loads
+from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.model import Mount
 
 LOG = logging.getLogger(__name__)

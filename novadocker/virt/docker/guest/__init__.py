@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""These modules prepare a server's interior: identity, config drive, console and /proc."""
