@@ -14,9 +14,9 @@ from oslo_upgradecheck import upgradecheck
 
 import novadocker.conf  # noqa: F401 - registers [docker]
 from novadocker.cmd import checks, probes
-from novadocker.virt.docker import host
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import lxcfs
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.model import EngineInfo
 
 CONF = conf.CONF
@@ -49,7 +49,7 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_live_restore(self._info)
 
     def _check_storage(self) -> upgradecheck.Result:
-        sized = self._info is not None and host.can_size_disks(self._info)
+        sized = self._info is not None and filesystem.can_size_disks(self._info)
         return checks.check_storage(self._info, sized)
 
     def _check_cgroups(self) -> upgradecheck.Result:

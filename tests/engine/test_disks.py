@@ -13,8 +13,9 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.storage import btrfs
-from novadocker.virt.docker import disks, host
+from novadocker.virt.docker import disks
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from tests.engine import machines
 from tests.engine.engines import own_engine
 from tests.engine.machines import Machine
@@ -75,7 +76,7 @@ def fill(machine: Machine) -> int:
 
 def test_the_engine_can(engine: Engine) -> None:
     info = engine.info()
-    assert host.can_size_disks(info)
+    assert filesystem.can_size_disks(info)
     assert disks.can_resize(info)
 
 
@@ -123,7 +124,7 @@ def test_an_engine_that_can_not_refuses(
 ) -> None:
     """Why no size is asked for where the host can't: the whole boot would fail."""
     engine = Engine(engine_url, timeout=30, load_timeout=60)
-    assert not host.can_size_disks(engine.info())
+    assert not filesystem.can_size_disks(engine.info())
     limits = replace(machines.LIMITS, disk_bytes=SIZE)
     with (
         pytest.raises(exception.EngineError, match="storage-opt"),

@@ -21,8 +21,9 @@ from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.state_files import port_rates
 from novadocker.state_files.port_rates import Port, PortRate
-from novadocker.virt.docker import cgroup, enforcement, migration, mounts, vifs
+from novadocker.virt.docker import cgroup, enforcement, migration, vifs
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.model import ContainerDetail, Limits
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
@@ -82,7 +83,7 @@ def differing(engine: Engine, machine: Machine, limits: Limits) -> dict[str, str
 
 
 def disk_rates(engine: Engine, machine: Machine) -> DiskRates:
-    disk = linux_cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
+    disk = linux_cgroup.disk_of(filesystem.mount_of(engine.info().data_root).device)
     assert disk
     return linux_cgroup.read_disk_rates(
         linux_cgroup.groups(detail(engine, machine).pid, machine.id), disk
@@ -344,6 +345,6 @@ def test_a_burst_and_a_peak_are_kept(
 
 
 def test_the_disk_behind_the_data_root(engine: Engine) -> None:
-    disk = linux_cgroup.disk_of(mounts.mount_of(engine.info().data_root).device)
+    disk = linux_cgroup.disk_of(filesystem.mount_of(engine.info().data_root).device)
     assert disk
     assert not Path(f"/sys/dev/block/{disk}/partition").exists()

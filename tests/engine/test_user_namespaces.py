@@ -17,9 +17,10 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import isolation, subids
+from novadocker.virt.docker import isolation
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks
@@ -82,7 +83,7 @@ def client(engine: Engine, folder: Path) -> Iterator[docker.APIClient]:
 
 @pytest.fixture
 def ids(engine: Engine, folder: Path) -> IdMaps:
-    found = subids.read_id_maps(engine.info(), folder)
+    found = id_maps.read_id_maps(engine.info(), folder)
     assert found == IdMaps(users=((0, FIRST, 65536),), groups=((0, FIRST, 65536),))
     return found
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import disks, host
+from novadocker.virt.docker import disks
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from tests.engine import engines, machines
 
 MIB = 1 << 20
@@ -29,7 +30,7 @@ def url(own_network: None, state_folder: Path) -> Iterator[str]:
 def test_a_server_can_not_write_more_than_its_disk(url: str) -> None:
     engine = Engine(url, timeout=60, load_timeout=60)
     info = engine.info()
-    assert host.can_size_disks(info)
+    assert filesystem.can_size_disks(info)
     # the engine has no request for it, and the quota's project is the engine's secret
     assert not disks.can_resize(info)
     limits = replace(machines.LIMITS, disk_bytes=48 * MIB)

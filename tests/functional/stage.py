@@ -16,10 +16,10 @@ from oslo_utils import units
 from oslo_utils.fixture import uuidsentinel as uuids
 
 from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker import host as host_facts
-from novadocker.virt.docker import topology
+from novadocker.virt.docker.host import resources as host_facts
+from novadocker.virt.docker.host import topology
+from novadocker.virt.docker.host.topology import Cell
 from novadocker.virt.docker.model import EngineInfo
-from novadocker.virt.docker.topology import Cell
 from tests.unit import fakes
 
 REPLACED = (

@@ -35,6 +35,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
+from novadocker.virt.docker.host.topology import Cell
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.model import (
     Container,
@@ -48,7 +49,6 @@ from novadocker.virt.docker.model import (
     Storage,
     Usage,
 )
-from novadocker.virt.docker.topology import Cell
 
 USERS = (builds, config_drives, driver, node, ports, power, relocations, rescues, resizes)
 """The modules of the driver that use those below them."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import disks, mounts
+from novadocker.virt.docker import disks
+from novadocker.virt.docker.host import filesystem
 from tests.unit import fakes
 
 
@@ -37,5 +38,5 @@ def test_lost_count(
         if flag is not None:
             (folder / "qgroups").mkdir()
             (folder / "qgroups" / "inconsistent").write_text(f"{flag}\n")
-    monkeypatch.setattr(mounts, "mount_of", lambda path: Mount("/dev/loop1"))
+    monkeypatch.setattr(filesystem, "mount_of", lambda path: Mount("/dev/loop1"))
     assert disks.lost_count(replace(fakes.INFO, storage_driver=driver), tmp_path) is expected

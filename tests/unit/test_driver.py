@@ -16,9 +16,9 @@ from nova.virt import driver as nova_driver
 from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import subids
 from novadocker.virt.docker.containers import freeze, servers
 from novadocker.virt.docker.guest import config_drive
+from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.model import Container, ContainerSpec, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
@@ -50,7 +50,7 @@ def test_network_of_a_container_with_users_of_its_own(
     driver: Any, spawn: Any, instance: Any, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = IdMaps(users=((0, 1000, 5),), groups=((0, 2000, 6),))
-    monkeypatch.setattr(subids, "read_id_maps", lambda info: ids)
+    monkeypatch.setattr(id_maps, "read_id_maps", lambda info: ids)
     driver.init_host(NODE)
     spawn()
     # before the namespace is wired, or it would be the host's

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from novadocker.virt.docker import host
-from novadocker.virt.docker.topology import CpuSets
+from novadocker.virt.docker.host import filesystem, resources
+from novadocker.virt.docker.host.topology import CpuSets
 from tests.unit import fakes
 
 Mount = namedtuple("Mount", ["mountpoint", "opts"])
@@ -41,7 +41,7 @@ def test_which_engines_size_disks(
 ) -> None:
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: MOUNTS)
     info = replace(fakes.INFO, storage_driver=driver, data_root=data_root)
-    assert host.can_size_disks(info) is expected
+    assert filesystem.can_size_disks(info) is expected
 
 
 def test_size_of_a_disk_whose_folder_is_closed(
@@ -56,10 +56,10 @@ def test_size_of_a_disk_whose_folder_is_closed(
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     info = replace(fakes.INFO, data_root=f"{tmp_path}/200000.200000")
-    found = host.read_resources(info, CpuSets(frozenset([0, 1]), frozenset([2]), True))
+    found = resources.read_resources(info, CpuSets(frozenset([0, 1]), frozenset([2]), True))
     assert found.disk_gb == shutil.disk_usage(tmp_path).total >> 30
     assert (found.vcpus, found.pcpus) == (2, 1)
 
 
 def test_features_of_this_machine() -> None:
-    assert all(word == word.strip() for word in host.read_cpu_features())
+    assert all(word == word.strip() for word in resources.read_cpu_features())

@@ -11,8 +11,9 @@ from oslo_utils import units
 from novadocker import exception
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.network.types import NetworkRate
-from novadocker.virt.docker import limits, topology
-from novadocker.virt.docker.topology import CpuSets
+from novadocker.virt.docker import limits
+from novadocker.virt.docker.host import topology
+from novadocker.virt.docker.host.topology import CpuSets
 from tests.unit import fakes
 
 ANY_CPU = CpuSets(frozenset(range(8)), frozenset(), False)

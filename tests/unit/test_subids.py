@@ -6,7 +6,7 @@ import pytest
 
 from novadocker import exception
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker import subids
+from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.model import EngineInfo
 from tests.unit import fakes
 
@@ -26,13 +26,13 @@ def info(root: str, remapped: bool = True) -> EngineInfo:
 
 
 def test_all_ranges_of_the_engines_user(folder: Path) -> None:
-    assert subids.read_id_maps(info("/var/lib/docker/200000.400000"), folder) == IdMaps(
+    assert id_maps.read_id_maps(info("/var/lib/docker/200000.400000"), folder) == IdMaps(
         users=((0, 200000, 65536), (65536, 300000, 1000)), groups=((0, 400000, 65536),)
     )
 
 
 def test_an_engine_without_users_of_its_own(folder: Path) -> None:
-    assert subids.read_id_maps(info("/var/lib/docker/200000.400000", False), folder) is None
+    assert id_maps.read_id_maps(info("/var/lib/docker/200000.400000", False), folder) is None
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_an_engine_without_users_of_its_own(folder: Path) -> None:
 )
 def test_what_can_not_be_told(folder: Path, root: str, words: str) -> None:
     with pytest.raises(exception.InvalidConfiguration, match=words):
-        subids.read_id_maps(info(root), folder)
+        id_maps.read_id_maps(info(root), folder)
 
 
 def test_no_files(tmp_path: Path) -> None:
     with pytest.raises(exception.InvalidConfiguration, match="says nothing"):
-        subids.read_id_maps(info("/d/1.1"), tmp_path)
+        id_maps.read_id_maps(info("/d/1.1"), tmp_path)

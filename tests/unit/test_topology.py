@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import topology, traits
-from novadocker.virt.docker.topology import Cell, CpuSets
+from novadocker.virt.docker.host import topology, traits
+from novadocker.virt.docker.host.topology import Cell, CpuSets
 from tests.unit import fakes
 
 

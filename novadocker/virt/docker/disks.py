@@ -11,7 +11,7 @@ from pathlib import Path
 from oslo_log import log as logging
 
 from novadocker.privsep.storage import btrfs
-from novadocker.virt.docker import mounts
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.model import EngineInfo
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def lost_count(info: EngineInfo, sysfs: Path = Path("/sys/fs/btrfs")) -> bool:
     """
     if info.storage_driver != "btrfs":
         return False
-    device = Path(mounts.mount_of(info.data_root).device).resolve().name
+    device = Path(filesystem.mount_of(info.data_root).device).resolve().name
     return any(
         (found.parents[1] / "qgroups/inconsistent").read_text().strip() == "1"
         for found in sysfs.glob(f"*/devices/{device}")

@@ -27,20 +27,7 @@ from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker import (
-    attachments,
-    builds,
-    disks,
-    inventory,
-    nics,
-    startup,
-    topology,
-    traits,
-    transfer,
-    vifs,
-    ways,
-)
-from novadocker.virt.docker import host as host_facts
+from novadocker.virt.docker import attachments, builds, disks, nics, startup, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.cache import ImageCache
@@ -48,6 +35,8 @@ from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest import console, identity
+from novadocker.virt.docker.host import resources as host_facts
+from novadocker.virt.docker.host import topology, traits
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
@@ -163,7 +152,7 @@ class DockerDriver(driver.ComputeDriver):
             info = self._engine.info()
         except exception.EngineUnavailable as error:
             LOG.warning("No server can land on this host: %s", error)
-            provider_tree.update_inventory(nodename, inventory.quiesced(known))
+            provider_tree.update_inventory(nodename, host_facts.quiesced(known))
             return
         self._node.abandoned.sweep()
         self._node.rescue_ends.sweep()
@@ -173,7 +162,7 @@ class DockerDriver(driver.ComputeDriver):
         ratios = self._get_allocation_ratios(known)
         provider_tree.update_inventory(
             nodename,
-            inventory.inventory(
+            host_facts.inventory(
                 host_facts.read_resources(info, self._node.cpu_sets), ratios, self._reserved()
             ),
         )

@@ -24,8 +24,9 @@ from novadocker.privsep.network import tc
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.privsep.storage import btrfs
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import cgroup, disks, mounts
+from novadocker.virt.docker import cgroup, disks
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
 
 LOG = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Enforcement:
         self._engine = engine
         self._state_path = state_path
         self._data_root = info.data_root
-        self._disk = linux_cgroup.disk_of(mounts.mount_of(info.data_root).device)
+        self._disk = linux_cgroup.disk_of(filesystem.mount_of(info.data_root).device)
         self._resizes_disks = disks.can_resize(info)
         self._lock = threading.Lock()
         self._duties: dict[str, Duty] = {}

@@ -19,8 +19,8 @@ from oslo_utils import units
 from novadocker import exception, extra_specs
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.network.types import NetworkRate
+from novadocker.virt.docker.host.topology import Cell, CpuSets
 from novadocker.virt.docker.model import Limits
-from novadocker.virt.docker.topology import Cell, CpuSets
 
 _DEDICATED = fields.CPUAllocationPolicy.DEDICATED
 _MIXED = fields.CPUAllocationPolicy.MIXED

@@ -12,8 +12,7 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import host as host_facts
-from novadocker.virt.docker import limits, subids, topology
+from novadocker.virt.docker import limits
 from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
@@ -25,6 +24,8 @@ from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import console
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
+from novadocker.virt.docker.host import filesystem, id_maps, topology
+from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.images import ImageStore
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 
@@ -72,10 +73,10 @@ class Node:
             LOG.warning(
                 "live-restore is off: all servers stop when the engine does; set it in daemon.json"
             )
-        self.id_maps = subids.read_id_maps(info)
+        self.id_maps = id_maps.read_id_maps(info)
         self.cells = topology.read_cells()
         self.cpu_sets = topology.cpu_sets(self.cells)
-        self.sized_disks = host_facts.can_size_disks(info)
+        self.sized_disks = filesystem.can_size_disks(info)
         if not self.sized_disks:
             LOG.warning("A server can fill the disk of this host: its size can't be limited")
         self.enforcement = Enforcement(self.engine, info, Path(CONF.state_path))

@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import os_resource_classes as orc
 from nova import objects
 from nova.objects import fields
 from oslo_concurrency import processutils
 from oslo_serialization import jsonutils
 from oslo_utils import units, versionutils
 
-from novadocker.virt.docker import mounts
+from novadocker.virt.docker.host.topology import CpuSets
 from novadocker.virt.docker.model import EngineInfo
-from novadocker.virt.docker.topology import CpuSets
-
-# storage drivers that give each container a size on any file system
-_SIZED_DRIVERS = ("btrfs", "devicemapper", "zfs")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,9 @@ class Resources:
     memory_mb: int
     disk_gb: int
     disk_free_gb: int
+
+
+Inventory = dict[str, dict[str, Any]]
 
 
 def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
@@ -100,17 +102,6 @@ def read_cpu_features() -> list[str]:
     return found[1].split() if found else []
 
 
-def can_size_disks(info: EngineInfo) -> bool:
-    """Tell whether the engine can limit the size of a container's file system.
-
-    overlay2 does it by project quotas, for which XFS must be mounted with ``pquota``; the kernel
-    calls that option ``prjquota``. The other drivers need nothing.
-    """
-    if info.storage_driver != "overlay2":
-        return info.storage_driver in _SIZED_DRIVERS
-    return "prjquota" in mounts.mount_of(info.data_root).opts.split(",")
-
-
 def _version_number(version: str) -> int:
     """Return a release as Nova's number: distributions append their own words to the engine's."""
     release = re.match(r"[0-9.]*[0-9]", version)
@@ -121,3 +112,42 @@ def read_uptime() -> str:
     """Return the host's uptime as ``uptime(1)`` prints it, the form that Nova's API parses."""
     output, _ = processutils.execute("env", "LANG=C", "uptime")
     return str(output)
+
+
+def inventory(
+    resources: Resources, ratios: Mapping[str, float], reserved: Mapping[str, int]
+) -> Inventory:
+    """Return the inventories of a host.
+
+    :param ratios: allocation ratio by resource class
+    :param reserved: units kept for the host itself, by resource class
+    """
+    totals = {
+        orc.VCPU: resources.vcpus,
+        orc.PCPU: resources.pcpus,
+        orc.MEMORY_MB: resources.memory_mb,
+        orc.DISK_GB: resources.disk_gb,
+    }
+    return {
+        resource: {
+            "total": total,
+            "min_unit": 1,
+            "max_unit": total,
+            "step_size": 1,
+            # a CPU of a server's own is never shared
+            "allocation_ratio": 1.0 if resource == orc.PCPU else ratios[resource],
+            "reserved": min(reserved.get(resource, 0), total),
+        }
+        for resource, total in totals.items()
+        # Placement knows no inventory of nothing
+        if total
+    }
+
+
+def quiesced(known: Inventory) -> Inventory:
+    """Return inventories of the same size with nothing left to claim.
+
+    A host whose engine is away must attract no server, nor may it look empty: totals of zero
+    would make Placement refuse to keep the allocations that exist.
+    """
+    return {resource: {**row, "reserved": row["total"]} for resource, row in known.items()}

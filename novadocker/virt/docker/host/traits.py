@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import os_traits
 
-from novadocker.virt.docker.topology import Cell
+from novadocker.virt.docker.host.topology import Cell
 
 # marks hosts of this driver, for flavors that must land on one: trait:CUSTOM_HYPERVISOR_DOCKER
 DOCKER = "CUSTOM_HYPERVISOR_DOCKER"
