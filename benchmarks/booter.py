@@ -26,7 +26,7 @@ from novadocker.privsep.network import namespace
 from novadocker.virt.docker import migration, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.images import ImageStore
+from novadocker.virt.docker.images.store import ImageStore
 
 # as the cloud's network "private" has them, in ranges kept for documentation
 _SUBNETS = (("192.0.2.0/24", "192.0.2.{}"), ("2001:db8::/64", "2001:db8::{:x}"))

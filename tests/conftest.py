@@ -26,10 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
     """An image service that stands in Glance's place."""
     # the cloud tests, which read this file too, need none of it
-    from novadocker.virt.docker import images
+    from novadocker.virt.docker.images import store
     from tests.fake_glance import FakeGlance
 
     (tmp_path / "glance").mkdir()
     found = FakeGlance(tmp_path / "glance")
-    monkeypatch.setattr(images.glance, "API", lambda: found)
+    monkeypatch.setattr(store.glance, "API", lambda: found)
     return found

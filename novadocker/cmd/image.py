@@ -16,12 +16,13 @@ from typing import Any
 import openstack
 
 from novadocker.actions import cloud
-from novadocker.virt.docker import archive, flatten, packing
-from novadocker.virt.docker.archive import ArchivedImage
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.images import archive, writer
+from novadocker.virt.docker.images import squash as images_squash
+from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.regions import ArchiveError, Region
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_WRITERS = {"docker": packing.docker_archive, "oci": packing.oci_archive}
+_WRITERS = {"docker": writer.docker_archive, "oci": writer.oci_archive}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file = files.enter_context(options.archive.open("rb"))
             region = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             image = files.enter_context(archive.open_image(region, options.architecture, folder))
-            for _ in _shown("checking", packing.docker_archive(image), image):
+            for _ in _shown("checking", writer.docker_archive(image), image):
                 pass
 
             def new_file() -> int:
@@ -103,7 +104,7 @@ def _inspect(_options: argparse.Namespace, image: ArchivedImage, _new_file: Any)
 def _flatten(options: argparse.Namespace, image: ArchivedImage, new_file: Any) -> None:
     if not 0 <= options.keep < len(image.layers):
         raise ArchiveError(f"it has {len(image.layers)} layers: --keep must be less")
-    _write(options, flatten.squash(image, options.keep, new_file))
+    _write(options, images_squash.squash(image, options.keep, new_file))
 
 
 def _convert(options: argparse.Namespace, image: ArchivedImage, _new_file: Any) -> None:

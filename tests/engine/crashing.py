@@ -23,7 +23,7 @@ from oslo_privsep import priv_context
 
 from novadocker import privsep
 from novadocker.linux import threads
-from novadocker.virt.docker import images
+from novadocker.virt.docker.images import store
 from tests.engine import servers
 from tests.engine.switch import use_switch
 from tests.fake_glance import FakeGlance
@@ -81,7 +81,7 @@ def run(
     """
     conf.CONF([], project="nova", default_config_files=[])
     use_switch(switch)
-    images.glance.API = lambda: glance
+    store.glance.API = lambda: glance
     armed = threading.Event()
     numbers = itertools.count(1)
 

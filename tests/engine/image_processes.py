@@ -10,21 +10,21 @@ from pathlib import Path
 
 from nova import conf
 
-from novadocker.virt.docker import images
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
 from tests.fake_glance import FakeGlance
 
 
-def new_store(url: str) -> images.ImageStore:
+def new_store(url: str) -> images_store.ImageStore:
     # the engine of these tests runs on this machine
     machine = subprocess.run(["uname", "-m"], check=True, capture_output=True, text=True).stdout
-    return images.ImageStore(Engine(url, timeout=30, load_timeout=120), machine.strip())
+    return images_store.ImageStore(Engine(url, timeout=30, load_timeout=120), machine.strip())
 
 
 def prepare(folder: Path, fake_glance: FakeGlance) -> None:
     conf.CONF([], project="nova", default_config_files=[])
     conf.CONF.set_override("instances_path", str(folder))
-    images.glance.API = lambda: fake_glance
+    images_store.glance.API = lambda: fake_glance
 
 
 def boot_many(

@@ -15,8 +15,8 @@ import pytest
 from nova import conf, objects
 
 from novadocker import exception
-from novadocker.virt.docker import images
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
 from tests import archives
 from tests.engine import image_processes, machines
 from tests.engine.busybox import busybox_archive
@@ -46,7 +46,7 @@ def upload(fake_glance: FakeGlance) -> Upload:
 @pytest.fixture
 def store(
     engine_url: str, folder: Path, fake_glance: FakeGlance, docker_client: docker.APIClient
-) -> Iterator[images.ImageStore]:
+) -> Iterator[images_store.ImageStore]:
     before = tags(docker_client)
     yield image_processes.new_store(engine_url)
     for tag in tags(docker_client).keys() - before.keys():
@@ -82,7 +82,7 @@ def run(client: docker.APIClient, image_id: str) -> str:
 @pytest.mark.parametrize("compression", ["plain", "gzip", "zstd"])
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_container_runs_of_each_format(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     docker_client: docker.APIClient,
     kind: str,
@@ -100,7 +100,7 @@ def test_a_container_runs_of_each_format(
 
 
 def test_what_docker_and_skopeo_write(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     docker_client: docker.APIClient,
     busybox_image: str,
@@ -126,7 +126,7 @@ def test_what_docker_and_skopeo_write(
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_names_in_an_archive_take_no_effect(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     docker_client: docker.APIClient,
     busybox_image: str,
@@ -158,7 +158,7 @@ def test_the_engine_alone_would_move_the_names(docker_client: docker.APIClient) 
 
 
 def test_layers_of_others_can_not_be_had_by_their_digests(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     configuration, layers = image_of("secret", docker_client)
     store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
@@ -171,7 +171,7 @@ def test_layers_of_others_can_not_be_had_by_their_digests(
 
 
 def test_two_ids_with_the_same_content(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     content = archives.tar(archives.docker_files(*image_of("same", docker_client)))
     first, second = upload(content), upload(content)
@@ -181,7 +181,7 @@ def test_two_ids_with_the_same_content(
 
 
 def test_what_the_engine_refuses_leaves_nothing(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     """A layer whose digest is right and whose content is cut off in the middle of a file."""
     architecture = docker_client.version()["Arch"]
@@ -212,7 +212,7 @@ OUTSIDE = "novadocker-test-outside"
     ids=["traversal", "absolute", "link", "relative link", "hard link", "absolute hard link"],
 )
 def test_a_layer_stays_within_its_image(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, entries: Any
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient, entries: Any
 ) -> None:
     layers = [busybox_archive(), archives.tar_of(entries)]
     architecture = docker_client.version()["Arch"]
@@ -229,7 +229,7 @@ def test_a_layer_stays_within_its_image(
 
 
 def test_a_layer_listed_twice(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     marker = uuid.uuid4().hex
     _, (base, layer) = image_of(marker, docker_client)
@@ -243,7 +243,7 @@ def test_a_layer_listed_twice(
 
 
 def test_a_bad_layer_that_was_sent_on_early_leaves_nothing(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     layers = [archives.tar({"large": bytes(4 << 20)})]
     architecture = docker_client.version()["Arch"]
@@ -268,7 +268,7 @@ def large_image(marker: str, client: docker.APIClient) -> tuple[bytes, list[byte
 
 
 def test_the_engine_unpacks_the_lowest_layer_while_it_arrives(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     docker_client: docker.APIClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -294,7 +294,7 @@ def test_the_engine_unpacks_the_lowest_layer_while_it_arrives(
 
 
 def test_a_lowest_layer_that_is_taken_back_leaves_another_image_alone(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     """The good image has the layer that the bad one begins with."""
     marker = uuid.uuid4().hex
@@ -309,7 +309,7 @@ def test_a_lowest_layer_that_is_taken_back_leaves_another_image_alone(
 
 
 def test_what_a_killed_load_left_is_replaced(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
 ) -> None:
     marker = uuid.uuid4().hex
     configuration, layers = large_image(marker, docker_client)
@@ -322,7 +322,7 @@ def test_what_a_killed_load_left_is_replaced(
 
 
 def test_holes_do_not_become_zeros_on_the_hosts_disk(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     """The engine would write as many as the header says, while the layer arrives."""
     records = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999"}
@@ -341,7 +341,7 @@ def test_holes_do_not_become_zeros_on_the_hosts_disk(
 
 
 def test_a_file_that_is_no_layer_although_it_looks_like_one(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
     """The engine refuses what comes first; the image does not need it."""
     marker = uuid.uuid4().hex
@@ -353,7 +353,7 @@ def test_a_file_that_is_no_layer_although_it_looks_like_one(
 
 
 def test_a_disk_of_the_host_in_an_image(
-    store: images.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
+    store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient, engine: Engine
 ) -> None:
     disk = os.stat("/").st_dev
     node = archives.entry(
@@ -394,7 +394,7 @@ def in_processes(number: int, target: Callable[..., None], *arguments: Any) -> l
 
 
 def test_sixteen_servers_of_two_processes_load_once(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     fake_glance: FakeGlance,
     folder: Path,
@@ -410,7 +410,7 @@ def test_sixteen_servers_of_two_processes_load_once(
 
 
 def test_memory_does_not_grow_with_the_image(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     upload: Upload,
     fake_glance: FakeGlance,
     folder: Path,

@@ -19,8 +19,8 @@ import pytest
 from nova import conf
 
 from novadocker import exception
-from novadocker.virt.docker import images
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
 from tests.engine.test_images import folder, image_of, run, tags
 from tests.fake_glance import FakeGlance
 
@@ -95,7 +95,7 @@ def fault(
         fake_glance.add(image_id, b"", properties={"docker_image": f"{registry}/{name}"})
         meta = fake_glance.meta(image_id)
         architecture = docker_client.version()["Arch"]
-        store = images.ImageStore(Engine(engine_url, SECONDS, SECONDS), architecture)
+        store = images_store.ImageStore(Engine(engine_url, SECONDS, SECONDS), architecture)
         with pytest.raises(exception.InvalidImage) as caught:
             store.ensure(None, meta)
         return caught.value.format_message()

@@ -15,9 +15,9 @@ from nova import exception as nova_exception
 
 from novadocker import exception
 from novadocker.privsep.storage import sparse_files
-from novadocker.virt.docker import images
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
 from tests import archives
 from tests.engine.busybox import busybox_archive
 from tests.engine.test_images import folder, store, tags
@@ -78,7 +78,7 @@ Boot = Callable[[str], Guest]
 
 
 @pytest.fixture
-def boot(store: images.ImageStore, docker_client: docker.APIClient) -> Iterator[Boot]:
+def boot(store: images_store.ImageStore, docker_client: docker.APIClient) -> Iterator[Boot]:
     """Run a container of an image; all go before their images do."""
     guests = []
 
@@ -92,7 +92,9 @@ def boot(store: images.ImageStore, docker_client: docker.APIClient) -> Iterator[
 
 
 @pytest.fixture
-def base(store: images.ImageStore, fake_glance: FakeGlance, docker_client: docker.APIClient) -> str:
+def base(
+    store: images_store.ImageStore, fake_glance: FakeGlance, docker_client: docker.APIClient
+) -> str:
     """An image with volumes, one of them behind a link, and files to delete."""
     entries = [
         archives.entry("data", type=b"5", mode=0o755),
@@ -114,7 +116,7 @@ def base(store: images.ImageStore, fake_glance: FakeGlance, docker_client: docke
 
 @pytest.fixture
 def snapshot(
-    store: images.ImageStore, fake_glance: FakeGlance, engine_url: str
+    store: images_store.ImageStore, fake_glance: FakeGlance, engine_url: str
 ) -> Callable[[str], str]:
     """Make a snapshot of a container, and the engine's image of it; return its id."""
 
@@ -220,7 +222,7 @@ def test_what_the_driver_put_in_stays_behind(
 def test_no_image_is_left_when_glance_is_full(
     base: str,
     boot: Boot,
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_glance: FakeGlance,
     docker_client: docker.APIClient,
     engine_url: str,
@@ -242,7 +244,7 @@ def test_no_image_is_left_when_glance_is_full(
 def test_a_damaged_layer_below_makes_no_image(
     base: str,
     boot: Boot,
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_glance: FakeGlance,
     docker_client: docker.APIClient,
     engine_url: str,
@@ -298,13 +300,13 @@ def test_a_freeze_does_not_outlive_its_process(
 def test_many_generations(
     base: str,
     boot: Boot,
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     snapshot: Callable[[str], str],
     docker_client: docker.APIClient,
     pytestconfig: pytest.Config,
 ) -> None:
     generations = pytestconfig.getoption("--generations")
-    images.CONF.set_override("snapshot_depth", 2, group="docker")
+    images_store.CONF.set_override("snapshot_depth", 2, group="docker")
     try:
         image = base
         for generation in range(generations):
@@ -314,7 +316,7 @@ def test_many_generations(
             )
             image = snapshot(guest.id)
     finally:
-        images.CONF.clear_override("snapshot_depth", group="docker")
+        images_store.CONF.clear_override("snapshot_depth", group="docker")
     assert len(docker_client.inspect_image(image)["RootFS"]["Layers"]) <= 4
     guest = boot(image)
     latest, *data = guest.run("cat /latest; ls /data").split()

@@ -12,9 +12,10 @@ from nova import conf
 from nova import exception as nova_exception
 
 from novadocker import exception
-from novadocker.virt.docker import blobs, images, transfer, ways
+from novadocker.virt.docker import blobs, transfer, ways
 from novadocker.virt.docker.blobs import Blob, Repository
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
 from tests import archives
 from tests.engine import engines, registries
 from tests.engine.busybox import busybox_archive
@@ -86,7 +87,7 @@ def test_of_an_image_travels_what_the_host_lacks(
     docker_client: docker.APIClient,
     guest: Guest,
     boot: Boot,
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_glance: FakeGlance,
     host: list[str],
     other_engine: Engine,

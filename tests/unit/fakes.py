@@ -36,7 +36,7 @@ from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host.topology import Cell
-from novadocker.virt.docker.images import ImageStore
+from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,

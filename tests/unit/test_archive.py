@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from novadocker.virt.docker import archive, compression, packing
-from novadocker.virt.docker.archive import ArchiveError
-from novadocker.virt.docker.compression import ChunkReader, Region
+from novadocker.virt.docker.images import archive, regions, writer
+from novadocker.virt.docker.images.archive import ArchiveError
+from novadocker.virt.docker.images.regions import ChunkReader, Region
 from tests import archives
 from tests.archives import config, dump, entry, sha256, tar, tar_of
 
@@ -36,7 +36,7 @@ def rewrite(tmp_path: Path) -> Rewrite:
             file.flush()
             region = Region(file.fileno(), 0, len(content))
             with archive.open_image(region, architecture, tmp_path) as image:
-                written = b"".join(packing.docker_archive(image))
+                written = b"".join(writer.docker_archive(image))
         assert list(tmp_path.iterdir()) == []
         return read_tar(written)
 
@@ -499,7 +499,7 @@ def test_a_program_that_hangs(
     (programs / "zstd").chmod(0o755)
     content = archives.compress(docker_of(CONFIG), "zstd")
     monkeypatch.setenv("PATH", str(programs), prepend=":")
-    monkeypatch.setattr(compression, "_UNPACK_SECONDS", 0.2)
+    monkeypatch.setattr(regions, "_UNPACK_SECONDS", 0.2)
     with pytest.raises(ArchiveError, match="takes over"):
         rewrite(content)
 
@@ -513,7 +513,7 @@ def test_pieces_are_small(tmp_path: Path) -> None:
         region = Region(file.fileno(), 0, len(content))
         with archive.open_image(region, "amd64", tmp_path) as image:
             assert image.digest == sha256(config(layers))
-            sizes = [len(piece) for piece in packing.docker_archive(image)]
+            sizes = [len(piece) for piece in writer.docker_archive(image)]
     assert max(sizes) <= 256 << 10
     assert sum(sizes) > 5 << 20
 
@@ -527,7 +527,7 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
             file.flush()
             region = Region(file.fileno(), 0, len(tar(DOCKER)))
             with archive.open_image(region, "amd64", tmp_path) as image:
-                yield from read_tar(b"".join(packing.docker_archive(image)))
+                yield from read_tar(b"".join(writer.docker_archive(image)))
 
     assert list(names())[-1] == "manifest.json"
 

@@ -14,7 +14,8 @@ from typing import IO, Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import arrival, images
+from novadocker.virt.docker.images import store as images_store
+from novadocker.virt.docker.images import streaming
 from tests import archives
 from tests.fake_glance import FakeGlance
 from tests.unit.test_images import ID, LOADED, FakeEngine, folder, left_in, store
@@ -71,7 +72,7 @@ class Engine(FakeEngine):
 
 
 def test_a_large_layer_does_not_wait_for_the_end(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, monkeypatch: Any
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, monkeypatch: Any
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
 
@@ -101,7 +102,7 @@ def test_a_large_layer_does_not_wait_for_the_end(
     ids=["manifest", "truncated", "layer"],
 )
 def test_what_turns_out_to_be_bad_gets_no_manifest(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: Engine,
     fake_glance: FakeGlance,
     folder: Path,
@@ -120,7 +121,7 @@ def test_what_turns_out_to_be_bad_gets_no_manifest(
 
 @pytest.mark.parametrize("half", [False, True], ids=["breaks", "half a body"])
 def test_a_download_that_is_not_whole(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: Engine,
     fake_glance: FakeGlance,
     folder: Path,
@@ -143,7 +144,7 @@ def test_a_download_that_is_not_whole(
 
 
 def test_the_download_ends_when_the_engine_refuses(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: Engine,
     fake_glance: FakeGlance,
     folder: Path,
@@ -198,12 +199,12 @@ class SlowFile:
 def slow_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowFile]:
     with tempfile.TemporaryFile() as file:
         found = SlowFile(file)
-        monkeypatch.setattr(arrival.tempfile, "TemporaryFile", lambda **_: found)
+        monkeypatch.setattr(streaming.tempfile, "TemporaryFile", lambda **_: found)
         yield found
 
 
 def test_nobody_waits_for_the_room_of_a_download(
-    store: images.ImageStore, fake_glance: FakeGlance, slow_file: SlowFile
+    store: images_store.ImageStore, fake_glance: FakeGlance, slow_file: SlowFile
 ) -> None:
     assert store.ensure(None, fake_glance.add(ID, ARCHIVE)).id == LOADED
     assert not slow_file.closed.is_set()
@@ -212,7 +213,10 @@ def test_nobody_waits_for_the_room_of_a_download(
 
 
 def test_a_load_that_failed_has_given_back_its_room(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, slow_file: SlowFile
+    store: images_store.ImageStore,
+    fake_engine: Engine,
+    fake_glance: FakeGlance,
+    slow_file: SlowFile,
 ) -> None:
     slow_file.may_close.set()
     fake_engine.failing = frozenset({"load"})
@@ -227,7 +231,7 @@ ONE = archives.docker_files(archives.config([LARGE]), [LARGE])
 ARRIVING = f"novadocker/{ID}:arriving"
 
 
-def sent_for(files: archives.Files, store: images.ImageStore, glance: FakeGlance) -> str:
+def sent_for(files: archives.Files, store: images_store.ImageStore, glance: FakeGlance) -> str:
     """Boot an image; return its name."""
     meta = glance.add(ID, archives.tar(files))
     assert store.ensure(None, meta).id == LOADED
@@ -235,7 +239,7 @@ def sent_for(files: archives.Files, store: images.ImageStore, glance: FakeGlance
 
 
 def test_the_lowest_layer_is_unpacked_while_it_arrives(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
 ) -> None:
     name = sent_for(ONE, store, fake_glance)
     assert fake_engine.unpacked == [LARGE]
@@ -263,7 +267,7 @@ LARGER = archives.tar({"large": b"1" * (3 << 20)})
     ids=["containerd", "refused", "twice", "below and above"],
 )
 def test_a_layer_that_must_be_sent_all_the_same(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: Engine,
     fake_glance: FakeGlance,
     layers: list[bytes],
@@ -278,7 +282,7 @@ def test_a_layer_that_must_be_sent_all_the_same(
 
 
 def test_a_wrong_guess(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance
 ) -> None:
     layers = [LARGER, LARGE]
     files = archives.docker_files(archives.config(layers), layers)
@@ -302,7 +306,7 @@ def test_a_wrong_guess(
     ids=["manifest", "truncated", "layer"],
 )
 def test_nothing_stays_unpacked_of_what_turns_out_to_be_bad(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, content: bytes
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, content: bytes
 ) -> None:
     meta = fake_glance.add(ID, content)
     with pytest.raises(exception.InvalidImage):
@@ -312,7 +316,7 @@ def test_nothing_stays_unpacked_of_what_turns_out_to_be_bad(
 
 
 def test_nothing_stays_unpacked_of_half_a_download(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, monkeypatch: Any
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, monkeypatch: Any
 ) -> None:
     def pause() -> None:
         raise OSError("Glance is gone")
@@ -329,7 +333,7 @@ def test_nothing_stays_unpacked_of_half_a_download(
     "magic", [b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ", b"P*M\x18", b"(\xb5/\xfd"]
 )
 def test_what_an_engine_might_take_for_compressed_is_not_unpacked(
-    store: images.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, magic: bytes
+    store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, magic: bytes
 ) -> None:
     """A name in a tar archive can be the start of a bomb, too."""
     entry = tarfile.TarInfo(magic.decode("utf-8", "surrogateescape"))
@@ -343,7 +347,7 @@ def test_what_an_engine_might_take_for_compressed_is_not_unpacked(
 
 
 def test_an_image_that_the_host_has_no_room_for(
-    store: images.ImageStore, fake_glance: FakeGlance, folder: Path
+    store: images_store.ImageStore, fake_glance: FakeGlance, folder: Path
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE, size=1 << 60)
     with pytest.raises(exception.DownloadFailed, match="no room"):

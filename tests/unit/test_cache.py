@@ -11,7 +11,7 @@ import pytest
 from oslo_utils import timeutils
 
 from novadocker import exception
-from novadocker.virt.docker.cache import ImageCache
+from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.model import EngineImage
 
 USED, FRESH, OLD, BUSY = (f"novadocker/{name}:0123456789ab" for name in "ufob")

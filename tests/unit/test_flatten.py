@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import flatten
-from novadocker.virt.docker.archive import ArchivedImage, Layer
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.images import squash
+from novadocker.virt.docker.images.archive import ArchivedImage, Layer
+from novadocker.virt.docker.images.regions import ArchiveError, Region
 from tests import archives
 
 NewFile = Callable[[], int]
@@ -139,9 +139,9 @@ def test_merged_layers_do_what_they_did_in_turn(name: str, whole: bool, new_file
     layers = [layer_of(entries, new_file) for entries in CASES[name]]
     expected = unpack([base, *layers])
     if whole:
-        found = unpack([flatten.merge(contents([base, *layers]), new_file(), whole=True)])
+        found = unpack([squash.merge(contents([base, *layers]), new_file(), whole=True)])
     else:
-        found = unpack([base, flatten.merge(contents(layers), new_file())])
+        found = unpack([base, squash.merge(contents(layers), new_file())])
     assert found == expected
 
 
@@ -152,7 +152,7 @@ def test_all_attributes_of_a_file_stay(new_file: NewFile) -> None:
     content = special.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + b"ab" + bytes(510)
     device = archives.entry("dev", type=b"3", devmajor=1, devminor=3)
     layers = [layer_from(content + bytes(1024), new_file), layer_of([device], new_file)]
-    merged = flatten.merge(contents(layers), new_file())
+    merged = squash.merge(contents(layers), new_file())
     with tarfile.open(
         fileobj=io.BytesIO(b"".join(merged.content.chunks())), errors="surrogateescape"
     ) as tar:
@@ -186,7 +186,7 @@ def test_150_generations_stay_few_layers(new_file: NewFile, history: object) -> 
         changed = [file(f"of-{generation}"), file("latest", str(generation))]
         if generation % 3 == 2:
             changed.append(gone(f"of-{generation - 1}"))
-        image = flatten.on_top(image, layer_of(changed, new_file), 10, new_file)
+        image = squash.on_top(image, layer_of(changed, new_file), 10, new_file)
         assert len(image.layers) <= 11
     config = json.loads(image.config)
     assert config["config"] == {"Cmd": ["x"], "Volumes": {"/data": {}}}
@@ -201,7 +201,7 @@ def test_150_generations_stay_few_layers(new_file: NewFile, history: object) -> 
 
 def test_an_image_at_the_limit_becomes_one_layer(new_file: NewFile) -> None:
     base = image_of([layer_of([file(str(number))], new_file) for number in range(120)])
-    image = flatten.on_top(base, layer_of([gone("7")], new_file), 10, new_file)
+    image = squash.on_top(base, layer_of([gone("7")], new_file), 10, new_file)
     assert len(image.layers) == 1
     assert unpack(image.layers).keys() == {str(number) for number in range(120)} - {"7"}
 
@@ -209,10 +209,10 @@ def test_an_image_at_the_limit_becomes_one_layer(new_file: NewFile) -> None:
 def test_a_damaged_layer(new_file: NewFile) -> None:
     layer = layer_from(archives.tar_of([file("a", "x" * 2000)])[:1500], new_file)
     with pytest.raises(ArchiveError):
-        flatten.merge(contents([layer]), new_file())
+        squash.merge(contents([layer]), new_file())
     lost = layer_of([link("i", "h")], new_file)
     with pytest.raises(ArchiveError, match="lacks"):
-        flatten.merge(contents([lost, layer_of([gone("h")], new_file)]), new_file())
+        squash.merge(contents([lost, layer_of([gone("h")], new_file)]), new_file())
 
 
 def many_hidden(count: int, new_file: NewFile) -> list[Layer]:
@@ -226,20 +226,20 @@ def test_links_to_hidden_files_do_not_have_the_layer_read_for_each(
     new_file: NewFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Region] = []
-    entries = flatten._entries
+    entries = squash._entries
 
     def count(content: Region) -> Iterator[tarfile.TarInfo]:
         read.append(content)
         return entries(content)
 
     layers = many_hidden(20, new_file)
-    monkeypatch.setattr(flatten, "_entries", count)
-    flatten.merge(contents(layers), new_file())
+    monkeypatch.setattr(squash, "_entries", count)
+    squash.merge(contents(layers), new_file())
     assert len(read) <= 2 * len(layers)
 
 
 def test_too_many_hidden_files(new_file: NewFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flatten, "_MAX_HIDDEN_FILES", 3)
-    flatten.merge(contents(many_hidden(3, new_file)), new_file())
+    monkeypatch.setattr(squash, "_MAX_HIDDEN_FILES", 3)
+    squash.merge(contents(many_hidden(3, new_file)), new_file())
     with pytest.raises(ArchiveError, match="more than 3 files"):
-        flatten.merge(contents(many_hidden(4, new_file)), new_file())
+        squash.merge(contents(many_hidden(4, new_file)), new_file())

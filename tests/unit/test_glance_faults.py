@@ -17,9 +17,10 @@ from nova import exception as nova_exception
 from nova import objects
 
 from novadocker import exception
-from novadocker.virt.docker import archive, images, packing
-from novadocker.virt.docker.archive import ArchivedImage
-from novadocker.virt.docker.compression import Region
+from novadocker.virt.docker.images import archive, writer
+from novadocker.virt.docker.images import store as images_store
+from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.regions import Region
 from tests.unit.test_arrival import ARCHIVE, Engine
 from tests.unit.test_images import ID, LOADED, folder, left_in
 
@@ -131,7 +132,7 @@ def image(tmp_path: Path) -> Iterator[ArchivedImage]:
 
 
 @pytest.fixture
-def store(folder: Path, engine: Engine, options: Any) -> Iterator[images.ImageStore]:
+def store(folder: Path, engine: Engine, options: Any) -> Iterator[images_store.ImageStore]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Glance) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -140,19 +141,19 @@ def store(folder: Path, engine: Engine, options: Any) -> Iterator[images.ImageSt
             api_servers=[f"http://127.0.0.1:{server.server_port}"],
             num_retries=0,
         )
-        yield images.ImageStore(engine, "x86_64")  # type: ignore[arg-type]
+        yield images_store.ImageStore(engine, "x86_64")  # type: ignore[arg-type]
         server.shutdown()
         thread.join()
 
 
-def boot(store: images.ImageStore) -> str:
+def boot(store: images_store.ImageStore) -> str:
     context = nova_context.RequestContext("user", "p1", auth_token="token")
     wanted = ("id", "container_format", "disk_format", "checksum")
     meta = objects.ImageMeta.from_dict({name: RECORD[name] for name in wanted})
     return store.ensure(context, meta).id
 
 
-def test_a_sound_one(store: images.ImageStore, monkeypatch: Any) -> None:
+def test_a_sound_one(store: images_store.ImageStore, monkeypatch: Any) -> None:
     monkeypatch.setattr(Glance, "fault", "")
     assert boot(store) == LOADED
 
@@ -162,7 +163,7 @@ def test_a_sound_one(store: images.ImageStore, monkeypatch: Any) -> None:
     [("500", "no disk"), ("half", "Connection broken"), ("other", "Corrupt image download")],
 )
 def test_a_broken_one(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     engine: Engine,
     folder: Path,
     monkeypatch: Any,
@@ -187,7 +188,7 @@ def test_a_broken_one(
     ids=["for good", "for a moment"],
 )
 def test_it_vanishes_during_an_upload(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     image: ArchivedImage,
     folder: Path,
     options: Any,
@@ -204,9 +205,11 @@ def test_it_vanishes_during_an_upload(
     assert Glance.deleted
 
 
-def test_a_whole_upload(store: images.ImageStore, image: ArchivedImage, monkeypatch: Any) -> None:
+def test_a_whole_upload(
+    store: images_store.ImageStore, image: ArchivedImage, monkeypatch: Any
+) -> None:
     for name, value in {"uploads": [True], "stored": 0, "deleted": False}.items():
         monkeypatch.setattr(Glance, name, value)
     store.upload(nova_context.RequestContext("user", "p1", auth_token="token"), ID, image)
-    size = sum(map(len, packing.docker_archive(image)))
+    size = sum(map(len, writer.docker_archive(image)))
     assert (Glance.stored, Glance.deleted) == (size, False)

@@ -15,7 +15,7 @@ from nova import objects
 from oslo_utils import timeutils
 
 from novadocker import exception
-from novadocker.virt.docker import images
+from novadocker.virt.docker.images import store as images_store
 from novadocker.virt.docker.model import EngineImage, EngineInfo
 from tests import archives
 from tests.fake_glance import FakeGlance
@@ -92,8 +92,10 @@ def folder(tmp_path: Path, options: Any) -> Path:
 
 
 @pytest.fixture
-def store(fake_engine: FakeEngine, folder: Path, fake_glance: FakeGlance) -> images.ImageStore:
-    return images.ImageStore(fake_engine, "x86_64")  # type: ignore[arg-type]
+def store(
+    fake_engine: FakeEngine, folder: Path, fake_glance: FakeGlance
+) -> images_store.ImageStore:
+    return images_store.ImageStore(fake_engine, "x86_64")  # type: ignore[arg-type]
 
 
 def left_in(folder: Path) -> list[str]:
@@ -102,7 +104,7 @@ def left_in(folder: Path) -> list[str]:
 
 
 def test_loaded_once_under_the_name_of_glance(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     assert store.ensure(None, meta).id == LOADED
@@ -113,7 +115,7 @@ def test_loaded_once_under_the_name_of_glance(
 
 
 def test_an_image_that_is_there_needs_no_glance(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     fake_glance.records.clear()
@@ -123,7 +125,7 @@ def test_an_image_that_is_there_needs_no_glance(
 
 @pytest.mark.parametrize(("age", "named"), [(None, 1), (5, 0), (3600, 1)])
 def test_an_image_in_use_is_named_anew_but_not_for_each_of_many_boots(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: FakeEngine,
     fake_glance: FakeGlance,
     age: int | None,
@@ -138,7 +140,7 @@ def test_an_image_in_use_is_named_anew_but_not_for_each_of_many_boots(
 
 
 def test_the_name_is_the_same_without_the_checksum_in_novas_record(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     store.ensure(None, fake_glance.add(ID, ARCHIVE))
     bare = objects.ImageMeta.from_dict(
@@ -149,7 +151,7 @@ def test_the_name_is_the_same_without_the_checksum_in_novas_record(
 
 
 def test_the_hash_names_an_image_without_md5(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     store.ensure(None, fake_glance.add(ID, ARCHIVE, checksum=None))
     value = fake_glance.records[ID]["os_hash_value"]
@@ -157,7 +159,7 @@ def test_the_hash_names_an_image_without_md5(
 
 
 def test_md5_is_enough_without_the_hash(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     nothing = {"os_hash_algo": None, "os_hash_value": None}
     store.ensure(None, fake_glance.add(ID, ARCHIVE, **nothing))
@@ -185,7 +187,7 @@ def test_md5_is_enough_without_the_hash(
     ],
 )
 def test_refused(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_engine: FakeEngine,
     fake_glance: FakeGlance,
     folder: Path,
@@ -202,7 +204,7 @@ def test_refused(
 
 
 def test_ids_that_differ_in_letter_case_share_no_name(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     meta = fake_glance.add(ID.upper(), ARCHIVE)
     with pytest.raises(exception.InvalidImage, match="capital letters"):
@@ -215,13 +217,13 @@ def test_novas_own_architecture_names(
     content = archives.tar(
         archives.docker_files(archives.config(LAYERS, architecture="arm64"), LAYERS)
     )
-    store = images.ImageStore(fake_engine, "aarch64")  # type: ignore[arg-type]
+    store = images_store.ImageStore(fake_engine, "aarch64")  # type: ignore[arg-type]
     store.ensure(None, fake_glance.add(ID, content))
     assert fake_engine.loads == 1
 
 
 def test_errors_of_glance_stay_novas(
-    store: images.ImageStore, fake_glance: FakeGlance, folder: Path
+    store: images_store.ImageStore, fake_glance: FakeGlance, folder: Path
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     fake_glance.records.clear()
@@ -231,7 +233,7 @@ def test_errors_of_glance_stay_novas(
 
 
 def test_a_load_that_the_engine_refuses(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     fake_engine.failing = frozenset({"load"})
@@ -243,7 +245,7 @@ def test_a_load_that_the_engine_refuses(
 
 
 def test_a_load_that_gets_no_name_is_taken_back(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     fake_engine.failing = frozenset({"tag"})
     with pytest.raises(exception.EngineError, match="refused tag"):
@@ -252,7 +254,7 @@ def test_a_load_that_gets_no_name_is_taken_back(
 
 
 def test_the_download_has_no_name_and_no_readers(
-    store: images.ImageStore,
+    store: images_store.ImageStore,
     fake_glance: FakeGlance,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -271,7 +273,7 @@ def test_the_download_has_no_name_and_no_readers(
 
 
 def test_eight_servers_at_once(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     all_missed = threading.Barrier(8, timeout=30)
@@ -295,7 +297,7 @@ def test_eight_servers_at_once(
 
 
 def test_cached_once_and_marked_as_used(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE)
     assert store.cache(None, ID) is True
@@ -307,14 +309,14 @@ def test_cached_once_and_marked_as_used(
 
 
 def test_a_root_file_system(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     store.ensure(None, fake_glance.add(ID, LAYERS[0], container_format="bare"))
     assert fake_engine.loads == 1
 
 
 def test_data_goes_before_a_registry(
-    store: images.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
     """A snapshot inherits the property of the image that its server was booted from."""
     reference = {"docker_image": "evil.example.com/a"}

@@ -3,7 +3,7 @@
 
 import pytest
 
-from novadocker.virt.docker.lowest import Guess
+from novadocker.virt.docker.images.streaming import Guess
 from tests import archives
 
 ID, OTHER = "1" * 64, "2" * 64

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import registry
-from novadocker.virt.docker.registry import Reference
+from novadocker.virt.docker.images import registry
+from novadocker.virt.docker.images.registry import Reference
 
 DIGEST = "sha256:" + "5" * 64
 ALLOWED = frozenset({"docker.io", "reg.example.com", "reg.example.com:5000", "localhost:5000"})

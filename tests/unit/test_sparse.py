@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from novadocker.virt.docker.compression import ArchiveError
-from novadocker.virt.docker.sparse import Check
+from novadocker.virt.docker.images.regions import ArchiveError
+from novadocker.virt.docker.images.tar_check import Check
 from tests import archives
 
 END = bytes(1024)

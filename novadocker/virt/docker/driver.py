@@ -30,13 +30,13 @@ from novadocker.state_files import alive, incident_socket
 from novadocker.virt.docker import attachments, builds, disks, nics, startup, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
-from novadocker.virt.docker.cache import ImageCache
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest import console, identity
 from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.host import topology, traits
+from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node

@@ -26,7 +26,7 @@ from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host import filesystem, id_maps, topology
 from novadocker.virt.docker.host import resources as host_facts
-from novadocker.virt.docker.images import ImageStore
+from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 
 LOG = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from novadocker.linux.pipes import write_all
-from novadocker.virt.docker.archive import ArchivedImage, Layer
-from novadocker.virt.docker.compression import ArchiveError, Region, RegionFile
+from novadocker.virt.docker.images.archive import ArchivedImage, Layer
+from novadocker.virt.docker.images.regions import ArchiveError, Region, RegionFile
 
 SNAPSHOT = "novadocker snapshot"
 """What the history of an image says of a layer that is a snapshot."""

@@ -26,10 +26,18 @@ from oslo_utils import timeutils
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.storage import sparse_files
-from novadocker.virt.docker import archive, arrival, cache, flatten, packing, registry, snapshots
-from novadocker.virt.docker.archive import ArchivedImage
-from novadocker.virt.docker.compression import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import (
+    archive,
+    cache,
+    registry,
+    snapshot,
+    squash,
+    streaming,
+    writer,
+)
+from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.regions import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
 LOG = logging.getLogger(__name__)
@@ -182,7 +190,7 @@ class ImageStore:
 
         :raises SnapshotFailed: the container can't become an image
         """
-        with snapshots.take(
+        with snapshot.take(
             self._engine,
             container,
             Path(CONF.instances_path),
@@ -198,7 +206,7 @@ class ImageStore:
         :raises SnapshotFailed: Glance has not got all of it
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
-        source = ChunkReader(_readable(packing.docker_archive(image)))
+        source = ChunkReader(_readable(writer.docker_archive(image)))
         with contextlib.ExitStack() as undo:
             # the manager does the same, except when it shelves
             undo.callback(self._delete, context, image_id)
@@ -226,14 +234,14 @@ class ImageStore:
         if (record.get("size") or 0) > shutil.disk_usage(folder).free // 2:
             raise exception.DownloadFailed(image_id=image_id, reason="this host has no room for it")
 
-        def fetch(file: arrival.Arrival) -> None:
+        def fetch(file: streaming.Arrival) -> None:
             self._glance.download(context, image_id, data=file)
 
         # Nova's client compares with it, and leaves be what has none
         _checksum(image_id, record)
         with (
             self._unpacking(image_id) as unpack,
-            arrival.arriving(folder, fetch) as arriving,
+            streaming.arriving(folder, fetch) as arriving,
         ):
             chunks = self._forwarded(image_id, load, arriving, unpack)
             try:
@@ -242,14 +250,14 @@ class ImageStore:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:
             undo.callback(self._engine.remove_image, loaded)
-            snapshots_of_it = self._engine.layer_folders(loaded, flatten.SNAPSHOT)
+            snapshots_of_it = self._engine.layer_folders(loaded, squash.SNAPSHOT)
             if snapshots_of_it:
                 sparse_files.dig(snapshots_of_it)
             yield loaded
             undo.pop_all()
 
     @contextlib.contextmanager
-    def _unpacking(self, image_id: str) -> Iterator[arrival.Unpack]:
+    def _unpacking(self, image_id: str) -> Iterator[streaming.Unpack]:
         """Give what has the engine unpack an image's lowest layer, and keep it for the block."""
         name = f"{naming.IMAGES}{image_id}:{cache.ARRIVING}"
         with contextlib.ExitStack() as undo:
@@ -271,7 +279,7 @@ class ImageStore:
             yield unpack
 
     def _forwarded(
-        self, image_id: str, load: _Loader, arriving: arrival.Arrival, unpack: arrival.Unpack
+        self, image_id: str, load: _Loader, arriving: streaming.Arrival, unpack: streaming.Unpack
     ) -> Iterator[bytes]:
         """Return what the engine is to load, of an image that may still be on its way.
 
@@ -284,7 +292,7 @@ class ImageStore:
                 stacks = self._engine.info().storage_driver == "overlay2"
                 yield from arriving.layers(unpack if stacks else None)
             with load(arriving.complete(), self._architecture, Path(CONF.instances_path)) as image:
-                yield from packing.docker_archive(image, arriving.early, arriving.unpacked)
+                yield from writer.docker_archive(image, arriving.early, arriving.unpacked)
 
         return _downloaded(image_id, sent())
 

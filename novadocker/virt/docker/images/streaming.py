@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import os
+import posixpath
 import tarfile
 import tempfile
 import threading
@@ -20,17 +21,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from novadocker.virt.docker import sparse
-from novadocker.virt.docker.archive import is_tar
-from novadocker.virt.docker.compression import (
+from novadocker.virt.docker.images import tar_check
+from novadocker.virt.docker.images.archive import is_tar
+from novadocker.virt.docker.images.regions import (
     CHUNK_BYTES,
     ArchiveError,
     Content,
     Region,
     is_plain,
 )
-from novadocker.virt.docker.lowest import Guess
-from novadocker.virt.docker.packing import Sent, header, padding
+from novadocker.virt.docker.images.tar_reader import parse
+from novadocker.virt.docker.images.writer import Sent, header, padding
 
 # a smaller file may be anything, and is quickly sent when it is known to be a layer
 _SMALLEST_LAYER = 1 << 20
@@ -38,6 +39,53 @@ _PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 Unpack = Callable[[Iterator[bytes]], str]
 """Has the engine unpack a layer; returns its digest as the engine found it, or "" if it can't."""
+
+
+class Guess:
+    """Guesses once for an archive.
+
+    Engines before 25 save their layers in any order, each after a description that names the layer
+    below it; later ones save them among the blobs of an OCI layout, by digest, perhaps after the
+    configuration. Other programs begin with the lowest.
+    """
+
+    def __init__(self) -> None:
+        self._digest = ""
+        self._stacked: dict[str, bool] = {}
+        self._first = True
+        self._guessed = False
+
+    def note(self, name: str, content: bytes) -> None:
+        """Take a hint from a small file."""
+        folder, last = posixpath.split(name)
+        if not content.startswith(b"{"):
+            # a layer that is small is one, too
+            self._first = self._first and posixpath.splitext(last)[1] != ".tar"
+            return
+        try:
+            found = parse(content, "file")
+        except ArchiveError:
+            return
+        if last == "json":
+            self._stacked[folder] = "parent" in found
+        rootfs = found.get("rootfs")
+        digests = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if isinstance(digests, list) and digests:
+            self._digest = str(digests[0]).rpartition(":")[2]
+
+    def is_lowest(self, name: str) -> bool:
+        """Tell whether a large file that looks like a layer is the lowest; True but once."""
+        if self._guessed:
+            return False
+        first, self._first = self._first, False
+        folder = posixpath.dirname(name)
+        if folder in self._stacked:
+            self._guessed = not self._stacked[folder]
+        elif self._digest:
+            self._guessed = self._digest in name
+        else:
+            self._guessed = first and not folder.startswith("blobs/")
+        return self._guessed
 
 
 class Arrival(io.RawIOBase):
@@ -150,7 +198,7 @@ class Arrival(io.RawIOBase):
         )
 
     def _chunks(self, begin: int, end: int) -> Iterator[bytes]:
-        check = sparse.Check()
+        check = tar_check.Check()
         while begin < end:
             wanted = min(CHUNK_BYTES, end - begin)
             found = self._reaches(begin + wanted)

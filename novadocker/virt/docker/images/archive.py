@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from novadocker.virt.docker.compression import ArchiveError, Content, Region, Scratch
-from novadocker.virt.docker.untrusted import Tar, get, get_all, parse
+from novadocker.virt.docker.images.regions import ArchiveError, Content, Region, Scratch
+from novadocker.virt.docker.images.tar_reader import Tar, get, get_all, parse
 
 # metadata is held in memory
 _MAX_MANIFEST_BYTES = 1 << 20

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Mapping
 from typing import Any
 
-from novadocker.virt.docker.compression import ArchiveError, Region
+from novadocker.virt.docker.images.regions import ArchiveError, Region
 
 _MAX_HEADER_BYTES = 4 << 20
 _MAX_LINKS = 8

@@ -8,7 +8,7 @@ found here, so an archive that could be read in two ways is refused, too.
 
 import re
 
-from novadocker.virt.docker.compression import ArchiveError
+from novadocker.virt.docker.images.regions import ArchiveError
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)

@@ -13,11 +13,11 @@ from pathlib import Path
 from novadocker import exception
 from novadocker.linux import pipes
 from novadocker.privsep.storage import layer_archive, layer_diff
-from novadocker.virt.docker import archive, flatten
-from novadocker.virt.docker.archive import ArchivedImage, Layer
-from novadocker.virt.docker.compression import ArchiveError, Region
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import archive, squash
+from novadocker.virt.docker.images.archive import ArchivedImage, Layer
+from novadocker.virt.docker.images.regions import ArchiveError, Region
 from novadocker.virt.docker.model import ContainerDetail
 
 
@@ -45,10 +45,10 @@ def take(
         try:
             layer = _read_changes(engine, container, new_file(), folder)
             base = _base(engine.info().data_root, container.image_id)
-            merged = base.layers[flatten.count_kept(base, depth) :]
+            merged = base.layers[squash.count_kept(base, depth) :]
             if sum(lower.content.size for lower in merged) > _room(folder):
                 raise ArchiveError("this host has no room for its image")
-            yield flatten.on_top(base, layer, depth, new_file)
+            yield squash.on_top(base, layer, depth, new_file)
         except (ArchiveError, OSError) as error:
             raise exception.SnapshotFailed(reason=str(error)) from error
 

@@ -14,9 +14,9 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from novadocker.virt.docker import sparse
-from novadocker.virt.docker.archive import CONFIG_TYPES, ArchivedImage, Layer
-from novadocker.virt.docker.compression import ArchiveError, Content
+from novadocker.virt.docker.images import tar_check
+from novadocker.virt.docker.images.archive import CONFIG_TYPES, ArchivedImage, Layer
+from novadocker.virt.docker.images.regions import ArchiveError, Content
 
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -112,7 +112,7 @@ def _descriptor(media_type: str, digest: str, size: int) -> dict[str, object]:
 
 
 def _file(name: str, layer: Layer, number: int) -> Iterator[bytes]:
-    digest, check = hashlib.sha256(), sparse.Check()
+    digest, check = hashlib.sha256(), tar_check.Check()
     yield header(name, layer.content.size)
     for chunk in layer.content.chunks():
         digest.update(chunk)
