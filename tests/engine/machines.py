@@ -13,8 +13,8 @@ from pathlib import Path
 
 import docker
 
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine.busybox import busybox_archive
 

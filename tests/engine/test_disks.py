@@ -13,9 +13,9 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.storage import btrfs
-from novadocker.virt.docker import disks
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
+from novadocker.virt.docker.limits import disk as limits_disk
 from tests.engine import machines
 from tests.engine.engines import own_engine
 from tests.engine.machines import Machine
@@ -60,8 +60,8 @@ def counted(engine: Engine) -> None:
         ["btrfs", "subvolume", "sync", info.data_root], check=True, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while disks.lost_count(info):
-        disks.keep_limited(info)
+    while limits_disk.lost_count(info):
+        limits_disk.keep_limited(info)
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -77,12 +77,12 @@ def fill(machine: Machine) -> int:
 def test_the_engine_can(engine: Engine) -> None:
     info = engine.info()
     assert filesystem.can_size_disks(info)
-    assert disks.can_resize(info)
+    assert limits_disk.can_resize(info)
 
 
 def test_a_server_can_not_write_more_than_its_disk(engine: Engine, sized: Machine) -> None:
     assert 40 < fill(sized) < 64
-    disk = disks.read_disk(engine.info().data_root, sized.id)
+    disk = limits_disk.read_disk(engine.info().data_root, sized.id)
     assert disk.size == SIZE
     assert SIZE - 2 * MIB < disk.used <= SIZE
 
@@ -91,7 +91,7 @@ def test_growing_while_it_runs(engine: Engine, sized: Machine) -> None:
     root = engine.info().data_root
     before = fill(sized)
     btrfs.resize_disk(root, sized.id, SIZE + 32 * MIB)
-    assert disks.read_disk(root, sized.id).size == SIZE + 32 * MIB
+    assert limits_disk.read_disk(root, sized.id).size == SIZE + 32 * MIB
     assert 28 <= fill(sized) - before <= 36
 
 
@@ -101,7 +101,7 @@ def test_the_new_size_outlives_a_restart(
     root = engine.info().data_root
     btrfs.resize_disk(root, sized.id, 2 * SIZE)
     client.restart(sized.id, timeout=0)
-    assert disks.read_disk(root, sized.id).size == 2 * SIZE
+    assert limits_disk.read_disk(root, sized.id).size == 2 * SIZE
 
 
 def test_disks_stay_limited_after_a_deletion(
@@ -116,7 +116,7 @@ def test_disks_stay_limited_after_a_deletion(
 
 def test_without_a_size(engine: Engine, client: docker.APIClient) -> None:
     with machines.machine(engine, client) as found:
-        assert disks.read_disk(engine.info().data_root, found.id).size == 0
+        assert limits_disk.read_disk(engine.info().data_root, found.id).size == 0
 
 
 def test_an_engine_that_can_not_refuses(
@@ -135,4 +135,4 @@ def test_an_engine_that_can_not_refuses(
 
 def test_no_such_container(engine: Engine) -> None:
     with pytest.raises(FileNotFoundError):
-        disks.read_disk(engine.info().data_root, "0" * 64)
+        limits_disk.read_disk(engine.info().data_root, "0" * 64)

@@ -21,9 +21,10 @@ from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.state_files import port_rates
 from novadocker.state_files.port_rates import Port, PortRate
-from novadocker.virt.docker import cgroup, enforcement, migration, vifs
+from novadocker.virt.docker import migration, vifs
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
+from novadocker.virt.docker.limits import cgroup, enforcement
 from novadocker.virt.docker.model import ContainerDetail, Limits
 from tests.engine import machines, networks
 from tests.engine.machines import Machine

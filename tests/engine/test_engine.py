@@ -10,8 +10,8 @@ import docker
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.engine import control_groups
 from tests.waiting import until

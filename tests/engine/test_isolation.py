@@ -13,8 +13,8 @@ import docker
 import pytest
 from oslo_privsep import capabilities as privsep_capabilities
 
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
 from tests.engine import machines
 from tests.engine.machines import Machine
 

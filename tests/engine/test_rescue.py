@@ -11,9 +11,9 @@ import pytest
 
 from novadocker import naming
 from novadocker.privsep.storage import overlay_names
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from tests import archives
 from tests.engine import machines

@@ -9,9 +9,9 @@ from oslo_utils import timeutils
 
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.containers import lifecycle
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Limits
 from tests.engine import systemd_image
 

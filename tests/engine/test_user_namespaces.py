@@ -17,10 +17,10 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import isolation
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import id_maps
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.nics import nics_from_network_info
 from tests.engine import machines, networks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import disks
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
+from novadocker.virt.docker.limits import disk
 from tests.engine import engines, machines
 
 MIB = 1 << 20
@@ -32,7 +32,7 @@ def test_a_server_can_not_write_more_than_its_disk(url: str) -> None:
     info = engine.info()
     assert filesystem.can_size_disks(info)
     # the engine has no request for it, and the quota's project is the engine's secret
-    assert not disks.can_resize(info)
+    assert not disk.can_resize(info)
     limits = replace(machines.LIMITS, disk_bytes=48 * MIB)
     with (
         machines.connected(url) as client,

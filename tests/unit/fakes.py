@@ -30,13 +30,13 @@ from novadocker.virt.docker import (
     transfer,
     vifs,
 )
-from novadocker.virt.docker.enforcement import Enforcement
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host.topology import Cell
 from novadocker.virt.docker.images.store import ImageStore
+from novadocker.virt.docker.limits.enforcement import Enforcement
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,

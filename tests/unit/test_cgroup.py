@@ -9,7 +9,7 @@ import pytest
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.guest import cgroup as guest_cgroup
-from novadocker.virt.docker import cgroup
+from novadocker.virt.docker.limits import cgroup
 from novadocker.virt.docker.model import Limits
 
 ID = "5e" * 32

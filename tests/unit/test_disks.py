@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker import disks
 from novadocker.virt.docker.host import filesystem
+from novadocker.virt.docker.limits import disk
 from tests.unit import fakes
 
 
@@ -39,4 +39,4 @@ def test_lost_count(
             (folder / "qgroups").mkdir()
             (folder / "qgroups" / "inconsistent").write_text(f"{flag}\n")
     monkeypatch.setattr(filesystem, "mount_of", lambda path: Mount("/dev/loop1"))
-    assert disks.lost_count(replace(fakes.INFO, storage_driver=driver), tmp_path) is expected
+    assert disk.lost_count(replace(fakes.INFO, storage_driver=driver), tmp_path) is expected

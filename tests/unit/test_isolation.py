@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from novadocker.virt.docker import isolation
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import Isolation, ResourceLimit
 
 

@@ -11,9 +11,9 @@ from oslo_utils import units
 from novadocker import exception
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.network.types import NetworkRate
-from novadocker.virt.docker import limits
 from novadocker.virt.docker.host import topology
 from novadocker.virt.docker.host.topology import CpuSets
+from novadocker.virt.docker.limits import flavor as flavor_limits
 from tests.unit import fakes
 
 ANY_CPU = CpuSets(frozenset(range(8)), frozenset(), False)
@@ -21,8 +21,8 @@ DIVIDED = CpuSets(frozenset([0, 1, 4]), frozenset([2, 3, 5, 6, 7]), True)
 NONE_SHARED = CpuSets(frozenset(), frozenset(range(8)), True)
 
 
-def rules(sets: CpuSets = ANY_CPU, sized: bool = False, image: Any = ()) -> limits.Rules:
-    return limits.rules(fakes.CELLS, sets, pids=77, sized_disks=sized, image_may_ask=image)
+def rules(sets: CpuSets = ANY_CPU, sized: bool = False, image: Any = ()) -> flavor_limits.Rules:
+    return flavor_limits.rules(fakes.CELLS, sets, pids=77, sized_disks=sized, image_may_ask=image)
 
 
 def cell(number: int, shared: set[int], pinning: dict[int, int]) -> objects.InstanceNUMACell:
@@ -56,7 +56,7 @@ def test_cpu_time(
     instance: Any, vcpus: int, specs: dict[str, str], shares: int, period: int, quota: int
 ) -> None:
     instance.flavor.vcpus, instance.flavor.extra_specs = vcpus, specs
-    found = limits.instance_limits(instance, rules())
+    found = flavor_limits.instance_limits(instance, rules())
     assert (found.cpu_shares, found.cpu_period_us, found.cpu_quota_us) == (shares, period, quota)
 
 
@@ -64,7 +64,7 @@ def test_cpu_time(
 def test_sizes(instance: Any, sized: bool, disk: int) -> None:
     flavor = instance.flavor
     flavor.memory_mb, flavor.swap, flavor.root_gb = 256, 64, 5
-    found = limits.instance_limits(instance, rules(sized=sized))
+    found = flavor_limits.instance_limits(instance, rules(sized=sized))
     assert (found.memory_bytes, found.swap_bytes) == (256 << 20, 64 << 20)
     assert (found.disk_bytes, found.pids) == (disk, 77)
 
@@ -73,9 +73,15 @@ def test_sizes(instance: Any, sized: bool, disk: int) -> None:
 def test_image_that_fills_the_disk(instance: Any, image: int) -> None:
     instance.flavor.root_gb = 5
     with pytest.raises(nova_exception.FlavorDiskSmallerThanImage):
-        limits.check_image_fits(image, limits.instance_limits(instance, rules(sized=True)))
-    limits.check_image_fits(image, limits.instance_limits(instance, rules(sized=False)))
-    limits.check_image_fits((5 << 30) - 1, limits.instance_limits(instance, rules(sized=True)))
+        flavor_limits.check_image_fits(
+            image, flavor_limits.instance_limits(instance, rules(sized=True))
+        )
+    flavor_limits.check_image_fits(
+        image, flavor_limits.instance_limits(instance, rules(sized=False))
+    )
+    flavor_limits.check_image_fits(
+        (5 << 30) - 1, flavor_limits.instance_limits(instance, rules(sized=True))
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_image_that_fills_the_disk(instance: Any, image: int) -> None:
 )
 def test_disk_rates(instance: Any, specs: dict[str, str], expected: DiskRates) -> None:
     instance.flavor.extra_specs = specs
-    assert limits.instance_limits(instance, rules()).disk == expected
+    assert flavor_limits.instance_limits(instance, rules()).disk == expected
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_disk_rates(instance: Any, specs: dict[str, str], expected: DiskRates) -
 )
 def test_network_rates(instance: Any, specs: dict[str, str], inbound: Any, outbound: Any) -> None:
     instance.flavor.extra_specs = specs
-    found = limits.instance_limits(instance, rules())
+    found = flavor_limits.instance_limits(instance, rules())
     assert (found.inbound, found.outbound) == (inbound, outbound)
 
 
@@ -150,7 +156,7 @@ def test_network_rates(instance: Any, specs: dict[str, str], inbound: Any, outbo
 def test_refused(instance: Any, specs: dict[str, str], words: str) -> None:
     instance.flavor.extra_specs = specs
     with pytest.raises(exception.InvalidLimits, match=words) as raised:
-        limits.instance_limits(instance, rules())
+        flavor_limits.instance_limits(instance, rules())
     assert len(raised.value.format_message()) <= 255
 
 
@@ -170,14 +176,14 @@ def test_image(
     instance: Any, flavor: dict[str, str], image: dict[str, str], allowed: list[str], pids: int
 ) -> None:
     instance.flavor.extra_specs, instance.system_metadata = flavor, image
-    assert limits.instance_limits(instance, rules(image=allowed)).pids == pids
+    assert flavor_limits.instance_limits(instance, rules(image=allowed)).pids == pids
 
 
 @pytest.mark.parametrize("allowed", [[], ["docker:shm_size_mb"]])
 def test_image_asks_for_what_it_may_not(instance: Any, allowed: list[str]) -> None:
     instance.system_metadata = {"image_docker_capabilities": "NET_ADMIN"}
     with pytest.raises(exception.InvalidLimits, match="may not set docker_capabilities"):
-        limits.instance_limits(instance, rules(image=allowed))
+        flavor_limits.instance_limits(instance, rules(image=allowed))
 
 
 # -- on which CPUs --------------------------------------------------------------------------------
@@ -198,13 +204,13 @@ def test_image_asks_for_what_it_may_not(instance: Any, allowed: list[str]) -> No
 )
 def test_cpuset(instance: Any, sets: CpuSets, placed: Any, cpus: set[int], nodes: set[int]) -> None:
     instance.numa_topology = placed
-    found = limits.instance_limits(instance, rules(sets))
+    found = flavor_limits.instance_limits(instance, rules(sets))
     assert (found.cpuset_cpus, found.cpuset_mems) == (cpus, nodes)
 
 
 def test_no_shared_server_on_a_host_of_dedicated_cpus(instance: Any) -> None:
     with pytest.raises(exception.InvalidLimits, match="all CPUs of this host"):
-        limits.instance_limits(instance, rules(NONE_SHARED))
+        flavor_limits.instance_limits(instance, rules(NONE_SHARED))
 
 
 def test_a_cpu_that_nova_did_not_choose(instance: Any) -> None:
@@ -212,15 +218,15 @@ def test_a_cpu_that_nova_did_not_choose(instance: Any) -> None:
     placed.pcpuset = {0, 1}
     instance.numa_topology = topology_of(placed)
     with pytest.raises(exception.InvalidLimits, match="no CPUs of its own"):
-        limits.instance_limits(instance, rules(DIVIDED))
+        flavor_limits.instance_limits(instance, rules(DIVIDED))
 
 
 def test_dedicated_cpus_need_no_quota(instance: Any) -> None:
     instance.flavor.extra_specs = {"hw:cpu_policy": "dedicated"}
     instance.numa_topology = topology_of(cell(0, set(), {0: 2, 1: 3}))
-    assert limits.instance_limits(instance, rules(DIVIDED)).cpu_quota_us == 0
+    assert flavor_limits.instance_limits(instance, rules(DIVIDED)).cpu_quota_us == 0
     instance.flavor.extra_specs["quota:cpu_quota"] = "50000"
-    assert limits.instance_limits(instance, rules(DIVIDED)).cpu_quota_us == 100_000
+    assert flavor_limits.instance_limits(instance, rules(DIVIDED)).cpu_quota_us == 100_000
 
 
 @pytest.mark.parametrize("thread_policy", [None, "prefer", "isolate"])
@@ -240,7 +246,7 @@ def test_servers_that_nova_places_never_overlap(
     ):
         host = hardware.numa_usage_from_instance_numa(host, placed)
         instance.numa_topology = placed
-        taken.append(limits.instance_limits(instance, rules(DIVIDED)).cpuset_cpus)
+        taken.append(flavor_limits.instance_limits(instance, rules(DIVIDED)).cpuset_cpus)
     assert [len(cpus) for cpus in taken] == [2, 2]
     assert not taken[0] & taken[1]
     assert taken[0] | taken[1] <= DIVIDED.dedicated

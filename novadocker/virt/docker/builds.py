@@ -18,10 +18,12 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import attachments, isolation, limits, spec, tags, transfer, vifs
+from novadocker.virt.docker import attachments, spec, tags, transfer, vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
+from novadocker.virt.docker.limits import flavor as flavor_limits
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, EngineImage
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, etc_files
@@ -94,10 +96,10 @@ class Builds:
         :raises ImageUnacceptable: the image can't be booted, or not within the limits
         """
         asked = self._node.lxcfs.look()
-        most = limits.instance_limits(instance, self._node.rules())
+        most = flavor_limits.instance_limits(instance, self._node.rules())
         self._node.enforcement.check_possible(most)
         image = self._node.images.ensure(context, image_meta)
-        limits.check_image_fits(image.size_bytes, most)
+        flavor_limits.check_image_fits(image.size_bytes, most)
         return self.container_spec(instance, image_meta, image, asked)
 
     def container_spec(
@@ -116,8 +118,8 @@ class Builds:
             instance,
             image_meta,
             image,
-            limits.instance_limits(instance, rules),
-            isolation.isolation(limits.asked(instance, instance.flavor, rules)),
+            flavor_limits.instance_limits(instance, rules),
+            isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
             runtime=CONF.docker.runtime,
             console_log_max_mb=CONF.docker.console_log_max_mb,
             mounts=self._drives.mounts(instance) + self._node.lxcfs.mounts(instance.uuid, asked),

@@ -27,7 +27,7 @@ from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker import attachments, builds, disks, nics, startup, transfer, vifs, ways
+from novadocker.virt.docker import attachments, builds, nics, startup, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
@@ -38,6 +38,7 @@ from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.host import topology, traits
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
+from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -157,7 +158,7 @@ class DockerDriver(driver.ComputeDriver):
         self._node.abandoned.sweep()
         self._node.rescue_ends.sweep()
         freeze.thaw_given_up(self._engine, Path(CONF.instances_path))
-        disks.keep_limited(info)
+        disk.keep_limited(info)
         self._node.enforcement.sweep()
         ratios = self._get_allocation_ratios(known)
         provider_tree.update_inventory(

@@ -21,7 +21,7 @@ from nova.scheduler.client import report
 from oslo_utils import timeutils, units
 
 from novadocker import exception
-from novadocker.virt.docker.enforcement import Enforcement
+from novadocker.virt.docker.limits.enforcement import Enforcement
 from novadocker.virt.docker.model import ContainerDetail, Isolation, Limits
 
 # what the source tells the destination, as text since it travels in a message of Nova's

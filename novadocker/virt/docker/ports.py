@@ -15,9 +15,10 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import attachments, limits, nics, plugging, tags, vifs
+from novadocker.virt.docker import attachments, nics, plugging, tags, vifs
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
+from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 
@@ -80,7 +81,7 @@ class Ports:
         self._node.enforcement.enforce(
             instance.uuid,
             found,
-            limits.instance_limits(instance, self._node.rules()),
+            flavor_limits.instance_limits(instance, self._node.rules()),
             device_pairs(instance, ports),
         )
 

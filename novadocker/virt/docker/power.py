@@ -11,9 +11,10 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import limits, vifs
+from novadocker.virt.docker import vifs
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import lifecycle, rescue
+from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports, device_pairs
@@ -117,7 +118,7 @@ class Power:
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
     ) -> None:
         enforcement = self._node.enforcement
-        most = limits.instance_limits(instance, self._node.rules())
+        most = flavor_limits.instance_limits(instance, self._node.rules())
         pairs = device_pairs(instance, ports)
         with (
             # the VIFs are there before the process is

@@ -12,11 +12,12 @@ from oslo_log import log as logging
 
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import limits, transfer, vifs, ways
 from novadocker.virt.docker import migration as moves
+from novadocker.virt.docker import transfer, vifs, ways
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import servers
+from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -146,7 +147,7 @@ class Relocations:
         :param wired: wires its ports
         """
         node = self._node
-        node.enforcement.check_possible(limits.instance_limits(instance, node.rules()))
+        node.enforcement.check_possible(flavor_limits.instance_limits(instance, node.rules()))
         with contextlib.ExitStack() as undo:
             undo.callback(self._ports.unwire, instance, network_info)
             try:

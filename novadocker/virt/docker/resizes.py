@@ -8,8 +8,9 @@ from nova.network import model as network_model
 from oslo_log import log as logging
 
 from novadocker.conf import CONF
-from novadocker.virt.docker import isolation, limits
 from novadocker.virt.docker import migration as moves
+from novadocker.virt.docker.limits import flavor as flavor_limits
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerDetail, Limits
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import device_pairs
@@ -37,18 +38,20 @@ class Resizes:
         """
         rules = self._node.rules()
         moves.check_isolation(
-            isolation.isolation(limits.asked(instance, instance.flavor, rules)),
-            isolation.isolation(limits.asked(instance, flavor, rules)),
+            isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
+            isolation.isolation(flavor_limits.asked(instance, flavor, rules)),
         )
-        old = limits.instance_limits(instance, rules)
-        new = limits.limits_for(instance, flavor, moves.new_topology(instance), rules)
+        old = flavor_limits.instance_limits(instance, rules)
+        new = flavor_limits.limits_for(instance, flavor, moves.new_topology(instance), rules)
         self._change(instance, old, new, network_info)
 
     def finish(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
         """See that an instance has the limits of its flavor, which is the new one by now."""
         rules = self._node.rules()
-        old = limits.limits_for(instance, instance.old_flavor, moves.old_topology(instance), rules)
-        self._change(instance, old, limits.instance_limits(instance, rules), network_info)
+        old = flavor_limits.limits_for(
+            instance, instance.old_flavor, moves.old_topology(instance), rules
+        )
+        self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
 
     def revert(
         self,
@@ -60,7 +63,7 @@ class Resizes:
 
         One that has come to need more memory is started anew, as a virtual machine would be.
         """
-        most = limits.limits_for(
+        most = flavor_limits.limits_for(
             instance, instance.flavor, moves.old_topology(instance), self._node.rules()
         )
         devices = device_pairs(instance, network_info)

@@ -24,9 +24,9 @@ from novadocker.privsep.network import tc
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.privsep.storage import btrfs
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import cgroup, disks
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
+from novadocker.virt.docker.limits import cgroup, disk
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
 
 LOG = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Enforcement:
         self._state_path = state_path
         self._data_root = info.data_root
         self._disk = linux_cgroup.disk_of(filesystem.mount_of(info.data_root).device)
-        self._resizes_disks = disks.can_resize(info)
+        self._resizes_disks = disk.can_resize(info)
         self._lock = threading.Lock()
         self._duties: dict[str, Duty] = {}
 
@@ -164,7 +164,7 @@ class Enforcement:
 
     def disk_in_use(self, found: ContainerDetail) -> int:
         """Return the bytes of a server's disk that are in use, where ``resizes_disks``."""
-        return disks.read_disk(self._data_root, found.id).used
+        return disk.read_disk(self._data_root, found.id).used
 
     def resize_disk(self, found: ContainerDetail, size: int) -> None:
         """Make a server's disk ``size`` bytes large, unless it is.
@@ -172,10 +172,10 @@ class Enforcement:
         :raises LimitsNotKept: it can't be, or is not in the end
         """
         try:
-            if disks.read_disk(self._data_root, found.id).size == size:
+            if disk.read_disk(self._data_root, found.id).size == size:
                 return
             btrfs.resize_disk(self._data_root, found.id, size)
-            kept = disks.read_disk(self._data_root, found.id).size
+            kept = disk.read_disk(self._data_root, found.id).size
         except (OSError, processutils.ProcessExecutionError) as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
         if kept != size:
