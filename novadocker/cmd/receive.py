@@ -2,7 +2,7 @@
 """``novadocker-receive``: takes a server's data on the host that it moves to.
 
 nova-compute of the host that it leaves starts it, through ssh, as nova-compute's user. It talks on
-standard input and output, see ``novadocker.virt.docker.transfer``.
+standard input and output, see ``novadocker.virt.docker.migration.transfer``.
 """
 
 import json
@@ -22,11 +22,11 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
-from novadocker.virt.docker import ways
-from novadocker.virt.docker.blobs import Repository
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
-from novadocker.virt.docker.transfer import VERSION
+from novadocker.virt.docker.migration import transport
+from novadocker.virt.docker.migration.registry_client import Repository
+from novadocker.virt.docker.migration.transfer import VERSION
 
 _CHUNK = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -74,15 +74,17 @@ def serve(source: IO[bytes], answers: IO[str]) -> int:
             data_root = _check_host(engine, uuid)
             staging.discard_folders(data_root, uuid)
             image_id = _digest(greeting["image"])
-            _say(answers, ready=True, image=ways.keep_image(engine, image_id))
+            _say(answers, ready=True, image=transport.keep_image(engine, image_id))
             while "commit" not in (order := _read(pipe)):
                 if "load" in order:
                     engine.load_image(_chunks(pipe))
-                    if not ways.keep_image(engine, image_id):
+                    if not transport.keep_image(engine, image_id):
                         raise ValueError("the engine made another image of what was sent")
                     _say(answers, loaded=True)
                 elif "pull" in order:
-                    ways.pull_image(engine, _repository(uuid), _digest(order["pull"]), image_id)
+                    transport.pull_image(
+                        engine, _repository(uuid), _digest(order["pull"]), image_id
+                    )
                     _say(answers, loaded=True)
                 elif "fetch" in order:
                     chunks = _repository(uuid).download(_digest(order["fetch"]))
@@ -123,7 +125,7 @@ def _check_host(engine: Engine, uuid: str) -> str:
 def _repository(uuid: str) -> Repository:
     if not CONF.docker.transfer_registry:
         raise ValueError("its option transfer_registry is not set")
-    return ways.repository(uuid)
+    return transport.repository(uuid)
 
 
 def _digest(text: object) -> str:

@@ -15,7 +15,7 @@ from openstack.connection import Connection
 from devcloud import supervise
 from devcloud.network import inside
 from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
-from novadocker.virt.docker.blobs import CERTIFICATES
+from novadocker.virt.docker.migration.registry_client import CERTIFICATES
 from tests.cloud.guests import until
 from tests.cloud.owners import engine_of, has_container
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings

@@ -14,8 +14,8 @@ from nova import conf
 
 from novadocker.cmd import receive
 from novadocker.privsep.storage import staging
-from novadocker.virt.docker import transfer, ways
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.migration import transfer, transport
 from tests.engine.test_snapshots import Boot, Guest
 
 # what ssh is between two hosts
@@ -98,7 +98,7 @@ def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) ->
         return transfer.session(
             command,
             "there",
-            ways.way(engine, instance_uuid),
+            transport.way(engine, instance_uuid),
             instance_uuid,
             engine.inspect_container(guest.id).image_id,
             engine.inspect_storage(guest.id),

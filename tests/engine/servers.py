@@ -20,8 +20,9 @@ from nova.exception import InstanceNotFound
 from nova.network import model
 
 from novadocker import naming
-from novadocker.virt.docker import attachments, migration, tags
+from novadocker.virt.docker import attachments, tags
 from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.migration import nova_records
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -305,7 +306,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
         # without Nova's database, no port has a tag, and no move was cut off
         with (
             mock.patch.object(tags, "device_metadata", return_value=None),
-            mock.patch.object(migration, "resume_cut_off"),
+            mock.patch.object(nova_records, "resume_cut_off"),
         ):
             yield
     finally:

@@ -10,10 +10,10 @@ import pytest
 from nova import conf
 
 from novadocker import exception, naming
-from novadocker.virt.docker import copies
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.migration import backup
+from novadocker.virt.docker.migration.backup import Copies
 from tests.engine.moving import Arrive, arrive, data_root, guest
 from tests.engine.registries import Registry
 from tests.engine.test_images import folder, store
@@ -52,14 +52,14 @@ def test_a_server_is_made_of_its_last_copy(
     prepare(guest)
     guest.run("echo first >/written")
     taken.take(server)
-    repository = copies._repository(server)
-    first = repository.find_image(copies.TAG)
+    repository = backup._repository(server)
+    first = repository.find_image(backup.TAG)
     assert first is not None
     guest.run("echo second >/written")
     # the second time nothing has changed
     for _ in range(2):
         taken.take(server)
-    now = repository.find_image(copies.TAG)
+    now = repository.find_image(backup.TAG)
     assert now is not None
     # of the copy before nothing can be had any more
     there = {f"sha256:{path.rpartition('/')[2]}" for path in registry.data()}
@@ -122,5 +122,5 @@ def test_when_a_copy_is_due(taken: Copies, tmp_path: Path, monkeypatch: Any) -> 
     mark.touch()
     now = mark.stat().st_mtime
     for passed, due in ((60, False), (3599, False), (3601, True), (-10, True)):
-        monkeypatch.setattr(copies.time, "time", lambda passed=passed: now + passed)
+        monkeypatch.setattr(backup.time, "time", lambda passed=passed: now + passed)
         assert taken._is_due("uuid") is due

@@ -21,10 +21,11 @@ from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.state_files import port_rates
 from novadocker.state_files.port_rates import Port, PortRate
-from novadocker.virt.docker import migration, vifs
+from novadocker.virt.docker import vifs
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.limits import cgroup, enforcement
+from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.model import ContainerDetail, Limits
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
@@ -150,10 +151,10 @@ def test_memory_in_use_is_refused_and_nothing_is_changed(
         server.shell("usleep 10000")
     tiny = replace(SMALL, memory_bytes=16 * MIB)
     with pytest.raises(exception.ResizeRefused, match="more than the 16 MiB of the flavor"):
-        migration.check_fits(enforcer, found, SMALL, tiny)
+        nova_records.check_fits(enforcer, found, SMALL, tiny)
     # when it grows after the question: the engine refuses, or with cgroup v2 the driver itself
     with pytest.raises((exception.EngineError, exception.LimitsNotKept), match="memory"):
-        migration.change(enforcer, uuid, found, SMALL, replace(LARGE, memory_bytes=16 * MIB), ())
+        nova_records.change(enforcer, uuid, found, SMALL, replace(LARGE, memory_bytes=16 * MIB), ())
     assert differing(engine, server, SMALL) == {}
     assert detail(engine, server).pid == server.pid
 
@@ -165,7 +166,7 @@ def test_cache_is_no_memory_in_use(
     found = detail(engine, server)
     assert enforcer.memory_in_use(found) < 20 * MIB
     small = replace(SMALL, memory_bytes=24 * MIB)
-    migration.change(enforcer, uuid, found, SMALL, small, ())
+    nova_records.change(enforcer, uuid, found, SMALL, small, ())
     assert differing(engine, server, small) == {}
 
 
@@ -182,7 +183,7 @@ def test_a_failure_in_the_middle_puts_everything_back(
     monkeypatch.setattr(enforcer, "resize_disk", fail)
     new = replace(LARGE, disk_bytes=5 << 30)
     with pytest.raises(exception.LimitsNotKept, match="the disk fails"):
-        migration.change(enforcer, uuid, detail(engine, server), SMALL, new, ())
+        nova_records.change(enforcer, uuid, detail(engine, server), SMALL, new, ())
     assert differing(engine, server, SMALL) == {}
     assert disk_rates(engine, server) == DiskRates()
 

@@ -12,10 +12,10 @@ from nova import conf
 from nova import exception as nova_exception
 
 from novadocker import exception
-from novadocker.virt.docker import blobs, transfer, ways
-from novadocker.virt.docker.blobs import Blob, Repository
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
+from novadocker.virt.docker.migration import registry_client, transfer, transport
+from novadocker.virt.docker.migration.registry_client import Blob, Repository
 from tests import archives
 from tests.engine import engines, registries
 from tests.engine.busybox import busybox_archive
@@ -37,7 +37,7 @@ SHORT_PATIENCE_SECONDS = 2
 def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
     """The registry that servers move through."""
     with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
-        monkeypatch.setattr(blobs, "CERTIFICATES", found.certificates)
+        monkeypatch.setattr(registry_client, "CERTIFICATES", found.certificates)
         options = {
             "transfer_registry": f"{found.address}/moves",
             "registry_credentials_file": str(found.credentials),
@@ -105,7 +105,7 @@ def test_of_an_image_travels_what_the_host_lacks(
         names.add(f"novadocker/moved:{image_id.removeprefix('sha256:')[:12]}")
         server = new_instance_uuid()
         storage = engine.inspect_storage(moved.id)
-        way = ways.way(engine, server)
+        way = transport.way(engine, server)
         with transfer.session(host, "there", way, server, image_id, storage, ""):
             assert other_engine.inspect_image(image_id).id == image_id
         served.append(len(registry.served()) - sum(served))
@@ -207,9 +207,9 @@ def test_what_a_move_left_that_was_cut_off(
             raise Gone
 
     with pytest.raises(Gone):
-        ways.way(engine, instance_uuid).send_image(Talk(), base)  # type: ignore[arg-type]
+        transport.way(engine, instance_uuid).send_image(Talk(), base)  # type: ignore[arg-type]
     assert registry.images()
-    ways.clear_left(engine)
+    transport.clear_left(engine)
     assert registry.images() == []
     assert engine.list_images(f"{registry.address}/moves/*") == {}
 

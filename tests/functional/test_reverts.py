@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from nova.tests.functional import integrated_helpers
 
-from novadocker.virt.docker import migration
+from novadocker.virt.docker.migration import nova_records
 from tests.functional.run import run_test
 
 SECONDS = 60
@@ -37,15 +37,15 @@ class CutOffRevert(integrated_helpers.ProviderUsageBaseTestCase):  # type: ignor
         before = self._get_allocations_by_server_uuid(server["id"])
         assert len(before) == 1
         self._cut_off(server)
-        migration.resume_reverts("host1" if self.host == "host2" else "host2")
+        nova_records.resume_reverts("host1" if self.host == "host2" else "host2")
         assert self.admin_api.get_server(server["id"])["OS-EXT-STS:task_state"] is not None
-        migration.resume_reverts(self.host)
+        nova_records.resume_reverts(self.host)
         server = self._wait_for_state_change(server, "ACTIVE")
         assert server["OS-EXT-SRV-ATTR:host"] == "host1"
         after = self._get_allocations_by_server_uuid(server["id"])
         assert len(after) == 1
         assert after.keys() != before.keys()
-        migration.resume_reverts(self.host)
+        nova_records.resume_reverts(self.host)
 
     def _cut_off(self, server: Any) -> None:
         begun, ended = threading.Event(), threading.Event()

@@ -27,7 +27,6 @@ from novadocker.virt.docker import (
     rescues,
     resizes,
     tags,
-    transfer,
     vifs,
 )
 from novadocker.virt.docker.engine.client import Engine
@@ -37,6 +36,7 @@ from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host.topology import Cell
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.limits.enforcement import Enforcement
+from novadocker.virt.docker.migration import transfer
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,

@@ -16,8 +16,8 @@ import pytest
 from nova.compute import vm_states
 
 from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker import transfer as transfer_module
 from novadocker.virt.docker.guest import config_drive
+from novadocker.virt.docker.migration import transfer as transfer_module
 from tests.unit import fakes
 
 HOST = "host1"

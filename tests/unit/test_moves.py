@@ -12,8 +12,8 @@ from nova import objects
 from nova.compute import power_state, task_states, vm_states
 
 from novadocker import exception
-from novadocker.virt.docker import migration as moves
-from novadocker.virt.docker import transfer as transfer_module
+from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.migration import transfer as transfer_module
 from tests.unit import fakes
 from tests.unit.fakes import FakeEngine, FakeNetwork, FakeTransfer
 
@@ -414,7 +414,7 @@ def test_a_confirmation_that_was_cut_off_can_be_done_again(
         return [migration]
 
     monkeypatch.setattr(objects.MigrationList, "get_by_filters", get)
-    moves.reopen_confirmations("host1")
+    nova_records.reopen_confirmations("host1")
     assert migration.saved == "finished"
     assert asked == [{"source_compute": "host1", "status": "confirming"}]
 
@@ -470,14 +470,14 @@ def test_a_revert_that_was_cut_off_goes_on(
         monkeypatch.setattr(kind, name, get)
     sent: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
-        moves.rpcapi,
+        nova_records.rpcapi,
         "ComputeAPI",
         lambda: SimpleNamespace(
             revert_resize=lambda _, *given: sent.append(("revert_resize", *given)),
             finish_revert_resize=lambda _, *given: sent.append((FINISH, *given)),
         ),
     )
-    moves.resume_reverts("host1")
+    nova_records.resume_reverts("host1")
     assert sent == ([(asked, server, latest, "host1", None)] if asked else [])
 
 
@@ -497,7 +497,7 @@ def test_a_move_that_was_cut_off_is_taken_back_in_novas_records(
         get_allocations_for_consumer=lambda _context, _uuid: {"host1": {}},
         move_allocations=lambda _context, source, target: moved.append((source, target)),
     )
-    monkeypatch.setattr(moves.report, "report_client_singleton", lambda: placement)
+    monkeypatch.setattr(nova_records.report, "report_client_singleton", lambda: placement)
     migration.uuid, migration.source_compute, migration.dest_compute = "move", "host1", "host2"
     server.task_state = task
     driver.finish_revert_migration(None, server, network_info, migration, None, True)
@@ -562,7 +562,7 @@ def test_a_copy_goes_with_its_server(
 ) -> None:
     gone: list[str] = []
     monkeypatch.setattr(driver._node.copies, "remove", gone.append)
-    monkeypatch.setattr(moves, "is_reverted_here", lambda _instance: False)
+    monkeypatch.setattr(nova_records, "is_reverted_here", lambda _instance: False)
     server.host, server.task_state = host, task
     driver.destroy(None, server, network_info)
     assert (gone == [server.uuid]) is removed

@@ -10,7 +10,7 @@ from nova import objects
 from nova.compute import power_state, task_states
 
 from novadocker import exception
-from novadocker.virt.docker import migration as moves
+from novadocker.virt.docker.migration import nova_records
 from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeNetwork
 
 MIB = 1 << 20
@@ -27,7 +27,7 @@ def server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     # of Nova's own records
-    monkeypatch.setattr(moves, "take_back", lambda *_: None)
+    monkeypatch.setattr(nova_records, "take_back", lambda *_: None)
     driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
     instance.migration_context = None
     instance.task_state = task_states.RESIZE_MIGRATING
@@ -172,7 +172,7 @@ def test_the_last_step_failing_puts_the_old_limits_back(
     enforcement.broken = lambda limits: limits.memory_bytes == 512 * MIB
     with pytest.raises(nova_exception.InstanceFaultRollback):
         driver.finish_migration(
-            None, None, server, moves.DISK_INFO, network_info, None, True, {}, None, True
+            None, None, server, nova_records.DISK_INFO, network_info, None, True, {}, None, True
         )
     assert kept(enforcement) == (256, 200_000)
 

@@ -27,8 +27,7 @@ from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker import attachments, builds, nics, startup, transfer, vifs, ways
-from novadocker.virt.docker import migration as moves
+from novadocker.virt.docker import attachments, builds, nics, startup, vifs
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
@@ -39,6 +38,7 @@ from novadocker.virt.docker.host import topology, traits
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.limits import disk
+from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -103,8 +103,8 @@ class DockerDriver(driver.ComputeDriver):
         self._node.open(host)
         freeze.thaw_left(self._engine, Path(CONF.instances_path))
         rescue.put_back_left(self._engine)
-        ways.clear_left(self._engine)
-        moves.resume_cut_off(host)
+        transport.clear_left(self._engine)
+        nova_records.resume_cut_off(host)
         vifs.initialize()
         self._node.start()
         self._incident_actions.start()
@@ -266,9 +266,9 @@ class DockerDriver(driver.ComputeDriver):
                 self.power_off(instance)
             self.cleanup(context, instance, network_info, destroy_disks=False)
             self._builds.hide(instance)
-        elif not moves.is_reverted_here(instance):
+        elif not nova_records.is_reverted_here(instance):
             self._builds.remove(instance, network_info)
-            if moves.is_gone_for_good(instance, self._node.name):
+            if nova_records.is_gone_for_good(instance, self._node.name):
                 self._node.copies.remove(instance.uuid)
 
     def cleanup(
@@ -439,14 +439,16 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises InstanceFaultRollback: it can't be done, and the instance is as it was
         """
-        with moves.rolled_back():
-            moves.refuse_disks(flavor, driver.block_device_info_get_mapping(block_device_info))
+        with nova_records.rolled_back():
+            nova_records.refuse_disks(
+                flavor, driver.block_device_info_get_mapping(block_device_info)
+            )
             if dest != self.get_host_ip_addr():
                 return self._relocations.send(
                     instance, dest, network_info, timeout, retry_interval
                 ).to_text()
             self._resizes.begin(instance, flavor, network_info)
-        return moves.DISK_INFO
+        return nova_records.DISK_INFO
 
     def finish_migration(
         self,
@@ -473,7 +475,7 @@ class DockerDriver(driver.ComputeDriver):
         if move is not None:
             self._relocations.arrive(instance, move, network_info, image_meta, power_on)
             return
-        with moves.rolled_back():
+        with nova_records.rolled_back():
             self._resizes.finish(instance, network_info)
 
     def confirm_migration(
@@ -484,7 +486,7 @@ class DockerDriver(driver.ComputeDriver):
         network_info: network_model.NetworkInfo,
     ) -> None:
         """Remove what an instance left here when it moved; on its own host that is nothing."""
-        if moves.is_to_other_host(migration):
+        if nova_records.is_to_other_host(migration):
             self._builds.remove(instance, network_info)
 
     def finish_revert_migration(
@@ -507,11 +509,11 @@ class DockerDriver(driver.ComputeDriver):
         if migration.cross_cell_move:
             self._builds.unhide(instance)
         found = self._node.find(instance)
-        if not moves.is_to_other_host(migration):
+        if not nova_records.is_to_other_host(migration):
             self._resizes.revert(found, instance, network_info)
         elif power_on:
             self._relocations.come_back(found, instance, network_info)
-        moves.take_back(context, instance, migration)
+        nova_records.take_back(context, instance, migration)
 
     def rebuild(
         self,
@@ -594,7 +596,7 @@ class DockerDriver(driver.ComputeDriver):
         The VIFs of one that does not run are there, but silent. A move to this host that was cut
         off is finished.
         """
-        if moves.is_cut_off(instance):
+        if nova_records.is_cut_off(instance):
             self._relocations.finish_cut_off(instance, network_info)
         self._ports.restore(instance, network_info)
 

@@ -12,11 +12,9 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker.arrivals import Arrivals
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
 from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.copies import Copies
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import console
@@ -27,6 +25,8 @@ from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits.enforcement import Enforcement
+from novadocker.virt.docker.migration.backup import Copies
+from novadocker.virt.docker.migration.incoming import Arrivals
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 
 LOG = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ from oslo_log import log as logging
 
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import migration as moves
-from novadocker.virt.docker import transfer, vifs, ways
+from novadocker.virt.docker import vifs
 from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
+from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import Ports
@@ -59,7 +59,7 @@ class Relocations:
             with transfer.session(
                 CONF.docker.transfer_command,
                 dest,
-                ways.way(self._node.engine, instance.uuid),
+                transport.way(self._node.engine, instance.uuid),
                 instance.uuid,
                 found.image_id,
                 storage,
@@ -112,11 +112,11 @@ class Relocations:
         """Do what ``finish_migration`` had not done when nova-compute died, and its caller."""
         try:
             found = self.find_whole(instance, network_info)
-            if moves.runs_after(instance) and servers.has_ended(found):
+            if nova_records.runs_after(instance) and servers.has_ended(found):
                 self._power.start(found, instance, network_info)
                 # what plugs its ports next must not take it for stopped
                 self._node.listing.servers()
-            moves.set_finished(instance)
+            nova_records.set_finished(instance)
         except (nova_exception.NovaException, OSError) as error:
             # Nova asks for every server when it starts, and would stop at this one
             LOG.error("Its move to this host is not finished: %s", error, instance=instance)

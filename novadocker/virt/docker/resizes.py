@@ -8,9 +8,9 @@ from nova.network import model as network_model
 from oslo_log import log as logging
 
 from novadocker.conf import CONF
-from novadocker.virt.docker import migration as moves
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
+from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.model import ContainerDetail, Limits
 from novadocker.virt.docker.node import Node
 from novadocker.virt.docker.ports import device_pairs
@@ -37,19 +37,19 @@ class Resizes:
         :raises ResizeRefused: it can't live with them; nothing has changed
         """
         rules = self._node.rules()
-        moves.check_isolation(
+        nova_records.check_isolation(
             isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
             isolation.isolation(flavor_limits.asked(instance, flavor, rules)),
         )
         old = flavor_limits.instance_limits(instance, rules)
-        new = flavor_limits.limits_for(instance, flavor, moves.new_topology(instance), rules)
+        new = flavor_limits.limits_for(instance, flavor, nova_records.new_topology(instance), rules)
         self._change(instance, old, new, network_info)
 
     def finish(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
         """See that an instance has the limits of its flavor, which is the new one by now."""
         rules = self._node.rules()
         old = flavor_limits.limits_for(
-            instance, instance.old_flavor, moves.old_topology(instance), rules
+            instance, instance.old_flavor, nova_records.old_topology(instance), rules
         )
         self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
 
@@ -64,7 +64,7 @@ class Resizes:
         One that has come to need more memory is started anew, as a virtual machine would be.
         """
         most = flavor_limits.limits_for(
-            instance, instance.flavor, moves.old_topology(instance), self._node.rules()
+            instance, instance.flavor, nova_records.old_topology(instance), self._node.rules()
         )
         devices = device_pairs(instance, network_info)
         enforcement = self._node.enforcement
@@ -73,7 +73,7 @@ class Resizes:
             LOG.warning("It uses more memory than it is to have: restarting", instance=instance)
             self._power.stop_processes(found, CONF.shutdown_timeout)
             found = self._node.find(instance)
-        moves.set_limits(enforcement, instance.uuid, found, most, devices)
+        nova_records.set_limits(enforcement, instance.uuid, found, most, devices)
         if crowded:
             self._power.start(found, instance, network_info)
 
@@ -86,6 +86,6 @@ class Resizes:
     ) -> None:
         found = self._node.find(instance)
         enforcement = self._node.enforcement
-        moves.check_fits(enforcement, found, old, new)
+        nova_records.check_fits(enforcement, found, old, new)
         devices = device_pairs(instance, network_info)
-        moves.change(enforcement, instance.uuid, found, old, new, devices)
+        nova_records.change(enforcement, instance.uuid, found, old, new, devices)

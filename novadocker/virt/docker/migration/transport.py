@@ -17,9 +17,9 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.linux.pipes import Write
-from novadocker.virt.docker.blobs import Repository
-from novadocker.virt.docker.conversation import Conversation
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.migration.protocol import Conversation
+from novadocker.virt.docker.migration.registry_client import Repository
 
 LOG = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.privsep.storage import staging
-from novadocker.virt.docker.conversation import ANSWER_SECONDS, Conversation, conversation
+from novadocker.virt.docker.migration.protocol import ANSWER_SECONDS, Conversation, conversation
+from novadocker.virt.docker.migration.transport import Way
 from novadocker.virt.docker.model import Storage
-from novadocker.virt.docker.ways import Way
 
 LOG = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
-from novadocker.virt.docker import transfer, ways
-from novadocker.virt.docker.blobs import Blob, DataImage, Repository
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.migration import transfer, transport
+from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
 
 LOG = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Copies:
             return None
         move = transfer.read_move(copy.config["move"])
         assert move is not None
-        ways.pull_image(self._engine, repository, copy.config["image"], move.image_id)
+        transport.pull_image(self._engine, repository, copy.config["image"], move.image_id)
         with ExitStack() as undo:
             undo.callback(staging.discard_folders, data_root, instance_uuid)
             for layer in copy.layers:
@@ -167,7 +167,7 @@ class Copies:
 
 def _repository(instance_uuid: str) -> Repository:
     # not that of its moves, which remove the image
-    return ways.repository(f"{instance_uuid}/{TAG}")
+    return transport.repository(f"{instance_uuid}/{TAG}")
 
 
 def wanted() -> bool:
