@@ -25,8 +25,8 @@ from novadocker.virt.docker import vifs
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.limits import cgroup, enforcement
-from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.model import ContainerDetail, Limits
+from novadocker.virt.docker.operations import resize
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
 from tests.engine.switch import Switch
@@ -151,10 +151,10 @@ def test_memory_in_use_is_refused_and_nothing_is_changed(
         server.shell("usleep 10000")
     tiny = replace(SMALL, memory_bytes=16 * MIB)
     with pytest.raises(exception.ResizeRefused, match="more than the 16 MiB of the flavor"):
-        nova_records.check_fits(enforcer, found, SMALL, tiny)
+        resize.check_fits(enforcer, found, SMALL, tiny)
     # when it grows after the question: the engine refuses, or with cgroup v2 the driver itself
     with pytest.raises((exception.EngineError, exception.LimitsNotKept), match="memory"):
-        nova_records.change(enforcer, uuid, found, SMALL, replace(LARGE, memory_bytes=16 * MIB), ())
+        resize.change(enforcer, uuid, found, SMALL, replace(LARGE, memory_bytes=16 * MIB), ())
     assert differing(engine, server, SMALL) == {}
     assert detail(engine, server).pid == server.pid
 
@@ -166,7 +166,7 @@ def test_cache_is_no_memory_in_use(
     found = detail(engine, server)
     assert enforcer.memory_in_use(found) < 20 * MIB
     small = replace(SMALL, memory_bytes=24 * MIB)
-    nova_records.change(enforcer, uuid, found, SMALL, small, ())
+    resize.change(enforcer, uuid, found, SMALL, small, ())
     assert differing(engine, server, small) == {}
 
 
@@ -183,7 +183,7 @@ def test_a_failure_in_the_middle_puts_everything_back(
     monkeypatch.setattr(enforcer, "resize_disk", fail)
     new = replace(LARGE, disk_bytes=5 << 30)
     with pytest.raises(exception.LimitsNotKept, match="the disk fails"):
-        nova_records.change(enforcer, uuid, detail(engine, server), SMALL, new, ())
+        resize.change(enforcer, uuid, detail(engine, server), SMALL, new, ())
     assert differing(engine, server, SMALL) == {}
     assert disk_rates(engine, server) == DiskRates()
 

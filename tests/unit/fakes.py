@@ -16,19 +16,7 @@ from novadocker import exception
 from novadocker.privsep.guest import config_drive, runtime
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import (
-    builds,
-    config_drives,
-    driver,
-    node,
-    ports,
-    power,
-    relocations,
-    rescues,
-    resizes,
-    tags,
-    vifs,
-)
+from novadocker.virt.docker import driver, tags, vifs
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest.load_average import Loads
@@ -49,8 +37,20 @@ from novadocker.virt.docker.model import (
     Storage,
     Usage,
 )
+from novadocker.virt.docker.operations import build, migrate, ports, power, rescue, resize, services
+from novadocker.virt.docker.operations import config_drive as operations_config_drive
 
-USERS = (builds, config_drives, driver, node, ports, power, relocations, rescues, resizes)
+USERS = (
+    build,
+    operations_config_drive,
+    driver,
+    services,
+    ports,
+    power,
+    migrate,
+    rescue,
+    resize,
+)
 """The modules of the driver that use those below them."""
 
 ORIGINALS: dict[str, tuple[object, ...]] = {

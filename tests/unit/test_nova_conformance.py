@@ -15,8 +15,8 @@ from nova import conf, test
 from nova.tests.unit.virt import test_virt_drivers as nova_tests
 from nova.virt import driver as nova_driver
 
-from novadocker.virt.docker import builds
 from novadocker.virt.docker import driver as driver_module
+from novadocker.virt.docker.operations import build
 from tests.unit import fakes
 
 # each with the issue of this project that brings it, or why it never comes
@@ -89,7 +89,7 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
 
     def _get_running_instance(self, obj: bool = True) -> Any:
         # the flavor of Nova's test asks for an ephemeral disk, which the driver refuses
-        with mock.patch.object(builds, "refuse_disks"):
+        with mock.patch.object(build, "refuse_disks"):
             return super()._get_running_instance(obj)
 
     def setUp(self) -> None:

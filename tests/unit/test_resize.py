@@ -11,6 +11,7 @@ from nova.compute import power_state, task_states
 
 from novadocker import exception
 from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.operations import resize
 from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeNetwork
 
 MIB = 1 << 20
@@ -172,7 +173,7 @@ def test_the_last_step_failing_puts_the_old_limits_back(
     enforcement.broken = lambda limits: limits.memory_bytes == 512 * MIB
     with pytest.raises(nova_exception.InstanceFaultRollback):
         driver.finish_migration(
-            None, None, server, nova_records.DISK_INFO, network_info, None, True, {}, None, True
+            None, None, server, resize.DISK_INFO, network_info, None, True, {}, None, True
         )
     assert kept(enforcement) == (256, 200_000)
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from novadocker import exception, naming
-from novadocker.virt.docker import spec
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from novadocker.virt.docker.operations import spec
 from tests.unit import fakes
 
 LIMITS = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=100)

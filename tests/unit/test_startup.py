@@ -11,9 +11,9 @@ from nova.compute import power_state, task_states, vm_states
 from nova.tests.unit import fake_instance
 
 from novadocker import naming
-from novadocker.virt.docker import startup
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.model import Container
+from novadocker.virt.docker.operations import power
 from tests.unit.conftest import network_info
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
@@ -59,11 +59,11 @@ def test_who_comes_back(status: str, values: dict[str, Any], comes_back: bool) -
         if status == "gone"
         else {instance.uuid: Container("id", naming.container_name(instance.uuid), status, {})}
     )
-    assert bool(startup.interrupted([instance], servers)) is comes_back
+    assert bool(power.interrupted([instance], servers)) is comes_back
 
 
 def test_some_at_a_time_and_one_that_fails_stops_no_other() -> None:
-    together = threading.Barrier(startup._AT_ONCE)
+    together = threading.Barrier(power._AT_ONCE)
     lock = threading.Lock()
     now, most, started = 0, 0, []
 
@@ -80,10 +80,10 @@ def test_some_at_a_time_and_one_that_fails_stops_no_other() -> None:
         if instance.id == 1:
             raise RuntimeError("it can't")
 
-    numbers = range(3 * startup._AT_ONCE)
-    startup.start_all([make(id=number) for number in numbers], start)
+    numbers = range(3 * power._AT_ONCE)
+    power.start_all([make(id=number) for number in numbers], start)
     assert sorted(started) == list(numbers)
-    assert most == startup._AT_ONCE
+    assert most == power._AT_ONCE
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -27,9 +27,7 @@ from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker import attachments, builds, nics, startup, vifs
-from novadocker.virt.docker.builds import Builds
-from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker import attachments, nics, vifs
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest import console, identity
@@ -40,12 +38,15 @@ from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import Container, ContainerDetail
-from novadocker.virt.docker.node import Node
-from novadocker.virt.docker.ports import Ports
-from novadocker.virt.docker.power import Power
-from novadocker.virt.docker.relocations import Relocations
-from novadocker.virt.docker.rescues import Rescues
-from novadocker.virt.docker.resizes import Resizes
+from novadocker.virt.docker.operations import build, power, resize
+from novadocker.virt.docker.operations.build import Builds
+from novadocker.virt.docker.operations.config_drive import ConfigDrives
+from novadocker.virt.docker.operations.migrate import Relocations
+from novadocker.virt.docker.operations.ports import Ports
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.rescue import Rescues
+from novadocker.virt.docker.operations.resize import Resizes
+from novadocker.virt.docker.operations.services import Node
 
 LOG = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises StartFailed: it has disks that the driver does not provide; else as ``Builds.spawn``
         """
-        builds.refuse_disks(instance, block_device_info)
+        build.refuse_disks(instance, block_device_info)
         self._builds.spawn(
             context,
             instance,
@@ -373,8 +374,8 @@ class DockerDriver(driver.ComputeDriver):
         :raises EngineUnavailable: the engine does not answer; the service manager tries again
         """
         if CONF.resume_guests_state_on_host_boot:
-            startup.start_all(
-                startup.interrupted(instances, self._listing.servers()),
+            power.start_all(
+                power.interrupted(instances, self._listing.servers()),
                 lambda instance: self.resume(context, instance, instance.get_network_info()),
             )
             # what plugs their ports next must not take them for stopped
@@ -440,15 +441,13 @@ class DockerDriver(driver.ComputeDriver):
         :raises InstanceFaultRollback: it can't be done, and the instance is as it was
         """
         with nova_records.rolled_back():
-            nova_records.refuse_disks(
-                flavor, driver.block_device_info_get_mapping(block_device_info)
-            )
+            resize.refuse_disks(flavor, driver.block_device_info_get_mapping(block_device_info))
             if dest != self.get_host_ip_addr():
                 return self._relocations.send(
                     instance, dest, network_info, timeout, retry_interval
                 ).to_text()
             self._resizes.begin(instance, flavor, network_info)
-        return nova_records.DISK_INFO
+        return resize.DISK_INFO
 
     def finish_migration(
         self,

@@ -8,24 +8,15 @@ claims and allocations. The later steps find them set.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import instance_actions, rpcapi, task_states, vm_states
 from nova.scheduler.client import report
-from oslo_utils import timeutils, units
-
-from novadocker import exception
-from novadocker.virt.docker.limits.enforcement import Enforcement
-from novadocker.virt.docker.model import ContainerDetail, Isolation, Limits
-
-# what the source tells the destination, as text since it travels in a message of Nova's
-DISK_INFO = json.dumps({"version": 1, "same_host": True})
+from oslo_utils import timeutils
 
 
 @contextmanager
@@ -45,29 +36,6 @@ def rolled_back() -> Iterator[None]:
 def is_to_other_host(migration: objects.Migration) -> bool:
     """Tell whether a server moves to another host."""
     return bool(migration.source_compute != migration.dest_compute)
-
-
-def refuse_disks(flavor: objects.Flavor, volumes: Sequence[object]) -> None:
-    """Refuse disks that the driver does not provide.
-
-    :raises ResizeRefused: there are volumes, or the flavor has an ephemeral disk
-    """
-    if volumes or flavor.ephemeral_gb:
-        what = "volumes" if volumes else "an ephemeral disk"
-        raise exception.ResizeRefused(reason=f"The Docker driver does not provide {what}")
-
-
-def check_isolation(old: Isolation, new: Isolation) -> None:
-    """Check that nothing changes that can't while a server lives.
-
-    :raises ResizeRefused: something does
-    """
-    for name, value in asdict(old).items():
-        if asdict(new)[name] != value:
-            raise exception.ResizeRefused(
-                reason=f"The flavors differ in {name.replace('_', ' ')}, which a server keeps for "
-                "life; nothing was changed"
-            )
 
 
 def is_reverted_here(instance: objects.Instance) -> bool:
@@ -202,84 +170,3 @@ def _last_migration(
 ) -> objects.Migration:
     found = objects.MigrationList.get_by_filters(context, {"instance_uuid": instance.uuid})
     return max(found, key=lambda migration: migration.id)
-
-
-def new_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
-    """Return the CPUs that Nova claimed for the flavor to come."""
-    claimed = instance.migration_context
-    return claimed.new_numa_topology if claimed else instance.numa_topology
-
-
-def old_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
-    """Return the CPUs that a server had before its resize."""
-    claimed = instance.migration_context
-    return claimed.old_numa_topology if claimed else instance.numa_topology
-
-
-def check_fits(enforcement: Enforcement, found: ContainerDetail, old: Limits, new: Limits) -> None:
-    """Check that a server can have other limits, before anything changes.
-
-    :raises InvalidLimits: this host can't hold a server to them
-    :raises ResizeRefused: it uses more already, or this host can't change the size of its disk
-    """
-    enforcement.check_possible(new)
-    used = enforcement.memory_in_use(found)
-    if used > new.memory_bytes:
-        raise exception.ResizeRefused(
-            reason=f"The server uses {_mib(used)} MiB of memory, more than the "
-            f"{new.memory_bytes // units.Mi} MiB of the flavor; nothing was changed"
-        )
-    if old.disk_bytes == new.disk_bytes:
-        return
-    if not enforcement.resizes_disks or not new.disk_bytes:
-        raise exception.ResizeRefused(
-            reason=f"The disk can't be changed from {_gib(old)} to {_gib(new)} on this host"
-        )
-    disk = enforcement.disk_in_use(found)
-    if disk > new.disk_bytes:
-        raise exception.ResizeRefused(
-            reason=f"The server uses {_mib(disk)} MiB of its disk, more than the "
-            f"{new.disk_bytes // units.Mi} MiB of the flavor; nothing was changed"
-        )
-
-
-def change(
-    enforcement: Enforcement,
-    instance_uuid: str,
-    found: ContainerDetail,
-    old: Limits,
-    new: Limits,
-    devices: tuple[tuple[str, str], ...],
-) -> None:
-    """Change a server's limits; if one of them can't be, all are as before.
-
-    :param devices: the host end and the guest end of each VIF
-    """
-    with ExitStack() as undo:
-        undo.callback(set_limits, enforcement, instance_uuid, found, old, devices)
-        enforcement.enforce(instance_uuid, found, new, devices)
-        if old.disk_bytes != new.disk_bytes:
-            enforcement.resize_disk(found, new.disk_bytes)
-        undo.pop_all()
-
-
-def set_limits(
-    enforcement: Enforcement,
-    instance_uuid: str,
-    found: ContainerDetail,
-    limits: Limits,
-    devices: tuple[tuple[str, str], ...],
-) -> None:
-    """Set a server's limits, with the size of its disk."""
-    enforcement.enforce(instance_uuid, found, limits, devices)
-    if limits.disk_bytes and enforcement.resizes_disks:
-        enforcement.resize_disk(found, limits.disk_bytes)
-
-
-def _mib(size: int) -> int:
-    # rounded up, so that what is more looks like more
-    return -(-size // (1 << 20))
-
-
-def _gib(limits: Limits) -> str:
-    return f"{limits.disk_bytes // units.Gi} GiB" if limits.disk_bytes else "no limit"

@@ -11,7 +11,7 @@ from nova.network import model as network_model
 from novadocker.privsep.guest import config_drive
 from novadocker.virt.docker.guest import config_drive as guest_config_drive
 from novadocker.virt.docker.model import Mount
-from novadocker.virt.docker.node import Node
+from novadocker.virt.docker.operations.services import Node
 
 
 class ConfigDrives:

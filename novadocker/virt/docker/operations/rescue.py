@@ -11,12 +11,12 @@ from nova import objects
 from nova.network import model as network_model
 
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker.builds import Builds
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
-from novadocker.virt.docker.node import Node
-from novadocker.virt.docker.ports import Ports, etc_files
-from novadocker.virt.docker.power import Power
+from novadocker.virt.docker.operations.build import Builds
+from novadocker.virt.docker.operations.ports import Ports, etc_files
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.services import Node
 
 
 class Rescues:

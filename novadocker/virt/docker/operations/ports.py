@@ -20,7 +20,7 @@ from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
-from novadocker.virt.docker.node import Node
+from novadocker.virt.docker.operations.services import Node
 
 LOG = logging.getLogger(__name__)
 

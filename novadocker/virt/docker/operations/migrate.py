@@ -13,15 +13,15 @@ from oslo_log import log as logging
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.virt.docker import vifs
-from novadocker.virt.docker.builds import Builds
-from novadocker.virt.docker.config_drives import ConfigDrives
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import ContainerDetail
-from novadocker.virt.docker.node import Node
-from novadocker.virt.docker.ports import Ports
-from novadocker.virt.docker.power import Power
+from novadocker.virt.docker.operations.build import Builds
+from novadocker.virt.docker.operations.config_drive import ConfigDrives
+from novadocker.virt.docker.operations.ports import Ports
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.services import Node
 
 LOG = logging.getLogger(__name__)
 

@@ -18,17 +18,18 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import attachments, spec, tags, vifs
-from novadocker.virt.docker.config_drives import ConfigDrives
+from novadocker.virt.docker import attachments, tags, vifs
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.migration import transfer
 from novadocker.virt.docker.model import ContainerSpec, EngineImage
-from novadocker.virt.docker.node import Node
-from novadocker.virt.docker.ports import Ports, etc_files
-from novadocker.virt.docker.power import Power
+from novadocker.virt.docker.operations import spec
+from novadocker.virt.docker.operations.config_drive import ConfigDrives
+from novadocker.virt.docker.operations.ports import Ports, etc_files
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.services import Node
 
 
 class Builds:

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A resize on an instance's own host: other limits for a container that stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+
+from nova import objects
+from nova.network import model as network_model
+from oslo_log import log as logging
+from oslo_utils import units
+
+from novadocker import exception
+from novadocker.conf import CONF
+from novadocker.virt.docker.limits import flavor as flavor_limits
+from novadocker.virt.docker.limits import isolation
+from novadocker.virt.docker.limits.enforcement import Enforcement
+from novadocker.virt.docker.model import ContainerDetail, Isolation, Limits
+from novadocker.virt.docker.operations.ports import device_pairs
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.services import Node
+
+LOG = logging.getLogger(__name__)
+
+
+class Resizes:
+    """Changes the limits of the instances of one host."""
+
+    def __init__(self, node: Node, power: Power) -> None:
+        self._node = node
+        self._power = power
+
+    def begin(
+        self,
+        instance: objects.Instance,
+        flavor: objects.Flavor,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        """Give an instance another flavor's limits; one that runs goes on, as does a stopped one.
+
+        :raises ResizeRefused: it can't live with them; nothing has changed
+        """
+        rules = self._node.rules()
+        check_isolation(
+            isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
+            isolation.isolation(flavor_limits.asked(instance, flavor, rules)),
+        )
+        old = flavor_limits.instance_limits(instance, rules)
+        new = flavor_limits.limits_for(instance, flavor, new_topology(instance), rules)
+        self._change(instance, old, new, network_info)
+
+    def finish(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+        """See that an instance has the limits of its flavor, which is the new one by now."""
+        rules = self._node.rules()
+        old = flavor_limits.limits_for(instance, instance.old_flavor, old_topology(instance), rules)
+        self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
+
+    def revert(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        """Give an instance the limits of its flavor, which is the old one again.
+
+        One that has come to need more memory is started anew, as a virtual machine would be.
+        """
+        most = flavor_limits.limits_for(
+            instance, instance.flavor, old_topology(instance), self._node.rules()
+        )
+        devices = device_pairs(instance, network_info)
+        enforcement = self._node.enforcement
+        crowded = enforcement.memory_in_use(found) > most.memory_bytes
+        if crowded:
+            LOG.warning("It uses more memory than it is to have: restarting", instance=instance)
+            self._power.stop_processes(found, CONF.shutdown_timeout)
+            found = self._node.find(instance)
+        set_limits(enforcement, instance.uuid, found, most, devices)
+        if crowded:
+            self._power.start(found, instance, network_info)
+
+    def _change(
+        self,
+        instance: objects.Instance,
+        old: Limits,
+        new: Limits,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        found = self._node.find(instance)
+        enforcement = self._node.enforcement
+        check_fits(enforcement, found, old, new)
+        devices = device_pairs(instance, network_info)
+        change(enforcement, instance.uuid, found, old, new, devices)
+
+
+# what the source tells the destination, as text since it travels in a message of Nova's
+DISK_INFO = json.dumps({"version": 1, "same_host": True})
+
+
+def refuse_disks(flavor: objects.Flavor, volumes: Sequence[object]) -> None:
+    """Refuse disks that the driver does not provide.
+
+    :raises ResizeRefused: there are volumes, or the flavor has an ephemeral disk
+    """
+    if volumes or flavor.ephemeral_gb:
+        what = "volumes" if volumes else "an ephemeral disk"
+        raise exception.ResizeRefused(reason=f"The Docker driver does not provide {what}")
+
+
+def check_isolation(old: Isolation, new: Isolation) -> None:
+    """Check that nothing changes that can't while a server lives.
+
+    :raises ResizeRefused: something does
+    """
+    for name, value in asdict(old).items():
+        if asdict(new)[name] != value:
+            raise exception.ResizeRefused(
+                reason=f"The flavors differ in {name.replace('_', ' ')}, which a server keeps for "
+                "life; nothing was changed"
+            )
+
+
+def new_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
+    """Return the CPUs that Nova claimed for the flavor to come."""
+    claimed = instance.migration_context
+    return claimed.new_numa_topology if claimed else instance.numa_topology
+
+
+def old_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
+    """Return the CPUs that a server had before its resize."""
+    claimed = instance.migration_context
+    return claimed.old_numa_topology if claimed else instance.numa_topology
+
+
+def check_fits(enforcement: Enforcement, found: ContainerDetail, old: Limits, new: Limits) -> None:
+    """Check that a server can have other limits, before anything changes.
+
+    :raises InvalidLimits: this host can't hold a server to them
+    :raises ResizeRefused: it uses more already, or this host can't change the size of its disk
+    """
+    enforcement.check_possible(new)
+    used = enforcement.memory_in_use(found)
+    if used > new.memory_bytes:
+        raise exception.ResizeRefused(
+            reason=f"The server uses {_mib(used)} MiB of memory, more than the "
+            f"{new.memory_bytes // units.Mi} MiB of the flavor; nothing was changed"
+        )
+    if old.disk_bytes == new.disk_bytes:
+        return
+    if not enforcement.resizes_disks or not new.disk_bytes:
+        raise exception.ResizeRefused(
+            reason=f"The disk can't be changed from {_gib(old)} to {_gib(new)} on this host"
+        )
+    disk = enforcement.disk_in_use(found)
+    if disk > new.disk_bytes:
+        raise exception.ResizeRefused(
+            reason=f"The server uses {_mib(disk)} MiB of its disk, more than the "
+            f"{new.disk_bytes // units.Mi} MiB of the flavor; nothing was changed"
+        )
+
+
+def change(
+    enforcement: Enforcement,
+    instance_uuid: str,
+    found: ContainerDetail,
+    old: Limits,
+    new: Limits,
+    devices: tuple[tuple[str, str], ...],
+) -> None:
+    """Change a server's limits; if one of them can't be, all are as before.
+
+    :param devices: the host end and the guest end of each VIF
+    """
+    with ExitStack() as undo:
+        undo.callback(set_limits, enforcement, instance_uuid, found, old, devices)
+        enforcement.enforce(instance_uuid, found, new, devices)
+        if old.disk_bytes != new.disk_bytes:
+            enforcement.resize_disk(found, new.disk_bytes)
+        undo.pop_all()
+
+
+def set_limits(
+    enforcement: Enforcement,
+    instance_uuid: str,
+    found: ContainerDetail,
+    limits: Limits,
+    devices: tuple[tuple[str, str], ...],
+) -> None:
+    """Set a server's limits, with the size of its disk."""
+    enforcement.enforce(instance_uuid, found, limits, devices)
+    if limits.disk_bytes and enforcement.resizes_disks:
+        enforcement.resize_disk(found, limits.disk_bytes)
+
+
+def _mib(size: int) -> int:
+    # rounded up, so that what is more looks like more
+    return -(-size // (1 << 20))
+
+
+def _gib(limits: Limits) -> str:
+    return f"{limits.disk_bytes // units.Gi} GiB" if limits.disk_bytes else "no limit"
