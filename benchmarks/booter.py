@@ -23,11 +23,11 @@ from novadocker import naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import cgroup
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.network import device_tags
 
 # as the cloud's network "private" has them, in ranges kept for documentation
 _SUBNETS = (("192.0.2.0/24", "192.0.2.{}"), ("2001:db8::/64", "2001:db8::{:x}"))
@@ -65,7 +65,7 @@ class Booter:
             CONF.docker.api_url, version="auto", timeout=CONF.docker.api_timeout
         )
         # without Nova's database, no port has a tag, and there are no moves
-        setattr(tags, "device_metadata", lambda *_: None)  # noqa: B010
+        setattr(device_tags, "device_metadata", lambda *_: None)  # noqa: B010
         setattr(nova_records, "resume_cut_off", lambda *_: None)  # noqa: B010
         # the host's nova-compute has it
         setattr(Engine, "claim", lambda *_: None)  # noqa: B010

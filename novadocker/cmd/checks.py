@@ -9,9 +9,9 @@ from pathlib import Path
 from oslo_upgradecheck.upgradecheck import Code, Result
 
 from novadocker import _loader
-from novadocker.virt.docker import switch
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.network import ovs
 
 COMPUTE_DRIVER = "docker.DockerDriver"
 
@@ -186,7 +186,7 @@ def check_bandwidth(
     """Check that Neutron's bandwidth limits have an effect; None stands for what is not known."""
     if datapaths is None or call is None or call.error:
         return _warning("not known, since the switch or the privileged helper does not answer")
-    if reason := switch.ineffective_limits(datapaths, bridge, call.missing_means):
+    if reason := ovs.ineffective_limits(datapaths, bridge, call.missing_means):
         return _warning(f"Neutron's bandwidth limits have no effect here: {reason}")
     return _success("Neutron's bandwidth limits have an effect in both directions")
 

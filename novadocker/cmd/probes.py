@@ -20,10 +20,10 @@ from ovs import stream
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
-from novadocker.virt.docker import switch
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.network import ovs
 
 _ENGINE_SECONDS = 10
 _SWITCH_MILLISECONDS = 5_000
@@ -83,7 +83,7 @@ def connect_switch(connection: str) -> str:
 def read_datapaths(connection: str) -> dict[str, str] | None:
     """Return the datapath type of each bridge of the switch, or None if it does not answer."""
     try:
-        return switch.read_datapaths(connection)
+        return ovs.read_datapaths(connection)
     except OSError:
         return None
 

@@ -20,9 +20,9 @@ from nova.exception import InstanceNotFound
 from nova.network import model
 
 from novadocker import naming
-from novadocker.virt.docker import attachments, tags
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.network import device_names, device_tags
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -279,7 +279,7 @@ def _kept(server: Server, instance: objects.Instance) -> Server:
 def _database(instance: objects.Instance) -> Iterator[None]:
     """Have the driver read this instance where it would ask Nova's database."""
     instance.save = lambda: None
-    with mock.patch.object(attachments, "read_instance", return_value=instance):
+    with mock.patch.object(device_names, "read_instance", return_value=instance):
         yield
 
 
@@ -305,7 +305,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     try:
         # without Nova's database, no port has a tag, and no move was cut off
         with (
-            mock.patch.object(tags, "device_metadata", return_value=None),
+            mock.patch.object(device_tags, "device_metadata", return_value=None),
             mock.patch.object(nova_records, "resume_cut_off"),
         ):
             yield

@@ -15,7 +15,7 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import bridge
-from novadocker.virt.docker import vifs
+from novadocker.virt.docker.network import vif
 from tests.engine import networks
 
 Plug = Callable[..., str]
@@ -63,11 +63,11 @@ def plug(cable: str, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
 
 
 def replug(instance_uuid: str, *ports: model.VIF) -> None:
-    vifs.plug_vifs(networks.instance(instance_uuid), model.NetworkInfo(ports))
+    vif.plug_vifs(networks.instance(instance_uuid), model.NetworkInfo(ports))
 
 
 def unplug(instance_uuid: str, *ports: model.VIF) -> None:
-    vifs.unplug_vifs(networks.instance(instance_uuid), model.NetworkInfo(ports))
+    vif.unplug_vifs(networks.instance(instance_uuid), model.NetworkInfo(ports))
     runtime.delete_namespace(instance_uuid)
 
 

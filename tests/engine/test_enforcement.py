@@ -21,11 +21,11 @@ from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
 from novadocker.state_files import port_rates
 from novadocker.state_files.port_rates import Port, PortRate
-from novadocker.virt.docker import vifs
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.limits import cgroup, enforcement
 from novadocker.virt.docker.model import ContainerDetail, Limits
+from novadocker.virt.docker.network import vif
 from novadocker.virt.docker.operations import resize
 from tests.engine import machines, networks
 from tests.engine.machines import Machine
@@ -206,11 +206,11 @@ def pair(
     made = []
     for address in ("10.7.0.5", "10.7.0.6"):
         uuid, port = new_instance_uuid(), networks.simple_vif(address)
-        vifs.plug_vifs(networks.instance(uuid), network_model.NetworkInfo([port]))
+        vif.plug_vifs(networks.instance(uuid), network_model.NetworkInfo([port]))
         made.append((uuid, port))
     yield tuple((uuid, port["devname"]) for uuid, port in made)  # type: ignore[misc]
     for uuid, port in made:
-        vifs.unplug_vifs(networks.instance(uuid), network_model.NetworkInfo([port]))
+        vif.unplug_vifs(networks.instance(uuid), network_model.NetworkInfo([port]))
         runtime.delete_namespace(uuid)
 
 

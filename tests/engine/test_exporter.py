@@ -19,7 +19,7 @@ from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import vifs
+from novadocker.virt.docker.network import vif
 from tests.engine import control_groups, machines, networks
 from tests.engine.engines import THIN_OPTIONS, own_engine
 from tests.engine.switch import Switch
@@ -158,7 +158,7 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
     uuid, port = new_instance_uuid(), networks.simple_vif("10.7.0.5")
     ports = network_model.NetworkInfo([port])
     folder, device = Path(namespace.NAMESPACES), port["devname"]
-    vifs.plug_vifs(networks.instance(uuid), ports)
+    vif.plug_vifs(networks.instance(uuid), ports)
     try:
         assert uuid in leaks.namespaces(folder)
         assert device not in leaks.veths_without_server(folder, {uuid})
@@ -167,7 +167,7 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
         assert leaks.ports_without_server(ovs.folder, {uuid}, {device}) == 0
         assert leaks.ports_without_server(ovs.folder, set(), {device}) == 1
     finally:
-        vifs.unplug_vifs(networks.instance(uuid), ports)
+        vif.unplug_vifs(networks.instance(uuid), ports)
         runtime.delete_namespace(uuid)
     assert device not in leaks.veths_without_server(folder, set())
 

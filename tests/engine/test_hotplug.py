@@ -13,7 +13,7 @@ from nova.network import model
 
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import attachments, vifs
+from novadocker.virt.docker.network import device_names, vif
 from tests.engine import networks
 from tests.engine.switch import Switch
 
@@ -35,12 +35,12 @@ def plug(ovs: Switch, instance: objects.Instance) -> Iterator[Callable[..., None
         kept = [port["id"] for port in ports]
         gone = model.NetworkInfo(port for port in present if port["id"] not in kept)
         present = model.NetworkInfo(ports)
-        vifs.unplug_vifs(instance, gone)
-        attachments.record_names(instance, present)
-        vifs.plug_vifs(instance, present)
+        vif.unplug_vifs(instance, gone)
+        device_names.record_names(instance, present)
+        vif.plug_vifs(instance, present)
 
     yield call
-    vifs.unplug_vifs(instance, present)
+    vif.unplug_vifs(instance, present)
     assert ovs.ports() == []
 
 
@@ -116,7 +116,7 @@ def test_names_stay_when_the_first_of_three_goes(
     expected = {second["address"]: "eth1", third["address"]: "eth2", new["address"]: "eth0"}
     assert {mac: link["ifname"] for mac, link in devices(instance).items()} == expected
     # a host that went down, or another one
-    vifs.unplug_vifs(instance, model.NetworkInfo([second, third, new]))
+    vif.unplug_vifs(instance, model.NetworkInfo([second, third, new]))
     runtime.delete_namespace(instance.uuid)
     plug(second, third, new)
     assert {mac: link["ifname"] for mac, link in devices(instance).items()} == expected

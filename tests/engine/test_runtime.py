@@ -14,8 +14,8 @@ from nova.network import model
 
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import vifs
-from novadocker.virt.docker.nics import nics_from_network_info
+from novadocker.virt.docker.network import vif
+from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import networks
 from tests.engine.switch import Switch
 
@@ -154,7 +154,7 @@ def test_restart_goes_on_answering_on_the_switch(
     uuids = [new_instance_uuid(), new_instance_uuid()]
     try:
         for uuid, port in zip(uuids, ports, strict=True):
-            vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+            vif.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
         serve = "echo up | nc -l -p 7 -e cat"
         container = create(uuids[0], command=["sh", "-c", f"while :; do {serve}; done"])
         container.start()
@@ -168,7 +168,7 @@ def test_restart_goes_on_answering_on_the_switch(
         assert other.output() == "hello\n"
     finally:
         for uuid, port in zip(uuids, ports, strict=True):
-            vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+            vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
             runtime.delete_namespace(uuid)
 
 

@@ -8,32 +8,32 @@ import time
 import pytest
 
 from novadocker.privsep.network import ovs_support
-from novadocker.virt.docker import switch
+from novadocker.virt.docker.network import ovs as network_ovs
 from tests.engine.switch import BRIDGE, Switch
 
 
 def test_datapath_of_each_bridge(ovs: Switch) -> None:
-    assert switch.read_datapaths(ovs.connection) == {BRIDGE: "netdev"}
+    assert network_ovs.read_datapaths(ovs.connection) == {BRIDGE: "netdev"}
 
 
 def test_switch_that_is_away_or_hangs(
     ovs: Switch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ConnectionRefusedError):
-        switch.read_datapaths("tcp:127.0.0.1:1")
-    monkeypatch.setattr(switch, "_TIMEOUT_MILLISECONDS", 300)
+        network_ovs.read_datapaths("tcp:127.0.0.1:1")
+    monkeypatch.setattr(network_ovs, "_TIMEOUT_MILLISECONDS", 300)
     started = time.monotonic()
     with ovs.hanging(), pytest.raises(TimeoutError):
-        switch.read_datapaths(ovs.connection)
+        network_ovs.read_datapaths(ovs.connection)
     assert time.monotonic() - started < 10
     with caplog.at_level(logging.WARNING):
-        switch.warn_of_ineffective_limits("tcp:127.0.0.1:1", BRIDGE)
+        network_ovs.warn_of_ineffective_limits("tcp:127.0.0.1:1", BRIDGE)
     assert caplog.records == []
 
 
 def test_one_warning(ovs: Switch, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        switch.warn_of_ineffective_limits(ovs.connection, BRIDGE)
+        network_ovs.warn_of_ineffective_limits(ovs.connection, BRIDGE)
     (record,) = caplog.records
     assert "br-int has a userspace datapath" in record.getMessage()
 

@@ -22,7 +22,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation
-from novadocker.virt.docker.nics import nics_from_network_info
+from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import machines, networks
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine

@@ -17,7 +17,7 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import vifs
+from novadocker.virt.docker.network import vif as network_vif
 from tests.engine import networks
 from tests.engine.switch import BRIDGE, DATAPATH, Switch
 
@@ -32,7 +32,7 @@ def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
     def call(*ports: model.VIF, tag: int = 1) -> str:
         uuid = new_instance_uuid()
         plugged[uuid] = ports
-        vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+        network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
         for port in ports:
             # what Neutron's agent does
             ovs.vsctl("set", "Port", port["devname"], f"tag={tag}")
@@ -40,12 +40,12 @@ def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
 
     yield call
     for uuid, ports in plugged.items():
-        vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+        network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
         runtime.delete_namespace(uuid)
 
 
 def replug(uuid: str, *ports: model.VIF) -> None:
-    vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
+    network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
 
 
 def left_of(ovs: Switch, port: model.VIF) -> list[Any]:
@@ -127,12 +127,12 @@ def test_ports_are_wired_and_plugged_while_the_block_runs(
     instance, info = networks.instance(new_instance_uuid()), model.NetworkInfo(ports)
     names = {port["devname"] for port in ports}
     try:
-        with suppress(KeyError), vifs.plugged_vifs(instance, info):
+        with suppress(KeyError), network_vif.plugged_vifs(instance, info):
             raise KeyError
         # a caller can take back what it asked for: nothing is on its way any more
         assert names <= set(ovs.ports())
     finally:
-        vifs.unplug_vifs(instance, info)
+        network_vif.unplug_vifs(instance, info)
         runtime.delete_namespace(instance.uuid)
     assert names.isdisjoint(ovs.ports())
 
@@ -145,7 +145,7 @@ def test_ports_put_into_the_switch_anew(ovs: Switch, plug: Plug) -> None:
         return ovs.vsctl("get", "Interface", first["devname"], "_uuid")
 
     before, index = row(), networks.host_device(first["devname"])["ifindex"]
-    vifs.replug_vifs(networks.instance(uuid), model.NetworkInfo([first]))
+    network_vif.replug_vifs(networks.instance(uuid), model.NetworkInfo([first]))
     assert row() != before
     assert networks.host_device(first["devname"])["ifindex"] == index
     ovs.vsctl("set", "Port", first["devname"], "tag=1")
@@ -159,7 +159,7 @@ def test_silenced_until_plugged_again(plug: Plug) -> None:
     second = plug(networks.simple_vif("10.7.0.6"))
     assert networks.pings(second, "10.7.0.5")
     for _ in range(2):
-        vifs.silence_vifs(networks.instance(first), model.NetworkInfo([port]))
+        network_vif.silence_vifs(networks.instance(first), model.NetworkInfo([port]))
     assert not networks.pings(second, "10.7.0.5")
     replug(first, port)
     assert networks.pings(second, "10.7.0.5")
@@ -167,7 +167,7 @@ def test_silenced_until_plugged_again(plug: Plug) -> None:
 
 def test_silencing_what_is_absent(new_instance_uuid: Callable[[], str]) -> None:
     absent = networks.simple_vif("10.7.0.5")
-    vifs.silence_vifs(networks.instance(new_instance_uuid()), model.NetworkInfo([absent]))
+    network_vif.silence_vifs(networks.instance(new_instance_uuid()), model.NetworkInfo([absent]))
 
 
 def test_device_deleted_behind_the_switch(ovs: Switch, plug: Plug) -> None:
@@ -213,9 +213,9 @@ def test_unplug_leaves_nothing_and_can_be_repeated(
 ) -> None:
     instance = networks.instance(new_instance_uuid())
     ports = model.NetworkInfo([networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")])
-    vifs.plug_vifs(instance, ports)
+    network_vif.plug_vifs(instance, ports)
     for _ in range(2):
-        vifs.unplug_vifs(instance, ports)
+        network_vif.unplug_vifs(instance, ports)
         runtime.delete_namespace(instance.uuid)
     assert [left_of(ovs, port) for port in ports] == [[], []]
     assert not namespace.namespace_exists(instance.uuid)
@@ -243,11 +243,11 @@ def test_unsupported_port_is_refused_before_anything_is_done(
     good, bad = networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6", **fields)
     instance, ports = networks.instance(instance_uuid), model.NetworkInfo([good, bad])
     with pytest.raises(exception.PlugFailed, match=reason) as caught:
-        vifs.plug_vifs(instance, ports)
+        network_vif.plug_vifs(instance, ports)
     assert bad["id"] in str(caught.value)
     assert [left_of(ovs, port) for port in ports] == [[], []]
     assert not namespace.namespace_exists(instance_uuid)
-    vifs.unplug_vifs(instance, ports)
+    network_vif.unplug_vifs(instance, ports)
 
 
 def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None:
@@ -257,7 +257,7 @@ def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None
     subprocess.run(["ip", "link", "set", port["devname"], "up"], check=True)
     try:
         with pytest.raises(exception.PlugFailed, match="no veth"):
-            vifs.plug_vifs(instance, ports)
+            network_vif.plug_vifs(instance, ports)
     finally:
         subprocess.run(["ip", "link", "delete", port["devname"]], check=True)
         runtime.delete_namespace(instance_uuid)
@@ -290,10 +290,10 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
     with impatience(), ovs.hanging():
         started = time.monotonic()
         with pytest.raises(exception.PlugFailed) as caught:
-            vifs.plug_vifs(instance, ports)
+            network_vif.plug_vifs(instance, ports)
         # on its own datapath, os-vif logs what it could not remove, and goes on
         with suppress(exception.PlugFailed):
-            vifs.unplug_vifs(instance, ports)
+            network_vif.unplug_vifs(instance, ports)
         runtime.delete_namespace(instance_uuid)
         # the time-out is for each request
         assert time.monotonic() - started < 30
@@ -301,7 +301,7 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
     assert "timeout" in str(caught.value)
     assert [networks.host_device(port["devname"]) for port in ports] == [None, None]
     # a request that was given up may be carried out when the switch is back
-    vifs.unplug_vifs(instance, ports)
+    network_vif.unplug_vifs(instance, ports)
     assert [left_of(ovs, port) for port in ports] == [[], []]
 
 
@@ -312,19 +312,19 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
     ports = model.NetworkInfo([port])
     plug(networks.simple_vif("10.7.0.6"))
     with impatience(), ovs.down(killed=True), pytest.raises(exception.PlugFailed) as caught:
-        vifs.plug_vifs(instance, ports)
+        network_vif.plug_vifs(instance, ports)
     assert port["id"] in str(caught.value)
     assert "timeout" in str(caught.value)
-    vifs.plug_vifs(instance, ports)
+    network_vif.plug_vifs(instance, ports)
     ovs.vsctl("set", "Port", port["devname"], "tag=1")
     assert networks.pings(instance_uuid, "10.7.0.6")
     with impatience(), ovs.down(killed=False), suppress(exception.PlugFailed):
-        vifs.unplug_vifs(instance, ports)
+        network_vif.unplug_vifs(instance, ports)
     assert networks.host_device(port["devname"]) is None
-    vifs.plug_vifs(instance, ports)
+    network_vif.plug_vifs(instance, ports)
     ovs.vsctl("set", "Port", port["devname"], "tag=1")
     assert networks.pings(instance_uuid, "10.7.0.6")
-    vifs.unplug_vifs(instance, ports)
+    network_vif.unplug_vifs(instance, ports)
     runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, port) == []
 
@@ -336,18 +336,18 @@ def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connecti
     port = networks.simple_vif("10.7.0.5")
     ports = model.NetworkInfo([port])
     try:
-        for call in (vifs.plug_vifs, vifs.replug_vifs):
+        for call in (network_vif.plug_vifs, network_vif.replug_vifs):
             CONF.set_override("ovsdb_connection", connection, group="os_vif_ovs")
             with pytest.raises(exception.PlugFailed) as caught:
                 call(instance, ports)
             assert port["id"] in str(caught.value)
             assert f"Could not retrieve schema from {connection}" in str(caught.value)
             CONF.set_override("ovsdb_connection", ovs.connection, group="os_vif_ovs")
-            vifs.plug_vifs(instance, ports)
+            network_vif.plug_vifs(instance, ports)
             assert port["devname"] in ovs.ports()
     finally:
         CONF.set_override("ovsdb_connection", ovs.connection, group="os_vif_ovs")
-    vifs.unplug_vifs(instance, ports)
+    network_vif.unplug_vifs(instance, ports)
     runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, port) == []
 
@@ -412,7 +412,7 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
     parent["network"]["bridge"] = "tbr-01234567-8"
     first = new_instance_uuid()
     instance, ports = networks.instance(first), model.NetworkInfo([parent])
-    vifs.plug_vifs(instance, ports)
+    network_vif.plug_vifs(instance, ports)
     # what Neutron's agent does for a trunk with one subport
     for inner, outer, tag, network in (("tpt", "tpi", "", "1"), ("spt", "spi", "100", "2")):
         ovs.vsctl(
@@ -424,7 +424,7 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
     same = plug(networks.simple_vif("10.7.0.6"), tag=1)
     other = plug(networks.simple_vif("10.7.0.7"), tag=2)
     try:
-        vifs.plug_vifs(instance, ports)
+        network_vif.plug_vifs(instance, ports)
         assert networks.pings(first, "10.7.0.6")
         assert not networks.pings(first, "10.7.0.7")
         assert heard(other, first, parent, tag="81000064") == "hello"
@@ -434,7 +434,7 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
         for outer in ("tpi", "spi"):
             ovs.vsctl("del-port", outer)
         for _ in range(2):
-            vifs.unplug_vifs(instance, ports)
+            network_vif.unplug_vifs(instance, ports)
         runtime.delete_namespace(first)
     assert ovs.vsctl("list-br") == BRIDGE
     assert networks.host_device(parent["devname"]) is None
@@ -455,7 +455,7 @@ def hybrid_devices(port: model.VIF) -> dict[str, Any]:
 
 
 def plug_hybrid(ovs: Switch, uuid: str, port: model.VIF) -> None:
-    vifs.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+    network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
     ovs.vsctl("set", "Port", f"qvo{port['id']}"[: model.NIC_NAME_LEN], "tag=1")
 
 
@@ -476,7 +476,7 @@ def test_bridge_for_iptables_between_port_and_switch(
     assert found["tap"]["master"] == found["qvb"]["master"] == found["qbr"]["ifname"]
     assert f'iface-id="{port["id"]}"' in ovs.interface(found["qvo"]["ifname"], "external_ids")
     for uuid, unplugged in servers:
-        vifs.unplug_vifs(networks.instance(uuid), model.NetworkInfo([unplugged]))
+        network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([unplugged]))
         runtime.delete_namespace(uuid)
         assert set(hybrid_devices(unplugged).values()) == {None}
 
@@ -490,9 +490,9 @@ def test_port_that_moved_to_a_host_with_the_other_firewall(
     there = copy.deepcopy(here)
     (there if was_hybrid else here)["details"]["ovs_hybrid_plug"] = False
     instance = networks.instance(instance_uuid)
-    vifs.plug_vifs(instance, model.NetworkInfo([here]))
+    network_vif.plug_vifs(instance, model.NetworkInfo([here]))
     assert ovs.ports() == [f"{'qvo' if was_hybrid else 'tap'}{here['id']}"[: model.NIC_NAME_LEN]]
-    vifs.unplug_vifs(instance, model.NetworkInfo([there]))
+    network_vif.unplug_vifs(instance, model.NetworkInfo([there]))
     runtime.delete_namespace(instance_uuid)
     assert ovs.ports() == []
     assert set(hybrid_devices(here).values()) == {None}
@@ -503,7 +503,7 @@ def test_other_ports_are_unplugged_when_one_fails(
 ) -> None:
     instance = networks.instance(instance_uuid)
     ports = model.NetworkInfo([networks.simple_vif("10.7.0.5"), networks.simple_vif("10.7.0.6")])
-    vifs.plug_vifs(instance, ports)
+    network_vif.plug_vifs(instance, ports)
     unplug = os_vif.unplug
 
     def refuse_first(vif: Any, info: Any) -> None:
@@ -514,9 +514,9 @@ def test_other_ports_are_unplugged_when_one_fails(
     with monkeypatch.context() as patched:
         patched.setattr(os_vif, "unplug", refuse_first)
         with pytest.raises(exception.PlugFailed, match="refused") as caught:
-            vifs.unplug_vifs(instance, ports)
+            network_vif.unplug_vifs(instance, ports)
     assert ports[0]["id"] in str(caught.value)
     assert [left_of(ovs, port) for port in ports] == [[ports[0]["devname"]], []]
-    vifs.unplug_vifs(instance, ports)
+    network_vif.unplug_vifs(instance, ports)
     runtime.delete_namespace(instance_uuid)
     assert left_of(ovs, ports[0]) == []

@@ -16,7 +16,7 @@ from novadocker import exception
 from novadocker.privsep.guest import config_drive, runtime
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import driver, tags, vifs
+from novadocker.virt.docker import driver
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest.load_average import Loads
@@ -37,6 +37,8 @@ from novadocker.virt.docker.model import (
     Storage,
     Usage,
 )
+from novadocker.virt.docker.network import device_tags
+from novadocker.virt.docker.network import vif as network_vif
 from novadocker.virt.docker.operations import build, migrate, ports, power, rescue, resize, services
 from novadocker.virt.docker.operations import config_drive as operations_config_drive
 
@@ -63,9 +65,9 @@ ORIGINALS: dict[str, tuple[object, ...]] = {
     "drives": (config_drive,),
     "interior": (guest_files,),
     "netns": (namespace, runtime),
-    "tags": (tags,),
+    "tags": (device_tags,),
     "transfer": (transfer,),
-    "vifs": (vifs,),
+    "vifs": (network_vif,),
 }
 """The modules and classes that each stand-in replaces."""
 
@@ -559,9 +561,9 @@ class FakeVirtAPI:
         if events and self.outcome == "failed":
             on_failure(events[0][0], instance)  # type: ignore[operator]
         if events and self.outcome == "late":
-            from novadocker.virt.docker import plugging
+            from novadocker.virt.docker.network import neutron
 
-            raise plugging._event_timeout()
+            raise neutron._event_timeout()
 
 
 @dataclass

@@ -8,7 +8,7 @@ from neutronclient.common import exceptions as neutron_exceptions
 from nova.network import model
 
 from novadocker.privsep.network.types import Bridge
-from novadocker.virt.docker import bindings, reports
+from novadocker.virt.docker.network import binding, neutron
 
 INTERFACES = {"physnet": "eth1"}
 PORT = "01234567-89ab-cdef-0123-456789abcdef"
@@ -36,8 +36,8 @@ def vif(kind: str | None, bridge: str | None = None, **details: Any) -> model.VI
     ],
 )
 def test_bridge(port: model.VIF, bridge: Bridge | None) -> None:
-    assert bindings.refusal(port, INTERFACES) is None
-    assert bindings.bridge_of(port, INTERFACES) == bridge
+    assert binding.refusal(port, INTERFACES) is None
+    assert binding.bridge_of(port, INTERFACES) == bridge
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_bridge(port: model.VIF, bridge: Bridge | None) -> None:
     ],
 )
 def test_refusal(port: model.VIF, reason: str) -> None:
-    assert reason in (bindings.refusal(port, INTERFACES) or "")
+    assert reason in (binding.refusal(port, INTERFACES) or "")
 
 
 class Client:
@@ -74,8 +74,8 @@ def test_report_that_fails_is_logged_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Client()
-    monkeypatch.setattr(reports.neutron, "get_client", lambda _context, admin: client)
-    reports.report_wired(None, [vif("tap"), vif("tap")])
+    monkeypatch.setattr(neutron.neutron, "get_client", lambda _context, admin: client)
+    neutron.report_wired(None, [vif("tap"), vif("tap")])
     assert client.reported == [(PORT, {"port": {"data_plane_status": "ACTIVE"}})] * 2
     assert f"port {PORT} is wired: not allowed" in caplog.text
 
@@ -83,8 +83,8 @@ def test_report_that_fails_is_logged_and_the_others_go_on(
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_the_other_firewall_of_a_port(hybrid: bool) -> None:
     port = vif("ovs", ovs_hybrid_plug=hybrid, datapath_type="system")
-    other = bindings.other_form(port)
+    other = binding.other_form(port)
     assert other is not None
     assert other["details"] == {"ovs_hybrid_plug": not hybrid, "datapath_type": "system"}
-    assert bindings.is_hybrid(port) is hybrid
-    assert bindings.other_form(vif("tap", **TAP)) is None
+    assert binding.is_hybrid(port) is hybrid
+    assert binding.other_form(vif("tap", **TAP)) is None

@@ -10,7 +10,7 @@ from nova import objects
 from nova.network import model
 
 from novadocker import exception, naming
-from novadocker.virt.docker import attachments
+from novadocker.virt.docker.network import device_names
 from tests.unit.fakes import FakeEngine, FakeNetwork
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
@@ -20,9 +20,9 @@ FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit 
 def saved(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance) -> list[dict[str, str]]:
     """The names in Nova's database; the instance that is read there is the driver's own."""
     saves: list[dict[str, str]] = []
-    monkeypatch.setattr(attachments, "read_instance", lambda _context, _uuid: instance)
+    monkeypatch.setattr(device_names, "read_instance", lambda _context, _uuid: instance)
     monkeypatch.setattr(
-        objects.Instance, "save", lambda self: saves.append(attachments.recorded_names(self))
+        objects.Instance, "save", lambda self: saves.append(device_names.recorded_names(self))
     )
     return saves
 

@@ -10,7 +10,11 @@ from nova.network import model
 
 from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import Route
-from novadocker.virt.docker.nics import device_names, dns_from_network_info, nics_from_network_info
+from novadocker.virt.docker.network.nic import (
+    device_names,
+    dns_from_network_info,
+    nics_from_network_info,
+)
 
 PORTS = [f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in range(3)]
 

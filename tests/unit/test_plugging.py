@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from novadocker import exception
-from novadocker.virt.docker import plugging
+from novadocker.virt.docker.network import neutron
 from tests.unit.conftest import network_info
 from tests.unit.fakes import FakeVirtAPI
 
@@ -15,7 +15,7 @@ PORT = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 def wait(virtapi: FakeVirtAPI, instance: Any, active: bool = False) -> list[str]:
     done = []
-    with plugging.plugged(
+    with neutron.plugged(
         virtapi,
         instance,
         network_info(active),
@@ -64,7 +64,7 @@ def test_ports_are_plugged_anew_once_while_neutron_is_silent(
         if fails:
             raise exception.PlugFailed(port_id=PORT, reason="the switch is away")
 
-    with plugging.plugged(
+    with neutron.plugged(
         FakeVirtAPI(coming=coming), instance, ports, lambda *_: nothing, plug_anew
     ):
         assert not anew

@@ -7,7 +7,7 @@ import pytest
 from nova import objects
 from nova.api.metadata import base
 
-from novadocker.virt.docker import tags
+from novadocker.virt.docker.network import device_tags
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance, network_i
             )
         metadata = base.InstanceMetadata.__new__(base.InstanceMetadata)
         metadata.instance = instance
-        instance.device_metadata = tags.device_metadata(None, instance, network_info)
+        instance.device_metadata = device_tags.device_metadata(None, instance, network_info)
         return list(metadata._get_device_metadata(base.OPENSTACK_VERSIONS[-1]))
 
     return show

@@ -27,7 +27,6 @@ from novadocker.conf import CONF
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import files, runtime
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker import attachments, nics, vifs
 from novadocker.virt.docker.containers import diagnostics, freeze, rescue, servers
 from novadocker.virt.docker.events import Events
 from novadocker.virt.docker.guest import console, identity
@@ -38,6 +37,9 @@ from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import Container, ContainerDetail
+from novadocker.virt.docker.network import device_names
+from novadocker.virt.docker.network import nic as network_nic
+from novadocker.virt.docker.network import vif as network_vif
 from novadocker.virt.docker.operations import build, power, resize
 from novadocker.virt.docker.operations.build import Builds
 from novadocker.virt.docker.operations.config_drive import ConfigDrives
@@ -106,7 +108,7 @@ class DockerDriver(driver.ComputeDriver):
         rescue.put_back_left(self._engine)
         transport.clear_left(self._engine)
         nova_records.resume_cut_off(host)
-        vifs.initialize()
+        network_vif.initialize()
         self._node.start()
         self._incident_actions.start()
         self._incidents.start()
@@ -634,7 +636,7 @@ class DockerDriver(driver.ComputeDriver):
         self, instance: objects.Instance, nw_info: network_model.NetworkInfo
     ) -> None:
         """Make the devices what Neutron says now: a port got or lost a fixed address."""
-        with attachments.locked(instance.uuid):
+        with device_names.locked(instance.uuid):
             self._ports.apply(instance, nw_info, self._node.find(instance))
 
     # -- what is inside ------------------------------------------------------------------------
@@ -726,7 +728,7 @@ class DockerDriver(driver.ComputeDriver):
                     nic.mac,
                     counters[nic.host_device]._asdict() if nic.host_device in counters else None,
                 )
-                for nic in nics.nics_from_network_info(instance.get_network_info() or [])
+                for nic in network_nic.nics_from_network_info(instance.get_network_info() or [])
             ],
             bool(instance.config_drive),
         )

@@ -18,13 +18,13 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.state_files import port_rates
-from novadocker.virt.docker import attachments, tags, vifs
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.migration import transfer
 from novadocker.virt.docker.model import ContainerSpec, EngineImage
+from novadocker.virt.docker.network import device_names, device_tags, vif
 from novadocker.virt.docker.operations import spec
 from novadocker.virt.docker.operations.config_drive import ConfigDrives
 from novadocker.virt.docker.operations.ports import Ports, etc_files
@@ -62,13 +62,13 @@ class Builds:
         container = self.planned(context, instance, image_meta)
         login = identity.login(instance, image_meta, admin_password)
         ports = network_info if network_info is not None else network_model.NetworkInfo()
-        vifs.check_supported(ports)
+        vif.check_supported(ports)
         # Nova saves the instance when it runs
-        attachments.record_names(instance, ports)
+        device_names.record_names(instance, ports)
         with contextlib.ExitStack() as undo:
             undo.callback(self._ports.unwire, instance, ports)
             with self._ports.plugged(instance, ports):
-                instance.device_metadata = tags.device_metadata(context, instance, ports)
+                instance.device_metadata = device_tags.device_metadata(context, instance, ports)
                 undo.callback(self._drives.delete, instance)
                 undo.callback(self._drives.detach, instance)
                 self._drives.write(instance, ports, injected_files, admin_password)

@@ -12,11 +12,11 @@ from oslo_log import log as logging
 
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import vifs
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.network import vif
 from novadocker.virt.docker.operations.build import Builds
 from novadocker.virt.docker.operations.config_drive import ConfigDrives
 from novadocker.virt.docker.operations.ports import Ports
@@ -163,7 +163,7 @@ class Relocations:
             if power_on:
                 self._power.start_first(instance, container_id, network_info)
             else:
-                vifs.silence_vifs(instance, network_info)
+                vif.silence_vifs(instance, network_info)
             undo.pop_all()
 
     def _create(

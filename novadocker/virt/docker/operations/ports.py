@@ -15,11 +15,12 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker import attachments, nics, plugging, tags, vifs
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.network import device_names, device_tags, neutron, nic
+from novadocker.virt.docker.network import vif as network_vif
 from novadocker.virt.docker.operations.services import Node
 
 LOG = logging.getLogger(__name__)
@@ -35,26 +36,26 @@ class Ports:
     def wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         """Make the instance's namespace and devices what they must be."""
         self._make_owned(instance)
-        vifs.plug_vifs(instance, ports)
+        network_vif.plug_vifs(instance, ports)
 
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
         """Wire an instance while a block runs."""
         self._make_owned(instance)
-        return vifs.plugged_vifs(instance, ports)
+        return network_vif.plugged_vifs(instance, ports)
 
     def plugged(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
         """Wire an instance while a block runs, and wait for Neutron's word at its end."""
-        return plugging.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew)
+        return neutron.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew)
 
     def unwire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         """Unwire all ports and remove the instance's network namespace; absent is fine."""
-        with attachments.locked(instance.uuid):
+        with device_names.locked(instance.uuid):
             try:
-                vifs.unplug_vifs(instance, ports)
+                network_vif.unplug_vifs(instance, ports)
             finally:
                 runtime.delete_namespace(instance.uuid)
 
@@ -67,7 +68,7 @@ class Ports:
         """Wire an instance and hold it to its limits; the ports of one that is silent are, too."""
         self.wire(instance, ports)
         if servers.is_silent(found):
-            vifs.silence_vifs(instance, ports)
+            network_vif.silence_vifs(instance, ports)
         else:
             self.enforce(instance, found, ports)
 
@@ -93,7 +94,7 @@ class Ports:
         self.wire(instance, ports)
         server = self._node.listing.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
-            vifs.silence_vifs(instance, ports)
+            network_vif.silence_vifs(instance, ports)
         elif server is not None:
             try:
                 self.enforce(instance, self._node.find(instance), ports)
@@ -107,14 +108,14 @@ class Ports:
 
         :raises PlugFailed: it could not be wired, and nothing is left of it
         """
-        with attachments.locked(instance.uuid), contextlib.ExitStack() as undo:
+        with device_names.locked(instance.uuid), contextlib.ExitStack() as undo:
             found = self._node.find(instance)
-            now = attachments.read_instance(context, instance.uuid)
-            before = attachments.without_port(now.get_network_info(), vif)
-            after = attachments.with_port(now.get_network_info(), vif)
+            now = device_names.read_instance(context, instance.uuid)
+            before = device_names.without_port(now.get_network_info(), vif)
+            after = device_names.with_port(now.get_network_info(), vif)
             _record(context, now, after)
             undo.callback(self.apply, now, before, found)
-            undo.callback(vifs.unplug_vifs, now, [vif])
+            undo.callback(network_vif.unplug_vifs, now, [vif])
             self.apply(now, after, found)
             undo.pop_all()
             self._refresh_etc(found, now, before, after)
@@ -126,12 +127,12 @@ class Ports:
 
         :raises InstanceNotFound: there is no container any more, whose other ports it would wire
         """
-        with attachments.locked(instance.uuid):
-            vifs.unplug_vifs(instance, [vif])
+        with device_names.locked(instance.uuid):
+            network_vif.unplug_vifs(instance, [vif])
             found = self._node.find(instance)
-            now = attachments.read_instance(context, instance.uuid)
-            before = attachments.with_port(now.get_network_info(), vif)
-            after = attachments.without_port(now.get_network_info(), vif)
+            now = device_names.read_instance(context, instance.uuid)
+            before = device_names.with_port(now.get_network_info(), vif)
+            after = device_names.without_port(now.get_network_info(), vif)
             _record(context, now, after)
             # the default route may have been the port's
             self.apply(now, after, found)
@@ -143,7 +144,7 @@ class Ports:
             namespace.create_owned_namespace(instance.uuid, maps.users, maps.groups)
 
     def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        vifs.replug_vifs(instance, ports)
+        network_vif.replug_vifs(instance, ports)
         # the switch polices a new port as its own database says: not at all
         self._node.enforcement.sweep()
 
@@ -174,8 +175,8 @@ def device_pairs(
     instance: objects.Instance, ports: network_model.NetworkInfo
 ) -> tuple[tuple[str, str], ...]:
     """Return the host end and the guest end of each port."""
-    names = nics.device_names(ports, attachments.recorded_names(instance))
-    return tuple((nics.host_device_name(vif), names[vif["id"]]) for vif in ports)
+    names = nic.device_names(ports, device_names.recorded_names(instance))
+    return tuple((nic.host_device_name(vif), names[vif["id"]]) for vif in ports)
 
 
 def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> dict[str, bytes]:
@@ -185,7 +186,7 @@ def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> d
         instance.hostname or instance.uuid,
         CONF.api.dhcp_domain,
         [str(ip["address"]) for ip in ports.fixed_ips()],
-        nics.dns_from_network_info(ports),
+        nic.dns_from_network_info(ports),
     )
 
 
@@ -195,6 +196,6 @@ def _record(
     ports: network_model.NetworkInfo,
 ) -> None:
     """Have Nova know the names and tags of exactly these ports' devices."""
-    attachments.record_names(instance, ports)
-    instance.device_metadata = tags.device_metadata(context, instance, ports)
+    device_names.record_names(instance, ports)
+    instance.device_metadata = device_tags.device_metadata(context, instance, ports)
     instance.save()

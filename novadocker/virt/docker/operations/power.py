@@ -15,10 +15,10 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.guest import runtime
-from novadocker.virt.docker import vifs
 from novadocker.virt.docker.containers import lifecycle, rescue
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import Container, ContainerDetail
+from novadocker.virt.docker.network import vif
 from novadocker.virt.docker.operations.config_drive import ConfigDrives
 from novadocker.virt.docker.operations.ports import Ports, device_pairs
 from novadocker.virt.docker.operations.services import Node
@@ -77,7 +77,7 @@ class Power:
         self._node.consoles.close(instance.uuid)
         lifecycle.stop(self._node.engine, self._node.find(instance).id, timeout, retry_interval)
         self._drives.detach(instance)
-        vifs.silence_vifs(instance, instance.get_network_info())
+        vif.silence_vifs(instance, instance.get_network_info())
 
     def restart(
         self,
@@ -94,7 +94,7 @@ class Power:
     def freeze(self, instance: objects.Instance) -> None:
         """Freeze an instance's processes; nobody answers for them meanwhile."""
         self._node.engine.pause_container(self._node.find(instance).id)
-        vifs.silence_vifs(instance, instance.get_network_info())
+        vif.silence_vifs(instance, instance.get_network_info())
 
     def thaw(
         self,
@@ -127,7 +127,7 @@ class Power:
         with (
             # the VIFs are there before the process is
             meanwhile(enforcement.limit_ports, instance.uuid, most, pairs),
-            meanwhile(vifs.announce_vifs, instance, ports),
+            meanwhile(vif.announce_vifs, instance, ports),
             lifecycle.started(self._node.engine, container_id, CONF.docker.start_grace) as found,
         ):
             enforcement.limit_container(instance.uuid, found, most, pairs)

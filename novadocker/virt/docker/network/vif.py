@@ -22,7 +22,8 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, types, wiring
-from novadocker.virt.docker import attachments, bindings, nics, reports, switch
+from novadocker.virt.docker.network import binding, device_names, neutron, ovs
+from novadocker.virt.docker.network import nic as network_nic
 
 # that os-vif has for one port, each with a time-out of its own
 _REQUESTS = 2
@@ -31,7 +32,7 @@ _REQUESTS = 2
 def initialize() -> None:
     """Load the plugins of os-vif; needed once before anything is plugged."""
     os_vif.initialize()
-    switch.warn_of_ineffective_limits(CONF.os_vif_ovs.ovsdb_connection, CONF.neutron.ovs_bridge)
+    ovs.warn_of_ineffective_limits(CONF.os_vif_ovs.ovsdb_connection, CONF.neutron.ovs_bridge)
 
 
 def check_supported(network_info: network_model.NetworkInfo) -> None:
@@ -57,9 +58,9 @@ def plugged_vifs(
     check_supported(network_info)
     with meanwhile(_wire_and_plug, instance, network_info):
         yield
-    reports.report_wired(
+    neutron.report_wired(
         instance,
-        [vif for vif in network_info if bindings.is_bridged(vif) and vif["active"] is False],
+        [vif for vif in network_info if binding.is_bridged(vif) and vif["active"] is False],
     )
 
 
@@ -78,7 +79,7 @@ def silence_vifs(instance: objects.Instance, network_info: network_model.Network
     Its namespace keeps the addresses when it stops, and the kernel would answer for them.
     """
     if network_info:
-        names = [nics.host_device_name(vif) for vif in network_info]
+        names = [network_nic.host_device_name(vif) for vif in network_info]
         namespace.silence_nics(instance.uuid, names)
 
 
@@ -88,7 +89,7 @@ def announce_vifs(instance: objects.Instance, network_info: network_model.Networ
     They may remember the one of a server that had an address before, for a minute or longer.
     """
     if network_info:
-        names = nics.device_names(network_info, attachments.recorded_names(instance))
+        names = network_nic.device_names(network_info, device_names.recorded_names(instance))
         namespace.announce_nics(instance.uuid, list(names.values()))
 
 
@@ -102,7 +103,7 @@ def replug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
     :raises PlugFailed: names the port
     """
     for vif in network_info:
-        if bindings.is_switched(vif) and not bindings.is_hybrid(vif):
+        if binding.is_switched(vif) and not binding.is_hybrid(vif):
             with _reporting(vif):
                 _ask_switch(_forget, instance, vif)
                 _ask_switch(os_vif.plug, instance, vif)
@@ -128,8 +129,8 @@ def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
 
 
 def _wire_and_plug(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    switched = [vif for vif in network_info if bindings.is_switched(vif)]
-    hybrid = [vif for vif in switched if bindings.is_hybrid(vif)]
+    switched = [vif for vif in network_info if binding.is_switched(vif)]
+    hybrid = [vif for vif in switched if binding.is_hybrid(vif)]
     absent = [vif for vif in switched if not _has_devices(vif)]
     _drop_left(instance, absent)
     # os-vif makes the bridge that the host end goes into
@@ -146,7 +147,7 @@ def _wire_and_plug(instance: objects.Instance, network_info: network_model.Netwo
 
 def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> tuple[str, ...]:
     """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
-    found = nics.nics_from_network_info(network_info, attachments.recorded_names(instance))
+    found = network_nic.nics_from_network_info(network_info, device_names.recorded_names(instance))
     wanted = [
         asdict(replace(nic, bridge=_bridge_of(vif)))
         for nic, vif in zip(found, network_info, strict=True)
@@ -184,9 +185,9 @@ def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) ->
         if present:
             os_vif.unplug(vif, info)
 
-    _drop_ports(instance, [vif for vif in vifs if bindings.is_hybrid(vif)])
+    _drop_ports(instance, [vif for vif in vifs if binding.is_hybrid(vif)])
     for vif in vifs:
-        if not bindings.is_hybrid(vif):
+        if not binding.is_hybrid(vif):
             with _reporting(vif):
                 _ask_switch(drop, instance, vif)
 
@@ -204,7 +205,7 @@ def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -
 
 def _drop_port(instance: objects.Instance, vif: network_model.VIF) -> None:
     # what was never plugged is in no switch
-    if bindings.is_switched(vif) and not _refusal(vif):
+    if binding.is_switched(vif) and not _refusal(vif):
         _ask_switch(os_vif.unplug, instance, vif)
 
 
@@ -213,8 +214,8 @@ def _drop_other_form(instance: objects.Instance, vif: network_model.VIF) -> None
 
     One that moved to a host with the other is told of as it is there.
     """
-    other = bindings.other_form(vif)
-    if other and (not bindings.is_hybrid(other) or _present(bindings.hybrid_devices(other))):
+    other = binding.other_form(vif)
+    if other and (not binding.is_hybrid(other) or _present(binding.hybrid_devices(other))):
         _drop_left(instance, [other])
 
 
@@ -288,11 +289,13 @@ def _begin(
 
 def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
     bridge = None if _refusal(vif) else _bridge_of(vif)
-    namespace.unwire_nic(instance.uuid, nics.host_device_name(vif), bridge and asdict(bridge))
+    namespace.unwire_nic(
+        instance.uuid, network_nic.host_device_name(vif), bridge and asdict(bridge)
+    )
 
 
 def _has_devices(vif: network_model.VIF) -> bool:
-    names = {nics.host_device_name(vif), *bindings.hybrid_devices(vif)}
+    names = {network_nic.host_device_name(vif), *binding.hybrid_devices(vif)}
     return _present(names) == names
 
 
@@ -313,11 +316,11 @@ def _reporting(vif: network_model.VIF) -> Iterator[None]:
 
 
 def _refusal(vif: network_model.VIF) -> str | None:
-    return bindings.refusal(vif, CONF.docker.physical_interface_mappings)
+    return binding.refusal(vif, CONF.docker.physical_interface_mappings)
 
 
 def _bridge_of(vif: network_model.VIF) -> types.Bridge | None:
-    return bindings.bridge_of(vif, CONF.docker.physical_interface_mappings)
+    return binding.bridge_of(vif, CONF.docker.physical_interface_mappings)
 
 
 def _os_vif_vif(vif: network_model.VIF) -> Any:

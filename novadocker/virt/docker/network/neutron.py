@@ -6,12 +6,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from keystoneauth1 import exceptions as keystone_exceptions
+from neutronclient.common import exceptions as neutron_exceptions
 from nova import conf, objects
+from nova import context as nova_context
 from nova import exception as nova_exception
 from nova.network import model as network_model
+from nova.network import neutron
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
@@ -22,6 +26,10 @@ LOG = logging.getLogger(__name__)
 
 
 Plug = Callable[[objects.Instance, network_model.NetworkInfo], None]
+
+
+# neutron_lib.api.definitions.data_plane_status; the mechanism driver novadocker waits for it
+_WIRED = {"port": {"data_plane_status": "ACTIVE"}}
 
 
 @contextlib.contextmanager
@@ -111,3 +119,25 @@ def _event_timeout() -> type[BaseException]:
         # Nova 31 lets eventlet's time-out through, and has that module loaded itself
         kind = sys.modules["eventlet.timeout"].Timeout
     return kind
+
+
+def report_wired(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+    """Tell Neutron that ports are wired, so that it has them ACTIVE and tells Nova.
+
+    A report that fails is logged: the server keeps its network, and a boot that waits for
+    Neutron ends with a fault that names the port.
+    """
+    for vif in vifs:
+        try:
+            client = neutron.get_client(nova_context.get_admin_context(), admin=True)
+            client.update_port(vif["id"], _WIRED)
+        except (
+            neutron_exceptions.NeutronException,
+            keystone_exceptions.ClientException,
+        ) as error:
+            LOG.warning(
+                "Neutron did not take the report that port %s is wired: %s",
+                vif["id"],
+                error,
+                instance=instance,
+            )

@@ -12,7 +12,7 @@ from nova import objects
 from nova.network import model as network_model
 from oslo_concurrency import lockutils
 
-from novadocker.virt.docker import nics
+from novadocker.virt.docker.network import nic
 
 _NAME_PREFIX = "docker_nic_"
 
@@ -59,7 +59,7 @@ def recorded_names(instance: objects.Instance) -> dict[str, str]:
 
 def record_names(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
     """Record the names of the devices of exactly these ports; the caller saves the instance."""
-    names = nics.device_names(network_info, recorded_names(instance))
+    names = nic.device_names(network_info, recorded_names(instance))
     others = {
         key: value
         for key, value in instance.system_metadata.items()
