@@ -89,8 +89,8 @@ soak: install
 
 # deaths at every step, moves through a registry, outages of minutes, snapshots of snapshots
 test-long: install
-	$(VENV)/python -m pytest --timeout 0 tests/engine/test_snapshots.py -k generations --generations 150
-	$(VENV)/python -m pytest --timeout 0 tests/engine/test_crashes.py --every-point
+	$(VENV)/python -m pytest --timeout 0 tests/engine/images/test_snapshot.py -k generations --generations 150
+	$(VENV)/python -m pytest --timeout 0 tests/engine/operations/test_crashes.py --every-point
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
 		interrupted_moves.py orphans.py outages.py registry_moves.py)
 

@@ -17,12 +17,13 @@ from unittest import mock
 import docker
 import psutil
 
+from tests import CHECKOUT
 from tests.engine import daemons
 
 THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
 """Of the storage driver ``devicemapper``: a small pool in files."""
 
-SHIM = Path(__file__).parents[2] / "novadocker" / "runtime" / "novadocker-runtime"
+SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 _ANSWER_SECONDS = 5
 _CONTAINERD = """version = 2
 root = "{folder}/root"

@@ -16,7 +16,7 @@ from novadocker.cmd import receive
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import transfer, transport
-from tests.engine.test_snapshots import Boot, Guest
+from tests.engine.images.test_snapshot import Boot, Guest
 
 # what ssh is between two hosts
 RELAY = """

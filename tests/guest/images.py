@@ -23,7 +23,7 @@ from tests.engine import systemd_image
 
 HERE = Path(__file__).resolve().parent
 SYSTEM = HERE / "system"
-SYSTEMD = "tests/engine/test_systemd.py"
+SYSTEMD = "tests/engine/runtime/test_systemd.py"
 
 # where Python's site of Debian looks first; the line makes it read the wheel's own .pth file too
 _SITE_LINE = "import site; site.addsitedir('/opt/tests')\n"

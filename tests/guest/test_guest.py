@@ -14,12 +14,12 @@ import pytest
 
 from tests.guest import images, machine, session
 
-BRIDGES = "tests/engine/test_bridges.py::"
-ENGINE = "tests/engine/test_engine.py::"
-RECOVER = "tests/engine/test_recover.py::"
+BRIDGES = "tests/engine/privsep/network/test_bridge.py::"
+ENGINE = "tests/engine/engine/test_client.py::"
+RECOVER = "tests/engine/recovery/test_recovery.py::"
 
-VIFS = "tests/engine/test_vifs.py::"
-ENFORCEMENT = "tests/engine/test_enforcement.py::"
+VIFS = "tests/engine/network/test_vif.py::"
+ENFORCEMENT = "tests/engine/limits/test_enforcement.py::"
 
 SUITES = {
     "older": (
@@ -39,13 +39,13 @@ SUITES = {
 
 WHOLE_SUITES = {
     "older": (
-        "tests/engine/test_vifs.py",
+        "tests/engine/network/test_vif.py",
         f"{BRIDGES}test_vlans_are_apart",
         f"{BRIDGES}test_device_of_another_vlan_is_left_alone",
-        "tests/engine/test_xfs.py",
-        "tests/engine/test_neighbours.py",
-        "tests/engine/test_enforcement.py",
-        "tests/engine/test_exporter.py",
+        "tests/engine/limits/test_xfs.py",
+        "tests/engine/limits/test_neighbours.py",
+        "tests/engine/limits/test_enforcement.py",
+        "tests/engine/exporter/test_exporter.py",
         f"{ENGINE}test_limits_are_the_kernels",
         f"{ENGINE}test_swap_is_the_kernels",
         f"{ENGINE}test_usage",

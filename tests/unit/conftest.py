@@ -153,7 +153,7 @@ def driver(
     }.items():
         for module, own in fakes.places(name):
             monkeypatch.setattr(module, own, fake)
-    monkeypatch.setattr(driver_module.moves, "resume_cut_off", lambda host: None)
+    monkeypatch.setattr(driver_module.nova_records, "resume_cut_off", lambda host: None)
     monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
     found = driver_module.DockerDriver(virtapi)
     found.init_host("host1")

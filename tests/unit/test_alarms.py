@@ -20,9 +20,10 @@ from novadocker.exporter.leaks import Search
 from novadocker.exporter.rendering import render
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
-from tests.unit.test_exporter import CONTAINER, places, put_container, put_identity
+from tests import CHECKOUT
+from tests.unit.exporter.test_exporter import CONTAINER, places, put_container, put_identity
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 RULES = ROOT / "etc" / "prometheus" / "novadocker.rules.yml"
 OVERRIDES = RULES.with_name("novadocker.overrides.yml")
 CASES = ROOT / "tests" / "prometheus" / "novadocker.test.yml"

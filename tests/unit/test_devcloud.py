@@ -14,8 +14,9 @@ import yaml
 from devcloud import mailbox, watch
 from devcloud.programs import all_programs
 from devcloud.settings import dashboard_file, load_settings, watch_file
+from tests import CHECKOUT
 
-SAMPLES = Path(__file__).resolve().parents[2] / "etc" / "prometheus"
+SAMPLES = CHECKOUT / "etc" / "prometheus"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from oslo_config import generator
 
 from novadocker import privsep
+from tests import CHECKOUT
 
-ETC = Path(__file__).resolve().parents[2] / "etc"
+ETC = CHECKOUT / "etc"
 
 CONTEXTS = (
     "novadocker.privsep.network_pctxt",

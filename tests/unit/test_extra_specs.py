@@ -3,7 +3,6 @@
 
 import json
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ from nova import exception as nova_exception
 from nova.api.validation.extra_specs import validators
 
 from novadocker import extra_spec_validators, extra_specs
+from tests import CHECKOUT
 
-METADEFS = Path(__file__).parents[2] / "etc" / "glance" / "metadefs" / "novadocker.json"
+METADEFS = CHECKOUT / "etc" / "glance" / "metadefs" / "novadocker.json"
 
 
 @pytest.fixture

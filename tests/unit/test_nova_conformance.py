@@ -112,7 +112,7 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
                 patcher.start()
                 self.addCleanup(patcher.stop)
         # Nova's tests have no database of moves
-        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
+        patcher = mock.patch.object(driver_module.nova_records, "resume_cut_off")
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
@@ -125,7 +125,7 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
         # where Nova's test resizes to, and a disk of its flavor: both are refused
         with (
             mock.patch.object(self.connection, "get_host_ip_addr", return_value="dest_host"),
-            mock.patch.object(driver_module.moves, "refuse_disks"),
+            mock.patch.object(driver_module.resize, "refuse_disks"),
         ):
             super().test_migrate_disk_and_power_off()
 

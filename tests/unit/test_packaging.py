@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests import CHECKOUT
+
 LOADER = "novadocker-loader.pth"
 RUNTIME = "novadocker-runtime"
 DRIVER = "novadocker.virt.docker.driver"

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries that mean ill, small HTTP servers here, which a real engine is sent to."""
+
+import base64
+import hashlib
+import json
+import shutil
+import ssl
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import docker
+import pytest
+from nova import conf
+
+from novadocker import exception
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
+from tests.engine.images.test_store import folder, image_of, run, tags
+from tests.fake_glance import FakeGlance
+
+__all__ = ["folder"]
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+SECRET = "ami-id-of-the-host"
+# a registry may take this long for each request of the engine's
+SECONDS = 6
+# of documents, RFC 5737
+WARY = "192.0.2.1"
+CERTIFICATES = Path("/etc/docker/certs.d")
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def served(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
+    """Serve HTTP on an address that engines use without TLS; return host and port.
+
+    :param certificate: with its key; serve HTTPS by it, on an address that engines are wary of
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    address = "127.0.0.1" if certificate is None else WARY
+    with ThreadingHTTPServer((address, 0), Handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"{address}:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def reply(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(body)
+
+
+def is_greeting(request: BaseHTTPRequestHandler) -> bool:
+    return request.path.rstrip("/") == "/v2"
+
+
+@pytest.fixture
+def fault(
+    engine_url: str, folder: Path, fake_glance: FakeGlance, docker_client: docker.APIClient
+) -> Iterator[Callable[[str, str], str]]:
+    """Boot an image that a registry has; return what the tenant is told. Nothing is left."""
+    before = tags(docker_client)
+
+    def ask(registry: str, name: str) -> str:
+        conf.CONF.set_override("allowed_registries", [registry], group="docker")
+        image_id = str(uuid.uuid4())
+        fake_glance.add(image_id, b"", properties={"docker_image": f"{registry}/{name}"})
+        meta = fake_glance.meta(image_id)
+        architecture = docker_client.version()["Arch"]
+        store = images_store.ImageStore(Engine(engine_url, SECONDS, SECONDS), architecture)
+        with pytest.raises(exception.InvalidImage) as caught:
+            store.ensure(None, meta)
+        return caught.value.format_message()
+
+    yield ask
+    conf.CONF.clear_override("allowed_registries", group="docker")
+    assert tags(docker_client) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "greets"), [("web:1", False), ("web:1", True), (f"web@sha256:{'1' * 64}", True)]
+)
+def test_it_hangs(fault: Callable[[str, str], str], name: str, greets: bool) -> None:
+    over = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if greets and is_greeting(request):
+            reply(request, 200, b"{}")
+        else:
+            over.wait(60)
+
+    with served(answer) as registry:
+        try:
+            assert "the registry does not answer" in fault(registry, name)
+        finally:
+            over.set()
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("name", ["web:1", f"web@sha256:{'1' * 64}"])
+def test_it_redirects_to_a_service_of_the_host(
+    fault: Callable[[str, str], str], name: str, status: int
+) -> None:
+    with served(lambda request: reply(request, status, SECRET.encode())) as service:
+
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            if is_greeting(request):
+                reply(request, 200, b"{}")
+            else:
+                reply(request, 307, Location=f"http://{service}/latest/meta-data")
+
+        with served(answer) as registry:
+            assert SECRET not in fault(registry, name)
+
+
+@pytest.mark.parametrize("name", ["web:1", "web@sha256:" + "1" * 64])
+def test_it_asks_for_credentials(fault: Callable[[str, str], str], name: str) -> None:
+    with served(
+        lambda request: reply(request, 401, WWW_Authenticate='Basic realm="registry"')
+    ) as registry:
+        assert "no basic auth credentials" in fault(registry, name)
+
+
+def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
+    manifest = (
+        b'{"schemaVersion": 2, "mediaType": "%s", "layers": [], "config": {"size": 2,'
+        b' "mediaType": "application/vnd.docker.container.image.v1+json", "digest": "sha256:%s"}}'
+    ) % (MANIFEST.encode(), b"2" * 64)
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if is_greeting(request):
+            reply(request, 200, b"{}")
+        else:
+            reply(request, 200, manifest, Content_Type=MANIFEST)
+
+    with served(answer) as registry:
+        assert "digest" in fault(registry, "web@sha256:" + "1" * 64)
+
+
+def registry_of(client: docker.APIClient, known: str = "") -> tuple[Answer, str]:
+    """A registry with one image, which shows "pulled"; return the image's digest, too.
+
+    :param known: name and password in base64 of who may have it; without it, anybody may
+    """
+    config, layers = image_of("pulled", client)
+    blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
+    digests = list(blobs)
+    kind = "application/vnd.docker.image.rootfs.diff.tar"
+    described = [{"size": len(blobs[d]), "digest": d, "mediaType": kind} for d in digests]
+    described[0]["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": described[0],
+            "layers": described[1:],
+        }
+    ).encode()
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        name = request.path.rpartition("/")[2]
+        if known and request.headers["Authorization"] != f"Basic {known}":
+            reply(request, 401, WWW_Authenticate='Basic realm="registry"')
+        elif is_greeting(request):
+            reply(request, 200, b"{}")
+        elif name in blobs:
+            reply(request, 200, blobs[name])
+        else:
+            reply(request, 200, manifest, Content_Type=MANIFEST, Docker_Content_Digest=digest)
+
+    return answer, digest
+
+
+def pulled(client: docker.APIClient, engine: Engine, name: str) -> str:
+    """Return what a container of a pulled image shows; the image is gone then."""
+    try:
+        return run(client, engine.inspect_image(name).id)
+    finally:
+        engine.remove_image(name)
+
+
+def test_it_serves_what_was_asked_for_to_whom_it_knows(
+    engine_url: str, docker_client: docker.APIClient, tmp_path: Path
+) -> None:
+    known = base64.b64encode(b"reader:secret").decode()
+    answer, digest = registry_of(docker_client, known)
+    engine = Engine(engine_url, 30, 30)
+    with served(answer) as registry:
+        credentials = tmp_path / "config.json"
+        credentials.write_text(json.dumps({"auths": {registry: {"auth": known}}}))
+        assert engine.resolve_digest(f"{registry}/web:1", registry, str(credentials)) == digest
+        engine.pull_image(f"{registry}/web", digest, registry, str(credentials))
+    assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Iterator[Path]:
+    """One that no authority of this machine's signed, with its key, for an address of ours."""
+    pem = tmp_path / "registry.pem"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-noenc", "-days", "2", "-subj", "/CN=registry", "-addext", f"subjectAltName=IP:{WARY}"),
+        *("-keyout", str(pem), "-out", str(tmp_path / "certificate")),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    with pem.open("a") as both:
+        both.write((tmp_path / "certificate").read_text())
+    # the session has a network of its own
+    subprocess.run(["ip", "address", "add", f"{WARY}/32", "dev", "lo"], check=True)
+    yield pem
+    subprocess.run(["ip", "address", "del", f"{WARY}/32", "dev", "lo"], check=True)
+
+
+def test_an_authority_of_the_operators_own(
+    engine_url: str, docker_client: docker.APIClient, certificate: Path
+) -> None:
+    answer, digest = registry_of(docker_client)
+    engine = Engine(engine_url, 30, 30)
+    with served(answer, certificate) as registry:
+        with pytest.raises(exception.EngineError, match="certificate"):
+            engine.resolve_digest(f"{registry}/web:1", registry, "")
+        folder = CERTIFICATES / registry
+        folder.mkdir(parents=True)
+        try:
+            shutil.copy(certificate.with_name("certificate"), folder / "ca.crt")
+            assert engine.resolve_digest(f"{registry}/web:1", registry, "") == digest
+            engine.pull_image(f"{registry}/web", digest, registry, "")
+        finally:
+            shutil.rmtree(folder)
+    assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"

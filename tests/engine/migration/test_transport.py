@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's data through a registry: what travels, what is left there, and what can go wrong."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from nova import conf
+from nova import exception as nova_exception
+
+from novadocker import exception
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store as images_store
+from novadocker.virt.docker.migration import registry_client, transfer, transport
+from novadocker.virt.docker.migration.registry_client import Blob, Repository
+from tests import archives
+from tests.engine import engines, registries
+from tests.engine.busybox import busybox_archive
+from tests.engine.images.test_snapshot import Boot, Guest, base, boot, check, prepare
+from tests.engine.images.test_store import folder, store
+from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
+from tests.engine.registries import Registry
+from tests.fake_glance import FakeGlance
+
+__all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "host", "opened", "store"]
+
+DISK_MIB = 64
+# how long a registry may take for nothing, and one that will
+PATIENCE_SECONDS = 30
+SHORT_PATIENCE_SECONDS = 2
+
+
+@pytest.fixture
+def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
+    """The registry that servers move through."""
+    with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
+        monkeypatch.setattr(registry_client, "CERTIFICATES", found.certificates)
+        options = {
+            "transfer_registry": f"{found.address}/moves",
+            "registry_credentials_file": str(found.credentials),
+            "api_timeout": PATIENCE_SECONDS,
+        }
+        for name, value in options.items():
+            conf.CONF.set_override(name, value, group="docker")
+        yield found
+        for name in options:
+            conf.CONF.clear_override(name, group="docker")
+
+
+@pytest.fixture
+def other_engine(state_folder: Path, tmp_path: Path, host: list[str]) -> Iterator[Engine]:
+    """The engine of the host that the server goes to."""
+    with engines.own_engine(state_folder / f"other-{tmp_path.name}", "overlay2") as other:
+        conf.CONF.set_override("api_url", other.url, group="docker")
+        yield Engine(other.url, timeout=30, load_timeout=60)
+
+
+def test_all_that_a_server_has_and_then_nothing_is_left(
+    registry: Registry,
+    docker_client: docker.APIClient,
+    guest: Guest,
+    opened: Opened,
+    arrive: Arrive,
+) -> None:
+    prepare(guest)
+    guest.run("echo before >/changed")
+    with opened() as (session, move):
+        session.send(live=True)
+        guest.run("echo after >/changed")
+        docker_client.kill(guest.id)
+        docker_client.wait(guest.id)
+        session.send(live=False)
+        session.commit()
+        assert len(registry.data()) == 2
+    assert (registry.images(), registry.data()) == ([], [])
+    found = arrive(move)
+    check(found)
+    assert found.run("cat /changed") == "after\n"
+
+
+def test_of_an_image_travels_what_the_host_lacks(
+    registry: Registry,
+    engine: Engine,
+    docker_client: docker.APIClient,
+    guest: Guest,
+    boot: Boot,
+    store: images_store.ImageStore,
+    fake_glance: FakeGlance,
+    host: list[str],
+    other_engine: Engine,
+    new_instance_uuid: Callable[[], str],
+) -> None:
+    layers = [busybox_archive(), archives.tar_of([archives.entry("other", b"other\n")])]
+    architecture = docker_client.version()["Arch"]
+    config = archives.config(layers, config={"Cmd": ["sleep", "1d"]}, architecture=architecture)
+    archive = archives.tar(archives.docker_files(config, layers))
+    other = boot(store.ensure(None, fake_glance.add(str(uuid.uuid4()), archive)).id)
+    served: list[int] = []
+    names = set()
+    for moved in (guest, other, other):
+        image_id = engine.inspect_container(moved.id).image_id
+        names.add(f"novadocker/moved:{image_id.removeprefix('sha256:')[:12]}")
+        server = new_instance_uuid()
+        storage = engine.inspect_storage(moved.id)
+        way = transport.way(engine, server)
+        with transfer.session(host, "there", way, server, image_id, storage, ""):
+            assert other_engine.inspect_image(image_id).id == image_id
+        served.append(len(registry.served()) - sum(served))
+        assert registry.images() == []
+        assert engine.list_images(f"{registry.address}/moves/*") == {}
+    # a configuration and two layers, then a configuration and the layer that differs
+    assert served == [3, 2, 0]
+    assert set(other_engine.list_images("novadocker/*")) == names
+
+
+FAULTS: dict[str, tuple[Callable[[Registry], None], str]] = {
+    "down": (Registry.stop, "Connection refused"),
+    "full": (Registry.fill, "No space left on device"),
+    "hangs": (Registry.freeze, "timed out"),
+    "wrong certificate": (Registry.change_certificate, "certificate verify failed"),
+}
+
+
+@pytest.mark.parametrize("step", ["live", "final", "arrival"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_registry_that_fails(
+    registry: Registry, guest: Guest, opened: Opened, monkeypatch: Any, step: str, fault: str
+) -> None:
+    """Nothing is kept at the other host, and the server is not concerned."""
+    fail, words = FAULTS[fault]
+    if (step, fault) == ("arrival", "full"):
+        pytest.skip("what is fetched takes no room in the registry")
+    guest.run("dd if=/dev/urandom of=/big bs=1M count=8")
+    if fault == "hangs":
+        conf.CONF.set_override("api_timeout", SHORT_PATIENCE_SECONDS, group="docker")
+    if step == "arrival":
+        _after_upload(monkeypatch, lambda _: fail(registry))
+
+    def travel() -> None:
+        with opened() as (session, _):
+            if step == "live":
+                fail(registry)
+            session.send(live=True)
+            fail(registry)
+            session.send(live=False)
+
+    with pytest.raises(nova_exception.NovaException, match=words):
+        travel()
+    assert guest.run("echo goes on") == "goes on\n"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("down", "connection refused"),
+        # engines say so in several ways
+        ("hangs", "deadline exceeded|Timeout|timeout"),
+    ],
+)
+def test_a_registry_that_fails_gets_no_image(
+    registry: Registry, guest: Guest, opened: Opened, other_engine: Engine, fault: str, words: str
+) -> None:
+    fail, _ = FAULTS[fault]
+    fail(registry)
+    with pytest.raises(nova_exception.NovaException, match=words), opened():
+        pass
+    assert other_engine.list_images("novadocker/*") == {}
+    assert guest.run("echo goes on") == "goes on\n"
+
+
+def test_a_registry_that_does_not_know_the_user(registry: Registry, opened: Opened) -> None:
+    registry.credentials.write_text("{}")
+    with (
+        pytest.raises(exception.RegistryFailed, match="authentication required"),
+        opened() as (session, _),
+    ):
+        session.send(live=True)
+
+
+def test_a_registry_that_gives_other_data(
+    registry: Registry, opened: Opened, monkeypatch: Any
+) -> None:
+    def spoil(digest: str) -> None:
+        (blob,) = registry.disk.rglob(f"{digest.removeprefix('sha256:')}/data")
+        # the last line is still well-formed
+        blob.write_bytes(blob.read_bytes()[:-2] + b" }\n")
+
+    _after_upload(monkeypatch, spoil)
+    with (
+        pytest.raises(exception.ResizeRefused, match="other data than was asked for"),
+        opened() as (session, _),
+    ):
+        session.send(live=True)
+
+
+def test_what_a_move_left_that_was_cut_off(
+    registry: Registry, engine: Engine, base: str, instance_uuid: str
+) -> None:
+    class Gone(Exception):
+        pass
+
+    class Talk:
+        def tell(self, _fields: object) -> None:
+            raise Gone
+
+    with pytest.raises(Gone):
+        transport.way(engine, instance_uuid).send_image(Talk(), base)  # type: ignore[arg-type]
+    assert registry.images()
+    transport.clear_left(engine)
+    assert registry.images() == []
+    assert engine.list_images(f"{registry.address}/moves/*") == {}
+
+
+def _after_upload(monkeypatch: Any, follow: Callable[[str], None]) -> None:
+    upload = Repository.upload
+
+    def call(*arguments: Any) -> Blob:
+        blob = upload(*arguments)
+        follow(blob.digest)
+        return blob
+
+    monkeypatch.setattr(Repository, "upload", call)

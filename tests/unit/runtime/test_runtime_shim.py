@@ -1,0 +1,608 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime shim with a runc that only says what it was called with.
+
+The shim's paths are those of the machine: a copy of it looks for records and namespaces below a
+temporary folder.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import novadocker.runtime
+from tests.unit.linux.test_accounts import SHADOWS
+
+SHIM = Path(novadocker.runtime.__file__).parent / "novadocker-runtime"
+ID = "0123456789abcdef" * 4
+UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
+
+
+class Shim:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bundle = folder / "bundle"
+        self.log = folder / "log.json"
+        self.records = folder / "records"
+        self.namespaces = folder / "netns"
+        for made in (self.bundle, self.records, self.namespaces, folder / "bin"):
+            made.mkdir()
+        self.files = self.records / f"{ID}.files"
+        self.namespace = self.namespaces / f"nova-{UUID}"
+        self.namespace.touch()
+        (self.records / ID).write_text(f"{self.namespace}\n")
+        runc = folder / "bin" / "runc"
+        runc.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        runc.chmod(0o755)
+        self.program = folder / "novadocker-runtime"
+        text = SHIM.read_text()
+        assert "/run/novadocker/containers" in text
+        assert "/run/netns/nova-" in text
+        text = text.replace("/run/novadocker/containers", str(self.records))
+        text = text.replace("groups=/sys/fs/cgroup\n", f"groups={folder}/groups\n")
+        text = text.replace("/proc/mounts", f"{folder}/mounts")
+        self.program.write_text(text.replace("/run/netns/nova-", f"{self.namespaces}/nova-"))
+        self.program.chmod(0o755)
+
+    def write_config(self, **changes: Any) -> dict[str, Any]:
+        config = {
+            "ociVersion": "1.0.2",
+            "process": {"env": ["PATH=/bin"], "args": ["sleep", "1d"]},
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}]},
+            **changes,
+        }
+        # the form that Go writes
+        text = json.dumps(config, separators=(",", ":"), ensure_ascii=False)
+        (self.bundle / "config.json").write_text(text)
+        return config
+
+    @property
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
+        return found
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        return subprocess.run(
+            [self.program, *arguments],
+            env={"PATH": path},
+            cwd=self.bundle,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def create(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Call it as containerd does."""
+        return self.run(
+            "--root", "/run/x", "--log", str(self.log), "--log-format", "json", "--systemd-cgroup",
+            "create", *(arguments or ("--bundle", str(self.bundle), "--pid-file", "/p", ID)),
+        )  # fmt: skip
+
+    def refusal(self, result: subprocess.CompletedProcess[str]) -> str:
+        """Return what the engine will show; runc was not run."""
+        assert result.returncode == 1
+        assert result.stdout == ""
+        (line,) = self.log.read_text().splitlines()
+        entry = json.loads(line)
+        assert entry["level"] == "error"
+        # what the program that failed says comes before
+        assert result.stderr.endswith(f"{entry['msg']}\n")
+        message: str = entry["msg"]
+        return message
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Shim:
+    found = Shim(tmp_path)
+    found.write_config()
+    return found
+
+
+def joined(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    config["linux"]["namespaces"][1] = {"type": "network", "path": str(path)}
+    return config
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--bundle", "{bundle}", "--pid-file", "/p", ID),
+        ("--bundle={bundle}", ID),
+        ("-b", "{bundle}", "--no-pivot", ID),
+        ("--pid-file", "/p", "--console-socket", "/c", "--bundle", "{bundle}", ID),
+        (ID,),
+    ],
+)
+def test_create_joins_the_namespace(shim: Shim, arguments: tuple[str, ...]) -> None:
+    wanted = joined(shim.write_config(), shim.namespace)
+    called = [argument.format(bundle=shim.bundle) for argument in arguments]
+    result = shim.create(*called)
+    assert result.returncode == 0, result.stderr
+    assert shim.config == wanted
+    assert result.stdout.splitlines()[-len(called) :] == called
+    assert not shim.log.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "restore"])
+def test_other_ways_to_make_a_container_join_too(shim: Shim, command: str) -> None:
+    assert shim.run("--root", "create", command, "--bundle", str(shim.bundle), ID).returncode == 0
+    assert shim.config["linux"]["namespaces"][1]["path"] == str(shim.namespace)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--version",),
+        ("--root", "create", "start", ID),
+        ("--root", "/run/x", "exec", "--process", "/p", ID, "create"),
+        ("delete", "--force", ID),
+        ("kill", "--all", ID, "9"),
+        ("features",),
+        ("state", "a b", "", "$x"),
+    ],
+)
+def test_any_other_command_is_runc(shim: Shim, arguments: tuple[str, ...]) -> None:
+    before = shim.config
+    (shim.records / ID).unlink()
+    result = shim.run(*arguments)
+    assert result.returncode == 0
+    assert result.stdout == "".join(f"{argument}\n" for argument in arguments or [""])
+    assert shim.config == before
+
+
+TRICK = '{"type":"network"}'
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        {"env": [f"X={TRICK}", TRICK], "args": [TRICK, "}" + TRICK, '\\"' + TRICK, "\\"]},
+        {"env": ["X=" + "".join(map(chr, range(0x80, 0x250)))], "args": ["&", "|", "\\1", "'`$("]},
+        {"env": ["X=" + "ж" * 30000], "args": ["\u2028\u0081\u0082\u0088"]},
+    ],
+)
+def test_text_of_a_tenant_changes_nothing(shim: Shim, process: dict[str, Any]) -> None:
+    wanted = joined(shim.write_config(process=process), shim.namespace)
+    result = shim.create()
+    assert result.returncode == 0, result.stderr
+    assert shim.config == wanted
+
+
+def test_no_record(shim: Shim) -> None:
+    (shim.records / ID).unlink()
+    message = shim.refusal(shim.create())
+    assert message.startswith("novadocker: no network namespace is recorded for container 0123")
+
+
+def test_empty_record(shim: Shim) -> None:
+    (shim.records / ID).write_text("")
+    assert "is recorded" in shim.refusal(shim.create())
+
+
+def test_namespace_gone(shim: Shim) -> None:
+    shim.namespace.unlink()
+    message = shim.refusal(shim.create())
+    assert message.startswith(f"novadocker: network namespace {shim.namespace} of container")
+    assert "is gone" in message
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "{folder}/nova-x", "{right}/../x", "{right}x", '"']
+)
+def test_record_of_something_else(shim: Shim, path: str) -> None:
+    text = path.format(folder=shim.namespaces, right=shim.namespace)
+    (shim.records / ID).write_text(f"{text}\n")
+    assert "names no network namespace" in shim.refusal(shim.create())
+
+
+@pytest.mark.parametrize("container_id", ["..", "x", ID[:-1], ID + "0", f"../records/{ID}", ""])
+def test_id_of_no_container(shim: Shim, container_id: str) -> None:
+    message = shim.refusal(shim.create("--bundle", str(shim.bundle), container_id))
+    assert message == "novadocker: the container id is not one of the engine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linux": {"namespaces": [{"type": "mount"}]}}, "has no network namespace"),
+        ({"linux": {"namespaces": [{"type": "network"}] * 2}}, "has two network namespaces"),
+        ({"annotations": {"type": "network"}}, "has two network namespaces"),
+        (
+            {"linux": {"namespaces": [{"type": "network", "path": "/proc/1/ns/net"}]}},
+            "has no network namespace",
+        ),
+    ],
+)
+def test_unexpected_configuration(shim: Shim, changes: dict[str, Any], message: str) -> None:
+    before = shim.write_config(**changes)
+    assert message in shim.refusal(shim.create())
+    assert shim.config == before
+
+
+def test_configuration_missing(shim: Shim) -> None:
+    (shim.bundle / "config.json").unlink()
+    result = shim.create()
+    assert result.returncode == 1
+    assert "can't be read" in json.loads(shim.log.read_text())["msg"]
+
+
+@pytest.fixture
+def root(shim: Shim) -> Path:
+    """The root folder of a container for which a file was left."""
+    root = shim.folder / "root"
+    (root / "etc").mkdir(parents=True)
+    shim.write_config(root={"path": str(root)})
+    (shim.files / "etc").mkdir(parents=True)
+    (shim.files / "etc" / "hosts").write_text("ours")
+    return root
+
+
+def test_files_are_put_into_etc_once(shim: Shim, root: Path) -> None:
+    (root / "etc" / "hosts").write_text("the image's")
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"
+    (root / "etc" / "hosts").write_text("the tenant's")
+    shim.write_config(root={"path": str(root)})
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "the tenant's"
+
+
+def test_files_in_an_image_without_etc(shim: Shim, root: Path) -> None:
+    (root / "etc").rmdir()
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"
+    assert (root / "etc").stat().st_mode & 0o777 == 0o755
+
+
+def test_files_never_follow_a_link_of_the_image(shim: Shim, root: Path) -> None:
+    outside = shim.folder / "outside"
+    outside.write_text("the host's")
+    (root / "etc" / "hosts").symlink_to(outside)
+    assert shim.create().returncode == 0
+    assert outside.read_text() == "the host's"
+    assert (root / "etc" / "hosts").read_text() == "ours"
+    assert not (root / "etc" / "hosts").is_symlink()
+
+
+# links of an image, and where in its root /x leads by them
+LINKS = [
+    ({"x": "/"}, ""),
+    ({"x": "."}, ""),
+    ({"x": "../../../.."}, ""),
+    ({"x": "/usr/x"}, "usr/x"),
+    ({"x": "{root}/x"}, "{root}/x"),
+    ({"x": "../a/../b/c"}, "b/c"),
+    ({"x": "/y", "y": "z/z", "z": "/w"}, "w/z"),
+    ({"x": "a\n"}, "a\n"),
+    ({"x": "a b*"}, "a b*"),
+    ({"d/e": "../../f", "x": "/d/e/../g"}, "g"),
+    ({"x": "/proc/self/root"}, "proc/self/root"),
+]
+
+
+@pytest.mark.parametrize(("links", "target"), LINKS)
+def test_links_lead_where_they_do_in_the_container(
+    shim: Shim, root: Path, links: dict[str, str], target: str
+) -> None:
+    (root / "etc").rmdir()
+    for name, leads in links.items():
+        path = root / name.replace("x", "etc")
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(leads.format(root=root))
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    where = root / target.format(root=str(root).lstrip("/"))
+    assert where.resolve() == where
+    assert (where / "hosts").read_text() == "ours"
+
+
+@pytest.mark.parametrize("planted", ["loop", "file", "folder", "file above"])
+def test_an_etc_that_cannot_take_them(shim: Shim, root: Path, planted: str) -> None:
+    if planted == "folder":
+        (root / "etc" / "hosts").mkdir()
+    else:
+        (root / "etc").rmdir()
+    if planted == "loop":
+        (root / "etc").symlink_to("/etc")
+    elif planted == "file":
+        (root / "etc").write_text("")
+    elif planted == "file above":
+        (root / "file").write_text("")
+        (root / "etc").symlink_to("file/etc")
+    message = shim.refusal(shim.create())
+    assert "/etc" in message or "symbolic links" in message
+
+
+def test_files_go_to_the_volume_that_is_mounted_there(shim: Shim, root: Path) -> None:
+    volume = shim.folder / "volume"
+    (volume / "deep").mkdir(parents=True)
+    (root / "etc").rmdir()
+    (root / "etc").symlink_to("/data/deep")
+    mount = {"destination": "/data", "type": "bind", "source": str(volume), "options": ["rbind"]}
+    shim.write_config(root={"path": str(root)}, mounts=[mount])
+    assert shim.create().returncode == 0
+    assert (volume / "deep" / "hosts").read_text() == "ours"
+    assert not (root / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("dbus", "expected"), [(None, None), ("file", "ours\n"), ("link", "link"), ("pipe", "pipe")]
+)
+def test_machine_id_of_dbus(shim: Shim, root: Path, dbus: str | None, expected: str | None) -> None:
+    (shim.files / "etc" / "machine-id").write_text("ours\n")
+    (root / "var/lib/dbus").mkdir(parents=True)
+    path = root / "var/lib/dbus/machine-id"
+    if dbus == "file":
+        path.write_text("the image's\n")
+    elif dbus == "link":
+        path.symlink_to("/etc/machine-id")
+    elif dbus == "pipe":
+        os.mkfifo(path)
+    assert shim.create().returncode == 0
+    assert (root / "etc/machine-id").read_text() == "ours\n"
+    if expected == "link":
+        assert path.is_symlink()
+    elif expected == "pipe":
+        assert path.is_fifo()
+    else:
+        assert (path.read_text() if path.exists() else None) == expected
+
+
+# -- systemd -------------------------------------------------------------------------------------
+
+RUN = {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["rw"]}
+SHM = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid"]}
+
+
+def groups(*options: str) -> dict[str, Any]:
+    return {
+        "destination": "/sys/fs/cgroup",
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": [*options, "nosuid", "noexec", "nodev"],
+    }
+
+
+def systemd_config(shim: Shim, *mounts: dict[str, Any], group: str = f"/docker/{ID}") -> None:
+    linux = {
+        "cgroupsPath": group,
+        "namespaces": [{"type": "network"}, {"type": "cgroup"}],
+    }
+    shim.write_config(mounts=list(mounts), linux=linux)
+
+
+@pytest.mark.parametrize(
+    ("group", "source"),
+    [
+        (f"/docker/{ID}", f"/docker/{ID}"),
+        (f"system.slice:docker:{ID}", f"/system.slice/docker-{ID}.scope"),
+    ],
+)
+def test_systemd_writes_its_own_groups_of_v1_and_no_others(
+    shim: Shim, group: str, source: str
+) -> None:
+    (shim.folder / "groups/systemd").mkdir(parents=True)
+    systemd_config(shim, SHM, groups("ro"), RUN, group=group)
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    own = {
+        "destination": "/sys/fs/cgroup/systemd",
+        "type": "bind",
+        "source": f"{shim.folder}/groups/systemd{source}",
+        "options": ["bind", "nosuid", "noexec", "nodev"],
+    }
+    assert shim.config["mounts"] == [SHM, groups("ro"), own, RUN]
+
+
+@pytest.mark.parametrize("delegated", [True, False])
+def test_systemd_writes_its_groups_of_v2_where_limits_are_kept(shim: Shim, delegated: bool) -> None:
+    (shim.folder / "groups").mkdir()
+    (shim.folder / "groups/cgroup.controllers").touch()
+    options = "rw,nosuid,nsdelegate,memory_recursiveprot" if delegated else "rw,nosuid"
+    (shim.folder / "mounts").write_text(
+        f"proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 {options} 0 0\n"
+    )
+    systemd_config(shim, SHM, groups("ro"), RUN)
+    done = shim.create()
+    if delegated:
+        assert done.returncode == 0, done.stderr
+        assert shim.config["mounts"] == [SHM, groups("rw"), RUN]
+    else:
+        assert "nsdelegate" in shim.refusal(done)
+
+
+def test_systemd_on_a_host_without_its_hierarchy(shim: Shim) -> None:
+    systemd_config(shim, groups("ro"), RUN)
+    assert "name=systemd" in shim.refusal(shim.create())
+
+
+def test_others_get_no_groups(shim: Shim) -> None:
+    (shim.folder / "groups/systemd").mkdir(parents=True)
+    systemd_config(shim, SHM, groups("ro"))
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [SHM, groups("ro")]
+
+
+def test_systemd_gets_no_groups_outside_of_a_namespace(shim: Shim) -> None:
+    shim.write_config(
+        mounts=[groups("ro"), RUN],
+        linux={"cgroupsPath": f"/docker/{ID}", "namespaces": [{"type": "network"}]},
+    )
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [groups("ro"), RUN]
+
+
+# -- keys and passwords -------------------------------------------------------------------------
+
+ME = f"{os.getuid()}:{os.getgid()}"
+
+
+@pytest.fixture
+def login(shim: Shim, root: Path) -> Any:
+    """Leave a login, by default with a key for root."""
+
+    def leave(user: str = "root", keys: str = "ssh-rsa A\n", password: str = "") -> None:
+        (shim.files / "login").write_text(f"{user} {password}".strip() + "\n")
+        if keys:
+            (shim.files / ".ssh").mkdir(0o700)
+            (shim.files / ".ssh/authorized_keys").write_text(keys)
+            (shim.files / ".ssh/authorized_keys").chmod(0o600)
+
+    return leave
+
+
+def test_keys_in_an_image_without_accounts(shim: Shim, root: Path, login: Any) -> None:
+    login(password="$6$x 20000")
+    assert shim.create().returncode == 0
+    folder = root / "root/.ssh"
+    assert (folder / "authorized_keys").read_text() == "ssh-rsa A\n"
+    assert (folder / "authorized_keys").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert os.listdir(folder) == ["authorized_keys"]
+    assert os.listdir(root / "etc") == ["hosts"]
+    assert not shim.files.exists()
+
+
+def test_keys_of_another_user(shim: Shim, root: Path, login: Any) -> None:
+    login("web")
+    (root / "etc/passwd").write_text(
+        f"root:x:0:0::/root:\nwebs:x:0:0::/x:\nweb:x:{ME}:a b:/srv/w:\n"
+    )
+    assert shim.create().returncode == 0
+    assert (root / "srv/w/.ssh/authorized_keys").read_text() == "ssh-rsa A\n"
+    assert not (root / "root").exists()
+
+
+def test_keys_of_the_image_stay_and_none_comes_twice(shim: Shim, root: Path, login: Any) -> None:
+    (root / "root/.ssh").mkdir(parents=True)
+    path = root / "root/.ssh/authorized_keys"
+    path.write_text("ssh-rsa Z")
+    for _ in range(2):
+        login()
+        assert shim.create().returncode == 0
+        shim.files.mkdir()
+        shim.write_config(root={"path": str(root)})
+        assert path.read_text() == "ssh-rsa Z\nssh-rsa A\n"
+
+
+def test_a_hundred_keys(shim: Shim, root: Path, login: Any) -> None:
+    keys = "".join(f"ssh-rsa {'k' * 700}{number} '$(x)` \\n\n" for number in range(100))
+    login(keys=keys)
+    assert shim.create().returncode == 0
+    assert (root / "root/.ssh/authorized_keys").read_text() == keys
+
+
+@pytest.mark.parametrize("place", ["root", "root/.ssh", "root/.ssh/authorized_keys"])
+@pytest.mark.parametrize(("links", "target"), LINKS)
+def test_keys_through_links(
+    shim: Shim, root: Path, login: Any, place: str, links: dict[str, str], target: str
+) -> None:
+    login()
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).symlink_to("/x")
+    for name, leads in links.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).symlink_to(leads.format(root=root))
+    done = shim.create()
+    rest = "root/.ssh/authorized_keys".removeprefix(place).lstrip("/")
+    where = root / target.format(root=str(root).lstrip("/")) / rest
+    if where == root or (place.endswith("keys") and not where.parent.exists()):
+        assert "authorized_keys" in shim.refusal(done)
+        return
+    assert done.returncode == 0, done.stderr
+    assert where.resolve() == where
+    assert where.read_text() == "ssh-rsa A\n"
+
+
+@pytest.mark.parametrize("trap", ["pipe", "device", "link to the host's device"])
+@pytest.mark.parametrize(
+    "place", ["etc/passwd", "etc/shadow", "root/.ssh/authorized_keys", "etc/shadow.nova"]
+)
+def test_nothing_but_plain_files_is_opened(
+    shim: Shim, root: Path, login: Any, place: str, trap: str
+) -> None:
+    if trap == "device" and os.getuid() != 0:
+        pytest.skip("needs root to make a device node")
+    login(password="$6$x 20000")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:\n")
+    (root / "etc/shadow").write_text("root:*:1\n")
+    (root / place).unlink(missing_ok=True)
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    if trap == "pipe":
+        os.mkfifo(root / place)
+    elif trap == "device":
+        # /dev/full: a write to it fails
+        os.mknod(root / place, 0o666 | 0o020000, os.makedev(1, 7))
+    else:
+        (root / place).symlink_to("/dev/full")
+        (root / "dev").mkdir()
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    if place != "etc/passwd":
+        shadow = "dev/full" if (place, trap[:4]) == ("etc/shadow", "link") else "etc/shadow"
+        assert (root / shadow).read_text().startswith("root:$6$x:20000")
+
+
+@pytest.mark.parametrize(
+    ("passwd", "text"),
+    [
+        ("root:x:0:0::/root:\n", "no user web"),
+        ("web:x:0\n", "malformed entry of the user web"),
+        ("web:x:1 2:3::/:\n", "malformed entry of the user web"),
+    ],
+)
+def test_a_user_the_image_does_not_have(
+    shim: Shim, root: Path, login: Any, passwd: str, text: str
+) -> None:
+    login("web")
+    (root / "etc/passwd").write_text(passwd)
+    assert text in shim.refusal(shim.create())
+
+
+def test_accounts_that_never_end(shim: Shim, root: Path, login: Any) -> None:
+    login()
+    with (root / "etc/passwd").open("w") as output:
+        output.truncate(1 << 40)
+    assert "too large" in shim.refusal(shim.create())
+
+
+@pytest.mark.parametrize(("before", "after"), SHADOWS)
+def test_password(shim: Shim, root: Path, login: Any, before: str, after: str) -> None:
+    login(keys="", password="$6$x 20000")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:\n")
+    shadow = root / "etc/shadow"
+    shadow.write_text(before)
+    shadow.chmod(0o640)
+    assert shim.create().returncode == 0
+    assert shadow.read_text() == after
+    assert shadow.stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(root / "etc")) == ["hosts", "passwd", "shadow"]
+    assert not (root / "root").exists()
+
+
+def test_password_of_an_image_without_shadow(shim: Shim, root: Path, login: Any) -> None:
+    login(password="$6$x 20000")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:\n")
+    assert shim.create().returncode == 0
+    assert (root / "etc/shadow").read_text() == "root:$6$x:20000:0:99999:7:::\n"
+    assert (root / "etc/shadow").stat().st_mode & 0o777 == 0o600
+
+
+def test_password_of_an_image_that_keeps_it_elsewhere(shim: Shim, root: Path, login: Any) -> None:
+    login(password="$6$x 20000")
+    (root / "etc/passwd").write_text("root::0:0::/root:\n")
+    assert shim.create().returncode == 0
+    assert sorted(os.listdir(root / "etc")) == ["hosts", "passwd"]
+
+
+def test_text_of_a_tenant_is_not_taken_for_the_root(shim: Shim, root: Path) -> None:
+    trick = '"root":{"path":"/elsewhere"'
+    config = {"annotations": {trick: trick}, "root": {"path": str(root)}}
+    shim.write_config(process={"args": [trick]}, **config)
+    assert shim.create().returncode == 0
+    assert (root / "etc" / "hosts").read_text() == "ours"
