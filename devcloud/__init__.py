@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole OpenStack on one machine, for the README, the tests and the benchmarks."""
+"""A complete OpenStack cloud on one machine, for the README, the tests and the benchmarks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python3 -m devcloud``."""
+"""Entry point of ``python3 -m devcloud``."""
 
 import sys
 

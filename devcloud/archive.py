@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a root folder as a ``docker save`` archive, without a Docker Engine."""
+"""Image archives in ``docker save``'s format, written without a Docker Engine."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ from io import BytesIO
 from pathlib import Path
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-"""What the kernel calls a processor and what Docker calls it."""
+"""The kernel's names of processor architectures, and Docker's."""
 
 
 class ArchiveError(Exception):
-    """The archive could not be written."""
+    """An archive cannot be written."""
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
+    """Return a file's SHA-256 digest in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_layer(rootfs: Path, layer: Path) -> None:
-    """Write a folder as a layer, with owners, modes, hard links and file capabilities.
+    """Write a root directory as a layer, with owners, modes, hard links and file capabilities.
 
     :raises ArchiveError: tar failed.
     """
@@ -41,7 +41,7 @@ def write_layer(rootfs: Path, layer: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise ArchiveError(f"tar of {rootfs}: {done.stderr.strip()}")
+        raise ArchiveError(f"Failed to archive {rootfs}: {done.stderr.strip()}")
 
 
 def image_config(
@@ -86,15 +86,15 @@ def build_archive(
     architecture: str | None = None,
     tags: Sequence[str] = (),
 ) -> None:
-    """Write a root folder as an image of one layer, as ``docker save`` would.
+    """Write a root directory as an image of one layer, in ``docker save``'s format.
 
-    :param rootfs: the guest's root folder; what lies in its ``dev`` is left out.
-    :param target: the archive; replaced at once when it is complete.
-    :param command: the image's command; empty for an image without one.
-    :param environment: variables of the command; a usual PATH when None.
-    :param architecture: Docker's name, this machine's when None.
-    :param tags: names inside the archive.
-    :raises ArchiveError: the root folder cannot be read.
+    :param rootfs: the guest's root directory; the archive omits the contents of its ``dev``.
+    :param target: the archive, replaced atomically when the new one is complete.
+    :param command: the image's command; empty for an image without a command.
+    :param environment: the command's environment variables; None sets the usual PATH.
+    :param architecture: Docker's name of the architecture; None means this machine's.
+    :param tags: the image's names inside the archive.
+    :raises ArchiveError: the root directory cannot be read.
     """
     if environment is None:
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -119,7 +119,7 @@ def build_archive(
 
 
 def add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file from memory."""
+    """Add a file with this content to an archive."""
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     archive.addfile(entry, BytesIO(content))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line. Runs on the system's Python, then again on the virtual environment's."""
+"""The command line. It starts on the system's Python and re-executes itself on the venv's."""
 
 import argparse
 import contextlib
@@ -14,27 +14,27 @@ from devcloud.steps import StepFailed, explain, say
 
 COMMANDS = {
     "install": "install Debian packages and the virtual environment",
-    "up": "bring the cloud up; quick when it is up",
+    "up": "start the cloud; returns soon if it is up",
     "down": "stop everything, keep the cloud's data",
     "clean": "stop everything and delete the cloud's data",
-    "status": "list the programs",
+    "status": "list the programs and their states",
     "ctl": "supervisorctl: status, restart NAME, stop NAME, tail -f NAME, ...",
-    "images": "build the images that are missing",
-    "demo": "bring the cloud up, boot a server and show it",
-    "tempest": "run Tempest's tests whose names match, all without a pattern",
-    "browser": "install the browser of the dashboard's tests",
-    "fake-host": "up or down: a compute host with Nova's fake driver, for benchmarks",
+    "images": "build the missing images",
+    "demo": "start the cloud, boot a server and show it",
+    "tempest": "run the Tempest tests whose names match; all suites without a pattern",
+    "browser": "install the browser for the dashboard's tests",
+    "fake-host": "start or stop a compute host with Nova's fake driver, for benchmarks",
 }
 
 CHANGING = ("up", "down", "clean", "demo", "tempest", "fake-host")
-"""Commands that must not run side by side."""
+"""Commands that must not run concurrently."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python3 -m devcloud",
-        description="A whole OpenStack on one machine. State lies in DEVCLOUD_DIR"
+        description="A complete OpenStack cloud on one machine. Its state is in DEVCLOUD_DIR"
         " (default: .devcloud in the checkout).",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -48,14 +48,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             subparser.add_argument("direction", choices=("up", "down"))
         if name == "clean":
             subparser.add_argument(
-                "--all", action="store_true", help="delete the virtual environment and images too"
+                "--all",
+                action="store_true",
+                help="also delete the virtual environment and the images",
             )
     return parser.parse_args(arguments)
 
 
 @contextlib.contextmanager
 def lock(settings: Settings, *, wait: bool) -> Iterator[None]:
-    """Let one command at a time change the cloud; another one waits for its end."""
+    """Hold the cloud's lock, so that only one command at a time changes the cloud.
+
+    :param wait: False for commands that change nothing; they do not need the lock.
+    """
     if not wait:
         yield
         return
@@ -113,8 +118,8 @@ def main(arguments: Sequence[str]) -> int:
         if os.path.realpath(sys.prefix) != os.path.realpath(settings.venv):
             python = settings.bin / "python3"
             if not python.exists():
-                raise StepFailed(f"{python} is not there", "python3 -m devcloud install")
-            # the child finds this package by path, wherever the caller stands
+                raise StepFailed(f"{python} does not exist", "python3 -m devcloud install")
+            # The child imports this package by path, because the caller's directory may be any.
             environment = dict(
                 os.environ, PYTHONPATH=str(CHECKOUT), DEVCLOUD_DIR=str(settings.folder)
             )
@@ -125,5 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         print(explain(failure), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; python3 -m devcloud up goes on, down stops the cloud", file=sys.stderr)
+        print(
+            "interrupted; python3 -m devcloud up continues, down stops the cloud", file=sys.stderr
+        )
         return 130

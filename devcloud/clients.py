@@ -10,11 +10,11 @@ from devcloud.settings import API_ADDRESS, REGION, Settings, load_secrets
 
 
 def connect(settings: Settings, user: str) -> Connection:
-    """Return a connection as one of the cloud's accounts.
+    """Return a connection with the credentials of one of the cloud's users.
 
-    :param user: ``admin`` or ``demo``; each has a project of its own name.
+    :param user: ``admin`` or ``demo``; each has a project of the same name.
     """
-    # a proxy of the machine's leads out of it, the APIs are on it
+    # The APIs are on this machine, so an HTTP proxy from the environment cannot reach them.
     for name in ("no_proxy", "NO_PROXY"):
         listed = os.environ.get(name, "").split(",")
         if API_ADDRESS not in listed:

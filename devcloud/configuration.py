@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders every configuration file from ``templates/``."""
+"""The configuration files of all services, rendered from ``templates/``."""
 
 import grp
 import os
@@ -29,18 +29,21 @@ SCHEDULER_FILTERS = (
     "SameHostFilter",
     "DifferentHostFilter",
 )
-"""Nova's own and two that let a tenant name another server."""
+"""Nova's default filters, and two by which a tenant selects the host by another server."""
 
 RUNTIME_SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 
 
 def render(template: str, values: dict[str, str]) -> str:
-    """Fill in one template; a value without a name in ``values`` is a KeyError."""
+    """Return a template with its names substituted.
+
+    :raises KeyError: the template has a name that is not in ``values``.
+    """
     return string.Template((TEMPLATES / template).read_text()).substitute(values)
 
 
 def common_values(settings: Settings) -> dict[str, str]:
-    """Return what templates may use anywhere."""
+    """Return the values that any template may use."""
     passwords = load_secrets(settings)
     values = {
         "api": API_ADDRESS,
@@ -64,7 +67,7 @@ def common_values(settings: Settings) -> dict[str, str]:
 
 
 def service_values(values: dict[str, str], user: str, database: str) -> dict[str, str]:
-    """Return the values of one service: its own account and database."""
+    """Return the values of one service, with its own account and database."""
     credentials = render("fragments/credentials.ini", values | {"user": user})
     return values | {
         "authtoken": render("fragments/authtoken.ini", values | {"credentials": credentials}),
@@ -77,14 +80,14 @@ def host_values(settings: Settings, values: dict[str, str], host: Host) -> dict[
     return values | {
         "host": host.name,
         "address": host.address,
-        # what the proxy's connections come from: over the link to another host, its own end
+        # Connections of nova-serialproxy to another host come from the link's own address.
         "console_proxies": ", ".join(filter(None, (API_ADDRESS, host.address, host.gateway))),
         "tunnel_address": host.tunnel_address,
         "host_data": str(settings.host_data(host)),
         "host_etc": str(settings.host_etc(host)),
         "host_run": str(settings.host_run(host)),
         "flat_interface": flat_interface(host),
-        # every test of two hosts is one of both
+        # Because the hosts differ, every test of two hosts covers both firewall drivers.
         "firewall_driver": "openvswitch" if host == settings.hosts[0] else "iptables_hybrid",
         "engine_socket": str(settings.engine_socket(host)),
         "lxcfs_folder": str(settings.lxcfs_folder(host)),
@@ -103,7 +106,7 @@ def write_file(path: Path, text: str, *, mode: int = 0o600, group: int = 0) -> N
 
 
 def write_configuration(settings: Settings) -> None:
-    """Render everything below ``etc`` and the files a user works with."""
+    """Write all files below ``etc`` and the user's clients' files."""
     etc = settings.etc
     values = common_values(settings)
     values["nova"] = render("fragments/nova.ini", values)
@@ -129,7 +132,7 @@ def write_configuration(settings: Settings) -> None:
         values["dashboard_folder"] = str(settings.dashboard_folder)
         write_file(local / "__init__.py", "")
         write_file(local / "local_settings.py", render("horizon-settings", values))
-    # Nova takes the first file of its list for the paste file, so it has to lie beside nova.conf
+    # Nova takes the first file of its list for the paste file, so that lies beside nova.conf.
     shutil.copy(settings.venv / "etc" / "nova" / "api-paste.ini", etc / "nova")
     for host in settings.hosts:
         write_host_configuration(settings, host, host_values(settings, values, host))
@@ -137,7 +140,7 @@ def write_configuration(settings: Settings) -> None:
 
 
 def write_host_configuration(settings: Settings, host: Host, values: dict[str, str]) -> None:
-    """Render one compute host's files; what the unprivileged nova-compute reads is its group's."""
+    """Write one compute host's files; nova-compute's belong to its group, which can read them."""
     group = grp.getgrnam(COMPUTE_USER).gr_gid
     for template in sorted((TEMPLATES / "host").iterdir()):
         for_compute = template.name.startswith(("nova-compute", "ssh_config"))
@@ -150,7 +153,7 @@ def write_host_configuration(settings: Settings, host: Host, values: dict[str, s
 
 
 def write_client_files(settings: Settings, values: dict[str, str]) -> None:
-    """Write admin-openrc, demo-openrc and clouds.yaml into the state folder."""
+    """Write admin-openrc, demo-openrc and clouds.yaml to the state directory."""
     for user in ("admin", "demo"):
         account = {"user": user, "project": user, "password": values[f"{user}_password"]}
         write_file(settings.folder / f"{user}-openrc", render("openrc", values | account))

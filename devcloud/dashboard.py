@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Horizon: its own virtual environment, its static files."""
+"""Horizon's virtual environment and static files."""
 
 import shutil
 from pathlib import Path
@@ -14,9 +14,9 @@ URL = f"http://{API_ADDRESS}:{DASHBOARD_PORT}/"
 
 
 def prepare(settings: Settings) -> None:
-    """Install Horizon and collect its static files; its configuration has been written.
+    """Install Horizon and collect its static files. Horizon's configuration must exist.
 
-    :raises StepFailed: a package can't be had, or Horizon can't be loaded.
+    :raises StepFailed: a package cannot be installed, or Horizon cannot be loaded.
     """
     venv = settings.dashboard_folder / "venv"
     ensure_environment(settings, venv, [FILES / "requirements.txt"], FILES / "constraints.txt")
@@ -30,7 +30,7 @@ def prepare(settings: Settings) -> None:
         run_command(
             [venv / "bin" / "django-admin", "collectstatic", "--no-input"],
             log=settings.log / "horizon-collectstatic.log",
-            advice="mend what it complains of, then: python3 -m devcloud up",
+            advice="fix the error in the log, then: python3 -m devcloud up",
             environment={
                 "PATH": f"{venv}/bin:/usr/bin:/bin",
                 "PYTHONPATH": str(settings.etc / "horizon"),
@@ -42,8 +42,8 @@ def prepare(settings: Settings) -> None:
 
 
 def install_browser(settings: Settings) -> None:
-    """Install the Debian packages of the test in a browser.
+    """Install the Debian packages for the browser tests.
 
-    :raises StepFailed: one can't be had.
+    :raises StepFailed: a package cannot be installed.
     """
     install_packages(settings, FILES / "packages.txt")

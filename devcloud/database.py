@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MariaDB's data folder, the databases and their tables."""
+"""MariaDB's data directory, the databases and their tables."""
 
 import base64
 import secrets
@@ -21,17 +21,17 @@ ADVICE = "python3 -m devcloud clean, then up again"
 
 
 def tables_made(settings: Settings) -> Path:
-    """Return the file that says the tables are complete."""
+    """Return the path of the file that exists when all tables are complete."""
     return settings.data / "tables-made"
 
 
 def has_data_folder(settings: Settings) -> bool:
-    """Return whether MariaDB's own tables are there."""
+    """Return True if MariaDB's system tables exist."""
     return (settings.data / "mariadb" / ".devcloud-made").exists()
 
 
 def make_data_folder(settings: Settings) -> None:
-    """Make MariaDB's own tables."""
+    """Create MariaDB's system tables, in place of half-made ones."""
     folder = settings.data / "mariadb"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -47,7 +47,7 @@ def make_data_folder(settings: Settings) -> None:
 
 
 def answers(settings: Settings) -> bool:
-    """Return whether MariaDB takes connections."""
+    """Return True if MariaDB accepts connections."""
     ping = subprocess.run(
         ["mariadb-admin", f"--socket={settings.run}/mariadb.sock", "ping"],
         capture_output=True,
@@ -57,7 +57,7 @@ def answers(settings: Settings) -> bool:
 
 
 def create_databases(settings: Settings) -> None:
-    """Make empty databases, in place of half-made ones, and the account of the services."""
+    """Create the services' database account and empty databases, in place of half-made ones."""
     password = load_secrets(settings)["database"]
     statements = [f"create or replace database {name} character set utf8mb4;" for name in DATABASES]
     statements += [
@@ -73,7 +73,7 @@ def create_databases(settings: Settings) -> None:
 
 
 def manage(settings: Settings, name: str, *command: str) -> None:
-    """Run one of the services' own administration commands inside the cloud."""
+    """Run an administration command of one of the services inside the cloud."""
     begin = time.monotonic()
     run_command(
         inside(NAMESPACE, [settings.bin / command[0], *command[1:]]),
@@ -85,9 +85,9 @@ def manage(settings: Settings, name: str, *command: str) -> None:
 
 
 def make_keys(repository: Path) -> None:
-    """Fill one of keystone's key repositories: 0 is the next key, 1 the present one.
+    """Create the missing keys of a keystone key repository: 0 is the next key, 1 the present one.
 
-    What ``keystone-manage fernet_setup`` does in eight seconds, see keystone's administration
+    ``keystone-manage fernet_setup`` does the same in eight seconds; see keystone's administration
     guide, "Fernet - Frequently Asked Questions".
     """
     repository.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,7 +99,7 @@ def make_keys(repository: Path) -> None:
 
 
 def make_tables(settings: Settings) -> None:
-    """Make every table and the first account, in three chains side by side."""
+    """Create all tables and the first account, in three concurrent chains."""
     etc = settings.etc
     password = load_secrets(settings)
 

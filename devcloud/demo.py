@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo``: boots a server and shows it from the tenant's side and from the kernel's."""
+"""``make demo``: boot a server, then show it as the tenant sees it and as the kernel does."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ NAME = "demo"
 
 BOOT_SECONDS = 180
 
-# one of each pair is there: cgroup v1, cgroup v2
+# The first file of each pair exists on cgroup v1, the second on cgroup v2.
 LIMIT_FILES = (
     ("memory", "memory.limit_in_bytes"),
     ("", "memory.max"),
@@ -40,9 +40,9 @@ LIMIT_FILES = (
 
 
 def boot(settings: Settings, demo: Connection) -> Server:
-    """Boot the server in place of one of an earlier demo.
+    """Boot the server, in place of an earlier demo's.
 
-    :raises StepFailed: it did not become ACTIVE.
+    :raises StepFailed: the server did not become ACTIVE.
     """
     for old in demo.compute.servers(name=f"^{NAME}$"):
         demo.delete_server(old.id, wait=True, timeout=BOOT_SECONDS)
@@ -60,8 +60,8 @@ def boot(settings: Settings, demo: Connection) -> Server:
     except SDKException as error:
         host = settings.hosts[0]
         raise StepFailed(
-            f"the server {NAME} did not become ACTIVE: {error}",
-            "openstack server show demo says why; mend it and run it again",
+            f"The server {NAME} did not become ACTIVE: {error}",
+            "openstack server show demo shows the cause; fix it and run make demo again",
             settings.log / f"nova-compute-{host.name}.log",
         ) from error
 
@@ -73,7 +73,7 @@ def fixed_address(server: Server, network: str = "private") -> str:
 
 
 def ssh(settings: Settings, address: str) -> list[str]:
-    """Return the command that logs in to the server, from wherever it can be reached."""
+    """Return the command that logs in to the server; it works wherever the address is reachable."""
     options = {
         "StrictHostKeyChecking": "no",
         "UserKnownHostsFile": "/dev/null",
@@ -88,9 +88,9 @@ def ssh(settings: Settings, address: str) -> list[str]:
 def show(
     title: str, command: Sequence[str | Path], environment: dict[str, str] | None = None
 ) -> None:
-    """Print what a command says below its title.
+    """Print a command's output below a title.
 
-    :raises StepFailed: it failed.
+    :raises StepFailed: the command failed.
     """
     print(f"\n$ {title}", flush=True)
     done = subprocess.run(command, env=environment, timeout=120, check=False)
@@ -99,7 +99,7 @@ def show(
 
 
 def client_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment in which ``openstack`` is the tenant ``demo``."""
+    """Return the environment that makes ``openstack`` log in as the tenant ``demo``."""
     return {
         "PATH": f"{settings.bin}:/usr/bin:/bin",
         "HOME": str(settings.run),
@@ -110,9 +110,10 @@ def client_environment(settings: Settings) -> dict[str, str]:
 
 
 def ask_engine(settings: Settings, host: Host, path: str) -> Any:
-    """Return the JSON a host's engine answers.
+    """Return the JSON document of an engine's response.
 
-    :raises StepFailed: it does not know the object.
+    :raises StepFailed: the engine did not respond with 200, for example because the object does not
+        exist.
     """
     connection = UnixConnection(settings.engine_socket(host))
     connection.request("GET", path)
@@ -120,14 +121,14 @@ def ask_engine(settings: Settings, host: Host, path: str) -> Any:
     body = response.read()
     if response.status != http.client.OK:
         raise StepFailed(
-            f"the engine on {host.name} says {response.status} to {path}",
+            f"The engine on {host.name} answered {response.status} to {path}",
             f"python3 -m devcloud ctl tail docker-{host.name}",
         )
     return json.loads(body)
 
 
 def cgroup_lines(process: int) -> Iterator[str]:
-    """Yield the limits of a process's control groups as the kernel has them."""
+    """Yield the limits of a process's control groups, as the kernel reports them."""
     for entry in Path(f"/proc/{process}/cgroup").read_text().splitlines():
         _, controllers, path = entry.split(":", 2)
         for controller, name in LIMIT_FILES:
@@ -138,7 +139,7 @@ def cgroup_lines(process: int) -> Iterator[str]:
 
 
 def show_kernel_side(settings: Settings, admin: Connection, server: Server) -> None:
-    """Print the server's control groups and switch port on the host it runs on."""
+    """Print the server's control groups and switch port on the host where it runs."""
     name = admin.compute.get_server(server.id).hypervisor_hostname
     host = next((host for host in settings.hosts if host.name == name), settings.hosts[0])
     container = ask_engine(settings, host, f"/containers/nova-{server.id}/json")
@@ -157,9 +158,9 @@ def show_kernel_side(settings: Settings, admin: Connection, server: Server) -> N
 
 
 def demo(settings: Settings) -> None:
-    """Bring the cloud up, boot a server and show it.
+    """Start the cloud, boot a server and show it.
 
-    :raises StepFailed: something on the way did not work.
+    :raises StepFailed: a step failed.
     """
     up.up(settings)
     tenant, admin = connect(settings, "demo"), connect(settings, "admin")
@@ -174,7 +175,7 @@ def demo(settings: Settings) -> None:
         done = subprocess.run([*login, "true"], check=False, capture_output=True, timeout=30)
         return done.returncode == 0
 
-    with step("the tenant's key lets in"):
+    with step("the server accepts the tenant's key"):
         wait_until(
             logs_in,
             what=f"SSH to {address}",
@@ -191,7 +192,7 @@ def demo(settings: Settings) -> None:
         show(f"openstack {' '.join(words)}", ["openstack", *words], environment)
     show_kernel_side(settings, admin, server)
     print()
-    say("the demo works; play on with:")
+    say("the demo works; to continue:")
     nsenter = f"nsenter --net={NAMESPACES / namespace}"
     print(f"""
   . {settings.folder}/demo-openrc

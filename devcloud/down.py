@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops the cloud. Standard library only: it must work without the virtual environment."""
+"""Stopping the cloud. Standard library only, because it must work without the venv."""
 
 import concurrent.futures
 import http.client
@@ -20,14 +20,14 @@ STOP_SECONDS = 5
 
 
 def stop_containers(settings: Settings, host: Host) -> None:
-    """Stop a host's running containers through its engine, if that answers."""
+    """Stop a host's running containers. Does nothing if the engine does not answer."""
     path = settings.engine_socket(host)
     try:
         connection = UnixConnection(path)
         connection.request("GET", "/containers/json")
         running = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException):
-        # leftovers.clear() ends what an engine that is gone has left running
+        # leftovers.clear() ends the containers of an engine that is gone.
         return
 
     def stop(container: str) -> None:
@@ -42,7 +42,7 @@ def stop_containers(settings: Settings, host: Host) -> None:
 def stop_supervised(settings: Settings) -> None:
     """Stop every program, then supervisor."""
     programs = all_programs(settings)
-    # first, else it would take the stopped containers for stopped servers
+    # nova-compute stops first, because it would report the stopped containers as stopped servers.
     with step("nova-compute stopped"):
         supervise.stop_programs(
             settings,
@@ -52,12 +52,12 @@ def stop_supervised(settings: Settings) -> None:
         for host in settings.hosts:
             stop_containers(settings, host)
     with step("services stopped"):
-        # RabbitMQ takes leave of epmd
+        # RabbitMQ unregisters at epmd when it stops, so epmd stops after it.
         supervise.stop_programs(settings, [p.name for p in programs if p.name != "epmd"])
         supervise.stop_programs(settings, ["epmd"])
     with step("supervisor stopped"):
         process = supervise.proxy(settings).getPID()
-        # supervisor is the parent of what outlived its own, and reaps it
+        # supervisor is the subreaper of orphaned processes, so it must outlive and reap them.
         leftovers.end_all_processes(settings, spare=process)
         supervise.proxy(settings).shutdown()
         wait_until(
@@ -71,16 +71,16 @@ def stop_supervised(settings: Settings) -> None:
 
 
 def down(settings: Settings) -> None:
-    """Stop everything; nothing stays in the kernel, the data stays on disk.
+    """Stop everything. No kernel object remains; the data remains on disk.
 
-    :raises StepFailed: the cloud that is up belongs to another state folder.
+    :raises StepFailed: the running cloud belongs to another state directory.
     """
     owner.require_own(settings)
     if supervise.is_alive(settings):
         try:
             stop_supervised(settings)
         except StepFailed as failure:
-            # what does not end by itself is ended below
+            # leftovers.clear() kills the programs that did not stop.
             say(explain(failure))
     with step("namespaces and mounts removed"):
         leftovers.clear(settings)
@@ -91,7 +91,7 @@ def down(settings: Settings) -> None:
 def clean(settings: Settings, *, everything: bool) -> None:
     """Stop everything and delete the state.
 
-    :param everything: the virtual environment and the built images too.
+    :param everything: delete the virtual environment and the built images, too.
     """
     down(settings)
     PRIVILEGED_HELPER_RULE.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def clean(settings: Settings, *, everything: bool) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder."""
+    """Delete a file or a directory."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host with Nova's fake driver, for benchmarks, in an availability zone of its own."""
+"""A compute host with Nova's fake driver, for benchmarks, in its own availability zone."""
 
 import time
 
@@ -14,9 +14,10 @@ ZONE = "fake"
 
 
 def start(settings: Settings) -> None:
-    """Start the fake compute host and open its availability zone ``fake``.
+    """Start the fake compute host and enable it in the availability zone ``fake``.
 
-    A server that names no zone may land on it too while it is up: name one.
+    A server without an availability zone may be scheduled to this host while it is up, so name a
+    zone for each server.
     """
     begin = time.time()
     supervise.start_programs(settings, [FAKE_COMPUTE])
@@ -51,7 +52,7 @@ def start(settings: Settings) -> None:
 
 
 def stop(settings: Settings) -> None:
-    """Close the fake compute host to new servers and stop it."""
+    """Disable the fake compute host, then stop it."""
     compute = connect(settings, "admin").compute
     for service in compute.services(host=HOST, binary="nova-compute"):
         compute.disable_service(service, disabled_reason="stopped by fake-host down")

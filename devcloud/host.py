@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host as namespaces of this machine. Standard library only."""
+"""Compute hosts as namespaces of this machine. Standard library only."""
 
 import subprocess
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from devcloud.settings import Host, Settings
 from devcloud.steps import StepFailed
 
 PRIVATE_FOLDERS = (network.NAMESPACES, Path("/run/novadocker"))
-"""What two hosts on one machine must not share: both have an instance while it migrates."""
+"""Directories that two hosts on one machine must not share.
+
+During a migration, both hosts have files of the same instance.
+"""
 
 
 def inside(settings: Settings, host: Host, command: Sequence[str | Path]) -> list[str | Path]:
@@ -21,7 +24,7 @@ def inside(settings: Settings, host: Host, command: Sequence[str | Path]) -> lis
 
 
 def ensure_namespaces(settings: Settings, host: Host) -> None:
-    """Make a host's namespaces and its links to the first host, if they are not there."""
+    """Create a host's namespaces and its links to the first host. Idempotent."""
     network.ensure_namespace(host.namespace)
     mounts = settings.host_mounts(host)
     if mounts is None:
@@ -33,7 +36,7 @@ def ensure_namespaces(settings: Settings, host: Host) -> None:
 
 
 def make_mount_namespace(path: Path) -> None:
-    """Make a mount namespace, kept by a file, with empty folders where hosts must not share one.
+    """Create a mount namespace, pinned by a file, with empty directories that hosts do not share.
 
     :raises StepFailed: the kernel refused.
     """
@@ -43,7 +46,7 @@ def make_mount_namespace(path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     hide = [f"mount -t tmpfs -o mode=0755 tmpfs {folder}" for folder in PRIVATE_FOLDERS]
     parent: list[list[str | Path]] = [
-        # the kernel keeps a mount namespace by a file on a private mount only
+        # The kernel pins a mount namespace by a file on a private mount only.
         ["mount", "--bind", path.parent, path.parent],
         ["mount", "--make-private", path.parent],
     ]
@@ -55,6 +58,6 @@ def make_mount_namespace(path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise StepFailed(
-                f"{' '.join(map(str, command))}: {done.stderr.strip()}",
+                f"The command {' '.join(map(str, command))} failed: {done.stderr.strip()}",
                 "python3 -m devcloud down, then up again",
             )

@@ -16,7 +16,7 @@ CATALOG = {
 
 
 def ensure_accounts(settings: Settings) -> None:
-    """Make the services' accounts, the tenant ``demo`` and the catalog, once."""
+    """Create the services' accounts, the tenant ``demo`` and the catalog. Idempotent."""
     made = settings.data / "accounts-made"
     if made.exists():
         return
@@ -26,7 +26,7 @@ def ensure_accounts(settings: Settings) -> None:
 
 
 def make_accounts(settings: Settings) -> None:
-    """Make what is missing of the accounts and the catalog."""
+    """Create the missing accounts, roles and catalog entries."""
     passwords = load_secrets(settings)
     identity = connect(settings, "admin").identity
     roles = {role.name: role for role in identity.roles()}
@@ -42,7 +42,7 @@ def make_accounts(settings: Settings) -> None:
             default_project_id=project.id,
             domain_id="default",
         )
-        # other services ask for "service" on a service token and for "admin" to act for a tenant
+        # Other services require "service" for a service token and "admin" to act for a tenant.
         for role in ("admin", "service"):
             identity.assign_project_role_to_user(project, user, roles[role])
     demo = identity.find_project("demo") or identity.create_project(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud's own images, built from Debian packages, and the one for Tempest."""
+"""The cloud's own images, built from Debian packages, and the image for Tempest."""
 
 import contextlib
 import hashlib
@@ -28,22 +28,22 @@ COMMANDS = {
     "debian": ("/usr/bin/tini", "--", "/usr/sbin/guest-init"),
     "tempest": ("/usr/bin/tini", "--", "/usr/sbin/tempest-init"),
 }
-"""The images and what runs in them."""
+"""The images and their commands."""
 
 SEEDED = ("busybox", "debian")
-"""The images of every cloud."""
+"""The images that every cloud has."""
 
 TEMPEST = "tempest"
-"""The image ``debian`` with what Tempest's tests call besides; built when Tempest runs."""
+"""The image ``debian`` plus the programs that Tempest's tests call; built when Tempest runs."""
 
 SOURCES = {"busybox": ("busybox",), "debian": ("debian",), TEMPEST: ("debian", TEMPEST)}
-"""The folders an image is built from."""
+"""The source directories of each image."""
 
 BUILD_SECONDS = 1200
 
 
 def source_digest(name: str) -> str:
-    """Return a short digest of what an image is built from."""
+    """Return a short digest of an image's sources."""
     digest = hashlib.sha256("\0".join((SUITE, *COMMANDS[name])).encode())
     for source in SOURCES[name]:
         for path in sorted((GUESTS / source).iterdir()):
@@ -52,19 +52,19 @@ def source_digest(name: str) -> str:
 
 
 def archive_path(settings: Settings, name: str) -> Path:
-    """Return where an image's archive lies; a changed source gives another name."""
+    """Return the path of an image's archive; its name contains the digest of the sources."""
     return settings.images / f"{name}-{source_digest(name)}.tar"
 
 
 def copy_script(source: Path, target: Path) -> None:
-    """Copy an executable file into a root folder."""
+    """Copy an executable file into a root directory."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755)
 
 
 def make_busybox_root(root: Path) -> None:
-    """Fill a root folder with busybox, its applets and a command that stays alive."""
+    """Fill a root directory with busybox, its applets and a command that keeps running."""
     for folder in (
         "bin",
         "sbin",
@@ -104,7 +104,7 @@ def build_busybox(target: Path) -> None:
 
 
 def build_debian(settings: Settings, name: str, target: Path) -> None:
-    """Build a login server's image with debootstrap; takes about a minute and a half.
+    """Build the image of a login server with debootstrap, in about a minute and a half.
 
     :param name: ``debian`` or ``tempest``.
     :raises StepFailed: debootstrap or a command inside the new root failed.
@@ -112,7 +112,7 @@ def build_debian(settings: Settings, name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     sources = [GUESTS / source for source in SOURCES[name]]
     packages = ",".join(line for source in sources for line in list_lines(source / "packages.txt"))
-    advice = "look whether the Debian mirror can be reached: apt-get update"
+    advice = "check that the Debian mirror is reachable: apt-get update"
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         root = Path(scratch) / "root"
         run_command(
@@ -136,7 +136,7 @@ def build_debian(settings: Settings, name: str, target: Path) -> None:
 
 
 def build_all(settings: Settings) -> None:
-    """Build the archives that are not there and delete those of older sources."""
+    """Build the missing archives and delete the archives of older sources."""
     wanted = {name: archive_path(settings, name) for name in SOURCES}
     settings.images.mkdir(parents=True, exist_ok=True)
     for entry in settings.images.iterdir():
@@ -149,16 +149,16 @@ def build_all(settings: Settings) -> None:
 
 
 class Archives:
-    """The archives, perhaps still being built by another process."""
+    """The archives. Another process may still be building them."""
 
     def __init__(self, settings: Settings, builder: subprocess.Popen[bytes] | None) -> None:
         self._settings = settings
         self._builder = builder
 
     def wait_for(self, name: str) -> Path:
-        """Return an image's archive as soon as it is complete.
+        """Wait until an image's archive is complete and return its path.
 
-        :raises StepFailed: it could not be built.
+        :raises StepFailed: the build failed.
         """
         path = archive_path(self._settings, name)
 
@@ -166,16 +166,16 @@ class Archives:
             return path.exists() or self._builder is None or self._builder.poll() is not None
 
         log = self._settings.log / "images.log"
-        advice = "mend the cause, then: python3 -m devcloud up"
+        advice = "fix the cause, then: python3 -m devcloud up"
         wait_until(finished, what=f"building {name}", advice=advice, log=log, timeout=BUILD_SECONDS)
         if not path.exists():
-            raise StepFailed(f"the image {name} could not be built", advice, log)
+            raise StepFailed(f"The build of the image {name} failed", advice, log)
         return path
 
 
 @contextlib.contextmanager
 def building(settings: Settings) -> Iterator[Archives]:
-    """Build missing archives in a process beside the caller, which is ended with the block."""
+    """Build missing archives in a child process, which is terminated when the block ends."""
     if all(archive_path(settings, name).exists() for name in SEEDED):
         yield Archives(settings, None)
         return

@@ -20,16 +20,16 @@ TEST_REQUIREMENTS = CHECKOUT / "test-requirements.txt"
 DOC_REQUIREMENTS = CHECKOUT / "docs" / "requirements.txt"
 
 PROJECT_FILES = ("setup.cfg", "setup.py", "pyproject.toml")
-"""Files whose change asks for a new ``pip install -e``; a change of the code does not."""
+"""A change of these files requires a new ``pip install -e``; a change of the code does not."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
-# a Python under someone's home cannot be entered by the unprivileged nova-compute
+# The unprivileged nova-compute cannot enter a Python installation below a home directory.
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 
 def list_lines(path: Path) -> list[str]:
-    """Return a file's lines without comments and empty ones."""
+    """Return a file's lines without comments and empty lines."""
     lines = (line.strip() for line in path.read_text().splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -48,13 +48,13 @@ def missing_packages(names: Sequence[str]) -> list[str]:
 
 
 def install_packages(settings: Settings, listed: Path = PACKAGES) -> None:
-    """Install the Debian packages of a list that are missing, without starting their daemons."""
+    """Install the missing Debian packages of a list, without starting their daemons."""
     missing = missing_packages(list_lines(listed))
     if not missing:
         return
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    advice = "mend what apt-get complains of (package lists, network, disk) and run it again"
-    # the machine's own MariaDB, RabbitMQ, Docker, ... must not start because of us
+    advice = "fix apt-get's error (package lists, network, disk) and run the command again"
+    # The installation must not start the machine's own MariaDB, RabbitMQ, Docker and so on.
     forbid_start = not POLICY.exists()
     if forbid_start:
         POLICY.write_text("#!/bin/sh\nexit 101\n")
@@ -84,7 +84,7 @@ def requirement_files() -> list[Path]:
 
 
 def digest_of(paths: Iterable[Path]) -> str:
-    """Return a digest of files that an environment is made from; one may be missing."""
+    """Return a digest of the files that define an environment; missing files are allowed."""
     digest = hashlib.sha256(str(CHECKOUT).encode())
     for path in paths:
         digest.update(path.name.encode())
@@ -101,20 +101,20 @@ def ensure_environment(
     made_from: Sequence[Path] = (),
     editable: Path | None = None,
 ) -> None:
-    """Make a virtual environment, or bring it up to date with its requirement files.
+    """Create a virtual environment, or update it to its requirement files.
 
-    :param venv: its folder; the last but one name of the path names its logs.
-    :param constraints: exact versions of everything.
-    :param made_from: further files whose change asks for a new installation.
-    :param editable: a checkout that is installed too, without its dependencies.
-    :raises StepFailed: a package can't be had.
+    :param venv: its directory; the name of the parent directory names its logs.
+    :param constraints: the exact versions of all packages.
+    :param made_from: further files whose change requires a new installation.
+    :param editable: a checkout to install too, without its dependencies.
+    :raises StepFailed: a package cannot be installed.
     """
     stamp_file = venv / ".devcloud-stamp"
     stamp = digest_of([*requirements, constraints, *made_from])
     if stamp_file.exists() and stamp_file.read_text() == stamp:
         return
     name = "" if venv == settings.venv else f"-{venv.parent.name}"
-    advice = "mend what pip complains of (package index, network, disk) and run it again"
+    advice = "fix pip's error (package index, network, disk) and run the command again"
     if not (venv / "bin" / "pip").exists():
         with step(f"virtual environment {venv}"):
             python = SYSTEM_PYTHON if SYSTEM_PYTHON.exists() else Path(sys.executable)
@@ -144,7 +144,7 @@ def ensure_environment(
 
 
 def install_environment(settings: Settings) -> None:
-    """Make the cloud's virtual environment, or bring it up to date."""
+    """Create the cloud's virtual environment, or update it."""
     ensure_environment(
         settings,
         settings.venv,
@@ -156,11 +156,11 @@ def install_environment(settings: Settings) -> None:
 
 
 def install(settings: Settings) -> None:
-    """Install everything; a fraction of a second when nothing changed.
+    """Install everything; takes a fraction of a second if nothing changed.
 
-    :raises StepFailed: not root, or a package could not be installed.
+    :raises StepFailed: the user is not root, or a package cannot be installed.
     """
     if os.geteuid() != 0:
-        raise StepFailed("the cloud needs root", "run it as root, for example with sudo")
+        raise StepFailed("The cloud needs root", "run it as root, for example with sudo")
     install_packages(settings)
     install_environment(settings)

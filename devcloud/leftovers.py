@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes what a stopped or cut-off cloud left in the kernel, and nothing of anybody else's.
+"""Removal of the kernel objects that a stopped or interrupted cloud left, and of no others.
 
-Standard library only: it must work when everything else is gone.
+Standard library only, because it must work when everything else is gone.
 """
 
 import json
@@ -20,7 +20,7 @@ from devcloud.steps import TimedOut, wait_until
 CGROUPS = Path("/sys/fs/cgroup")
 
 RUNTIME_RECORDS = Path("/run/novadocker/containers")
-"""Where the driver tells the runtime shim a container's namespace."""
+"""The driver writes each container's network namespace here for the runtime shim."""
 
 AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip)-([0-9a-f-]{36})")
 INSTANCE_NAMESPACE = re.compile(r"nova-([0-9a-f-]{36})")
@@ -33,7 +33,7 @@ def container_ids(settings: Settings, host: Host) -> dict[str, str]:
         try:
             found[config.parent.name] = str(json.loads(config.read_text())["Name"]).lstrip("/")
         except (ValueError, KeyError):
-            # written half when the power went; the engine leaves it out too
+            # A power failure leaves a truncated file; the engine ignores such a container too.
             continue
     return found
 
@@ -41,8 +41,8 @@ def container_ids(settings: Settings, host: Host) -> dict[str, str]:
 def own_namespaces(settings: Settings) -> list[str]:
     """Return the namespaces of this cloud's networks, routers and instances.
 
-    Another OpenStack may have namespaces with such names on the same machine, so each must be
-    known to this cloud's state folder.
+    Another OpenStack on the same machine may have namespaces with such names, so this cloud's state
+    directory must contain the id in each name.
     """
     instances = {name for host in settings.hosts for name in container_ids(settings, host).values()}
     owned = []
@@ -59,7 +59,7 @@ def own_namespaces(settings: Settings) -> list[str]:
 
 
 def alive(process: int) -> bool:
-    """Return whether a process exists and is no zombie."""
+    """Return True if a process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -68,9 +68,9 @@ def alive(process: int) -> bool:
 
 
 def end_processes(processes: Iterable[int]) -> None:
-    """End processes: SIGTERM, three seconds, SIGKILL.
+    """Terminate processes: SIGTERM, wait at most three seconds, SIGKILL.
 
-    :raises StepFailed: one survives that.
+    :raises StepFailed: a process survives SIGKILL for 20 seconds.
     """
     own = {os.getpid(), os.getppid()}
     targets = [process for process in processes if process not in own]
@@ -92,8 +92,8 @@ def end_processes(processes: Iterable[int]) -> None:
         send(signal.SIGKILL)
         wait_until(
             all_ended,
-            what=f"ending the processes {targets}",
-            advice="look at them with ps; they may be waiting for a disk",
+            what=f"terminating the processes {targets}",
+            advice="look at them with ps; they may be in uninterruptible sleep on a disk",
             timeout=20,
             interval=0.05,
         )
@@ -106,14 +106,14 @@ def container_processes(settings: Settings, host: Host) -> list[int]:
     for file in tasks.glob("io.containerd.runtime.v2.task/moby/*/init.pid"):
         process = int(file.read_text() or 0)
         cgroup = Path(f"/proc/{process}/cgroup")
-        # the number may belong to another process by now
+        # Another process may have the number by now.
         if process and cgroup.exists() and file.parent.name in cgroup.read_text():
             found.append(process)
     return found
 
 
 def remove_cgroups(container: str) -> None:
-    """Remove the empty control groups of a container that no runtime cleans up any more."""
+    """Delete the empty control groups of a container whose runtime is gone."""
     for group in [*CGROUPS.glob(f"*/docker/{container}"), *CGROUPS.glob(f"docker/{container}")]:
         for folder in [*sorted(group.rglob("*/"), reverse=True), group]:
             if folder.is_dir():
@@ -121,7 +121,7 @@ def remove_cgroups(container: str) -> None:
 
 
 def own_mounts(settings: Settings) -> list[str]:
-    """Return the mount points below the state folder, deepest first."""
+    """Return the mount points below the state directory, deepest first."""
     points = [
         line.split()[4].encode().decode("unicode_escape")
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -131,14 +131,14 @@ def own_mounts(settings: Settings) -> list[str]:
 
 
 def cloud_namespaces(settings: Settings) -> list[str]:
-    """Return the names of every namespace of the cloud, the hosts' own last."""
+    """Return the names of all network namespaces of the cloud, the hosts' own last."""
     return [*own_namespaces(settings), *sorted({host.namespace for host in settings.hosts})]
 
 
 def end_all_processes(settings: Settings, spare: int = 0) -> None:
-    """End every process in the cloud's namespaces, and containers that lost their engine.
+    """Terminate all processes in the cloud's namespaces, and the containers without an engine.
 
-    :param spare: a process that is left alone.
+    :param spare: a process to leave running.
     """
     processes = {process for name in cloud_namespaces(settings) for process in processes_in(name)}
     end_processes(processes - {spare})
@@ -147,7 +147,7 @@ def end_all_processes(settings: Settings, spare: int = 0) -> None:
 
 
 def clear(settings: Settings) -> None:
-    """Remove processes, mounts, namespaces and run files, as a restart of the machine would."""
+    """Delete processes, mounts, namespaces and runtime files, as a reboot of the machine would."""
     end_all_processes(settings)
     for host in settings.hosts:
         for container in container_ids(settings, host):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mail server that keeps what it gets as files and sends nothing. Standard library only."""
+"""A mail server that stores mails as files and forwards none. Standard library only."""
 
 import socketserver
 import sys
@@ -11,9 +11,9 @@ _CLIENT_SECONDS = 30
 
 
 class Mailbox(socketserver.ThreadingTCPServer):
-    """Listens on the loopback address.
+    """An SMTP server on the loopback address.
 
-    :param folder: of the files
+    :param folder: the directory of the mails.
     """
 
     allow_reuse_address = True
@@ -25,13 +25,13 @@ class Mailbox(socketserver.ThreadingTCPServer):
 
 
 class _Client(socketserver.StreamRequestHandler):
-    """RFC 5321, as far as a client that means well needs it."""
+    """One SMTP session (RFC 5321), as far as a well-behaved client needs it."""
 
     timeout = _CLIENT_SECONDS
     server: Mailbox
 
     def handle(self) -> None:
-        """Take mails until the client goes."""
+        """Receive mails until the client disconnects."""
         recipients: list[str] = []
         self._say("220 devcloud")
         while line := self.rfile.readline(4096).decode("ascii", "replace").strip():
@@ -63,7 +63,7 @@ class _Client(socketserver.StreamRequestHandler):
 
 
 def main(port: str, folder: str) -> None:
-    """Keep mails until a signal ends it."""
+    """Receive mails until a signal ends the process."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with Mailbox(int(port), Path(folder)) as server:
         server.serve_forever()

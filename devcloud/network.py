@@ -21,37 +21,37 @@ CLOUD_END = "uplink"
 
 FLAT = "flat"
 FLAT_BRIDGE = "br-flat"
-"""The first host's bridge to the physical network ``physflat``, which joins the others' cables."""
+"""The first host's bridge to the physical network ``physflat``, with the other hosts' links."""
 
 CABLES = {"mgmt": CLOUD_END, "phy": "phy", "vlan": "vlan", FLAT: FLAT}
-"""A host's links to the first one: name there, before the host's number, and its own name."""
+"""A host's links to the first host: the name there, which the host's number follows, and here."""
 
 
 def ip(*words: str, check: bool = True) -> str:
-    """Run iproute2 and return what it prints.
+    """Run iproute2 and return its output.
 
-    :raises StepFailed: it failed and ``check`` is set.
+    :raises StepFailed: the command failed and ``check`` is set.
     """
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise StepFailed(
-            f"ip {' '.join(words)}: {done.stderr.strip()}",
-            "look for another network in the way: ip address, ip route",
+            f"The command ip {' '.join(words)} failed: {done.stderr.strip()}",
+            "look for a conflicting address or route: ip address, ip route",
         )
     return done.stdout
 
 
 def inside(namespace: str, command: Sequence[str | Path]) -> list[str | Path]:
-    """Return a command that runs in a namespace.
+    """Return a command that runs in a network namespace.
 
-    Not ``ip netns exec``, which gives each command a mount namespace and /sys of its own.
+    ``ip netns exec`` is not used, because it gives each command its own mount namespace and /sys.
     """
     return ["nsenter", f"--net={NAMESPACES / namespace}", *command]
 
 
 def ensure_namespace(name: str) -> None:
-    """Make a network namespace that forwards, if there is none."""
-    # a name whose mount is gone (a reboot on a persistent /run) cannot be entered
+    """Create a network namespace with IP forwarding. Idempotent."""
+    # After a reboot with a persistent /run, the file of a namespace exists but is not mounted.
     if (NAMESPACES / name).exists() and not is_namespace(name):
         (NAMESPACES / name).unlink()
     if not (NAMESPACES / name).exists():
@@ -63,13 +63,13 @@ def ensure_namespace(name: str) -> None:
 
 
 def is_namespace(name: str) -> bool:
-    """Return whether the name is a mounted namespace and not a left-over file."""
+    """Return True if the name is a mounted namespace and not a left-over file."""
     entered = subprocess.run(inside(name, ["true"]), check=False, capture_output=True)
     return entered.returncode == 0
 
 
 def ensure_link() -> None:
-    """Join the namespace to the machine and route the floating addresses over it."""
+    """Connect the namespace to the machine and route the floating addresses over the link."""
     if not ip("-o", "link", "show", MACHINE_END, check=False):
         ip("link", "add", MACHINE_END, "type", "veth", "peer", CLOUD_END, "netns", NAMESPACE)
     ip("address", "replace", f"{GATEWAY_ADDRESS}/{LINK_PREFIX}", "dev", MACHINE_END)
@@ -86,19 +86,19 @@ def cable(kind: str, host: Host) -> str:
 
 
 def flat_interface(host: Host) -> str:
-    """Return what a host reaches the physical network ``physflat`` by."""
+    """Return the name of a host's device to the physical network ``physflat``."""
     return FLAT_BRIDGE if host.gateway is None else CABLES[FLAT]
 
 
 def ensure_flat_bridge() -> None:
-    """Make the bridge to the physical network that no switch is in."""
+    """Create the bridge to the physical network without an Open vSwitch bridge. Idempotent."""
     if not ip("-n", NAMESPACE, "-o", "link", "show", FLAT_BRIDGE, check=False):
         ip("-n", NAMESPACE, "link", "add", FLAT_BRIDGE, "type", "bridge")
     ip("-n", NAMESPACE, "link", "set", FLAT_BRIDGE, "up")
 
 
 def ensure_cables(host: Host) -> None:
-    """Join a host to the first one: management, tunnels and the physical networks."""
+    """Connect a host to the first host: management, tunnels and the physical networks."""
     for kind, own_end in CABLES.items():
         far_end = cable(kind, host)
         if not ip("-n", NAMESPACE, "-o", "link", "show", far_end, check=False):
@@ -116,7 +116,7 @@ def ensure_cables(host: Host) -> None:
 
 
 def remove_namespace(name: str) -> None:
-    """Delete a network namespace if it is there; its veth ends and the link go with it."""
+    """Delete a network namespace with its veth pairs. Does nothing if it does not exist."""
     if (NAMESPACES / name).exists():
         ip("netns", "delete", name)
 
@@ -127,7 +127,7 @@ def list_namespaces() -> list[str]:
 
 
 def processes_in(name: str) -> list[int]:
-    """Return the ids of the processes in a namespace."""
+    """Return the ids of the processes in a network namespace."""
     if not (NAMESPACES / name).exists():
         return []
     return [int(word) for word in ip("netns", "pids", name, check=False).split()]

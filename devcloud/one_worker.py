@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts Neutron's DHCP or L3 agent with one worker thread: ``one_worker.py dhcp OPTION...``.
+"""Neutron's DHCP or L3 agent with one worker thread: ``one_worker.py dhcp OPTION...``.
 
 Neutron 29's ``ExclusiveResourceProcessor`` has no lock, so two workers on one network or router
-lose updates (about 1 in 30 when they meet); a port whose update is lost never becomes active, and
-the server that waits for it fails after ``vif_plugging_timeout``. One worker loses none.
+lose updates (about 1 in 30 concurrent ones). A port whose update is lost never becomes active, and
+its server fails after ``vif_plugging_timeout``. One worker loses no update.
 """
 
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cloud at a time on a machine: whose the network namespace is. Standard library only."""
+"""The owner of the cloud's network namespace: one cloud at a time. Standard library only."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,14 @@ from devcloud.settings import Settings
 from devcloud.steps import StepFailed
 
 OWNER = Path("/run/novadocker-devcloud")
-"""Holds the state folder of the cloud that is up."""
+"""Contains the path of the running cloud's state directory."""
 
 
 def require_own(settings: Settings) -> None:
-    """Check that no other state folder's cloud is up.
+    """Check that no cloud of another state directory is running.
 
-    :raises StepFailed: one is; its processes must not be taken for left-overs of this one's.
+    :raises StepFailed: one is running, and its processes must not be taken for this one's
+        leftovers.
     """
     if not OWNER.exists():
         return
@@ -23,16 +24,16 @@ def require_own(settings: Settings) -> None:
     other = dataclasses.replace(settings, folder=folder)
     if folder != settings.folder and supervise.is_alive(other):
         raise StepFailed(
-            f"the cloud in {folder} is up on this machine",
+            f"The cloud in {folder} is running on this machine",
             f"stop it first: DEVCLOUD_DIR={folder} make down",
         )
 
 
 def claim(settings: Settings) -> None:
-    """Note that the cloud of this state folder is the one that is up."""
+    """Record that the cloud of this state directory is running."""
     OWNER.write_text(str(settings.folder))
 
 
 def release() -> None:
-    """Note that no cloud is up."""
+    """Delete the record of the running cloud. Idempotent."""
     OWNER.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program as supervisor runs it."""
+"""The description of a program for supervisor."""
 
 import dataclasses
 import hashlib
@@ -11,13 +11,13 @@ class Program:
     """One supervised program.
 
     :ivar name: its name for ``ctl``; its log is ``log/<name>.log``.
-    :ivar command: program and arguments, run in the foreground.
-    :ivar config: files whose change means it must be restarted.
-    :ivar environment: what it needs beyond PATH, HOME and LANG.
-    :ivar user: system user, None for root.
-    :ivar stop_signal: what ends it cleanly and soon.
-    :ivar stop_wait: seconds until it is killed.
-    :ivar stage: programs of one stage start together, lower ones first.
+    :ivar command: program and arguments; it runs in the foreground.
+    :ivar config: configuration files; a change of them requires a restart.
+    :ivar environment: environment variables beyond PATH, HOME and LANG.
+    :ivar user: system user; None means root.
+    :ivar stop_signal: the signal for a clean and quick stop.
+    :ivar stop_wait: seconds between the stop signal and SIGKILL.
+    :ivar stage: programs of one stage start together.
     """
 
     name: str
@@ -26,12 +26,12 @@ class Program:
     environment: tuple[tuple[str, str], ...] = ()
     user: str | None = None
     stop_signal: str = "TERM"
-    # the services keep nothing that a SIGKILL could cost
+    # The services hold no state that a SIGKILL could lose, so four seconds suffice.
     stop_wait: int = 4
     stage: str = "service"
 
     def config_digest(self) -> str:
-        """Return a digest of the config files as they are now."""
+        """Return a digest of the configuration files' present content."""
         digest = hashlib.sha256()
         for path in self.config:
             digest.update(path.read_bytes())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every program of the cloud as supervisor runs it. Pure: nothing is started here."""
+"""The descriptions of all the cloud's programs for supervisor. Pure: this starts none of them."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from devcloud.settings import API_ADDRESS, COMPUTE_USER, DASHBOARD_PORT, Host, S
 
 FAKE_COMPUTE = "nova-compute-fake"
 
-# the Debian wrapper switches to the user rabbitmq and to folders in /var
+# The Debian wrapper switches to the user rabbitmq and to directories in /var.
 RABBIT_TOOLS = "/usr/lib/rabbitmq/lib"
 
 
@@ -31,11 +31,11 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
         ("/usr/bin/memcached", "-u", "nobody", "-l", "127.0.0.1", "-m", "128", "-t", "2"),
         stage="infrastructure",
     )
-    # started by us so that RabbitMQ does not leave a daemon of its own behind
+    # RabbitMQ would start an epmd daemon that outlives it, so supervisor starts one first.
     yield Program(
         "epmd",
         ("/usr/bin/epmd", "-address", "127.0.0.1"),
-        # it ignores SIGTERM while a node is registered
+        # epmd ignores SIGTERM while a node is registered.
         stop_signal="KILL",
         stage="infrastructure",
     )
@@ -49,7 +49,7 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
         "RABBITMQ_ENABLED_PLUGINS_FILE": etc / "rabbitmq-plugins",
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
         "RABBITMQ_PID_FILE": run / "rabbitmq.pid",
-        # one scheduler thread that does not spin: the machine is small
+        # Because the machine is small, one scheduler thread without busy waiting.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
     }
     yield Program(
@@ -63,7 +63,7 @@ def infrastructure(settings: Settings) -> Iterable[Program]:
 
 
 def rabbit_server() -> Path:
-    """Return RabbitMQ's own start script; its folder carries the version."""
+    """Return the path of RabbitMQ's own start script; its directory contains the version."""
     found = sorted(Path(RABBIT_TOOLS).glob("rabbitmq_server-*/sbin/rabbitmq-server"))
     return found[-1] if found else Path(RABBIT_TOOLS) / "rabbitmq-server"
 
@@ -90,7 +90,7 @@ def wsgi(
         ),
         (settings.etc / "uwsgi.ini", *config),
         tuple(environment.items()),
-        # uWSGI waits for idle threads too
+        # On SIGTERM, uWSGI waits for idle threads too.
         stop_signal="INT",
         stop_wait=2,
     )
@@ -129,7 +129,7 @@ def control_plane(settings: Settings) -> Iterable[Program]:
     )
     nova = {
         "OS_NOVA_CONFIG_DIR": str(etc / "nova"),
-        # the paste file has to be the first one
+        # The paste file must be the first one.
         "OS_NOVA_CONFIG_FILES": "api-paste.ini;nova.conf",
     }
     nova_conf = etc / "nova" / "nova.conf"
@@ -174,7 +174,7 @@ def dashboard(settings: Settings) -> Program:
         (
             f"{settings.dashboard_folder}/venv/bin/gunicorn",
             *("--bind", f"{API_ADDRESS}:{DASHBOARD_PORT}"),
-            # no threads: they would share connections to memcached
+            # Threads would share connections to memcached, so there are processes instead.
             *("--workers", "2", "--timeout", "120", "--no-control-socket"),
             "openstack_dashboard.wsgi:application",
         ),
@@ -189,7 +189,7 @@ def config_files(paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def switch(settings: Settings, host: Host) -> Iterable[Program]:
-    """Return one host's Open vSwitch, on its user-space datapath."""
+    """Return one host's Open vSwitch programs, for the user-space datapath."""
     data, run = settings.host_data(host) / "ovs", settings.host_run(host) / "ovs"
     folders = (
         ("OVS_RUNDIR", str(run)),
@@ -223,7 +223,7 @@ def switch(settings: Settings, host: Host) -> Iterable[Program]:
 
 
 def engine(settings: Settings, host: Host) -> Program:
-    """Return one host's Docker Engine; roots that a killed one was making are unmounted first."""
+    """Return one host's Docker Engine. Its shell first unmounts a killed engine's partial roots."""
     config = settings.host_etc(host) / "daemon.json"
     half_made = f"{settings.host_data(host)}/docker/overlay2/*-init/merged"
     return Program(
@@ -239,7 +239,7 @@ def engine(settings: Settings, host: Host) -> Program:
 
 
 def lxcfs(settings: Settings, host: Host) -> Program:
-    """Return one host's lxcfs, on a mount point that an earlier one may have left behind."""
+    """Return one host's lxcfs. Its shell first unmounts an earlier lxcfs's mount point."""
     mount = settings.lxcfs_folder(host)
     serve = f"/usr/bin/lxcfs -f -l --enable-cfs -p {settings.host_run(host)}/lxcfs.pid {mount}"
     return Program(
@@ -253,7 +253,7 @@ def lxcfs(settings: Settings, host: Host) -> Program:
 
 
 def secure_shell(settings: Settings, host: Host) -> Program:
-    """Return one host's sshd, through which servers come from other hosts."""
+    """Return one host's sshd, which receives migrations from other hosts."""
     config = settings.host_etc(host) / "sshd_config"
     return Program(
         f"sshd-{host.name}",
@@ -284,7 +284,7 @@ def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
             f"{name}-{host.name}",
             (*command, *config_files(config)),
             config,
-            # ovs-ofctl finds its bridges there
+            # ovs-ofctl looks for the bridges' sockets there.
             environment=(("OVS_RUNDIR", str(settings.host_run(host) / "ovs")),),
             stage="agent",
         )
@@ -307,7 +307,7 @@ def elsewhere(settings: Settings, host: Host, program: Program) -> Program:
     """Return a program as it runs on a host that does not share supervisor's namespaces."""
     command: list[str | Path] = [*program.command]
     if program.user is not None:
-        # only root can enter the namespaces
+        # Only root can enter the namespaces, so setpriv changes the user inside.
         own = ["--reuid", program.user, "--regid", program.user, "--init-groups"]
         command = ["/usr/bin/setpriv", *own, "--", *command]
     entered = tuple(map(str, inside(settings, host, command)))
@@ -315,7 +315,7 @@ def elsewhere(settings: Settings, host: Host, program: Program) -> Program:
 
 
 def all_programs(settings: Settings) -> list[Program]:
-    """Return every program of the cloud, those that are not started by ``up`` too."""
+    """Return all programs of the cloud, including those that ``up`` does not start."""
     programs = [*infrastructure(settings), *control_plane(settings)]
     if settings.dashboard:
         programs.append(dashboard(settings))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits until what the APIs show is alive in this run, not remembered from the one before."""
+"""Waiting until the services have reported to the APIs in this run, not only in an earlier one."""
 
 import datetime
 
@@ -21,7 +21,7 @@ NETWORK_NODE_AGENTS = {
 
 
 def seconds(stamp: str | None) -> float:
-    """Return an API's time stamp, which is UTC without saying so, as seconds since 1970."""
+    """Return an API's time stamp as seconds since 1970; without a time zone it is UTC."""
     if not stamp:
         return 0.0
     parsed = datetime.datetime.fromisoformat(stamp.replace("Z", ""))
@@ -40,8 +40,8 @@ def expected_reports(settings: Settings) -> dict[tuple[str, str], str]:
 
 
 def fresh_reports(connection: Connection, since: float) -> set[tuple[str, str]]:
-    """Return (binary, host) of what has reported since a time; control services by binary alone."""
-    # both APIs round their stamps down to the second
+    """Return the (binary, host) of each report since a time; a control service's host is empty."""
+    # Both APIs round their time stamps down to the second.
     fresh = {
         (agent.binary, agent.host)
         for agent in connection.network.agents()
@@ -58,7 +58,7 @@ def wait_for_reports(settings: Settings, since: float) -> None:
     """Wait until every agent, conductor, scheduler and nova-compute has reported.
 
     :param since: seconds since 1970; older reports do not count.
-    :raises StepFailed: one does not report in time.
+    :raises StepFailed: a service does not report within 120 seconds.
     """
     connection = connect(settings, "admin")
     expected = expected_reports(settings) | {(name, ""): name for name in CONTROL_SERVICES}
@@ -79,7 +79,7 @@ def wait_for_reports(settings: Settings, since: float) -> None:
     except TimedOut as failure:
         program = expected[min(missing)]
         raise StepFailed(
-            f"{program} does not report to the API",
-            f"mend the cause, then: python3 -m devcloud ctl restart {program}",
+            f"{program} did not report to the API",
+            f"fix the cause, then: python3 -m devcloud ctl restart {program}",
             settings.log / f"{program}.log",
         ) from failure

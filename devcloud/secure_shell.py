@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys by which nova-compute's user gets from host to host."""
+"""The SSH keys of nova-compute's user, for migrations between hosts."""
 
 import os
 import pwd
@@ -8,12 +8,12 @@ from pathlib import Path
 from devcloud.compute_user import run_checked
 from devcloud.settings import COMPUTE_USER, Settings
 
-# sshd wants it and does not make it
+# sshd requires this directory and does not create it.
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 
 def ensure_keys(settings: Settings) -> None:
-    """Make the user's key and the hosts', and have the user know the hosts'."""
+    """Create the user's key and the hosts' key, and write the user's known_hosts. Idempotent."""
     folder = settings.data / "ssh"
     folder.mkdir(parents=True, exist_ok=True)
     PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavors, images, networks, key pair: what a first user finds."""
+"""The flavors, images, networks and key pair of a new cloud."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,28 +23,28 @@ POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
 
 
 SOURCE_PROPERTY = "devcloud_archive"
-"""Image property with what the image is made from, so that a changed one is uploaded anew."""
+"""The image property that names the image's archive; upload_image compares it."""
 
 
 def seed_state(settings: Settings) -> str:
-    """Return what the seeds are made from."""
+    """Return the names of the archives and hosts that the seeds are made from."""
     archives = (archive_path(settings, name).name for name in SEEDED)
     return " ".join([*archives, *(host.name for host in settings.hosts)])
 
 
 def is_seeded(settings: Settings) -> bool:
-    """Return whether the seeds are complete and made from the present sources."""
+    """Return True if the seeds are complete and made from the present sources."""
     done = settings.data / "seeded"
     return done.exists() and done.read_text() == seed_state(settings)
 
 
 def key_file(settings: Settings) -> Path:
-    """Return the private key of the tenant's key pair ``demo``."""
+    """Return the path of the private key of the tenant's key pair ``demo``."""
     return settings.folder / "demo_key"
 
 
 def seed(settings: Settings, archives: Archives) -> None:
-    """Make what is missing of the seeds."""
+    """Create the missing flavors, images, networks and the key pair."""
     admin, demo = connect(settings, "admin"), connect(settings, "demo")
 
     def networks() -> None:
@@ -59,7 +59,7 @@ def seed(settings: Settings, archives: Archives) -> None:
             database.manage(settings, "discover hosts", *nova, "cell_v2", "discover_hosts")
 
     with step("flavors"):
-        make_flavors(admin)
+        make_flavors(admin, FLAVORS)
     run_in_parallel(networks, hosts)
     for name in SEEDED:
         with step(f"image {name}"):
@@ -67,9 +67,12 @@ def seed(settings: Settings, archives: Archives) -> None:
     (settings.data / "seeded").write_text(seed_state(settings))
 
 
-def make_flavors(admin: Connection) -> None:
-    """Make the flavors."""
-    for name, (processors, memory, disk) in FLAVORS.items():
+def make_flavors(admin: Connection, flavors: Mapping[str, tuple[int, int, int]]) -> None:
+    """Create the missing flavors.
+
+    :param flavors: virtual processors, memory in MiB and disk in GiB by name.
+    """
+    for name, (processors, memory, disk) in flavors.items():
         if admin.compute.find_flavor(name) is None:
             admin.compute.create_flavor(name=name, vcpus=processors, ram=memory, disk=disk)
 
@@ -77,7 +80,7 @@ def make_flavors(admin: Connection) -> None:
 def upload_image(
     admin: Connection, name: str, archive: Path, properties: Mapping[str, str] | None = None
 ) -> None:
-    """Upload an archive as a public image, in place of one made from an older archive.
+    """Upload an archive as a public image, in place of an image of an older archive.
 
     :param properties: further properties of the image.
     """
@@ -102,7 +105,7 @@ def upload_image(
 
 
 def make_networks(admin: Connection, project: str) -> None:
-    """Make the tenant's networks, the network of the floating addresses and the router.
+    """Create the tenant's networks, the network of the floating addresses and the router.
 
     :param project: id of the tenant's project.
     """
@@ -124,7 +127,7 @@ def make_networks(admin: Connection, project: str) -> None:
             is_dhcp_enabled=False,
             allocation_pools=[POOL],
         )
-    # what a tenant without a network gets one from: openstack server create --network auto
+    # openstack server create --network auto takes a subnet from this pool.
     if network.find_subnet_pool("default") is None:
         network.create_subnet_pool(
             name="default",
@@ -172,7 +175,7 @@ def make_networks(admin: Connection, project: str) -> None:
 
 
 def open_security_group(demo: Connection) -> None:
-    """Let ping and SSH into the servers of the tenant's default security group."""
+    """Allow ping and SSH to servers in the tenant's default security group. Idempotent."""
     group = demo.network.find_security_group("default", project_id=demo.current_project_id)
     for family, ping in (("IPv4", "icmp"), ("IPv6", "ipv6-icmp")):
         for protocol, port in ((ping, None), ("tcp", 22)):
@@ -186,12 +189,12 @@ def open_security_group(demo: Connection) -> None:
                     port_range_max=port,
                 )
             except ConflictException:
-                # the rule is there
+                # The rule exists already.
                 continue
 
 
 def make_key_pair(settings: Settings, demo: Connection) -> None:
-    """Make the tenant's key pair; its private half is given out once, so both or none are kept."""
+    """Create the tenant's key pair, unless both of its halves exist."""
     path = key_file(settings)
     pair = demo.compute.find_keypair("demo")
     if pair is not None and path.exists():
@@ -203,6 +206,6 @@ def make_key_pair(settings: Settings, demo: Connection) -> None:
 
 
 def run_keygen(path: Path) -> None:
-    """Make an SSH key without a passphrase."""
+    """Create an SSH key without a passphrase."""
     path.unlink(missing_ok=True)
     run_checked(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "devcloud", "-f", path])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where everything of the cloud lies and which addresses it uses. Standard library only."""
+"""The paths and addresses of the cloud. Standard library only."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ GATEWAY_ADDRESS = "172.31.255.1"
 """The machine's own end of the link into the namespace."""
 
 API_ADDRESS = "172.31.255.2"
-"""Address of every API, as in the catalog."""
+"""Address of all APIs, as in the catalog."""
 
 DASHBOARD_PORT = 8080
 
@@ -35,7 +35,7 @@ COMPUTE_USER = "nova"
 
 PRIVILEGED_HELPER_RULE = Path("/etc/sudoers.d/novadocker-devcloud")
 
-# a unix socket's path holds 107 bytes; the longest below the state folder is 43 bytes
+# A Unix socket's path has at most 107 bytes; the longest below the state directory has 43.
 LONGEST_STATE_FOLDER = 64
 
 SECRET_NAMES = ("admin", "demo", "service", "database", "rabbit", "metadata")
@@ -43,15 +43,15 @@ SECRET_NAMES = ("admin", "demo", "service", "database", "rabbit", "metadata")
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One compute host: what differs between hosts and nothing else.
+    """One compute host: the values that differ between hosts.
 
     :ivar name: ``[DEFAULT] host`` of its nova-compute and its Neutron agents.
-    :ivar namespace: network namespace its processes run in.
-    :ivar number: 1 for the first.
-    :ivar gateway: the controller's end of the link to the host, None for the first.
+    :ivar namespace: network namespace of its processes.
+    :ivar number: 1 for the first host.
+    :ivar gateway: the controller's end of the link to the host; None for the first host.
     :ivar address: management address.
-    :ivar tunnel_address: its end of the tunnels between hosts, on the bridge br-phy.
-    :ivar network_node: whether the DHCP, L3 and metadata agents run here too.
+    :ivar tunnel_address: its address for tunnels between hosts, on the bridge br-phy.
+    :ivar network_node: True if the DHCP, L3 and metadata agents run here too.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Host:
 class Settings:
     """The cloud's layout on disk.
 
-    :ivar folder: state folder, ``DEVCLOUD_DIR``.
+    :ivar folder: state directory, ``DEVCLOUD_DIR``.
     :ivar compute_driver: ``[DEFAULT] compute_driver`` of the compute hosts.
     :ivar hosts: compute hosts; the first one is the network node.
-    :ivar dashboard: whether Horizon runs.
-    :ivar watch: whether Prometheus, Alertmanager and what they need run.
+    :ivar dashboard: True if Horizon runs.
+    :ivar watch: True if Prometheus and Alertmanager run, with their exporters and mail server.
     """
 
     folder: Path
@@ -82,63 +82,63 @@ class Settings:
 
     @property
     def data(self) -> Path:
-        """Databases, images, the engine's data root."""
+        """Directory of the databases, the images and the engines' data roots."""
         return self.folder / "data"
 
     @property
     def etc(self) -> Path:
-        """Rendered configuration."""
+        """Directory of the rendered configuration."""
         return self.folder / "etc"
 
     @property
     def log(self) -> Path:
-        """One file per program."""
+        """Directory of the logs, one file per program."""
         return self.folder / "log"
 
     @property
     def run(self) -> Path:
-        """Sockets and pid files."""
+        """Directory of the sockets and pid files."""
         return self.folder / "run"
 
     @property
     def venv(self) -> Path:
-        """Virtual environment with OpenStack and novadocker in it."""
+        """Virtual environment with OpenStack and novadocker."""
         return self.folder / "venv"
 
     @property
     def images(self) -> Path:
-        """Image archives; kept by ``clean``, since they depend on nothing in the cloud."""
+        """Directory of the image archives. ``clean`` keeps it, since no cloud data affects it."""
         return self.folder / "images"
 
     @property
     def dashboard_folder(self) -> Path:
-        """Horizon's virtual environment and static files; kept by ``clean``."""
+        """Directory of Horizon's virtual environment and static files; ``clean`` keeps it."""
         return self.folder / "horizon"
 
     @property
     def bin(self) -> Path:
-        """Scripts of the virtual environment."""
+        """Directory of the virtual environment's programs."""
         return self.venv / "bin"
 
     @property
     def secrets_file(self) -> Path:
-        """Generated passwords; they live and die with the databases."""
+        """File of the generated passwords, created and deleted with the databases."""
         return self.data / "secrets.json"
 
     def host_data(self, host: Host) -> Path:
-        """Data of one host's services."""
+        """Directory of the data of one host's services."""
         return self.data / "hosts" / host.name
 
     def host_etc(self, host: Host) -> Path:
-        """Rendered configuration of one host's services."""
+        """Directory of the rendered configuration of one host's services."""
         return self.etc / "hosts" / host.name
 
     def host_run(self, host: Host) -> Path:
-        """Sockets and pid files of one host's services."""
+        """Directory of the sockets and pid files of one host's services."""
         return self.run / "hosts" / host.name
 
     def host_mounts(self, host: Host) -> Path | None:
-        """The mount namespace of a host, None for the first, which shares the machine's."""
+        """File of a host's mount namespace; None for the first host, which shares the machine's."""
         return None if host.gateway is None else self.run / "mounts" / host.name
 
     def engine_socket(self, host: Host) -> Path:
@@ -155,24 +155,24 @@ class Settings:
 
 
 class SettingsError(Exception):
-    """The environment asks for something that can't work; the text says what to do."""
+    """The environment has an invalid setting; the text names the remedy."""
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings from the environment.
+    """Return the settings from the environment and the existing cloud.
 
-    :param environment: ``DEVCLOUD_DIR`` (default ``.devcloud`` in the checkout),
-        ``DEVCLOUD_COMPUTE_DRIVER`` (default ``docker.DockerDriver``) and ``DEVCLOUD_HOSTS``,
-        the number of compute hosts (default: as many as the cloud has, 1 for a new one), and
-        ``DEVCLOUD_HORIZON``, 1 for the dashboard and 0 for none (default: as the cloud is), and
-        ``DEVCLOUD_WATCH`` for Prometheus likewise.
-    :raises SettingsError: the folder's path is too long for unix sockets, or the number of hosts
-        can't be.
+    :param environment: ``DEVCLOUD_DIR`` is the state directory (default ``.devcloud`` in the
+        checkout), ``DEVCLOUD_COMPUTE_DRIVER`` the driver (default ``docker.DockerDriver``),
+        ``DEVCLOUD_HOSTS`` the number of compute hosts (default: as many as the cloud has, 1 for a
+        new cloud). ``DEVCLOUD_HORIZON`` is 1 with the dashboard, 0 without (default: as the cloud
+        is); ``DEVCLOUD_WATCH`` selects Prometheus in the same form.
+    :raises SettingsError: the directory's path is too long for Unix sockets, or the number of hosts
+        is invalid.
     """
     folder = Path(environment.get("DEVCLOUD_DIR") or CHECKOUT / ".devcloud").absolute()
     if len(os.fsencode(folder)) > LONGEST_STATE_FOLDER:
         raise SettingsError(
-            f"{folder} is longer than {LONGEST_STATE_FOLDER} bytes, which the unix sockets in it"
+            f"{folder} is longer than {LONGEST_STATE_FOLDER} bytes, which the Unix sockets in it"
             " do not allow: set DEVCLOUD_DIR to a shorter path"
         )
     return Settings(
@@ -185,24 +185,24 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def hosts_file(folder: Path) -> Path:
-    """Return the file that holds how many compute hosts the cloud has."""
+    """Return the path of the file that contains the cloud's number of compute hosts."""
     return folder / "data" / "host-count"
 
 
 def dashboard_file(folder: Path) -> Path:
-    """Return the file that is there when the cloud has a dashboard."""
+    """Return the path of the file that exists if the cloud has a dashboard."""
     return folder / "data" / "dashboard"
 
 
 def watch_file(folder: Path) -> Path:
-    """Return the file that is there when the cloud has Prometheus."""
+    """Return the path of the file that exists if the cloud has Prometheus."""
     return folder / "data" / "watch"
 
 
 def compute_host(number: int) -> Host:
     """Return the compute host of a number; the first shares the controller's namespace."""
     first = number == 1
-    # a link of four addresses for each host but the first
+    # Each host but the first has a link subnet of four addresses.
     link = 4 * (number - 2)
     return Host(
         name=f"host{number}",
@@ -232,7 +232,7 @@ def _has(wanted: str | None, noted: Path) -> bool:
 
 
 def load_secrets(settings: Settings) -> dict[str, str]:
-    """Return the cloud's passwords by name, made on the first call."""
+    """Return the cloud's passwords by name; the first call creates them."""
     if not settings.secrets_file.exists():
         settings.data.mkdir(parents=True, exist_ok=True)
         made = {name: secrets.token_hex(12) for name in SECRET_NAMES}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named, timed steps and what a failed one tells its reader. Standard library only."""
+"""Named, timed steps, and the explanation of a failed step. Standard library only."""
 
 import collections
 import concurrent.futures
@@ -20,11 +20,11 @@ TELLING_LINE = re.compile(
 
 
 class StepFailed(Exception):
-    """A step that did not work.
+    """A step failed.
 
-    :ivar text: what happened, in one line.
-    :ivar advice: what the user can do about it.
-    :ivar log: file that says more.
+    :ivar text: the failure, in one line.
+    :ivar advice: the remedy.
+    :ivar log: the file with the details.
     """
 
     def __init__(self, text: str, advice: str, log: Path | None = None) -> None:
@@ -35,7 +35,7 @@ class StepFailed(Exception):
 
 
 class TimedOut(StepFailed):
-    """Something did not happen in its time."""
+    """A condition did not come true within its time."""
 
 
 def say(text: str) -> None:
@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
-    """Print the name of what is done and the time it took."""
+    """Print the name of a block and its duration."""
     begin = time.monotonic()
     try:
         yield
@@ -57,7 +57,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def run_in_parallel(*chains: Callable[[], None]) -> None:
-    """Run functions side by side; the first failure is raised once all have ended."""
+    """Run functions concurrently. The first failure is raised when all functions have ended."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=len(chains)) as pool:
         for future in [pool.submit(chain) for chain in chains]:
             future.result()
@@ -74,10 +74,10 @@ def run_command(
 ) -> None:
     """Run a command with its output in a file.
 
-    :param log: file that is replaced by the command's output.
-    :param advice: what the user can do when it fails.
+    :param log: the file that the command's output replaces.
+    :param advice: the remedy for a failure.
     :param timeout: seconds.
-    :raises StepFailed: the command failed or took too long.
+    :raises StepFailed: the command failed or exceeded its timeout.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     name = Path(command[0]).name
@@ -98,7 +98,7 @@ def run_command(
             raise StepFailed(f"{name} took more than {timeout:.0f} s", advice, log) from error
         except FileNotFoundError as error:
             raise StepFailed(
-                f"{command[0]} is not there", "python3 -m devcloud install", None
+                f"{command[0]} does not exist", "python3 -m devcloud install", None
             ) from error
     if done.returncode != 0:
         raise StepFailed(f"{name} exited with {done.returncode}", advice, log)
@@ -113,21 +113,21 @@ def wait_until(
     timeout: float = 90,
     interval: float = 0.2,
 ) -> None:
-    """Poll something that has no event to wait for.
+    """Poll a condition that has no event to wait for.
 
-    :param timeout: seconds until giving up.
-    :param interval: seconds between two looks.
-    :raises TimedOut: the condition did not come true in time.
+    :param timeout: seconds until the failure.
+    :param interval: seconds between two polls.
+    :raises TimedOut: the condition did not come true within the timeout.
     """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise TimedOut(f"{what}: not within {timeout:.0f} s", advice, log)
+            raise TimedOut(f"Timed out after {timeout:.0f} s: {what}", advice, log)
         time.sleep(interval)
 
 
 def telling_lines(log: Path, limit: int = 6) -> list[str]:
-    """Return the last lines of a log that look like the cause, else simply the last ones."""
+    """Return the last lines of a log that look like a cause, or its last lines."""
     if not log.exists():
         return []
     with log.open(errors="replace") as lines:
@@ -137,7 +137,7 @@ def telling_lines(log: Path, limit: int = 6) -> list[str]:
 
 
 def explain(failure: StepFailed) -> str:
-    """Return the text for the user: what failed, the log lines that matter, what to do."""
+    """Return the user's text: the failure, the relevant log lines, the remedy."""
     parts = [f"FAILED: {failure.text}"]
     if failure.log is not None:
         parts += [f"  {line[:300]}" for line in telling_lines(failure.log)]

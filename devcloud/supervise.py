@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervisor: its configuration, its start and its XML-RPC. Standard library only."""
+"""Supervisor's configuration, start and XML-RPC client. Standard library only."""
 
 import configparser
 import ctypes
@@ -28,7 +28,7 @@ RUNNING_STATES = ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket."""
+    """XML-RPC over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def socket_file(settings: Settings) -> Path:
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment every program starts with; nothing of the caller's gets in."""
+    """Return the environment of all programs, which contains nothing of the caller's."""
     return {
         "PATH": f"{settings.bin}:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(settings.run),
@@ -59,7 +59,7 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
 
 def write_config(settings: Settings, programs: Iterable[Program]) -> None:
-    """Write supervisor's configuration; a program whose files changed differs from before."""
+    """Write supervisor's configuration. A change of a program's files changes its environment."""
     config = configparser.RawConfigParser()
     config["unix_http_server"] = {"file": str(socket_file(settings)), "chmod": "0700"}
     config["supervisord"] = {
@@ -80,7 +80,7 @@ def write_config(settings: Settings, programs: Iterable[Program]) -> None:
             "environment": ",".join(f'{name}="{value}"' for name, value in environment.items()),
             "autostart": "false",
             "autorestart": "true",
-            # one that dies while it loads is tried again a few times, then given up
+            # A program that exits within ten seconds is restarted five times, then it is FATAL.
             "startsecs": "10",
             "startretries": "5",
             "stopsignal": program.stop_signal,
@@ -93,7 +93,7 @@ def write_config(settings: Settings, programs: Iterable[Program]) -> None:
         }
         if program.user is not None:
             section["user"] = program.user
-        # a per cent sign is supervisor's own expansion
+        # A percent sign begins one of supervisor's own expansions.
         config[f"program:{program.name}"] = {
             key: value.replace("%", "%%") for key, value in section.items()
         }
@@ -108,7 +108,7 @@ def proxy(settings: Settings) -> Any:
 
 
 def is_alive(settings: Settings) -> bool:
-    """Return whether supervisor answers."""
+    """Return True if supervisor answers."""
     try:
         proxy(settings).getState()
     except (OSError, http.client.HTTPException):
@@ -117,17 +117,17 @@ def is_alive(settings: Settings) -> bool:
 
 
 def become_subreaper() -> None:
-    """Make the calling process adopt, and so reap, what its descendants leave behind.
+    """Make the calling process the subreaper of its descendants' orphans.
 
-    The agents' daemons (dnsmasq, haproxy, privsep's helpers) would stay as zombies where the
-    machine's first process does not reap them.
+    Where the machine's first process does not reap zombies, the agents' daemons (dnsmasq, haproxy,
+    privsep's helpers) would remain as zombies.
     """
     if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def ensure_supervisor(settings: Settings) -> None:
-    """Start supervisor inside the cloud's network namespace, or let it read its changed config."""
+    """Start supervisor inside the cloud's network namespace, or reload its configuration."""
     if is_alive(settings):
         ((added, changed, removed),) = proxy(settings).reloadConfig()
         stop_programs(settings, [*changed, *removed])
@@ -137,7 +137,8 @@ def ensure_supervisor(settings: Settings) -> None:
             proxy(settings).addProcessGroup(name)
         return
     socket_file(settings).unlink(missing_ok=True)
-    # MariaDB, RabbitMQ and the engine want many; the programs inherit supervisor's limit
+    # MariaDB, RabbitMQ and the engine need many file descriptors, and programs inherit supervisor's
+    # limit.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     log = settings.log / "supervisord-start.log"
@@ -156,14 +157,14 @@ def ensure_supervisor(settings: Settings) -> None:
 
     def ready() -> bool:
         if started.poll() is not None:
-            raise StepFailed(f"supervisor exited with {started.returncode}", ADVICE, log)
+            raise StepFailed(f"supervisor exited with status {started.returncode}", ADVICE, log)
         return is_alive(settings)
 
     wait_until(ready, what="supervisor answers", advice=ADVICE, log=log, timeout=30, interval=0.05)
 
 
 def states(settings: Settings) -> dict[str, str]:
-    """Return the state of every program by name, empty when supervisor is not running."""
+    """Return the state of each program by name; empty if supervisor is not running."""
     try:
         listed = proxy(settings).getAllProcessInfo()
     except (OSError, http.client.HTTPException):
@@ -172,15 +173,12 @@ def states(settings: Settings) -> dict[str, str]:
 
 
 def process_id(settings: Settings, name: str) -> int:
-    """Return the process of a running program."""
+    """Return the process id of a running program."""
     return int(proxy(settings).getProcessInfo(name)["pid"])
 
 
 def start_programs(settings: Settings, names: Iterable[str]) -> list[str]:
-    """Start those of the programs that do not run, and return their names.
-
-    Does not wait for them to be ready.
-    """
+    """Start the programs that are not running and return their names, without waiting for them."""
     current = states(settings)
     idle = [name for name in names if current[name] not in ("STARTING", "RUNNING")]
     for name in idle:
@@ -189,9 +187,9 @@ def start_programs(settings: Settings, names: Iterable[str]) -> list[str]:
 
 
 def stop_programs(settings: Settings, names: Iterable[str]) -> None:
-    """Stop programs side by side and wait until they have ended.
+    """Stop programs concurrently and wait until they have ended.
 
-    :raises StepFailed: one is still there after its time and a SIGKILL.
+    :raises StepFailed: a program survives its stop_wait and SIGKILL.
     """
     current = states(settings)
     wanted = [name for name in names if current.get(name) in RUNNING_STATES]
@@ -204,7 +202,7 @@ def stop_programs(settings: Settings, names: Iterable[str]) -> None:
     wait_until(
         lambda: not any(states(settings).get(name) in RUNNING_STATES for name in wanted),
         what=f"stopping {' '.join(wanted)}",
-        advice="end the processes by hand: python3 -m devcloud status",
+        advice="kill the processes by hand: python3 -m devcloud status",
         log=settings.log / "supervisord.log",
         timeout=60,
         interval=0.1,
@@ -212,22 +210,25 @@ def stop_programs(settings: Settings, names: Iterable[str]) -> None:
 
 
 def require_running(settings: Settings, name: str) -> None:
-    """Fail at once when a program that is being waited for has died.
+    """Check that a program is running or starting, so that a wait for it fails at once.
 
-    :raises StepFailed: supervisor is trying it again or gave up.
+    :raises StepFailed: supervisor is restarting the program or gave up.
     """
     state = states(settings).get(name, "missing")
     if state not in ("STARTING", "RUNNING"):
         raise StepFailed(
-            f"{name} is {state}",
-            f"mend the cause, then: python3 -m devcloud ctl restart {name}",
+            f"The program {name} is {state}",
+            f"fix the cause, then: python3 -m devcloud ctl restart {name}",
             settings.log / f"{name}.log",
         )
 
 
 def control(settings: Settings, words: Sequence[str]) -> int:
-    """Run supervisorctl on the cloud and return its exit status."""
+    """Run supervisorctl on the cloud and return its exit status.
+
+    :raises StepFailed: supervisor is not running.
+    """
     if not is_alive(settings):
-        raise StepFailed("the cloud is not up", "python3 -m devcloud up")
+        raise StepFailed("The cloud is not running", "python3 -m devcloud up")
     command = [str(settings.bin / "supervisorctl"), "-c", str(config_file(settings)), *words]
     return subprocess.run(command, check=False, env=dict(os.environ)).returncode

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One host's Open vSwitch: database, settings, bridges."""
+"""One host's Open vSwitch: its database, settings and bridges."""
 
 import subprocess
 
@@ -12,16 +12,17 @@ SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 TUNNEL_BRIDGE = "br-phy"
 
 BRIDGES = ("br-ex", "br-vlan", TUNNEL_BRIDGE)
-"""Bridges of the provider networks, and the one that has the tunnels' address, as the user-space
-datapath wants it; br-int and br-tun are made by the Neutron agent."""
+"""The provider networks' bridges, and the bridge with the tunnels' address, which the user-space
+datapath requires. The Neutron agent creates br-int and br-tun.
+"""
 
 TUNNEL_PREFIX = 24
 
 
 def vsctl(settings: Settings, host: Host, *words: str) -> str:
-    """Run ovs-vsctl on a host's switch and return what it prints.
+    """Run ovs-vsctl on a host's switch and return its output.
 
-    :raises StepFailed: it failed.
+    :raises StepFailed: the command failed.
     """
     done = subprocess.run(
         ["ovs-vsctl", f"--db=unix:{settings.switch_socket(host)}", "--timeout=20", *words],
@@ -31,7 +32,7 @@ def vsctl(settings: Settings, host: Host, *words: str) -> str:
     )
     if done.returncode != 0:
         raise StepFailed(
-            f"ovs-vsctl {' '.join(words)}: {done.stderr.strip()}",
+            f"The command ovs-vsctl {' '.join(words)} failed: {done.stderr.strip()}",
             f"python3 -m devcloud ctl restart ovsdb-{host.name} ovs-{host.name}",
             settings.log / f"ovs-{host.name}.log",
         )
@@ -39,9 +40,9 @@ def vsctl(settings: Settings, host: Host, *words: str) -> str:
 
 
 def make_database(settings: Settings, host: Host) -> None:
-    """Make an empty switch database in place of an old one.
+    """Create an empty switch database in place of an old one.
 
-    Ports of an earlier run point at devices that are gone; the agents make theirs anew.
+    An earlier run's ports name devices that are gone; the agents create their ports again.
     """
     folder = settings.host_data(host) / "ovs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def make_database(settings: Settings, host: Host) -> None:
 
 
 def prepare(settings: Settings, host: Host) -> None:
-    """Set what ovs-vswitchd reads once, at its start."""
+    """Set the values that ovs-vswitchd reads only when it starts."""
     vsctl(
         settings,
         host,
@@ -66,9 +67,9 @@ def prepare(settings: Settings, host: Host) -> None:
 
 
 def make_bridges(settings: Settings, host: Host) -> None:
-    """Make the bridges and join them to the other hosts'.
+    """Create the bridges and connect them to the other hosts' bridges. Idempotent.
 
-    br-ex carries the floating network's gateway, br-phy the host's end of the tunnels.
+    br-ex has the floating network's gateway address, br-phy the host's tunnel address.
     """
     for bridge in BRIDGES:
         vsctl(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP over unix sockets. Standard library only."""
+"""HTTP over Unix sockets. Standard library only."""
 
 import http.client
 import socket
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """A connection to a server that listens on a unix socket."""
+    """A connection to a server that listens on a Unix socket."""
 
     def __init__(self, path: Path, timeout: float = 60) -> None:
         super().__init__("localhost", timeout=timeout)

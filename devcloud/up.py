@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the cloud up, whatever state it is in."""
+"""Starting the cloud from any earlier state."""
 
 import functools
 import threading
@@ -55,10 +55,10 @@ API_PORTS = {
     "alertmanager": watch.ALERTMANAGER_PORT,
 }
 
-# those that are there on demand, and not waited for with the others
+# These APIs run only in some clouds, so start_services() does not wait for all of them.
 OPTIONAL_APIS = ("horizon", "prometheus", "alertmanager")
 
-# queues whose first message would otherwise wait a whole RPC timeout for its reader
+# A first message to a queue without a reader waits for a whole RPC timeout.
 QUEUES = {
     "neutron-rpc": ("q-plugin", "q-reports-plugin", "q-l3-plugin"),
     "nova-conductor": ("conductor",),
@@ -66,7 +66,7 @@ QUEUES = {
 
 
 def answers(port: int) -> bool:
-    """Return whether an API gives any HTTP answer; 401 is one, 5xx is none."""
+    """Return True if an API gives an HTTP response below 500, which includes 401."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(f"http://{API_ADDRESS}:{port}/", timeout=10).close()
@@ -78,7 +78,7 @@ def answers(port: int) -> bool:
 
 
 def wait_for_service(settings: Settings, name: str, what: str, ready: Callable[[], bool]) -> None:
-    """Wait until a program does its work; a dead one ends the wait at once."""
+    """Wait until a program is ready; fail at once if it is dead."""
     begin = time.monotonic()
 
     def ready_or_dead() -> bool:
@@ -109,7 +109,7 @@ def wait_for_api(settings: Settings, name: str) -> None:
 
 
 def wait_for_queues(settings: Settings, name: str) -> None:
-    """Wait until a service reads its message queues."""
+    """Wait until a service consumes its message queues."""
     password = load_secrets(settings)["rabbit"]
 
     def ready() -> bool:
@@ -131,7 +131,7 @@ def wait_for_queues(settings: Settings, name: str) -> None:
 class Starter:
     """Starts programs stage by stage.
 
-    :ivar first_start: when the first program was started, None when all ran before.
+    :ivar first_start: time of the first program's start; None if all were running before.
     """
 
     def __init__(self, settings: Settings, programs: list[Program]) -> None:
@@ -141,7 +141,7 @@ class Starter:
         self.first_start: float | None = None
 
     def start(self, *stages: str) -> list[str]:
-        """Start those programs of some stages that do not run, and return their names."""
+        """Start the programs of these stages that are not running, and return their names."""
         names = [program.name for program in self._programs if program.stage in stages]
         begin = time.time()
         started = supervise.start_programs(self._settings, names)
@@ -152,7 +152,7 @@ class Starter:
 
 
 def prepare_machine(settings: Settings) -> None:
-    """Make folders, network namespaces, the compute user and the configuration."""
+    """Create the directories, network namespaces, compute user and configuration."""
     for folder in ("glance/images", "glance/staging", "glance/tasks", "locks", "registry"):
         (settings.data / folder).mkdir(parents=True, exist_ok=True)
     for path in (settings.data / "rabbitmq", settings.log / "rabbitmq"):
@@ -172,7 +172,7 @@ def prepare_machine(settings: Settings) -> None:
 
 
 def note_choices(settings: Settings) -> None:
-    """Note whether the cloud has a dashboard and Prometheus, for commands that are not told."""
+    """Record whether the cloud has a dashboard and Prometheus, for later commands without them."""
     for wanted, noted in (
         (settings.dashboard, dashboard_file(settings.folder)),
         (settings.watch, watch_file(settings.folder)),
@@ -181,7 +181,7 @@ def note_choices(settings: Settings) -> None:
 
 
 def start_switches(settings: Settings, starter: Starter) -> None:
-    """Start Open vSwitch on every host, with its settings and provider bridges."""
+    """Start Open vSwitch on each host, with its settings and provider bridges."""
     for host in settings.hosts:
         wait_until(
             settings.switch_socket(host).is_socket,
@@ -198,7 +198,7 @@ def start_switches(settings: Settings, starter: Starter) -> None:
 
 
 def start_infrastructure(settings: Settings, starter: Starter) -> None:
-    """Start databases, message bus, switches and engines, and make the tables."""
+    """Start the databases, message bus, switches and engines, and create the tables."""
     if not database.has_data_folder(settings):
         with step("MariaDB data folder"):
             database.make_data_folder(settings)
@@ -253,16 +253,16 @@ def start_services(settings: Settings, starter: Starter) -> None:
 
 
 def up(settings: Settings) -> None:
-    """Bring the cloud up: a few seconds when it is up, a minute when it is down.
+    """Start the cloud, in a minute. Takes a few seconds if the cloud is running.
 
-    :raises StepFailed: something did not come up in time.
+    :raises StepFailed: a service did not start in time.
     """
     owner.require_own(settings)
     if supervise.is_alive(settings) and not database.tables_made(settings).exists():
-        # a first bring-up was cut off, and its commands may still be at work on the tables
+        # The first start was interrupted, and its commands may still be changing the tables.
         down(settings)
     if not supervise.is_alive(settings):
-        with step("what an earlier run left"):
+        with step("leftovers of an earlier run removed"):
             leftovers.clear(settings)
     owner.claim(settings)
     hosts_file(settings.folder).parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,7 @@ def up(settings: Settings) -> None:
         start_services(settings, starter)
         if settings.watch:
             watch.name_contact(settings)
-            # nobody reports to the cloud's APIs
+            # These programs report to none of the cloud's APIs, so no report is awaited.
             supervise.start_programs(
                 settings, [program.name for program in programs if program.stage == "watch"]
             )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus, Alertmanager and what they ask, with the samples of ``etc`` made quick.
+"""Prometheus, Alertmanager and their targets, with accelerated samples of ``etc``.
 
-All that an alarm waits for is a thirtieth of what it is elsewhere.
+Every wait and look-back of an alarm is a thirtieth of its usual duration.
 """
 
 import re
@@ -37,17 +37,17 @@ _USER = "prometheus"
 
 
 def folder(settings: Settings) -> Path:
-    """Return the folder of the configuration."""
+    """Return the directory of the configuration."""
     return settings.etc / "watch"
 
 
 def mail_folder(settings: Settings) -> Path:
-    """Return the folder with what owners and operators are written, one file each."""
+    """Return the directory of the mails to owners and operators, one file per mail."""
     return settings.data / "mail"
 
 
 def url(port: int, path: str = "/") -> str:
-    """Return an address of Prometheus or Alertmanager."""
+    """Return a URL of Prometheus or Alertmanager."""
     return f"http://{API_ADDRESS}:{port}{path}"
 
 
@@ -74,7 +74,7 @@ def exporter(settings: Settings, host: Host) -> Program:
 
 
 def programs(settings: Settings) -> Iterable[Program]:
-    """Return the programs that are there once."""
+    """Return the programs that the cloud has once, not per host."""
     etc = folder(settings)
     yield Program(
         "prometheus",
@@ -83,7 +83,7 @@ def programs(settings: Settings) -> Iterable[Program]:
             f"--config.file={etc}/prometheus.yml",
             f"--storage.tsdb.path={settings.data}/prometheus",
             "--storage.tsdb.retention.time=2d",
-            # an alarm that fires as the configuration is read anew reaches nobody: said again soon
+            # An alarm that fires while Alertmanager reloads is lost, so Prometheus resends it soon.
             f"--rules.alert.resend-delay={STEP}",
             f"--web.listen-address={API_ADDRESS}:{PROMETHEUS_PORT}",
             "--web.enable-lifecycle",
@@ -132,14 +132,14 @@ def programs(settings: Settings) -> Iterable[Program]:
 
 
 def certificate(settings: Settings) -> Path:
-    """Return the certificate of all exporters; another number of hosts has another one."""
+    """Return the path of all exporters' certificate; its name depends on the number of hosts."""
     return folder(settings) / f"exporter-{len(settings.hosts)}.pem"
 
 
 def prepare(settings: Settings) -> None:
-    """Write what the programs read.
+    """Write the programs' configuration, password and certificate.
 
-    :raises StepFailed: there can't be a certificate.
+    :raises StepFailed: openssl failed to create the certificate.
     """
     etc = folder(settings)
     etc.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def prepare(settings: Settings) -> None:
 
 
 def name_contact(settings: Settings) -> None:
-    """Give the tenant's project a contact."""
+    """Set the contact of the tenant's project."""
     identity = connect(settings, "admin").identity
     project = identity.find_project("demo", ignore_missing=False)
     if project.get("contact") != CONTACT:
@@ -180,7 +180,7 @@ def name_contact(settings: Settings) -> None:
 
 
 def quicker(rules: str) -> str:
-    """Return rules that wait and look back for a thirtieth of the time."""
+    """Return rules whose waits and look-backs last a thirtieth of their usual duration."""
 
     def scaled(match: re.Match[str]) -> str:
         seconds = int(match[2]) * _SECONDS[match[3]]
@@ -225,7 +225,7 @@ def prometheus(settings: Settings) -> dict[str, Any]:
 
 
 def alertmanager(settings: Settings, sample: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of Alertmanager: the sample's, quick, with mails kept here."""
+    """Return Alertmanager's sample configuration, accelerated and with the local mail server."""
     act = {
         "url": f"http://127.0.0.1:{ACT_PORT}/",
         "http_config": {

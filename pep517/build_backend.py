@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """PEP 517 backend: pbr's, plus the loader's ``.pth`` file at the root of every wheel.
 
-Neither pbr nor setuptools can place a file directly in site-packages of a normal and of an
-editable wheel alike; a wheel is a zip file with a list of its files, so the file is added there.
+Neither pbr nor setuptools can place a file directly in site-packages for both normal and editable
+wheels. A wheel is a zip file with a list of its files, so this backend adds the file to the zip
+file.
 """
 
 import base64
@@ -29,9 +30,11 @@ def _add_loader(directory: str, wheel: str) -> str:
             data = old.read(entry)
             if entry.filename.endswith(".dist-info/RECORD"):
                 data += f"{_PTH.name},sha256={digest},{len(content)}\n".encode()
-                # its date is the one that SOURCE_DATE_EPOCH asks for
+                # SOURCE_DATE_EPOCH determines the date of RECORD's entry, so the loader gets the
+                # same.
                 loader = zipfile.ZipInfo(_PTH.name, entry.date_time)
-                # not every installer asks the umask, and nova-compute is not root
+                # Some installers ignore the umask, and nova-compute, which is not root, must read
+                # the file.
                 loader.external_attr = 0o100644 << 16
                 new.writestr(loader, content, zipfile.ZIP_DEFLATED)
             new.writestr(entry, data)
@@ -40,10 +43,10 @@ def _add_loader(directory: str, wheel: str) -> str:
 
 
 def build_wheel(wheel_directory: str, *args: Any, **kwargs: Any) -> str:
-    """Build a wheel that carries the loader."""
+    """Build a wheel that contains the loader."""
     return _add_loader(wheel_directory, _build_wheel(wheel_directory, *args, **kwargs))
 
 
 def build_editable(wheel_directory: str, *args: Any, **kwargs: Any) -> str:
-    """Build an editable wheel that carries the loader."""
+    """Build an editable wheel that contains the loader."""
     return _add_loader(wheel_directory, _build_editable(wheel_directory, *args, **kwargs))

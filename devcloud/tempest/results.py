@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of each test: from stestr's stream into a file that later runs bring up to date."""
+"""Test results: read from stestr's stream, kept in a file that later runs update."""
 
 import dataclasses
 import json
@@ -12,27 +12,27 @@ import subunit  # type: ignore[import-untyped]
 from testtools import StreamToDict
 
 STATUSES = {"success": "passed", "uxsuccess": "failed", "fail": "failed", "skip": "skipped"}
-"""Subunit's words and ours; a test that only began (``inprogress``) failed."""
+"""Subunit's statuses and this module's. A test that only began (``inprogress``) failed."""
 
 FIXTURE = re.compile(r"(?:setUp|tearDown)Class \((?P<name>.+)\)")
-"""What a class's own set-up is called when it fails or skips."""
+"""The id of a class's fixture that failed or skipped."""
 
 
 RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Timeout|Mismatch|Failed|Invalid\w*)\b")
-"""How the line of a traceback begins that names what was raised."""
+"""The start of the line of a traceback that names the exception."""
 
 MOST_CHARACTERS = 240
-"""Of a reason: some hold a whole traceback."""
+"""The maximum length of a reason, because some contain a whole traceback."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one test.
+    """The result of one test.
 
     :ivar status: ``passed``, ``failed``, ``skipped`` or ``excluded``.
-    :ivar reason: why it was left out or failed, in one line.
-    :ivar seconds: how long it took.
-    :ivar date: when it ended, UTC, as ``2026-11-25 13:20``.
+    :ivar reason: the cause of an exclusion, skip or failure, in one line.
+    :ivar seconds: its duration.
+    :ivar date: its end in UTC, as ``2026-11-25 13:20``.
     """
 
     status: str
@@ -43,38 +43,41 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Exclusion:
-    """A line of the list of tests that are left out."""
+    """A line of the list of excluded tests."""
 
     pattern: re.Pattern[str]
     reason: str
 
 
 def test_name(identity: str) -> str:
-    """Return a test's name without the attributes in brackets behind it."""
+    """Return a test's name without the attributes in brackets at its end."""
     return identity.partition("[")[0]
 
 
 def class_name(test: str) -> str:
-    """Return the class of a test."""
+    """Return the name of a test's class."""
     return test.rpartition(".")[0]
 
 
 def read_exclusions(path: Path) -> list[Exclusion]:
-    """Read a list as stestr takes it; a line without a reason is a ValueError."""
+    """Parse a list in stestr's format.
+
+    :raises ValueError: a line has no reason.
+    """
     found = []
     for line in path.read_text().splitlines():
         pattern, _, reason = line.partition("#")
         if pattern.strip() and not reason.strip():
-            raise ValueError(f"{path}: {pattern.strip()} has no reason")
+            raise ValueError(f"{path}: the pattern {pattern.strip()} has no reason")
         if pattern.strip():
             found.append(Exclusion(re.compile(pattern.strip()), reason.strip()))
     return found
 
 
 def last_line(details: Mapping[str, Any]) -> str:
-    """Return why a test was skipped or failed: the reason, or what its traceback ends with.
+    """Return why a test was skipped or failed: the skip's reason, or its traceback's exception.
 
-    Tempest says on a line of its own what an exception was about; it goes with the exception's.
+    Tempest writes an exception's details on a line of their own, which is appended.
     """
     texts = [details[name].as_text() for name in ("reason", "traceback") if name in details]
     lines = [line.rstrip() for text in texts for line in text.splitlines() if line.strip()]
@@ -85,9 +88,10 @@ def last_line(details: Mapping[str, Any]) -> str:
 
 
 def read_stream(stream: BinaryIO, listed: Iterable[str]) -> dict[str, Result]:
-    """Read what a run wrote.
+    """Parse a run's stream.
 
-    :param listed: the names of the run's tests; what befell a class is told of each of its own.
+    :param listed: the names of the run's tests; each test of a class inherits the result of the
+        class's fixture.
     """
     found: dict[str, Result] = {}
     of_classes: dict[str, Result] = {}
@@ -96,7 +100,7 @@ def read_stream(stream: BinaryIO, listed: Iterable[str]) -> dict[str, Result]:
         if test["status"] == "exists":
             return
         begin, end = test["timestamps"]
-        # a worker that died says no end
+        # A worker that died reports no end.
         end = end or begin
         result = Result(
             status=STATUSES.get(test["status"], "failed"),
@@ -116,14 +120,14 @@ def read_stream(stream: BinaryIO, listed: Iterable[str]) -> dict[str, Result]:
     collector.stopTestRun()
     for name in listed:
         of_class = of_classes.get(class_name(name))
-        # a class that could not be cleaned up has failed, whatever its tests say
+        # If the tear-down of a class failed, its tests count as failed too.
         if of_class is not None and (name not in found or of_class.status == "failed"):
             found[name] = of_class
     return found
 
 
 def exclude(listed: Iterable[str], exclusions: Iterable[Exclusion], date: str) -> dict[str, Result]:
-    """Return the results of the tests that are left out."""
+    """Return the results of the excluded tests."""
     rules = list(exclusions)
     return {
         name: Result("excluded", rule.reason, 0.0, date)
@@ -134,14 +138,14 @@ def exclude(listed: Iterable[str], exclusions: Iterable[Exclusion], date: str) -
 
 
 def load(path: Path) -> dict[str, Result]:
-    """Return the results of the runs so far, none before the first."""
+    """Return the results of earlier runs; empty if there is no file."""
     if not path.exists():
         return {}
     return {name: Result(**values) for name, values in json.loads(path.read_text()).items()}
 
 
 def save(path: Path, results: Mapping[str, Result]) -> None:
-    """Write the results, replacing the file at once."""
+    """Write the results, replacing the file atomically."""
     draft = path.with_suffix(".new")
     values = {name: dataclasses.asdict(results[name]) for name in sorted(results)}
     draft.write_text(json.dumps(values, indent=1))

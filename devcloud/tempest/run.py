@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Tempest and keeps what became of each test."""
+"""Running Tempest and keeping the result of each test."""
 
 import datetime
 import io
@@ -25,35 +25,35 @@ APART = (
     "tempest.api.compute.servers.test_server_actions.ServerActionsTestJSON"
     ".test_change_server_password"
 )
-"""Runs by itself: it takes away the floating address over which the others of its class log in."""
+"""Runs alone, because it removes the floating address over which its class's other tests log in."""
 
 SUITES = (
     r"^(tempest\.(api\.compute|scenario)"
     r"|neutron_tempest_plugin\.scenario"
     r"\.test_(connectivity|mtu|port_forwardings|security_groups|trunk))\."
 )
-"""What runs unless told otherwise."""
+"""The suites of a run without a pattern."""
 
 WORKERS = 2
 
 TEST_SECONDS = 900
-"""How long one test may take; it fails then."""
+"""The timeout of one test."""
 
 RUN_SECONDS = 6 * 3600
 
 
 def results_file(settings: Settings) -> Path:
-    """Return where the newest result of each test lies."""
+    """Return the path of the file with the newest result of each test."""
     return folder(settings) / "results.json"
 
 
 def control_file(settings: Settings) -> Path:
-    """Return where the results of the control run lie: those with Nova's fake driver."""
+    """Return the path of the control run's results, which are those with Nova's fake driver."""
     return folder(settings) / "control.json"
 
 
 def tempest_environment(settings: Settings, config: Path) -> dict[str, str]:
-    """Return the environment stestr and its workers run in."""
+    """Return the environment of stestr and its workers."""
     return {
         "PATH": f"{environment_bin(settings)}:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(folder(settings)),
@@ -67,9 +67,9 @@ def tempest_environment(settings: Settings, config: Path) -> dict[str, str]:
 
 
 def ask_stestr(settings: Settings, environment: dict[str, str], *words: str) -> bytes:
-    """Return what a command of stestr prints.
+    """Return the output of a stestr command.
 
-    :raises StepFailed: it failed.
+    :raises StepFailed: the command failed.
     """
     done = subprocess.run(
         [environment_bin(settings) / "stestr", *words],
@@ -79,20 +79,23 @@ def ask_stestr(settings: Settings, environment: dict[str, str], *words: str) -> 
         timeout=300,
         check=False,
     )
-    # 1 is also what it says of a run in which a test failed
+    # The exit status is also 1 after a run in which a test failed.
     if done.returncode not in (0, 1):
         tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise StepFailed(f"stestr {words[0]}: {' '.join(tail)}", "look at tempest/etc/tempest.conf")
+        raise StepFailed(
+            f"The command stestr {words[0]} failed: {' '.join(tail)}",
+            "look at tempest/etc/tempest.conf",
+        )
     return done.stdout
 
 
 def run_tests(
     settings: Settings, environment: dict[str, str], names: Iterable[str], workers: int = WORKERS
 ) -> dict[str, Result]:
-    """Run some tests and return what became of each.
+    """Run some tests and return the result of each.
 
-    :param workers: how many tests run side by side.
-    :raises StepFailed: they did not start, or took too long.
+    :param workers: the number of tests that run concurrently.
+    :raises StepFailed: the tests did not start, or the run exceeded its timeout.
     """
     wanted = set(names)
     chosen = folder(settings) / "chosen.txt"
@@ -112,7 +115,7 @@ def run_tests(
             f"Tempest took more than {RUN_SECONDS} s", "run fewer tests: make tempest TESTS=..."
         ) from error
     if counter.read_text() == before:
-        raise StepFailed("no test was run", "see what stestr says above")
+        raise StepFailed("Tempest ran no test", "see stestr's output above")
     stream = io.BytesIO(ask_stestr(settings, environment, "last", "--subunit"))
     return results.read_stream(stream, wanted)
 
@@ -120,7 +123,7 @@ def run_tests(
 def list_tests(settings: Settings, environment: dict[str, str], pattern: str) -> list[str]:
     """Return the names of the tests that a pattern selects.
 
-    :raises StepFailed: there are none, or they can't be loaded.
+    :raises StepFailed: no test matches, or the tests cannot be loaded.
     """
     if not (folder(settings) / ".stestr").exists():
         ask_stestr(settings, environment, "init")
@@ -128,21 +131,21 @@ def list_tests(settings: Settings, environment: dict[str, str], pattern: str) ->
     names = [results.test_name(name) for name in listed]
     if not names or "Failures" in listed:
         raise StepFailed(
-            f"no tests for {pattern}" if not names else "the tests can't be loaded",
-            "see what stestr list says in the folder tempest",
+            f"No test matches {pattern}" if not names else "Tempest's tests cannot be loaded",
+            "see the output of stestr list in the directory tempest",
         )
     return names
 
 
 def has_vlan_devices() -> bool:
-    """Return whether the kernel, which is the servers' too, has VLAN devices."""
+    """Return True if the kernel, which the servers share, has VLAN devices."""
     command = "ip link add probe type bridge && ip link add probe.1 link probe type vlan id 1"
     made = subprocess.run(["unshare", "--net", "sh", "-c", command], capture_output=True)
     return made.returncode == 0
 
 
 def exclusions() -> list[Exclusion]:
-    """Return the tests that are left out on this machine."""
+    """Return the exclusions that apply on this machine."""
     lists = [EXCLUDED] if has_vlan_devices() else [EXCLUDED, NEEDS_VLANS]
     return [line for path in lists for line in results.read_exclusions(path)]
 
@@ -150,7 +153,7 @@ def exclusions() -> list[Exclusion]:
 def run(settings: Settings, patterns: Sequence[str]) -> int:
     """Run the tests that match, keep their results and write the report.
 
-    :param patterns: regular expressions; all suites when there are none.
+    :param patterns: regular expressions; all suites if empty.
     :return: the number of tests that failed.
     :raises StepFailed: Tempest did not start.
     """
@@ -159,7 +162,7 @@ def run(settings: Settings, patterns: Sequence[str]) -> int:
     listed = set(list_tests(settings, environment, "|".join(patterns) or SUITES))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
     found = results.exclude(listed, exclusions(), now)
-    say(f"{len(listed)} tests, {len(found)} of them left out")
+    say(f"{len(listed)} tests, {len(found)} of them excluded")
     wanted = listed - set(found)
     for names in filter(None, (wanted - {APART}, wanted & {APART})):
         with step("Tempest"):

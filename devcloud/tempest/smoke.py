@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few of Tempest's tests that every run of this project's tests has."""
+"""The few Tempest tests that each run of this project's tests includes."""
 
 from devcloud.settings import Settings
 from devcloud.tempest.results import Result
@@ -7,10 +7,10 @@ from devcloud.tempest.run import list_tests, run_tests, tempest_environment
 from devcloud.tempest.workspace import HERE, Plan, prepare
 
 NAMES = HERE / "smoke.txt"
-"""The tests, one name on a line."""
+"""File with the names of the tests, one per line."""
 
 PLAN = Plan(name="smoke", source="debian")
-"""With an image that every cloud has; another one takes a minute to build."""
+"""Uses an image that every cloud has, because the image for Tempest takes a minute to build."""
 
 
 def names() -> list[str]:
@@ -19,9 +19,9 @@ def names() -> list[str]:
 
 
 def run(settings: Settings) -> dict[str, Result]:
-    """Run the tests against the cloud that is up, on all its hosts.
+    """Run the tests against the running cloud, on all its hosts.
 
-    :return: what became of each; one that Tempest does not have is not there.
+    :return: the result of each test, without the tests that Tempest does not have.
     :raises StepFailed: Tempest did not start.
     """
     environment = tempest_environment(settings, prepare(settings, PLAN))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Tempest needs before it starts: environment, images, flavors, configuration."""
+"""The prerequisites of Tempest: environment, images, flavors and configuration."""
 
 import dataclasses
 from pathlib import Path
@@ -10,22 +10,23 @@ from devcloud import dashboard, images
 from devcloud.clients import connect
 from devcloud.configuration import common_values, render, write_file
 from devcloud.install import ensure_environment
-from devcloud.seed import upload_image
+from devcloud.seed import make_flavors, upload_image
 from devcloud.settings import Settings
 from devcloud.steps import step
 
 HERE = Path(__file__).resolve().parent
 
 EXCLUDED = HERE / "excluded.txt"
-"""Tests that are left out, a regular expression and its reason on a line."""
+"""List of excluded tests, a regular expression and its reason per line."""
 
 NEEDS_VLANS = HERE / "needs_vlans.txt"
-"""Likewise, where the kernel has no VLAN devices."""
+"""List of tests that are excluded where the kernel has no VLAN devices."""
 
 IMAGE_PROPERTIES = {
-    # whose key and password it is; the tests log in as this account
+    # The account that gets the key and the password; the tests log in to it.
     "os_admin_user": "debian",
-    # some tests set a device of their server up by themselves; the flavors that they make have none
+    # Some tests configure a device of their server, and the flavors that they create lack the
+    # capability.
     "docker_capabilities": "NET_ADMIN",
 }
 
@@ -35,13 +36,14 @@ FLAVORS = {"tempest.1": (1, 256, 1), "tempest.2": (1, 384, 2)}
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How Tempest is set up.
+    """The set-up of a Tempest run.
 
-    :ivar name: of the first image in the cloud; the second is that with ``-alt`` behind it.
-    :ivar source: which of the devcloud's images the first one is.
-    :ivar hosts: the compute hosts that take servers; all when there are none here.
-    :ivar build_seconds: how long a server may take to be there, and to let a test log in.
-    :ivar ssh_seconds: how long a test tries to log in.
+    :ivar name: name of the first image in the cloud; the second's is the same with ``-alt``
+        appended.
+    :ivar source: devcloud's name of the first image.
+    :ivar hosts: the compute hosts for servers; empty means all hosts.
+    :ivar build_seconds: timeout of a server's build, and of a server's first login.
+    :ivar ssh_seconds: timeout of a login.
     """
 
     name: str = "tempest"
@@ -52,12 +54,12 @@ class Plan:
 
     @property
     def images(self) -> dict[str, str]:
-        """Two images of the cloud and what they are made from."""
+        """The names of Tempest's two images and of their sources."""
         return {self.name: self.source, f"{self.name}-alt": "debian"}
 
 
 WHOLE = Plan()
-"""How Tempest runs unless told otherwise."""
+"""The set-up of a full run."""
 
 STESTR_CONF = """[DEFAULT]
 test_path = {library}/tempest/test_discover
@@ -67,20 +69,20 @@ group_regex = ([^\\.]*\\.)*
 
 
 def folder(settings: Settings) -> Path:
-    """Return where Tempest's environment, configuration and results lie."""
+    """Return the directory of Tempest's environment, configuration and results."""
     return settings.folder / "tempest"
 
 
 def environment_bin(settings: Settings) -> Path:
-    """Return the scripts of Tempest's virtual environment."""
+    """Return the directory of the programs of Tempest's virtual environment."""
     return folder(settings) / "venv" / "bin"
 
 
 def prepare(settings: Settings, plan: Plan = WHOLE) -> Path:
-    """Install Tempest, make its images and flavors and write its configuration from the cloud.
+    """Install Tempest, create its images and flavors and write its configuration.
 
-    :return: the configuration.
-    :raises StepFailed: a package, an image or an answer of the cloud can't be had.
+    :return: the path of the configuration.
+    :raises StepFailed: a package cannot be installed, or an image cannot be built.
     """
     ensure_environment(
         settings,
@@ -96,19 +98,12 @@ def prepare(settings: Settings, plan: Plan = WHOLE) -> Path:
     with step("images, flavors, configuration"):
         for name, source in plan.images.items():
             upload_image(admin, name, images.archive_path(settings, source), IMAGE_PROPERTIES)
-        make_flavors(admin)
+        make_flavors(admin, FLAVORS)
         return write_workspace(settings, admin, plan)
 
 
-def make_flavors(admin: Connection) -> None:
-    """Make Tempest's flavors."""
-    for name, (processors, memory, disk) in FLAVORS.items():
-        if admin.compute.find_flavor(name) is None:
-            admin.compute.create_flavor(name=name, vcpus=processors, ram=memory, disk=disk)
-
-
 def write_workspace(settings: Settings, admin: Connection, plan: Plan) -> Path:
-    """Write Tempest's configuration as the cloud is now, and stestr's."""
+    """Write stestr's configuration, and Tempest's for the cloud's present state."""
     workspace = folder(settings)
     (workspace / "locks").mkdir(parents=True, exist_ok=True)
     (library,) = (workspace / "venv" / "lib").glob("python3*/site-packages")
@@ -119,13 +114,13 @@ def write_workspace(settings: Settings, admin: Connection, plan: Plan) -> Path:
 
 
 def newest_microversion(adapter: object) -> str:
-    """Return the newest microversion an API has, as ``2.100``."""
+    """Return the newest microversion of an API, in the form ``2.100``."""
     newest = adapter.get_endpoint_data().max_microversion  # type: ignore[attr-defined]
     return ".".join(map(str, newest))
 
 
 def configuration_values(settings: Settings, admin: Connection, plan: Plan) -> dict[str, str]:
-    """Return what the configuration's template asks for."""
+    """Return the values of the configuration's template."""
     names = plan.hosts or tuple(host.name for host in settings.hosts)
     extensions = sorted(extension.alias for extension in admin.network.extensions())
     image, image_alt = (admin.image.find_image(name).id for name in plan.images)
