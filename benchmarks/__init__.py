@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: what the driver does, side by side with what one would use instead."""
+"""Benchmarks: the driver's figures beside those of the usual alternative."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that reports a Neutron agent which is not there, until its input ends.
+"""A process that reports a nonexistent Neutron agent until its standard input ends.
 
-Neutron binds ports on a host only while an agent reports from it; the host of Nova's fake driver
-has none, and its servers need no wiring.
+Neutron binds ports on a host only while an agent reports from it. The host of Nova's fake driver
+has no agent, and its servers need no wiring.
 """
 
 import argparse
@@ -14,11 +14,15 @@ _SECONDS = 20
 
 
 def main() -> None:
-    """Report now, say so, and report on."""
+    """Report once, print a line, then report periodically."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, help="of an agent on this machine")
-    parser.add_argument("--host", required=True, help="from which it reports")
-    parser.add_argument("--configuration", required=True, type=json.loads, help="its own, JSON")
+    parser.add_argument(
+        "--config-file", required=True, help="configuration file of an agent on this machine"
+    )
+    parser.add_argument("--host", required=True, help="host from which it reports")
+    parser.add_argument(
+        "--configuration", required=True, type=json.loads, help="the agent's configuration, JSON"
+    )
     arguments = parser.parse_args()
 
     from neutron.agent import rpc

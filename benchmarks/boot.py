@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots servers side by side with what one would use instead, and holds them to the targets.
+"""Boots of servers beside the usual alternatives, with targets.
 
-``make bench-boot``; what each figure means is in docs/benchmarks.rst.
+``make bench-boot``; docs/benchmarks.rst explains each figure.
 """
 
 import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import fake_host, figures, memory, program, worker
@@ -44,7 +43,7 @@ Samples = dict[str, list[float]]
 
 @dataclasses.dataclass
 class Results:
-    """Samples by what was measured: seconds, seconds and bytes for each server."""
+    """The samples by name: boots of containers, boots of servers in seconds, bytes per server."""
 
     boots: dict[str, list[worker.Boot]]
     servers: Samples = dataclasses.field(default_factory=dict)
@@ -52,7 +51,7 @@ class Results:
 
 
 def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.Boot]]:
-    """Boot each kind once a round, one after the other; the first round does not count."""
+    """Boot a container of each kind per round, sequentially; the first round does not count."""
     kinds = {
         SPAWN: lambda: boots.spawn(grace=0.0),
         RAW: boots.raw,
@@ -69,13 +68,14 @@ def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.
 
 
 def boot_servers(settings: Settings, image_id: str, rounds: int) -> Samples:
-    """Boot a server in each availability zone once a round; the first round does not count."""
+    """Boot a server in each availability zone per round; the first round does not count."""
     logs = [settings.log / f"nova-compute-{host.name}.log" for host in settings.hosts]
     found: Samples = {OWN: [], WAITED: [], REST: [], FAKE: []}
     with connect(settings, "demo") as connection:
         servers = Servers(connection, image_id, logs)
         for number in range(rounds + 1):
-            # what a deleted server leaves to do slows the next one: each kind follows both
+            # The aftermath of a server's deletion slows the next boot, so each kind follows each
+            # other kind.
             zones = (worker.OWN_ZONE, fake.ZONE) if number % 2 else (fake.ZONE, worker.OWN_ZONE)
             booted = {zone: servers.boot(zone) for zone in zones}
             if number:
@@ -88,7 +88,7 @@ def boot_servers(settings: Settings, image_id: str, rounds: int) -> Samples:
 
 
 def fill_memory(boots: worker.Worker, batch: int) -> Samples:
-    """Keep a batch of each kind in turn, and see what each server of it takes."""
+    """Boot a batch of each kind in turn and measure the memory per server."""
     kinds = {BARE_MEMORY: boots.raw, SERVER_MEMORY: boots.spawn}
     found: Samples = {name: [] for name in kinds}
     for _ in range(MEMORY_BATCHES):
@@ -102,7 +102,7 @@ def fill_memory(boots: worker.Worker, batch: int) -> Samples:
 
 
 def measure(settings: Settings, rounds: int) -> Results:
-    """Measure everything; nothing of it is left behind."""
+    """Run all measurements, then delete everything that they created."""
     record = worker.image_on(settings, settings.hosts[0], IMAGE)
     with worker.started(settings, settings.hosts[0], record) as boots:
         with step(f"containers: {rounds} of each kind"):
@@ -114,19 +114,14 @@ def measure(settings: Settings, rounds: int) -> Results:
     return results
 
 
-def summaries(samples: Mapping[str, list[float]]) -> dict[str, figures.Summary]:
-    """Summarize each list of samples."""
-    return {name: figures.summarize(values) for name, values in samples.items()}
-
-
 def report(results: Results) -> program.Report:
-    """Return what was found."""
+    """Return the report of the results."""
     seconds = {name: [boot.seconds for boot in boots] for name, boots in results.boots.items()}
     parts = {
         name: figures.median_parts([boot.parts for boot in boots])
         for name, boots in results.boots.items()
     }
-    boots, servers, used = map(summaries, (seconds, results.servers, results.memory))
+    boots, servers, used = map(figures.summaries, (seconds, results.servers, results.memory))
     watched = boots[WATCHED_SPAWN].median / boots[RAW].median
     targets = [
         figures.Target(f"{SPAWN} / {RAW}", boots[SPAWN].median / boots[RAW].median, SPAWN_RATIO),
@@ -162,7 +157,7 @@ def report(results: Results) -> program.Report:
 def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "boot")
-    parser.add_argument("--rounds", type=int, default=20, help="of each kind (default: 20)")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of each kind (default: 20)")
     arguments = parser.parse_args()
     return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.rounds)))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots and resizes containers, and times the parts; for the process of a worker.
+"""Boots and resizes of containers, with the duration of each part; for a worker's process.
 
-Nova's objects must be registered before this is imported: the driver names them in signatures.
+Nova's objects must be registered before this import, because the driver's signatures name them.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.network import device_tags
 
-# as the cloud's network "private" has them, in ranges kept for documentation
+# The same families as the cloud's network "private", in ranges reserved for documentation.
 _SUBNETS = (("192.0.2.0/24", "192.0.2.{}"), ("2001:db8::/64", "2001:db8::{:x}"))
 _FIRST_HOST, _HOSTS = 10, 200
 _MTU = 1450
@@ -40,7 +40,7 @@ _FLAVOR = {
 
 
 class _NoEvents:
-    """Stands for Nova's ``virtapi``: Neutron's events are not waited for."""
+    """A replacement for Nova's ``virtapi`` that does not wait for Neutron's events."""
 
     @contextlib.contextmanager
     def wait_for_instance_event(self, *_arguments: Any) -> Iterator[None]:
@@ -50,8 +50,8 @@ class _NoEvents:
 class Booter:
     """Boots containers from one image and keeps them until ``clear``.
 
-    :param image: Glance's record of it
-    :param bridge: of Open vSwitch, which the servers' ports are put into
+    :param image: Glance's record of the image
+    :param bridge: the Open vSwitch bridge for the servers' ports
     """
 
     def __init__(self, host: str, image: dict[str, Any], bridge: str) -> None:
@@ -64,10 +64,10 @@ class Booter:
         self._client = docker.APIClient(
             CONF.docker.api_url, version="auto", timeout=CONF.docker.api_timeout
         )
-        # without Nova's database, no port has a tag, and there are no moves
+        # Without Nova's database, ports have no tags, and there are no interrupted moves.
         setattr(device_tags, "device_metadata", lambda *_: None)  # noqa: B010
         setattr(nova_records, "resume_cut_off", lambda *_: None)  # noqa: B010
-        # the host's nova-compute has it
+        # The host's nova-compute holds the claim.
         setattr(Engine, "claim", lambda *_: None)  # noqa: B010
         self._driver = DockerDriver(_NoEvents())
         self._driver.init_host(host)
@@ -90,7 +90,7 @@ class Booter:
             self._stopwatch.watch(owner, function, part)
 
     def raw(self) -> dict[str, Any]:
-        """Do ``docker create --tty --network none`` and ``docker start``."""
+        """Run the equivalent of ``docker create --tty --network none`` and ``docker start``."""
         begin = time.perf_counter()
         container = self._client.create_container(
             self._image_name,
@@ -108,9 +108,9 @@ class Booter:
         }
 
     def spawn(self, grace: float | None = None) -> dict[str, Any]:
-        """Let the driver spawn a server with one port.
+        """Spawn a server with one port through the driver.
 
-        :param grace: seconds for ``[docker] start_grace``; None for the configured ones
+        :param grace: seconds of ``[docker] start_grace``; None for the configured value
         """
         if grace is not None:
             CONF.set_override("start_grace", grace, group="docker")
@@ -139,9 +139,9 @@ class Booter:
         }
 
     def resize(self, flavor: dict[str, Any]) -> dict[str, Any]:
-        """Let the driver give the last server another flavor, as Nova has it done on one host.
+        """Resize the last server through the driver, with the calls of a resize to the same host.
 
-        :param flavor: what it has that the benchmark's own has not
+        :param flavor: the attributes that differ from the benchmark's own flavor
         """
         instance, network_info = self._servers[-1]
         new = objects.Flavor(**{**_FLAVOR, **flavor})
@@ -159,11 +159,11 @@ class Booter:
         return {"seconds": end - begin, "parts": self._stopwatch.take()}
 
     def tasks(self) -> dict[str, Any]:
-        """Let the driver do once what Nova asks of it periodically."""
+        """Run each of the driver's periodic tasks once."""
         return {"tasks": periodic.measure(self._driver, self._host, self._servers)}
 
     def restart(self) -> dict[str, Any]:
-        """Start the driver anew with the servers that there are, as nova-compute's start does."""
+        """Restart the driver with the existing servers, with the calls of nova-compute's start."""
         self._driver.cleanup_host(self._host)
         begin = time.perf_counter()
         self._driver = DockerDriver(_NoEvents())
@@ -174,19 +174,19 @@ class Booter:
         return {"seconds": time.perf_counter() - begin, "parts": {}}
 
     def idle(self, seconds: float) -> dict[str, Any]:
-        """Do nothing for a while; return the CPU time that the driver's threads took."""
+        """Sleep for a while; return the CPU time of the driver's threads."""
         begin = time.process_time()
         time.sleep(seconds)
         return {"seconds": time.process_time() - begin, "parts": {}}
 
     def remove(self) -> dict[str, Any]:
-        """Remove the oldest server."""
+        """Delete the oldest server."""
         self._driver.destroy(self._context, *self._servers[0])
         del self._servers[0]
         return {"removed": 1}
 
     def clear(self) -> dict[str, Any]:
-        """Remove every container that is there, in the order in which they were made."""
+        """Delete all containers, in the order of their creation."""
         removed = len(self._bare) + len(self._servers)
         while self._bare:
             self._client.remove_container(self._bare[0], force=True, v=True)
@@ -219,7 +219,7 @@ class Booter:
 
 
 def _port(number: int, bridge: str) -> model.VIF:
-    """Return a port that Neutron does not know, as Nova describes one on Open vSwitch."""
+    """Return a port, unknown to Neutron, as Nova describes a port of Open vSwitch."""
     port_id = str(uuid.uuid4())
     subnets = [
         model.Subnet(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time of a scrape of the exporter, by the number of servers.
 
-The control groups are a tree of plain files, as version 1 has them: what the kernel itself spends
-on making the figures is not in it, all else is. Fails if 200 servers take more than 50 ms.
+The control groups are a tree of plain files in the layout of version 1, so the figure includes all
+but the kernel's own time for the counters. The benchmark fails if 200 servers take more than 50 ms.
 """
 
 import json
@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from prometheus_client import CollectorRegistry
@@ -51,7 +51,7 @@ _NET_DEV = "  eth0: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n"
 
 
 def measure() -> program.Report:
-    """Scrape hosts of each number of servers."""
+    """Scrape hosts with different numbers of servers."""
     samples, rows = {}, {}
     for count in _COUNTS:
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def measure() -> program.Report:
 
 
 def _scrape(root: Path, count: int) -> tuple[list[float], int]:
-    """Return the seconds of CPU time of each scrape, and how many series it has."""
+    """Return the CPU seconds of each scrape, and its number of series."""
     registry = CollectorRegistry()
     places = Places(root, root / "data", str(root / "engine"), root / "state")
     switched = {f"tap{number}": PortRate(1_000_000, None) for number in range(count)}

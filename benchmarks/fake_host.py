@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host with Nova's fake driver whose servers get their ports."""
+"""A compute host with Nova's fake driver, for whose servers Neutron binds ports."""
 
 import contextlib
 import json
@@ -17,12 +17,13 @@ _AGENT_TYPE = "Open vSwitch agent"
 
 @contextlib.contextmanager
 def started(settings: Settings) -> Iterator[None]:
-    """Have the fake compute host, and an agent reported from it, while the body runs."""
+    """Run the fake compute host and its agent's reports while the body runs."""
     host = settings.hosts[0]
     command = [sys.executable, "-m", "devcloud", "fake-host"]
     with connect(settings, "admin") as admin, contextlib.ExitStack() as stack:
         (real,) = admin.network.agents(host=host.name, agent_type=_AGENT_TYPE)
-        # Neutron forgets the tunnels to an agent's address with the agent
+        # Neutron deletes the tunnels to an agent's address with the agent, so this one has no
+        # address.
         configuration = {**real.configuration, "tunneling_ip": None}
         stack.callback(_forget_agent, settings)
         stack.enter_context(

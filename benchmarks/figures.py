@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples -> medians, spreads, targets and the text that shows them; pure."""
+"""Medians, spreads and targets of samples, and their text; pure."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Summary:
-    """What is told of samples, in their own unit."""
+    """The statistics of samples, in the samples' unit."""
 
     count: int
     minimum: float
@@ -28,12 +28,12 @@ class Target:
 
     @property
     def reached(self) -> bool:
-        """Whether the figure is within its limit."""
+        """Return True if the figure is within its limit."""
         return self.value <= self.limit
 
 
 def summarize(samples: Iterable[float]) -> Summary:
-    """Summarize at least one sample; the 95th percentile is the nearest rank's."""
+    """Return the statistics of at least one sample; the 95th percentile is the nearest rank's."""
     ordered = sorted(samples)
     return Summary(
         count=len(ordered),
@@ -44,8 +44,13 @@ def summarize(samples: Iterable[float]) -> Summary:
     )
 
 
+def summaries(samples: Mapping[str, Iterable[float]]) -> dict[str, Summary]:
+    """Return the statistics of each row's samples."""
+    return {name: summarize(values) for name, values in samples.items()}
+
+
 def median_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median of each part; one that a sample lacks counts as nothing there."""
+    """Return the median of each part; a part that a sample lacks counts as zero seconds."""
     names = dict.fromkeys(name for sample in parts for name in sample)
     return {name: statistics.median(sample.get(name, 0.0) for sample in parts) for name in names}
 
@@ -53,7 +58,7 @@ def median_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def table(title: str, unit: str, rows: Mapping[str, Summary], scale: float = 1.0) -> str:
     """Return summaries as text.
 
-    :param scale: what samples are multiplied by to be in ``unit``
+    :param scale: the factor from the samples' unit to ``unit``
     """
     lines = [
         f"{title} ({unit})",
@@ -67,8 +72,8 @@ def table(title: str, unit: str, rows: Mapping[str, Summary], scale: float = 1.0
 
 
 def parts_table(parts: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the median parts of several things, in ms, as text."""
-    lines = ["Where it goes (ms, medians)"]
+    """Return the median parts of several rows, in ms, as text."""
+    lines = ["Duration of each part (ms, medians)"]
     for name, values in parts.items():
         lines.append(f"  {name}")
         lines += [f"    {part:<42}{seconds * 1000:>14.1f}" for part, seconds in values.items()]

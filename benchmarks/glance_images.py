@@ -12,13 +12,13 @@ from devcloud.archive import build_archive
 from devcloud.images import COMMANDS, make_busybox_root
 
 GLANCE_SECONDS = 600
-"""Glance may take this long for one image."""
+"""Timeout of Glance for one image."""
 
 _FILE_MIB = 8
 
 
 def build(folder: Path, size: int) -> Path:
-    """Build an archive of busybox and of ``size`` MiB of random content."""
+    """Build an archive of busybox and ``size`` MiB of random content."""
     root, target = folder / "root", folder / "image.tar"
     root.mkdir()
     make_busybox_root(root)
@@ -31,7 +31,7 @@ def build(folder: Path, size: int) -> Path:
 
 @contextlib.contextmanager
 def uploaded(demo: Connection, name: str, archive: Path, **properties: str) -> Iterator[str]:
-    """Have an image in Glance; yield its id."""
+    """Upload an image to Glance and yield its id; delete it when the block ends."""
     made = demo.image.create_image(
         name,
         filename=str(archive),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of the benchmarks in a compute host's network namespace, talked to in lines."""
+"""The benchmarks' processes in a compute host's network namespace, with a line protocol."""
 
 import contextlib
 import pwd
@@ -13,12 +13,12 @@ from devcloud.settings import CHECKOUT, Host, Settings
 from devcloud.steps import StepFailed
 
 _ANSWER_SECONDS = 60
-# it removes what it made
+# The process deletes everything that it created before it ends.
 _END_SECONDS = 60
 
 
 class Helper:
-    """A process that prints a line when it is ready, and one for each that it is sent."""
+    """A process that prints a line when it is ready, and a line for each line that it receives."""
 
     def __init__(self, name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._name = name
@@ -28,26 +28,26 @@ class Helper:
     def send(self, line: str) -> None:
         """Send one line."""
         assert self._process.stdin is not None
-        # the answer that does not come tells more
+        # If the process has ended, read() fails with a better explanation.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{line}\n".encode())
 
     def read(self) -> str:
         """Return the next line.
 
-        :raises StepFailed: none came in a minute, or the process ended
+        :raises StepFailed: no line came within a minute, or the process ended
         """
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _ANSWER_SECONDS)
         line = self._process.stdout.readline().decode() if ready else ""
         if not line:
-            raise self._failed("does not answer")
+            raise self._failed("did not answer")
         return line
 
     def end(self) -> None:
-        """Close the process's input, on which it cleans up and ends.
+        """Close the process's input, which makes it clean up and end.
 
-        :raises StepFailed: it failed, or did not end in a minute and was killed
+        :raises StepFailed: the process failed, or was killed because it did not end within a minute
         """
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -55,9 +55,9 @@ class Helper:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired as error:
             self._process.kill()
-            raise self._failed("does not end") from error
+            raise self._failed("did not end") from error
         if code != 0:
-            raise self._failed(f"exited with {code}")
+            raise self._failed(f"exited with status {code}")
 
     def _failed(self, what: str) -> StepFailed:
         return StepFailed(f"{self._name} {what}", f"less {self._log}", self._log)
@@ -69,7 +69,7 @@ def started(
 ) -> Iterator[Helper]:
     """Run a module of the benchmarks until the body ends.
 
-    :raises StepFailed: it does not become ready, or it failed; its log says why
+    :raises StepFailed: the process does not become ready, or it failed; its log contains the cause
     """
     identity = pwd.getpwnam(user)
     command = [
@@ -90,7 +90,7 @@ def started(
                 "LANG": "C.UTF-8",
                 "HOME": str(settings.host_data(host) / "nova"),
             },
-            # an interrupt is ours to handle: the helper ends with its input
+            # On an interrupt, only this process handles the signal; the helper ends with its input.
             start_new_session=True,
         )
     helper = Helper(module, process, path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cold boots, snapshots and rebuilds side by side with the raw tools, held to the targets.
+"""Cold boots, snapshots and rebuilds beside the raw tools, with targets.
 
-``make bench-images``; what each figure means is in docs/benchmarks.rst.
+``make bench-images``; docs/benchmarks.rst explains each figure.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# before anything imports eventlet: Nova forbids it there
+# tests selects the threading mode of Nova, which must precede any import of eventlet.
 import tests  # noqa: F401, I001
 
 from openstack.connection import Connection
@@ -38,7 +38,7 @@ MIB = 1 << 20
 CHANGED_MIB = 256
 AT_ONCE = 20
 NAME = "benchmark-image"
-# its disk is larger than the image, or Nova refuses it
+# Nova refuses a flavor whose disk is smaller than the image.
 FLAVOR = "d1.small"
 
 BOOT, RAW_BOOT = "cold boot: create to ACTIVE", "docker load + run"
@@ -52,11 +52,12 @@ EXTRA_MIB = 64
 
 @dataclasses.dataclass
 class Results:
-    """What was measured, by what was done.
+    """The samples by operation.
 
-    :ivar written: bytes written for each byte of the image, and so ``read``
-    :ivar extra_mib: of nova-compute and its helpers
-    :ivar loads: how often the image was loaded for the boots at once
+    :ivar read: bytes read per byte of the image
+    :ivar written: bytes written per byte of the image
+    :ivar extra_mib: memory growth of nova-compute and its helpers
+    :ivar loads: the number of loads of the image for the concurrent boots
     """
 
     seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
@@ -67,9 +68,9 @@ class Results:
 
 
 class Bench:
-    """Does one thing after the other on the first host, and measures each.
+    """Runs one operation after the other on the first host, and measures each.
 
-    :param archive: of the image, which Glance has as ``NAME``
+    :param archive: the image's archive; Glance has the image as ``NAME``
     """
 
     def __init__(self, settings: Settings, demo: Connection, archive: Path) -> None:
@@ -83,10 +84,10 @@ class Bench:
         self._docker = supervise.process_id(settings, f"docker-{self.host.name}")
 
     def measure(self, name: str, work: Callable[[], object], *, ours: bool) -> None:
-        """Do something, and note its time and what it took."""
-        # else what was before would still be written meanwhile
+        """Run an operation and record its duration, traffic and memory."""
+        # Earlier dirty pages would otherwise be written during the measurement.
         os.sync()
-        # a raw tool's client is a child of this process
+        # A raw tool's client is a child of this process.
         pids = [self._docker, self._compute if ours else os.getpid()]
         memory = processes.Memory([self._compute])
         before = processes.traffic(pids)
@@ -103,7 +104,7 @@ class Bench:
             results.extra_mib.setdefault(name, []).append(memory.growth() / MIB)
 
     def boot_ours(self, name: str, count: int) -> None:
-        """Boot servers, each ACTIVE in the end, and forget the image again."""
+        """Boot servers until all are ACTIVE, then delete them and the engine's image."""
         begin = self.log.stat().st_size
         self.measure(name, lambda: self._boot(count), ours=True)
         with self.log.open(errors="replace") as lines:
@@ -112,12 +113,12 @@ class Bench:
         self.forget()
 
     def boot_raw(self, name: str) -> None:
-        """Load the image and run a container of it, and forget both again."""
+        """Load the image and run a container of it, then delete both."""
         self.measure(name, lambda: self.engine.load_and_run(self.archive), ours=False)
         self.forget()
 
     def snapshots(self, rounds: int) -> None:
-        """Make an image of one server that has changed files, in both ways."""
+        """Create an image of a server with changed files, by Nova and by the raw tools."""
         server = self.servers.create("benchmark", image=NAME, flavor=FLAVOR)
         container = f"nova-{server.id}"
         self.engine.run_inside(
@@ -151,11 +152,11 @@ class Bench:
     def _is_active(self, image_id: str) -> bool:
         found = self.demo.image.find_image(image_id)
         if found is None:
-            raise StepFailed("the snapshot failed", f"less {self.log}", self.log)
+            raise StepFailed("The snapshot failed", f"less {self.log}", self.log)
         return bool(found.status == "active")
 
     def forget(self) -> None:
-        """Remove servers, containers and the image from the engine, so that a boot is cold."""
+        """Delete servers, containers and the engine's image, so that the next boot is cold."""
         self.servers.delete_all()
         self.engine.clear()
         glance = self.demo.image.find_image(NAME, ignore_missing=False)
@@ -174,7 +175,7 @@ class Bench:
             interval=0.1,
         )
         if self._listed("ERROR"):
-            raise StepFailed("a server failed", "openstack server list --long")
+            raise StepFailed("A server failed", "openstack server list --long")
 
     def _listed(self, status: str = "") -> list[str]:
         query = {"name": NAME} | ({"status": status} if status else {})
@@ -182,11 +183,11 @@ class Bench:
 
 
 def measure(settings: Settings, size: int, rounds: int) -> Results:
-    """Measure everything; nothing of it is left behind."""
+    """Run all measurements, then delete everything that they created."""
     with (
         connect(settings, "demo") as demo,
         connect(settings, "admin") as admin,
-        # so that it is known where servers are
+        # With one enabled host, the host of each server is certain.
         open_hosts(admin, settings, settings.hosts[:1]),
         tempfile.TemporaryDirectory(dir=settings.folder) as folder,
         contextlib.ExitStack() as stack,
@@ -216,7 +217,7 @@ def measure(settings: Settings, size: int, rounds: int) -> Results:
 
 
 def report(results: Results, size: int) -> program.Report:
-    """Return what was found with an image of ``size`` MiB."""
+    """Return the report of the results with an image of ``size`` MiB."""
     medians = {name: statistics.median(values) for name, values in results.seconds.items()}
     targets = [
         figures.Target(f"{ours} / {raw}", medians[ours] / medians[raw], RATIO)
@@ -228,15 +229,20 @@ def report(results: Results, size: int) -> program.Report:
     ]
     targets.append(figures.Target(f"loads for {ALL}", results.loads, 1))
 
-    def rows(found: dict[str, list[float]]) -> dict[str, figures.Summary]:
-        return {name: figures.summarize(values) for name, values in found.items()}
-
     text = "\n\n".join(
         (
-            figures.table("Time", "s", rows(results.seconds)),
-            figures.table("Written for each byte of the image", "bytes", rows(results.written)),
-            figures.table("Read from the disk for each", "bytes", rows(results.read)),
-            figures.table("More memory of nova-compute, peak", "MiB", rows(results.extra_mib)),
+            figures.table("Time", "s", figures.summaries(results.seconds)),
+            figures.table(
+                "Bytes written per byte of the image", "bytes", figures.summaries(results.written)
+            ),
+            figures.table(
+                "Bytes read from the disk per byte of the image",
+                "bytes",
+                figures.summaries(results.read),
+            ),
+            figures.table(
+                "Growth of nova-compute's memory, peak", "MiB", figures.summaries(results.extra_mib)
+            ),
             f"{ALL} / {BOOT}: {medians[ALL] / medians[BOOT]:.2f}",
         )
     )
@@ -246,8 +252,10 @@ def report(results: Results, size: int) -> program.Report:
 def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "images")
-    parser.add_argument("--size", type=int, default=2048, help="MiB of the image (default: 2048)")
-    parser.add_argument("--rounds", type=int, default=1, help="of each kind (default: 1)")
+    parser.add_argument(
+        "--size", type=int, default=2048, help="size of the image in MiB (default: 2048)"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of each kind (default: 1)")
     arguments = parser.parse_args()
     size = arguments.size
     return program.run(

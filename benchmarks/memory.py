@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's memory in use, as the kernel counts it."""
+"""The machine's memory in use, from the kernel's counters."""
 
 import os
 import re
@@ -13,11 +13,10 @@ _SETTLE_SECONDS = 6.0
 
 
 def used_bytes() -> int:
-    """Return the memory in use once two looks agree; the last look after six seconds.
-
-    As free(1) counts it, less the pages that the kernel keeps free for each CPU. MemFree and
-    MemAvailable leave those out, tens of MB of them that come and go with every batch of
-    processes.
+    """Return the memory in use when two readings in a row agree, or after six seconds.
+    The sum is free(1)'s, less the pages that the kernel keeps free for each CPU. MemFree and
+    MemAvailable do not count those pages, of which each batch of processes takes and returns tens
+    of MB.
     """
     deadline = time.monotonic() + _SETTLE_SECONDS
     last = _look()
@@ -33,7 +32,7 @@ def _look() -> int:
     text = Path("/proc/meminfo").read_text()
     kilobytes = {name: int(value) for name, value in re.findall(r"(?m)^(\w+):\s+(\d+) kB$", text)}
     caches = sum(kilobytes[name] for name in ("Buffers", "Cached", "SReclaimable"))
-    # those in memory file systems are among the cached ones, and can't be given back
+    # Shmem, the pages of memory file systems, is part of Cached but cannot be reclaimed.
     used = kilobytes["MemTotal"] - kilobytes["MemFree"] - caches + kilobytes["Shmem"]
     pages = re.findall(r"(?m)^\s+count:\s+(\d+)$", Path("/proc/zoneinfo").read_text())
     return used * 1024 - sum(map(int, pages)) * _PAGE_BYTES

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves a server that writes to another host, and tells how long it stood still.
+"""The downtime of a server that writes while it moves to another host.
 
-``make bench-migrate``; what each figure means is in docs/benchmarks.rst. Beside it, in the same
-run, is what the driver's ancestor did with the same container: commit, push and pull.
+``make bench-migrate``; docs/benchmarks.rst explains each figure. The same run measures the driver's
+ancestor's method with the same container: commit, push and pull.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# before anything imports eventlet: Nova forbids it there
+# tests selects the threading mode of Nova, which must precede any import of eventlet.
 import tests  # noqa: F401, I001
 
 import docker
@@ -35,7 +35,8 @@ WARM_UP_SECONDS = 5
 REGISTRY = f"{API_ADDRESS}:5001"
 REPOSITORY = f"{REGISTRY}/benchmark"
 
-# five times a second, and when; the number of files bounds what it takes
+# The script writes five times a second and records the times. The number of files bounds its disk
+# use.
 WRITE = """
 cd /srv && head -c {size}M /dev/urandom >data && sync
 cat >write <<'END'
@@ -56,7 +57,7 @@ WIRE_RATIO = 1.1
 
 
 def sent(log: Path, begin: int) -> tuple[float, float]:
-    """Return the MiB that nova-compute's log says were sent since a position in it, and till when.
+    """Return the MiB sent and the end of the transfer, from a position in nova-compute's log.
 
     The time is in seconds since 1970.
     """
@@ -68,12 +69,12 @@ def sent(log: Path, begin: int) -> tuple[float, float]:
 
 
 def engine_of(settings: Settings, host: Host) -> docker.APIClient:
-    """Connect to a host's engine; a push of a large layer takes its time."""
+    """Connect to a host's engine, with a timeout that suffices for the push of a large layer."""
     return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto", timeout=600)
 
 
 def commit_push_pull(source: docker.APIClient, target: docker.APIClient, name: str) -> float:
-    """Do what the ancestor did; return the seconds, and leave nothing."""
+    """Move an image as the ancestor did; return the seconds, and delete the image."""
     begin = time.monotonic()
     source.commit(name, repository=REPOSITORY, tag="1")
     try:
@@ -89,7 +90,7 @@ def commit_push_pull(source: docker.APIClient, target: docker.APIClient, name: s
 
 
 def measure(settings: Settings, size: int) -> dict[str, float]:
-    """Measure everything; nothing of it is left behind."""
+    """Run all measurements, then delete everything that they created."""
     with (
         connect(settings, "demo") as demo,
         connect(settings, "admin") as admin,
@@ -142,7 +143,7 @@ def measure(settings: Settings, size: int) -> dict[str, float]:
 
 
 def report(results: dict[str, float]) -> program.Report:
-    """Return what was found."""
+    """Return the report of the results."""
     targets = [
         figures.Target("seconds without the server, before its start", results[DOWN], DOWN_SECONDS),
         figures.Target("MiB sent over MiB written", results[SENT] / results[WRITTEN], WIRE_RATIO),
@@ -154,7 +155,9 @@ def report(results: dict[str, float]) -> program.Report:
 def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "migrate")
-    parser.add_argument("--size", type=int, default=1024, help="MiB of data (default: 1024)")
+    parser.add_argument(
+        "--size", type=int, default=1024, help="size of the data in MiB (default: 1024)"
+    )
     arguments = parser.parse_args()
     return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.size)))
 

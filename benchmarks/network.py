@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures networks side by side: host, Linux bridge, Open vSwitch, Docker's own NAT bridge.
+"""Networks side by side: host, Linux bridge, Open vSwitch, Docker's own NAT bridge.
 
-``make bench-network``; what each figure means is in docs/benchmarks.rst. Everything is made in
-network namespaces of its own and removed in the end.
+``make bench-network``; docs/benchmarks.rst explains each figure. The benchmark creates everything
+in its own network namespaces and deletes them at its end.
 """
 
 import json
@@ -19,10 +19,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# before anything imports eventlet: Nova forbids it there
+# tests selects the threading mode of Nova, which must precede any import of eventlet.
 import tests  # noqa: F401, I001
 
 import docker
@@ -46,7 +46,7 @@ SMALL_PACKET_BYTES = 64
 PINGS = 200
 WIRED_PORTS = 20
 
-# the project's targets; a share of at least 0.95 is a baseline of at most 1/0.95
+# The project's targets: a share of at least 0.95 is a baseline of at most 1/0.95.
 BASELINE_OVER_OURS = 1 / 0.95
 NAT_OVER_BRIDGE = 1 / 1.4
 WIRING_MS = 8.0
@@ -54,14 +54,14 @@ WIRING_MS = 8.0
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the far end: the namespace it starts in, and the far end's address on it."""
+    """A path to the far end: the namespace where it starts, and the far end's address on it."""
 
     namespace: str | None
     target: str
 
 
 def run(*command: str | Path, namespace: str | None = None) -> str:
-    """Run a command, maybe in a network namespace, and return what it prints."""
+    """Run a command, optionally in a network namespace, and return its output."""
     enter = [] if namespace is None else ["nsenter", f"--net={namespace}"]
     done = subprocess.run([*enter, *command], check=True, capture_output=True, text=True)
     return done.stdout
@@ -69,7 +69,7 @@ def run(*command: str | Path, namespace: str | None = None) -> str:
 
 @contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """Make a network namespace and yield its path."""
+    """Create a network namespace and yield its path."""
     run("ip", "netns", "add", name)
     try:
         run("ip", "-n", name, "link", "set", "lo", "up")
@@ -79,7 +79,7 @@ def namespace(name: str) -> Iterator[str]:
 
 
 def cable(number: int) -> str:
-    """Lay a cable to the far end, which has the first address of its network."""
+    """Create a veth pair to the far end, which has the first address of the network."""
     name = f"phys{number}"
     run("ip", "link", "add", name, "type", "veth", "peer", f"far{number}", "netns", FAR)
     run("ip", "-n", FAR, "address", "add", f"10.99.{number}.1/24", "dev", f"far{number}")
@@ -89,7 +89,7 @@ def cable(number: int) -> str:
 
 
 def nic(number: int, index: int, bridge: Bridge | None, datapath: str | None = None) -> Nic:
-    """Return a port as the driver would wire it."""
+    """Return a port for the driver to wire."""
     port = str(uuid.uuid4())
     return Nic(
         port_id=port,
@@ -106,7 +106,7 @@ def nic(number: int, index: int, bridge: Bridge | None, datapath: str | None = N
 
 @contextmanager
 def server(port: Nic) -> Iterator[str]:
-    """Wire a port into a namespace of its own, as a server's, and yield its path."""
+    """Wire a port into its own namespace, as the driver does for a server, and yield the path."""
     instance = str(uuid.uuid4())
     bridge = None if port.bridge is None else asdict(port.bridge)
     try:
@@ -119,10 +119,10 @@ def server(port: Nic) -> Iterator[str]:
 
 @contextmanager
 def docker_container(folder: Path, archive: bytes) -> Iterator[str]:
-    """Start an engine with its NAT bridge in a namespace of its own, and a container on it.
+    """Start an engine with its NAT bridge in its own namespace, and a container on the bridge.
 
-    Yields the path of the container's network namespace. The engine turns on iptables for
-    bridges, which must not meet the others.
+    Yields the path of the container's network namespace. The engine enables iptables for bridges,
+    which must not affect the other bridges.
     """
     with namespace(NAT_HOST) as path:
         run("ip", "link", "add", "phys3", "type", "veth", "peer", "far3", "netns", FAR)
@@ -159,7 +159,7 @@ def docker_container(folder: Path, archive: bytes) -> Iterator[str]:
 
 
 def iperf(way: Way, *options: str) -> dict[str, float]:
-    """Send to the far end and return what arrived in a second: bits and packets."""
+    """Send to the far end and return the bits or packets that arrive per second."""
     serve = [
         "nsenter",
         f"--net={network_namespace.NAMESPACES}/{FAR}",
@@ -172,7 +172,7 @@ def iperf(way: Way, *options: str) -> dict[str, float]:
     with subprocess.Popen(
         [*serve, "--forceflush"],
         stdout=subprocess.PIPE,
-        # that it is ended
+        # iperf3 reports that SIGTERM ended it.
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
@@ -202,7 +202,7 @@ def round_trip_ms(way: Way) -> float:
 
 
 def wiring_ms(number: int, bridge: Bridge | None, datapath: str | None) -> list[float]:
-    """Wire ports of new servers, one after the other, and return how long each took."""
+    """Wire ports of new servers sequentially and return the duration of each."""
     samples = []
     with ExitStack() as stack:
         for index in range(WIRED_PORTS):
@@ -214,7 +214,7 @@ def wiring_ms(number: int, bridge: Bridge | None, datapath: str | None) -> list[
 
 
 def measure(ways: dict[str, Way], rounds: int, seconds: int) -> dict[str, dict[str, list[float]]]:
-    """Measure all ways in turn, round by round; another one is the first each time."""
+    """Measure all paths in each round; each round begins with another path."""
     duration = ("-t", str(seconds))
     small = ("-u", "-b", "0", "-l", str(SMALL_PACKET_BYTES), *duration)
     kinds: dict[str, Callable[[Way], float]] = {
@@ -233,30 +233,27 @@ def measure(ways: dict[str, Way], rounds: int, seconds: int) -> dict[str, dict[s
 
 
 def over(first: list[float], second: list[float]) -> float:
-    """Return the median of the ratios of each round: a quicker minute is one for both."""
+    """Return the median of the rounds' ratios, because a fast minute affects both of a round."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def report(samples: dict[str, dict[str, list[float]]], datapath: str) -> program.Report:
-    """Return what was found, with the targets that can be measured here."""
-    rows = {
-        kind: {name: figures.summarize(values) for name, values in found.items()}
-        for kind, found in samples.items()
-    }
+    """Return the report of the results, with the targets that this kernel can measure."""
+    rows = {kind: figures.summaries(found) for kind, found in samples.items()}
     text = [
         figures.table(title, unit, rows[kind])
         for kind, title, unit in (
             ("bulk", "Bulk TCP", "Mbit/s"),
-            ("small", f"UDP of {SMALL_PACKET_BYTES} bytes that arrives", "1000 packets/s"),
+            ("small", f"UDP packets of {SMALL_PACKET_BYTES} bytes that arrive", "1000 packets/s"),
             ("round trip", "Round-trip time", "ms"),
-            ("wiring", "To wire a port", "ms"),
+            ("wiring", "Wiring of a port", "ms"),
         )
     ]
     bulk, small = samples["bulk"], samples["small"]
     ours = [BRIDGE, *([SWITCH] if datapath == "system" else [])]
     if SWITCH not in ours:
         text.append(
-            "Open vSwitch's kernel datapath is not on this kernel: its target is not measured."
+            "This kernel has no Open vSwitch datapath, so Open vSwitch's target is not measured."
         )
     targets = [
         *(
@@ -281,7 +278,7 @@ def report(samples: dict[str, dict[str, list[float]]], datapath: str) -> program
 
 
 def keep_iptables_off_bridges() -> None:
-    """Set this network namespace up as docs/networks.rst has hosts with Linux bridges."""
+    """Keep iptables off bridges in this network namespace, as docs/networks.rst requires."""
     for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
         setting.write_text("0")
 
@@ -289,7 +286,7 @@ def keep_iptables_off_bridges() -> None:
 def measure_all(
     state: Path, rounds: int, seconds: int
 ) -> tuple[dict[str, dict[str, list[float]]], str]:
-    """Make all networks and measure them; also return Open vSwitch's datapath."""
+    """Create all networks and measure them; return the samples and Open vSwitch's datapath."""
     datapath = "system" if KERNEL_DATAPATH.exists() else "netdev"
     run("ip", "link", "set", "lo", "up")
     keep_iptables_off_bridges()
@@ -335,7 +332,7 @@ def measure_all(
 
 
 def busybox_archive(state: Path) -> bytes:
-    """Return an image's root filesystem with nothing but busybox, as an archive."""
+    """Return an archive of an image's root file system that contains only busybox."""
     root = state / "root" / "bin"
     root.mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "sleep")
@@ -344,7 +341,7 @@ def busybox_archive(state: Path) -> bytes:
 
 
 def measure_apart(rounds: int, seconds: int) -> program.Report:
-    """Measure in a network namespace of this process's own, and leave nothing."""
+    """Measure in a new network namespace, then delete everything that was created."""
     privsep.network_pctxt.set_client_mode(False)
     state, lock = daemons.make_state_folder()
     home = namespaces.open_namespace()
@@ -361,7 +358,7 @@ def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "network")
     parser.add_argument("--rounds", type=int, default=16)
-    parser.add_argument("--seconds", type=int, default=1, help="for each measurement")
+    parser.add_argument("--seconds", type=int, default=1, help="seconds of each measurement")
     arguments = parser.parse_args()
     return program.run(arguments.json, lambda: measure_apart(arguments.rounds, arguments.seconds))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Nova asks of a driver again and again, counted; for the process of a worker."""
+"""Requests and CPU time of Nova's periodic calls of the driver; for a worker's process."""
 
 import time
 import uuid
@@ -22,7 +22,7 @@ def measure(
     host: str,
     servers: Sequence[tuple[objects.Instance, model.NetworkInfo]],
 ) -> dict[str, dict[str, float]]:
-    """Do each task once; return its requests to the engine and its seconds of CPU time."""
+    """Run each task once; return its requests to the engine and its CPU seconds."""
     tree = provider_tree.ProviderTree()
     tree.new_root(host, str(uuid.uuid4()))
 
@@ -35,7 +35,7 @@ def measure(
         for instance, _ in servers:
             driver.get_info(instance)
 
-    # the images' task removes some, so it is left out
+    # The images' task deletes images, so it is not measured.
     tasks: dict[str, Callable[[], object]] = {
         RESOURCES: update_resources,
         STATES: sync_power_states,
@@ -54,7 +54,7 @@ def _measure(task: Callable[[], object]) -> dict[str, float]:
         return send(*arguments, **options)
 
     with mock.patch.object(docker.APIClient, "send", counted):
-        # of this thread alone: what others do meanwhile counts as the driver's own
+        # This thread's CPU time excludes the other threads', which count as the driver's own.
         begin = time.thread_time()
         task()
         cpu = time.thread_time() - begin

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes and their children read, wrote and held in memory, as the kernel counts it."""
+"""Disk traffic and memory of processes and their children, from the kernel's counters."""
 
 import contextlib
 import re
@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# of /proc/<pid>/clear_refs, see proc(5)
+# The value for /proc/<pid>/clear_refs that resets the peak, see proc(5).
 _FORGET_THE_PEAK = "5"
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes read from and written to file systems' devices; those of the page cache do not count.
+    """Bytes read from and written to file systems' devices, without reads from the page cache.
 
-    What is written counts when a page becomes dirty, even if its file is gone before the disk
-    has it.
+    A write counts when a page becomes dirty, even if its file is deleted before the disk has it.
     """
 
     read: int
@@ -28,10 +27,10 @@ class Traffic:
 
 
 def traffic(pids: Iterable[int]) -> Traffic:
-    """Return the bytes of processes, of their children, and of those of these that ended."""
+    """Return the bytes of processes, of their children, and of the children's ended children."""
     read = written = 0
     for pid in tree(pids):
-        # a child may end while it is looked at; its parent has its bytes then
+        # If a child ends meanwhile, its parent's counters include its bytes.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found = _fields(Path(f"/proc/{pid}/io"))
             read, written = read + found["read_bytes"], written + found["write_bytes"]
@@ -39,9 +38,9 @@ def traffic(pids: Iterable[int]) -> Traffic:
 
 
 class Memory:
-    """How much more memory processes hold at most than they held in the beginning.
+    """The growth of processes' memory from now to its peak.
 
-    :param pids: the processes; their children of this moment count, later ones do not
+    :param pids: the processes; their present children count, later children do not
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -51,7 +50,7 @@ class Memory:
             self._before[pid] = _fields(Path(f"/proc/{pid}/status"))["VmRSS"]
 
     def growth(self) -> int:
-        """Return the bytes; each process's peak counts, whenever it was."""
+        """Return the growth in bytes: the sum of each process's peak, whenever it was."""
         return 1024 * sum(
             _fields(Path(f"/proc/{pid}/status"))["VmHWM"] - before
             for pid, before in self._before.items()

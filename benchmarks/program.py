@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each benchmark begins and ends: its arguments, its results' file and its exit status."""
+"""The arguments, results file and exit status of all benchmarks."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found.
+    """The report of a benchmark.
 
-    :ivar text: for people
-    :ivar targets: what it is held to
-    :ivar samples: what the JSON file gets beside the targets and the machine
+    :ivar text: the figures as text
+    :ivar targets: the figures that must not exceed a limit
+    :ivar samples: the content of the JSON file besides the targets and the machine
     """
 
     text: str
@@ -33,9 +33,9 @@ class Report:
 
 
 def parser(description: str | None, name: str) -> argparse.ArgumentParser:
-    """Return a parser of what every benchmark takes.
+    """Return a parser of the arguments that all benchmarks take.
 
-    :param name: the benchmark's, of the file that its results go to
+    :param name: name of the benchmark and of its results file
     """
     found = argparse.ArgumentParser(description=description)
     file = _RESULTS / f"{name}.json"
@@ -46,11 +46,11 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
 def run(file: Path, measure: Callable[[], Report]) -> int:
     """Measure, print the report and write the JSON file.
 
-    :param measure: removes what it makes, also when it is interrupted or ended
-    :returns: the exit status: 0 when every target is reached, 1 when one is not, 2 when a step
-        failed, 130 when it was interrupted
+    :param measure: deletes what it creates, also when it is interrupted or terminated
+    :returns: the exit status: 0 when every target is reached, 1 when one is missed, 2 when a step
+        failed, 130 when the run was interrupted
     """
-    # so that everything is cleaned up then, too
+    # SystemExit on SIGTERM runs the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine: dict[str, object] = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -72,5 +72,5 @@ def run(file: Path, measure: Callable[[], Report]) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1))
     print(f"\n{report.text}\n\n{verdict(report.targets)}\n")
-    say(f"every sample is in {file}")
+    say(f"all samples are in {file}")
     return 0 if all(target.reached for target in report.targets) else 1

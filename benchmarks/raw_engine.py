@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator without Nova would type, on a compute host's own engine."""
+"""The commands of an operator without Nova, on a compute host's own engine."""
 
 import subprocess
 from pathlib import Path
@@ -11,7 +11,7 @@ _SECONDS = 600
 
 
 class RawEngine:
-    """Runs the command ``docker``; keeps what it makes until ``clear``."""
+    """Runs the command ``docker``; keeps its containers and images until ``clear``."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -28,12 +28,12 @@ class RawEngine:
         )
 
     def commit_and_save(self, container: str, target: Path) -> None:
-        """Make an image of a container, and an archive of the image."""
+        """Create an image of a container, and an archive of the image."""
         self._docker("commit", container, _COMMIT)
         self._docker("save", "--output", target, _COMMIT)
 
     def forget_commit(self) -> None:
-        """Remove the image of the last commit."""
+        """Delete the image of the last commit."""
         self.remove_image(_COMMIT)
 
     def run_inside(self, container: str, script: str) -> None:
@@ -41,12 +41,12 @@ class RawEngine:
         self._docker("exec", container, "sh", "-c", script)
 
     def remove_image(self, name: str) -> None:
-        """Remove an image; absent is fine."""
+        """Delete an image. Does nothing if the image does not exist."""
         if self._docker("images", "--quiet", name):
             self._docker("rmi", "--force", name)
 
     def clear(self) -> None:
-        """Remove what is kept."""
+        """Delete the containers and images that this object keeps."""
         if self._containers:
             self._docker("rm", "--force", "--volumes", *self._containers)
         self._containers.clear()
@@ -60,5 +60,7 @@ class RawEngine:
             command, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
         if done.returncode != 0:
-            raise StepFailed(f"docker {words[0]}: {done.stderr.strip()}", "docker info")
+            raise StepFailed(
+                f"The command docker {words[0]} failed: {done.stderr.strip()}", "docker info"
+            )
         return done.stdout.strip()

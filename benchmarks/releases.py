@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rebuilds of a server that answers requests, and how long it does not."""
+"""Rebuilds of a server that answers requests, and the duration of its outage."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ from devcloud.steps import StepFailed
 from tests.cloud.servers import Servers, address
 
 _ROUNDS = 5
-# the images are not on the host before
+# Before these rounds, the images are not on the host.
 _WARM_UPS = 2
-# the one that the tenant's security group opens
+# The port that the tenant's security group allows.
 _PORT = 22
 _COMMAND = "sh -c 'mkdir -p /srv; echo {} >/srv/index.html; exec httpd -f -p {} -h /srv'"
 _SECONDS = 120
-# every process has the same monotonic clock
+# All processes have the same monotonic clock.
 _ASK = """
 import http.client, sys, time
 server, port, release = sys.argv[1:]
@@ -48,7 +48,7 @@ class Rebuilds:
     """Seconds of each rebuild.
 
     :ivar first_answers: from the call until the new release answers
-    :ivar gaps: from the last answer of the old release to the first one of the new
+    :ivar gaps: from the last answer of the old release to the first answer of the new release
     """
 
     first_answers: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Rebuilds:
 def rebuild(demo: Connection, upload: Callable[..., str], servers: Servers) -> Rebuilds:
     """Rebuild a server with two releases in turn.
 
-    :param upload: makes an image of busybox with a name and properties; returns its id
+    :param upload: creates an image of busybox with a name and properties; returns its id
     """
     images = {
         release: upload(f"benchmark-{release}", os_command_line=_COMMAND.format(release, _PORT))
@@ -82,7 +82,7 @@ def rebuild(demo: Connection, upload: Callable[..., str], servers: Servers) -> R
 
 
 def _wait(namespace: str, server: str, release: str) -> tuple[float, float]:
-    """Ask until a release answers; return when another one did last, and when it did first."""
+    """Poll until a release answers; return the last other answer's time, and the first one's."""
     done = subprocess.run(
         inside(namespace, [sys.executable, "-c", _ASK, server, str(_PORT), release]),
         capture_output=True,
@@ -91,6 +91,8 @@ def _wait(namespace: str, server: str, release: str) -> tuple[float, float]:
         timeout=_SECONDS,
     )
     if done.returncode != 0:
-        raise StepFailed(f"release {release}: {done.stderr.strip()}", "openstack server show")
+        raise StepFailed(
+            f"The release {release} did not answer: {done.stderr.strip()}", "openstack server show"
+        )
     last, first = map(float, done.stdout.split())
     return last, first

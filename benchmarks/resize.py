@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resizes a server that counts, streams and answers, and tells what it and its peers noticed.
+"""Live resizes of a server that counts, streams and answers, and the gaps that peers see.
 
-``make bench-resize``; what each figure means is in docs/benchmarks.rst.
+``make bench-resize``; docs/benchmarks.rst explains each figure.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# before anything imports eventlet: Nova forbids it there
+# tests selects the threading mode of Nova, which must precede any import of eventlet.
 import tests  # noqa: F401, I001
 
 import docker
@@ -37,7 +37,7 @@ QUIET, RESIZED = "left alone", "resized"
 ROUND = 10
 PAUSE_SECONDS = 0.1
 
-# back and forth between them everything changes
+# A resize from one to the other changes all limits.
 FLAVORS: Sequence[Mapping[str, Any]] = (
     {"vcpus": 1, "memory_mb": 256, "extra_specs": {}},
     {
@@ -77,7 +77,7 @@ RATE_SHARE = 0.05
 
 GAPS = {"count_gap": "counting", "stream_gap": "TCP stream", "ping_gap": "ping"}
 
-# columns of /proc/net/dev
+# Columns of /proc/net/dev.
 _RECEIVED, _SENT = 0, 8
 
 Seen = dict[str, list[watcher.Seen]]
@@ -86,7 +86,7 @@ Rates = dict[str, list[float]]
 
 @contextlib.contextmanager
 def bridge(settings: Settings, host: Host) -> Iterator[None]:
-    """Have a bridge of Open vSwitch that Neutron knows nothing of, with an address."""
+    """Create an Open vSwitch bridge with an address, which Neutron does not manage."""
     try:
         vsctl(
             settings,
@@ -104,7 +104,7 @@ def bridge(settings: Settings, host: Host) -> Iterator[None]:
 def watch_resizes(
     servers: worker.Worker, seen_by: watcher.Watcher, rounds: int
 ) -> tuple[list[worker.Boot], Seen]:
-    """Resize the server in rounds, and leave it alone for as long after each."""
+    """Resize the server in rounds, each followed by the same time without resizes."""
     resizes: list[worker.Boot] = []
     seen: Seen = {QUIET: [], RESIZED: []}
     for _ in range(rounds):
@@ -123,7 +123,7 @@ def watch_resizes(
 def measure_rates(
     engine: docker.APIClient, container: str, host: Host, address: str
 ) -> dict[str, list[float]]:
-    """Return, by what is limited, the rate that was reached over the one that was asked for."""
+    """Return, by kind of limit, the ratio of the measured to the configured rate."""
     pid = engine.inspect_container(container)["State"]["Pid"]
     network, seconds = NETWORK_KILOBYTES * 1000, RATE_SECONDS
     to_server, from_server = (
@@ -147,17 +147,17 @@ def measure_rates(
 
 
 def counted(pid: int, column: int) -> int:
-    """Return the bytes that passed a server's first device, frames and all."""
+    """Return the bytes of frames that passed a server's first device."""
     for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
         name, _, values = line.partition(":")
         if name.strip() == "eth0":
             return int(values.split()[column])
-    raise StepFailed("the server has no device eth0", "openstack server show")
+    raise StepFailed("The server has no device eth0", "openstack server show")
 
 
 def dd(engine: docker.APIClient, container: str, *options: str) -> float:
-    """Run ``dd`` in a server and return the bytes a second; direct I/O, since buffers hide it."""
-    # what is not given: the other end
+    """Run ``dd`` in a server and return the bytes per second, with direct I/O to bypass buffers."""
+    # An end that the options omit is a device without I/O.
     ends = {"if": "/dev/zero", "of": "/dev/null", **dict(option.split("=") for option in options)}
     command = ["dd", *(f"{name}={value}" for name, value in ends.items())]
     call = engine.exec_create(container, command, environment={"LC_ALL": "C"})["Id"]
@@ -169,7 +169,7 @@ def dd(engine: docker.APIClient, container: str, *options: str) -> float:
 
 
 def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, Rates]:
-    """Measure everything; nothing of it is left behind."""
+    """Run all measurements, then delete everything that they created."""
     host = settings.hosts[0]
     record = worker.image_on(settings, host, IMAGE)
     with (
@@ -183,7 +183,7 @@ def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, R
             step(f"{rounds} rounds of {ROUND} resizes"),
             watcher.watching(host.namespace, server.address) as seen_by,
         ):
-            # the first changes the most
+            # The first resize changes more than the later ones.
             servers.resize(FLAVORS[0])
             resizes, seen = watch_resizes(servers, seen_by, rounds)
         with step("rates"):
@@ -193,7 +193,7 @@ def measure(settings: Settings, rounds: int) -> tuple[list[worker.Boot], Seen, R
 
 
 def report(resizes: Sequence[worker.Boot], seen: Seen, rates: Rates) -> program.Report:
-    """Return what was found."""
+    """Return the report of the results."""
     driver = figures.summarize(resize.seconds for resize in resizes)
     tables = [figures.table("Driver time of a live resize", "ms", {"": driver}, 1000)]
     targets = [
@@ -211,7 +211,7 @@ def report(resizes: Sequence[worker.Boot], seen: Seen, rates: Rates) -> program.
         targets.append(figures.Target(f"ms, {title}: longest gap over the noise", longer, GAP_MS))
     lost = sum(found.lost for found in seen[RESIZED])
     targets.append(figures.Target("packets lost", lost, 0))
-    shares = {name: figures.summarize(values) for name, values in rates.items()}
+    shares = figures.summaries(rates)
     tables.append(figures.table("Rate reached of the rate configured", "", shares))
     targets += [
         figures.Target(f"rate off by, {name}", abs(share.median - 1), RATE_SHARE)
@@ -232,7 +232,9 @@ def report(resizes: Sequence[worker.Boot], seen: Seen, rates: Rates) -> program.
 def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "resize")
-    parser.add_argument("--rounds", type=int, default=10, help=f"of {ROUND} resizes (default: 10)")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help=f"rounds of {ROUND} resizes (default: 10)"
+    )
     arguments = parser.parse_args()
     return program.run(arguments.json, lambda: report(*measure(load_settings(), arguments.rounds)))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host's idle servers cost nova-compute, from ten of them to two hundred.
+"""The cost of a host's idle servers for nova-compute, from ten servers to two hundred.
 
-``make bench-scale``; what each figure means is in docs/benchmarks.rst.
+``make bench-scale``; docs/benchmarks.rst explains each figure.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# before anything imports eventlet: Nova forbids it there
+# tests selects the threading mode of Nova, which must precede any import of eventlet.
 import tests  # noqa: F401, I001
 
 from benchmarks import figures, program, worker
@@ -28,8 +28,8 @@ COUNTS = (10, 50, 100, 200)
 TURNS = 5
 IDLE_SECONDS = 20.0
 
-# how often Nova does each in a minute by default: update_resources_interval,
-# sync_power_state_interval, running_deleted_instance_poll_interval
+# Turns per minute by Nova's defaults of update_resources_interval, sync_power_state_interval and
+# running_deleted_instance_poll_interval.
 A_MINUTE: Mapping[str, float] = {
     "resources": 1.0,
     "power states": 1 / 10,
@@ -42,12 +42,12 @@ START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Level:
-    """What was measured with a number of servers.
+    """The figures of a number of servers.
 
-    :ivar tasks: by the task's name, the median of its turns
-    :ivar idle: seconds of CPU time of the driver's own threads in a minute
+    :ivar tasks: the median of a task's turns, by the task's name
+    :ivar idle: CPU seconds of the driver's own threads per minute
     :ivar start: seconds of the driver's start
-    :ivar first_boot: seconds of a boot right after it
+    :ivar first_boot: seconds of the first boot after the driver's start
     """
 
     servers: int
@@ -58,15 +58,15 @@ class Level:
 
     @property
     def cpu_ms(self) -> float:
-        """Milliseconds of CPU time for each server in a minute."""
+        """Milliseconds of CPU time per server and minute."""
         periodic = sum(self.tasks[name].cpu * times for name, times in A_MINUTE.items())
         return (periodic + self.idle) / self.servers * 1000
 
 
 def measure_level(servers: worker.Worker, kept: list[worker.Boot]) -> Level:
-    """Measure with the servers that there are; one more is there in the end."""
+    """Measure with the existing servers, and boot one more."""
     count = len(kept)
-    # the first turn fills what the driver remembers
+    # The first turn fills the driver's caches, so it does not count.
     turns = [servers.tasks() for _ in range(TURNS + 1)][1:]
     tasks = {
         name: worker.Task(
@@ -76,7 +76,7 @@ def measure_level(servers: worker.Worker, kept: list[worker.Boot]) -> Level:
         for name in A_MINUTE
     }
     idle = servers.idle(IDLE_SECONDS).seconds * 60 / IDLE_SECONDS
-    # last: it leaves threads that have something to do for a while
+    # The restart comes last, because its threads work for a while after it.
     start = servers.restart().seconds
     kept.append(servers.spawn())
     return Level(count, tasks, idle, start, kept[-1].seconds)
@@ -84,7 +84,7 @@ def measure_level(servers: worker.Worker, kept: list[worker.Boot]) -> Level:
 
 @contextmanager
 def removed(servers: worker.Worker, kept: list[worker.Boot]) -> Iterator[None]:
-    """Remove one server after the other in the end: all at once would take too long."""
+    """Delete the servers one by one at the end, because one request for all would time out."""
     try:
         yield
     finally:
@@ -94,7 +94,7 @@ def removed(servers: worker.Worker, kept: list[worker.Boot]) -> Iterator[None]:
 
 
 def measure(settings: Settings, counts: Sequence[int]) -> list[Level]:
-    """Measure everything; nothing of it is left behind."""
+    """Run all measurements, then delete everything that they created."""
     host = settings.hosts[0]
     record = worker.image_on(settings, host, IMAGE)
     levels = []
@@ -113,7 +113,7 @@ def measure(settings: Settings, counts: Sequence[int]) -> list[Level]:
 
 
 def report(levels: Sequence[Level]) -> program.Report:
-    """Return what was found."""
+    """Return the report of the results."""
     few, many = levels[0], levels[-1]
     lines = [
         f"{'servers':>8}{'CPU ms per':>16}{'start':>8}{'then boot':>11}{'own threads':>13}"
@@ -149,7 +149,7 @@ def report(levels: Sequence[Level]) -> program.Report:
 def main() -> int:
     """Run the benchmark; return its exit status."""
     parser = program.parser(__doc__, "scale")
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of servers")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of servers")
     arguments = parser.parse_args()
     return program.run(arguments.json, lambda: report(measure(load_settings(), arguments.counts)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers through the API: where they go, and how long from the request until they are ACTIVE."""
+"""Servers through the API: their hosts, and the seconds from the request to ACTIVE."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from openstack.connection import Connection
 from devcloud.settings import Host, Settings
 from devcloud.steps import StepFailed, wait_until
 
-# showing one server costs the cloud more than this; see docs/benchmarks.rst
+# A request for one server takes the cloud longer than this; see docs/benchmarks.rst.
 _POLL_SECONDS = 0.08
 _BUILD_SECONDS = 60
 _SLOW_SECONDS = 8
@@ -23,7 +23,7 @@ _WAITED = re.compile(r"\[instance: ([0-9a-f-]{36})\] Waited ([0-9.]+) s for Neut
 
 @contextlib.contextmanager
 def open_hosts(admin: Connection, settings: Settings, hosts: Collection[Host]) -> Iterator[None]:
-    """Have these of the cloud's hosts take servers and no others; in the end as they were."""
+    """Enable only these of the cloud's hosts; restore all hosts' states when the block ends."""
     names = {host.name for host in hosts}
     with contextlib.ExitStack() as stack:
         for service in admin.compute.services(binary="nova-compute"):
@@ -39,9 +39,9 @@ def open_hosts(admin: Connection, settings: Settings, hosts: Collection[Host]) -
 
 
 class Servers:
-    """Boots servers one at a time and deletes each.
+    """Boots and deletes one server at a time.
 
-    :param logs: of every nova-compute whose driver says how long it waited for Neutron
+    :param logs: the logs of every nova-compute whose driver logs its wait for Neutron
     """
 
     def __init__(self, connection: Connection, image_id: str, logs: Sequence[Path]) -> None:
@@ -60,7 +60,7 @@ class Servers:
     def boot(self, zone: str) -> tuple[float, float]:
         """Boot a server in an availability zone, and delete it.
 
-        :returns: seconds from the request to ACTIVE, and how long of that the driver waited for
+        :returns: seconds from the request to ACTIVE, and the driver's part of them in waiting for
             Neutron's event
         """
         begin_of_logs = {log: log.stat().st_size for log in self._logs}
@@ -76,7 +76,8 @@ class Servers:
         return seconds, self._waited(server.id, begin_of_logs)
 
     def _delete(self) -> None:
-        # by name: an interrupted request may have made one whose id never came
+        # An interrupted request may have created a server whose id was not received, so select by
+        # name.
         for server_id in self._listed(None):
             self._compute.delete_server(server_id)
         self._wait(lambda: not self._listed(None), "a server deleted")
@@ -84,11 +85,11 @@ class Servers:
     def _built(self, server_id: str, begin: float) -> bool:
         if self._listed("ACTIVE"):
             return True
-        # not asked for while the times are good: each question slows the cloud down
+        # Each request slows the cloud down, so look for errors only when a boot is slow.
         if time.perf_counter() - begin > _SLOW_SECONDS and self._listed("ERROR"):
             fault = self._compute.get_server(server_id).fault or {}
             raise StepFailed(
-                f"a server failed: {fault.get('message')}", f"less {self._logs[0]}", self._logs[0]
+                f"A server failed: {fault.get('message')}", f"less {self._logs[0]}", self._logs[0]
             )
         return False
 

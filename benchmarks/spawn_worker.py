@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that boots and resizes containers, and says how long each took.
+"""A process that boots and resizes containers and reports the duration of each operation.
 
-Runs where and as whom nova-compute runs, with its configuration file. Takes one request a line on
-standard input, answers each with a line, and removes what it made when the input ends. The first
-line that it prints only says that it is ready::
+Runs in nova-compute's namespace, as its user and with its configuration file. Reads one request per
+line from standard input, answers each with a line, and deletes what it created when the input ends.
+Its first line only means that it is ready::
 
     {"verb": "raw"}                    -> {"seconds": 0.27, "parts": {"create": 0.06, ...}}
     {"verb": "spawn", "grace": 0.0}    -> the same, for the driver's spawn
@@ -27,7 +27,7 @@ from nova import monkey_patch
 
 def main() -> None:
     """Serve requests until the input ends."""
-    # first: Nova forbids eventlet before anything can import it
+    # This comes first, because Nova's threading mode must precede any import of eventlet.
     monkey_patch.patch(backend="threading")
     from nova import config, objects, utils
     from oslo_log import log as logging
@@ -38,11 +38,15 @@ def main() -> None:
     from novadocker.conf import CONF
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, help="nova-compute's")
-    parser.add_argument("--image", required=True, type=json.loads, help="Glance's record, JSON")
-    parser.add_argument("--bridge", default="br-int", help="for the servers' ports")
+    parser.add_argument("--config-file", required=True, help="nova-compute's configuration file")
+    parser.add_argument(
+        "--image", required=True, type=json.loads, help="Glance's record of the image, JSON"
+    )
+    parser.add_argument(
+        "--bridge", default="br-int", help="Open vSwitch bridge for the servers' ports"
+    )
     arguments = parser.parse_args()
-    # whatever libraries print must not get between the answers
+    # Output of libraries must not appear between the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     config.parse_args(
         ["nova-compute", "--config-file", arguments.config_file],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the calls of functions, whoever makes them and in whatever thread."""
+"""Durations of function calls, from any caller and thread."""
 
 import functools
 import threading
@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Stopwatch:
-    """Sums the seconds spent in each part of something, by the part's name."""
+    """Sums the seconds spent in each part of an operation, by the part's name."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
 
     def watch(self, owner: Any, function: str, part: str) -> None:
-        """Time every call of a function of a module or a class from now on.
+        """Measure each later call of a function of a module or a class.
 
-        :raises AttributeError: it has no such function
+        :raises AttributeError: the owner has no such function
         """
         original = getattr(owner, function)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tempest on Nova's fake driver: what passes there too says nothing of a driver.
+"""Tempest on Nova's fake driver: a test that passes there too does not test a driver.
 
 ``make bench-tempest_control``, after ``make tempest``; the figures are in docs/tempest.rst.
 """
@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-# run as a script, so that the folder of the script is on the path and the checkout is not
+# A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import fake_host
@@ -25,15 +25,17 @@ from devcloud.tempest.workspace import Plan, prepare
 SUITE = "tempest.api.compute."
 
 PLAN = Plan(hosts=(fake.HOST,), build_seconds=20, ssh_seconds=5)
-"""A server of the fake driver is there at once, and nobody can ever log in."""
+"""A server of the fake driver is ACTIVE at once and accepts no login."""
 
 WORKERS = 4
 
 
 def main() -> int:
-    """Run the tests that pass on this driver and keep what became of each."""
+    """Run the tests that pass on this driver and keep the result of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pattern", nargs="?", default="", help="of the tests' names; all")
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="regular expressions of test names; default: all"
+    )
     arguments = parser.parse_args()
     settings = load_settings()
     own = results.load(results_file(settings))
@@ -46,7 +48,7 @@ def main() -> int:
     ]
     try:
         if not names:
-            raise StepFailed("no test has passed on this driver", "make tempest")
+            raise StepFailed("No test has passed on this driver", "make tempest")
         with (
             fake_host.started(settings),
             connect(settings, "admin") as admin,
@@ -62,7 +64,7 @@ def main() -> int:
     results.save(control_file(settings), known)
     report.write(own, known)
     passed = sum(result.status == "passed" for result in found.values())
-    say(f"{passed} of {len(names)} pass there too")
+    say(f"{passed} of {len(names)} pass on the fake driver too")
     return 0
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a server from outside: what it counts and sends, and whether it answers.
+"""A server watched from outside: its counting, its stream and its answers.
 
-A program in the server sends a record a millisecond over TCP, each with the time at which it was
-made: that is what the server counts. ``ping`` asks it a hundred times a second.
+A program in the server sends one record per millisecond over TCP, each with the time of its
+creation, which is the server's counting. ``ping`` sends a request a hundred times a second.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _PING_SECONDS = 0.01
 _CONNECT_SECONDS = 10
 _CHUNK = b"x" * (1 << 16)
 
-# the image has Perl's base alone, which has no Time::HiRes
+# The image has only perl-base, which lacks Time::HiRes.
 _PROGRAM = f"""
 use IO::Socket::INET; use Socket qw(IPPROTO_TCP TCP_NODELAY);
 $SIG{{PIPE}} = 'IGNORE';
@@ -53,11 +53,11 @@ for my $port (keys %do) {{
 
 @dataclass(frozen=True)
 class Seen:
-    """What was noticed of a server for some time, in seconds.
+    """The gaps of a server during a period, in seconds.
 
-    :ivar lost: packets without an answer
+    :ivar lost: number of packets without an answer
     :ivar count_gap: longest time in which the server did not count
-    :ivar stream_gap: longest time in which nothing came from it
+    :ivar stream_gap: longest time in which no record arrived
     :ivar ping_gap: longest time without an answer
     """
 
@@ -68,7 +68,7 @@ class Seen:
 
 
 class Watcher:
-    """Keeps every moment at which something came from a server."""
+    """Records the time of each arrival from a server."""
 
     def __init__(self, stream: socket.socket, ping: "subprocess.Popen[str]") -> None:
         self._stream, self._ping = stream, ping
@@ -82,8 +82,8 @@ class Watcher:
             thread.start()
 
     def seen(self, begin: float, end: float) -> Seen:
-        """Return what was noticed from one moment to another, by ``time.time``."""
-        # what was on its way then
+        """Return the gaps between two moments, which are ``time.time``'s."""
+        # Packets that were in flight at the end must arrive first.
         time.sleep(10 * _PING_SECONDS)
         records = [record for record in self._records if begin <= record[0] <= end]
         answers = [answer for answer in self._answers if begin <= answer[0] <= end]
@@ -96,7 +96,7 @@ class Watcher:
         )
 
     def join(self) -> None:
-        """Wait for the end of what is read."""
+        """Wait until the readers have ended."""
         for thread in self._threads:
             thread.join()
 
@@ -138,15 +138,15 @@ def watching(namespace: str, address: str) -> Iterator[Watcher]:
 def rate(
     namespace: str, address: str, port: int, counter: Callable[[], int], seconds: float
 ) -> float:
-    """Send to a server or receive from it as fast as it goes; return the bytes a second.
+    """Send to a server or receive from it at full speed; return the bytes per second.
 
     :param port: ``SINK`` or ``SOURCE``
-    :param counter: tells how many bytes passed, frames and all
+    :param counter: returns the number of bytes of frames that passed
     """
     with connect(namespace, address, port) as peer:
         peer.settimeout(1)
         end = time.monotonic() + seconds
-        # the first second fills queues and spends a burst
+        # The first second fills queues and uses up a burst.
         start = time.monotonic() + 1
         first: tuple[float, int] | None = None
         while (now := time.monotonic()) < end:
@@ -161,9 +161,9 @@ def rate(
 
 
 def connect(namespace: str, address: str, port: int) -> socket.socket:
-    """Connect to a server from a network namespace; it may be starting its program.
+    """Connect to a server from a network namespace; its program may still be starting.
 
-    :raises OSError: nobody accepts within ten seconds
+    :raises OSError: no connection is accepted within ten seconds
     """
     deadline = time.monotonic() + _CONNECT_SECONDS
     while True:

@@ -13,15 +13,15 @@ from devcloud.clients import connect
 from devcloud.settings import COMPUTE_USER, Host, Settings
 from devcloud.steps import step
 
-# the availability zone of the hosts that have the driver
+# The availability zone of the hosts with this driver.
 OWN_ZONE = "nova"
 
 
 @dataclass(frozen=True)
 class Boot:
-    """What was done to one container: seconds in all, and in each of its parts.
+    """An operation on one container: its seconds, and the seconds of its parts.
 
-    :ivar container: its name, if the driver made it
+    :ivar container: its name, if the driver created it
     :ivar address: its IPv4 address
     """
 
@@ -33,14 +33,14 @@ class Boot:
 
 @dataclass(frozen=True)
 class Task:
-    """What one turn of a periodic task took: requests to the engine, and seconds of CPU time."""
+    """The cost of one turn of a periodic task: requests to the engine, and CPU seconds."""
 
     calls: int
     cpu: float
 
 
 class Worker:
-    """Asks the process; every answer is waited for."""
+    """Sends requests to the process and waits for each answer."""
 
     def __init__(self, process: helper.Helper) -> None:
         self._process = process
@@ -50,37 +50,37 @@ class Worker:
         return Boot(**self._ask({"verb": "raw"}))
 
     def spawn(self, grace: float | None = None) -> Boot:
-        """Let the driver spawn a server and keep it.
+        """Spawn a server through the driver and keep it.
 
-        :param grace: ``[docker] start_grace``, None for the default
+        :param grace: ``[docker] start_grace``; None for the default
         """
         return Boot(**self._ask({"verb": "spawn", "grace": grace}))
 
     def resize(self, flavor: Mapping[str, Any]) -> Boot:
-        """Let the driver give the last server another flavor.
+        """Resize the last server through the driver.
 
-        :param flavor: what differs from the flavor it was spawned with
+        :param flavor: the attributes that differ from the flavor of its spawn
         """
         return Boot(**self._ask({"verb": "resize", "flavor": flavor}))
 
     def tasks(self) -> dict[str, Task]:
-        """Let the driver do once what Nova asks of it periodically; by the task's name."""
+        """Run each of the driver's periodic tasks once; return their costs by name."""
         return {name: Task(**told) for name, told in self._ask({"verb": "tasks"})["tasks"].items()}
 
     def restart(self) -> Boot:
-        """Start the driver anew with all servers that are kept."""
+        """Restart the driver with all kept servers."""
         return Boot(**self._ask({"verb": "restart"}))
 
     def idle(self, seconds: float) -> Boot:
-        """Let the driver do nothing for a while; the seconds are the CPU time that it took."""
+        """Leave the driver idle for a while; the result's seconds are its CPU time."""
         return Boot(**self._ask({"verb": "idle", "seconds": seconds}))
 
     def remove(self) -> None:
-        """Remove the oldest server that is kept."""
+        """Delete the oldest kept server."""
         self._ask({"verb": "remove"})
 
     def clear(self) -> None:
-        """Remove what is kept."""
+        """Delete all kept servers and containers."""
         self._ask({"verb": "clear"})
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ class Worker:
 
 
 def image_on(settings: Settings, host: Host, name: str) -> dict[str, Any]:
-    """Bring an image to a host; return Glance's record of it, without properties.
+    """Load an image on a host; return Glance's record of it, without properties.
 
-    A worker has nobody's token to fetch it with: nova-compute brings it, for a server.
+    A worker has no user's token to fetch the image with, so nova-compute fetches it, for a server.
 
     :raises StepFailed: the server is not ACTIVE in time
     """
@@ -113,11 +113,11 @@ def image_on(settings: Settings, host: Host, name: str) -> dict[str, Any]:
 def started(
     settings: Settings, host: Host, image: Mapping[str, Any], bridge: str = "br-int"
 ) -> Iterator[Worker]:
-    """Run a worker where and as whom the host's nova-compute runs.
+    """Run a worker where the host's nova-compute runs, and as its user.
 
     :param image: Glance's record of the image to boot
-    :param bridge: of Open vSwitch, for the servers' ports
-    :raises StepFailed: the worker failed; its log says why
+    :param bridge: the Open vSwitch bridge for the servers' ports
+    :raises StepFailed: the worker failed; its log contains the cause
     """
     with helper.started(
         settings,
