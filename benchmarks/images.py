@@ -26,10 +26,10 @@ from benchmarks import figures, processes, program
 from benchmarks.glance_images import GLANCE_SECONDS, build, uploaded
 from benchmarks.raw_engine import RawEngine
 from benchmarks.releases import rebuild
-from benchmarks.servers import open_hosts
 from devcloud import supervise
 from devcloud.clients import connect
 from devcloud.images import archive_path
+from devcloud.services import open_hosts
 from devcloud.settings import Settings, load_settings
 from devcloud.steps import StepFailed, step, wait_until
 from tests.cloud.servers import Servers

@@ -22,8 +22,8 @@ import docker
 from oslo_utils import timeutils
 
 from benchmarks import figures, program
-from benchmarks.servers import open_hosts
 from devcloud.clients import connect
+from devcloud.services import open_hosts
 from devcloud.settings import API_ADDRESS, Host, Settings, load_settings
 from devcloud.steps import StepFailed, step
 from tests.cloud.guests import Guest

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers through the API: their hosts, and the seconds from the request to ACTIVE."""
 
-import contextlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from openstack.connection import Connection
 
-from devcloud.settings import Host, Settings
 from devcloud.steps import StepFailed, wait_until
 
 # A request for one server takes the cloud longer than this; see docs/benchmarks.rst.
@@ -19,23 +17,6 @@ _BUILD_SECONDS = 60
 _SLOW_SECONDS = 8
 
 _WAITED = re.compile(r"\[instance: ([0-9a-f-]{36})\] Waited ([0-9.]+) s for Neutron's ports")
-
-
-@contextlib.contextmanager
-def open_hosts(admin: Connection, settings: Settings, hosts: Collection[Host]) -> Iterator[None]:
-    """Enable only these of the cloud's hosts; restore all hosts' states when the block ends."""
-    names = {host.name for host in hosts}
-    with contextlib.ExitStack() as stack:
-        for service in admin.compute.services(binary="nova-compute"):
-            if service.host not in {host.name for host in settings.hosts}:
-                continue
-            if service.host in names and service.status == "disabled":
-                admin.compute.enable_service(service)
-                stack.callback(admin.compute.disable_service, service)
-            elif service.host not in names and service.status == "enabled":
-                admin.compute.disable_service(service)
-                stack.callback(admin.compute.enable_service, service)
-        yield
 
 
 class Servers:

@@ -12,8 +12,9 @@ from pathlib import Path
 # A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from devcloud.services import open_hosts
+
 from benchmarks import fake_host
-from benchmarks.servers import open_hosts
 from devcloud import fake
 from devcloud.clients import connect
 from devcloud.settings import load_settings

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud the tests talk to: brought up once, left running."""
+"""Fixtures for a cloud that the first test starts and that continues to run."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ from openstack.connection import Connection
 
 from devcloud.clients import connect
 from devcloud.images import archive_path
+from devcloud.services import open_hosts
 from devcloud.settings import CHECKOUT, Settings, load_settings
 from tests.cloud import leaks
 from tests.cloud.servers import Opened, Servers
@@ -24,20 +25,20 @@ HOSTS = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what makes the quick tests of survival long ones."""
-    parser.addoption("--every-step", action="store_true", help="long ones, too")
+    """Add the option that lengthens the tests of interruptions."""
+    parser.addoption("--every-step", action="store_true", help="run the long tests too")
 
 
 @pytest.fixture(scope="session")
 def long_run(pytestconfig: pytest.Config) -> None:
-    """Leave tests out that take minutes, unless they are asked for; before anything is set up."""
+    """Skip tests that take minutes unless an option selects them, before any other fixture."""
     if not pytestconfig.getoption("--every-step"):
-        pytest.skip("one of --every-step")
+        pytest.skip("runs with --every-step only")
 
 
 @pytest.fixture(scope="session")
 def cloud() -> Settings:
-    """A cloud of two hosts with Prometheus that is up; seconds when it was up before."""
+    """Start a cloud of two hosts with Prometheus; takes seconds if it is running."""
     done = subprocess.run(
         [sys.executable, "-m", "devcloud", "up"],
         cwd=CHECKOUT,
@@ -49,27 +50,27 @@ def cloud() -> Settings:
         check=False,
     )
     if done.returncode != 0:
-        pytest.fail(f"the cloud does not come up:\n{done.stdout}", pytrace=False)
+        pytest.fail(f"the cloud did not start:\n{done.stdout}", pytrace=False)
     return load_settings()
 
 
 @pytest.fixture(scope="session")
 def admin(cloud: Settings) -> Iterator[Connection]:
-    """The administrator's connection."""
+    """Yield the administrator's connection."""
     with connect(cloud, "admin") as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def demo(cloud: Settings) -> Iterator[Connection]:
-    """The connection of a plain tenant: project ``demo``, role ``member``."""
+    """Yield the connection of a plain tenant: project ``demo``, role ``member``."""
     with connect(cloud, "demo") as connection:
         yield connection
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_leaks(cloud: Settings, admin: Connection) -> Iterator[None]:
-    """After all tests the machine and the cloud hold what they held before."""
+    """Check that, after all tests, the machine and the cloud hold only what they held before."""
     before = leaks.inventory(cloud, admin)
     yield
     assert leaks.leaked_for_good(cloud, admin, before) == {}
@@ -77,50 +78,24 @@ def no_leaks(cloud: Settings, admin: Connection) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def first_host_only(cloud: Settings, admin: Connection) -> Iterator[None]:
-    """Have the first host alone take servers, so that a test knows where its servers are."""
-    others = [
-        service
-        for service in admin.compute.services(binary="nova-compute")
-        if service.host in {host.name for host in cloud.hosts[1:]} and service.status == "enabled"
-    ]
-    for service in others:
-        admin.compute.disable_service(service, disabled_reason="closed by the tests")
-    yield
-    for service in others:
-        admin.compute.enable_service(service)
+    """Enable only the first host, so that tests can predict the hosts of their servers."""
+    with open_hosts(admin, cloud, cloud.hosts[:1]):
+        yield
 
 
 @pytest.fixture
 def opened(cloud: Settings, admin: Connection) -> Opened:
-    """Have servers land on some hosts alone, while a block runs."""
-    hosts = {host.name for host in cloud.hosts}
+    """Return a context manager that enables only some hosts, by name."""
 
-    def services() -> list[Any]:
-        found = admin.compute.services(binary="nova-compute")
-        return [service for service in found if service.host in hosts]
-
-    def enable(names: set[str]) -> None:
-        for service in services():
-            if service.host in names:
-                admin.compute.enable_service(service)
-            else:
-                admin.compute.disable_service(service, disabled_reason="closed by the tests")
-
-    @contextlib.contextmanager
-    def call(*names: str) -> Iterator[None]:
-        before = {service.host for service in services() if service.status == "enabled"}
-        enable(set(names))
-        try:
-            yield
-        finally:
-            enable(before)
+    def call(*names: str) -> contextlib.AbstractContextManager[None]:
+        return open_hosts(admin, cloud, [host for host in cloud.hosts if host.name in names])
 
     return call
 
 
 @pytest.fixture
 def servers(demo: Connection) -> Iterator[Servers]:
-    """The tenant's servers, deleted after the test."""
+    """Yield the tenant's servers and delete them after the test."""
     made = Servers(demo)
     yield made
     made.delete_all()
@@ -128,13 +103,16 @@ def servers(demo: Connection) -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def tenant_network(demo: Connection) -> str:
-    """The namespace from which the network ``private`` is reached."""
+    """Return the network namespace that reaches the network ``private``."""
     return f"qdhcp-{demo.network.find_network('private').id}"
 
 
 @pytest.fixture
 def image(demo: Connection) -> Iterator[Callable[..., str]]:
-    """Upload images: ``image(content, os_command_line=...)`` returns a new image's name."""
+    """Yield a function that uploads an image and returns its name.
+
+    A call is ``image(content, os_command_line=...)``.
+    """
     made = []
 
     def upload(content: bytes | Path, **properties: str) -> str:
@@ -154,7 +132,7 @@ def image(demo: Connection) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def new_port(demo: Connection, admin: Connection) -> Iterator[Callable[..., Any]]:
-    """Create ports by the name of their network; they are deleted after the test."""
+    """Yield a function that creates ports by their network's name; delete them after the test."""
     ports = []
 
     def create(network: str, **attributes: Any) -> Any:
@@ -164,11 +142,11 @@ def new_port(demo: Connection, admin: Connection) -> Iterator[Callable[..., Any]
 
     yield create
     for port in ports:
-        # a tenant may not while a server has it
+        # A tenant must not delete a port that a server uses.
         admin.network.delete_port(port, ignore_missing=True)
 
 
 @pytest.fixture(scope="session")
 def busybox(cloud: Settings) -> Path:
-    """The archive of the image ``busybox``."""
+    """Return the path of the archive of the image ``busybox``."""
     return archive_path(cloud, "busybox")

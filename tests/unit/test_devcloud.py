@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the devcloud takes from the environment and remembers."""
+"""The devcloud's settings, configuration files, mailbox and compute services."""
 
 import shutil
 import smtplib
@@ -7,11 +7,12 @@ import subprocess
 import threading
 from email.message import EmailMessage
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
-from devcloud import mailbox, watch
+from devcloud import mailbox, services, watch
 from devcloud.programs import all_programs
 from devcloud.settings import dashboard_file, load_settings, watch_file
 from tests import CHECKOUT
@@ -66,6 +67,23 @@ def test_alertmanager_takes_the_quick_sample(tmp_path: Path):
     sample = yaml.safe_load((SAMPLES / "alertmanager.yml").read_text())
     (tmp_path / "config.yml").write_text(yaml.safe_dump(watch.alertmanager(settings, sample)))
     check(["amtool", "check-config", tmp_path / "config.yml"])
+
+
+def test_hosts_have_their_states_back_after_a_block(tmp_path: Path):
+    settings = load_settings({"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HOSTS": "3"})
+    states = {"host1": "enabled", "host2": "disabled", "host3": "disabled", "fake1": "enabled"}
+
+    def listed(binary: str) -> list[mock.Mock]:
+        return [mock.Mock(host=host, status=status) for host, status in states.items()]
+
+    admin = mock.Mock()
+    admin.compute.services = listed
+    admin.compute.enable_service = lambda service: states.update({service.host: "enabled"})
+    admin.compute.disable_service = lambda service, **_: states.update({service.host: "disabled"})
+    before = dict(states)
+    with services.open_hosts(admin, settings, settings.hosts[1:2]):
+        assert states == before | {"host1": "disabled", "host2": "enabled"}
+    assert states == before
 
 
 def check(command: list[str | Path]) -> None:
