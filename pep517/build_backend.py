@@ -30,11 +30,9 @@ def _add_loader(directory: str, wheel: str) -> str:
             data = old.read(entry)
             if entry.filename.endswith(".dist-info/RECORD"):
                 data += f"{_PTH.name},sha256={digest},{len(content)}\n".encode()
-                # SOURCE_DATE_EPOCH determines the date of RECORD's entry, so the loader gets the
-                # same.
+                # SOURCE_DATE_EPOCH determines the date of RECORD, so the loader's entry copies it.
                 loader = zipfile.ZipInfo(_PTH.name, entry.date_time)
-                # Some installers ignore the umask, and nova-compute, which is not root, must read
-                # the file.
+                # Some installers ignore the umask; nova-compute is not root and must read the file.
                 loader.external_attr = 0o100644 << 16
                 new.writestr(loader, content, zipfile.ZIP_DEFLATED)
             new.writestr(entry, data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests. Nova chooses its concurrency mode here, before anything can import eventlet."""
+"""Tests. This module selects Nova's threading mode before any import of eventlet."""
 
 import os
 
@@ -7,7 +7,7 @@ os.environ["OS_NOVA_DISABLE_EVENTLET_PATCHING"] = "true"
 
 from nova import monkey_patch
 
-# Nova 31 decides by the variable while the module is imported
+# Nova 31 reads the variable while the module is imported, so it has no patch().
 if hasattr(monkey_patch, "patch"):
     monkey_patch.patch()
 

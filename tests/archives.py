@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds image archives in memory: ``docker save`` archives and OCI layouts, good and bad."""
+"""Image archives in memory: ``docker save`` archives and OCI layouts, valid and invalid."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ def dump(document: object) -> bytes:
 
 
 def entry(name: str, content: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:
-    """Return a tar entry: a file, unless ``type`` says otherwise."""
+    """Return a tar entry, which is a file unless ``attributes`` has another ``type``."""
     found = tarfile.TarInfo(name)
     found.size = len(content)
     for key, value in attributes.items():
@@ -91,7 +91,7 @@ def docker_files(
 
 
 def descriptor(files: Files, content: bytes, media_type: str, **more: Any) -> dict[str, Any]:
-    """Add a blob to the files of an OCI layout; return what refers to it."""
+    """Add a blob to the files of an OCI layout; return its descriptor."""
     files[f"blobs/sha256/{sha256(content)}"] = content
     return {
         "mediaType": media_type,
@@ -122,7 +122,7 @@ def oci_manifest(
 
 
 def oci_index(files: Files, descriptors: Sequence[Mapping[str, Any]]) -> Files:
-    """Finish an OCI layout."""
+    """Return the files of a complete OCI layout."""
     index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": list(descriptors)}
     return {
         "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',

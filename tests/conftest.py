@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures and options that levels of tests share."""
+"""Fixtures and options that several levels of tests share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what makes quick tests long ones."""
-    parser.addoption("--steps", type=int, default=1000, help="of test_soak.py")
-    parser.addoption("--seed", type=int, default=1, help="of test_soak.py")
-    parser.addoption("--generations", type=int, default=5, help="of test_snapshots.py")
-    parser.addoption("--outage", type=float, default=15, help="seconds, of test_outages.py")
-    parser.addoption("--every-point", action="store_true", help="kill at, in test_crashes.py")
-    parser.addoption("--whole-guest", action="store_true", help="all of the guest's tests")
+    """Add the options that lengthen tests."""
+    parser.addoption("--steps", type=int, default=1000, help="steps of test_soak.py")
+    parser.addoption("--seed", type=int, default=1, help="seed of test_soak.py")
+    parser.addoption(
+        "--generations", type=int, default=5, help="number of generations of test_snapshots.py"
+    )
+    parser.addoption(
+        "--outage", type=float, default=15, help="seconds of an outage in test_outages.py"
+    )
+    parser.addoption(
+        "--every-point", action="store_true", help="kill at every point in test_crashes.py"
+    )
+    parser.addoption("--whole-guest", action="store_true", help="run all tests in the guest")
 
 
 @pytest.fixture
 def fake_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGlance:
-    """An image service that stands in Glance's place."""
-    # the cloud tests, which read this file too, need none of it
+    """Return an image service in place of Glance."""
+    # The cloud tests read this file too and must not import the driver.
     from novadocker.virt.docker.images import store
     from tests.fake_glance import FakeGlance
 

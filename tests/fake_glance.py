@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands for Nova's API of the image service: the methods of it that the driver uses."""
+"""A fake of Nova's image API, with the methods that the driver calls."""
 
 import hashlib
 from pathlib import Path
@@ -8,23 +8,23 @@ from typing import IO, Any
 from nova import exception as nova_exception
 from nova import objects
 
-# the signatures below name them
+# The signatures below name Nova's objects.
 objects.register_all()
 
 
 class FakeGlance:
-    """Images in files of a folder, so that processes share them and the count of downloads."""
+    """Images as files in a directory, which processes share, with a count of downloads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[str, dict[str, Any]] = {}
-        # how many bytes an upload may have
+        # The maximum size of an upload in bytes.
         self.room: int | None = None
         self._log = folder / "downloads"
         self._log.touch()
 
     def add(self, image_id: str, content: bytes | Path, **changes: Any) -> objects.ImageMeta:
-        """Upload an image; return what Nova passes to the driver."""
+        """Upload an image; return the metadata that Nova passes to the driver."""
         path = self.folder / image_id
         if isinstance(content, Path):
             path.symlink_to(content)
@@ -52,7 +52,7 @@ class FakeGlance:
 
     @property
     def downloads(self) -> list[str]:
-        """The ids of all images that were downloaded, in order."""
+        """The ids of all downloaded images, in order."""
         return self._log.read_text().split()
 
     def get(self, context: object, image_id: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that hang, since they are stopped."""
+"""Suspension of processes, to simulate processes that hang."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ _SECONDS = 30
 
 
 def suspend(process: int) -> None:
-    """Stop a process until SIGCONT; when this returns none of its threads runs.
+    """Stop a process until SIGCONT and wait until all of its threads have stopped.
 
-    One thread takes the signal when it gets a CPU, and the others go on until then.
+    One thread takes the signal when it gets a CPU; the other threads run until then.
     """
     os.kill(process, signal.SIGSTOP)
     wait_until(
         lambda: set(map(_state, Path(f"/proc/{process}/task").iterdir())) == {"T"},
         what=f"the stop of process {process}",
-        advice="a thread of it may be waiting for a disk",
+        advice="one of its threads may be in uninterruptible sleep on a disk",
         timeout=_SECONDS,
         interval=0.01,
     )
@@ -29,5 +29,5 @@ def _state(task: Path) -> str:
     try:
         return (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        # it ended while it was looked at
+        # The thread ended meanwhile.
         return "T"

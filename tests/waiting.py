@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for what offers no event."""
+"""Polling of conditions that have no event."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,9 @@ Answer = TypeVar("Answer")
 
 
 def until(holds: Callable[[], Answer], seconds: float = 60, interval: float = 0.05) -> Answer:
-    """Ask until the answer is true; return it."""
+    """Poll until the answer is true and return it; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
-        assert time.monotonic() < deadline, f"it does not come true within {seconds:g} s"
+        assert time.monotonic() < deadline, f"the condition did not come true within {seconds:g} s"
         time.sleep(interval)
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames with addresses of one's choice: made here, sent by a server, listened to in a network."""
+"""Frames with arbitrary addresses: built here, sent by a server, received in a network."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from devcloud.network import inside
 
 PORT = 9999
 
-# a raw socket is all that a server has for it; the image has Perl and no Python
+# A server can only use a raw socket, and the image has Perl but no Python.
 _SENDER = """
 use Socket;
 socket(my $socket, 17, SOCK_RAW, 0) or die "socket: $!";
@@ -36,7 +36,7 @@ while True:
 class Listener:
     """A UDP socket in a network's namespace.
 
-    :ivar mac: of the namespace's device
+    :ivar mac: MAC address of the namespace's device
     :ivar address: the namespace's IPv4 address in the network
     """
 
@@ -44,12 +44,12 @@ class Listener:
         self.process, self.mac, self.address = process, mac, address
 
     def read_until(self, last: str) -> list[str]:
-        """Return what arrives up to and with one text."""
+        """Return the received texts up to and including one text."""
         found: list[str] = []
         assert self.process.stdout is not None
         while last not in found:
             line = self.process.stdout.readline()
-            assert line, f"only {found} arrived"
+            assert line, f"the listener ended after {found}"
             found.append(line.strip())
         return found
 
@@ -77,7 +77,7 @@ def listening(namespace: str) -> Iterator[Listener]:
 def datagram(mac: str, source: str, to_mac: str, to: str, text: str, vlan: int = 0) -> bytes:
     """Return an Ethernet frame with an IPv4 UDP datagram.
 
-    :param vlan: number of its tag (IEEE 802.1Q), 0 for none
+    :param vlan: VLAN id of the frame's tag (IEEE 802.1Q); 0 means no tag
     """
     payload = text.encode()
     udp = struct.pack("!HHHH", PORT, PORT, 8 + len(payload), 0) + payload

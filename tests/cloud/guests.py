@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server of the image ``debian``, asked over SSH as its tenant would."""
+"""Commands in a server of the image ``debian``, over SSH as its tenant."""
 
 import subprocess
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SETTLE_SECONDS = 60
 class Guest:
     """Runs commands in a server.
 
-    :ivar namespace: from which its address is reached
+    :ivar namespace: the network namespace that reaches the server's address
     :ivar network: the name of the network of that address
     """
 
@@ -39,16 +39,16 @@ class Guest:
         )
 
     def ask(self, command: str, stdin: str = "") -> str:
-        """Return what a command prints; it must succeed."""
+        """Return the output of a command, which must succeed."""
         done = self.run(command, stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def wait(self) -> None:
-        """Wait until the server lets in."""
+        """Wait until the server accepts a login."""
         until(lambda: self.run("true").returncode == 0)
 
 
 def until(holds: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> Any:
-    """Ask until the answer is true; return it. Neutron's agents apply changes within seconds."""
+    """Poll until the answer is true; return it. Neutron's agents apply changes within seconds."""
     return waiting.until(holds, seconds, interval=0.3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What servers leave on the machine and in the cloud, read from its owners and not from us."""
+"""The leftovers of servers on the machine and in the cloud, read from their owners."""
 
 import subprocess
 import time
@@ -13,7 +13,7 @@ from devcloud.settings import Host, Settings
 from devcloud.switch import vsctl
 from tests.cloud.owners import ask_placement, engine_of
 
-# nova-compute removes what it could not remove at once when it next reports its resources
+# nova-compute retries failed deletions when it next reports its resources.
 SETTLE_SECONDS = 45
 
 NAMESPACES = Path("/run/netns")
@@ -23,7 +23,7 @@ Leaks = Mapping[str, frozenset[str]]
 
 
 def inventory(settings: Settings, admin: Connection) -> Leaks:
-    """Return every kind of thing that a server can leave, by kind."""
+    """Return the names of all objects that a server can leave, by kind."""
     containers, devices, ports, staged = set(), set(), set(), set()
     records, namespaces = set(), set()
     for host in settings.hosts:
@@ -38,7 +38,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
             found_there |= {
                 f"{host.name} {name}" for name in ask_host(settings, host, "ls", folder).split()
             }
-        # the agents' own taps are internal ports of the switch, no veths
+        # The agents' own taps are internal ports of the switch, not veth devices.
         devices |= {
             line.split()[1].partition("@")[0]
             for line in links.splitlines()
@@ -82,20 +82,20 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
 
 
 def ask_host(settings: Settings, host: Host, *command: str | Path) -> str:
-    """Return what a command on a compute host prints."""
+    """Return the output of a command on a compute host."""
     done = subprocess.run(inside(settings, host, command), capture_output=True, text=True)
     return done.stdout
 
 
 def leaked(before: Leaks, after: Leaks) -> dict[str, list[str]]:
-    """Return what is there now and was not before."""
+    """Return the objects that exist now and did not exist before."""
     return {
         kind: sorted(items - before[kind]) for kind, items in after.items() if items - before[kind]
     }
 
 
 def leaked_for_good(settings: Settings, admin: Connection, before: Leaks) -> dict[str, list[str]]:
-    """Return what is still there when all that removes itself has had its time."""
+    """Return the leaked objects that still exist after the time for pending deletions."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while (found := leaked(before, inventory(settings, admin))) and time.monotonic() < deadline:
         time.sleep(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions to those who own what servers use: Placement, and the engine of a compute host."""
+"""Queries to the owners of servers' resources: Placement, and a compute host's engine."""
 
 import contextlib
 from typing import Any
@@ -12,11 +12,11 @@ from devcloud.settings import Host, Settings
 
 
 def ask_placement(admin: Connection, path: str) -> dict[str, Any]:
-    """Return Placement's answer to a GET."""
+    """Return Placement's response to a GET request."""
     answer = admin.session.get(
         path,
         endpoint_filter={"service_type": "placement"},
-        # the oldest that knows traits
+        # The oldest microversion with traits.
         headers={"OpenStack-API-Version": "placement 1.6"},
     )
     found: dict[str, Any] = answer.json()
@@ -30,20 +30,20 @@ def provider_of(admin: Connection, host: str) -> str:
 
 
 def allocated_from(admin: Connection, server: Server) -> set[str]:
-    """Return the uuids of the compute hosts that a server has resources of."""
+    """Return the uuids of the compute hosts on which a server has allocations."""
     return set(ask_placement(admin, f"/allocations/{server.id}")["allocations"])
 
 
 def engine_of(settings: Settings, host: Host) -> docker.APIClient:
     """Connect to a host's engine.
 
-    :raises docker.errors.DockerException: it does not answer
+    :raises docker.errors.DockerException: the engine does not answer
     """
     return docker.APIClient(f"unix://{settings.engine_socket(host)}", version="auto")
 
 
 def has_container(cloud: Settings, number: int, server: Server) -> bool:
-    """Tell whether a host's engine has a server's container."""
+    """Return True if a host's engine has a server's container."""
     with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
         return any(
             found["Names"] == [f"/nova-{server.id}"] for found in engine.containers(all=True)

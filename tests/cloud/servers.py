@@ -15,7 +15,7 @@ from devcloud.network import inside
 BUILD_SECONDS = 180
 
 Opened = Callable[..., AbstractContextManager[None]]
-"""What the fixture ``opened`` gives."""
+"""The type of the fixture ``opened``."""
 
 
 class Servers:
@@ -26,9 +26,9 @@ class Servers:
         self.made: list[str] = []
 
     def create(self, name: str = "test", wait: bool = True, **attributes: Any) -> Server:
-        """Create a server; unless told otherwise a small one on the network ``private``.
+        """Create a server, by default a small one on the network ``private``.
 
-        :returns: the server, ACTIVE or ERROR when waited for
+        :returns: the server; its status is ACTIVE or ERROR if ``wait`` is set
         """
         compute = self.connection.compute
         image = attributes.pop("image", "busybox")
@@ -46,7 +46,7 @@ class Servers:
         return self.settle(server) if wait else server
 
     def settle(self, server: Server) -> Server:
-        """Wait until a server is built, well or badly."""
+        """Wait until a server's build has succeeded or failed."""
         return self.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
 
     def wait(
@@ -55,7 +55,7 @@ class Servers:
         reached: Callable[[Server], bool],
         timeout: float = BUILD_SECONDS,
     ) -> Server:
-        """Ask for the server until something is true of it and no task is left."""
+        """Poll a server until the condition is true and the server has no task."""
         deadline = time.monotonic() + timeout
         while True:
             now = self.connection.compute.get_server(server.id)
@@ -65,12 +65,12 @@ class Servers:
             time.sleep(0.3)
 
     def delete_all(self) -> None:
-        """Delete all servers and wait until they are gone."""
+        """Delete all servers and wait until they are deleted."""
         self._delete(self.made)
         self.made.clear()
 
     def delete(self, server: Server) -> None:
-        """Delete one server and wait until it is gone."""
+        """Delete one server and wait until it is deleted."""
         self._delete([server.id])
         self.made.remove(server.id)
 
@@ -80,7 +80,7 @@ class Servers:
             compute.delete_server(server, ignore_missing=True)
         deadline = time.monotonic() + BUILD_SECONDS
         while left := {found.id for found in compute.servers(details=False)} & set(servers):
-            assert time.monotonic() < deadline, f"not deleted: {left}"
+            assert time.monotonic() < deadline, f"not deleted within {BUILD_SECONDS} s: {left}"
             time.sleep(0.3)
 
 
@@ -95,12 +95,12 @@ def address(server: Server, version: int = 4) -> str:
 
 
 def fault(server: Server) -> str:
-    """Return what the user is told of a failure."""
+    """Return the text of a server's fault for its user."""
     return str((server.fault or {}).get("message", ""))
 
 
 def pings(namespace: str, target: str) -> bool:
-    """Tell whether an address answers from a namespace, within ten seconds."""
+    """Return True if an address answers to a ping from a namespace within ten seconds."""
     done = subprocess.run(
         inside(namespace, ["ping", "-n", "-c", "1", "-w", "10", target]),
         capture_output=True,
@@ -111,12 +111,12 @@ def pings(namespace: str, target: str) -> bool:
 
 
 def host_of(admin: Connection, server: Server) -> str:
-    """Return the name of the host a server is on."""
+    """Return the name of a server's host."""
     return str(admin.compute.get_server(server.id).hypervisor_hostname)
 
 
 def migrations(admin: Connection, server: Server) -> list[str]:
-    """Return the states of a server's moves, the last one first."""
+    """Return the statuses of a server's migrations, the newest first."""
     found = admin.compute.get(
         f"/os-migrations?instance_uuid={server.id}",
         headers={"OpenStack-API-Version": "compute 2.80"},

@@ -287,7 +287,7 @@ def test_one_copy_runs_in_the_end(
 ) -> None:
     case = FEW.get(name) or MORE[name]
     if name in MORE and not pytestconfig.getoption("--every-step"):
-        pytest.skip("one of --every-step")
+        pytest.skip("runs with --every-step only")
     move = begin()
     checksum = told(move.demo, move.server)
     with case.held(move):

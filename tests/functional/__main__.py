@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.functional [PATTERN]``: run Nova's tests; without a pattern write the page."""
+"""``python -m tests.functional [PATTERN]``: run Nova's tests; without a pattern, write the page."""
 
 import argparse
 import sys
@@ -11,9 +11,11 @@ JOBS = 2
 
 
 def main() -> int:
-    """Run the tests that match; 1 if one failed."""
+    """Run the tests that match; return 1 if a test failed, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pattern", nargs="?", default="", help="regular expression of names; all")
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="regular expression of test names; default: all"
+    )
     pattern = parser.parse_args().pattern
     results = []
     for result in run(pattern, JOBS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Nova's functional tests with the driver staged, each with a count of what it booted."""
+"""Nova's functional tests on a stage with this driver, and the containers that each one starts."""
 
 import functools
 import logging
@@ -26,22 +26,22 @@ NOT_OF_DRIVERS = re.compile(
     r"test_report_client$|test_policy$|test_middleware$|test_graceful_shutdown$|test_service$|"
     r"test_ephemeral_encryption$"
 )
-"""Modules of Nova's for the database, the API's form, libvirt or programs other than nova-compute.
+"""Nova's modules that test the database, the API's schema, libvirt or other programs.
 
-The samples are compared with files that Nova's wheel does not have.
+The samples' tests compare with files that Nova's wheel does not contain.
 """
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a test.
+    """The result of a test.
 
-    :ivar name: without the package's.
+    :ivar name: name of the test without its package.
     :ivar outcome: ``passed``, ``failed``, ``skipped``, ``left out``, or ``other driver`` when the
-        test wants one of Nova's fake drivers for what it does besides.
-    :ivar booted: how many containers were started meanwhile.
-    :ivar reason: the last line of the failure, why it was skipped or left out, or the
-        name of the fake driver.
+        test requires another of Nova's fake drivers for a feature of that driver.
+    :ivar booted: number of containers that the test started.
+    :ivar reason: the last line of the failure, the reason of the skip or exclusion, or the name of
+        the fake driver.
     """
 
     name: str
@@ -52,21 +52,21 @@ class Result:
 
 @functools.cache
 def read_reasons() -> Sequence[tuple[re.Pattern[str], str]]:
-    """Return the list of tests that are left out: a regular expression and why."""
+    """Return the excluded tests: a regular expression and its reason per entry."""
     lines = [line for line in CANNOT.read_text().splitlines() if not line.startswith("#")]
     pairs = [line.partition(" # ")[::2] for line in lines if line.strip()]
     return [(re.compile(pattern), reason) for pattern, reason in pairs]
 
 
 class Outcome(unittest.TestResult):
-    """Keeps how one test ended; testtools hands its details over as text."""
+    """The result of one test; testtools passes its details as text."""
 
     def __init__(self) -> None:
         super().__init__()
         self.skip_reason: str | None = None
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
-        """Keep why."""
+        """Record the reason."""
         self.skip_reason = reason
 
     def failure(self) -> str | None:
@@ -98,12 +98,12 @@ def flatten(suite: Iterable[Any]) -> Iterator[unittest.TestCase]:
 
 
 def short_name(test: unittest.TestCase) -> str:
-    """Return a test's name without the package's."""
+    """Return a test's name without its package."""
     return test.id().removeprefix(f"{PACKAGE}.")
 
 
 def run_test(test: unittest.TestCase) -> Result:
-    """Run one test on a stage of its own."""
+    """Run one test on its own stage."""
     for pattern, reason in read_reasons():
         if pattern.search(short_name(test)):
             return Result(short_name(test), "left out", 0, reason)
@@ -132,14 +132,14 @@ def telling_line(text: str) -> str:
 
 def run_class(name: str, pattern: str) -> list[Result]:
     """Run the tests of a class whose names match."""
-    # Nova's tests keep what is logged to look at it; nobody else does
+    # Nova's tests capture log records themselves, so printing them is of no use.
     logging.lastResort = None
     warnings.simplefilter("ignore")
     return [run_test(test) for test in load(name) if re.search(pattern, short_name(test))]
 
 
 def run(pattern: str, jobs: int) -> Iterator[Result]:
-    """Run the tests whose names match; classes run side by side, in other processes."""
+    """Run the tests whose names match, with the classes in concurrent processes."""
     names = [short_name(test) for module in modules() for test in load(module)]
     classes = {name.rpartition(".")[0] for name in names if re.search(pattern, name)}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``DockerDriver`` in the place of Nova's fake drivers, over fakes of the modules below it."""
+"""``DockerDriver`` in place of Nova's fake drivers, on fakes of the modules below it."""
 
 import functools
 import ipaddress
@@ -29,16 +29,16 @@ REPLACED = (
     "FakeDriverWithCaching",
     "FakeDriverWithoutFakeNodes",
 )
-"""Nova's fake drivers that pretend nothing but a host of some size.
+"""Nova's fake drivers that only simulate a host of some size.
 
-The others exist to fail somewhere, or for a feature of their own such as live migration.
+The other fake drivers fail at some operation, or simulate a feature such as live migration.
 """
 
 _HOSTS = ipaddress.ip_network("10.0.0.0/8")
 
 
 class Bystander:
-    """Stands for a module's object that works in a thread of its own."""
+    """A replacement for an object that works in its own thread."""
 
     def __init__(self, *_args: object) -> None:
         pass
@@ -52,13 +52,13 @@ class Bystander:
 
 @dataclass(frozen=True, kw_only=True)
 class HostInfo(EngineInfo):
-    """What an engine says of a host, and the size of its disk."""
+    """An engine's description of a host, and the size of the host's disk."""
 
     disk_gb: int
 
 
 class StagedDriver(driver_module.DockerDriver):
-    """The driver on one of many hosts that are one process, as large as a fake one."""
+    """The driver on one of several hosts in one process, with the size of a fake driver's host."""
 
     def __init__(self, virtapi: Any, size: type[nova_fake.FakeDriver]) -> None:
         super().__init__(virtapi)
@@ -74,7 +74,7 @@ class StagedDriver(driver_module.DockerDriver):
         self._size = size
 
     def init_host(self, host: str) -> None:
-        """Start on a host; Nova's samples call the node of one of them by another name."""
+        """Start on a host; in Nova's samples, the node of the host ``compute`` has another name."""
         super().init_host(host)
         self._host_name = host
         self._node.name = "fake-mini" if host == "compute" else host
@@ -89,7 +89,7 @@ class StagedDriver(driver_module.DockerDriver):
         self._node.cpu_sets = topology.cpu_sets(self._node.cells)
 
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
-        """Return the node's uuid, which is not in a file: all hosts would read the same."""
+        """Return the node's uuid without its file, because all hosts would read the same file."""
         return {self._node_uuid(): self._node.name}
 
     def get_available_resource(self, nodename: str) -> dict[str, object]:
@@ -100,12 +100,12 @@ class StagedDriver(driver_module.DockerDriver):
         return str(getattr(uuids, f"node_{self._node.name}"))
 
     def get_host_ip_addr(self) -> str:
-        """Return an address of this host's own: by it the driver tells its host from others."""
+        """Return this host's own address, by which the driver distinguishes hosts."""
         return str(_HOSTS[zlib.crc32(self._host_name.encode()) % _HOSTS.num_addresses])
 
 
 def read_resources(info: HostInfo, sets: topology.CpuSets) -> host_facts.Resources:
-    """Return a host's resources without a look at this machine's disk."""
+    """Return a host's resources without reading this machine's disk."""
     return host_facts.Resources(
         vcpus=len(sets.shared),
         pcpus=len(sets.dedicated),
@@ -116,9 +116,9 @@ def read_resources(info: HostInfo, sets: topology.CpuSets) -> host_facts.Resourc
 
 
 class Stage(fixtures.Fixture):  # type: ignore[misc]
-    """Has Nova load ``StagedDriver`` while a test runs.
+    """A fixture that makes Nova load ``StagedDriver``.
 
-    :ivar engines: the engine of each driver that was loaded.
+    :ivar engines: the engine of each loaded driver.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
 
     @property
     def booted(self) -> int:
-        """How many containers were started."""
+        """The number of started containers."""
         calls = [call for engine in self.engines for call in engine.calls]
         return sum(call[0] == "start" for call in calls)
 
@@ -151,11 +151,11 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
         for target, stand_in in {
             f"{topology.__name__}.read_cells": lambda: fakes.CELLS,
             f"{host_facts.__name__}.read_resources": read_resources,
-            # where a wheel has it, and not where a checkout does
+            # This directory exists for a wheel; Nova's default exists only in a checkout.
             "nova.tests.fixtures.conf.paths.state_path_def": f"{sys.prefix}/{{}}".format,
         }.items():
             self.useFixture(fixtures.MonkeyPatch(target, stand_in))
-        # Nova's flavors have an ephemeral disk unless told otherwise, which the driver refuses
+        # The driver refuses ephemeral disks, which Nova's test flavors have by default.
         flavors = functools.partialmethod(InstanceHelperMixin._create_flavor, ephemeral=0)
         self.useFixture(fixtures.MockPatchObject(InstanceHelperMixin, "_create_flavor", flavors))
         original = nova_driver.load_compute_driver

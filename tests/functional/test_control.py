@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""That Nova's functional tests run with our driver, and not with the fake one they name."""
+"""Control: Nova's functional tests use this driver, not the fake driver that they name."""
 
 import pytest
 from nova.tests.functional import integrated_helpers
@@ -15,7 +15,7 @@ BOOTS = (
 
 
 class Hypervisor(integrated_helpers.ProviderUsageBaseTestCase):  # type: ignore[misc]
-    """A test as Nova's own are, which asks Nova what it runs on."""
+    """A test in the form of Nova's own, which reads the hypervisor's type from Nova."""
 
     __test__ = False
     compute_driver = "fake.MediumFakeDriver"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A revert that nova-compute died in goes on, by what Nova's own records say of it."""
+"""A resize revert that nova-compute's death interrupted continues from Nova's own records."""
 
 import threading
 from typing import Any
@@ -15,11 +15,11 @@ SECONDS = 60
 
 
 class Died(BaseException):
-    """Ends a thread that stands for a process that was killed."""
+    """Ends a thread that simulates a killed process."""
 
 
 class CutOffRevert(integrated_helpers.ProviderUsageBaseTestCase):  # type: ignore[misc]
-    """A server moves, and its way back is cut off in a method of a host's driver."""
+    """Migrates a server and interrupts its revert in a method of a host's driver."""
 
     __test__ = False
     compute_driver = "fake.MediumFakeDriver"

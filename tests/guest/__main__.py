@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run tests in the guest while working on them: older|newer, the engine; pytest's arguments."""
+"""Run tests in the guest during development: older|newer (the engine), then pytest's arguments."""
 
 import sys
 

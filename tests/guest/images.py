@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's disks: Debian with its kernel, the Python libraries, and what is to be tested.
+"""The guest's disks: Debian with its kernel, the Python libraries, and the project with its tests.
 
-The first two are kept in the state folder under a digest of what they are made from.
+The first two are kept in the state directory under a digest of their sources.
 """
 
 import hashlib
@@ -25,10 +25,11 @@ HERE = Path(__file__).resolve().parent
 SYSTEM = HERE / "system"
 SYSTEMD = "tests/engine/runtime/test_systemd.py"
 
-# where Python's site of Debian looks first; the line makes it read the wheel's own .pth file too
+# Python imports Debian's site-packages first; this line makes it read the wheel's own .pth file
+# too.
 _SITE_LINE = "import site; site.addsitedir('/opt/tests')\n"
 
-# in the order in which they need each other
+# In the order of their dependencies.
 _DISK_MODULES = (
     "virtio/virtio_ring",
     "virtio/virtio",
@@ -41,7 +42,7 @@ _BUILD_SECONDS = 600
 
 
 def system_folder(folder: Path) -> Path:
-    """Return the folder with ``disk``, ``vmlinuz`` and ``modules`` of the guest's Debian."""
+    """Return the directory of the guest's Debian: ``disk``, ``vmlinuz`` and ``modules``."""
     digest = hashlib.sha256(SUITE.encode())
     for path in sorted(SYSTEM.iterdir()):
         digest.update(path.read_bytes())
@@ -49,14 +50,14 @@ def system_folder(folder: Path) -> Path:
 
 
 def libraries_folder(folder: Path) -> Path:
-    """Return the folder with ``disk``, the libraries that the driver and its tests need."""
+    """Return the directory of ``disk``, which has the libraries of the driver and its tests."""
     versions = sorted(f"{found.name} {found.version}" for found in _libraries())
     digest = hashlib.sha256("\n".join([sys.version, *versions]).encode())
     return _kept(folder, "libraries", digest.hexdigest(), _build_libraries)
 
 
 def make_initrd(target: Path, system: Path, scratch: Path) -> None:
-    """Make the archive that the kernel starts with: it only finds the first disk."""
+    """Create the initial RAM file system, which only mounts the first disk."""
     for name in ("bin", "dev", "proc", "root"):
         (scratch / name).mkdir(parents=True)
     shutil.copytree(system / "modules", scratch / "modules")
@@ -78,7 +79,7 @@ def make_initrd(target: Path, system: Path, scratch: Path) -> None:
 
 
 def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]]) -> None:
-    """Make the archive that the guest unpacks: the project's wheel, its tests, what to run.
+    """Create the archive that the guest unpacks: the project's wheel, its tests and their list.
 
     :param suites: pytest's arguments by the name of the suite
     """
@@ -99,7 +100,7 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
 
 
 def _kept(folder: Path, name: str, digest: str, build: Callable[[Path], None]) -> Path:
-    """Return a folder that is built once for a digest; those of other digests are deleted."""
+    """Return a directory that is built once per digest; delete the directories of other digests."""
     found = folder / f"{name}-{digest[:12]}"
     if not found.exists():
         for older in folder.glob(f"{name}-*"):
@@ -137,7 +138,7 @@ def _build_libraries(target: Path) -> None:
     for library in _libraries():
         for file in library.files or ():
             source = Path(str(file.locate()))
-            # scripts lie outside
+            # Scripts lie outside site-packages, and the guest needs none of them.
             if ".." not in file.parts and source.is_file():
                 copy = tree / file
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def _build_libraries(target: Path) -> None:
 
 
 def _libraries() -> list[importlib.metadata.Distribution]:
-    """Return all distributions that the driver and its tests need, but for the driver itself."""
+    """Return all distributions that the driver and its tests need, without the driver's own."""
     found: dict[str, importlib.metadata.Distribution] = {}
     asked = set()
     wanted = ("novadocker[monitor]", "pytest", "pytest-timeout")
@@ -170,7 +171,7 @@ def _libraries() -> list[importlib.metadata.Distribution]:
 
 
 def _install_wheel(scratch: Path, site: Path) -> None:
-    """Build the project's wheel and unpack it; from a copy, since that leaves files behind."""
+    """Build the project's wheel from a copy, because a build leaves files behind, and unpack it."""
     source = scratch / "source"
     listed = _output("git", "-C", str(CHECKOUT), "ls-files", "-co", "--exclude-standard", "-z")
     for name in filter(None, listed.split("\0")):
@@ -187,7 +188,7 @@ def _install_wheel(scratch: Path, site: Path) -> None:
 
 
 def _make_disk(tree: Path, disk: Path, gigabytes: int) -> None:
-    """Make a sparse disk with a file system that holds a folder, which is removed."""
+    """Create a sparse disk with a directory's content as its file system; delete the directory."""
     with disk.open("wb") as image:
         image.truncate(gigabytes << 30)
     _run("mkfs.ext4", "-q", "-O", "^has_journal", "-d", str(tree), str(disk))
@@ -207,7 +208,7 @@ def _run(*command: str, environment: dict[str, str] | None = None) -> None:
     )
     if done.returncode != 0:
         tail = "\n".join(done.stdout.splitlines()[-20:])
-        raise RuntimeError(f"{command[0]} exited with {done.returncode}:\n{tail}")
+        raise RuntimeError(f"{command[0]} exited with status {done.returncode}:\n{tail}")
 
 
 def _output(*command: str) -> str:

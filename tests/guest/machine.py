@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An emulated machine that runs what its third disk says, writes its last disk and goes off."""
+"""An emulated machine that runs the tests on its third disk and writes results to its last disk."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.engine import daemons
 
 _RESULT_BYTES = 32 << 20
-# no_timer_check: an emulator on a busy machine fails the kernel's test of its timer
+# no_timer_check: on a busy machine, an emulator fails the kernel's test of its timer.
 _COMMAND_LINE = (
     "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"
     " systemd.show_status=no systemd.unit=novadocker-tests.service systemd.log_target=kmsg"
@@ -19,12 +19,12 @@ _COMMAND_LINE = (
 
 
 class GuestFailed(Exception):
-    """The guest did not come to its end in time; the text has its last lines."""
+    """The guest did not power off in time; the text has its last lines of output."""
 
 
 @dataclass(frozen=True)
 class Disks:
-    """What the guest starts from."""
+    """The files that the guest starts from."""
 
     kernel: Path
     initrd: Path
@@ -34,10 +34,10 @@ class Disks:
 
 
 def run(disks: Disks, folder: Path, seconds: float) -> Path:
-    """Run a guest until it goes off and return the disk that it wrote, a tar archive.
+    """Run a guest until it powers off; return the disk that it wrote, a tar archive.
 
-    :param folder: where the console (``console``) and the results are written
-    :param seconds: after that the guest is ended by force
+    :param folder: directory for the console (``console``) and the results
+    :param seconds: time until the guest is killed
     """
     results = folder / "results.tar"
     with results.open("wb") as disk:
@@ -53,7 +53,7 @@ def run(disks: Disks, folder: Path, seconds: float) -> Path:
         *("-device", "virtio-rng-pci"),
         *("-kernel", str(disks.kernel), "-initrd", str(disks.initrd)),
         *("-append", _COMMAND_LINE),
-        # what the guest writes to the kept disks goes to files without a name
+        # The guest's writes to the kept disks go to unnamed temporary files.
         *_drive(disks.system, "snapshot=on"),
         *_drive(disks.libraries, "readonly=on"),
         *_drive(disks.payload, "readonly=on"),
@@ -69,30 +69,32 @@ def run(disks: Disks, folder: Path, seconds: float) -> Path:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        raise GuestFailed(f"not off after {seconds:.0f} s:\n{tail(folder)}") from None
+        raise GuestFailed(
+            f"The guest did not power off within {seconds:.0f} s:\n{tail(folder)}"
+        ) from None
     finally:
         process.kill()
         process.wait()
     if process.returncode != 0:
-        raise GuestFailed(f"QEMU exited with {process.returncode}:\n{tail(folder)}")
+        raise GuestFailed(f"QEMU exited with status {process.returncode}:\n{tail(folder)}")
     return results
 
 
 def tail(folder: Path) -> str:
-    """Return the last lines of QEMU's complaints and of the guest's console."""
+    """Return the last lines of QEMU's errors and of the guest's console."""
     files = [path for path in (folder / "log", folder / "console") if path.exists()]
     lines = [line for path in files for line in path.read_text(errors="replace").splitlines()]
     return "\n".join(lines[-60:])
 
 
 def end_leftovers(folder: Path) -> None:
-    """End the guest of a run that was cut off."""
+    """Kill the guest of an interrupted run."""
     for pid in daemons.processes_of(folder):
         daemons.kill(pid, signal.SIGKILL)
 
 
 def is_supported() -> bool:
-    """Say whether the guest's Debian is this machine's architecture."""
+    """Return True if this machine has the architecture of the guest's Debian."""
     return platform.machine() == "x86_64"
 
 

@@ -14,7 +14,7 @@ from tests.guest import images, machine
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Hold the folder of the guest's disks; another run waits for the end of this one."""
+    """Yield the directory of the guest's disks, locked against other runs, which wait."""
     found = load_settings().folder / "guest"
     found.mkdir(parents=True, exist_ok=True)
     with (found / "lock").open("w") as lock:
@@ -26,12 +26,12 @@ def folder() -> Iterator[Path]:
 
 
 def run(held: Path, suites: Mapping[str, Sequence[str]], seconds: float) -> Path:
-    """Run tests in the guest and return the folder of their reports, ``NAME.xml``.
+    """Run tests in the guest and return the directory of their reports, ``NAME.xml``.
 
-    What the guest said is ``run/console`` in the folder that is held.
+    The guest's console is ``run/console`` in the locked directory.
 
     :param suites: pytest's arguments by the name of the engine, ``older`` or ``newer``
-    :raises machine.GuestFailed: the guest did not get to its end
+    :raises machine.GuestFailed: the guest did not power off in time
     """
     system, libraries = images.system_folder(held), images.libraries_folder(held)
     work = held / "run"
@@ -47,7 +47,7 @@ def run(held: Path, suites: Mapping[str, Sequence[str]], seconds: float) -> Path
     images.make_payload(disks.payload, work / "payload", suites)
     written = machine.run(disks, work, seconds)
     (work / "results").mkdir()
-    # Python's own knows no filter before 3.11.4
+    # tarfile has no extraction filter before Python 3.11.4, so tar unpacks the archive.
     subprocess.run(["tar", "-xf", written, "-C", work / "results"], check=True, timeout=60)
     written.unlink()
     return work / "results"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine tests in an emulated Debian: its kernel, cgroup v2, systemd.
 
-Each test of the guest is a subtest here. In the guest nothing is left out for want of a kernel
-feature: a test that both kernels leave out is tested nowhere.
+Each test of the guest is a subtest here. A test that is skipped in the guest for lack of a kernel
+feature fails here, because it would run on no kernel.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -35,7 +35,7 @@ SUITES = {
         f"{ENGINE}test_swap_is_the_kernels",
     ),
 }
-"""By the engine: what is different on another kernel, in a few minutes."""
+"""By engine: the tests that behave differently on another kernel, in a few minutes."""
 
 WHOLE_SUITES = {
     "older": (
@@ -58,7 +58,7 @@ WHOLE_SUITES = {
         f"{RECOVER}test_a_lost_record_of_a_thin_device[devicemapper-off]",
     ),
 }
-"""By the engine: what can go otherwise on another kernel."""
+"""By engine: all tests that may behave differently on another kernel."""
 
 ALLOWED_SKIP = "cgroup v1"
 SECONDS = 600
@@ -67,7 +67,7 @@ WHOLE_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a test went in the guest."""
+    """The result of one test in the guest."""
 
     name: str
     trouble: str
@@ -76,7 +76,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """The folder of what the guest wrote."""
+    """Run the tests in the guest and yield the directory of their reports."""
     whole = request.config.getoption("--whole-guest")
     suites, seconds = (WHOLE_SUITES, WHOLE_SECONDS) if whole else (SUITES, SECONDS)
     with session.folder() as held:
@@ -84,7 +84,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 def outcomes(report: Path) -> list[Outcome]:
-    """Read a JUnit report."""
+    """Return the results in a JUnit report."""
     found = []
     for case in ElementTree.parse(report).iter("testcase"):
         parts = {kind: case.find(kind) for kind in ("failure", "error", "skipped")}
@@ -116,4 +116,4 @@ def test_guest(results: Path, suite: str, subtests: pytest.Subtests) -> None:
             if outcome.trouble:
                 pytest.fail(outcome.trouble, pytrace=False)
             if outcome.skipped and ALLOWED_SKIP not in outcome.skipped:
-                pytest.fail(f"left out in the guest too: {outcome.skipped}", pytrace=False)
+                pytest.fail(f"skipped in the guest too: {outcome.skipped}", pytrace=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A browser at the dashboard of a cloud that is up."""
+"""Fixtures for a browser at the dashboard of a running cloud."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from devcloud.clients import connect
 from devcloud.dashboard import URL
 from devcloud.settings import Settings, load_secrets, load_settings
 
-# Chromium without a screen, as root, on a machine without a way out
+# Chromium runs without a screen, as root, and on a machine without internet access.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -29,20 +29,20 @@ FLAGS = (
 
 @pytest.fixture
 def cloud() -> Settings:
-    """The cloud; it has a dashboard."""
+    """Return the settings of the cloud, which has a dashboard."""
     return load_settings()
 
 
 @pytest.fixture
 def demo(cloud: Settings) -> Iterator[Connection]:
-    """The tenant's connection, to look at what the dashboard did and to clean up."""
+    """Yield the tenant's connection, for checks and clean-up."""
     with connect(cloud, "demo") as connection:
         yield connection
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    """A browser's page; how it looked at the end is in the test's folder."""
+    """Yield a browser's page; its last state is a screenshot in the test's directory."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*FLAGS])
         opened = browser.new_page(viewport={"width": 1440, "height": 860})
@@ -53,7 +53,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 @pytest.fixture
 def log_in(cloud: Settings, page: Page) -> Callable[[str], Dashboard]:
-    """Open the dashboard as ``demo`` or ``admin``."""
+    """Return a function that opens the dashboard as ``demo`` or ``admin``."""
     wanted = os.environ.get("HORIZON_PICTURES")
 
     def call(user: str) -> Dashboard:
@@ -66,5 +66,5 @@ def log_in(cloud: Settings, page: Page) -> Callable[[str], Dashboard]:
 
 @pytest.fixture
 def dashboard(log_in: Callable[[str], Dashboard]) -> Dashboard:
-    """The dashboard, logged in as a plain tenant."""
+    """Return the dashboard, logged in as a plain tenant."""
     return log_in("demo")

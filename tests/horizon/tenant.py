@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tenant does in the dashboard, in the words of its pages."""
+"""A tenant's actions in the dashboard, named as on its pages."""
 
 from pathlib import Path
 
 from playwright.sync_api import FrameLocator, Locator, Page, expect
 
 SECONDS = 120
-"""How long the cloud may take for what a page waits for."""
+"""Timeout of the operations that a page waits for."""
 
 
 TITLES = {"os_console": "Serial console", "os_command_line": "Command"}
-"""The names of image properties in the metadata definitions."""
+"""The titles of image properties in the metadata definitions."""
 
 
 class Dashboard:
     """A browser's page, logged in.
 
-    :param url: where Horizon is.
-    :param pictures: folder for screenshots, None to take none.
+    :param url: Horizon's URL.
+    :param pictures: directory for screenshots; None takes none.
     """
 
     def __init__(self, page: Page, url: str, pictures: Path | None) -> None:
@@ -36,7 +36,7 @@ class Dashboard:
         self.page.wait_for_url("**/project/**")
 
     def picture(self, name: str) -> None:
-        """Take a screenshot for the documentation."""
+        """Write a screenshot for the documentation."""
         if self._pictures is not None:
             self.page.screenshot(path=self._pictures / f"{name}.png")
 
@@ -51,12 +51,12 @@ class Dashboard:
         row.get_by_text("Update Metadata").click()
 
     def row(self, name: str) -> Locator:
-        """Return the row of a table in which something is called so."""
+        """Return the row of a table whose link has this name."""
         link = self.page.get_by_role("link", name=name, exact=True)
         return self.page.locator("tr").filter(has=link)
 
     def upload(self, name: str, archive: Path, key: str, value: str) -> None:
-        """Make an image of the format Docker, with one property, and wait until it is active."""
+        """Create an image in the format Docker with one property; wait until it is active."""
         self.open("images")
         self.page.get_by_role("button", name="Create Image").click()
         modal = self.page.locator(".modal-content")
@@ -76,7 +76,7 @@ class Dashboard:
         expect(self.row(name)).to_contain_text("Active")
 
     def describe(self, group: str, title: str) -> Locator:
-        """Add what a group of the metadata definitions knows by a title; return its help."""
+        """Add the entry with this title from a group of metadata definitions; return its help."""
         entries = self.page.locator(".modal-content metadata-tree li")
         exactly = self.page.get_by_text(group, exact=True)
         entries.filter(has=exactly).click()
@@ -85,7 +85,7 @@ class Dashboard:
         return self.page.locator(".modal-content metadata-tree .well")
 
     def choose(self, step: str, name: str) -> None:
-        """Choose something in a step of the form that launches a server."""
+        """Select an entry in a step of the form that launches a server."""
         modal = self.page.locator(".modal-content")
         modal.locator(".wizard-nav, .nav").get_by_role("link", name=step).first.click()
         entry = modal.locator("transfer-table:visible tr:visible").filter(
@@ -94,7 +94,7 @@ class Dashboard:
         entry.locator("action-list button:visible").first.click()
 
     def launch(self, name: str, image: str, flavor: str, network: str) -> None:
-        """Launch a server; does not wait for it."""
+        """Launch a server, without waiting until it is active."""
         self.open("instances")
         self.page.locator("#instances__action_launch-ng").click()
         modal = self.page.locator(".modal-content")
@@ -107,34 +107,34 @@ class Dashboard:
         expect(self.row(name)).to_be_visible()
 
     def wait_for_status(self, name: str, status: str) -> None:
-        """Wait until the list of servers shows a state; the page asks for it by itself."""
+        """Wait until the list of servers shows a status; the page refreshes itself."""
         expect(self.row(name)).to_contain_text(status)
 
     def act(self, name: str, action: str) -> None:
-        """Choose an action from the menu of a server's row."""
+        """Select an action in the menu of a server's row."""
         row = self.row(name)
         row.locator(".dropdown-toggle").click()
         row.locator(f"[id$='__action_{action}']").click()
 
     def confirm(self) -> None:
-        """Say yes to the question whether an action is meant, and wait for the next page."""
+        """Confirm an action in its dialog and wait for the next page."""
         modal = self.page.locator(".modal-content")
         with self.page.expect_navigation():
             modal.locator(".modal-footer .btn-primary, .modal-footer .btn-danger").click()
 
     def submit(self) -> None:
-        """Send the form of an action, and wait for the page it leads to."""
+        """Submit the form of an action and wait for the next page."""
         with self.page.expect_navigation():
             self.page.locator(".modal-content .modal-footer [type=submit]").click()
 
     def pick(self, field: str, option: str) -> None:
-        """Pick an entry of a form's list; Horizon puts its own over the browser's."""
+        """Select an entry of a form's list; Horizon draws its own list over the browser's."""
         themed = self.page.locator(f".modal-content .themable-select:has(select[name={field}])")
         themed.locator(".dropdown-toggle").click()
         themed.locator(".dropdown-menu a").filter(has_text=option).first.click()
 
     def resize(self, name: str, flavor: str) -> None:
-        """Resize a server and confirm."""
+        """Resize a server and confirm the resize."""
         self.open("instances")
         self.act(name, "resize")
         self.pick("flavor", flavor)
@@ -146,7 +146,7 @@ class Dashboard:
         expect(self.row(name)).to_contain_text(flavor)
 
     def snapshot(self, name: str, image: str) -> None:
-        """Make a snapshot and wait until it is an image."""
+        """Create a snapshot and wait until the image is active."""
         self.open("instances")
         self.row(name).locator("[id$='__action_snapshot']").click()
         modal = self.page.locator(".modal-content")
@@ -166,7 +166,7 @@ class Dashboard:
     def open_server(self, server: str, tab: str) -> None:
         """Open a tab of a server's page.
 
-        :param server: its id.
+        :param server: the server's id.
         :param tab: ``overview``, ``interfaces``, ``log`` or ``console``.
         """
         self.page.goto(f"{self._url}project/instances/{server}/")
@@ -174,7 +174,7 @@ class Dashboard:
         expect(self.page.locator(f"#instance_details__{tab}")).to_be_visible()
 
     def console(self) -> FrameLocator:
-        """Return the terminal of a server's console tab, with a prompt in it."""
+        """Wait for a prompt in the terminal of a console tab; return the terminal's frame."""
         screen = self.page.frame_locator("#console_embed")
         expect(screen.locator(".terminal")).to_contain_text("#")
         return screen

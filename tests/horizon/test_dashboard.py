@@ -20,7 +20,7 @@ IMAGE, BROKEN_IMAGE, SERVER, BROKEN, SNAPSHOT = (
 
 @pytest.fixture(autouse=True)
 def clean(demo: Connection) -> Iterator[None]:
-    """Remove what the test made, and what one before it left."""
+    """Delete the test's servers and images, and an earlier test's leftovers."""
 
     def remove() -> None:
         for name in (SERVER, BROKEN):
@@ -65,7 +65,7 @@ def test_a_day(dashboard: Dashboard, demo: Connection, cloud: Settings) -> None:
 
     dashboard.resize(SERVER, "d1.small")
     assert demo.compute.get_server(server).flavor.ram == 512
-    # live: the first process began once
+    # A live resize does not restart the first process.
     assert starts(demo, server) == 1
 
     dashboard.snapshot(SERVER, SNAPSHOT)
@@ -96,13 +96,13 @@ def test_extra_specs_have_names_and_help(log_in: Callable[[str], Dashboard]) -> 
 
 
 def starts(demo: Connection, server: str) -> int:
-    """Return how often the server's first process began."""
+    """Return the number of starts of the server's first process."""
     output = demo.compute.get_server_console_output(server)["output"]
     return sum(line.strip() == "ready" for line in output.splitlines())
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until the cloud did what the page asked for."""
+    """Wait until the cloud has done what the page requested."""
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline

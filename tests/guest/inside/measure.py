@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network benchmark in the guest, whose kernel has Open vSwitch's datapath.
 
-``make bench-network-guest``; no test: it shows what it measures and holds it to nothing.
+``make bench-network-guest`` prints the figures and checks no target.
 """
 
 import subprocess
@@ -20,5 +20,5 @@ def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
     )
     with capsys.disabled():
         print(done.stdout, flush=True)
-    # 1 tells of a target that is missed
+    # The exit status 1 means a missed target.
     assert done.returncode in (0, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failure is on the console at once: a guest that is ended by force writes no report."""
+"""A plugin that prints failures at once, because a killed guest writes no report."""
 
 import sys
 
