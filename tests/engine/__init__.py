@@ -4,8 +4,8 @@
 import pytest
 from nova import objects
 
-# what they find wrong is told as tests tell it
+# pytest then rewrites these modules' assertions, so that a failure shows the values.
 pytest.register_assert_rewrite("tests.engine.survey", "tests.engine.walk")
 
-# the modules under test name Nova's objects in signatures
+# The signatures of the modules under test name Nova's objects.
 objects.register_all()

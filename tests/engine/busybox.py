@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The root filesystem that images of the tests are made of."""
+"""The root file system of the tests' images."""
 
 import io
 import subprocess
@@ -7,7 +7,7 @@ import tarfile
 
 
 def busybox_archive() -> bytes:
-    """Return a root filesystem, as a tar archive, made from the machine's static busybox."""
+    """Return a root file system with the machine's static busybox, as a tar archive."""
     commands = subprocess.run(
         ["/bin/busybox", "--list"], check=True, capture_output=True, text=True
     ).stdout.split()

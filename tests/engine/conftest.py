@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A private Docker engine and a private Open vSwitch for the tests that need the real thing.
+"""A private Docker engine and a private Open vSwitch for the tests that need real ones.
 
-The whole session runs in a network namespace of its own, so that neither the machine's network nor
-another Open vSwitch is touched. Only names outside it, network namespaces and runtime records,
-are shared with the machine: tests take their instance UUIDs from ``instance_uuid``, which marks
-them.
+The whole session runs in its own network namespace, so that it affects neither the machine's
+network nor another Open vSwitch. It shares only names outside the namespace with the machine:
+network namespaces and runtime records. Tests take their instance UUIDs from ``instance_uuid``,
+whose common prefix identifies the session's names.
 """
 
 import json
@@ -32,7 +32,7 @@ from tests.fake_glance import FakeGlance
 
 @pytest.fixture(scope="session")
 def state_folder() -> Iterator[Path]:
-    """The folder of everything that the session's daemons keep."""
+    """Yield the directory of all files of the session's daemons."""
     folder, lock = daemons.make_state_folder()
     yield folder
     left = daemons.processes_of(folder)
@@ -43,7 +43,7 @@ def state_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def home_network() -> Iterator[str]:
-    """The path of the network namespace that the session is started in."""
+    """Yield the path of the network namespace in which the session was started."""
     home = namespaces.open_namespace()
     yield f"/proc/{os.getpid()}/fd/{home}"
     os.close(home)
@@ -51,10 +51,10 @@ def home_network() -> Iterator[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_network(state_folder: Path, home_network: str) -> Iterator[None]:
-    """Run the session in a network namespace of its own; in the end nothing may be left of it."""
+    """Run the session in its own network namespace; check that nothing remains at its end."""
     namespaces.enter_new_namespace()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    # those that some kernels make in every namespace
+    # Some kernels create devices in each new namespace.
     before = _devices()
     yield
     left = _devices() - before
@@ -77,13 +77,13 @@ def privileged(own_network: None) -> None:
 
 @pytest.fixture(scope="session")
 def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
-    """An Open vSwitch with bridge br-int, known to os-vif."""
+    """Yield an Open vSwitch with the bridge br-int, which os-vif uses."""
     switch = Switch(state_folder / "ovs")
     switch.start()
     use_switch(switch.connection)
     yield switch
     ports = switch.ports()
-    # else its thread tries to connect for ever
+    # Without this call, os-vif's thread tries to reconnect forever.
     os_vif._EXT_MANAGER["ovs"].obj.ovsdb.ovsdb.ovsdb_connection.stop()
     switch.stop()
     assert ports == []
@@ -91,7 +91,7 @@ def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
 
 @pytest.fixture(scope="session")
 def session_engine(own_network: None, state_folder: Path) -> Iterator[OwnEngine]:
-    """A Docker engine with nothing in it, the runtime shim registered."""
+    """Yield an empty Docker engine with the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
     own = OwnEngine(folder)
@@ -102,19 +102,19 @@ def session_engine(own_network: None, state_folder: Path) -> Iterator[OwnEngine]
 
 @pytest.fixture(scope="session")
 def engine_url(session_engine: OwnEngine) -> str:
-    """Where that engine listens."""
+    """Return the URL of the session's engine."""
     return session_engine.url
 
 
 @pytest.fixture(scope="session")
 def engine(engine_url: str) -> Engine:
-    """The engine as the driver sees it."""
+    """Return the driver's client of the engine."""
     return Engine(engine_url, timeout=30, load_timeout=60)
 
 
 @pytest.fixture
 def docker_client(engine_url: str) -> Iterator[docker.APIClient]:
-    """The engine's REST API; containers that a test leaves are removed after it."""
+    """Yield a client of the engine's REST API; delete the containers that a test leaves."""
     client = docker.APIClient(base_url=engine_url, timeout=60)
     yield client
     client.close()
@@ -123,7 +123,7 @@ def docker_client(engine_url: str) -> Iterator[docker.APIClient]:
 
 @pytest.fixture(scope="session")
 def busybox_image(engine_url: str) -> str:
-    """The name of an image with busybox and all its commands, built offline."""
+    """Return the name of an image with busybox and all its commands, built offline."""
     client = docker.APIClient(base_url=engine_url, timeout=60)
     client.import_image_from_data(
         busybox_archive(), repository="busybox", tag="test", changes=['CMD ["sleep", "1d"]']
@@ -134,7 +134,7 @@ def busybox_image(engine_url: str) -> str:
 
 @pytest.fixture
 def new_instance_uuid(state_folder: Path) -> Callable[[], str]:
-    """Make UUIDs of instances that the leak check knows as ours."""
+    """Return a function that returns instance UUIDs with the session's prefix."""
     mark = (state_folder / "mark").read_text()
     return lambda: mark + str(uuid.uuid4())[len(mark) :]
 
@@ -152,7 +152,7 @@ def host_of(
     tmp_path: Path,
     new_instance_uuid: Callable[[], str],
 ) -> hosts.HostOf:
-    """Make a compute host of an engine: ``with host_of(engine) as host``."""
+    """Return a function that yields an engine's compute host: ``with host_of(engine) as host``."""
 
     def make(engine: OwnEngine, api_timeout: int = 60) -> AbstractContextManager[hosts.ComputeHost]:
         return hosts.compute_host(
@@ -170,7 +170,7 @@ def host_of(
 
 @pytest.fixture
 def compute_host(host_of: hosts.HostOf, session_engine: OwnEngine) -> Iterator[hosts.ComputeHost]:
-    """The compute host of the session's engine."""
+    """Yield the compute host of the session's engine."""
     with host_of(session_engine) as host:
         yield host
 

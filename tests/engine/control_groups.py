@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel keeps a process's limits, in both versions of control groups."""
+"""The kernel's limits of a process, in both versions of control groups."""
 
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 UNIFIED = (ROOT / "cgroup.controllers").exists()
-"""Whether the machine's controllers are those of version 2."""
+"""True if the machine's controllers are version 2's."""
 
 
 def folder(pid: int, controller: str) -> Path:
-    """Return the folder of the group that limits a process."""
+    """Return the directory of the control group that limits a process."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if UNIFIED and not names:
@@ -20,9 +20,9 @@ def folder(pid: int, controller: str) -> Path:
 
 
 def value(pid: int, older: str, newer: str) -> str:
-    """Return what a file holds.
+    """Return the content of a control file.
 
-    :param older: its name in version 1, which begins with that of the controller
+    :param older: its name in version 1, which begins with the controller's name
     :param newer: its name in version 2
     """
     name = newer if UNIFIED else older

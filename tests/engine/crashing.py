@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A nova-compute for one operation, in a process of its own, which may be killed in the middle.
+"""A nova-compute for one operation, in its own process, which may be killed during the operation.
 
-It dies without a chance to tidy up, right before one of its requests to the engine, to the
-privileged process or to the switch. The privileged process finishes what it does, as it does when
-its client dies.
+It dies without any clean-up, immediately before one of its requests to the engine, to the
+privileged process or to the switch. The privileged process completes its current call, as it does
+when its client dies.
 """
 
 import importlib
@@ -29,14 +29,15 @@ from tests.engine.switch import use_switch
 from tests.fake_glance import FakeGlance
 
 KILLED = 9
-"""The exit code of a process that was killed before it had finished."""
+"""The exit status of a process that was killed before it had finished."""
 
-# of the driver, beside the one that an operation begins in; their requests come in any order
+# The driver's threads besides the one in which an operation begins; their requests come in any
+# order.
 _THREADS = ("os-vif", threads.THREAD)
 
 
 class _Channel:
-    """Stands for the privileged process: calls what it is asked to, in this one."""
+    """A replacement for the channel to the privileged process; calls functions in this process."""
 
     running = True
 
@@ -72,11 +73,11 @@ def run(
     instances: Path,
     glance: FakeGlance,
 ) -> None:
-    """Start nova-compute, then do an operation and die at a point of it.
+    """Start nova-compute, then run an operation and die at one of its points.
 
-    :param known: the servers that Nova has there
-    :param point: the number of the request that is not made any more; 0 for none
-    :param result: gets what the operation returns
+    :param known: the host's servers in Nova's database
+    :param point: the number of the request before which the process dies; 0 for none
+    :param result: receives the operation's result
     :param switch: the connection of Open vSwitch's database
     """
     conf.CONF([], project="nova", default_config_files=[])
@@ -108,5 +109,5 @@ def run(
         nova.start(known)
         armed.set()
         result.send(operation(nova, server))
-        # as a service that is stopped, without a wait for its threads
+        # The process ends like a stopped service, without waiting for its threads.
         os._exit(0)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start, stop and clear away the daemons of the engine tests.
+"""Start, stop and clean-up of the engine tests' daemons.
 
-All of a session is below one state folder; its lock tells a running session from a cut-off one.
+All files of a session are below one state directory, whose lock distinguishes a running session
+from an interrupted one.
 """
 
 import fcntl
@@ -26,9 +27,9 @@ _STOP_SECONDS = 60
 
 
 def make_state_folder() -> tuple[Path, IO[str]]:
-    """Make a session's state folder after clearing those of cut-off sessions; hold the lock.
+    """Delete interrupted sessions' state directories; return a new one and its lock.
 
-    Its file ``mark`` has what the UUIDs of the session's instances start with.
+    Its file ``mark`` contains the prefix of the UUIDs of the session's instances.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         clear_if_abandoned(left)
@@ -40,7 +41,7 @@ def make_state_folder() -> tuple[Path, IO[str]]:
 
 
 def clear_if_abandoned(folder: Path) -> None:
-    """Remove a state folder, its processes and mounts, unless its session still runs."""
+    """Delete a state directory, its processes and mounts, unless its session is still running."""
     with (folder / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +51,7 @@ def clear_if_abandoned(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove a state folder and all that belongs to its session."""
+    """Delete a state directory and everything that belongs to its session."""
     kill_all(folder)
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
@@ -63,7 +64,7 @@ def clear(folder: Path) -> None:
 
 
 def kill_all(folder: Path) -> list[int]:
-    """Kill the processes that were started with a path below ``folder``, and their children."""
+    """Kill the processes whose arguments name a path below ``folder``, and their children."""
     victims = [victim for pid in processes_of(folder) for victim in (*_children(pid), pid)]
     for victim in victims:
         kill(victim, signal.SIGKILL)
@@ -71,7 +72,7 @@ def kill_all(folder: Path) -> list[int]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Return the processes that were started with a path below ``folder``, oldest first."""
+    """Return the processes whose arguments name a path below ``folder``, oldest first."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -97,14 +98,17 @@ def records_of(folder: Path) -> list[Path]:
 
 
 def mounts_below(folder: Path) -> list[str]:
-    """Return the mount points below ``folder``, in the order they were mounted."""
+    """Return the mount points below ``folder``, in the order in which they were mounted."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     return [point for point in points if point.startswith(f"{folder}/")]
 
 
 def start(command: list[str], log: Path, ready: Callable[[], bool]) -> subprocess.Popen[bytes]:
-    """Start a daemon in the foreground and wait until ``ready``; its last lines if it is not."""
+    """Start a daemon in the foreground and wait until ``ready``.
+
+    :raises RuntimeError: the daemon ended or was not ready in time; the text has its last lines
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -114,14 +118,14 @@ def start(command: list[str], log: Path, ready: Callable[[], bool]) -> subproces
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise RuntimeError(f"{command[0]} did not come up:\n{tail}")
-        # a daemon offers no event for "listening"
+            raise RuntimeError(f"{command[0]} did not start:\n{tail}")
+        # A daemon offers no event for the start of listening.
         time.sleep(0.02)
     return process
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a daemon, by force after a while."""
+    """Terminate a daemon, or kill it after 60 seconds."""
     process.terminate()
     try:
         process.wait(_STOP_SECONDS)
@@ -131,7 +135,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill(pid: int, number: signal.Signals) -> None:
-    """Send a signal; a process that is gone is fine."""
+    """Send a signal. Does nothing if the process does not exist."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Docker engines of the tests' own."""
+"""The tests' own Docker engines."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from tests import CHECKOUT
 from tests.engine import daemons
 
 THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
-"""Of the storage driver ``devicemapper``: a small pool in files."""
+"""Options of the storage driver ``devicemapper``: a small pool in files."""
 
 SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 _ANSWER_SECONDS = 5
@@ -35,9 +35,9 @@ address = "{folder}/containerd.sock"
 
 
 class OwnEngine:
-    """An engine that keeps everything below a folder; it can die and come back.
+    """An engine with all its files below one directory, which can die and restart.
 
-    Its containerd is started here, as an engine gives its own no more than 15 s to come up.
+    This class starts the engine's containerd, because an engine waits at most 15 s for its own.
     """
 
     def __init__(self, folder: Path, wrapper: Sequence[str] = (), **config: object) -> None:
@@ -52,7 +52,7 @@ class OwnEngine:
         self.start_all()
 
     def start_all(self) -> None:
-        """Start it and its containerd, also after a loss of power."""
+        """Start the engine and its containerd, also after a power loss."""
         containerd = self._folder / "containerd"
         self._containerd = daemons.start(
             [*self._wrapper, "containerd", "--config", str(containerd / "config.toml")],
@@ -62,9 +62,9 @@ class OwnEngine:
         self.start()
 
     def start(self) -> None:
-        """Start it, also after it was killed."""
+        """Start the engine, also after it was killed."""
         (self._folder / "docker.pid").unlink(missing_ok=True)
-        # what it mounts must be seen by containerd
+        # containerd must see the engine's mounts, so both share a mount namespace.
         inside = ["nsenter", f"--target={self._containerd.pid}", "--mount"]
         self._process = daemons.start(
             [*inside, "dockerd", "--config-file", str(self._folder / "daemon.json")],
@@ -74,16 +74,16 @@ class OwnEngine:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The engine's process id."""
         return self._process.pid
 
     def kill(self) -> None:
-        """Kill it without a chance to tidy up; its containers live on."""
+        """Kill the engine without any clean-up; its containers continue to run."""
         self._process.kill()
         self._process.wait()
 
     def lose_power(self) -> None:
-        """End it, its containerd and all containers, with what they keep below /run elsewhere."""
+        """Kill the engine, its containerd and all containers; delete their runtime state (/run)."""
         victims = daemons.kill_all(self._folder)
         self._process.wait()
         self._containerd.wait()
@@ -94,7 +94,7 @@ class OwnEngine:
         shutil.rmtree(self._folder / "containerd" / "state")
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the engine and its containerd."""
         daemons.stop(self._process)
         daemons.stop(self._containerd)
 
@@ -109,8 +109,8 @@ def own_engine(
 ) -> Iterator[OwnEngine]:
     """Run an engine.
 
-    :param filesystem: that of the data root, in a file: ``btrfs``, or ``xfs`` with project quota;
-        by default the machine's
+    :param filesystem: file system of the data root, in a file: ``btrfs``, or ``xfs`` with project
+        quota; the default is the machine's
     :param storage: the storage driver's options
     """
     data = folder / "data"
@@ -135,10 +135,10 @@ def own_engine(
 
 @contextmanager
 def dies_at(engine: OwnEngine, point: int) -> Iterator[Callable[[], bool]]:
-    """Have an engine killed in the middle of the body, and yield what tells whether it was.
+    """Kill an engine at one request of the body; yield a function that returns True afterwards.
 
-    :param point: the number of the request, of those that this thread makes of any engine, before
-        which it dies
+    :param point: the number of the request of this thread, to any engine, before which the engine
+        dies
     """
     numbers = itertools.count(1)
     concerned = threading.current_thread()
@@ -156,7 +156,7 @@ def dies_at(engine: OwnEngine, point: int) -> Iterator[Callable[[], bool]]:
 
 
 def remove_containers(url: str) -> None:
-    """Remove all containers of an engine with their anonymous volumes."""
+    """Delete all containers of an engine with their anonymous volumes."""
     client = docker.APIClient(base_url=url, timeout=60)
     for container in client.containers(all=True):
         client.remove_container(container["Id"], force=True, v=True)
@@ -193,7 +193,7 @@ def _connects(path: Path) -> bool:
 
 
 def _answers(path: Path) -> bool:
-    # newer engines listen long before they answer
+    # Newer engines listen long before they answer.
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(_ANSWER_SECONDS)
         try:

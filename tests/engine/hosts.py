@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A compute host of the tests: an engine, a switch, and what stands for Nova and Glance."""
+"""A compute host of the tests: an engine, a switch, and replacements for Nova and Glance."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -21,9 +21,9 @@ from tests.fake_glance import FakeGlance
 class ComputeHost:
     """A host whose engine has the image of all servers.
 
-    :ivar instances: nova-compute's folder of instances
-    :ivar survey: looks at this host
-    :ivar new_uuid: makes the UUIDs of its servers
+    :ivar instances: nova-compute's instances directory
+    :ivar survey: checks this host
+    :ivar new_uuid: returns the UUID of a new server
     """
 
     engine: OwnEngine
@@ -37,19 +37,19 @@ class ComputeHost:
     def start_nova(self, known: Sequence[Server] = ()) -> Nova:
         """Start a nova-compute.
 
-        :param known: what Nova's database has on this host
+        :param known: the host's servers in Nova's database
         """
         nova = Nova(self.glance)
         nova.start(known)
         return nova
 
     def new_server(self, flavor: str = "small", ports: tuple[int, ...] = ()) -> Server:
-        """Describe a server that is not there yet."""
+        """Return the description of a server that does not exist yet."""
         return Server(self.new_uuid(), flavor, ports)
 
 
 HostOf = Callable[..., AbstractContextManager[ComputeHost]]
-"""What the fixture ``host_of`` gives."""
+"""The type of the fixture ``host_of``."""
 
 
 @contextmanager
@@ -62,10 +62,10 @@ def compute_host(
     new_uuid: Callable[[], str],
     api_timeout: int = 60,
 ) -> Iterator[ComputeHost]:
-    """Make a compute host of an engine; its containers and its image go in the end.
+    """Yield a compute host of an engine; delete its containers and its image at the end.
 
-    :param state: the session's folder
-    :param api_timeout: how many seconds the driver waits for the engine's answers
+    :param state: the session's state directory
+    :param api_timeout: the driver's timeout of the engine's answers, in seconds
     """
     instances.mkdir()
     with closing(docker.APIClient(base_url=engine.url, timeout=60)) as client:
@@ -80,7 +80,7 @@ def compute_host(
 
 
 def _import_image(client: docker.APIClient) -> None:
-    """Give the engine the image of all servers, as if it had come from Glance."""
+    """Import the image of all servers into the engine, with the name of an image from Glance."""
     repository, tag = servers.IMAGE_NAME.rsplit(":", 1)
     client.import_image_from_data(
         busybox_archive(), repository=repository, tag=tag, changes=servers.IMAGE_CHANGES

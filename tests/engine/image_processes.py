@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of images run in fresh processes, each like a nova-compute of its own."""
+"""Functions that the image tests run in new processes, each in the role of a nova-compute."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from tests.fake_glance import FakeGlance
 
 
 def new_store(url: str) -> images_store.ImageStore:
-    # the engine of these tests runs on this machine
+    # The tests' engine runs on this machine.
     machine = subprocess.run(["uname", "-m"], check=True, capture_output=True, text=True).stdout
     return images_store.ImageStore(Engine(url, timeout=30, load_timeout=120), machine.strip())
 
@@ -30,7 +30,7 @@ def prepare(folder: Path, fake_glance: FakeGlance) -> None:
 def boot_many(
     url: str, folder: Path, fake_glance: FakeGlance, barrier: Barrier, result: Connection
 ) -> None:
-    """Let eight threads ask for the one image; send what they get."""
+    """Request one image from eight threads; send the results."""
     prepare(folder, fake_glance)
     store = new_store(url)
     (image_id,) = fake_glance.records
@@ -49,7 +49,7 @@ def boot_many(
 
 
 def load_large(url: str, folder: Path, fake_glance: FakeGlance, result: Connection) -> None:
-    """Load the one image; send by how many bytes the process grew at most."""
+    """Load one image; send the growth of the process's peak memory in bytes."""
     prepare(folder, fake_glance)
     store = new_store(url)
     (image_id,) = fake_glance.records
@@ -59,7 +59,7 @@ def load_large(url: str, folder: Path, fake_glance: FakeGlance, result: Connecti
 
 
 def most_memory() -> int:
-    """Return the most bytes of memory that this process ever had."""
+    """Return the peak memory of this process in bytes."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found.group(1)) * 1024

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image with what a tenant may try things with, and containers like the driver's of it."""
+"""An image with a tenant's tools for attempts at escape, and containers of it."""
 
 import io
 import re
@@ -21,7 +21,7 @@ from tests.engine.busybox import busybox_archive
 IMAGE = "machine:test"
 PLAIN = Isolation(capabilities=isolation.CAPABILITIES)
 LIMITS = Limits(cpu_shares=1024, memory_bytes=64 << 20, swap_bytes=0, pids=64)
-# perl makes any system call, and Debian never lacks it
+# perl can make any system call, and every Debian has it.
 _PROGRAMS = ("/usr/bin/perl",)
 _ACCOUNTS = {
     "etc/passwd": "root::0:0:root:/root:/bin/sh\nuser::1000:1000::/tmp:/bin/sh\n",
@@ -31,9 +31,9 @@ _ACCOUNTS = {
 
 @contextmanager
 def connected(url: str, *programs: str) -> Iterator[docker.APIClient]:
-    """Connect to an engine, which has the image ``IMAGE`` then.
+    """Connect to an engine and import the image ``IMAGE`` into it.
 
-    :param programs: the paths of what the image has beside busybox and perl
+    :param programs: the paths of programs for the image besides busybox and perl
     """
     with closing(docker.APIClient(base_url=url, timeout=60)) as client:
         repository, tag = IMAGE.split(":")
@@ -42,7 +42,7 @@ def connected(url: str, *programs: str) -> Iterator[docker.APIClient]:
 
 
 def _archive(*more: str) -> bytes:
-    """Return a root filesystem with accounts, a setuid ``su`` and programs of the machine's."""
+    """Return a root file system with accounts, a setuid ``su`` and programs of the machine."""
     programs = (*_PROGRAMS, *more)
     buffer = io.BytesIO(busybox_archive())
     with tarfile.open(fileobj=buffer, mode="a") as root:
@@ -76,13 +76,13 @@ class Machine:
     pid: int
 
     def run(self, *command: str, user: str = "root") -> tuple[int, str]:
-        """Run a command inside; return its exit code and what it wrote."""
+        """Run a command inside; return its exit status and its output."""
         execution = self.client.exec_create(self.id, list(command), user=user)["Id"]
         output = self.client.exec_start(execution).decode(errors="replace").strip()
         return self.client.exec_inspect(execution)["ExitCode"], output
 
     def shell(self, script: str, user: str = "root") -> tuple[int, str]:
-        """Run a shell script inside."""
+        """Run a shell script inside; return its exit status and its output."""
         return self.run("sh", "-c", script, user=user)
 
 
@@ -95,7 +95,7 @@ def machine(
     apart: Isolation = PLAIN,
     command: tuple[str, ...] = ("sleep", "1000"),
 ) -> Iterator[Machine]:
-    """Run a container with plain runc: the shim has its own tests."""
+    """Run a container with plain runc, because the shim has its own tests."""
     name = f"nova-machine-{secrets.token_hex(4)}"
     spec = ContainerSpec(
         name=name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of moves between hosts share: a host that takes servers, and a server that moves."""
+"""Fixtures of the move tests: a host that receives servers, and a server that moves."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import transfer, transport
 from tests.engine.images.test_snapshot import Boot, Guest
 
-# what ssh is between two hosts
+# A replacement for ssh between two hosts.
 RELAY = """
 import socket, sys, threading, os
 link = socket.socket(socket.AF_UNIX)
@@ -33,20 +33,20 @@ try:
         link.sendall(data)
     link.shutdown(socket.SHUT_WR)
 except BrokenPipeError:
-    # the other side has its last word
+    # The other side has ended its output.
     pass
 """
 
 Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, transfer.Move]]]
-"""What the fixture ``opened`` gives."""
+"""The type of the fixture ``opened``."""
 
 Arrive = Callable[[transfer.Move], Guest]
-"""What the fixture ``arrive`` gives."""
+"""The type of the fixture ``arrive``."""
 
 
 @pytest.fixture
 def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]]:
-    """A host that takes servers; the command that reaches it."""
+    """Run a host that receives servers; yield the command that connects to it."""
     path = tmp_path / "socket"
     conf.CONF.set_override("api_url", engine_url, group="docker")
     with closing(socket.socket(socket.AF_UNIX)) as listener:
@@ -76,7 +76,7 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
 
 @pytest.fixture
 def data_root(engine: Engine) -> Iterator[Path]:
-    """The engine's data root, in which nothing is staged any more after the test."""
+    """Yield the engine's data root; check that it contains no staged data after the test."""
     root = Path(engine.info().data_root)
     yield root
     assert not (root / staging.FOLDER).exists()
@@ -84,13 +84,13 @@ def data_root(engine: Engine) -> Iterator[Path]:
 
 @pytest.fixture
 def guest(base: str, boot: Boot) -> Guest:
-    """The server that moves."""
+    """Return the server that moves."""
     return boot(base)
 
 
 @pytest.fixture
 def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) -> Opened:
-    """Begin to move the server: ``opened()``; with a command in the place of the host's."""
+    """Return a function that begins the move, optionally with another command than the host's."""
 
     def begin(
         command: Sequence[str] = host,
@@ -112,7 +112,7 @@ def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) ->
 def arrive(
     docker_client: docker.APIClient, engine: Engine, base: str, data_root: Path, instance_uuid: str
 ) -> Iterator[Arrive]:
-    """Make a container of what came, and start it."""
+    """Yield a function that creates and starts a container of the received data."""
     made: list[str] = []
 
     def call(move: transfer.Move) -> Guest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports as Nova describes them, and what the kernel shows of them (by iproute2, not our code)."""
+"""Ports as Nova describes them, and the kernel's state of them, read by iproute2."""
 
 import json
 import secrets
@@ -33,7 +33,7 @@ def subnet(
 
 
 def vif(*subnets: model.Subnet, mtu: int | None = 1450, **fields: Any) -> model.VIF:
-    """Make a port of vif_type ovs."""
+    """Return a port of vif_type ovs."""
     port_id = str(uuid.uuid4())
     values: dict[str, Any] = {
         "id": port_id,
@@ -51,7 +51,7 @@ def vif(*subnets: model.Subnet, mtu: int | None = 1450, **fields: Any) -> model.
 
 
 def simple_vif(address: str, **fields: Any) -> model.VIF:
-    """Make a port with one address in 10.7.0.0/24, and its gateway."""
+    """Return a port with one address in 10.7.0.0/24, and its gateway."""
     return vif(subnet("10.7.0.0/24", [address], "10.7.0.1"), **fields)
 
 
@@ -69,19 +69,19 @@ def run(instance_uuid: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def ip(instance_uuid: str, *command: str) -> Any:
-    """Return what iproute2 shows in an instance's namespace."""
+    """Return iproute2's output in an instance's namespace."""
     shown = run(instance_uuid, "ip", "-json", "-details", *command)
     assert shown.returncode == 0, shown.stderr
     return json.loads(shown.stdout or "[]")
 
 
 def pings(instance_uuid: str, address: str) -> bool:
-    """Say whether an address answers; the first packet may be needed to resolve it."""
+    """Return True if an address answers; address resolution may use up the first packet."""
     return run(instance_uuid, "ping", "-c", "2", "-i", "0.2", "-w", "3", address).returncode == 0
 
 
 def host_device(name: str) -> Any:
-    """Return what iproute2 shows of a device of the host, or None."""
+    """Return iproute2's output on a device of the host; None if it does not exist."""
     shown = subprocess.run(
         ["ip", "-json", "-details", "link", "show", name], capture_output=True, text=True
     )

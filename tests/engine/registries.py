@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real registry: TLS, credentials, a disk of its own."""
+"""A real registry with TLS, credentials and its own disk."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from tests.engine import daemons
 from tests.suspending import suspend
 
 USER, PASSWORD = "mover", "secret"
-# of bcrypt, which a registry asks for
+# A registry requires bcrypt hashes.
 _HASH = "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
 
 _CONFIG = """
@@ -37,17 +37,17 @@ auth:
 
 
 class Registry:
-    """A registry with everything below one folder.
+    """A registry with all its files below one directory.
 
     :ivar address: host and port
-    :ivar certificates: a folder as engines have it
-    :ivar credentials: a file as ``docker login`` writes it
+    :ivar certificates: a directory in the layout of an engine's ``certs.d``
+    :ivar credentials: a file in the format of ``docker login``
     """
 
     def __init__(self, folder: Path, address: str, enter: Sequence[str | Path]) -> None:
-        """Prepare one below a folder.
+        """Write a registry's files below a directory.
 
-        :param enter: what its command starts with to run where the address is
+        :param enter: the prefix of the registry's command that enters its network namespace
         """
         self.address = address
         self.folder = folder
@@ -88,31 +88,31 @@ class Registry:
         daemons.stop(self._process)
 
     def freeze(self) -> None:
-        """Have it keep its connections, and do nothing."""
+        """Suspend the registry, which keeps its connections open."""
         suspend(self._process.pid)
 
     def fill(self) -> None:
-        """Use all of its disk."""
+        """Fill its disk."""
         with suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as filler:
             while filler.write(bytes(1 << 16)):
                 pass
 
     def change_certificate(self) -> None:
-        """Have a certificate that nobody trusts."""
+        """Replace the certificate by one that no client trusts."""
         self.stop()
         self._make_certificate()
         self.start()
 
     def images(self) -> list[str]:
-        """Return what the registry has of images, by digest and by tag."""
+        """Return the registry's manifests, by digest and by tag."""
         return self._links("_manifests")
 
     def data(self) -> list[str]:
-        """Return what can be had by its digest beside them."""
+        """Return the registry's blobs, by digest."""
         return self._links("_layers")
 
     def served(self) -> list[str]:
-        """Return the requests for data that engines made, by repository and digest."""
+        """Return the engines' requests for blobs, by repository and digest."""
         lines = (self.folder / "log").read_text().splitlines()
         asked = [line for line in lines if '"GET ' in line and "docker/" in line]
         return [line.split('"GET ')[1].split()[0] for line in asked if "/blobs/" in line]
@@ -128,7 +128,7 @@ class Registry:
 
 
 def free_address() -> str:
-    """Return an address of this machine that nobody listens at."""
+    """Return an address of this machine with a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -138,7 +138,7 @@ def free_address() -> str:
 def registry(
     folder: Path, disk_mib: int, address: str = "", enter: Sequence[str | Path] = ()
 ) -> Iterator[Registry]:
-    """Run a registry on a disk of its own, which may fill up."""
+    """Run a registry on its own disk of limited size."""
     (folder / "disk").mkdir(parents=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(folder / "disk")],

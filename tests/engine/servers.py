@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver on a real engine and Open vSwitch, asked by the tests in Nova's place.
+"""The driver on a real engine and Open vSwitch, called by the tests in place of Nova.
 
-``Server`` is what Nova's database knows of a server. It can be handed to another process, and what
-Nova passes to the driver is made of it anew for each call.
+``Server`` holds the fields that Nova's database has of a server. It can be passed to another
+process; each call creates the objects for the driver from it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ IMAGE = {
     "properties": {},
 }
 IMAGE_NAME = f"novadocker/{IMAGE_ID}:{_CHECKSUM[:12]}"
-# ends when it is asked to, as an init does; the folder is a volume
+# The command ends on SIGTERM, as an init does; the directory /data is a volume.
 IMAGE_CHANGES = ['CMD ["sh", "-c", "trap \'exit 0\' TERM; sleep 1d & wait"]', "VOLUME /data"]
 
 _PLAIN = {"vcpus": 1, "memory_mb": 64, "root_gb": 0, "ephemeral_gb": 0, "swap": 0}
@@ -58,10 +58,10 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Server:
-    """What Nova's database has of a server.
+    """The fields of a server in Nova's database.
 
-    :ivar ports: the numbers of its ports, each with an address of its own
-    :ivar power_state: as it was seen last
+    :ivar ports: the numbers of its ports, each with its own address
+    :ivar power_state: the last known power state
     :ivar metadata: the system metadata
     """
 
@@ -76,7 +76,7 @@ class Server:
 
     @property
     def name(self) -> str:
-        """What its container is called."""
+        """The name of its container."""
         return naming.container_name(self.uuid)
 
     @property
@@ -84,7 +84,7 @@ class Server:
         return model.NetworkInfo([self.port(number) for number in self.ports])
 
     def port(self, number: int) -> model.VIF:
-        """Return a port as Nova describes it, always the same of one number."""
+        """Return a port as Nova describes it; the same number always returns the same port."""
         port_id = str(uuid.uuid5(uuid.UUID(self.uuid), str(number)))
         return networks.vif(
             networks.subnet("10.7.0.0/16", [f"10.7.{number >> 8}.{number & 255}"], "10.7.255.254"),
@@ -125,7 +125,7 @@ def _flavor(name: str) -> objects.Flavor:
 
 
 class _VirtAPI:
-    """Stands for Nova's: Neutron's events are not waited for."""
+    """A replacement for Nova's ``virtapi`` that does not wait for Neutron's events."""
 
     @contextlib.contextmanager
     def wait_for_instance_event(self, *_arguments: Any) -> Iterator[None]:
@@ -133,7 +133,7 @@ class _VirtAPI:
 
 
 class Nova:
-    """Asks a driver of its own for what Nova's manager would, in its order."""
+    """Calls its own driver in the order of Nova's compute manager."""
 
     def __init__(self, glance: FakeGlance) -> None:
         self.glance = glance
@@ -142,7 +142,7 @@ class Nova:
         self.driver = DockerDriver(_VirtAPI())
 
     def start(self, servers: Sequence[Server]) -> None:
-        """Start nova-compute; these servers are in Nova's database."""
+        """Start nova-compute with these servers in Nova's database."""
         self.driver.init_host(HOST)
         instances = [server.instance() for server in servers]
         self.driver.process_instances_at_startup(self.context, instances)
@@ -177,7 +177,7 @@ class Nova:
         self.driver.reboot(self.context, server.instance(), server.network_info, kind)
 
     def attach(self, server: Server, number: int) -> Server:
-        """Attach a port, which Nova has in its database from the begin."""
+        """Attach a port, which Nova's database contains from the beginning of the operation."""
         after = replace(server, ports=(*server.ports, number))
         instance = after.instance()
         with _database(instance):
@@ -185,7 +185,7 @@ class Nova:
         return _kept(after, instance)
 
     def detach(self, server: Server, number: int) -> Server:
-        """Detach a port, which Nova has in its database to the end."""
+        """Detach a port, which Nova's database contains until the end of the operation."""
         instance = server.instance()
         with _database(instance):
             self.driver.detach_interface(self.context, instance, server.port(number))
@@ -221,7 +221,7 @@ class Nova:
         return replace(server, old_flavor=None)
 
     def revert_resize(self, server: Server) -> Server:
-        """Go back to the old flavor, also from the middle of a resize."""
+        """Restore the old flavor, also from an incomplete resize."""
         back = replace(server, flavor=server.old_flavor or server.flavor, old_flavor=None)
         self.driver.finish_revert_migration(
             self.context, back.instance(), server.network_info, self._migration(), power_on=True
@@ -249,7 +249,7 @@ class Nova:
         return replace(server, vm_state=vm_states.ACTIVE)
 
     def periodic(self) -> None:
-        """Do what nova-compute does each minute."""
+        """Run nova-compute's periodic tasks of one minute."""
         self.driver.get_available_resource(HOST)
         tree = provider_tree.ProviderTree()
         tree.new_root(HOST, str(uuid.uuid4()))
@@ -277,7 +277,7 @@ def _kept(server: Server, instance: objects.Instance) -> Server:
 
 @contextlib.contextmanager
 def _database(instance: objects.Instance) -> Iterator[None]:
-    """Have the driver read this instance where it would ask Nova's database."""
+    """Make the driver read this instance in place of Nova's database."""
     instance.save = lambda: None
     with mock.patch.object(device_names, "read_instance", return_value=instance):
         yield
@@ -285,14 +285,14 @@ def _database(instance: objects.Instance) -> Iterator[None]:
 
 @contextlib.contextmanager
 def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[None]:
-    """Have what ``Nova`` needs of nova-compute's configuration.
+    """Set the options of nova-compute that ``Nova`` requires.
 
-    :param instances: the folder of instances
+    :param instances: the instances directory
     """
     options: list[tuple[str, object, str | None]] = [
         ("api_url", url, "docker"),
         ("api_timeout", api_timeout, "docker"),
-        # all of these images' commands live
+        # All commands of these images keep running, so no grace is needed.
         ("start_grace", 0.0, "docker"),
         ("lxcfs_folder", "", "docker"),
         ("instances_path", str(instances), None),
@@ -303,7 +303,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     for name, value, group in options:
         conf.CONF.set_override(name, value, group=group)
     try:
-        # without Nova's database, no port has a tag, and no move was cut off
+        # Without Nova's database, no port has a tag, and no move was interrupted.
         with (
             mock.patch.object(device_tags, "device_metadata", return_value=None),
             mock.patch.object(nova_records, "resume_cut_off"),

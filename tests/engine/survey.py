@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel, the engine and the switch have of servers, and whether it is what it must be.
+"""Checks of the kernel's, the engine's and the switch's state of servers.
 
-Nothing here asks the driver.
+None of the checks calls the driver.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.engine.servers import Server
 from tests.engine.switch import Switch
 
 _MIB = 1 << 20
-# by flavor: microseconds of CPU in 100 ms, memory, processes, bytes per second to the server
+# By flavor: microseconds of CPU time per 100 ms, memory, processes, bytes per second to the server.
 _LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
     "small": (100_000, 64 * _MIB, 4096, None),
     "large": (200_000, 128 * _MIB, 512, None),
@@ -33,10 +33,10 @@ _MARKERS = ("marker", "data/marker")
 
 
 class Survey:
-    """Looks at one engine and one switch.
+    """Checks one engine and one switch.
 
-    :param state: the session's folder, whose mark the servers' UUIDs begin with
-    :param instances: nova-compute's folder of instances
+    :param state: the session's state directory; its mark is the prefix of the servers' UUIDs
+    :param instances: nova-compute's instances directory
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class Survey:
     # -- one server ---------------------------------------------------------------------------
 
     def mark(self, server: Server) -> None:
-        """Write what must never be lost into a server that runs."""
+        """Write the markers that must never be lost into a running server."""
         root = self._root(server)
         for name in _MARKERS:
             (root / name).write_text(server.uuid)
 
     def check_running(self, server: Server, silent: bool = False) -> None:
-        """Check a server with processes, as its own container or as the one of its rescue.
+        """Check a server with processes, which may be its own container or its rescue container.
 
-        :param silent: whether it is paused, so that nobody answers for it
+        :param silent: True if the server is paused, so that it answers no packet
         """
         root = self._root(server)
         top = root / "rescue" if server.vm_state == "rescued" else root
@@ -72,7 +72,7 @@ class Survey:
         self.check_limits(server, pid, rates=not silent)
 
     def check_stopped(self, server: Server) -> None:
-        """Check a server that has no process: it has its data and its network, which is silent."""
+        """Check a server without a process: its data exists, and its network devices are down."""
         state = self._state_of(server)
         assert (state["Status"], state["Pid"]) in (("exited", 0), ("created", 0))
         self.check_devices(server, up=False)
@@ -99,7 +99,7 @@ class Survey:
             assert ("up" in flags) is up, (port["devname"], flags)
 
     def check_limits(self, server: Server, pid: int, rates: bool) -> None:
-        """Check a running server's limits; ports that are silent need no rate."""
+        """Check a running server's limits; ports that are down need no rate."""
         quota, memory, pids, rate = _LIMITS[server.flavor]
         if control_groups.UNIFIED:
             assert control_groups.value(pid, "cpu.max", "cpu.max") == f"{quota} 100000"
@@ -110,16 +110,16 @@ class Survey:
         for port in server.network_info if rate and rates else ():
             assert _rates(port["devname"]) == [rate]
 
-    # -- all that there is ----------------------------------------------------------------------
+    # -- all objects ----------------------------------------------------------------------------
 
     def check_nothing_else(
         self, expected: Iterable[Server], gone: Iterable[Server] = (), overlays: int = 0
     ) -> None:
-        """Check that there is nothing but what these servers need.
+        """Check that only the objects of these servers exist.
 
-        :param gone: those of them whose containers somebody removed
-        :param overlays: how many of former rescues there may be, which the engine can't let go
-            before its next start
+        :param gone: the servers whose containers were deleted behind Nova's back
+        :param overlays: the maximum number of former rescues' volumes, which the engine cannot
+            delete before its next start
         """
         there = list(expected)
         uuids = {server.uuid for server in there}
@@ -137,11 +137,11 @@ class Survey:
         left = {volume["Name"] for volume in self._client.volumes(unused)["Volumes"] or ()}
         assert len(left) <= overlays
         volumes = {volume["Name"] for volume in self._client.volumes()["Volumes"] or ()}
-        # each container has one of its image, and a rescue one that shows the server's files
+        # Each container has its image's volume, and a rescue has another for the server's files.
         assert len(volumes - left) == len(containers) + len(rescued - lost)
         assert set(daemons.namespaces_of(self._state)) == {f"nova-{uuid}" for uuid in uuids}
         bound = {path.name for path in daemons.records_of(self._state)}
-        assert ids <= bound, "a container has no record"
+        assert ids <= bound, "a container has no runtime record"
         devices = {port["devname"]: port["id"] for server in there for port in server.network_info}
         ports = self._switch.external_ids()
         assert {name: ids["iface-id"] for name, ids in ports.items()} == devices
@@ -162,7 +162,7 @@ class Survey:
             for folder in ("loads", "rates"):
                 assert list((self._instances / folder).glob("*")) == []
 
-    # -- how it is found ------------------------------------------------------------------------
+    # -- state lookups --------------------------------------------------------------------------
 
     def exists(self, server: Server) -> bool:
         try:
@@ -184,7 +184,7 @@ class Survey:
         return Path(f"/proc/{state['Pid']}/root")
 
     def _read_stopped(self, server: Server) -> list[str]:
-        """Return what the folders of a server's own container have, those of overlay2."""
+        """Return the markers in a stopped server's own container and volume, on overlay2."""
         name = server.name + ("-rescued" if server.vm_state == "rescued" else "")
         found = self._client.inspect_container(name)
         (volume,) = found["Mounts"]
@@ -199,7 +199,7 @@ class Survey:
 
 
 def _host_devices() -> set[str]:
-    """Return the names of all veth pairs' ends in the session's network namespace."""
+    """Return the names of all veth devices in the session's network namespace."""
     shown = subprocess.run(
         ["ip", "-json", "link", "show", "type", "veth"], check=True, capture_output=True, text=True
     ).stdout

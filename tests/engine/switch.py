@@ -17,15 +17,15 @@ from tests.suspending import suspend
 
 BRIDGE = "br-int"
 DATAPATH = "system" if Path("/sys/module/openvswitch").exists() else "netdev"
-"""Whose the packets are, as Nova and OVS say it: the kernel's, or Open vSwitch's own."""
+"""The datapath type as Nova and OVS name it: the kernel's, or Open vSwitch's own."""
 
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
 
 class Switch:
-    """An ovsdb-server and an ovs-vswitchd with their sockets in one folder.
+    """An ovsdb-server and an ovs-vswitchd with their sockets in one directory.
 
-    The datapath is the kernel's where its module is loaded, else OVS's own.
+    The datapath is the kernel's if its module is loaded, otherwise Open vSwitch's own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,13 +69,14 @@ class Switch:
         (self.folder / "vswitchd.ctl").unlink(missing_ok=True)
 
     def restart_switching(self) -> None:
-        """Restart the daemon, and wait until it has all ports again."""
+        """Restart ovs-vswitchd and wait until it has all ports again."""
         self.stop_switching()
         self.start_switching()
         self._wait_for_switching(self._daemon)
 
     def _wait_for_switching(self, new: subprocess.Popen[bytes]) -> None:
-        # only a change is waited for
+        # ovs-vsctl waits for ovs-vswitchd only if it changes the database, so change an external
+        # id.
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:process={new.pid}")
 
     def stop(self) -> None:
@@ -85,7 +86,7 @@ class Switch:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """The database answers nothing during the body."""
+        """Suspend the database during the body, so that it answers no request."""
         suspend(self._database.pid)
         try:
             yield
@@ -94,9 +95,9 @@ class Switch:
 
     @contextmanager
     def down(self, *, killed: bool) -> Iterator[None]:
-        """There is no database during the body.
+        """Stop the database during the body.
 
-        :param killed: whether its socket is left, and refuses connections
+        :param killed: True leaves its socket, which refuses connections
         """
         socket = self.folder / "db.sock"
         if killed:
@@ -123,7 +124,7 @@ class Switch:
         return self.vsctl("list-ports", BRIDGE).split()
 
     def external_ids(self) -> dict[str, dict[str, str]]:
-        """Return what other programs noted, by the name of the interface, but for the bridge's."""
+        """Return the external ids by the name of the interface, without the bridge's."""
         shown = self.vsctl("--format=json", "--columns=name,external_ids", "list", "Interface")
         rows = json.loads(shown)["data"]
         return {name: dict(ids[1]) for name, ids in rows if name != BRIDGE}
@@ -133,8 +134,8 @@ class Switch:
 
 
 def use_switch(connection: str) -> None:
-    """Have os-vif plug ports into the Open vSwitch with this connection."""
-    os_vif.initialize()  # registers the options
+    """Make os-vif plug ports into the Open vSwitch with this connection."""
+    os_vif.initialize()  # Registers the options.
     conf.CONF.set_override("ovsdb_connection", connection, group="os_vif_ovs")
     conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
     os_vif.initialize(reset=True)
@@ -143,5 +144,5 @@ def use_switch(connection: str) -> None:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr}")
+        raise RuntimeError(f"{command} exited with status {done.returncode}: {done.stderr}")
     return done.stdout

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's minimal system with systemd and D-Bus, otherwise as it comes."""
+"""Debian's minimal system with systemd and D-Bus, otherwise unchanged."""
 
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-# kept from session to session: it takes a minute or two to make
+# The archive is kept between sessions, because a build takes a minute or two.
 ARCHIVE = Path(tempfile.gettempdir()) / "novadocker-test-systemd-bookworm.tar"
 
 
 def archive(network: str) -> Path:
-    """Return a tar archive of its files, which is made if it is not there.
+    """Return the path of the system's tar archive; build it if it does not exist.
 
-    :param network: the path of a network namespace in which Debian's packages can be had
+    :param network: the path of a network namespace that reaches Debian's packages
     """
     if not ARCHIVE.exists():
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A random walk of operations on servers, looked at after each step."""
+"""A random walk of operations on servers, with a check after each step."""
 
 import random
 import subprocess
@@ -29,7 +29,7 @@ _POWER_STATES = {
 
 @dataclass
 class Guest:
-    """A server and the state that it must be in."""
+    """A server and its expected state."""
 
     server: Server
     state: str = "running"
@@ -40,7 +40,7 @@ class Guest:
 
 
 class Walk:
-    """Takes the steps that a seed chooses, on one host."""
+    """Runs the steps that a seed selects, on one host."""
 
     def __init__(self, seed: int, host: ComputeHost) -> None:
         self._random = random.Random(seed)
@@ -50,10 +50,10 @@ class Walk:
         self._survey = host.survey
         self._numbers = iter(range(1, 1 << 16))
         self._guests: list[Guest] = []
-        # of rescues during which the engine died
+        # The number of rescues during which the engine died.
         self._overlays = 0
         self._nova = host.start_nova()
-        # name: how often it is chosen, and whether it can be
+        # name: weight of the choice, and its condition
         self._of_guest: Mapping[str, tuple[int, Callable[[Guest], bool]]] = {
             "power_off": (4, lambda guest: guest.state == "running" and not guest.rescued),
             "power_on": (8, lambda guest: guest.state == "stopped" and not guest.rescued),
@@ -67,7 +67,7 @@ class Walk:
             "rescue": (1, lambda guest: guest.state != "paused" and not guest.rescued),
             "unrescue": (8, lambda guest: guest.rescued),
             "destroy": (2, lambda guest: True),
-            # behind Nova's back
+            # The next steps happen behind Nova's back.
             "die": (2, lambda guest: guest.state == "running" and not guest.rescued),
             "start_it": (1, lambda guest: guest.state == "stopped" and not guest.rescued),
             "pause_it": (1, lambda guest: guest.state == "running" and not guest.rescued),
@@ -86,7 +86,7 @@ class Walk:
         }
 
     def step(self, tell: Callable[[str], None]) -> None:
-        """Take a step, after telling which, and look at everything."""
+        """Select and announce a step, run it, and check everything."""
         choices: list[tuple[int, str, Guest | None]] = [
             (weight, name, None)
             for name, weight in self._of_host.items()
@@ -108,7 +108,7 @@ class Walk:
         self._check()
 
     def end(self) -> None:
-        """Destroy all servers; nothing may be left."""
+        """Destroy all servers and check that nothing remains."""
         while self._guests:
             self._destroy(self._guests[-1])
             self._check()
@@ -119,7 +119,7 @@ class Walk:
         self._nova.stop()
 
     def _check(self) -> None:
-        """Check all that there is."""
+        """Check all servers and objects."""
         self._survey.check_nothing_else(
             (guest.server for guest in self._guests), overlays=self._overlays
         )
@@ -130,7 +130,7 @@ class Walk:
             else:
                 self._survey.check_running(guest.server, silent=guest.state == "paused")
 
-    # -- what Nova asks for -----------------------------------------------------------------------
+    # -- Nova's requests --------------------------------------------------------------------------
 
     def _spawn(self) -> None:
         ports = tuple(next(self._numbers) for _ in range(self._random.randint(0, 2)))
@@ -191,17 +191,17 @@ class Walk:
         guest.server = self._nova.unrescue(guest.server)
         guest.state = "running"
 
-    # -- what others do --------------------------------------------------------------------------
+    # -- others' actions --------------------------------------------------------------------------
 
     def _die(self, guest: Guest) -> None:
-        """Its first process ends; Nova is told, and stops it."""
+        """Kill the first process; Nova learns the state and stops the server."""
         self._client.kill(guest.server.name)
         self._client.wait(guest.server.name, timeout=60)
         assert self._nova.state(guest.server) == power_state.SHUTDOWN
         self._power_off(guest)
 
     def _start_it(self, guest: Guest) -> None:
-        """Nova finds it running and stops it."""
+        """Start the container behind Nova's back; Nova finds it running and stops it."""
         self._client.start(guest.server.name)
         assert self._nova.state(guest.server) == power_state.RUNNING
         self._power_off(guest)
@@ -212,18 +212,18 @@ class Walk:
         self._reboot(guest)
 
     def _update_it(self, guest: Guest) -> None:
-        """Its limits are changed; the next periodic task puts them back."""
+        """Change the limits; the next periodic task restores them."""
         self._client.update_container(guest.server.name, cpu_quota=12_000, cpu_period=100_000)
         self._nova.periodic()
 
     def _cut_off(self, guest: Guest) -> None:
-        """A device is deleted; the next start of nova-compute wires it again."""
+        """Delete a network device; the next start of nova-compute wires it again."""
         device = self._random.choice(guest.server.network_info)["devname"]
         subprocess.run(["ip", "link", "delete", device], check=True)
         self._new_nova()
 
     def _rename_it(self, guest: Guest) -> None:
-        """Nova knows it no more, and does not take it for stopped."""
+        """Rename the container: its instance does not exist, instead of being stopped."""
         self._client.rename(guest.server.name, f"{guest.server.name}-away")
         with pytest.raises(nova_exception.InstanceNotFound):
             self._nova.state(guest.server)
@@ -236,17 +236,17 @@ class Walk:
         self._destroy(guest)
 
     def _new_nova(self) -> None:
-        """Start nova-compute anew."""
+        """Restart nova-compute."""
         self._nova.stop()
         self._nova = self._host.start_nova([guest.server for guest in self._guests])
 
     def _restart_switch(self) -> None:
-        """The switch takes the ports' rates; the next periodic task puts them back."""
+        """Restart the switch, which drops ports' rates; the next periodic task restores them."""
         self._host.switch.restart_switching()
         self._nova.periodic()
 
     def _kill_engine(self) -> None:
-        """The engine is killed and comes back; with live-restore the servers live on."""
+        """Kill and restart the engine; with live-restore, the servers continue to run."""
         self._engine.kill()
         self._start_engine()
 
@@ -256,7 +256,7 @@ class Walk:
         self._nova.periodic()
 
     def _break_off(self, guest: Guest) -> None:
-        """The engine dies in the middle of an operation; the user tries again when it is back."""
+        """Kill the engine during an operation; the user retries after its restart."""
         image_id = str(uuid.uuid4())
         operation = self._random.choice(
             [
@@ -278,7 +278,7 @@ class Walk:
         (self._destroy if operation == self._nova.destroy else self._reboot)(guest)
 
     def _lose_engine(self) -> None:
-        """While the engine is away nothing is done, and nothing is said of any server."""
+        """Kill the engine: operations and state requests fail until it restarts."""
         self._engine.kill()
         try:
             for guest in self._guests:
