@@ -17,7 +17,7 @@ from devcloud.clients import connect
 from devcloud.images import archive_path
 from devcloud.services import open_hosts
 from devcloud.settings import CHECKOUT, Settings, load_settings
-from tests.cloud import leaks
+from tests.cloud import leaks, owners
 from tests.cloud.servers import Opened, Servers
 
 BRING_UP_SECONDS = 1500
@@ -128,6 +128,13 @@ def image(demo: Connection) -> Iterator[Callable[..., str]]:
     yield upload
     for found in made:
         demo.image.delete_image(found)
+
+
+@pytest.fixture
+def engine(cloud: Settings) -> Iterator[Any]:
+    """Yield a client of the first host's engine."""
+    with contextlib.closing(owners.engine_of(cloud, cloud.hosts[0])) as client:
+        yield client
 
 
 @pytest.fixture

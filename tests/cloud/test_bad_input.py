@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input: a clear fault on the server, and nothing left behind (the leak check sees to that)."""
+"""Bad input causes a clear fault of the server and leaves nothing behind."""
 
 import os
 import re
@@ -26,7 +26,7 @@ Upload = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def nothing_left(cloud: Settings, admin: Connection, servers: Servers) -> Any:
-    """Nothing is left by a test, whatever became of its servers."""
+    """Check that each test leaves nothing behind, whether its servers boot or fail."""
     before = leaks.inventory(cloud, admin)
     yield
     assert leaks.leaked_for_good(cloud, admin, before) == {}
@@ -125,7 +125,7 @@ def test_names(servers: Servers, tenant_network: str, name: str, demo: Connectio
 
 def test_a_port_that_cannot_be_bound(servers: Servers, admin: Connection, demo: Connection) -> None:
     network = demo.network.find_network("private")
-    # no mechanism driver of this cloud binds it
+    # No mechanism driver of this cloud binds this VNIC type.
     port = admin.network.create_port(
         network_id=network.id, project_id=demo.current_project_id, binding_vnic_type="direct"
     )
@@ -148,7 +148,7 @@ def test_neutrons_event_stays_away(cloud: Settings, servers: Servers, admin: Con
     finally:
         supervise.control(cloud, ["start", agent])
     deadline = time.monotonic() + 60
-    # Neutron binds no port to a host whose agent is silent
+    # Neutron binds no port to a host until the host's agent reports again.
     while admin.network.get_agent(found.id).started_at == started_at:
         assert time.monotonic() < deadline
         time.sleep(0.5)
@@ -201,9 +201,9 @@ def test_the_engine_dies_in_the_middle_of_boots(
     time.sleep(delay)
     os.kill(supervise.process_id(cloud, f"docker-{cloud.hosts[0].name}"), signal.SIGKILL)
     wait_for_engine(cloud)
-    # a resource report while the engine was away closes the host until the next one
+    # A resource report during the engine's outage disables the host until the next report.
     wait_for_room(admin)
-    # one whose process started in that moment may have died with the engine; the others not
+    # A server whose process started at that moment may have died with the engine.
     for server in map(servers.settle, booting):
         assert fault(server) or server.status == "ACTIVE"
     assert pings(tenant_network, address(running))
@@ -214,7 +214,7 @@ def test_the_engine_dies_in_the_middle_of_boots(
 
 
 def wait_for_room(admin: Connection) -> None:
-    """Wait until the host reports again what it has; it offers nothing without its engine."""
+    """Wait until the host reports resources again, because it reports none without its engine."""
     (host,) = [found for found in admin.compute.hypervisors() if found.name == "host1"]
     deadline = time.monotonic() + 60
     while True:

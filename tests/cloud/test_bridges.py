@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers on a network of Linux bridges, which our own mechanism driver binds."""
+"""Servers on a network of Linux bridges, whose ports this project's mechanism driver binds."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ HOST_ADDRESS = "10.9.0.1"
 
 @pytest.fixture(scope="module")
 def network(admin: Connection) -> Iterator[Network]:
-    """A flat network over Linux bridges, and an address of the test's own on it."""
+    """Yield a flat network on Linux bridges, with an address of the test on it."""
     made = admin.network.create_network(
         name="bridged",
         project_id=admin.identity.find_project("demo").id,
@@ -57,7 +57,7 @@ def test_server_on_a_linux_bridge(servers: Servers, admin: Connection, network: 
 def test_port_taken_from_one_server_to_another(
     servers: Servers, admin: Connection, demo: Connection, network: Network
 ) -> None:
-    """Neutron forgets the report of the first, and waits for that of the second."""
+    """Neutron drops the first server's report and waits for the second server's."""
     port = demo.network.create_port(network_id=network.id)
     for name in ("first", "second"):
         server = servers.create(name, networks=[{"port": port.id}])
@@ -75,7 +75,7 @@ def test_port_with_port_security_is_not_bound(
         network_id=network.id, project_id=network.project_id, is_port_security_enabled=True
     )
     server = servers.create("secured", networks=[{"port": port.id}])
-    # Nova tries each host in turn and tells of the last only that there is no other
+    # Nova tries each host in turn; its fault only reports that no host is left.
     assert server.status == "ERROR"
     assert "retries" in fault(server)
     assert admin.network.get_port(port.id).binding_vif_type == "unbound"

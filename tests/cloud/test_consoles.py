@@ -15,7 +15,7 @@ SECONDS = 30
 
 
 class Screen(WebSocket):  # type: ignore[misc]
-    """A console as the client of a WebSocket sees it."""
+    """A console as a WebSocket client sees it."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class Screen(WebSocket):  # type: ignore[misc]
         self.socket.settimeout(SECONDS)
 
     def send_request(self, type: str, path: str) -> None:
-        """Send the token, too, which the class leaves out."""
+        """Send the token too, which the base class omits."""
         super().send_request(type, f"{path}?{self._query}")
 
     def read(self) -> bytes | None:
-        """Return what has come, None at the end."""
+        """Return the next data; None at the end."""
         while True:
             try:
                 return self.recv()  # type: ignore[no-any-return]
@@ -37,7 +37,7 @@ class Screen(WebSocket):  # type: ignore[misc]
                 continue
 
     def wait(self, wanted: bytes) -> bytes:
-        """Read until something is there; return all since the last call."""
+        """Read until ``wanted`` appears; return all data since the last call."""
         while wanted not in self.text:
             data = self.read()
             assert data is not None, self.text
@@ -47,7 +47,7 @@ class Screen(WebSocket):  # type: ignore[misc]
 
 
 def ask(demo: Connection, server: Any, protocol: str, kind: str) -> Any:
-    """Ask for a console's address."""
+    """Request a console and return the API's answer."""
     return demo.compute.post(
         f"/servers/{server.id}/remote-consoles",
         json={"remote_console": {"protocol": protocol, "type": kind}},
@@ -77,7 +77,7 @@ def test_consoles(
     screen = Screen(answer.json()["remote_console"]["url"])
     screen.send(b"echo a$((1+1))b\n")
     screen.wait(b"a2b")
-    # a resize on the host leaves it open
+    # A resize on the same host leaves the console open.
     demo.compute.resize_server(server, demo.compute.find_flavor("d1.small"))
     servers.wait(server, lambda now: now.status == "VERIFY_RESIZE")
     screen.send(b"echo c$((1+2))d\n")

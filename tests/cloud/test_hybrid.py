@@ -18,7 +18,7 @@ from tests.cloud.servers import Opened, Servers, address, fault, host_of, pings
 
 @pytest.fixture
 def group(demo: Connection) -> Iterator[Any]:
-    """A security group without any rule."""
+    """Yield a security group without rules."""
     made = demo.network.create_security_group(name="test-hybrid")
     for rule in made.security_group_rules:
         demo.network.delete_security_group_rule(rule["id"])
@@ -37,7 +37,7 @@ def test_ports_behind_a_bridge_of_their_own(
     new_port: Callable[..., Any],
     tenant_network: str,
 ) -> None:
-    """Filtered both ways, and gone with their server."""
+    """iptables filters both directions, and the bridge is deleted with its server."""
     host = cloud.hosts[1]
     port = new_port("private", security_groups=[group.id])
     with opened(host.name):

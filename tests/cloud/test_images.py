@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images beyond the plain boot: snapshots, the cache of a whole aggregate, registries."""
+"""Images beyond a plain boot: snapshots, precaching for an aggregate, registries."""
 
 import contextlib
 import signal
@@ -18,22 +18,14 @@ from devcloud import programs, supervise
 from devcloud.network import inside
 from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
 from tests.cloud.guests import Guest, until
-from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, address, fault, pings
 
 SECONDS = 120
 
 
 @pytest.fixture
-def engine(cloud: Settings) -> Iterator[Any]:
-    client = engine_of(cloud, cloud.hosts[0])
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def no_new_images(demo: Connection) -> Iterator[None]:
-    """Remove the images that a test makes through Nova."""
+    """Delete the images that a test creates through Nova."""
     before = {image.id for image in demo.image.images()}
     yield
     for image in demo.image.images(visibility="private"):
@@ -77,7 +69,7 @@ def test_snapshot_backup_shelve(
 
 @contextlib.contextmanager
 def api_that_keeps(cloud: Settings, folder: Path) -> Iterator[str]:
-    """Run one more API of Nova, which does not delete at once; yield its address."""
+    """Run another Nova API with deferred deletion; yield its URL."""
     more = folder / "soft.conf"
     more.write_text("[DEFAULT]\nreclaim_instance_interval = 3600\n")
     environment = {
@@ -158,7 +150,7 @@ def test_rescue(
     assert engine.inspect_container(f"nova-{server.id}")["Id"] == own
     assert root_of(engine, server).joinpath("kept").read_text() == "mended\n"
     assert pings(tenant_network, address(server))
-    # deleted in the middle of a rescue, this time by its own image
+    # Delete the server during a second rescue, which uses the server's own image.
     rescue()
     servers.delete(server)
     assert not engine.containers(all=True, filters={"name": f"nova-{server.id}"})
@@ -204,7 +196,7 @@ def test_an_image_of_the_registry(
             demo.image.put(f"/images/{created.id}/file", data=b"", headers=headers)
         server = servers.create("pulled", image=made[0].name)
         assert server.status == "ACTIVE", fault(server)
-        # known by our name alone, whatever the registry calls it
+        # The engine has the image only under the driver's name, not under the registry's.
         found = engine.inspect_image(engine.inspect_container(f"nova-{server.id}")["Image"])
         assert f"novadocker/{made[0].id}" in {tag.split(":")[0] for tag in found["RepoTags"]}
         assert not [tag for tag in found["RepoTags"] if not tag.startswith("novadocker/")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tenant finds in a server, through the public API and SSH."""
+"""The files that a tenant finds in a server, through the public API and SSH."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ USER_DATA = bytes(range(256)) * 191
 
 @pytest.fixture(scope="module")
 def seen(cloud: Settings) -> Iterator[Any]:
-    """Read a file of a server as its processes see it."""
+    """Yield a function that reads a file of a server as the server's processes see it."""
     client = engine_of(cloud, cloud.hosts[0])
 
     def read(server: Any, path: str) -> bytes:
@@ -46,7 +46,7 @@ def test_what_a_tenant_finds(
     seen: Any,
     cloud: Settings,
 ) -> None:
-    """The image has no cloud-init, no sshd, no home folder of its user."""
+    """The image has no cloud-init, no sshd and no home directory of its user."""
     name = image(busybox, os_admin_user="root", img_config_drive_device="true")
     server = servers.create(
         "inside-1",
@@ -65,7 +65,7 @@ def test_what_a_tenant_finds(
         assert metadata["uuid"] == server.id
         assert metadata["meta"] == {"role": "web"}
         assert seen(server, f"{folder}/openstack/latest/user_data") == USER_DATA
-    # the volume identifier of ISO 9660
+    # The volume identifier of ISO 9660.
     assert seen(server, "/dev/disk/by-label/config-2")[32808:32816] == b"config-2"
     first = seen(server, "/etc/shadow").decode()
     assert first.startswith("root:$6$")
@@ -98,7 +98,7 @@ def test_what_a_tenant_finds(
 def test_a_login_by_the_injected_key_and_no_other(
     servers: Servers, image: Any, cloud: Settings, tenant_network: str, tmp_path: Path
 ) -> None:
-    """The image has no key, and its command fetches none; then the server's own memory."""
+    """The image has no key, and its command fetches none; the server sees its own memory."""
     command = "sh -c 'mkdir -p /run/sshd; ssh-keygen -A; exec /usr/sbin/sshd -D -e'"
     name = image(archive_path(cloud, "debian"), os_admin_user="debian", os_command_line=command)
     server = servers.create("login-1", image=name, flavor="d1.small", key_name="demo")
@@ -114,9 +114,9 @@ def test_a_login_by_the_injected_key_and_no_other(
         inside(tenant_network, [*login, "whoami"]), capture_output=True, timeout=30, check=False
     )
     assert b"Permission denied (publickey" in refused.stderr
-    # the title and the line of memory, whose first number is all of it
+    # The first number of the line "Mem:" is the total.
     assert guest.ask("free -m").split("Mem:")[1].split()[0] == "512"
-    # in an idle server the one process that runs is the one that asks
+    # In an idle server, only the process that reads the load average is running.
     assert float(guest.ask("cat /proc/loadavg").split()[0]) < 1.0
     assert int(guest.ask("nproc")) == len(os.sched_getaffinity(0))
 

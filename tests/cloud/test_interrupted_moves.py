@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-compute or an engine is killed at a step of a move: one copy runs in the end, with its data.
+"""nova-compute or an engine is killed at a step of a move; then one copy runs, with its data.
 
-The steps at which most is at stake by default; all of them with ``--every-step``. A move is held at
-a step by freezing what it waits for, so that no test depends on who is faster.
+By default, the tests cover the steps with the highest risk; ``--every-step`` covers all. A test
+holds the move at a step by freezing a process that the step waits for, so that no test depends on
+timing.
 """
 
 import contextlib
@@ -22,10 +23,10 @@ from devcloud import supervise
 from devcloud.settings import Settings
 from tests.cloud.guests import until
 from tests.cloud.owners import allocated_from, engine_of, provider_of
-from tests.cloud.servers import Opened, Servers, address, fault, host_of, pings
+from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
 from tests.cloud.test_servers import ACTIVE
 
-# writes its data once and tells its checksum at each start; it does not end when it is asked to
+# The server writes its data once, prints its checksum at each start and ignores SIGTERM.
 COMMAND = (
     "sh -c \"trap '' TERM; test -e /data || head -c 209715200 /dev/urandom >/data;"
     ' sha256sum /data; while :; do sleep 1; done"'
@@ -35,9 +36,9 @@ AGENT = "neutron-ovs-host2"
 
 @dataclass(frozen=True)
 class Move:
-    """A move that is under way.
+    """A move in progress.
 
-    :ivar log: how long the log of the source's nova-compute was before
+    :ivar log: size of the log of the source's nova-compute before the move
     """
 
     cloud: Settings
@@ -47,13 +48,13 @@ class Move:
     log: int
 
     def staged(self) -> bool:
-        """Tell whether the destination has something of it."""
+        """Return True if the destination has staged data of the server."""
         with contextlib.closing(engine_of(self.cloud, self.cloud.hosts[1])) as engine:
             root = Path(engine.info()["DockerRootDir"])
         return any((root / "novadocker-staging").glob(f"{self.server.id}.*"))
 
     def sent_ahead(self) -> bool:
-        """Tell whether all of it is there but for what is left for when it has stopped."""
+        """Return True if the destination has all data except for the final copy."""
         with (self.cloud.log / "nova-compute-host1.log").open(errors="replace") as log:
             log.seek(self.log)
             return "Sent all but" in log.read()
@@ -64,7 +65,7 @@ class Move:
 
 
 def runs(cloud: Settings, number: int, server: Server) -> bool | None:
-    """Tell whether a host's container of a server runs; None if it has none."""
+    """Return True if a host's container of a server runs; None if the host has no container."""
     with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
         for found in engine.containers(all=True):
             if found["Names"] == [f"/nova-{server.id}"]:
@@ -73,7 +74,7 @@ def runs(cloud: Settings, number: int, server: Server) -> bool | None:
 
 
 def receiver() -> int:
-    """Return the process that takes the server on the destination."""
+    """Return the id of the process that receives the server on the destination."""
 
     def find() -> int:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -100,7 +101,7 @@ def frozen(process: int) -> Iterator[None]:
 def at_pre_copy(move: Move) -> Iterator[None]:
     process = receiver()
     until(move.staged)
-    # at the latest, the server is being stopped now
+    # The server is being stopped at this moment at the latest.
     with frozen(process):
         yield
 
@@ -108,7 +109,7 @@ def at_pre_copy(move: Move) -> Iterator[None]:
 @contextlib.contextmanager
 def at_final_copy(move: Move) -> Iterator[None]:
     process = receiver()
-    # then the server has ten seconds to end
+    # From this moment, the server has ten seconds to stop.
     until(move.sent_ahead)
     with frozen(process):
         until(lambda: runs(move.cloud, 0, move.server) is False)
@@ -117,7 +118,7 @@ def at_final_copy(move: Move) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_plug(move: Move) -> Iterator[None]:
-    # Neutron does not hear that the port is up
+    # The agent does not report to Neutron that the port is up.
     supervise.control(move.cloud, ["stop", AGENT])
     try:
         until(lambda: move.task() == "resize_finish" and runs(move.cloud, 1, move.server) is False)
@@ -154,7 +155,7 @@ def at_return(move: Move) -> Iterator[None]:
 
 
 def has_begun(move: Move, event: str) -> bool:
-    """Tell whether a host's nova-compute is at a part of the last action."""
+    """Return True if the last action has this event, so a host's nova-compute has begun it."""
     path, headers = (
         f"/servers/{move.server.id}/os-instance-actions",
         {"OpenStack-API-Version": "compute 2.84"},
@@ -162,14 +163,6 @@ def has_begun(move: Move, event: str) -> bool:
     last = move.admin.compute.get(path, headers=headers).json()["instanceActions"][0]
     shown = move.admin.compute.get(f"{path}/{last['request_id']}", headers=headers).json()
     return any(found["event"] == event for found in shown["instanceAction"]["events"])
-
-
-def migration_status(move: Move) -> str:
-    answer = move.admin.compute.get(
-        f"/os-migrations?instance_uuid={move.server.id}",
-        headers={"OpenStack-API-Version": "compute 2.80"},
-    )
-    return str(answer.json()["migrations"][0]["status"])
 
 
 def finished(move: Move) -> None:
@@ -182,31 +175,34 @@ def finished(move: Move) -> None:
 
 
 def goes_on(move: Move) -> int:
-    """Nothing is to be done: the move is finished."""
+    """Confirm the move, which finishes without any help; return the host's index."""
     finished(move)
     move.demo.compute.confirm_server_resize(move.server)
     return 1
 
 
 def stays(move: Move) -> int:
-    """Nothing is to be done: Nova has the server where it was."""
+    """Do nothing: Nova has the server on its old host; return the host's index."""
     return 0
 
 
 def confirmed_again(move: Move) -> int:
-    """The user is not heard, and asks once more."""
-    until(lambda: migration_status(move) == "finished", 120)
+    """Confirm the move again, because the first request was lost; return the host's index."""
+    until(lambda: migrations(move.admin, move.server)[0] == "finished", 120)
     return goes_on(move)
 
 
 def comes_back(move: Move) -> int:
-    """Nothing is to be done: the revert is finished."""
+    """Wait until the revert has finished without any help; return the host's index."""
     until(lambda: move.task() is None, 120)
     return 0
 
 
 def ends(move: Move) -> int:
-    """The part fails, and Nova advises a hard reboot; or it meets the engine that is back."""
+    """Wait for the end of the action, then reboot the server if it failed; return the host's index.
+
+    The action either fails, whereupon Nova advises a hard reboot, or reaches the restarted engine.
+    """
     until(lambda: move.task() is None, 120)
     server = move.admin.compute.get_server(move.server.id)
     if server.status == "ERROR":
@@ -216,10 +212,10 @@ def ends(move: Move) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A step, who is killed at it, and what brings the server back.
+    """A step of a move, the program that is killed at it, and the server's recovery.
 
-    :ivar killed: the program; None to have the step itself fail
-    :ivar follow: returns the number of the host that the server is on then
+    :ivar killed: the program; None makes the step itself fail
+    :ivar follow: completes the recovery and returns the index of the server's host
     """
 
     held: Callable[[Move], AbstractContextManager[None]]
@@ -255,7 +251,7 @@ def begin(
     image: Callable[..., str],
     busybox: Path,
 ) -> Iterator[Callable[[], Move]]:
-    """Begin to move a server from the first host to the second."""
+    """Yield a function that begins to move a server from the first host to the second."""
     with contextlib.ExitStack() as stack:
 
         def call() -> Move:
@@ -272,7 +268,7 @@ def begin(
 
 
 def told(demo: Connection, server: Server) -> str:
-    """Return the checksum that the server told at its last start."""
+    """Return the checksum that the server printed at its last start."""
     output = demo.compute.get_server_console_output(server)["output"]
     return str(output).strip().rpartition("\n")[2]
 
@@ -302,7 +298,7 @@ def test_one_copy_runs_in_the_end(
     assert allocated_from(move.admin, server) == {provider_of(move.admin, host)}
     until(lambda: pings(tenant_network, address(server)))
     until(lambda: told(move.demo, server) == checksum)
-    # the other host has none, or a stopped one that is there until the server is deleted
+    # The other host has no container or a stopped one, which it deletes with the server.
     assert runs(move.cloud, place, server)
     assert not runs(move.cloud, 1 - place, server)
     until(lambda: not move.staged())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavors with limits of their own, and CPUs that Nova gives to one server at a time."""
+"""Flavors with their own limits, and CPUs that Nova dedicates to one server."""
 
 import re
 import time
@@ -19,7 +19,7 @@ from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, fault
 
 SETTLE_SECONDS = 90
-# CPU 0 for all, CPU 1 for one
+# CPU 0 is shared, CPU 1 is dedicated.
 DIVISION = "\n[compute]\ncpu_shared_set = 0\ncpu_dedicated_set = 1\n"
 LIMITED = {
     "hw:cpu_policy": "dedicated",
@@ -29,7 +29,7 @@ LIMITED = {
     "docker:shm_size_mb": "5",
     "docker:oom_score_adj": "100",
 }
-# eats memory until the kernel kills it, once
+# Allocates memory until the kernel kills the process, once.
 HOG = "sh -c 'tail /dev/zero; echo survived; exec sleep 1000'"
 
 Flavor = Callable[..., str]
@@ -37,7 +37,7 @@ Flavor = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def flavor(admin: Connection) -> Iterator[Flavor]:
-    """Make a flavor with extra specs; all are deleted in the end."""
+    """Yield a function that creates a flavor with extra specs; delete the flavors at the end."""
     made = []
 
     def make(**specs: str) -> str:
@@ -53,7 +53,7 @@ def flavor(admin: Connection) -> Iterator[Flavor]:
 
 @pytest.fixture
 def divided_host(cloud: Settings, admin: Connection) -> Iterator[None]:
-    """Divide the first host's CPUs, until the end of the test."""
+    """Divide the first host's CPUs into shared and dedicated ones until the end of the test."""
     host = cloud.hosts[0]
     path = cloud.host_etc(host) / "nova-compute.conf"
     content = path.read_text()
@@ -63,7 +63,8 @@ def divided_host(cloud: Settings, admin: Connection) -> Iterator[None]:
         supervise.control(cloud, ["restart", f"nova-compute-{host.name}"])
         (found,) = [row for row in admin.compute.hypervisors() if row.name == host.name]
         deadline = time.monotonic() + SETTLE_SECONDS
-        # it has its old service record up, so that Placement alone tells that it is through
+        # nova-compute's old service record is still up, so only Placement shows the end of its
+        # start.
         while (
             "PCPU"
             in ask_placement(admin, f"/resource_providers/{found.id}/inventories")["inventories"]
@@ -133,7 +134,7 @@ def test_a_server_with_a_cpu_of_its_own(
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "100\n"
     assert "size=5120k" in Path(f"/proc/{pid}/mounts").read_text()
 
-    # the one CPU is taken
+    # The only dedicated CPU is in use.
     second = servers.create("second", flavor=own)
     assert second.status == "ERROR"
     assert re.search("No valid host|Exhausted all hosts", fault(second)), fault(second)
@@ -142,7 +143,7 @@ def test_a_server_with_a_cpu_of_its_own(
     assert allowed_cpus(pid_of(shared.id)) == "0"
     client.close()
 
-    # its memory ran out in the meantime, and it goes on
+    # By now, the server has run out of memory once and continues to run.
     deadline = time.monotonic() + SETTLE_SECONDS
     while (killed := diagnostics(admin, server.id)["oom_kills"]) == 0:
         assert time.monotonic() < deadline

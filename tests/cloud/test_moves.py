@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers on their way from host to host, as their tenant and the operator see it."""
+"""Migrations of servers between hosts, as their tenant and the operator see them."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from tests.cloud.test_servers import ACTIVE, SHUTOFF
 BACK_SECONDS = 120
 
 VOLUME = "/data"
-"""One that the server's image asks for; its files are not among the container's own."""
+"""A volume in the server's image; its files are not part of the container's root file system."""
 
 FILL = f"""
 set -e; rm /etc/issue
@@ -52,7 +52,7 @@ hostname; cat /etc/machine-id; ls /config-2/openstack/latest; ip -o -4 address |
 
 
 def with_volume(archive: Path) -> bytes:
-    """Return an image's archive with a configuration that asks for ``VOLUME``, too."""
+    """Return an image's archive with ``VOLUME`` added to its configuration."""
     with tarfile.open(archive) as source:
         files = {member.name: source.extractfile(member) for member in source}
         content = {name: file.read() for name, file in files.items() if file}
@@ -97,10 +97,10 @@ def test_a_server_with_data_moves_and_comes_back(
     assert host_of(admin, server) == "host2"
     guest.wait()
     assert guest.ask("sudo sh", CHECK) == before
-    # a console that was left open ended with the server's stop
+    # The open console ended when the server stopped.
     while console.read() is not None:
         pass
-    # the source keeps its own until that is confirmed, and is silent
+    # The source keeps its container, stopped, until the move is confirmed.
     assert has_container(cloud, 0, server)
     demo.compute.confirm_server_resize(server)
     servers.wait(server, ACTIVE)
@@ -108,7 +108,7 @@ def test_a_server_with_data_moves_and_comes_back(
     assert allocated_from(admin, server) == {provider_of(admin, "host2")}
 
     guest.ask("sudo tee /srv/tree/late", "here\n")
-    # back, with more memory, since its own host takes no one: then that is taken back
+    # A resize returns the server to host1, because only host1 is enabled; then it is reverted.
     with opened("host1"):
         demo.compute.resize_server(server, demo.compute.find_flavor("d1.medium").id)
         server = servers.wait(server, lambda now: now.status in ("VERIFY_RESIZE", "ERROR"))
@@ -160,7 +160,7 @@ def test_a_host_that_is_not_reached_leaves_the_server_as_it_was(
     server = servers.create("stays")
     admin.compute.pause_server(server)
     servers.wait(server, lambda now: now.status == "PAUSED")
-    # Nova moves those alone that run or are stopped
+    # Nova migrates only running or stopped servers.
     with pytest.raises(ConflictException):
         admin.compute.migrate_server(server.id)
     admin.compute.unpause_server(server)
@@ -190,7 +190,7 @@ def forced_up(admin: Connection, service: Any) -> bool:
 
 @contextlib.contextmanager
 def second_host_down(admin: Connection, cloud: Settings, *programs: str) -> Iterator[None]:
-    """Have the second host's nova-compute, and more of its programs, be away and known as dead."""
+    """Stop the second host's nova-compute and further programs; force the service down in Nova."""
     (service,) = admin.compute.services(binary="nova-compute", host="host2")
     names = ["nova-compute-host2", *programs]
     supervise.control(cloud, ["stop", *names])
@@ -199,14 +199,15 @@ def second_host_down(admin: Connection, cloud: Settings, *programs: str) -> Iter
         yield
     finally:
         supervise.control(cloud, ["start", *reversed(names)])
-        # Nova lets it up when it has looked after what was evacuated
+        # Nova accepts the service after it has processed the evacuated instances.
         until(lambda: forced_up(admin, service), BACK_SECONDS)
 
 
 def evacuate(servers: Servers, admin: Connection, server: Server) -> None:
     """Evacuate a server to the first host."""
     admin.compute.evacuate_server(server.id)
-    # Nova leaves the start to the operator, who knows whether the old host is dead
+    # Nova does not start an evacuated server, because only the operator knows if the old host is
+    # dead.
     server = servers.wait(
         server, lambda now: now.status == "ERROR" or host_of(admin, now) == "host1"
     )
@@ -227,7 +228,7 @@ def test_evacuation_from_a_dead_host(
     with second_host_down(admin, cloud):
         evacuate(servers, admin, server)
         assert has_container(cloud, 1, server)
-    # the host removes what it no longer owns when it is back, and nothing else
+    # When the host is back, it deletes the evacuated server's container and no other.
     until(lambda: not has_container(cloud, 1, server))
     assert has_container(cloud, 1, bystander)
     admin.compute.start_server(server)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that was deleted while its host was away goes when that is back; nothing else does."""
+"""A host deletes a server that was deleted in Nova during its outage, and no other container."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ FOREIGN = "somebody-elses"
 
 @contextlib.contextmanager
 def away(cloud: Settings, admin: Connection, host: str) -> Iterator[None]:
-    """Have a host's nova-compute away, and Nova know it, during the body."""
+    """Stop a host's nova-compute during the body, forced down in Nova."""
     (service,) = admin.compute.services(binary="nova-compute", host=host)
     supervise.control(cloud, ["stop", f"nova-compute-{host}"])
     try:
@@ -44,7 +44,7 @@ def test_only_what_nova_deleted_is_reaped(
             return {found["Names"][0].lstrip("/") for found in engine.containers()}
 
         found = engine.inspect_container(name)
-        # with all the labels of the server
+        # This container has all labels of the server.
         engine.create_container(
             found["Image"], ["sleep", "1d"], labels=found["Config"]["Labels"], name=FOREIGN
         )

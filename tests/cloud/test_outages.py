@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nova-compute needs goes away and comes back: nothing of ours needs a restart then."""
+"""Outages of nova-compute's dependencies, after which no program of this driver needs a restart."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ BACK_SECONDS = 180
 
 @pytest.fixture(autouse=True)
 def same_processes(cloud: Settings) -> Iterator[None]:
-    """Every nova-compute and every engine lives through a test."""
+    """Check that each nova-compute and each engine survives a test."""
     names = [f"{what}-{host.name}" for host in cloud.hosts for what in ("nova-compute", "docker")]
     before = [supervise.process_id(cloud, name) for name in names]
     yield
@@ -29,7 +29,7 @@ def same_processes(cloud: Settings) -> Iterator[None]:
 def test_the_switch_and_its_agent_are_restarted(
     cloud: Settings, servers: Servers, tenant_network: str, opened: Opened
 ) -> None:
-    # the second host's: the first one's switch has the devices of Neutron's routers, too
+    # The first host's switch also has the devices of Neutron's routers, so use the second host's.
     with opened("host2"):
         before = servers.create("before")
         assert before.status == "ACTIVE", fault(before)
@@ -55,7 +55,7 @@ def test_the_queue_and_the_database_are_away(
     known = reports(admin, cloud)
     supervise.control(cloud, ["stop", "rabbitmq", "mariadb"])
     try:
-        # what Nova is told of it can't be kept anywhere
+        # No report of this server's end can reach Nova.
         client = engine_of(cloud, cloud.hosts[0])
         client.kill(f"nova-{dies.id}")
         client.close()
@@ -74,7 +74,7 @@ def test_the_queue_and_the_database_are_away(
 
 
 def reports(admin: Connection, cloud: Settings) -> str:
-    """Return when the nova-compute that reported least lately did so; nothing if nobody answers."""
+    """Return the oldest of the hosts' last reports; an empty string if the API does not answer."""
     hosts = {host.name for host in cloud.hosts}
     try:
         services = list(admin.compute.services(binary="nova-compute"))

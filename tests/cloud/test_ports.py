@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Neutron gives a server: ports that come and go, filters, limits, floating addresses."""
+"""Neutron's features for servers: hotplug of ports, filters, limits, floating addresses."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from tests.cloud.servers import Servers, address, fault, pings
 
 @pytest.fixture(scope="module")
 def made(demo: Connection) -> Iterator[Servers]:
-    """The module's servers."""
+    """Yield the module's servers and delete them at the end."""
     found = Servers(demo)
     yield found
     found.delete_all()
@@ -32,7 +32,7 @@ def made(demo: Connection) -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def guest(made: Servers, cloud: Settings, tenant_network: str) -> Guest:
-    """A login server on the network ``private``."""
+    """Return a login server on the network ``private``."""
     server = made.create("ports", image="debian", flavor="d1.small", key_name="demo")
     assert server.status == "ACTIVE", fault(server)
     found = Guest(cloud, server, tenant_network)
@@ -42,7 +42,7 @@ def guest(made: Servers, cloud: Settings, tenant_network: str) -> Guest:
 
 @pytest.fixture
 def security_group(demo: Connection) -> Iterator[Any]:
-    """A security group without any rule."""
+    """Yield a security group without rules."""
     group = demo.network.create_security_group(name=f"test-{uuid.uuid4().hex[:8]}")
     for rule in group.security_group_rules:
         demo.network.delete_security_group_rule(rule["id"])
@@ -59,7 +59,7 @@ def own_port(demo: Connection, guest: Guest) -> Any:
 
 
 def devices(guest: Guest) -> dict[str, tuple[str, list[str]]]:
-    """Return the server's devices by MAC: name and IPv4 addresses."""
+    """Return the server's devices by MAC address: name and IPv4 addresses."""
     links = json.loads(guest.ask("ip -json address"))
     return {
         link["address"]: (
@@ -133,7 +133,7 @@ def test_ports_of_a_living_server(
     guest.wait()
     assert (named(guest, one), named(guest, two)) == ("eth1", "eth2")
 
-    # a port that is deleted in Neutron
+    # Delete a port in Neutron while the server uses it.
     admin.network.delete_port(one)
     until(lambda: one.mac_address not in devices(guest))
     detach(demo, guest, two)
@@ -224,7 +224,7 @@ def test_an_address_of_a_deleted_server_works_at_once_for_the_next(
 
 @pytest.fixture
 def fresh_network(demo: Connection) -> Iterator[str]:
-    """The id of a network with a subnet that Neutron's DHCP agent serves."""
+    """Yield the id of a network with a subnet that Neutron's DHCP agent serves."""
     made = demo.network.create_network(name=f"test-{uuid.uuid4().hex[:8]}")
     demo.network.create_subnet(network_id=made.id, ip_version=4, cidr="10.8.0.0/24")
     yield made.id
@@ -297,14 +297,14 @@ def test_security_groups_filter_both_directions(
             remote_ip_prefix=f"{remote}/32",
         )
 
-    # from the login server only
+    # The rule allows the login server only.
     opened = rule("ingress", address(guest.server))
     until(lambda: guest.run(f"ping -c 1 -w 1 {home}").returncode == 0)
     assert not pings(tenant_network, home)
     network.delete_security_group_rule(opened)
     until(lambda: guest.run(f"ping -c 1 -w 1 {home}").returncode != 0)
 
-    # the namespace of the peer is what its processes see
+    # The peer's processes are in this network namespace.
     def peer_pings() -> bool:
         command = inside(f"nova-{peer.id}", ["ping", "-c", "1", "-w", "1", address(guest.server)])
         return subprocess.run(command, capture_output=True).returncode == 0
@@ -337,7 +337,7 @@ def test_no_one_inside_changes_or_forges_an_address(
             frame = frames.datagram(mac, source, listener.mac, listener.address, text)
             guest.ask("sudo perl -", frames.sender(frame))
         assert listener.read_until("genuine") == ["genuine"]
-        # unless Neutron allows it
+        # Neutron can allow the address.
         admin.network.update_port(port, allowed_address_pairs=[{"ip_address": "10.0.0.250"}])
         frame = frames.datagram(
             port.mac_address, "10.0.0.250", listener.mac, listener.address, "allowed"
@@ -368,7 +368,7 @@ def test_two_ports_with_one_mac(
 def test_bandwidth_limits_follow_neutron(
     guest: Guest, demo: Connection, admin: Connection, cloud: Settings
 ) -> None:
-    """What Neutron asks of the switch and the kernel; that this limits is the kernel's part."""
+    """Check the rates that Neutron configures; the kernel's enforcement has other tests."""
     host = cloud.hosts[0]
     port = own_port(demo, guest)
     device = f"tap{port.id}"[:14]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nova-compute may, what others may with what is its, and what it never writes down."""
+"""nova-compute's privileges, the protection of its files, and secrets in logs."""
 
 import base64
 import secrets
@@ -70,4 +70,4 @@ def test_secrets_are_in_no_log(
         for secret in (first, second, data):
             assert secret.encode() not in text, log
             assert base64.b64encode(secret.encode()) not in text, log
-    assert written, "nothing was logged"
+    assert written, "the services logged nothing"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves and copies through a registry, and moves that confirm themselves: what operators choose."""
+"""Moves and copies through a registry, and automatic confirmation: the operator's options."""
 
 import contextlib
 import os
@@ -27,9 +27,9 @@ from tests.engine.registries import Registry
 pytestmark = pytest.mark.usefixtures("long_run")
 
 DISK_MIB = 256
-# Nova looks each minute
+# Nova confirms resizes in a task that runs every minute.
 CONFIRM_SECONDS = 180
-# each minute, and nova-compute looks each half
+# A copy is due every minute, and nova-compute checks every half minute.
 COPY_SECONDS = 180
 
 OPTIONS = """
@@ -44,8 +44,8 @@ copy_interval = 1
 
 @pytest.fixture(scope="module")
 def registry(cloud: Settings) -> Iterator[Registry]:
-    """A registry that all hosts reach and trust, and use."""
-    # the user of nova-compute has to get there
+    """Yield a registry that all hosts reach, trust and use."""
+    # The user of nova-compute must be able to enter the directory.
     folder = cloud.etc / "moves-registry"
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
@@ -64,7 +64,7 @@ def registry(cloud: Settings) -> Iterator[Registry]:
 
 @contextlib.contextmanager
 def configured(cloud: Settings, options: str) -> Iterator[None]:
-    """Have every nova-compute run with more options."""
+    """Restart each nova-compute with more options; restore its configuration at the end."""
     paths = [cloud.host_etc(host) / "nova-compute.conf" for host in cloud.hosts]
     before = {path: path.read_text() for path in paths}
     names = [f"nova-compute-{host.name}" for host in cloud.hosts]
@@ -80,7 +80,7 @@ def configured(cloud: Settings, options: str) -> Iterator[None]:
 
 
 def run(cloud: Settings, number: int, server: Server, command: str) -> str:
-    """Return what a command in a server prints."""
+    """Return the output of a command in a server."""
     with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
         made = engine.exec_create(f"nova-{server.id}", ["sh", "-c", command])
         output: bytes = engine.exec_start(made["Id"])
@@ -89,19 +89,19 @@ def run(cloud: Settings, number: int, server: Server, command: str) -> str:
 
 
 def copied_at(registry: Registry, server: Server) -> float:
-    """Return when a server's last copy was whole; 0 if there is none."""
+    """Return the time at which a server's last copy was complete; 0 if there is none."""
     tag = f"{server.id}/copy/_manifests/tags/copy/current/link"
     return max((path.stat().st_mtime for path in registry.disk.rglob(tag)), default=0)
 
 
 def begun_at(cloud: Settings, server: Server) -> float:
-    """Return when the second host began a server's last copy; 0 if it did not."""
+    """Return the time at which the second host began a server's last copy; 0 if there is none."""
     mark = cloud.host_data(cloud.hosts[1]) / "nova/copies" / server.id
     return mark.stat().st_mtime if mark.exists() else 0
 
 
 def process_of(cloud: Settings, number: int, server: Server) -> int:
-    """Return a server's first process."""
+    """Return the id of a server's first process."""
     with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
         return int(engine.inspect_container(f"nova-{server.id}")["State"]["Pid"])
 
@@ -118,7 +118,7 @@ def test_an_evacuated_server_is_what_its_last_copy_has(
         server = servers.create("evacuee", config_drive=True)
         bystander = servers.create("bystander")
     assert host_of(admin, server) == host_of(admin, bystander) == "host2", fault(server)
-    # the drive's seed and password are made anew, as in a server that is built again
+    # An evacuation renews the drive's random seed and password, as a rebuild does.
     look = (
         "cat /written; sha256sum /data; hostname;"
         """ grep -o '"uuid": "[^"]*"' /config-2/openstack/latest/meta_data.json"""
@@ -131,10 +131,10 @@ def test_an_evacuated_server_is_what_its_last_copy_has(
     run(cloud, 1, server, "echo lost >/written")
     process = process_of(cloud, 1, server)
     with second_host_down(admin, cloud, "docker-host2"):
-        # servers live without the engine
+        # The servers survive their engine, so kill this one explicitly.
         os.kill(process, signal.SIGKILL)
         evacuate(servers, admin, server)
-    # the host removes what it no longer owns when it is back, and nothing else
+    # When the host is back, it deletes the evacuated server's container and no other.
     until(lambda: not has_container(cloud, 1, server))
     assert has_container(cloud, 1, bystander)
     admin.compute.start_server(server)

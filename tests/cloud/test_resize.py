@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize on the same host, as a tenant sees it; the server inside notices nothing."""
+"""Resize on the same host, as a tenant sees it, without interruption of the server."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from openstack.connection import Connection
 
 from devcloud import supervise
 from devcloud.settings import Settings
-from tests.cloud.owners import ask_placement, engine_of
+from tests.cloud.owners import ask_placement
 from tests.cloud.servers import Servers, address, fault, pings
 
 MIB = 1 << 20
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def flavors(admin: Connection) -> Iterator[dict[str, str]]:
-    """Flavors by a short name."""
+    """Yield flavors' names by a short name; delete the flavors at the end."""
     specs = {
         "small": (1, 128, {"quota:vif_inbound_average": "2000"}),
         "large": (2, 320, {"quota:disk_write_bytes_sec": "5000000", "docker:pids_limit": "77"}),
@@ -38,13 +38,6 @@ def flavors(admin: Connection) -> Iterator[dict[str, str]]:
         admin.compute.delete_flavor(flavor)
 
 
-@pytest.fixture
-def engine(cloud: Settings) -> Any:
-    client = engine_of(cloud, cloud.hosts[0])
-    yield client
-    client.close()
-
-
 def resize(servers: Servers, server: Server, flavor: str, status: str = "VERIFY_RESIZE") -> Server:
     compute = servers.connection.compute
     compute.resize_server(server, compute.find_flavor(flavor, ignore_missing=False))
@@ -52,7 +45,7 @@ def resize(servers: Servers, server: Server, flavor: str, status: str = "VERIFY_
 
 
 def limits_of(engine: Any, server: Server) -> tuple[int, int, int]:
-    """Return pid, MiB of memory in the kernel and the engine's limit of processes."""
+    """Return the process id, the kernel's memory limit in MiB and the engine's pids limit."""
     found = engine.inspect_container(f"nova-{server.id}")
     pid = found["State"]["Pid"]
     memory = found["HostConfig"]["Memory"]
@@ -88,14 +81,14 @@ def test_resize_confirm_revert_under_a_running_server(
 
     server = resize(servers, server, flavors["small"])
     assert limits_of(engine, server)[:2] == (pid, 128)
-    # nova-compute dies between the resize and its revert
+    # nova-compute restarts between the resize and its revert.
     supervise.control(cloud, ["restart", f"nova-compute-{cloud.hosts[0].name}"])
     demo.compute.revert_server_resize(server)
     servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
     assert limits_of(engine, server) == (pid, 320, 77)
     assert pings(tenant_network, address(server))
 
-    # refused, with the numbers; the server is as it was
+    # The driver refuses this resize with both numbers and leaves the server unchanged.
     write = ["dd", "if=/dev/zero", "of=/dev/shm/held", "bs=1M", "count=40"]
     engine.exec_start(engine.exec_create(f"nova-{server.id}", write)["Id"])
     server = resize(servers, server, flavors["crumb"], "ACTIVE")
@@ -105,7 +98,7 @@ def test_resize_confirm_revert_under_a_running_server(
 
 
 def why_it_failed(admin: Connection, server: Server) -> str:
-    """Return the error of the last resize; Nova shows a fault of servers in ERROR only."""
+    """Return the error of the last resize, because Nova shows a fault only for servers in ERROR."""
     path, headers = (
         f"/servers/{server.id}/os-instance-actions",
         {"OpenStack-API-Version": "compute 2.84"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where servers land: groups, availability zones, kinds of hypervisors, hosts in maintenance."""
+"""Hosts of servers: groups, availability zones, hypervisor types, hosts in maintenance."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ AT_ONCE = 10
 
 @pytest.fixture
 def zone(admin: Connection) -> Iterator[str]:
-    """An availability zone that is the second host."""
+    """Yield an availability zone that contains the second host."""
     aggregate = admin.compute.create_aggregate(name=ZONE, availability_zone=ZONE)
     admin.compute.add_host_to_aggregate(aggregate, "host2")
     yield ZONE
@@ -32,10 +32,10 @@ def zone(admin: Connection) -> Iterator[str]:
 
 @pytest.fixture
 def fake_host(cloud: Settings, servers: Servers) -> Iterator[str]:
-    """A compute host of another kind, with Nova's fake driver."""
+    """Run a compute host with another hypervisor type, which is Nova's fake driver."""
     fake.start(cloud)
     yield fake.HOST
-    # its servers go while it is up
+    # Delete the host's servers while its nova-compute is running.
     servers.delete_all()
     fake.stop(cloud)
 
@@ -67,7 +67,7 @@ def test_groups_and_zones(
 
 @pytest.fixture
 def flavor(admin: Connection) -> Iterator[Callable[[int], str]]:
-    """Make flavors of some MiB of memory: ``flavor(512)`` returns a name."""
+    """Yield a function that creates a flavor: ``flavor(512)`` has 512 MiB and returns its name."""
     made = []
 
     def call(memory: int) -> str:
@@ -92,13 +92,13 @@ def test_a_resize_stays_where_it_fits_and_moves_where_it_does_not(
     server = servers.create("resized", flavor=flavor(total // 2))
     assert server.status == "ACTIVE", fault(server)
     with opened("host1", "host2"):
-        # the other host has nothing, so all that weighs load is for that one
+        # The other host is empty, so every weigher of load prefers it.
         server = resize(servers, server, flavor(total // 2 - 1))
         assert server.status == "VERIFY_RESIZE", fault(server)
         assert host_of(admin, server) == "host1"
         servers.connection.compute.confirm_server_resize(server)
         server = servers.wait(server, ACTIVE)
-        # old and new together are more than a host has
+        # The sum of the old and the new flavor exceeds a host's memory.
         server = resize(servers, server, flavor(total // 2 + 2))
         assert server.status == "VERIFY_RESIZE", fault(server)
     assert host_of(admin, server) == "host2"
@@ -109,7 +109,7 @@ def test_a_resize_stays_where_it_fits_and_moves_where_it_does_not(
 
 
 def memory_of(admin: Connection, host: str) -> int:
-    """Return the MiB that a host has for servers."""
+    """Return a host's memory for servers in MiB."""
     path = f"/resource_providers/{provider_of(admin, host)}/inventories"
     found = ask_placement(admin, path)["inventories"]["MEMORY_MB"]
     return int((found["total"] - found["reserved"]) * found["allocation_ratio"])
@@ -135,7 +135,7 @@ def test_live_migration_is_refused_and_harms_nothing(
 ) -> None:
     server = servers.create("stays")
     with opened("host1", "host2"):
-        # from 2.34 on the request does not wait for the answer of the hosts
+        # Since microversion 2.34, the request does not wait for the hosts' answers.
         asked = admin.compute.post(
             f"/servers/{server.id}/action",
             json={"os-migrateLive": {"host": None, "block_migration": "auto"}},

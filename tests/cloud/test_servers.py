@@ -31,7 +31,7 @@ def test_a_server_is_reached_from_its_network(
     server = servers.create("web")
     assert server.status == "ACTIVE", fault(server)
     assert pings(tenant_network, address(server))
-    # the DHCP server has no IPv6 address, another server has
+    # The DHCP server has no IPv6 address, so ping another server.
     other = servers.create("other")
     assert pings(f"nova-{other.id}", address(server, version=6))
     assert "ready" in demo.compute.get_server_console_output(server)["output"]

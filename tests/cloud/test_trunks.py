@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Neutron trunk: several networks on one device of a server, told apart by VLAN tags."""
+"""A Neutron trunk: several networks on one device of a server, distinguished by VLAN tags."""
 
 import select
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ TAG = 101
 
 @pytest.fixture
 def parent(new_port: Callable[..., Any]) -> Any:
-    # Neutron refuses a subport with a larger MTU
+    # Neutron refuses a subport with a larger MTU than its parent's.
     return new_port("private-vlan")
 
 
@@ -37,7 +37,7 @@ def trunk(demo: Connection, parent: Any, subport: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def trunk_servers(trunk: Any, servers: Servers) -> Iterator[Servers]:
-    """A trunk can't be deleted before the server on it."""
+    """Yield servers and delete them, because a trunk cannot be deleted before its server."""
     yield servers
     servers.delete_all()
 
@@ -56,7 +56,7 @@ def test_a_server_on_a_trunk(
     )
     assert server.status == "ACTIVE", fault(server)
     guest = Guest(cloud, server, f"qdhcp-{parent.network_id}", "private-vlan")
-    # without a tag it is in the parent port's network
+    # Untagged frames belong to the parent port's network.
     guest.wait()
     until(lambda: demo.network.get_trunk(trunk).status == "ACTIVE")
     until(lambda: demo.network.get_port(subport).status == "ACTIVE")

@@ -20,7 +20,7 @@ MEGABYTES = 8
 
 @pytest.fixture(params=["private", "private-vlan", "flat"])
 def network(request: pytest.FixtureRequest, admin: Connection) -> Iterator[Network]:
-    """A network of each kind that Open vSwitch carries: VXLAN, VLAN and untagged."""
+    """Yield a network of each type that Open vSwitch carries: VXLAN, VLAN and untagged."""
     if request.param != "flat":
         yield admin.network.find_network(request.param, ignore_missing=False)
         return
@@ -33,13 +33,13 @@ def network(request: pytest.FixtureRequest, admin: Connection) -> Iterator[Netwo
     subnet = admin.network.create_subnet(
         network_id=made.id, project_id=made.project_id, ip_version=4, cidr="10.8.0.0/24"
     )
-    # through it the servers reach the metadata service, which has their key
+    # The router connects the servers to the metadata service, which has their key.
     router = admin.network.create_router(name="flat", project_id=made.project_id)
     admin.network.add_interface_to_router(router, subnet_id=subnet.id)
     yield made
     admin.network.remove_interface_from_router(router, subnet_id=subnet.id)
     admin.network.delete_router(router)
-    # its last ports go with the servers, which are deleted first
+    # The network's last ports are deleted with the servers, whose fixture ends first.
     admin.network.delete_network(made)
 
 
@@ -68,13 +68,13 @@ def test_a_network_spans_both_hosts(
     assert [server.status for server in pair] == ["ACTIVE", "ACTIVE"], [*map(fault, pair)]
     assert {host_of(admin, server) for server in pair} == {host.name for host in cloud.hosts}
     for server in pair:
-        # more than one segment's worth, both ways through the DHCP server's namespace on host1
+        # The data exceeds one segment, in both directions through the DHCP namespace on host1.
         ask = [*ssh(cloud, address(server)), f"head -c {MEGABYTES}M /dev/zero"]
         assert len(answer(inside(f"qdhcp-{network.id}", ask))) == MEGABYTES << 20
 
 
 def answer(command: list[object]) -> bytes:
-    """Return what a command on a server prints, as soon as the server lets it in."""
+    """Return the output of a command on a server as soon as the server accepts a login."""
     deadline = time.monotonic() + LOGIN_SECONDS
     while (done := subprocess.run(command, capture_output=True)).returncode != 0:  # type: ignore[call-overload]
         assert time.monotonic() < deadline, done.stderr.decode()

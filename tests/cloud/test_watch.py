@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms caused for real: they fire with the culprit's name, owner and operators hear, they end."""
+"""Real alarms: they fire with the culprit's name, reach the owner and operators, and end."""
 
 import email
 import json
@@ -34,13 +34,13 @@ from tests.cloud.guests import until
 from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, fault
 
-# a minute in a quiet cloud: probes ask each ten seconds, and alarms go on for twenty
+# In a quiet cloud, this takes a minute: probes run every 10 s, and alarms keep firing for 20 s.
 ALARM_SECONDS = 240
 FLAVOR, SLOW_FLAVOR = "test-watched", "test-watched-slow"
 PIDS = 50
 HUNGRY = "for i in 1 2 3 4; do tail /dev/zero; done"
 BOMB = f"for i in $(seq {PIDS + 10}); do sleep 1000 & done"
-# few enough that the kernel finds no older one to throw out in its place
+# With so few, the kernel finds no older connection to evict.
 MOST_CONNECTIONS = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 FEW_CONNECTIONS = 4096
 FILL_BYTES = 4 << 30
@@ -51,14 +51,14 @@ Alarm = dict[str, str]
 
 @pytest.fixture(scope="module")
 def watched(cloud: Settings) -> Settings:
-    """The cloud, whose Prometheus has asked both exporters."""
+    """Return the cloud's settings when Prometheus has scraped all exporters."""
     until(lambda: value("count(novadocker_host_process_up == 1)") == 5 * len(cloud.hosts))
     return cloud
 
 
 @pytest.fixture(scope="module")
 def bomber(watched: Settings, admin: Connection, demo: Connection) -> Iterator[Server]:
-    """A small server on the first host."""
+    """Yield a small server on the first host."""
     pids = {"docker:pids_limit": str(PIDS)}
     flavors = []
     for name, specs in ((FLAVOR, pids), (SLOW_FLAVOR, {**pids, "quota:cpu_quota": "20000"})):
@@ -88,7 +88,7 @@ def ask(port: int, path: str, data: bytes | None = None) -> Any:
 
 
 def alarms() -> list[Alarm]:
-    """Return the labels of what Alertmanager has that is not over."""
+    """Return the labels of Alertmanager's active alarms."""
     return [alert["labels"] for alert in ask(watch.ALERTMANAGER_PORT, "/api/v2/alerts")]
 
 
@@ -97,7 +97,7 @@ def is_there(**labels: str) -> bool:
 
 
 def value(query: str) -> float:
-    """Return the one value of a query; no number where there is none yet."""
+    """Return the value of a query; NaN if there is none yet."""
     path = f"/api/v1/query?query={urllib.parse.quote(query)}"
     found = ask(watch.PROMETHEUS_PORT, path)["data"]["result"]
     return float(found[0]["value"][1]) if found else math.nan
@@ -105,7 +105,7 @@ def value(query: str) -> float:
 
 @contextmanager
 def threshold(settings: Settings, number: float, **labels: str) -> Iterator[None]:
-    """A threshold of one host's own while a block runs."""
+    """Set a threshold of one host while a block runs."""
     path = watch.folder(settings) / "overrides.yml"
     before = path.read_text()
     rule = {"record": "novadocker_threshold", "expr": f"vector({number})", "labels": labels}
@@ -119,7 +119,7 @@ def threshold(settings: Settings, number: float, **labels: str) -> Iterator[None
 
 
 def reload_rules() -> None:
-    """Have Prometheus read its rules, and wait until it knows again whom it tells of alarms."""
+    """Reload Prometheus's rules and wait until it has found Alertmanager again."""
     ask(watch.PROMETHEUS_PORT, "/-/reload", b"")
     until(lambda: ask(watch.PROMETHEUS_PORT, "/api/v1/alertmanagers")["data"][ACTIVE])
 
@@ -135,7 +135,7 @@ def stopped(settings: Settings, *programs: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk(settings: Settings) -> Iterator[None]:
-    """The last host's data root grows over a threshold of its own while a block runs."""
+    """Fill the last host's data root beyond its own threshold while a block runs."""
     host = settings.hosts[-1]
     root = settings.host_data(host) / "docker"
     disk = os.statvfs(root)
@@ -154,12 +154,12 @@ def full_disk(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def bomb(engine: docker.APIClient, container: str) -> Iterator[None]:
-    """As many processes as the server may have, until the end of a block."""
+    """Start as many processes as the server may have; kill them at the end of the block."""
     engine.exec_start(engine.exec_create(container, ["sh", "-c", BOMB])["Id"], detach=True)
     try:
         yield
     finally:
-        # it has no process left to kill them with
+        # The server cannot start another process to kill them.
         for words in engine.top(container, ps_args="-eo pid,comm")["Processes"]:
             if words[1] == "sleep":
                 with suppress(ProcessLookupError):
@@ -169,7 +169,7 @@ def bomb(engine: docker.APIClient, container: str) -> Iterator[None]:
 def flood(instance_uuid: str) -> None:
     """Fill the connection table of a server's network namespace."""
     inside = ["nsenter", f"--net={NAMESPACES}/nova-{instance_uuid}"]
-    # a firewall in the server has the kernel track connections
+    # A firewall rule in the server makes the kernel track connections.
     rule = ["-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT"]
     subprocess.run([*inside, "iptables", "-A", "INPUT", *rule], check=True, timeout=30)
     most = MOST_CONNECTIONS.read_text()
@@ -182,16 +182,16 @@ def flood(instance_uuid: str) -> None:
 
 
 def send_from_everywhere() -> None:
-    """Send a packet to each of more ports than connections are tracked."""
+    """Send packets to more ports than the kernel can track connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for port in range(1, 3 * FEW_CONNECTIONS):
-            # refused by the kernel when the table is full; by nobody's port now and then
+            # The kernel refuses packets when the table is full, or because no process has the port.
             with suppress(OSError):
                 sender.sendto(b"", ("127.0.0.1", port))
 
 
 def mails_about(settings: Settings, to: str, *words: str) -> bool:
-    """Tell whether somebody was written something with all these words."""
+    """Return True if a mail to this address contains all these words."""
     for path in watch.mail_folder(settings).glob("*.eml"):
         mail = email.message_from_bytes(path.read_bytes(), policy=policy.default)
         parts = [part.get_content() for part in mail.walk() if not part.is_multipart()]
@@ -222,7 +222,7 @@ def test_alarms_fire_with_the_culprit_and_end(
         {"alertname": "NovadockerProcessDown", "process": "ovs-agent", "instance": last},
         {"alertname": "NovadockerStorage", "severity": "critical", "instance": last},
     ]
-    # an increase is seen from the first scrape on
+    # increase() needs a scrape before the first incident.
     until(lambda: value(f'novadocker_server_pids_limit_hits_total{{uuid="{bomber.id}"}}') == 0)
     until(lambda: value(f'count(novadocker_server_incidents_total{{uuid="{bomber.id}"}})') > 0)
     assert not [alarm for alarm in expected if is_there(**alarm)]
@@ -246,7 +246,7 @@ def test_alarms_fire_with_the_culprit_and_end(
     until(lambda: mails_about(watched, "operators@example.org", *to_owner))
     assert not mails_about(watched, watch.CONTACT, "NovadockerStorage")
 
-    # its owner sees it
+    # The server's owner sees these incidents.
     told = {"oom_kill", "pids_limit", "conntrack_full"}
     until(lambda: told <= {found.action for found in demo.compute.server_actions(bomber)})
 
