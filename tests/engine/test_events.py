@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's events as Nova is told of them."""
+"""Lifecycle events from the engine to Nova."""
 
 import os
 import queue
@@ -22,7 +22,7 @@ Next = Callable[[], int]
 
 @pytest.fixture
 def server(docker_client: docker.APIClient, busybox_image: str, instance_uuid: str) -> str:
-    """The name of a container with a server's labels."""
+    """Return the name of a container with a server's labels."""
     name = naming.container_name(instance_uuid)
     docker_client.create_container(
         busybox_image,
@@ -35,7 +35,7 @@ def server(docker_client: docker.APIClient, busybox_image: str, instance_uuid: s
 
 @pytest.fixture
 def told(engine_url: str, instance_uuid: str) -> Iterator[Next]:
-    """Return the next transition that Nova is told of."""
+    """Yield a function that returns Nova's next lifecycle event."""
     engine = Engine(engine_url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
     watcher = events.Events(engine, Listing(engine), seen.put, lambda _: None)
@@ -57,7 +57,7 @@ def test_a_server_lives_and_dies(docker_client: docker.APIClient, server: str, t
     assert told() == virtevent.EVENT_LIFECYCLE_PAUSED
     docker_client.unpause(server)
     assert told() == virtevent.EVENT_LIFECYCLE_RESUMED
-    # a restart: one event, and that is no stop
+    # A restart causes one event, which is not a stop.
     docker_client.restart(server, timeout=0)
     assert told() == virtevent.EVENT_LIFECYCLE_STARTED
     docker_client.kill(server)
@@ -70,7 +70,7 @@ def test_nothing_is_lost_between_two_streams(
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     docker_client.start(server)
     assert told() == virtevent.EVENT_LIFECYCLE_STARTED
-    # shorter than what lies between two of them
+    # The stream ends sooner than the next event arrives.
     monkeypatch.setattr(events, "_QUIET_SECONDS", 0.02)
     for _ in range(3):
         docker_client.pause(server)
@@ -101,7 +101,7 @@ def test_out_of_memory(
     name = naming.container_name(instance_uuid)
     docker_client.create_container(
         busybox_image,
-        # doubles a text until there is no room for it
+        # The command doubles a text until the memory is full.
         ["sh", "-c", "x=0123456789; while :; do x=$x$x; done"],
         name=name,
         network_disabled=True,
@@ -111,5 +111,5 @@ def test_out_of_memory(
     docker_client.start(name)
     while told() != virtevent.EVENT_LIFECYCLE_STOPPED:
         pass
-    # its own event may come after that of the end
+    # The event of the out-of-memory kill may follow the event of the stop.
     until(lambda: f"[instance: {instance_uuid}] The kernel killed a process" in caplog.text)

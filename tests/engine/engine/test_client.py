@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine module against a real engine; what it made is read back by other means."""
+"""The engine module on a real engine; the tests read its results by other means."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def create(engine: Engine, docker_client: docker.APIClient, busybox_image: str) 
     made = []
 
     def call(*command: str, name: str = "nova-engine-test", image: str = busybox_image) -> str:
-        # plain runc with a namespace of its own: the shim has its own tests
+        # The container uses plain runc and its own namespace, because the shim has its own tests.
         spec = ContainerSpec(
             name=name,
             image_id=image,
@@ -65,7 +65,7 @@ def test_limits_are_the_kernels(engine: Engine, create: Any) -> None:
     assert found(pid, "cpuset.mems", "cpuset.mems") == "0"
     if control_groups.UNIFIED:
         assert found(pid, "cpu", "cpu.max") == "25000 50000"
-        # 2 to 262144 shares as 1 to 10000
+        # runc maps 2 to 262144 shares to a weight of 1 to 10000.
         assert found(pid, "cpu", "cpu.weight") == "20"
     else:
         assert found(pid, "cpu.cfs_quota_us", "") == "25000"
@@ -81,7 +81,7 @@ def test_swap_is_the_kernels(engine: Engine, create: Any) -> None:
         most = control_groups.value(pid, "memory.memsw.limit_in_bytes", "memory.swap.max")
     except FileNotFoundError:
         pytest.skip("this kernel's cgroup v1 does not account for swap")
-    # version 2 counts swap alone
+    # Version 2 has a limit of swap alone; version 1 limits the sum.
     assert most == ("0" if control_groups.UNIFIED else f"{64 << 20}")
 
 
@@ -216,7 +216,7 @@ def test_usage(engine: Engine, create: Any) -> None:
         started = time.monotonic()
         usage = engine.read_usage(container)
         took.append(time.monotonic() - started)
-    # a second sample comes a second after the first, every time
+    # The engine takes a second sample exactly one second after the first.
     assert min(took) < 0.9, "waited for a second sample"
     assert usage.cpu_nanoseconds > 1_000_000
     assert 0 < usage.memory_bytes < usage.memory_limit_bytes == 64 << 20
@@ -246,7 +246,7 @@ def test_a_flood_of_output_is_bounded(
     engine.start_container(container)
     until(lambda: engine.read_console(container, 1000).endswith(b"the end\r\n"))
     logs = (Path(engine.info().data_root) / "containers" / container).glob("*.log*")
-    # one MiB over two files; a file is closed after the line that fills it
+    # The limit is 1 MiB in two files; the engine closes a file after the line that fills it.
     assert sum(path.stat().st_size for path in logs) < (1 << 20) + 200_000
     assert len(engine.read_console(container, 1000)) == 1000
     whole = engine.read_console(container, 100 * 1024)

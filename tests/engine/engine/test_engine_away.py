@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine is killed without live-restore, hangs, has no room left on its disk, or no disk."""
+"""An engine that is killed without live-restore, hangs, or has a full or a missing disk."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def test_killed_without_live_restore(state_folder: Path, host_of: HostOf) -> Non
         with pytest.raises(exception.EngineUnavailable):
             nova.state(server)
         engine.start()
-        # the engine stops all containers of its former life
+        # When it starts, the engine stops all containers of its previous run.
         host.client.wait(server.name, timeout=_SECONDS)
         assert nova.state(server) == power_state.SHUTDOWN
         nova.power_on(server)
@@ -59,7 +59,8 @@ def test_hanging(session_engine: OwnEngine, host_of: HostOf) -> None:
         suspend(session_engine.pid)
         began = time.monotonic()
         try:
-            # what the engine has been asked for it does later, so nothing that begins with a change
+            # A suspended engine runs all requests later, so each of these operations begins with a
+            # query.
             for operation in (nova.state, nova.power_off, nova.reboot):
                 with pytest.raises(exception.EngineUnavailable):
                     operation(server)
@@ -99,7 +100,7 @@ def test_a_full_disk(state_folder: Path, host_of: HostOf) -> None:
 
 
 def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) -> None:
-    """The host comes back without the engine's disk: servers are missing, and nothing is lost."""
+    """The host boots without the engine's disk: servers are missing, and no data is lost."""
     with (
         own_engine(state_folder / "unmounted", "overlay2") as engine,
         host_of(engine) as host,
@@ -152,7 +153,7 @@ def test_what_containerd_keeps_of_an_ended_container(
             assert containerd.end_shim(left)
             until(lambda: left not in tasks())
             assert not containerd.end_shim(left)
-            # a shim that has processes
+            # This shim has processes.
             assert not containerd.end_shim(host.client.inspect_container(server.name)["Id"])
             host.survey.check_running(server)
         finally:
@@ -163,7 +164,7 @@ def test_what_containerd_keeps_of_an_ended_container(
 
 
 def test_half_made_roots_are_unmounted_before_the_engine_starts(tmp_path: Path) -> None:
-    """What an engine leaves that is killed in the middle of a create; servers' own roots stay."""
+    """An engine that is killed during a create leaves a mounted root; servers' own roots remain."""
     unit = ETC / "systemd/docker.service.d/novadocker.conf"
     (before,) = re.findall("^ExecStartPre=-(.*)$", unit.read_text(), re.MULTILINE)
     half_made, whole = (tmp_path / "overlay2" / name / "merged" for name in ("1f-init", "1f"))
@@ -180,6 +181,6 @@ def test_half_made_roots_are_unmounted_before_the_engine_starts(tmp_path: Path) 
 
 
 def _fill(file: Path) -> None:
-    """Write to a file until its file system has no room, which dd tells by its exit code."""
+    """Write to a file until its file system is full; dd's exit status is then 1."""
     done = subprocess.run(["dd", "if=/dev/zero", f"of={file}", "bs=1M"], capture_output=True)
     assert b"No space left" in done.stderr

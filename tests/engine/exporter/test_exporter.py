@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter on a real kernel: what it tells of a server is what the kernel has."""
+"""The exporter on a real kernel: its metrics of a server equal the kernel's."""
 
 import queue
 import re
@@ -39,7 +39,7 @@ def client(engine_url: str) -> Iterator[docker.APIClient]:
 def told(
     client: docker.APIClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[queue.Queue[Incident]]:
-    """What is told of servers."""
+    """Yield the queue of reported incidents."""
     found: queue.Queue[Incident] = queue.Queue()
     rings = Rings(tmp_path_factory.mktemp("kernel"))
     containers = Path(client.info()["DockerRootDir"], "containers")
@@ -51,7 +51,7 @@ def told(
 
 @pytest.fixture(scope="module")
 def server(client: docker.APIClient, told: queue.Queue[Incident]) -> Iterator[dict[str, str]]:
-    """A server with small limits, which met those of its processes and of its memory."""
+    """Yield a server with small limits that has hit its process and memory limits."""
     instance = str(uuid.uuid4())
     labels = {
         "org.openstack.nova.schema": "1",
@@ -89,7 +89,7 @@ def server(client: docker.APIClient, told: queue.Queue[Incident]) -> Iterator[di
 
 
 def stalled(pid: str, resource: str, kind: str) -> float:
-    """Return the seconds of a file like memory.pressure, which is there where the kernel counts."""
+    """Return the seconds in a file like memory.pressure, which exists only on some kernels."""
     text = control_groups.value(int(pid), f"{resource}.pressure", f"{resource}.pressure")
     found = re.search(rf"^{kind} .*total=([0-9]+)$", text, re.MULTILINE)
     assert found
@@ -149,7 +149,7 @@ def test_what_happened_is_told_with_the_culprit(
         found.setdefault(incident.kind, incident)
     assert found["oom_kill"].process.startswith("dd (pid ")
     assert any("Killed process" in line for line in found["oom_kill"].lines)
-    # some shells run their own sleep
+    # In some shells, sleep is a builtin.
     assert found["pids_limit"].process in ("sh", "sleep")
     assert found["pids_limit"].count >= 1
 
@@ -177,7 +177,7 @@ def test_the_thin_pool_of_an_engine(state_folder: Path) -> None:
         pytest.skip("this machine has no device mapper")
     with own_engine(state_folder / "pool", "devicemapper", storage=THIN_OPTIONS) as engine:
         pool = thinpool.read_pool(engine.data_root, engine.url.removeprefix("unix://"))
-    # as of four digits
+    # Docker prints four significant digits.
     assert pool["data"].size_bytes == 2_147_000_000
     assert pool["metadata"].size_bytes == 67_110_000
     assert all(0 < space.used_bytes < space.size_bytes for space in pool.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Consoles of containers, as nova-serialproxy uses them: a plain TCP connection."""
+"""Consoles of containers, through plain TCP connections as nova-serialproxy uses them."""
 
 import contextlib
 import os
@@ -46,14 +46,14 @@ def make(engine: Engine) -> Iterator[Callable[..., console.Consoles]]:
 
 
 class Screen:
-    """What a client sees of a console."""
+    """A client's view of a console."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
         self.text = b""
 
     def wait(self, wanted: bytes) -> bytes:
-        """Read until something is there; return all since the last call."""
+        """Read until ``wanted`` appears; return all data since the last call."""
         while wanted not in self.text:
             data = self.socket.recv(4096)
             assert data, self.text
@@ -62,7 +62,7 @@ class Screen:
         return seen
 
     def ends(self) -> bool:
-        """Read to the end of the connection."""
+        """Return True if the connection ends; read until then."""
         try:
             while self.socket.recv(4096):
                 pass
@@ -98,7 +98,7 @@ def test_a_shell_on_a_real_terminal(engine: Engine, create: Any, make: Any) -> N
         screen.socket.sendall(b"\x1b[8;5")
         screen.socket.sendall(b"0;132tstty size; echo c$((1+2))d\n")
         assert b"50 132" in screen.wait(b"c3d")
-        # control keys are signals, and none of them is the engine's
+        # Control keys send signals, and the engine must handle none of them as detach keys.
         screen.socket.sendall(b"sleep 1000\n")
         until(lambda: b"sleep\x001000\x00" in processes(engine, container))
         screen.wait(b"1000\r\n")

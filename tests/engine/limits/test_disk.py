@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of disks, on an engine of its own with the storage driver btrfs."""
+"""Sizes of disks, on a separate engine with the storage driver btrfs."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ SIZE = 64 * MIB
 
 @pytest.fixture(scope="module")
 def url(own_network: None, state_folder: Path) -> Iterator[str]:
-    """An engine whose data root is a btrfs in a file."""
+    """Yield the URL of an engine whose data root is a btrfs in a file."""
     if "btrfs" not in Path("/proc/filesystems").read_text() or not shutil.which("mkfs.btrfs"):
         pytest.skip("this machine has no btrfs")
     with own_engine(state_folder / "btrfs", "btrfs", "btrfs") as engine:
@@ -53,7 +53,7 @@ def sized(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
 
 
 def counted(engine: Engine) -> None:
-    """Wait until the kernel is done with what was deleted, then do as the driver does."""
+    """Wait until the kernel has cleaned deleted subvolumes; rescan quotas as the driver does."""
     info = engine.info()
     subprocess.run(["btrfs", "filesystem", "sync", info.data_root], check=True)
     subprocess.run(
@@ -67,7 +67,7 @@ def counted(engine: Engine) -> None:
 
 
 def fill(machine: Machine) -> int:
-    """Write until the disk is full; return how many MiB fitted."""
+    """Write until the disk is full; return the MiB that were written."""
     code, output = machine.shell("rm -f /x; sync; dd if=/dev/zero of=/x bs=1M count=500 2>&1")
     assert code == 1, output
     assert "quota exceeded" in output
@@ -122,7 +122,7 @@ def test_without_a_size(engine: Engine, client: docker.APIClient) -> None:
 def test_an_engine_that_can_not_refuses(
     engine_url: str, docker_client: docker.APIClient, busybox_image: str
 ) -> None:
-    """Why no size is asked for where the host can't: the whole boot would fail."""
+    """The driver requests no size from such an engine, because the whole boot would fail."""
     engine = Engine(engine_url, timeout=30, load_timeout=60)
     assert not filesystem.can_size_disks(engine.info())
     limits = replace(machines.LIMITS, disk_bytes=SIZE)

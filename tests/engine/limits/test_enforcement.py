@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of a running server on a real kernel: set, changed under it, and put back."""
+"""Limits of a running server on a real kernel: set, changed by others, and restored."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ LARGE = replace(
     pids=100,
     disk=RATES,
 )
-# counts for ever, in a file
+# The script counts in a file forever.
 COUNT = (
     "sh",
     "-c",
@@ -152,7 +152,7 @@ def test_memory_in_use_is_refused_and_nothing_is_changed(
     tiny = replace(SMALL, memory_bytes=16 * MIB)
     with pytest.raises(exception.ResizeRefused, match="more than the 16 MiB of the flavor"):
         resize.check_fits(enforcer, found, SMALL, tiny)
-    # when it grows after the question: the engine refuses, or with cgroup v2 the driver itself
+    # If the use grows after the check, the engine refuses, or the driver does (cgroup v2).
     with pytest.raises((exception.EngineError, exception.LimitsNotKept), match="memory"):
         resize.change(enforcer, uuid, found, SMALL, replace(LARGE, memory_bytes=16 * MIB), ())
     assert differing(engine, server, SMALL) == {}
@@ -202,7 +202,7 @@ def test_rates_of_another_container_are_not_touched(engine: Engine, server: Mach
 def pair(
     ovs: Switch, new_instance_uuid: Callable[[], str]
 ) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    """Two wired instances: uuid and host end of each."""
+    """Yield two wired instances: uuid and host device of each."""
     made = []
     for address in ("10.7.0.5", "10.7.0.6"):
         uuid, port = new_instance_uuid(), networks.simple_vif(address)
@@ -215,7 +215,7 @@ def pair(
 
 
 def megabits(source: str, target: str, address: str) -> float:
-    """Return how fast TCP is from one instance to another."""
+    """Return the TCP throughput from one instance to another in Mbit/s."""
     inside = ["nsenter", f"--net={namespace.namespace_path(target)}", "iperf3", "-s", "-1"]
     with subprocess.Popen([*inside, "--forceflush"], stdout=subprocess.PIPE, text=True) as sink:
         assert sink.stdout
@@ -250,7 +250,7 @@ def test_network_rates_both_ways(
     told = Path(port_rates.path_of(str(tmp_path), uuid)).read_text()
     rate = PortRate(received=2_500_000, sent=1_250_000)
     assert port_rates.parse(told) == {"eth0": Port(rate, device)}
-    # What queued before the measurement began is received within it.
+    # Packets that were queued before the measurement arrive within it.
     assert megabits(other, uuid, "10.7.0.5") < 20 * 1.2
     assert megabits(uuid, other, "10.7.0.6") < 10 * 1.2
     enforcer.enforce(uuid, found, SMALL, devices)
@@ -290,13 +290,13 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
     found, devices = detail(engine, server), ((device, "eth0"),)
     rated = replace(SMALL, inbound=NetworkRate(2_500_000))
     enforcer.enforce(uuid, found, rated, devices)
-    # what Neutron's agent does for a rule of a port
+    # Neutron's agent configures a port's rule in this way.
     ovs.vsctl(
         *("set", "port", device, "qos=@q", "--", "--id=@q", "create", "qos", "type=linux-htb"),
         *("other-config:max-rate=10000000", "queues=0=@s", "--"),
         *("--id=@s", "create", "queue", "other-config:max-rate=10000000"),
     )
-    # os-vif has some of its own on the kernel datapath
+    # On the kernel datapath, os-vif configures its own QoS.
     qos = ovs.vsctl("get", "port", device, "qos")
     queue = ovs.vsctl("get", "qos", qos, "queues:0")
     try:
@@ -308,7 +308,7 @@ def test_neutrons_qos_stays_and_the_lower_rate_wins(
         assert megabits(other, uuid, "10.7.0.5") < 10 * 1.2
         slow = replace(SMALL, inbound=NetworkRate(625_000))
         enforcer.enforce(uuid, found, slow, devices)
-        # with a burst, less than what the switch allows
+        # Including a burst, the throughput is below the switch's limit.
         assert megabits(other, uuid, "10.7.0.5") < 7
     finally:
         ovs.vsctl(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of running servers in a registry, and servers made of them."""
+"""Copies of running servers in a registry, and servers created from them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ __all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "registry",
 
 @pytest.fixture
 def server(docker_client: docker.APIClient, guest: Guest, instance_uuid: str) -> str:
-    """The server that is copied."""
+    """Return the server that is copied."""
     docker_client.rename(guest.id, naming.container_name(instance_uuid))
     return instance_uuid
 
@@ -56,12 +56,12 @@ def test_a_server_is_made_of_its_last_copy(
     first = repository.find_image(backup.TAG)
     assert first is not None
     guest.run("echo second >/written")
-    # the second time nothing has changed
+    # The second copy has no changes to send.
     for _ in range(2):
         taken.take(server)
     now = repository.find_image(backup.TAG)
     assert now is not None
-    # of the copy before nothing can be had any more
+    # The registry has no blob of the previous copy any more.
     there = {f"sha256:{path.rpartition('/')[2]}" for path in registry.data()}
     assert there & {*first.blobs, *now.blobs} == set(now.blobs)
     assert docker_client.inspect_container(guest.id)["State"]["Status"] == "running"
@@ -106,7 +106,7 @@ def test_nothing_is_staged_of_a_copy_that_is_damaged(
 def test_a_copy_that_can_not_be_fetched_is_not_taken_for_none(
     taken: Copies, registry: Registry, server: str, data_root: Path, fault: str
 ) -> None:
-    """Else the server would be built from its image, and its data be lost."""
+    """Otherwise the server would be rebuilt from its image and lose its data."""
     fail, words = FAULTS[fault]
     taken.take(server)
     conf.CONF.set_override("api_timeout", SHORT_PATIENCE_SECONDS, group="docker")

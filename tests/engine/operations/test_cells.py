@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server leaves for another cell, and comes back or does not."""
+"""A server moves to another cell, then is reverted or confirmed."""
 
 import os
 
@@ -26,7 +26,7 @@ def test_what_left_for_another_cell(session_engine: OwnEngine, host_of: HostOf) 
         nova.driver.finish_revert_migration(*asked, away, power_on=True)
         survey.check_running(server)
         nova.driver.destroy(*asked, destroy_disks=False)
-        # confirmed: there is nothing to come back to
+        # The move is confirmed, so no revert can use the old container.
         for _ in range(2):
             nova.driver.cleanup(*asked, destroy_disks=True)
         survey.check_nothing_else([])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-compute or the engine is killed in the middle of an operation, and started again.
+"""nova-compute or the engine is killed during an operation, then restarted.
 
-At some of the points by default; at all of them with ``--every-point``.
+By default the tests kill at some points; with ``--every-point`` at all of them.
 """
 
 import itertools
@@ -22,20 +22,20 @@ from tests.engine.servers import Nova, Server
 SNAPSHOT = "5eed0000-0000-4000-8000-000000000002"
 _SECONDS = 120
 
-# one that runs no threads and has all modules: its children start at once
+# The fork server runs no threads and has all modules, so its children start at once.
 processes = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation, and what Nova and its user do when nova-compute was killed in it.
+    """An operation, and the actions of Nova and its user after nova-compute was killed in it.
 
-    :ivar prepare: makes a server what it is before the operation; None if there is none yet
+    :ivar prepare: brings a server into the state before the operation; None if there is none yet
     :ivar operation: runs in the process that is killed
-    :ivar known: what Nova's database has of the server when nova-compute starts again, and has
-        wired then; None for one that it was building or deleting
-    :ivar follow: what is done then; returns the server as it must be now, running
-    :ivar points: some of the requests before which it is killed
+    :ivar known: returns the server as Nova's database has it when nova-compute restarts and wires
+        it; None for a server that was being built or deleted
+    :ivar follow: completes the recovery; returns the server as it must be now, running
+    :ivar points: some of the requests before which the process is killed
     """
 
     operation: crashing.Operation
@@ -121,7 +121,7 @@ def unpause(nova: Nova, server: Server) -> Server:
 
 
 def rebooted(nova: Nova, server: Server) -> Server:
-    """What the user of a server in the state ERROR does."""
+    """Reboot a server in the state ERROR, as its user would."""
     nova.reboot(server, "HARD")
     return server
 
@@ -139,7 +139,7 @@ CASES = {
     "unrescue": Case(unrescue, unrescue, (3, 6), rescue),
 }
 
-# nova-compute lives on, so Nova knows what the operation did before it failed
+# nova-compute survives the engine, so Nova has the operation's results up to its failure.
 ENGINE_CASES = {
     "spawn": Case(spawn, destroy, (4,)),
     "destroy": Case(destroy, destroy, (1,), unchanged),
@@ -159,16 +159,16 @@ ENGINE_CASES = {
 
 @dataclass(frozen=True)
 class Rig:
-    """Tries operations on a host."""
+    """Runs operations on a host."""
 
     host: ComputeHost
 
     def run(
         self, operation: crashing.Operation, server: Server, known: Server | None, point: int = 0
     ) -> tuple[bool, Server | None]:
-        """Start nova-compute, a process of its own, and do an operation.
+        """Start nova-compute in its own process and run an operation.
 
-        :returns: whether it was killed, and the operation's result
+        :returns: True if the process was killed, and the operation's result
         """
         results, result = processes.Pipe(duplex=False)
         process = processes.Process(
@@ -191,7 +191,7 @@ class Rig:
             return code == crashing.KILLED, results.recv() if code == 0 else None
 
     def trial(self, case: Case, point: int) -> bool:
-        """Kill nova-compute at a point of an operation; tell whether there was such a point."""
+        """Kill nova-compute at a point of an operation; return False if it has no such point."""
         server = self.host.new_server(ports=(1, 2))
         if case.prepare:
             _, made = self.run(spawn, server, None)
@@ -213,7 +213,7 @@ class Rig:
         return killed
 
     def engine_trial(self, case: Case, point: int) -> bool:
-        """Kill the engine at a point of an operation; tell whether there was such a point."""
+        """Kill the engine at a point of an operation; return False if it has no such point."""
         nova = self.host.start_nova()
         server: Server | None = self.host.new_server(ports=(1, 2))
         if case.prepare:
@@ -224,7 +224,7 @@ class Rig:
         after: Server | None = server
         with dies_at(self.host.engine, point) as died:
             try:
-                # it may succeed without the engine
+                # Some operations succeed without the engine.
                 after = case.operation(nova, server)
             except (exception.EngineUnavailable, nova_exception.NovaException):
                 if not died():
@@ -258,7 +258,7 @@ def rig(compute_host: ComputeHost) -> Rig:
 def check_points(
     config: pytest.Config, case: Case, trial: Callable[[Case, int], bool], what: str
 ) -> None:
-    """Try a case at its points, or with ``--every-point`` until there is none any more."""
+    """Try a case at its points, or with ``--every-point`` at all points."""
     every = config.getoption("--every-point")
     for point in itertools.count(1) if every else case.points:
         print(f"{what} before request {point}", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config drive, as a container and as cloud-init see it."""
+"""The config drive, as a container and cloud-init see it."""
 
 import hashlib
 import os
@@ -86,7 +86,7 @@ def test_a_labelled_device(
 ) -> None:
     (tmp_path / "files/openstack/latest").mkdir(parents=True)
     (tmp_path / "files/openstack/latest/meta_data.json").write_text("{}")
-    # as Nova does
+    # Nova calls genisoimage with these options.
     command = ["genisoimage", "-quiet", "-J", "-r", "-V", "config-2", "-o"]
     subprocess.run([*command, tmp_path / "iso", tmp_path / "files"], check=True)
     image = (tmp_path / "iso").read_bytes()

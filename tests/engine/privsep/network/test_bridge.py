@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports on Linux bridges: reachability, VLANs, repair, failure, and nothing left after the last."""
+"""Ports on Linux bridges: reachability, VLANs, repair, failure, and the deletion of bridges."""
 
 import json
 import subprocess
@@ -31,9 +31,9 @@ def ip(*words: str) -> None:
 
 @pytest.fixture
 def cable(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cable that stands for the physical network; the machine has its other end.
+    """Connect a veth pair in place of the physical network, whose near end is on the machine.
 
-    The far end is in a namespace of its own, whose name it yields.
+    Yields the name of the namespace that has the far end.
     """
     far = f"far-{uuid.uuid4().hex[:8]}"
     ip("netns", "add", far)
@@ -47,7 +47,7 @@ def cable(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def plug(cable: str, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
-    """Plug the ports of a new instance; after the test all are unplugged, and no bridge is left."""
+    """Yield a function that plugs a new instance's ports; then check that no bridge is left."""
     plugged: dict[str, tuple[model.VIF, ...]] = {}
 
     def call(*ports: model.VIF) -> str:
@@ -72,11 +72,11 @@ def unplug(instance_uuid: str, *ports: model.VIF) -> None:
 
 
 def port(address: str, network: str = "a", vlan: int | None = None, **fields: Any) -> model.VIF:
-    """Make a port as the mechanism driver binds it."""
+    """Return a port as the mechanism driver binds it."""
     details = {"bridge_name": f"brq{network * 8}-{network * 2}", "physical_network": "physnet"}
     if vlan is not None:
         details["vlan"] = vlan
-    # one that is up already: nothing is reported to Neutron
+    # The port is active already, so the driver reports nothing to Neutron.
     return networks.simple_vif(address, type="tap", details=details, active=True, **fields)
 
 
@@ -197,7 +197,7 @@ def test_bridge_of_the_operator(plug: Plug, cable: str, monkeypatch: pytest.Monk
 
 
 def test_bridge_of_neutrons_agent(plug: Plug) -> None:
-    """As Nova 31 to 33 hand it on; the agent adds the uplink, and removes the bridge."""
+    """Nova 31 to 33 pass such a port; the agent adds the uplink and deletes the bridge."""
     only = networks.simple_vif("10.7.0.5", type="bridge", details={})
     only["network"]["bridge"] = "brq01234567-89"
     first = plug(only)
