@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tenant finds inside a container that was started through the runtime shim."""
+"""A tenant's view inside a container that was started through the runtime shim."""
 
 import io
 import os
@@ -53,7 +53,10 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def build(engine_url: str) -> Iterator[Build]:
-    """Make an image from busybox, other files and links; ``changes`` are as in a Dockerfile."""
+    """Yield a function that builds an image of busybox, files and links.
+
+    ``changes`` are instructions as in a Dockerfile.
+    """
     client = docker.APIClient(base_url=engine_url, timeout=60)
     made = []
 
@@ -100,7 +103,7 @@ def build(engine_url: str) -> Iterator[Build]:
 
 @pytest.fixture
 def boot(docker_client: docker.APIClient, instance_uuid: str) -> Iterator[Boot]:
-    """Start a container with files and a login."""
+    """Yield a function that starts a container with files and a login."""
     namespace.create_namespace(instance_uuid)
 
     def call(image: str, start: bool = True, **files: Any) -> Guest:
@@ -120,7 +123,7 @@ def test_identity_and_login(build: Build, boot: Boot) -> None:
     assert guest.run("cat", "/root/.ssh/authorized_keys") == "ssh-rsa A\n"
     assert guest.run("cat", "/etc/shadow") == "root:$6$salt$hash:20000:0:99999:7:::\n"
     assert guest.run("stat", "-c", "%a %u", "/etc/shadow", "/root/.ssh") == "640 0\n700 0\n"
-    # the next start leaves what the tenant made of it
+    # Later starts do not replace the tenant's changes.
     guest.run("sh", "-c", "echo own >/etc/machine-id")
     guest.client.restart(guest.id, timeout=0)
     assert guest.run("cat", "/etc/machine-id") == "own\n"
@@ -140,7 +143,7 @@ def test_folders_that_are_links(build: Build, boot: Boot, folder: str, target: s
     )
     assert guest.run("cat", "/etc/hosts") == "ours\n"
     home = "/root" if folder == "etc" else f"/{folder}/w"
-    if target != "/proc/1/root":  # where the shim is, no process runs yet
+    if target != "/proc/1/root":  # No process runs in the shim's root yet.
         assert guest.run("cat", f"{home}/.ssh/authorized_keys") == "ssh-rsa A\n"
     assert os.listdir("/") == before
 
@@ -166,7 +169,7 @@ def test_the_host_s_kernel_log_is_not_there(build: Build, boot: Boot) -> None:
     assert "not permitted" in guest.run("dmesg")
     assert "not permitted" in guest.run("dmesg", "-c")
     assert "No such file" in guest.run("cat", "/dev/kmsg")
-    # the kernel lets nobody read it without a capability that no container has
+    # The kernel requires a capability that no container has.
     assert guest.run("timeout", "2", "cat", "/proc/kmsg").endswith("not permitted\n")
     own = "mknod /tmp/kmsg c 1 11; timeout 2 cat /tmp/kmsg"
     assert guest.run("sh", "-c", own).endswith("not permitted\n")

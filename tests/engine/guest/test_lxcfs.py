@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's own view of /proc by a real lxcfs, which is killed and started anew."""
+"""A container's own view of /proc by a real lxcfs, which is killed and restarted."""
 
 import shutil
 import signal
@@ -27,7 +27,7 @@ UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 
 class Served:
-    """An lxcfs of the test's own."""
+    """The test's own lxcfs."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.options = options
@@ -59,7 +59,7 @@ class Served:
 
 @pytest.fixture
 def served(state_folder: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
-    """Start an lxcfs that counts load averages, or as the parameter says."""
+    """Start an lxcfs that counts load averages, or with the parameter's options."""
     found = Served(state_folder, *getattr(request, "param", ["-l"]))
     found.start()
     yield found
@@ -162,9 +162,9 @@ def test_a_new_lxcfs_serves_running_containers(
     lines = Path(f"/proc/{pid}/mountinfo").read_text()
     assert engine.inspect_container(container).pid == pid
     assert lines.count(" /proc/meminfo /proc/meminfo ") == 1
-    # nothing is done where nothing is amiss
+    # A second call restores nothing, because nothing is missing.
     assert guest_lxcfs.restore_view(container, pid, str(served.mount)) == 0
-    # and none but the host's lxcfs is ever mounted
+    # The function mounts only the host's lxcfs.
     with pytest.raises(ValueError, match="not mounted"):
         guest_lxcfs.restore_view(container, pid, "/proc")
     with pytest.raises(ProcessLookupError):
@@ -177,7 +177,7 @@ def test_a_boot_waits_for_a_broken_lxcfs(
     before = view.look()
     assert view.mounts(UUID, before)
     served.kill()
-    # what was seen before does not do for long
+    # The driver must not reuse its last look for long.
     monkeypatch.setattr(lxcfs, "_FRESH_SECONDS", 0.0)
     monkeypatch.setattr(lxcfs, "_WAIT_SECONDS", 0.3)
     with pytest.raises(exception.ViewUnavailable, match="not connected"):
@@ -201,9 +201,9 @@ def test_a_host_without_lxcfs(engine: Engine, averages: load_average.Loads, tmp_
 
 
 def shown_load(file: Path) -> tuple[float, int, int]:
-    """Return the average of a minute, and how many threads run of how many.
+    """Return the one-minute load average, the running threads and all threads.
 
-    Read outside the server: to ask inside again and again is a load of its own.
+    The file is read outside the server, because repeated reads inside would be a load themselves.
     """
     first, _, _, counts, _ = file.read_text().split()
     running, total = counts.split("/")
@@ -232,7 +232,7 @@ def test_load_averages_where_lxcfs_counts_none(
     until(lambda: run(idle, "cat", "/proc/loadavg") == no_load.read_text())
     assert "ead-only" in run(busy, "sh", "-c", "echo x >/proc/loadavg")
 
-    # nova-compute starts anew: the averages go on from where they were
+    # After a restart of nova-compute, the averages continue from their last values.
     averages.stop()
     before = shown_load(load)[0]
     again = load_average.Loads(state_folder / "loads", engine, Listing(engine))
@@ -241,7 +241,7 @@ def test_load_averages_where_lxcfs_counts_none(
     until(lambda: shown_load(load)[0] != before)
     assert shown_load(load)[0] > before
 
-    # the server does: they begin with nothing
+    # After a restart of the server, the averages begin at zero.
     docker_client.stop(busy, timeout=0)
     engine.start_container(busy)
     until(lambda: shown_load(load) == (0.0, 0, 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from Glance in a real engine: what it has afterwards, and that containers run of it."""
+"""Images from Glance in a real engine: the engine's images afterwards, and containers of them."""
 
 import json
 import multiprocessing
@@ -55,12 +55,12 @@ def store(
 
 
 def tags(client: docker.APIClient) -> dict[str, str]:
-    """All names in the engine and the image that each stands for."""
+    """Return all image names in the engine, with the id of each name's image."""
     return {tag: image["Id"] for image in client.images() for tag in image["RepoTags"] or ()}
 
 
 def image_of(marker: str, client: docker.APIClient) -> tuple[bytes, list[bytes]]:
-    """An image that shows its marker; the marker's layer is new, so the engine must read it."""
+    """Return an image that prints its marker, with a new layer that the engine must read."""
     layers = [busybox_archive(), archives.tar({"marker": f"{marker}\n".encode()})]
     architecture = client.version()["Arch"]
     command = {"Cmd": ["cat", "/marker"], "Env": ["PATH=/bin"]}
@@ -68,7 +68,7 @@ def image_of(marker: str, client: docker.APIClient) -> tuple[bytes, list[bytes]]
 
 
 def run(client: docker.APIClient, image_id: str) -> str:
-    """Return what a container of the image writes."""
+    """Return the output of a container of the image."""
     host = client.create_host_config(network_mode="none")
     container = client.create_container(image_id, host_config=host)
     try:
@@ -115,7 +115,7 @@ def test_what_docker_and_skopeo_write(
         ["skopeo", "copy", "--quiet", f"docker-archive:{saved}", f"oci-archive:{converted}:a:b"],
         check=True,
     )
-    # in an OCI archive the configuration is another, so the image is as well
+    # skopeo writes another configuration for an OCI archive, so the image id differs too.
     image = store.ensure(None, upload(converted))
     assert len(tags(docker_client)) >= 3
     host = docker_client.create_host_config(network_mode="none")
@@ -147,7 +147,7 @@ def test_names_in_an_archive_take_no_effect(
 
 
 def test_the_engine_alone_would_move_the_names(docker_client: docker.APIClient) -> None:
-    """What the test before protects from is real."""
+    """The attack of the test before works on an unprotected engine."""
     for marker in ("victim", "evil"):
         content = archives.docker_files(*image_of(marker, docker_client), tags=["prey:1"])
         list(docker_client.load_image(archives.tar(content)))
@@ -183,7 +183,7 @@ def test_two_ids_with_the_same_content(
 def test_what_the_engine_refuses_leaves_nothing(
     store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
-    """A layer whose digest is right and whose content is cut off in the middle of a file."""
+    """The layer's digest is right, but its content ends in the middle of a file."""
     architecture = docker_client.version()["Arch"]
     layers = [archives.tar({"large": b"x" * 5000})[:2000]]
     configuration = archives.config(layers, architecture=architecture)
@@ -254,12 +254,12 @@ def test_a_bad_layer_that_was_sent_on_early_leaves_nothing(
         store.ensure(None, upload(archives.tar(files | {name: layers[0][:-1] + b"x"})))
     assert docker_client.images(all=True) == before
     scratch = Path(docker_client.info()["DockerRootDir"], "tmp")
-    # the engine sees the end of its connection by itself
+    # The engine detects the end of its connection asynchronously.
     until(lambda: not list(scratch.iterdir()))
 
 
 def large_image(marker: str, client: docker.APIClient) -> tuple[bytes, list[bytes]]:
-    """An image that shows its marker; its lowest layer is new, and large."""
+    """Return an image that prints its marker; its lowest layer is new, and large."""
     files = {"marker": f"{marker}\n".encode(), "large": os.urandom(2 << 20)}
     layers = [archives.tar(files), busybox_archive()]
     command = {"Cmd": ["cat", "/marker"], "Env": ["PATH=/bin"]}
@@ -296,7 +296,7 @@ def test_the_engine_unpacks_the_lowest_layer_while_it_arrives(
 def test_a_lowest_layer_that_is_taken_back_leaves_another_image_alone(
     store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
-    """The good image has the layer that the bad one begins with."""
+    """The good image contains the bad image's first layer."""
     marker = uuid.uuid4().hex
     configuration, layers = large_image(marker, docker_client)
     good = store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
@@ -324,7 +324,7 @@ def test_what_a_killed_load_left_is_replaced(
 def test_holes_do_not_become_zeros_on_the_hosts_disk(
     store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
-    """The engine would write as many as the header says, while the layer arrives."""
+    """The engine would write the header's number of zeros while the layer arrives."""
     records = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99999999"}
     zeros = archives.entry("zeros", b"1\n99999999\n0\n".ljust(512, b"\0"), pax_headers=records)
     layers = [archives.tar_of([archives.entry("large", os.urandom(2 << 20)), zeros])]
@@ -333,7 +333,7 @@ def test_holes_do_not_become_zeros_on_the_hosts_disk(
     with pytest.raises(exception.InvalidImage, match="a layer has a sparse file"):
         store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
     assert docker_client.images(all=True) == before
-    # what the test protects from is real
+    # An unprotected engine does write the zeros.
     content = archives.tar(archives.docker_files(configuration, layers, tags=["sparse:1"]))
     list(docker_client.load_image(content))
     assert docker_client.inspect_image("sparse:1")["Size"] > 99999999
@@ -343,7 +343,7 @@ def test_holes_do_not_become_zeros_on_the_hosts_disk(
 def test_a_file_that_is_no_layer_although_it_looks_like_one(
     store: images_store.ImageStore, upload: Upload, docker_client: docker.APIClient
 ) -> None:
-    """The engine refuses what comes first; the image does not need it."""
+    """The engine refuses the first file, which the image does not need."""
     marker = uuid.uuid4().hex
     configuration, layers = large_image(marker, docker_client)
     broken = archives.tar({"broken": b"1" * (2 << 20)})[: 1 << 20]
@@ -369,18 +369,18 @@ def test_a_disk_of_the_host_in_an_image(
     assert "Operation not permitted" in output
 
 
-# -- many at once, and large ones: in processes of their own -----------------------------------
+# -- concurrent and large images, in their own processes ---------------------------------------
 
 
 def in_processes(number: int, target: Callable[..., None], *arguments: Any) -> list[Any]:
-    """Run a function in fresh processes at once; return what each sends."""
+    """Run a function concurrently in new processes; return the value that each sends."""
     context = multiprocessing.get_context("spawn")
     readers, processes = [], []
     for _ in range(number):
         reader, writer = context.Pipe(duplex=False)
         process = context.Process(target=target, args=(*arguments, writer), daemon=True)
         process.start()
-        # so that the end of the process is the end of what can be read
+        # With the writer closed here, the end of the process ends the pipe.
         writer.close()
         readers.append(reader)
         processes.append(process)
@@ -424,7 +424,7 @@ def test_memory_does_not_grow_with_the_image(
 
 
 def write_large_archive(folder: Path, architecture: str) -> Path:
-    """Write an archive of one layer that is one file of zeros; with holes, so quickly."""
+    """Write an archive of one layer with one file of zeros; the file has holes, so it is fast."""
     layer, path = folder / "layer", folder / "large.tar"
     with layer.open("wb") as file:
         file.write(archives.entry("zeros", size=LARGE_BYTES)[0].tobuf())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server can do, and what it can't, tried from inside on a real kernel."""
+"""Permitted and forbidden operations of a server, tried inside it on a real kernel."""
 
 import platform
 import re
@@ -19,7 +19,7 @@ from tests import CHECKOUT
 from tests.engine import machines
 from tests.engine.machines import Machine
 
-# by the numbers of x86-64 and of 64-bit Arm
+# System call numbers of x86-64 and of 64-bit Arm.
 _CALLS = {
     "ptrace": (101, 117),
     "syslog": (103, 116),
@@ -37,7 +37,7 @@ _EPERM = 1
 
 
 def system_call(name: str, *arguments: object) -> str:
-    """Return a perl program that makes a system call and prints its error number."""
+    """Return a Perl program that makes a system call and prints its error number."""
     number = _CALLS[name][platform.machine() == "aarch64"]
     words = ", ".join(map(str, (number, *arguments)))
     return f"$r = syscall({words}); print $r == -1 ? $!+0 : 0"
@@ -51,7 +51,7 @@ def client(engine_url: str) -> Iterator[docker.APIClient]:
 
 @pytest.fixture(scope="module")
 def plain(engine: Engine, client: docker.APIClient) -> Iterator[Machine]:
-    """A container of a flavor that says nothing."""
+    """Yield a container of a flavor without extra specs."""
     with machines.machine(engine, client) as found:
         yield found
 
@@ -65,7 +65,7 @@ def capabilities(pid: int) -> set[str]:
     return {name.removeprefix("CAP_") for number, name in names.items() if mask >> number & 1}
 
 
-# -- what works as on a machine of one's own ------------------------------------------------------
+# -- permitted as on a machine of the tenant's ----------------------------------------------------
 
 
 def test_capabilities_are_the_documented_ones(plain: Machine) -> None:
@@ -76,19 +76,19 @@ def test_capabilities_are_the_documented_ones(plain: Machine) -> None:
 
 def test_setuid_programs(plain: Machine) -> None:
     assert plain.run("su", "-c", "id -u", "user") == (0, "1000")
-    # the setuid bit makes a user root
+    # The setuid bit makes a user root.
     assert plain.run("/usr/bin/su", "-c", "id -u", "root", user="user") == (0, "0")
 
 
 def test_ping(plain: Machine) -> None:
     code, output = plain.run("ping", "-c1", "-W2", "127.0.0.1")
     assert code == 0, output
-    # a user's ping asks for this socket: AF_INET, SOCK_DGRAM, IPPROTO_ICMP
+    # A user's ping opens this socket: AF_INET, SOCK_DGRAM, IPPROTO_ICMP.
     assert plain.run("perl", "-e", "socket(S, 2, 2, 1) or die", user="user")[0] == 0
 
 
 def test_tracing(plain: Machine) -> None:
-    """A user attaches to its own process, and root to another's, as ``gdb -p`` does."""
+    """A user attaches to its own process, and root to another user's, as ``gdb -p`` does."""
     attach = system_call("ptrace", 16, "$pid", 0, 0) + "; kill 9, $pid"
     own = f"$pid = fork; unless ($pid) {{ sleep 60; exit }} {attach}"
     assert plain.run("perl", "-e", own, user="user") == (0, "0")
@@ -97,7 +97,7 @@ def test_tracing(plain: Machine) -> None:
     assert plain.run("perl", "-e", f"$pid = {int(pid)}; {attach}") == (0, "0")
 
 
-# -- what does not --------------------------------------------------------------------------------
+# -- forbidden -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_only_devices_that_lead_nowhere(plain: Machine) -> None:
     }
 
 
-# -- what a flavor allows -------------------------------------------------------------------------
+# -- permitted by a flavor -----------------------------------------------------------------------
 
 
 def test_what_a_flavor_adds(engine: Engine, client: docker.APIClient) -> None:
@@ -202,11 +202,11 @@ def test_nesting(engine: Engine, client: docker.APIClient, plain: Machine) -> No
     assert (code, "made inside" in output) == (1, False)
     apart = isolation.isolation({"docker:nesting": "true"})
     with machines.machine(engine, client, apart=apart) as found:
-        # as the documentation says, for cgroup v1
+        # The documentation recommends this for cgroup v1.
         made_writable = "for f in /sys/fs/cgroup/*; do mount -o remount,bind,rw $f; done"
         assert found.shell(made_writable)[0] == 0
         assert found.shell(_NESTED) == (0, "made inside")
-        # the host's disk is out of reach all the same
+        # The host's disk remains inaccessible.
         code, output = found.shell("mknod /tmp/disk b 254 0 && head -c1 /tmp/disk")
         assert "not permitted" in output
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host goes down and comes back: no process is left, no device, nothing of ours in /run."""
+"""The host reboots: no process, no network device and no file in /run remains."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from novadocker.privsep.network import namespace
 from tests.engine import daemons
 from tests.engine.hosts import ComputeHost
 
-# the last one is stopped before
+# The test stops the last server before the reboot.
 _MADE = (
     ("capped", (1, 2)),
     ("large", (3,)),
@@ -49,7 +49,7 @@ def test_a_host_goes_down_and_comes_back(
     conf.CONF.clear_override("resume_guests_state_on_host_boot")
     for server in ran:
         if not resumed:
-            # what Nova's periodic task makes SHUTOFF
+            # Nova's periodic task turns this state into SHUTOFF.
             assert nova.state(server) == power_state.SHUTDOWN
             survey.check_stopped(server)
             nova.power_on(server)
@@ -67,7 +67,7 @@ def test_a_host_goes_down_and_comes_back(
 
 
 def _lose_power(host: ComputeHost, state_folder: Path) -> None:
-    """Leave only what lies on the disk: the engine's data, and the switch's database."""
+    """Delete everything except the files on disk: the engine's data and the switch's database."""
     host.switch.stop_switching()
     host.engine.lose_power()
     for name in daemons.namespaces_of(state_folder):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports that come, go and change while a server lives; many ports at once. On a real kernel."""
+"""Ports that are attached, detached and changed on a running server; many ports at once."""
 
 import re
 import signal
@@ -27,7 +27,7 @@ def instance(ovs: Switch, instance_uuid: str) -> Iterator[objects.Instance]:
 
 @pytest.fixture
 def plug(ovs: Switch, instance: objects.Instance) -> Iterator[Callable[..., None]]:
-    """Make these the instance's ports, as the driver does; all are unplugged after the test."""
+    """Yield a function that sets the instance's ports as the driver does; unplug them all."""
     present = model.NetworkInfo()
 
     def call(*ports: model.VIF) -> None:
@@ -45,7 +45,7 @@ def plug(ovs: Switch, instance: objects.Instance) -> Iterator[Callable[..., None
 
 
 def devices(instance: objects.Instance) -> dict[str, Any]:
-    """Return the devices but the loopback, by MAC."""
+    """Return the devices except for the loopback device, by MAC address."""
     links = networks.ip(instance.uuid, "link")
     return {link["address"]: link for link in links if link["link_type"] == "ether"}
 
@@ -55,7 +55,7 @@ def name_of(instance: objects.Instance, port: model.VIF) -> str:
 
 
 def addresses(instance: objects.Instance, device: str) -> list[str]:
-    """Return a device's addresses, without the kernel's own link-local one."""
+    """Return a device's addresses, without the kernel's own link-local address."""
     (link,) = networks.ip(instance.uuid, "address", "show", "dev", device)
     found = [f"{entry['local']}/{entry['prefixlen']}" for entry in link["addr_info"]]
     return [address for address in found if not address.startswith("fe80:")]
@@ -72,7 +72,7 @@ def test_fifty_times_and_the_other_port_loses_no_packet(
     steady = networks.simple_vif("10.7.0.5")
     plug(steady)
     before, rows = devices(instance)[steady["address"]], ovs.ports()
-    # the switch answers for itself
+    # The switch's internal port answers the pings.
     subprocess.run(["ip", "address", "add", "10.7.0.1/24", "dev", "br-int"], check=True)
     subprocess.run(["ip", "link", "set", "br-int", "up"], check=True)
     command = [
@@ -92,7 +92,7 @@ def test_fifty_times_and_the_other_port_loses_no_packet(
         ping.send_signal(signal.SIGINT)
         assert ping.stdout is not None
         sent, received = re.findall(r"(\d+) (?:packets transmitted|received)", ping.stdout.read())
-    # the last one may be on its way
+    # The last packet may be in flight.
     assert int(sent) - int(received) <= 1
     subprocess.run(["ip", "address", "flush", "dev", "br-int"], check=True)
     assert devices(instance) == {steady["address"]: before}
@@ -115,7 +115,7 @@ def test_names_stay_when_the_first_of_three_goes(
     plug(second, third, new)
     expected = {second["address"]: "eth1", third["address"]: "eth2", new["address"]: "eth0"}
     assert {mac: link["ifname"] for mac, link in devices(instance).items()} == expected
-    # a host that went down, or another one
+    # This is the state after a reboot of the host, or on another host.
     vif.unplug_vifs(instance, model.NetworkInfo([second, third, new]))
     runtime.delete_namespace(instance.uuid)
     plug(second, third, new)
@@ -132,7 +132,7 @@ def test_fixed_addresses_come_and_go(instance: objects.Instance, plug: Callable[
     port["network"]["subnets"].append(networks.subnet("fd00::/64", ["fd00::9"]))
     plug(port)
     assert addresses(instance, "eth0") == ["10.7.0.5/24", "10.7.0.9/24", "fd00::9/64"]
-    # removing the first address takes the second along on many kernels
+    # On many kernels, the deletion of the first address deletes the second too.
     del subnet["ips"][0]
     del port["network"]["subnets"][1]
     plug(port)
@@ -159,7 +159,7 @@ def test_eight_ports_of_all_kinds(instance: objects.Instance, plug: Callable[...
             networks.subnet("10.26.0.0/24", ["10.26.0.5"]),
             networks.subnet("10.27.0.0/24", ["10.27.0.5"]),
         ),
-        # on the network of the second
+        # This port is on the second port's network.
         networks.vif(networks.subnet("10.21.0.0/24", ["10.21.0.9"], "10.21.0.1")),
     ]
     plug(*ports)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passwords in running containers, whatever a tenant has planted in their files."""
+"""Passwords in running containers, with every file that a tenant could plant."""
 
 import os
 import threading
@@ -91,7 +91,7 @@ def test_traps(guest: Guest, script: str) -> None:
 
 
 def test_a_folder_that_is_swapped_all_the_time_never_leads_out(guest: Guest) -> None:
-    """With the links of the tenant resolved by the host the race would be won soon."""
+    """If the host resolved the tenant's links, the tenant would soon win the race."""
     outside = Path(f"/proc/{guest.pid}/root")
     folder = f"/novadocker-{guest.uuid}"
     os.mkdir(folder)
