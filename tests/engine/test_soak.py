@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A random walk, short unless told otherwise.
+"""A random walk, which is short by default.
 
 For hours: ``python -m pytest -s --timeout 0 tests/engine/test_soak.py --steps 100000 --seed 2``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rescues on a real engine: one container mends the files of another."""
+"""Rescues on a real engine: one container repairs the files of another."""
 
 import uuid
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.engine import machines
 from tests.engine.busybox import busybox_archive
 from tests.engine.engines import own_engine
 
-# the engine itself takes no more
+# The engine's own limit of layers.
 LAYERS = 125
 
 SERVER = str(uuid.uuid4())
@@ -33,7 +33,7 @@ def container(docker_client: docker.APIClient) -> ContainerSpec:
 
 
 def describe(client: docker.APIClient) -> ContainerSpec:
-    """A container whose image has a volume; of plain runc: the shim has its own tests."""
+    """Return a container whose image has a volume; it uses plain runc instead of the shim."""
     client.import_image_from_data(
         busybox_archive(),
         repository="rescue",
@@ -54,7 +54,7 @@ def describe(client: docker.APIClient) -> ContainerSpec:
 
 @pytest.fixture
 def own(engine: Engine, container: ContainerSpec, docker_client: docker.APIClient) -> Iterator[str]:
-    """A server's own container, which was killed and has changed files."""
+    """Yield a server's own container, which was killed and has changed files."""
     before = docker_client.volumes()["Volumes"]
     own = break_down(engine, docker_client, container)
     yield own
@@ -142,7 +142,7 @@ def test_the_engine_dies_during_a_rescue(own_network: None, state_folder: Path) 
         assert rescue.put_back(engine, SERVER) == stand_in
         engine.start_container(NAME)
         assert run(client, own, "cat /etc/fstab /data/more") == "mended\nmore\n"
-        # of the overlay, too, once the engine does not take it for mounted any more
+        # After a restart, the engine no longer counts the overlay as mounted, so it can be deleted.
         its.kill()
         its.start()
         rescue.put_back_left(engine)
@@ -165,7 +165,7 @@ def test_as_many_layers_as_the_engine_stacks(
         assert len(",".join(storage.lowers)) > 4096
         stand_in = rescue.stand_in(replace(container, image_id=busybox_image), storage, SERVER)
         rescue.prepare(engine, SERVER)
-        # twice, as after a reboot of the host
+        # The second call is the one after a reboot of the host.
         rescue.prepare(engine, SERVER)
         engine.start_container(engine.create_container(stand_in))
         found = run(docker_client, NAME, "ls /rescue; echo mended >/rescue/0")

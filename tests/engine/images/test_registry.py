@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registries that mean ill, small HTTP servers here, which a real engine is sent to."""
+"""A real engine and hostile registries, which are small HTTP servers of the tests."""
 
 import base64
 import hashlib
@@ -28,9 +28,9 @@ __all__ = ["folder"]
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 SECRET = "ami-id-of-the-host"
-# a registry may take this long for each request of the engine's
+# The timeout of a registry for each request of the engine.
 SECONDS = 6
-# of documents, RFC 5737
+# An address for documentation, RFC 5737.
 WARY = "192.0.2.1"
 CERTIFICATES = Path("/etc/docker/certs.d")
 
@@ -39,9 +39,10 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def served(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
-    """Serve HTTP on an address that engines use without TLS; return host and port.
+    """Serve HTTP on an address that engines use without TLS; yield host and port.
 
-    :param certificate: with its key; serve HTTPS by it, on an address that engines are wary of
+    :param certificate: file with a certificate and its key; serve HTTPS with it, on an address that
+        engines use with TLS
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,7 +87,7 @@ def is_greeting(request: BaseHTTPRequestHandler) -> bool:
 def fault(
     engine_url: str, folder: Path, fake_glance: FakeGlance, docker_client: docker.APIClient
 ) -> Iterator[Callable[[str, str], str]]:
-    """Boot an image that a registry has; return what the tenant is told. Nothing is left."""
+    """Yield a function that boots a registry's image and returns the fault; check for leftovers."""
     before = tags(docker_client)
 
     def ask(registry: str, name: str) -> str:
@@ -166,9 +167,9 @@ def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
 
 
 def registry_of(client: docker.APIClient, known: str = "") -> tuple[Answer, str]:
-    """A registry with one image, which shows "pulled"; return the image's digest, too.
+    """Return a registry with one image, which prints "pulled", and the image's digest.
 
-    :param known: name and password in base64 of who may have it; without it, anybody may
+    :param known: base64 of the name and password that it requires; empty allows every client
     """
     config, layers = image_of("pulled", client)
     blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
@@ -201,7 +202,7 @@ def registry_of(client: docker.APIClient, known: str = "") -> tuple[Answer, str]
 
 
 def pulled(client: docker.APIClient, engine: Engine, name: str) -> str:
-    """Return what a container of a pulled image shows; the image is gone then."""
+    """Return the output of a container of a pulled image; delete the image."""
     try:
         return run(client, engine.inspect_image(name).id)
     finally:
@@ -224,7 +225,7 @@ def test_it_serves_what_was_asked_for_to_whom_it_knows(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Iterator[Path]:
-    """One that no authority of this machine's signed, with its key, for an address of ours."""
+    """Yield a certificate, with its key, that no authority of this machine has signed."""
     pem = tmp_path / "registry.pem"
     command = [
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
@@ -234,7 +235,7 @@ def certificate(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(command, check=True, capture_output=True)
     with pem.open("a") as both:
         both.write((tmp_path / "certificate").read_text())
-    # the session has a network of its own
+    # The session's network namespace has no other such address.
     subprocess.run(["ip", "address", "add", f"{WARY}/32", "dev", "lo"], check=True)
     yield pem
     subprocess.run(["ip", "address", "del", f"{WARY}/32", "dev", "lo"], check=True)

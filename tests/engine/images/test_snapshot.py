@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots on a real engine: what a container of the snapshot finds."""
+"""Snapshots on a real engine, checked in a container of the snapshot."""
 
 import os
 import stat
@@ -25,7 +25,7 @@ from tests.fake_glance import FakeGlance
 
 __all__ = ["folder", "store"]
 
-# a minimal access list: user 1000 may read (linux/posix_acl_xattr.h)
+# A minimal access list: user 1000 may read (linux/posix_acl_xattr.h).
 ACL = (
     b"\x02\x00\x00\x00"
     b"\x01\x00\x06\x00\xff\xff\xff\xff"
@@ -34,7 +34,7 @@ ACL = (
     b"\x10\x00\x04\x00\xff\xff\xff\xff"
     b"\x20\x00\x04\x00\xff\xff\xff\xff"
 )
-# cap_net_raw+ep, linux/capability.h
+# cap_net_raw+ep (linux/capability.h).
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")[:20]
 
 CONFIG = {
@@ -49,7 +49,7 @@ CONFIG = {
 
 
 class Guest:
-    """A running container, its files seen from the host."""
+    """A running container, and its files as the host sees them."""
 
     def __init__(self, client: docker.APIClient, image_id: str) -> None:
         host = client.create_host_config(network_mode="none")
@@ -57,7 +57,7 @@ class Guest:
 
     @classmethod
     def started(cls, client: docker.APIClient, container: str) -> "Guest":
-        """Start a container that there is."""
+        """Start an existing container."""
         found = cls.__new__(cls)
         found._start(client, container)
         return found
@@ -79,7 +79,7 @@ Boot = Callable[[str], Guest]
 
 @pytest.fixture
 def boot(store: images_store.ImageStore, docker_client: docker.APIClient) -> Iterator[Boot]:
-    """Run a container of an image; all go before their images do."""
+    """Yield a function that runs a container of an image; delete containers before their images."""
     guests = []
 
     def start(image_id: str) -> Guest:
@@ -95,7 +95,7 @@ def boot(store: images_store.ImageStore, docker_client: docker.APIClient) -> Ite
 def base(
     store: images_store.ImageStore, fake_glance: FakeGlance, docker_client: docker.APIClient
 ) -> str:
-    """An image with volumes, one of them behind a link, and files to delete."""
+    """Return an image with volumes, one of them behind a link, and files to delete."""
     entries = [
         archives.entry("data", type=b"5", mode=0o755),
         archives.entry("data/from-image", b"old\n"),
@@ -118,7 +118,7 @@ def base(
 def snapshot(
     store: images_store.ImageStore, fake_glance: FakeGlance, engine_url: str
 ) -> Callable[[str], str]:
-    """Make a snapshot of a container, and the engine's image of it; return its id."""
+    """Return a function that snapshots a container and returns the id of the snapshot's image."""
 
     def make(container: str) -> str:
         image_id = str(uuid.uuid4())
@@ -199,7 +199,7 @@ def test_a_snapshot_has_all_of_a_server(
     assert {name: found[name] for name in CONFIG} == CONFIG
     copied = boot(image)
     check(copied)
-    # a snapshot of the snapshot, which changes what the first one brought
+    # A snapshot of the snapshot changes the first snapshot's files.
     copied.run("rm /one && echo more >/data/more")
     again = boot(snapshot(copied.id))
     assert again.run("cat /two /data/more /data/kept") == "one\nmore\nkept\n"
@@ -213,7 +213,7 @@ def test_what_the_driver_put_in_stays_behind(
     prepare(guest)
     copied = boot(snapshot(guest.id))
     upper = docker_client.inspect_container(copied.id)["GraphDriver"]["Data"]["LowerDir"].split(":")
-    # the engine's own layer, the snapshot's, the image's
+    # The layers are the engine's own, the snapshot's and the image's.
     assert not (Path(upper[1]) / "etc/hostname").exists()
     assert (Path(upper[1]) / "etc/mine").read_text() == "tenant\n"
     assert (Path(upper[2]) / "etc/hostname").read_text() == "of-the-image\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that takes all it can get hurts itself alone."""
+"""A server that takes all resources it can get affects only itself."""
 
 import subprocess
 import threading
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 _SECONDS = 60
 _HOG = "$x = 'x' x (256 << 20)"
-# doubles itself, and each process tries again and again
+# Each process forks until it fails, again and again.
 _BOMB = "fork while 1"
 
 
@@ -64,7 +64,7 @@ def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine
         watcher.join(_SECONDS)
         assert told == [hog.name]
         assert cgroup.read_kills(hog.pid) == 1
-        # the first process did not ask for it
+        # The kernel did not kill the first process, because it does not allocate memory.
         assert engine.inspect_container(hog.id).status == "running"
         assert hog.run("true")[0] == 0
         assert cgroup.read_kills(neighbour.pid) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of disks with overlay2 on an XFS with project quota, which not every kernel has."""
+"""Sizes of disks with overlay2 on an XFS with project quota, which only some kernels have."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def url(own_network: None, state_folder: Path) -> Iterator[str]:
-    """An engine on XFS."""
+    """Yield the URL of an engine on XFS."""
     with engines.own_engine(state_folder / "xfs", "overlay2", "xfs") as engine:
         yield engine.url
 
@@ -31,7 +31,7 @@ def test_a_server_can_not_write_more_than_its_disk(url: str) -> None:
     engine = Engine(url, timeout=60, load_timeout=60)
     info = engine.info()
     assert filesystem.can_size_disks(info)
-    # the engine has no request for it, and the quota's project is the engine's secret
+    # The engine has no request for a resize, and only the engine knows the quota's project id.
     assert not disk.can_resize(info)
     limits = replace(machines.LIMITS, disk_bytes=48 * MIB)
     with (

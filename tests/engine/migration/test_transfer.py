@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's data on its way into another container: all of it, and nothing else."""
+"""Transfer of a container's data into another container: all of it, and nothing else."""
 
 import io
 import itertools
@@ -35,7 +35,7 @@ def test_all_that_a_server_has(
     os.setxattr(guest.root / "folder", "user.old", b"1")
     with opened() as (session, move):
         session.send(live=True)
-        # no time of change tells of a file in a folder that got another name
+        # A file in a renamed directory keeps its times, so they do not show the change.
         guest.run(
             "mv /tree /other && echo after >/changed && rm /soon-gone && ln /changed /linked &&"
             "rm /file-then-folder && mkdir /file-then-folder && echo y >/file-then-folder/z &&"
@@ -59,7 +59,7 @@ def test_all_that_a_server_has(
     assert found.run("readlink /folder-then-link; stat -c %a /changed") == "changed\n640\n"
     assert found.run("ls -d /tree /soon-gone 2>/dev/null | wc -l") == "0\n"
     assert os.listxattr(found.root / "folder") == []
-    # as sparse as it was
+    # The file is as sparse as the original.
     assert os.lstat(found.root / "sparse").st_blocks < 100
 
 
@@ -110,7 +110,7 @@ def test_an_image_that_the_host_lacks_is_sent(
             with opened() as (session, _):
                 session.send(live=True)
                 assert there.inspect_image(base).id == base
-            # it has a name of ours, so that it can grow old
+            # The image has one of the driver's names, so the image cache can age it.
             (name,) = there.list_images("novadocker/*")
             assert name == f"novadocker/moved:{base.removeprefix('sha256:')[:12]}"
 
@@ -152,14 +152,14 @@ def test_ten_thousand_files_and_a_large_one_of_nothing(
 
 
 class _NoClock:
-    """Stands for ``time`` on the other host, whose clock may say anything."""
+    """A replacement for ``time`` on the other host, whose clock may be arbitrary."""
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"time.{name} of the destination")
 
 
 def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The destination does not look at its clock, and the source's may jump meanwhile."""
+    """The destination ignores its clock, and the source's may jump during the transfer."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     (target / "0").mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(3):
             status = (source / f"{number}").stat()
             (source / f"{number}").write_text(f"after {jump}")
-            # what tells of it is no time that a program can set
+            # The reader compares ctime, which no program can set.
             os.utime(source / f"{number}", ns=(now, status.st_mtime_ns))
     streams.append(io.BytesIO())
     reader.write(streams[-1], live=False)
@@ -235,7 +235,7 @@ def test_a_stream_reaches_nothing_outside(tmp_path: Path, line: str) -> None:
 
 
 class Vanishing:
-    """A stream that removes a file when another one has been written."""
+    """A stream that deletes a file when another file has been written."""
 
     def __init__(self, path: Path, after: bytes) -> None:
         self.path, self.after, self.written = path, after, b""
@@ -251,7 +251,7 @@ class Vanishing:
 
 
 def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
-    """Its other name is the file then."""
+    """The stream then sends the file under its other name."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     (target / "0").mkdir(parents=True)

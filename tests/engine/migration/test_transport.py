@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's data through a registry: what travels, what is left there, and what can go wrong."""
+"""A server's data through a registry: transferred data, leftovers in the registry, failures."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,14 +28,14 @@ from tests.fake_glance import FakeGlance
 __all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "host", "opened", "store"]
 
 DISK_MIB = 64
-# how long a registry may take for nothing, and one that will
+# Timeouts of a registry, for the tests without and with a registry that hangs.
 PATIENCE_SECONDS = 30
 SHORT_PATIENCE_SECONDS = 2
 
 
 @pytest.fixture
 def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
-    """The registry that servers move through."""
+    """Run the registry for the moves."""
     with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
         monkeypatch.setattr(registry_client, "CERTIFICATES", found.certificates)
         options = {
@@ -52,7 +52,7 @@ def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[R
 
 @pytest.fixture
 def other_engine(state_folder: Path, tmp_path: Path, host: list[str]) -> Iterator[Engine]:
-    """The engine of the host that the server goes to."""
+    """Yield the engine of the destination host."""
     with engines.own_engine(state_folder / f"other-{tmp_path.name}", "overlay2") as other:
         conf.CONF.set_override("api_url", other.url, group="docker")
         yield Engine(other.url, timeout=30, load_timeout=60)
@@ -111,7 +111,7 @@ def test_of_an_image_travels_what_the_host_lacks(
         served.append(len(registry.served()) - sum(served))
         assert registry.images() == []
         assert engine.list_images(f"{registry.address}/moves/*") == {}
-    # a configuration and two layers, then a configuration and the layer that differs
+    # The engine fetches a configuration and two layers, then a configuration and the changed layer.
     assert served == [3, 2, 0]
     assert set(other_engine.list_images("novadocker/*")) == names
 
@@ -129,7 +129,7 @@ FAULTS: dict[str, tuple[Callable[[Registry], None], str]] = {
 def test_a_registry_that_fails(
     registry: Registry, guest: Guest, opened: Opened, monkeypatch: Any, step: str, fault: str
 ) -> None:
-    """Nothing is kept at the other host, and the server is not concerned."""
+    """The other host keeps no data, and the server continues to run."""
     fail, words = FAULTS[fault]
     if (step, fault) == ("arrival", "full"):
         pytest.skip("what is fetched takes no room in the registry")
@@ -156,7 +156,7 @@ def test_a_registry_that_fails(
     ("fault", "words"),
     [
         ("down", "connection refused"),
-        # engines say so in several ways
+        # Engines' versions have different texts.
         ("hangs", "deadline exceeded|Timeout|timeout"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_registry_that_gives_other_data(
 ) -> None:
     def spoil(digest: str) -> None:
         (blob,) = registry.disk.rglob(f"{digest.removeprefix('sha256:')}/data")
-        # the last line is still well-formed
+        # The last line is still well-formed.
         blob.write_bytes(blob.read_bytes()[:-2] + b" }\n")
 
     _after_upload(monkeypatch, spoil)

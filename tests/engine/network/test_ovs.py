@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Open vSwitch and the kernel make of bandwidth limits, asked of the real ones."""
+"""Bandwidth limits of a real Open vSwitch and a real kernel."""
 
 import logging
 import subprocess
@@ -39,7 +39,7 @@ def test_one_warning(ovs: Switch, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_what_the_kernel_lacks_is_what_iproute2_misses() -> None:
-    """In a namespace of its own, as the probe."""
+    """The test uses its own namespace, as the probe does."""
     tried = {
         "police": "tc qdisc add dev lo ingress && tc filter add dev lo parent ffff: protocol all "
         "basic police rate 10mbit burst 125k drop",

@@ -26,7 +26,7 @@ Plug = Callable[..., str]
 
 @pytest.fixture
 def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
-    """Plug the ports of a new instance and tag them; all are unplugged after the test."""
+    """Yield a function that plugs and tags a new instance's ports; unplug them at the end."""
     plugged: dict[str, tuple[model.VIF, ...]] = {}
 
     def call(*ports: model.VIF, tag: int = 1) -> str:
@@ -34,7 +34,7 @@ def plug(ovs: Switch, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
         plugged[uuid] = ports
         network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo(ports))
         for port in ports:
-            # what Neutron's agent does
+            # Neutron's agent sets the tag.
             ovs.vsctl("set", "Port", port["devname"], f"tag={tag}")
         return uuid
 
@@ -90,7 +90,7 @@ def test_row_in_the_switch(ovs: Switch, plug: Plug) -> None:
     assert f'vm-uuid="{uuid}"' in found
     assert "iface-status=active" in found
     assert networks.host_device(port["devname"])["mtu"] == 1400
-    assert port["delegate_create"] is False  # Nova's model is not ours to change
+    assert port["delegate_create"] is False  # The driver must not change Nova's model.
 
 
 @pytest.mark.skipif(DATAPATH != "system", reason="this kernel has no datapath of Open vSwitch")
@@ -129,7 +129,7 @@ def test_ports_are_wired_and_plugged_while_the_block_runs(
     try:
         with suppress(KeyError), network_vif.plugged_vifs(instance, info):
             raise KeyError
-        # a caller can take back what it asked for: nothing is on its way any more
+        # No request is pending any more, so the caller can revert its own.
         assert names <= set(ovs.ports())
     finally:
         network_vif.unplug_vifs(instance, info)
@@ -266,11 +266,11 @@ def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None
 
 @contextmanager
 def impatience() -> Iterator[None]:
-    """Have os-vif, which is connected, wait a second for each answer, and connect without pause."""
+    """Make os-vif, which is connected, wait one second per answer and reconnect without a pause."""
     timeout, pauses = connection().timeout, connection().idl._session.reconnect
     connection().timeout = 1
     CONF.set_override("ovs_vsctl_timeout", 1, group="os_vif_ovs")
-    # milliseconds, ovs/reconnect.py
+    # In milliseconds, see ovs/reconnect.py.
     pauses.set_backoff(50, 50)
     try:
         yield
@@ -291,22 +291,22 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
         started = time.monotonic()
         with pytest.raises(exception.PlugFailed) as caught:
             network_vif.plug_vifs(instance, ports)
-        # on its own datapath, os-vif logs what it could not remove, and goes on
+        # On its own datapath, os-vif only logs a failed deletion.
         with suppress(exception.PlugFailed):
             network_vif.unplug_vifs(instance, ports)
         runtime.delete_namespace(instance_uuid)
-        # the time-out is for each request
+        # The timeout applies to each request.
         assert time.monotonic() - started < 30
     assert ports[0]["id"] in str(caught.value)
     assert "timeout" in str(caught.value)
     assert [networks.host_device(port["devname"]) for port in ports] == [None, None]
-    # a request that was given up may be carried out when the switch is back
+    # The restarted switch may run a request that the client gave up.
     network_vif.unplug_vifs(instance, ports)
     assert [left_of(ovs, port) for port in ports] == [[], []]
 
 
 def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> None:
-    """os-vif has a connection, and goes on trying to have it again."""
+    """os-vif had a connection and keeps trying to restore it."""
     instance = networks.instance(instance_uuid)
     port = networks.simple_vif("10.7.0.5")
     ports = model.NetworkInfo([port])
@@ -331,7 +331,7 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
 
 @pytest.mark.parametrize("connection", ["tcp:127.0.0.1:1", "unix:/nonexistent/db.sock"])
 def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connection: str) -> None:
-    """ovsdbapp has no type for its error then."""
+    """In this case, ovsdbapp's error has no type of its own."""
     instance = networks.instance(instance_uuid)
     port = networks.simple_vif("10.7.0.5")
     ports = model.NetworkInfo([port])
@@ -362,7 +362,7 @@ def test_switch_restarted(ovs: Switch, plug: Plug) -> None:
     assert networks.pings(first, "10.7.0.6")
 
 
-# an ethertype for experiments, and a VLAN's tag
+# The ethertype is for experiments; a VLAN tag may precede it.
 _SEND = """
 import socket
 frame = bytes.fromhex("ffffffffffff{mac}" + "{tag}" + "88b5") + b"hello".ljust(60)
@@ -375,7 +375,7 @@ import socket
 with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as link:
     link.bind(("eth0", 0x88b5))
     print("listens", flush=True)
-    # until it was sent; what comes meanwhile is kept
+    # The socket keeps frames that arrive before the peer has sent its frame.
     input()
     link.settimeout(3)
     try:
@@ -386,7 +386,7 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as l
 
 
 def heard(listener: str, speaker: str, port: model.VIF, tag: str) -> str:
-    """Return what an instance hears when another one sends a frame, maybe with a VLAN's tag."""
+    """Return the text that an instance receives when another sends a frame, optionally tagged."""
     path = namespace.namespace_path(listener)
     command = ["nsenter", f"--net={path}", sys.executable, "-c", _RECEIVE]
     with subprocess.Popen(
@@ -408,12 +408,12 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
     parent = networks.simple_vif(
         "10.7.0.5", details={"datapath_type": DATAPATH, "bridge_name": "tbr-01234567-8"}
     )
-    # as Nova has it from the details
+    # Nova takes the bridge from the port's details.
     parent["network"]["bridge"] = "tbr-01234567-8"
     first = new_instance_uuid()
     instance, ports = networks.instance(first), model.NetworkInfo([parent])
     network_vif.plug_vifs(instance, ports)
-    # what Neutron's agent does for a trunk with one subport
+    # Neutron's agent creates these ports for a trunk with one subport.
     for inner, outer, tag, network in (("tpt", "tpi", "", "1"), ("spt", "spi", "100", "2")):
         ovs.vsctl(
             *("add-port", "tbr-01234567-8", inner, *([f"tag={tag}"] if tag else [])),
@@ -441,7 +441,7 @@ def test_trunk_bridge(ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], s
 
 
 def hybrid(address: str) -> model.VIF:
-    """Make a port of Neutron's agent with its firewall driver iptables_hybrid."""
+    """Return a port as Neutron's agent with the firewall driver iptables_hybrid has it."""
     return networks.simple_vif(
         address, details={"datapath_type": DATAPATH, "ovs_hybrid_plug": True}
     )
@@ -485,7 +485,7 @@ def test_bridge_for_iptables_between_port_and_switch(
 def test_port_that_moved_to_a_host_with_the_other_firewall(
     ovs: Switch, instance_uuid: str, was_hybrid: bool
 ) -> None:
-    """Neutron tells of it as it is there."""
+    """Neutron describes the port as the new host's agent has it."""
     here = hybrid("10.7.0.5")
     there = copy.deepcopy(here)
     (there if was_hybrid else here)["details"]["ovs_hybrid_plug"] = False

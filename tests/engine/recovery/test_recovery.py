@@ -46,7 +46,7 @@ class Dead:
     scope="module", params=["overlay2", "vfs", "btrfs", "devicemapper", "devicemapper-off"]
 )
 def dead(request: pytest.FixtureRequest, own_network: None, state_folder: Path) -> Iterator[Dead]:
-    """An engine that was killed; ``-off``: its host went off, and its thin pool is not active."""
+    """Yield the data root of a killed engine; with ``-off`` the thin pool is inactive too."""
     driver, _, off = request.param.partition("-")
     if driver == "btrfs" and "btrfs" not in Path("/proc/filesystems").read_text():
         pytest.skip("this machine has no btrfs")
@@ -79,7 +79,7 @@ def dead(request: pytest.FixtureRequest, own_network: None, state_folder: Path) 
 
 
 def remove_thin_devices() -> None:
-    """Remove the engine's thin devices, then their pool, as a host that goes off does."""
+    """Remove the engine's thin devices, then their pool, as a power-off of the host does."""
     shown = subprocess.run(["dmsetup", "ls"], check=True, capture_output=True, text=True).stdout
     names = [line.split()[0] for line in shown.splitlines() if line.startswith("docker-")]
     for name in sorted(names, key=lambda name: name.endswith("-pool")):
@@ -87,7 +87,7 @@ def remove_thin_devices() -> None:
 
 
 def devices_of_ours() -> str:
-    """Return what dmsetup and losetup show of temporary devices."""
+    """Return the output of dmsetup and losetup for temporary devices."""
     shown = ""
     for command in (["dmsetup", "ls"], ["losetup", "--list", "--noheadings"]):
         if Path("/dev/mapper/control").exists() or command[0] == "losetup":
@@ -97,7 +97,7 @@ def devices_of_ours() -> str:
 
 
 def make_server(client: docker.APIClient) -> str:
-    """Make a server whose image has two layers, deleted files and a volume behind a link."""
+    """Create a server whose image has two layers, deleted files and a volume behind a link."""
     client.import_image_from_data(busybox_archive(), repository="base", tag="test")
     base = client.create_container(
         "base:test",
@@ -136,7 +136,7 @@ def everything_in(root: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in root.rglob("*")
-        # what the living container itself writes to
+        # The running container writes to this log itself.
         if not path.name.endswith("-json.log")
     }
 
@@ -265,7 +265,7 @@ def test_a_read_only_data_root_that_is_mounted_elsewhere(dead: Dead, tmp_path: P
 
 @pytest.mark.parametrize("dead", ["vfs"], indirect=True)
 def test_the_owners_of_an_engine_that_remaps_users(dead: Dead, tmp_path: Path) -> None:
-    # as such an engine calls it: root of the server is the user that one file has
+    # Such an engine's data root has this name; the server's root is the owner of one of its files.
     remapped = tmp_path / "1000.1001"
     remapped.symlink_to(dead.root)
     archive = tmp_path / "server.docker"
@@ -301,7 +301,7 @@ def test_damaged_metadata(
     assert (tmp_path / "copy/etc/motd").read_text() == "changed\n"
     assert damaged.run("--json", "list") == 3
     (row,) = json.loads(capsys.readouterr().out)
-    # that of the volume, whatever else the tests' engine has
+    # Other tests' volumes may be in the engine, so select this server's.
     names = [
         name
         for name in row["unclaimed_volumes"]

@@ -23,7 +23,7 @@ TRICK = '{"type":"network"}'
 
 
 class Container:
-    """A container bound to an instance, as the driver makes it."""
+    """A container bound to an instance, as the driver creates it."""
 
     def __init__(self, client: docker.APIClient, image: str, **options: Any) -> None:
         self.client = client
@@ -48,7 +48,7 @@ class Container:
         return output.decode()
 
     def output(self) -> str:
-        """Return what the container wrote until it ended."""
+        """Return the container's output when it has ended."""
         assert self.client.wait(self.id, timeout=30)["StatusCode"] == 0
         output: bytes = self.client.logs(self.id)
         return output.decode()
@@ -67,7 +67,7 @@ def port() -> model.VIF:
 
 @pytest.fixture
 def wired(instance_uuid: str, port: model.VIF) -> Iterator[str]:
-    """An instance whose namespace is finished; there is no switch."""
+    """Yield an instance with a complete namespace and without a switch."""
     nics = nics_from_network_info(model.NetworkInfo([port]))
     namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
     yield instance_uuid
@@ -87,7 +87,7 @@ def create(docker_client: docker.APIClient, busybox_image: str) -> Create:
 
 
 def assert_network(container: Container, port: model.VIF) -> None:
-    """The running container is in its instance's namespace and sees all of it."""
+    """Check that the running container is in its instance's namespace and sees all of it."""
     shown = container.exec("ip", "address", "show", "eth0")
     assert "10.7.0.5/24" in shown
     assert "2001:db8::5/64" in shown
@@ -162,7 +162,7 @@ def test_restart_goes_on_answering_on_the_switch(
         docker_client.restart(container.id, timeout=0)
         assert networks.pings(uuids[1], "10.7.0.5")
         assert "0% packet loss" in container.exec("ping", "-c", "1", "-w", "3", "10.7.0.6")
-        # more than a checksum's worth, by TCP
+        # By TCP, the text covers more than one checksum.
         other = create(uuids[1], command=["sh", "-c", "echo hello | nc -w 5 10.7.0.5 7"])
         other.start()
         assert other.output() == "hello\n"

@@ -33,7 +33,7 @@ def image(engine_url: str, home_network: str) -> Iterator[str]:
 
 
 def read_until(client: docker.APIClient, container: str, text: bytes, since: str) -> None:
-    """Read what a container has written since a moment until there is some text in it."""
+    """Read a container's output since a moment until it contains a text."""
     seen = b""
     start = timeutils.parse_isotime(since[:26] + "Z").timestamp()
     lines = client.logs(container, stream=True, follow=True, since=start)
@@ -82,7 +82,7 @@ def test_systemd(
 
             since = docker_client.inspect_container(container)["State"]["StartedAt"]
             read_until(docker_client, container, b"sd1 console", since)
-            # waits until the boot is over, the one way or the other
+            # The command waits until the boot has succeeded or failed.
             state = run("timeout", "300", "systemctl", "is-system-running", "--wait")
             assert state.strip() == "running", run("systemctl", "--failed", "--no-pager")
             console = engine.read_console(container, 100 << 10).decode()
@@ -90,7 +90,7 @@ def test_systemd(
             assert "sd1 console" in console
             assert run("cat", "/etc/machine-id") == f"{machine_id}\n"
             assert run("hostname") == "sd1\n"
-            # a unit of the tenant's, with a control group of its own
+            # The tenant's own unit has its own control group.
             assert run("systemctl", "start", "hello.service") == ""
             assert "the service ran" in engine.read_console(container, 100 << 10).decode()
             limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -98,7 +98,7 @@ def test_systemd(
             assert run("cat", limit) == "268435456\n"
             assert "rror" in run("sh", "-c", f"echo 1073741824 >{limit} || echo error")
             assert run("cat", limit) == "268435456\n"
-            # no hierarchy of the host's is in sight
+            # The container sees no control group of the host.
             assert run("cat", "/proc/1/cgroup").count("docker") == 0
             lifecycle.stop(engine, container, 30, 10)
             found = docker_client.inspect_container(container)["State"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers whose root is nobody on the host, on an engine with ``userns-remap``."""
+"""Containers whose root is unprivileged on the host, on an engine with ``userns-remap``."""
 
 import shlex
 import uuid
@@ -28,7 +28,7 @@ from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 
 FIRST = 300_000
-# any account that every machine has; its ids are only known in the engine's mount namespace
+# Every machine has this account. Only the engine's mount namespace contains its subordinate ids.
 ACCOUNT = "daemon"
 ETC = {
     "hostname": b"web-1\n",
@@ -39,8 +39,8 @@ ETC = {
 
 @pytest.fixture(scope="module")
 def folder(state_folder: Path) -> Path:
-    """The state of the engine, and the files with the ids."""
-    # the containers' root must get to their files
+    """Return the directory of the engine's state and of the id files."""
+    # The containers' root must reach its files.
     state_folder.chmod(0o711)
     found = state_folder / "remapped"
     found.mkdir()
@@ -55,7 +55,8 @@ def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engin
         shlex.join(["mount", "--bind", str(folder / name), f"/etc/{name}"])
         for name in ("subuid", "subgid")
     )
-    # the folders of the names must be shared mounts before the engine's mount namespace is made
+    # The directories of the namespaces must be shared mounts before the engine's mount namespace
+    # exists.
     mark = (state_folder / "mark").read_text()
     first = mark + str(uuid.uuid4())[len(mark) :]
     namespace.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
@@ -90,12 +91,12 @@ def ids(engine: Engine, folder: Path) -> IdMaps:
 
 @pytest.fixture
 def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
-    """An instance whose namespace is finished; there is no switch."""
+    """Yield an instance with a complete namespace and without a switch."""
     port = networks.vif(networks.subnet("10.7.0.0/24", ["10.7.0.5"], "10.7.0.1"))
     nics = nics_from_network_info(model.NetworkInfo([port]))
     namespace.create_owned_namespace(instance_uuid, ids.users, ids.groups)
     namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
-    # again, as at every start
+    # Each start repeats the call.
     namespace.create_owned_namespace(instance_uuid, ids.users, ids.groups)
     yield instance_uuid
     namespace.unwire_nic(instance_uuid, port["devname"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wiring, read back from the kernel by iproute2."""
+"""Network devices that the driver wires, read back from the kernel by iproute2."""
 
 import ipaddress
 import os
@@ -26,9 +26,9 @@ from novadocker.privsep.network.types import Nic, Route
 from tests.engine import networks
 from tests.waiting import until
 
-# linux/if_ether.h
+# From linux/if_ether.h.
 ETH_P_ALL = 3
-# RFC 4861, section 4.4
+# From RFC 4861, section 4.4.
 NEIGHBOUR_ADVERTISEMENT = 136
 
 PORT = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
@@ -54,7 +54,7 @@ SECOND = Nic(
     mac="fa:16:3e:00:00:06",
     mtu=None,
     addresses=("10.8.0.5/32", "2001:db8:8::5/128"),
-    # gateways outside the subnets: they are neighbours on the link
+    # These gateways are outside the subnets, so they are neighbours on the link.
     routes=(Route("10.9.0.0/16", "10.8.0.1"), Route("2001:db8:9::/48", "2001:db8:8::1")),
 )
 
@@ -161,7 +161,7 @@ def test_announcement(uuid: str) -> None:
             frame = receiver.recv(2048)
             kind, body = frame[12:14], frame[14:]
             if kind == b"\x08\x06":
-                # sender and target are the same: gratuitous
+                # A gratuitous ARP request has the same sender and target address.
                 assert body[14:18] == body[24:28]
                 told[str(ipaddress.ip_address(body[14:18]))] = body[8:14].hex(":")
             elif kind == b"\x86\xdd" and body[40] == NEIGHBOUR_ADVERTISEMENT:
@@ -195,7 +195,7 @@ def test_again_changes_nothing(uuid: str) -> None:
         stdout=subprocess.PIPE,
     ) as monitor:
         assert monitor.stdout is not None
-        # until the monitor listens, its own test event is lost
+        # Until the monitor listens, the kernel drops the test's own event, so repeat it.
         os.set_blocking(monitor.stdout.fileno(), False)
         while not monitor.stdout.read():
             networks.run(uuid, "ip", "addr", "add", "127.9.9.9/32", "dev", "lo")
@@ -362,7 +362,7 @@ def test_failure_in_the_namespace_leaves_no_thread_there(
     with pytest.raises(OSError, match="no space"):
         wire(uuid, FIRST)
     assert os.listdir("/proc/self/fd") == descriptors
-    # Python knows a thread as ended a moment before the kernel does
+    # Python reports a thread as ended shortly before the kernel does.
     until(lambda: namespaces_of_threads() == {home})
 
 
@@ -408,7 +408,7 @@ def test_records(uuid: str) -> None:
 
 @pytest.fixture
 def helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The real privileged process, started as nova-compute does, but for sudo."""
+    """Start the real privileged process with nova-compute's command, but without sudo."""
     package = str(Path(novadocker.__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", package, prepend=os.pathsep)
     conf.CONF.set_override("helper_command", "privsep-helper", group="novadocker_network")
@@ -421,7 +421,7 @@ def helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def privileged_processes() -> list[str]:
-    """Return the ids of the helpers in our network namespace: other sessions have theirs."""
+    """Return the ids of this network namespace's helpers, without other sessions' helpers."""
     home = os.stat("/proc/self/ns/net")
     return [
         command.parent.name
@@ -442,7 +442,7 @@ def test_through_the_privileged_process(
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     (daemon,) = privileged_processes()
     status = Path(f"/proc/{daemon}/status").read_text()
-    # CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN and CAP_SYS_ADMIN
+    # CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN and CAP_SYS_ADMIN.
     assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 6 | 1 << 7 | 1 << 12 | 1 << 21:016x}"]
     owned = new_instance_uuid()
     namespace.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])

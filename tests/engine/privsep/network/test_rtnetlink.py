@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to the kernel, many at once."""
+"""Batches of requests to the kernel."""
 
 import errno
 import subprocess
@@ -46,7 +46,7 @@ def test_refusal_is_raised_and_keeps_nothing_else_from_being_done(
     index = networks.host_device(bridge)["ifindex"]
     with pytest.raises(FileExistsError):
         netlink.ask(rtnetlink.add_bridge(bridge), absent, ignoring=errno.ENODEV)
-    # nothing of that is left to be taken for this one's answer
+    # No response of the failed batch may be taken for this request's.
     ((link,),) = netlink.ask(rtnetlink.get_link(bridge))
     assert link["index"] == index
 
