@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the unit tests: Nova's objects, and the driver over fakes of our own modules."""
+"""Fixtures of the unit tests: Nova's objects, and the driver on fakes of its own modules."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from tests.unit import fakes
 
 @pytest.fixture(autouse=True)
 def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nova's options at their defaults; Nova's own test-case does that for itself."""
+    """Set Nova's options to their defaults, as Nova's own test case does."""
     objects.register_all()
     if request.cls is not None:
         yield
@@ -28,7 +28,7 @@ def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def options(nova_configuration: None) -> Iterator[Any]:
-    """Set Nova's options for one test: ``options(name=value, group=...)``."""
+    """Yield a function that sets options for one test: ``options(name=value, group=...)``."""
 
     overridden: list[tuple[str | None, str]] = []
 
@@ -137,7 +137,7 @@ def driver(
     transfer: fakes.FakeTransfer,
     virtapi: fakes.FakeVirtAPI,
 ) -> driver_module.DockerDriver:
-    """The driver after ``init_host``, over the fakes."""
+    """Return the driver after ``init_host``, on the fakes."""
     for name, fake in {
         "Engine": lambda *_: engine,
         "vifs": network,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small stand-ins for the modules below the driver."""
+"""Small fakes of the modules below the driver."""
 
 from __future__ import annotations
 
@@ -53,7 +53,17 @@ USERS = (
     rescue,
     resize,
 )
+<<<<<<< main
 """The modules of the driver that use those below them."""
+||||||| base
+
+USERS = (build, config_drive, driver, services, ports, power, migrate, rescue, resize)
+"""The modules of the driver that use those below them."""
+=======
+
+USERS = (build, config_drive, driver, services, ports, power, migrate, rescue, resize)
+"""The modules of the driver that import the modules below them."""
+>>>>>>> helper
 
 ORIGINALS: dict[str, tuple[object, ...]] = {
     "Engine": (Engine,),
@@ -83,7 +93,7 @@ INFO = EngineInfo(
     live_restore=True,
     runtimes={"runc": "runc", "novadocker": "/usr/bin/novadocker-runtime"},
 )
-# two NUMA nodes of four cores, without threads
+# Two NUMA nodes with four cores each, without hyper-threads.
 CELLS = tuple(
     Cell(
         id=number,
@@ -106,6 +116,7 @@ USAGE = Usage(
 )
 
 
+<<<<<<< main
 PLACES: dict[str, list[tuple[object, str]]] = {
     stand_in: [
         (user, name)
@@ -122,13 +133,27 @@ def places(stand_in: str) -> list[tuple[object, str]]:
     """Return each module of the driver that uses an original, and the name it has there."""
     assert PLACES[stand_in], f"nothing uses {stand_in}"
     return PLACES[stand_in]
+||||||| base
+def places(name: str) -> list[object]:
+    """Return the modules of the driver that know a module or class below them by a name."""
+    found: list[object] = [module for module in USERS if hasattr(module, name)]
+    assert found, f"nothing uses {name}"
+    return found
+=======
+def places(name: str) -> list[object]:
+    """Return the modules of the driver that import a module or class below them by this name."""
+    found: list[object] = [module for module in USERS if hasattr(module, name)]
+    assert found, f"nothing uses {name}"
+    return found
+>>>>>>> helper
 
 
 @dataclass
 class FakeEngine:
-    """An engine in memory; ``calls`` lists the requests that change something, in order.
+    """An engine in memory; ``calls`` lists the requests that change its state, in order.
 
-    ``stubborn`` names signals that do not end a process, ``exit_code`` ends each at its start.
+    ``stubborn`` names signals that do not end a process, ``exit_code`` ends each process at its
+    start.
     """
 
     info_: EngineInfo = INFO
@@ -169,7 +194,7 @@ class FakeEngine:
         return self.info_
 
     def claim(self, info: EngineInfo) -> None:
-        """Many drivers share one process, and the data root of ``INFO``."""
+        """Do nothing, because many drivers share one process and the data root of ``INFO``."""
 
     def release(self) -> None:
         pass
@@ -187,7 +212,7 @@ class FakeEngine:
     def watch_events(
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
     ) -> Iterator[ContainerEvent]:
-        """Yield what a test puts into ``events``; a None there is the loss of the connection."""
+        """Yield the events that a test puts into ``events``; None there is a lost connection."""
         self.watched_since.append(since_ns)
         with contextlib.suppress(queue.Empty):
             while (event := self.events.get(timeout=quiet)) is not None:
@@ -223,7 +248,7 @@ class FakeEngine:
         return next(c.id for c in self.containers.values() if c.name == spec.name)
 
     def add(self, name: str, labels: Mapping[str, str], status: str = "created") -> None:
-        # a name can be used again, an id can't
+        # A name can be used again, an id cannot.
         container_id = f"id-{name}" if f"id-{name}" not in self.containers else f"id-{name}-2"
         self.containers[container_id] = ContainerDetail(
             id=container_id,
@@ -294,7 +319,7 @@ class FakeEngine:
 
 @dataclass
 class FakeNetwork:
-    """Stands for ``vifs`` and ``netns``; ``wired`` and ``bound`` are what the kernel would show."""
+    """A fake of ``vifs`` and ``netns``; ``wired`` and ``bound`` are the kernel's state."""
 
     wired: set[str] = field(default_factory=set)
     ports: list[str] = field(default_factory=list)
@@ -363,7 +388,7 @@ class FakeNetwork:
 
 @dataclass
 class FakeDrives:
-    """Stands for ``drives``; ``written`` has the files of each instance's config drive."""
+    """A fake of ``drives``; ``written`` has the files of each instance's config drive."""
 
     written: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
@@ -402,7 +427,7 @@ class FakeDrives:
 
 @dataclass
 class FakeInterior:
-    """Stands for ``interior``; ``passwords`` has the users whose passwords were set."""
+    """A fake of ``interior``; ``passwords`` has the users whose passwords were set."""
 
     passwords: list[str] = field(default_factory=list)
     accounts: bool = True
@@ -419,7 +444,7 @@ class FakeInterior:
 
 @dataclass
 class FakeTransfer:
-    """Stands for ``transfer``; ``steps`` is what the other host and this one's disk would show.
+    """A fake of ``transfer``; ``steps`` lists the calls that change either host's state.
 
     ``broken`` names the step that fails.
     """
@@ -472,14 +497,14 @@ class FakeTransfer:
 
 
 class FakeTags:
-    """Stands for ``tags``: the tenant gave none."""
+    """A fake of ``tags`` for a tenant without tags."""
 
     def device_metadata(self, *_args: object) -> objects.InstanceDeviceMetadata:
         return objects.InstanceDeviceMetadata(devices=[])
 
 
 class FakeLxcfs:
-    """Stands for ``lxcfs.Lxcfs`` on a host without lxcfs."""
+    """A fake of ``lxcfs.Lxcfs`` on a host without lxcfs."""
 
     found: tuple[Mount, ...] = ()
 
@@ -503,7 +528,7 @@ class FakeLxcfs:
 
 
 class FakeLoads:
-    """Stands for ``loads.Loads``; ``deleted`` has the servers whose files are gone."""
+    """A fake of ``loads.Loads``; ``deleted`` has the servers whose files are deleted."""
 
     def __init__(self, *_args: object) -> None:
         self.deleted: list[str] = []
@@ -519,7 +544,7 @@ class FakeLoads:
 
 
 class FakeImages:
-    """Stands for ``images.ImageStore``; ``uploads`` lists image ids and what they got."""
+    """A fake of ``images.ImageStore``; ``uploads`` lists image ids and their content."""
 
     def __init__(self, *_args: object) -> None:
         self.uploads: list[tuple[str, str]] = []
@@ -539,9 +564,9 @@ class FakeImages:
 
 
 class FakeVirtAPI:
-    """Nova's virtapi with events that come, fail or stay away.
+    """A fake of Nova's virtapi with events that arrive, fail or never arrive.
 
-    :param coming: what makes the events come; they are there at once without
+    :param coming: an event that delays the arrival; without it, the events arrive at once
     :ivar awaited: the events of the last wait
     """
 
@@ -568,9 +593,9 @@ class FakeVirtAPI:
 
 @dataclass
 class FakeEnforcement:
-    """Stands for ``enforcement.Enforcement``; ``kept`` is what the kernel would show.
+    """A fake of ``enforcement.Enforcement``; ``kept`` is the kernel's state.
 
-    ``broken`` lists limits that the kernel does not keep.
+    ``broken`` lists limits that the kernel does not accept.
     """
 
     kept: dict[str, Limits] = field(default_factory=dict)

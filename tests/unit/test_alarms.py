@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms and dashboards: they ask for metrics that there are.
+"""Alarms and dashboards: they query existing metrics only.
 
-Each alarm is tested by promtool, and has a runbook.
+promtool tests each alarm, and each alarm has a runbook.
 """
 
 import json
@@ -33,7 +33,7 @@ TYPES = {"counter": "_total", "gauge": ""}
 
 
 def alarms() -> list[tuple[str, str, str]]:
-    """Return the name, level and expression of each."""
+    """Return the name, level and expression of each alarm."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
     return [
         (rule["alert"], rule["labels"]["severity"], rule["expr"])
@@ -44,7 +44,7 @@ def alarms() -> list[tuple[str, str, str]]:
 
 
 def thresholds() -> dict[tuple[str, str], set[tuple[str, str]]]:
-    """Return the thresholds that each alarm asks for, by its name and level."""
+    """Return the thresholds that each alarm queries, by its name and level."""
     return {
         (name, level): set(re.findall(r'threshold\{alarm="(\w+)",level="(\w+)"\}', expression))
         for name, level, expression in alarms()
@@ -64,7 +64,7 @@ def test_each_alarm_has_a_runbook_and_cases(name: str, level: str, expression: s
 def test_each_threshold_can_be_another_on_a_host(name: str, level: str) -> None:
     cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
     assert f"{name} {level} override" in cases
-    # the culprit of an alarm of the host's is told at its threshold
+    # The alarm of the culprit uses the threshold of the host's alarm.
     culprit_of = {"NovadockerServerMostThreads": "NovadockerHostThreads"}
     assert thresholds()[name, level] == {(culprit_of.get(name, name), level)}
 
@@ -93,7 +93,7 @@ def test_the_owner_is_told_of_each_alarm_of_a_server() -> None:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[CollectorRegistry]:
-    """All that the exporter tells of a host with one server."""
+    """Return a registry with the exporter's metrics of a host with one server."""
     put_container(tmp_path, 1, CONTAINER)
     put_identity(tmp_path, CONTAINER)
     watch = Watch(tmp_path, tmp_path / "data/containers", Rings(tmp_path / "kernel"), None, print)
@@ -107,7 +107,7 @@ def registry(tmp_path: Path) -> Iterator[CollectorRegistry]:
 
 @pytest.fixture
 def told(registry: CollectorRegistry) -> set[str]:
-    """The names of all metrics of the exporter."""
+    """Return the names of all metrics of the exporter."""
     return {family.name + TYPES[family.type] for family in registry.collect()}
 
 

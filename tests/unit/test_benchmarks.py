@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How benchmarks end."""
+"""The exit statuses and result files of benchmarks."""
 
 import json
 import signal

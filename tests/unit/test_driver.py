@@ -53,7 +53,7 @@ def test_network_of_a_container_with_users_of_its_own(
     monkeypatch.setattr(id_maps, "read_id_maps", lambda info: ids)
     driver.init_host(NODE)
     spawn()
-    # before the namespace is wired, or it would be the host's
+    # The owner is set before the wiring, because otherwise the host would own the namespace.
     assert network.owned == {instance.uuid: (ids.users, ids.groups)}
 
 
@@ -238,7 +238,7 @@ def test_spawn_refuses_what_it_cannot_give(
 def test_live_migration_is_refused_as_nova_wants_it(driver: Any, instance: Any) -> None:
     with pytest.raises(nova_exception.MigrationPreCheckError, match="no live") as caught:
         driver.check_can_live_migrate_destination(None, instance, {}, {})
-    # a subclass of ours would not survive the way to the conductor
+    # The conductor cannot deserialize a subclass of this exception.
     assert caught.type is nova_exception.MigrationPreCheckError
 
 
@@ -368,7 +368,7 @@ def test_freeze(
     else:
         driver.suspend(None, instance)
     assert driver.get_info(instance, use_cache=False).state == power_state.PAUSED
-    # the kernel would answer pings for it
+    # The kernel would answer pings for the server, so its port must be down.
     assert network.silent == {instance.uuid}
     driver.plug_vifs(instance, network_info)
     assert network.silent == {instance.uuid}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sample files are true to the code."""
+"""The sample files match the code."""
 
 import configparser
 import json
@@ -25,7 +25,7 @@ CONTEXTS = (
 
 
 def helper_arguments(context: str, more: str = "") -> str:
-    """Return the arguments that oslo.privsep makes for nova-compute, as sudo matches them."""
+    """Return oslo.privsep's arguments for nova-compute, in the form that sudo matches."""
     return (
         f"--config-file /etc/nova/nova.conf --privsep_context {context} "
         f"--privsep_sock_path /tmp/tmp4z_x1/privsep.sock{more}"
@@ -33,7 +33,7 @@ def helper_arguments(context: str, more: str = "") -> str:
 
 
 def test_the_sample_of_the_options_is_current(tmp_path: Path) -> None:
-    """Made by ``oslo-config-generator``, see the contributor's guide."""
+    """``oslo-config-generator`` writes the sample, see the contributor's guide."""
     generated = tmp_path / "sample"
     settings = str(ETC / "oslo-config-generator/nova-docker.conf")
     generator.main(["--config-file", settings, "--output-file", str(generated)])
@@ -44,7 +44,7 @@ def test_the_engines_sample_has_what_the_driver_asks_for() -> None:
     sample = json.loads((ETC / "docker/daemon.json").read_text())
     assert sample["live-restore"] is True
     assert Path(sample["runtimes"]["novadocker"]["path"]).name == "novadocker-runtime"
-    # no network of the engine's on the host
+    # The engine creates no network on the host.
     assert (sample["bridge"], sample["iptables"], sample["ip6tables"]) == ("none", False, False)
 
 
@@ -78,10 +78,10 @@ def test_sudo_lets_the_helpers_through(arguments: str, allowed: bool) -> None:
 
 
 def test_the_order_of_the_services() -> None:
-    """A host that comes up: Open vSwitch, lxcfs and the engine, then nova-compute."""
+    """A host starts Open vSwitch, lxcfs and the engine, then nova-compute."""
     compute = _unit("nova-compute.service.d/novadocker.conf")
     assert {"docker.service", "openvswitch-switch.service"} <= set(compute["After"].split())
-    # what it requires would stop it when it stops
+    # systemd would stop nova-compute together with a required unit.
     assert "Requires" not in compute
     lxcfs = _unit("lxcfs.service.d/novadocker.conf")
     assert lxcfs["Before"].split() == ["docker.service", "nova-compute.service"]

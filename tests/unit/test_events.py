@@ -33,7 +33,7 @@ def event(action: str, uuid: str = UUID, name: str | None = None) -> ContainerEv
         ([], 9.0, [], None),
         ([(UUID, STOPPED, 1.0)], 1.9, [], 0.1),
         ([(UUID, STOPPED, 1.0)], 2.0, [(UUID, STOPPED)], None),
-        # a restart is a start; it is told when the stop would have been
+        # A restart is reported as a start, at the time at which the stop would have been reported.
         ([(UUID, STOPPED, 1.0), (UUID, STARTED, 1.5)], 2.0, [(UUID, STARTED)], None),
         ([(UUID, STOPPED, 1.0), (OTHER, STOPPED, 1.5)], 2.0, [(UUID, STOPPED)], 0.5),
     ],
@@ -56,13 +56,13 @@ def test_what_is_held(
 
 @pytest.fixture
 def killed() -> list[str]:
-    """The servers of which a process was killed."""
+    """Return the list of servers of which a process was killed."""
     return []
 
 
 @pytest.fixture
 def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: list[str]) -> Iterator[Next]:
-    """Run the threads on the fake engine; return the next thing that Nova is told."""
+    """Run the threads on the fake engine; yield a function that returns Nova's next event."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
@@ -103,7 +103,7 @@ def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: N
     engine.add(naming.container_name(UUID), labels(UUID), status="exited")
     engine.events.put(event("start", OTHER))
     engine.events.put(exception.EngineError(operation="the events", reason="no sense"))
-    # of the full check
+    # These events come from the full check.
     assert {told(), told()} == {(OTHER, STARTED), (UUID, STOPPED)}
     engine.events.put(event("die", OTHER))
     assert told() == (OTHER, STOPPED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extra specs of ``docker:``, as the driver and as nova-api read them."""
+"""The extra specs of ``docker:``, as the driver and as nova-api parse them."""
 
 import json
 from importlib import metadata
@@ -17,7 +17,7 @@ METADEFS = CHECKOUT / "etc" / "glance" / "metadefs" / "novadocker.json"
 
 @pytest.fixture
 def nova_api(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Nova's own check of a new flavor, with our validators."""
+    """Return Nova's own check of a new flavor, with this project's validators."""
     ours = {validator.name: validator for validator in extra_spec_validators.register()}
     monkeypatch.setattr(validators, "VALIDATORS", ours)
     monkeypatch.setattr(validators, "NAMESPACES", {"docker"})

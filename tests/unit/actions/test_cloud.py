@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud's APIs, when they do not answer."""
+"""Errors of the cloud's APIs when they do not answer."""
 
 import socket
 

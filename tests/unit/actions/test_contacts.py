@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contacts of projects, over a fake of Keystone."""
+"""The contacts of projects, on a fake of Keystone."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from tests.waiting import until
 
 
 class Identity:
-    """Keystone, with the projects of a list."""
+    """A fake of Keystone, with a list of projects."""
 
     def __init__(self, *projects: dict[str, Any]) -> None:
         self.listed = [Project.existing(**project) for project in projects]

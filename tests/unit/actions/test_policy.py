@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What alarms do to servers, over a fake of Nova's API."""
+"""Alarms' actions on servers, on a fake of Nova's API."""
 
 import io
 import json
@@ -23,7 +23,7 @@ RULE = {"alarm": "Bomb", "action": "pause", "undo": True, "spared_projects": ["s
 
 
 class Compute:
-    """Nova's API, with one server."""
+    """A fake of Nova's API, with one server."""
 
     def __init__(self, status: str = "ACTIVE", project: str = "p1") -> None:
         self.server = SimpleNamespace(
@@ -86,7 +86,7 @@ def make(compute: Compute, clock: list[float] | None = None, **changes: Any) -> 
         SimpleNamespace(compute=compute),  # type: ignore[arg-type]
         policy.parse(content),
         clock=lambda: times[0],
-        # Nova ends what it does
+        # Nova completes its task.
         sleep=lambda _: setattr(compute.server, "task_state", None),
     )
 
@@ -208,7 +208,7 @@ def test_throttling_that_nova_refuses_is_not_told_as_done(
 @pytest.mark.parametrize("done", [False, True])
 def test_throttling_that_broke_off_is_gone_on_with(done: bool) -> None:
     compute = Compute()
-    # the request came through and its answer did not, or neither
+    # Either Nova received the request and its response was lost, or Nova did not receive it.
     compute.error, compute.refuses = auth_exceptions.ConnectTimeout(), not done
     found = make(compute, rules=[THROTTLE])
     with pytest.raises(auth_exceptions.ConnectTimeout):

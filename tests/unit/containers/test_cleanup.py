@@ -10,7 +10,7 @@ from tests.unit.fakes import FakeEngine
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """An engine with two containers, one of which it can't remove."""
+    """Return an engine with two containers, one of which it cannot delete."""
     engine = FakeEngine()
     engine.add("stuck", {})
     engine.add("free", {})

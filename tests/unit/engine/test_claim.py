@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One nova-compute for an engine."""
+"""An engine accepts one nova-compute only."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
         assert other.stdout.readline() == b"taken\n"
         with pytest.raises(exception.InvalidConfiguration):
             claim.take(str(tmp_path))
-        # another engine is nobody's
+        # Another engine has no claim.
         claim.take(f"{tmp_path}/other")
         other.kill()
         other.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine module sends and how it reads answers; the real engine has tests/engine."""
+"""The engine module's requests and its parsing of responses; tests/engine has the real engine."""
 
 import http.server
 import io
@@ -76,7 +76,7 @@ def test_size_of_the_disk() -> None:
     assert engine_requests.container_config(sized)["HostConfig"]["StorageOpt"] == {
         "size": "1073741824"
     }
-    # an engine that can't give a size refuses any
+    # An engine without support for sizes refuses any size.
     assert engine_requests.container_config(SPEC)["HostConfig"]["StorageOpt"] == {}
 
 
@@ -86,7 +86,7 @@ def test_container_isolation() -> None:
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
     assert (host["ShmSize"], host["OomScoreAdj"]) == (1 << 20, 5)
-    # the engine's own profiles and masked paths
+    # The engine applies its own profiles and masked paths.
     assert not {"SecurityOpt", "MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
 
 
@@ -177,7 +177,7 @@ def test_errors_start_with_the_cause(text: str, expected: str) -> None:
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """An engine that answers everything and counts the connections that are open."""
+    """An engine that answers every request and counts its open connections."""
 
     daemon_threads = True
 
@@ -187,7 +187,7 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """An answer of the daemon's; the connection stays open for the next request."""
+    """A response of the daemon; the connection stays open for the next request."""
 
     protocol_version = "HTTP/1.1"
     server: Daemon
@@ -209,7 +209,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) -> None:
@@ -250,14 +250,14 @@ server.serve_forever()
 
 @pytest.fixture
 def encrypted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An engine behind TLS that wants a certificate of its own making: its address, its folder."""
+    """Yield the address and directory of an engine that requires its own certificate by TLS."""
     for name in ("engine", "other"):
         command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
         command += ["ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}"]
         command += ["-addext", "subjectAltName=IP:127.0.0.1"]
         command += ["-keyout", f"{tmp_path}/{name}.key", "-out", f"{tmp_path}/{name}.pem"]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-    # a process of its own: with Nova 31 the threads of this one are eventlet's
+    # The server is a separate process, because with Nova 31 this process's threads are eventlet's.
     with subprocess.Popen(
         [sys.executable, "-c", _ENCRYPTED, f"{tmp_path}/engine"], stdout=subprocess.PIPE, text=True
     ) as server:

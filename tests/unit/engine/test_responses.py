@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever an engine answers, the driver has a well-formed value or one clear error."""
+"""For any response of an engine, the driver returns a valid value or raises one clear error."""
 
 import copy
 import dataclasses
@@ -68,7 +68,7 @@ JUNK: st.SearchStrategy[Any] = st.recursive(
 
 
 def places(found: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to each value in an answer, the answer itself first."""
+    """Yield the path to each value in a response, beginning with the response itself."""
     yield way
     keys: Iterable[Any] = ()
     if isinstance(found, dict):

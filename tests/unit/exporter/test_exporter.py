@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter, on trees of files as both versions of control groups show them."""
+"""The exporter, on trees of files in the form of both versions of control groups."""
 
 import base64
 import errno
@@ -154,7 +154,7 @@ def places(root: Path) -> Places:
 
 
 def scrape(root: Path) -> dict[tuple[str, str], float]:
-    """Return the values of a scrape, read back from the text, by name and uuid."""
+    """Return the values of a scrape, parsed from the text, by name and uuid."""
     registry = CollectorRegistry()
     registry.register(HostCollector(places(root)))
     text = generate_latest(registry).decode()
@@ -167,7 +167,7 @@ def scrape(root: Path) -> dict[tuple[str, str], float]:
 
 @pytest.fixture(params=[1, 2])
 def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A host with one server, by both versions."""
+    """Return the root directory of a host with one server, for each version."""
     put_container(tmp_path, request.param, CONTAINER)
     put_identity(tmp_path, CONTAINER)
     put(tmp_path, {"proc/42/net/dev": NET_DEV, "proc/42/net/stat/nf_conntrack": CONNTRACK})
@@ -279,7 +279,7 @@ def test_the_time_of_the_start_is_that_of_the_last_one(
     path = root / "data/containers" / CONTAINER / "config.v2.json"
     stored = json.loads(path.read_text())
     stored["State"]["StartedAt"] = told
-    # as the engine does it
+    # The engine replaces the file in this way.
     (path.parent / "new").write_text(json.dumps(stored))
     (path.parent / "new").rename(path)
     second = identities.find(CONTAINER)
@@ -319,7 +319,7 @@ def test_a_server_that_is_removed_at_any_moment_of_a_scrape(
         if calls_left <= 0:
             for part in parts:
                 part.with_suffix(".gone").rename(part)
-    # each file of the group, of a process and of the engine's, and some folders
+    # The moments are the files of the group, a process and the engine, and some directories.
     assert moments > 20
 
 
@@ -486,10 +486,10 @@ def test_five_hundred_servers_are_told_with_few_files_kept(tmp_path: Path) -> No
 
 
 def open_below(folder: Path) -> int:
-    """Return how many files below a folder this process has open."""
+    """Return the number of this process's open files below a directory."""
     found = 0
     for descriptor in os.listdir("/proc/self/fd"):
-        # the one of this list is gone
+        # The file descriptor of this list is closed already.
         with suppress(FileNotFoundError):
             found += os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(folder))
     return found
@@ -505,7 +505,7 @@ def test_a_file_larger_than_one_read_is_read_whole(tmp_path: Path) -> None:
 
 
 def lose_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the next read of an open file fail, as that of a control group that went away."""
+    """Make the next read of an open file fail, as for a deleted control group."""
     real, answers = os.pread, [OSError(errno.ENODEV, "gone")]
 
     def pread(descriptor: int, size: int, offset: int) -> bytes:
@@ -638,7 +638,7 @@ def test_https_with_a_password(registry: CollectorRegistry, tmp_path: Path) -> N
     address = ipaddress.ip_address("127.0.0.1")
     server, thread = serving.start(address, 0, application, tls)
     try:
-        # one that never shakes hands keeps nobody waiting
+        # A client without a TLS handshake must not delay other clients.
         with socket.create_connection(("127.0.0.1", server.server_port)):
             url = f"https://127.0.0.1:{server.server_port}/metrics"
             verify = str(tls.certificate)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the exporter asks the programs that servers depend on."""
+"""The exporter's probes of the programs that servers depend on."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + bytes(8)
 
 @contextmanager
 def answering(path: Path, answer: bytes) -> Iterator[list[bytes]]:
-    """Answer one client at a socket; give what it said."""
+    """Answer one client at a socket; yield the list of its messages."""
     asked: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -32,7 +32,7 @@ def answering(path: Path, answer: bytes) -> Iterator[list[bytes]]:
             connection, _ = listener.accept()
             with connection:
                 asked.append(connection.recv(4096))
-                # it may have heard enough
+                # The client may close the connection before it has read the whole answer.
                 with suppress(BrokenPipeError):
                     for start in range(0, len(answer), 5):
                         connection.sendall(answer[start : start + 5])

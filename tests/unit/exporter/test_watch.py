@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to servers is told, with the culprit; on trees of files, which announce nothing."""
+"""Incidents of servers are reported with the culprit; on files, which send no notifications."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ from tests.unit.exporter.test_kernel_log import REPORT, Kernel
 
 
 class Host:
-    """A host with a server, whose kernel the test plays."""
+    """A host with a server, whose kernel the test simulates."""
 
     def __init__(self, root: Path, version: int, kernel: Kernel | None) -> None:
         self.root = root
@@ -96,7 +96,7 @@ def host(root: Path, kernel: Kernel) -> Iterator[Host]:
 
 @pytest.fixture
 def deaf_host(root: Path) -> Iterator[Host]:
-    """One whose kernel's log can't be read."""
+    """Yield a host whose kernel log cannot be read."""
     found = Host(root, version_of(root), None)
     yield found
     found.watch.close()
@@ -146,7 +146,7 @@ def test_refused_forks_are_told_with_the_commonest_process(
 
 
 def put_connections(host: Host, tracked: int, refused: int) -> None:
-    """What the kernel counts of a server's connections, on two CPUs."""
+    """Write the kernel's connection counters of a server, on two CPUs."""
     lines = f"entries drop\n{tracked:08x} 00000000\n{tracked:08x} {refused:08x}\n"
     put(host.root, {"proc/42/net/stat/nf_conntrack": lines})
 
@@ -167,7 +167,7 @@ def test_a_full_table_is_told_though_the_kernel_does_not_say_so(
 ) -> None:
     put(host.root, {"proc/sys/net/netfilter/nf_conntrack_max": "100\n"})
     host.turn()
-    # packets are refused for other reasons as well
+    # The kernel refuses packets for other reasons too.
     put_connections(host, 89, 7)
     assert host.turn() == []
     put_connections(host, 90, 9)

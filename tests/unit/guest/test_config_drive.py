@@ -15,7 +15,7 @@ from novadocker.virt.docker.guest import config_drive
 
 @pytest.fixture
 def described(instance: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An instance whose metadata can be made without a cloud."""
+    """Return an instance whose metadata can be built without a cloud."""
     monkeypatch.setattr(base.security_group_api, "get_instance_security_groups", lambda *_: [])
     monkeypatch.setattr(base, "_format_instance_mapping", lambda _: {})
     instance.ec2_ids = objects.EC2Ids(ami_id="a", instance_id="i", kernel_id=None, ramdisk_id=None)

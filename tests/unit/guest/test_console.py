@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which terminal is a server's console, and who may reach it."""
+"""The terminal that is a server's console, and the clients that may connect to it."""
 
 import threading
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 @dataclass
 class Opened:
-    """An engine that tells which terminal was asked for."""
+    """A fake engine that records the requested terminal."""
 
     files: frozenset[str]
     calls: list[tuple[str, ...]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Opened:
         ("shell", {"/bin/login", "/bin/bash", "/bin/sh"}, ("/bin/bash", "-l")),
         ("shell", {"/bin/sh"}, ("/bin/sh", "-l")),
         ("process", {"/bin/login"}, ("process",)),
-        # an unknown word of a tenant's never opens a shell
+        # An invalid value of a tenant's property never opens a shell.
         ("nonsense", {"/bin/login", "/bin/sh"}, ("/bin/login",)),
     ],
 )

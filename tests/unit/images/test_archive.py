@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is accepted as an image archive, what is refused and why, what the engine gets."""
+"""Image archives: accepted ones, refused ones with reasons, and the content for the engine."""
 
 import io
 import json
@@ -28,7 +28,7 @@ Rewrite = Callable[..., dict[str, bytes]]
 
 @pytest.fixture
 def rewrite(tmp_path: Path) -> Rewrite:
-    """Take an archive through the module; return the files of what the engine would get."""
+    """Return a function that rewrites an archive and returns the files for the engine."""
 
     def call(content: bytes, architecture: str = "amd64") -> dict[str, bytes]:
         with tempfile.TemporaryFile(dir=tmp_path) as file:
@@ -55,7 +55,7 @@ def read_tar(content: bytes) -> dict[str, bytes]:
 
 
 def expected(configuration: bytes = CONFIG, layers: list[bytes] = LAYERS) -> dict[str, bytes]:
-    """What the engine gets of an image, whatever archive it was in."""
+    """Return the engine's files of an image, which are the same for every form of archive."""
     manifest = {
         "Config": f"{sha256(configuration)}.json",
         "RepoTags": None,
@@ -127,7 +127,7 @@ def test_the_hosts_image_of_a_multi_platform_archive(
         more = {"platform": {"os": "linux", "architecture": architecture}} if described else {}
         configuration = config(LAYERS, architecture=architecture)
         descriptors.append(archives.oci_manifest(files, configuration, LAYERS, **more))
-    # as buildkit adds them
+    # BuildKit adds such descriptors.
     descriptors.append(
         archives.oci_manifest(
             files,
@@ -184,7 +184,7 @@ def test_a_layer_listed_twice(rewrite: Rewrite) -> None:
 
 
 def docker_with(**changes: Any) -> bytes:
-    """A docker archive whose one manifest entry is changed."""
+    """Return a docker archive whose only manifest entry is changed."""
     files = archives.docker_files(CONFIG, LAYERS)
     manifest = json.loads(files["manifest.json"])
     manifest[0] |= changes
@@ -207,14 +207,14 @@ def two_images_oci() -> bytes:
 
 
 def changed_blob(of: bytes) -> bytes:
-    """An OCI archive with another content under a blob's name."""
+    """Return an OCI archive with other content under a blob's name."""
     files = archives.oci_files(CONFIG, LAYERS)
     files[f"blobs/sha256/{sha256(of)}"] = of[:-1] + b"x"
     return tar(files)
 
 
 def stolen_layers() -> bytes:
-    """An archive that names the digests of another image's layers and brings none of them."""
+    """Return an archive that names another image's layers by digest and contains none of them."""
     files = archives.docker_files(CONFIG, [b"", b""])
     return tar(files)
 
@@ -227,7 +227,7 @@ def many_descriptors() -> bytes:
 
 
 def index_loop() -> bytes:
-    """Indexes that list each other a hundred times, deeper than memory could hold."""
+    """Return indexes that list each other a hundred times, deeper than memory could hold."""
     files: archives.Files = {}
     found = archives.oci_manifest(files, CONFIG, LAYERS)
     for depth in range(9):
@@ -432,7 +432,7 @@ def test_refused(rewrite: Rewrite, tmp_path: Path, case: str) -> None:
     with pytest.raises(ArchiveError, match=reason) as raised:
         rewrite(content)
     assert list(tmp_path.iterdir()) == []
-    # the reason becomes the server's fault in a database and a log
+    # The reason becomes the server's fault in a database and a log.
     str(raised.value).encode()
     assert len(str(raised.value)) < 300
 
@@ -444,7 +444,7 @@ def test_truncated(rewrite: Rewrite, kind: str, outer: str) -> None:
     refused = 0
     for size in range(1, len(content), len(content) // 40):
         try:
-            # the end of a tar archive may be missing where nothing needed is in it
+            # The end of a tar archive may be missing if it contains no required entry.
             assert rewrite(content[:size]) == expected()
         except ArchiveError:
             refused += 1
@@ -452,7 +452,7 @@ def test_truncated(rewrite: Rewrite, kind: str, outer: str) -> None:
 
 
 def test_damage_never_surprises(rewrite: Rewrite) -> None:
-    """Random damage is refused or harmless: no other error, nothing else than the image."""
+    """Random damage is refused or harmless: no other error occurs, and only the image is loaded."""
     dice = random.Random(7)
     for _ in range(400):
         content = bytearray(tar(dice.choice([DOCKER, OCI])))
@@ -519,7 +519,7 @@ def test_pieces_are_small(tmp_path: Path) -> None:
 
 
 def test_the_manifest_comes_last(tmp_path: Path) -> None:
-    """An engine that loses the connection must find no image in what it got."""
+    """An engine that loses the connection must not find a complete image in its input."""
 
     def names() -> Iterator[str]:
         with tempfile.TemporaryFile(dir=tmp_path) as file:
@@ -533,7 +533,7 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
 
 
 def test_pieces_are_read_in_small_ones() -> None:
-    """uWSGI before Glance refuses chunks of a MiB."""
+    """uWSGI in front of Glance refuses chunks of 1 MiB."""
     reader = ChunkReader(iter([b"", b"a" * 300_000, b"b"]))
     sizes = []
     while piece := reader.read(1 << 20):

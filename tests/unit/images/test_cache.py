@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leaves the image cache, and when."""
+"""The images that leave the image cache, and when."""
 
 import datetime
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ USED, FRESH, OLD, BUSY = (f"novadocker/{name}:0123456789ab" for name in "ufob")
 
 @dataclass
 class FakeEngine:
-    """Images by name, each with its age in seconds."""
+    """A fake engine with images by name, each with its age in seconds."""
 
     ages: dict[str, int]
     busy: frozenset[str] = frozenset()
@@ -59,7 +59,7 @@ def update(engine: FakeEngine) -> set[str]:
 
 def test_what_nobody_uses_goes_when_it_is_old(engine: FakeEngine) -> None:
     assert update(engine) == {USED, FRESH, BUSY}
-    # else its last server's end would be the end of the image, too
+    # Otherwise the image would be deleted together with its last server.
     assert engine.named == [USED]
     assert ImageCache(engine).get_disk_usage() == 9 << 20  # type: ignore[arg-type]
 

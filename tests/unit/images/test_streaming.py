@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that go on to the engine while they arrive from Glance."""
+"""Images that stream to the engine while they arrive from Glance."""
 
 import io
 import json
@@ -31,12 +31,12 @@ SECONDS = 30
 
 
 class Glance:
-    """Serves an image in two parts; what is between them is up to the test."""
+    """Serves an image in two parts; the test runs between the parts."""
 
     def __init__(self, content: bytes, pause: Any, monkeypatch: Any, glance: FakeGlance) -> None:
         self.content, self.pause = content, pause
         monkeypatch.setattr(glance, "download", self._download)
-        # half of its large layer, or what there is of it
+        # The first part ends within the image's large layer, or before its end.
         self.half = min(2 << 20, len(content) - 512)
 
     def _download(self, context: object, image_id: str, data: IO[bytes]) -> None:
@@ -51,7 +51,7 @@ def fake_engine() -> "Engine":
 
 
 class Engine(FakeEngine):
-    """Keeps what it is sent; tells when the first MiB of it is there."""
+    """Stores its input; sets an event when it has the first MiB."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def test_a_large_layer_does_not_wait_for_the_end(
     (manifest,) = json.loads(files["manifest.json"])
     assert [files[name] for name in manifest["Layers"]] == LAYERS
     assert files[manifest["Config"]] == CONFIG
-    # each once, and nothing else
+    # Each file appears once, and no other file appears.
     assert len(files) == len(LAYERS) + 2
 
 
@@ -171,7 +171,7 @@ def test_the_download_ends_when_the_engine_refuses(
 
 
 class SlowFile:
-    """Stands for a file that the kernel takes long to free."""
+    """A replacement for a file that the kernel takes long to free."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -247,7 +247,7 @@ def test_the_lowest_layer_is_unpacked_while_it_arrives(
     assert sorted(files) == sorted(
         [f"{archives.sha256(archives.config([LARGE]))}.json", "manifest.json"]
     )
-    # what held the layer meanwhile is gone
+    # The temporary image that held the layer is deleted.
     assert list(fake_engine.tags) == [name]
     assert fake_engine.removed == [ARRIVING] * 2
 
@@ -260,7 +260,7 @@ LARGER = archives.tar({"large": b"1" * (3 << 20)})
     [
         ([LARGE], {"storage_driver": "overlayfs"}),
         ([LARGE], {"failing": frozenset({"layer"})}),
-        # it is needed in another place, too
+        # Another position of the image needs the layer, too.
         ([LARGE, LARGE], {}),
         ([LARGE, LARGER, LARGE], {}),
     ],
@@ -274,7 +274,7 @@ def test_a_layer_that_must_be_sent_all_the_same(
     changes: dict[str, Any],
 ) -> None:
     vars(fake_engine).update(changes)
-    # a load is refused by another name
+    # The temporary image's own name is the reason for the refusal of the load.
     sent_for(archives.docker_files(archives.config(layers), layers), store, fake_glance)
     files = fake_engine.files()
     (manifest,) = json.loads(files["manifest.json"])
@@ -335,7 +335,7 @@ def test_nothing_stays_unpacked_of_half_a_download(
 def test_what_an_engine_might_take_for_compressed_is_not_unpacked(
     store: images_store.ImageStore, fake_engine: Engine, fake_glance: FakeGlance, magic: bytes
 ) -> None:
-    """A name in a tar archive can be the start of a bomb, too."""
+    """The name in a tar archive can also be the start of a decompression bomb."""
     entry = tarfile.TarInfo(magic.decode("utf-8", "surrogateescape"))
     entry.size = 3 << 20
     head = entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")

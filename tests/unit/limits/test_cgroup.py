@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths and values of control groups, on trees of files as the kernel shows them."""
+"""Paths and values of control groups, in trees of files like the kernel's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +66,7 @@ VERSION_2 = {
     "PARENT/GROUP/io.max": f"8:0 rbps=1 wbps=1 riops=1 wiops=1\n"
     f"254:0 rbps={5 * MIB} wbps=max riops=max wiops=100",
 }
-# who made the group: the path of the process, the group above, the container's own
+# By the creator of the group: the process's path, the parent group, the container's group.
 LAYOUTS = {
     "cgroupfs": ("/docker/ID", "docker", "ID"),
     "systemd": ("/system.slice/docker-ID.scope", "system.slice", "docker-ID.scope"),

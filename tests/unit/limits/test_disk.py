@@ -19,7 +19,7 @@ class Mount:
     [
         ("btrfs", {"loop1": "1"}, True),
         ("btrfs", {"loop1": "0", "loop2": "1"}, False),
-        # without quotas there is nothing to count
+        # Without quotas, no rescan is needed.
         ("btrfs", {"loop1": None}, False),
         ("btrfs", {}, False),
         ("overlay2", {"loop1": "1"}, False),

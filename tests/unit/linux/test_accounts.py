@@ -5,7 +5,7 @@ import pytest
 
 from novadocker.linux import accounts
 
-# of /etc/shadow before and after root's password is set; the shim's tests use them, too
+# /etc/shadow before and after root's password is set; the shim's tests use these cases too.
 SHADOWS = [
     ("root:*:1:0:9:7:::\nbin:*:1::::::\n", "root:$6$x:20000:0:9:7:::\nbin:*:1::::::\n"),
     ("bin:*:1::::::\nroot:!\n", "bin:*:1::::::\nroot:$6$x:20000\n"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How Neutron bound a port decides what its host end is attached to."""
+"""Neutron's binding of a port determines the attachment of its host device."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def test_refusal(port: model.VIF, reason: str) -> None:
 
 
 class Client:
-    """Neutron's client, which refuses the first report."""
+    """A fake of Neutron's client, which refuses the first report."""
 
     def __init__(self) -> None:
         self.reported: list[tuple[str, Any]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-compute dies before each of an operation's requests, and is started again; over fakes.
+"""nova-compute dies before each of an operation's requests and is restarted; on fakes.
 
 The engine tests do the same on a real engine, at some of the requests only.
 """
@@ -27,11 +27,11 @@ MOVE = transfer_module.Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 
 class Dead(BaseException):
-    """The process is no more: nothing that it still tries has an effect."""
+    """The process is dead, so none of its further calls has an effect."""
 
 
 class Life:
-    """Ends before a request; ``left`` is how many may still be made, None for any number."""
+    """Ends before a request; ``left`` is the number of remaining requests, None for any number."""
 
     left: int | None = None
 
@@ -43,7 +43,7 @@ class Life:
 
 
 class Mortal:
-    """Hands each call to a fake, while there is life."""
+    """Forwards each call to a fake while the process is alive."""
 
     def __init__(self, fake: Any, life: Life) -> None:
         self._fake = fake
@@ -63,7 +63,7 @@ class Mortal:
 
 @dataclass
 class World:
-    """What outlives nova-compute, and what Nova knows."""
+    """The state that survives nova-compute, and Nova's records."""
 
     engine: fakes.FakeEngine
     network: fakes.FakeNetwork
@@ -76,7 +76,7 @@ class World:
     life: Life
 
     def driver(self) -> driver_module.DockerDriver:
-        """Start nova-compute."""
+        """Start nova-compute and return its driver."""
         found = driver_module.DockerDriver(fakes.FakeVirtAPI())
         found.init_host(HOST)
         return found
@@ -105,7 +105,7 @@ def world(
     instance.config_drive = "True"
     instance.migration_context = None
     instance.old_flavor = copy.deepcopy(instance.flavor)
-    # what threads of its own do is not the operation's
+    # The threads' actions are not part of the operation.
     monkeypatch.setattr(driver_module, "Events", mock.Mock())
     for name, fake in {
         "Engine": lambda *_: Mortal(engine, life),
@@ -203,8 +203,8 @@ def nothing(driver: Any, world: World) -> None:
     pass
 
 
-# the operation: what precedes it, and what Nova or its user does after the restart; whether the
-# server must run then, or be gone
+# The operation: its preparation, and the action of Nova or its user after the restart; True if the
+# server must run then, False if it must be deleted.
 CASES: dict[str, tuple[Step, Step, Step, bool]] = {
     "spawn": (nothing, spawn, destroy, False),
     "destroy": (spawn, destroy, destroy, False),
