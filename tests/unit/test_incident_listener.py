@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What novadocker-exporter tells reaches nova-compute, and nothing else does."""
+"""Only novadocker-exporter's reports reach nova-compute."""
 
 import queue
 import socket
@@ -20,13 +20,13 @@ Told = queue.SimpleQueue[tuple[str, str]]
 
 @pytest.fixture
 def state_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name is short enough for a socket."""
+    """Return a directory whose path is short enough for a socket."""
     return tmp_path_factory.mktemp("s")
 
 
 @pytest.fixture
 def told(state_path: Path) -> Iterator[Told]:
-    """What a listener was told."""
+    """Yield the reports that a listener received."""
     found: Told = queue.SimpleQueue()
     listener = IncidentListener(state_path, lambda *words: found.put(words))
     listener.start()

@@ -14,7 +14,7 @@ OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
 
 
 class FakeActions:
-    """Nova's actions; ``broken`` calls fail first."""
+    """A fake of Nova's actions; the first ``broken`` calls fail."""
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()

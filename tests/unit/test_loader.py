@@ -13,7 +13,7 @@ from novadocker.virt.docker import driver
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finder alone decides: nothing is loaded, and no other finder of ours is there."""
+    """Install this project's finder alone, with no driver loaded."""
     others = [
         finder
         for finder in sys.meta_path

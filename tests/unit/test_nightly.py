@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs each night, and when."""
+"""The commands of the nightly run, and its timer."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ PARTS = {
     "horizon-test": "tests/horizon",
     "soak": "tests/engine/test_soak.py --steps 7 --seed 3",
 }
-"""By what each part is known among the commands that it runs."""
+"""Text that the command of each part contains."""
 
 
 @pytest.mark.parametrize("broken", [None, *PARTS])
@@ -49,7 +49,7 @@ def test_a_part_that_fails_holds_back_no_other_and_is_told(
 
 
 def test_the_timer_starts_it() -> None:
-    """It says no ``Unit=``, so it starts the service of its own name."""
+    """Without ``Unit=``, a timer starts the service of the same name."""
     timer = lines("novadocker-nightly.timer")
     assert "OnCalendar=*-*-* 01:00" in timer
     assert not any(line.startswith("Unit=") for line in timer)

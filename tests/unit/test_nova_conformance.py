@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nova's own test-case for drivers, over fakes of our modules.
+"""Nova's own test case for drivers, on fakes of this project's modules.
 
-It passes where a driver implements nothing, so the set of methods that raise NotImplementedError
-is pinned: ``ComputeDriver`` declares them, and the driver must override the rest.
+The test case passes where a driver implements nothing, so this module pins the set of methods that
+raise NotImplementedError: ``ComputeDriver`` declares them, and the driver must override the rest.
 """
 
 import inspect
@@ -19,9 +19,9 @@ from novadocker.virt.docker import driver as driver_module
 from novadocker.virt.docker.operations import build
 from tests.unit import fakes
 
-# each with the issue of this project that brings it, or why it never comes
+# Each method has the issue of this project that implements it, or the reason why none does.
 UNSUPPORTED = {
-    # volumes and shares
+    # Volumes and shares.
     "attach_volume",
     "detach_volume",
     "extend_volume",
@@ -34,22 +34,21 @@ UNSUPPORTED = {
     "is_share_mounted",
     "mount_share",
     "umount_share",
-    # consoles
-    # resize and migration
+    # Consoles, resize and migration.
     "check_instance_shared_storage_local",
     "check_instance_shared_storage_remote",
     "get_instance_disk_info",
-    # images
+    # Images.
     "quiesce",
     "unquiesce",
-    # the manager's defaults do
+    # The manager's defaults suffice.
     "default_device_names_for_instance",
     "default_root_device_name",
     "get_device_name_for_instance",
     "poll_rebooting_instances",
     "soft_delete",
     "restore",
-    # live migration
+    # Live migration.
     "check_can_live_migrate_source",
     "cleanup_live_migration_destination_check",
     "live_migration",
@@ -59,7 +58,7 @@ UNSUPPORTED = {
     "post_live_migration_at_source",
     "pre_live_migration",
     "rollback_live_migration_at_destination",
-    # the hardware of the host is not this driver's
+    # The driver does not manage the host's hardware.
     "get_host_cpu_stats",
     "host_maintenance_mode",
     "host_power_action",
@@ -77,18 +76,18 @@ def test_the_unsupported_set_is_pinned() -> None:
         if "raise NotImplementedError" in inspect.getsource(function)
         and getattr(driver_module.DockerDriver, name) is function
     }
-    # older Novas lack some of the methods
+    # Older releases of Nova lack some of the methods.
     assert abstract == {name for name in UNSUPPORTED if hasattr(base, name)}
 
 
 class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type: ignore[misc]
-    """All tests of Nova's; the driver's own modules below it are fakes."""
+    """All of Nova's tests; the modules below the driver are fakes."""
 
-    # run below: Nova's tearDown deletes attributes that pytest's own runner sets
+    # A function below runs this class, because Nova's tearDown deletes attributes that pytest sets.
     __test__ = False
 
     def _get_running_instance(self, obj: bool = True) -> Any:
-        # the flavor of Nova's test asks for an ephemeral disk, which the driver refuses
+        # The flavor of Nova's test has an ephemeral disk, which the driver refuses.
         with mock.patch.object(build, "refuse_disks"):
             return super()._get_running_instance(obj)
 
@@ -111,18 +110,27 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
                 patcher = mock.patch.object(module, own, fake)
                 patcher.start()
                 self.addCleanup(patcher.stop)
+<<<<<<< main
         # Nova's tests have no database of moves
         patcher = mock.patch.object(driver_module.nova_records, "resume_cut_off")
+||||||| base
+        # Nova's tests have no database of moves
+        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
+=======
+        # Nova's tests have no database of migrations.
+        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
+>>>>>>> helper
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
-        # Nova 31 replaces Event.wait, without which no thread starts in order
+        # Nova 31 replaces Event.wait, without which no thread starts in order.
         self.flags(vif_plugging_timeout=0)
         self.connection: Any
         self.connection.init_host("myhostname")
 
     def test_migrate_disk_and_power_off(self) -> None:
-        # where Nova's test resizes to, and a disk of its flavor: both are refused
+        # Nova's test resizes to this host and to a flavor with this disk, and the driver refuses
+        # both.
         with (
             mock.patch.object(self.connection, "get_host_ip_addr", return_value="dest_host"),
             mock.patch.object(driver_module.resize, "refuse_disks"),
@@ -131,10 +139,10 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
 
 
 NOT_TOLERANT = {
-    # these need live migration and do not tolerate NotImplementedError
+    # These tests need live migration and do not tolerate NotImplementedError.
     "test_live_migration",
     "test_live_migration_force_complete",
-    # nor these that such a console is unavailable
+    # These tests do not tolerate that such a console is unavailable.
     "test_get_vnc_console",
     "test_get_spice_console",
     "test_get_mks_console",

@@ -88,7 +88,7 @@ def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.Monke
         return None if len(waits) == 1 else 3
 
     monkeypatch.setattr(engine, "wait_container", wait)
-    # an ended container has no process
+    # An ended container has no process.
     with pytest.raises(exception.ProcessEnded, match="exit code 3"):
         start(engine, 100)
     assert waits == [pytest.approx(100, rel=0.1), 10]
@@ -98,7 +98,7 @@ def test_start_counts_the_body_in() -> None:
     engine = engine_with("created")
     with lifecycle.started(engine, "c", 1e-9) as found:  # type: ignore[arg-type]
         engine.away = True
-    # the kernel alone was asked
+    # The driver asked only the kernel.
     assert found.pid
 
 
@@ -128,7 +128,7 @@ STOPPED = "OCI runtime start failed: cannot start a container that has stopped: 
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The containers whose shims were ended."""
+    """Return the list of the containers whose shims were ended."""
     found: list[str] = []
     monkeypatch.setattr(containerd, "end_shim", found.append)
     now = itertools.count()
@@ -137,7 +137,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> FakeEngine:
-    """Return an engine that refuses so many starts."""
+    """Return an engine that refuses one start per reason."""
     engine = engine_with("exited")
     left, start_container = [*reasons], engine.start_container
 
@@ -156,7 +156,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> FakeEngine:
         ((LATE,), []),
         ((STOPPED,), []),
         ((LEFT,), [TASK]),
-        # containerd needs a moment
+        # containerd needs some time.
         ((LEFT, LEFT, LATE), [TASK, TASK]),
     ],
 )

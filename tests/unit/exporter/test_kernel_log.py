@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's log: read, sorted by server, and kept for each in files of a bounded size."""
+"""The kernel log: read, sorted by server, and kept per server in files of bounded size."""
 
 import os
 import socket
@@ -39,7 +39,7 @@ def test_records(content: bytes, expected: Record | None) -> None:
 
 
 class Kernel:
-    """Stands for /dev/kmsg: a read gives a record."""
+    """A fake of /dev/kmsg: each read returns one record."""
 
     def __init__(self) -> None:
         self._own, self._read = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -132,12 +132,12 @@ def test_a_report_of_a_kill_is_whole() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        # a group of the tenant's, in each of the two paths
+        # The tenant's own group is in each of the two paths.
         f"oom_memcg=/docker/{FIRST}/a,task_memcg=/{SECOND}/b,task_memcg=/docker/{FIRST}/a,task=x",
         f"oom_memcg=/docker/{FIRST},task_memcg=/docker/{FIRST}/a,task_memcg=/{SECOND},task=x",
-        # a process of the tenant's
+        # The process's name is the tenant's choice.
         f"oom_memcg=/docker/{FIRST},task_memcg=/docker/{FIRST},task=,pid=7,uid=0",
-        # the group above
+        # The limit is the parent group's.
         f"oom_memcg=/docker,task_memcg=/docker/{FIRST},task=x",
         f"task_memcg=/system.slice/docker-{FIRST}.scope,task=x",
     ],
@@ -166,7 +166,7 @@ def test_a_process_that_still_is_says_more_than_the_line() -> None:
         ("traps: sh[42] trap int3 ip:0 sp:0 error:0", FIRST),
         ("sh (42): drop_caches: 3", FIRST),
         ("Memory cgroup out of memory: Killed process 42 (sh) total-vm:1kB", FIRST),
-        # a name that looks like a number of another server's process
+        # The process's name resembles the number of another server's process.
         ("x[43]: segfault[42]: segfault at 0 ip 0000", FIRST),
         ("x (43): (42): drop_caches: 3", FIRST),
         ("x[43]", None),

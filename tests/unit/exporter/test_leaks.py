@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left of servers that are gone; veths are told by a real kernel in tests/engine."""
+"""Leftovers of deleted servers; the engine tests cover veth devices on a real kernel."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def put_image(root: Path, image: str, parent: str = "") -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A host with one server, whose image has no name any more but a base."""
+    """Return the root of a host with one server, whose image is untagged and has a base image."""
     put_identity(tmp_path, CONTAINER)
     config = tmp_path / f"data/containers/{CONTAINER}/config.v2.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "Image": SERVERS}))
@@ -94,7 +94,7 @@ def interface(name: str, server: str | None, error: object) -> dict[str, Any]:
         (interface("tap1", UUID, "could not open network device"), False),
         (interface("tap2", GONE, "could not open network device"), True),
         (interface("tap3", GONE, ["set", []]), True),
-        # a virtual machine's
+        # This port belongs to a virtual machine.
         (interface("tap4", GONE, ["set", []]), False),
         (interface("tap3", None, ["set", []]), False),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load averages: the kernel's arithmetic, proc(5)'s line, and files that outlive their writer."""
+"""Load averages: the kernel's arithmetic, proc(5)'s format, and files that survive their writer."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
         ((0.0, 0.0, 0.0), 5, Tasks(running=2, uninterruptible=1), (0.23987, 0.04959, 0.01662)),
         ((2.0, 2.0, 2.0), 5, Tasks(running=2), (2.0, 2.0, 2.0)),
         ((1.0, 1.0, 1.0), 60, Tasks(), (0.36788, 0.81873, 0.93551)),
-        # a day without nova-compute
+        # A day without nova-compute.
         ((9.0, 9.0, 9.0), 86_400, Tasks(running=4), (4.0, 4.0, 4.0)),
     ],
 )
@@ -87,7 +87,7 @@ def test_averages_go_on_after_a_restart_of_nova_compute_but_not_of_the_server(
     assert averages.values == (1.0, 2.0, 3.0)
     assert age == pytest.approx(30, abs=20)
     assert load_average.read_file(file, datetime.fromtimestamp(now - 10, UTC)) == (Averages(), 0.0)
-    # by a clock that was set back meanwhile
+    # The clock was set back meanwhile.
     os.utime(file, (now + 3600, now + 3600))
     assert load_average.read_file(file, datetime.fromtimestamp(now - 100, UTC))[1] == 0.0
 
@@ -106,7 +106,7 @@ def busy() -> Iterator[int]:
 def stopped() -> Iterator[int]:
     with subprocess.Popen(["sleep", "1d"]) as process:
         process.send_signal(signal.SIGSTOP)
-        # one that was only just started may still run
+        # A process that was just started may still run for a moment.
         os.waitpid(process.pid, os.WUNTRACED)
         yield process.pid
         process.kill()

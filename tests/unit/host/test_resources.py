@@ -18,7 +18,7 @@ MOUNTS = [
     Mount("/srv", "rw,prjquota"),
     Mount("/srv/other", "rw"),
     Mount("/var/lib/docker", "rw,relatime"),
-    # over the one before
+    # This mount hides the one before.
     Mount("/var/lib/docker", "rw,prjquota,attr2"),
 ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Glance that fails, a small HTTP server here, asked by Nova's own client."""
+"""A faulty Glance, which is a small HTTP server, queried by Nova's own client."""
 
 import hashlib
 import json
@@ -26,16 +26,17 @@ from tests.unit.images.test_streaming import ARCHIVE, Engine
 
 __all__ = ["folder"]
 
-# socket(7): linger for no time
+# socket(7): linger for zero seconds.
 RESET = struct.pack("ii", 1, 0)
 
 
 class Glance(BaseHTTPRequestHandler):
-    """Has one image; ``fault`` says what is wrong with its data.
+    """A fake of Glance with one image; ``fault`` names the error in its data.
 
-    :cvar uploads: what each upload does: whether it is taken whole; the last one goes on
-    :cvar stored: bytes of the last whole upload
-    :cvar deleted: whether the image was
+    :cvar uploads: one entry per upload: True reads it completely; the last entry applies to later
+        ones
+    :cvar stored: bytes of the last complete upload
+    :cvar deleted: True if the image was deleted
     """
 
     fault = ""
@@ -68,7 +69,7 @@ class Glance(BaseHTTPRequestHandler):
             if not whole and size > len(ARCHIVE) // 4:
                 break
         if not whole:
-            # reset, not closed in order: as when the process is killed
+            # The connection is reset instead of closed, as when the process is killed.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.close_connection = True
             return
@@ -122,7 +123,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[ArchivedImage]:
-    """What is uploaded."""
+    """Yield the image for the upload."""
     with (tmp_path / "image.tar").open("w+b") as file:
         file.write(ARCHIVE)
         file.flush()
@@ -182,7 +183,7 @@ def test_a_broken_one(
     ("uploads", "error"),
     [
         ([False], nova_exception.GlanceConnectionFailed),
-        # Nova's client asks again, with what was not sent yet
+        # Nova's client retries and sends only the remaining data.
         ([False, True], exception.SnapshotFailed),
     ],
     ids=["for good", "for a moment"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers made one: what is seen of the result is what is seen of the layers."""
+"""Flattened layers: the result shows the same files as the stack of layers."""
 
 import contextlib
 import io
@@ -66,7 +66,7 @@ def opaque(name: str) -> Entry:
 
 
 def unpack(layers: Sequence[Layer]) -> View:
-    """Return what is seen of a stack of layers, computed from the lowest up, as an engine does."""
+    """Return the visible files of a stack of layers, computed from the lowest up like an engine."""
     seen: View = {}
     for layer in layers:
         with tarfile.open(fileobj=io.BytesIO(b"".join(layer.content.chunks()))) as tar:
@@ -216,7 +216,7 @@ def test_a_damaged_layer(new_file: NewFile) -> None:
 
 
 def many_hidden(count: int, new_file: NewFile) -> list[Layer]:
-    """Return a layer of files with a link each, and one that hides all files but the links."""
+    """Return a layer of files with one link each, and a layer that hides all but the links."""
     names = [str(number) for number in range(count)]
     below = [entry for name in names for entry in (file(f"f/{name}"), link(name, f"f/{name}"))]
     return [layer_of([folder("f"), *below], new_file), layer_of([gone("f")], new_file)]

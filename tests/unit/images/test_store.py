@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From Glance to the engine, over a fake of both."""
+"""Images from Glance to the engine, on fakes of both."""
 
 import dataclasses
 import threading
@@ -30,7 +30,7 @@ LOADED = "sha256:" + archives.sha256(archives.config(LAYERS))
 
 @dataclass
 class FakeEngine:
-    """The image requests of ``engine.Engine``; ``failing`` names those that are refused."""
+    """A fake of the image requests of ``engine.Engine``; ``failing`` names requests to refuse."""
 
     failing: frozenset[str] = frozenset()
     tags: dict[str, str] = field(default_factory=dict)
@@ -99,7 +99,7 @@ def store(
 
 
 def left_in(folder: Path) -> list[str]:
-    """What is in the folder but for the lock files, which stay."""
+    """Return the names in a directory except for the lock files, which remain."""
     return [entry.name for entry in folder.iterdir() if entry.name != "locks"]
 
 
@@ -280,7 +280,7 @@ def test_eight_servers_at_once(
     inspect, waited = fake_engine.inspect_image, threading.local()
 
     def inspect_together(name: str) -> EngineImage:
-        # every thread has seen that the image is missing before the first may load it
+        # Every thread must find the image missing before the first thread may load it.
         if not hasattr(waited, "once"):
             waited.once = True
             all_missed.wait()
@@ -304,7 +304,7 @@ def test_cached_once_and_marked_as_used(
     assert store.cache(None, ID) is False
     assert store.ensure(None, meta).id == LOADED
     assert fake_glance.downloads == [ID]
-    # each use names the image anew, which is how the cache knows of it
+    # Each use tags the image again, which tells the cache the time of its last use.
     assert fake_engine.named == [f"novadocker/{ID}:{meta.checksum[:12]}"] * 3
 
 
@@ -318,7 +318,7 @@ def test_a_root_file_system(
 def test_data_goes_before_a_registry(
     store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:
-    """A snapshot inherits the property of the image that its server was booted from."""
+    """A snapshot inherits the property of the image of its server."""
     reference = {"docker_image": "evil.example.com/a"}
     store.ensure(None, fake_glance.add(ID, ARCHIVE, properties=reference))
     assert fake_engine.loads == 1

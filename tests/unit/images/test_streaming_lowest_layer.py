@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer of an archive that still arrives is taken for the lowest."""
+"""The layer of an incomplete archive that is taken for the lowest layer."""
 
 import pytest
 
@@ -16,7 +16,7 @@ CONFIG = archives.dump({"rootfs": {"diff_ids": [f"sha256:{OTHER}", f"sha256:{ID}
         ({"a.tar": None, "b.tar": None}, "a.tar"),
         ({"a/layer.tar": b"small", "b/layer.tar": None}, None),
         ({"LICENSE": b"", "a/layer.tar": None, "b/layer.tar": None}, "a/layer.tar"),
-        # engines before 25
+        # Archives of engines before 25.
         (
             {
                 "a/VERSION": b"1.0",
@@ -27,7 +27,7 @@ CONFIG = archives.dump({"rootfs": {"diff_ids": [f"sha256:{OTHER}", f"sha256:{ID}
             },
             "b/layer.tar",
         ),
-        # OCI layouts
+        # OCI layouts.
         (
             {
                 f"blobs/sha256/{ID}": None,

@@ -43,10 +43,10 @@ def topology_of(*cells: objects.InstanceNUMACell) -> objects.InstanceNUMATopolog
         (512, {}, 262_144, 100_000, 51_200_000),
         (2, {"quota:cpu_shares": "300"}, 300, 100_000, 200_000),
         (2, {"quota:cpu_shares": "0"}, 2048, 100_000, 200_000),
-        # a quota is one virtual CPU's, as with libvirt
+        # A quota applies to one virtual CPU, as with libvirt.
         (2, {"quota:cpu_quota": "10000"}, 2048, 100_000, 20_000),
         (2, {"quota:cpu_quota": "10000", "quota:cpu_period": "20000"}, 2048, 20_000, 20_000),
-        # a virtual CPU is never more than a CPU
+        # A virtual CPU never exceeds one CPU.
         (2, {"quota:cpu_quota": "900000"}, 2048, 100_000, 200_000),
         (2, {"quota:cpu_quota": "-1", "quota:cpu_period": "50000"}, 2048, 50_000, 100_000),
         (2, {"quota:cpu_quota": "0", "quota:cpu_period": "0"}, 2048, 100_000, 200_000),
@@ -168,7 +168,7 @@ def test_refused(instance: Any, specs: dict[str, str], words: str) -> None:
     [
         ({}, {"image_docker_pids_limit": "99"}, ["docker:pids_limit"], 99),
         ({"docker:pids_limit": "50"}, {"image_docker_pids_limit": "99"}, ["docker:pids_limit"], 50),
-        # properties of others are none of ours
+        # The driver ignores other drivers' properties.
         ({}, {"image_docker_version": "1", "docker_pids_limit": "99"}, [], 77),
     ],
 )
@@ -233,7 +233,7 @@ def test_dedicated_cpus_need_no_quota(instance: Any) -> None:
 def test_servers_that_nova_places_never_overlap(
     instance: Any, image_meta: Any, thread_policy: str | None
 ) -> None:
-    """Nova's own placement, on the topology that the driver reports, until the host is full."""
+    """Nova's own code places servers on the driver's topology until the host is full."""
     flavor = instance.flavor
     flavor.vcpus, flavor.memory_mb = 2, 64
     flavor.extra_specs = {"hw:cpu_policy": fields.CPUAllocationPolicy.DEDICATED}

@@ -15,7 +15,7 @@ V2_FILE = "sys/fs/cgroup/docker/1/memory.events"
     [
         (V1, V1_FILE, "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", 3),
         ("0::/docker/1\n", V2_FILE, "low 0\nmax 9\noom 5\noom_kill 4\noom_group_kill 0\n", 4),
-        # a kernel before 4.13
+        # A kernel before 4.13.
         (V1, V1_FILE, "oom_kill_disable 0\nunder_oom 0\n", 0),
         (V1, V2_FILE, "oom_kill 4\n", 0),
     ],

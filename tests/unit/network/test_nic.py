@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nova's network model -> devices, addresses and routes."""
+"""Conversion of Nova's network model into devices, addresses and routes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +29,7 @@ def subnet(
 ) -> model.Subnet:
     return model.Subnet(
         cidr=cidr,
-        # as Neutron's client builds it: the address of a missing gateway is None
+        # Neutron's client builds a missing gateway in this form: its address is None.
         gateway=model.IP(address=gateway, type="gateway"),
         ips=[model.FixedIP(address=ip) for ip in ips],
         routes=[
@@ -73,9 +73,9 @@ def test_devices_in_order_of_neutron() -> None:
     ("recorded", "names"),
     [
         ({}, ["eth0", "eth1", "eth2"]),
-        # the first of three was detached, another attached
+        # The first of three ports was detached, then another port was attached.
         ({PORTS[0]: "eth1", PORTS[1]: "eth2"}, ["eth1", "eth2", "eth0"]),
-        # the second lost its record
+        # The second port lost its record.
         ({PORTS[0]: "eth0", PORTS[2]: "eth1"}, ["eth0", "eth2", "eth1"]),
         ({PORTS[0]: "eth1", PORTS[1]: "eth1"}, ["eth1", "eth0", "eth2"]),
         ({"port of the past": "eth0"}, ["eth0", "eth1", "eth2"]),

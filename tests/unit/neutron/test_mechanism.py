@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mechanism driver binds, refuses and waits for; Neutron itself is not run."""
+"""Bindings and refusals of the mechanism driver, and its provisioning blocks, without Neutron."""
 
 import importlib
 import logging
@@ -13,10 +13,10 @@ from oslo_config import cfg
 
 from novadocker.neutron import options
 
-# an extra, which the environments of the older Novas are without
+# This package is an extra, which the environments of older releases of Nova lack.
 pytest.importorskip("neutron_lib.plugins.ml2.api")
 
-# Neutron imports eventlet, which Nova forbids in its process; its data base is not run here anyway
+# Neutron imports eventlet, which Nova forbids in its process, and needs a database.
 BLOCKS = ModuleType("provisioning_blocks")
 BLOCKS.L2_AGENT_ENTITY = "L2"  # type: ignore[attr-defined]
 STATUS = ModuleType("data_plane_status")
@@ -47,7 +47,7 @@ def configuration() -> Iterator[Any]:
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls that keep a port down and let it up."""
+    """Return the list of the calls that add and remove provisioning blocks."""
     calls: list[str] = []
     for name in (
         "add_provisioning_component",
@@ -82,7 +82,7 @@ def port(**fields: Any) -> dict[str, Any]:
 
 
 class Context(SimpleNamespace):
-    """As ML2 hands it to a driver."""
+    """A port context as ML2 passes it to a driver."""
 
     def __init__(self, *segments: dict[str, Any], **fields: Any) -> None:
         super().__init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's way to another host and back, over fakes of our own modules."""
+"""A server's move to another host and back, on fakes of this project's own modules."""
 
 import contextlib
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_a_running_server_is_sent_ahead(
     assert move == transfer_module.Move("0" * 32, "", ["/data"], False)
     assert transfer.steps == [f"session {DEST}", "send ahead", "send", "commit"]
     assert driver.get_info(server).state == power_state.SHUTDOWN
-    # nothing of it is on the network, and all its data is there
+    # All its data has arrived, and none of its devices is on the network.
     assert network.wired == set()
     assert network.ports == []
     assert engine.containers
@@ -130,7 +130,7 @@ def test_arrival(
     assert driver.get_info(instance).state == state
     assert (instance.uuid in network.silent) is not power_on
     assert len(virtapi.awaited) == 1
-    # what it had in /etc came along
+    # The server's files in /etc were part of the data.
     assert network.etc_files == {}
 
 
@@ -162,7 +162,7 @@ def test_an_arrival_that_failed_is_finished_later(
     else:
         driver.resume_state_on_host_boot(None, instance, network_info, None)
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
-    # nothing is adopted twice
+    # The data is adopted only once.
     adopted = ["adopt", "adopt again"] if broken == "adopt" else ["adopt"]
     assert transfer.steps == [*adopted, "discard"]
     driver.reboot(None, instance, network_info, "HARD")
@@ -207,7 +207,7 @@ def test_reverted(
 ) -> None:
     leave()
     engine.calls.clear()
-    # as the manager calls it when it starts, and again
+    # nova-compute calls this when it starts, and then again.
     for _ in range(2):
         driver.finish_revert_migration(None, server, network_info, AWAY, None, True)
     assert driver.get_info(server).state == power_state.RUNNING
@@ -227,7 +227,8 @@ def test_reverted_and_stopped_before(
 @pytest.mark.parametrize(
     ("takes", "sent"),
     [
-        # a small server, one that writes little, and one that writes as fast as it is sent
+        # A small server, a server that writes little, and a server that writes as fast as it is
+        # sent.
         ([0.5], 1),
         ([20.0, 0.9], 2),
         ([20.0, 8.0, 3.0, 1.1], 4),
@@ -266,7 +267,7 @@ def test_back_from_another_cell(
     network: Any,
     power_on: bool,
 ) -> None:
-    """Nova destroys what left for another cell but for its disk, which holds all data."""
+    """For a move to another cell, Nova destroys the server but not its disk with all data."""
     (before,) = engine.containers
     for _ in range(2):
         driver.destroy(None, server, network_info, destroy_disks=False)
@@ -315,13 +316,13 @@ def test_what_a_cut_off_move_left_goes_with_the_server(
     assert driver.cleanup_lingering_instance_resources(server)
     assert transfer.steps == ["discard"]
     assert (engine.containers, network.wired, network.bound) == ({}, set(), {})
-    # nothing is fine
+    # The second call does nothing.
     assert driver.cleanup_lingering_instance_resources(server)
 
 
 @pytest.fixture
 def migration(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The record of a move that was under way when nova-compute died."""
+    """Return the record of a move that was in progress when nova-compute died."""
     found = SimpleNamespace(id=7, status="post-migrating", saved="", cross_cell_move=False)
 
     def save() -> None:
@@ -359,10 +360,10 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
     instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
     instance.system_metadata = {"old_vm_state": old_state}
     virtapi.awaited = []
-    # something has asked for the servers a moment before
+    # An earlier request has filled the cache of servers.
     driver.list_instances()
     driver.plug_vifs(instance, network_info)
-    # no event reaches a nova-compute that starts
+    # No event reaches a nova-compute that is starting.
     assert virtapi.awaited == []
     running = old_state == vm_states.ACTIVE
     assert bool(network.silent) is not running
@@ -426,15 +427,15 @@ REMOVED, RETURNED = "compute_revert_resize", f"compute_{FINISH}"
 @pytest.mark.parametrize(
     ("action", "events", "asked"),
     [
-        # the request still waits
+        # The request is still queued.
         ("revertResize", [], ""),
         ("revertResize", [(REMOVED, "host1", None)], "revert_resize"),
         ("revertResize", [(REMOVED, "host2", None)], ""),
         ("revertResize", [(REMOVED, "host1", 1)], ""),
         ("revertResize", [(RETURNED, "host1", None), (REMOVED, "host2", 1)], FINISH),
-        # on the same host
+        # The move is on the same host.
         ("revertResize", [(RETURNED, "host1", None), (REMOVED, "host1", 1)], FINISH),
-        # it was cut off once already, and has ended since
+        # The action was interrupted before and has ended since.
         ("revertResize", [(REMOVED, "host1", None), (REMOVED, "host1", 1)], ""),
         ("migrate", [(REMOVED, "host1", None)], ""),
     ],
@@ -527,7 +528,7 @@ def test_an_evacuated_server_is_made_of_its_copy(
     evacuate()
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
     assert transfer.steps == ["adopt", "discard"]
-    # the manager expects it
+    # Nova's manager expects this task state.
     assert instance.task_state == task_states.REBUILD_SPAWNING
     assert saved == [{"expected_task_state": [task_states.REBUILDING]}]
 
@@ -546,7 +547,7 @@ def test_the_manager_rebuilds_what_has_no_copy(
     ("host", "task", "removed"),
     [
         ("host1", task_states.DELETING, True),
-        # its new host goes on with it
+        # The server's new host continues the copies.
         ("host2", None, False),
         ("host1", task_states.RESIZE_REVERTING, False),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports that come and go while there is a server: the driver's recipe, over fakes."""
+"""Ports that are attached to and detached from a server; the driver's steps, on fakes."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit 
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance) -> list[dict[str, str]]:
-    """The names in Nova's database; the instance that is read there is the driver's own."""
+    """Return the names saved in Nova's database; the driver reads its own copy of the instance."""
     saves: list[dict[str, str]] = []
     monkeypatch.setattr(device_names, "read_instance", lambda _context, _uuid: instance)
     monkeypatch.setattr(
@@ -31,7 +31,7 @@ def saved(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance) -> list[d
 def server(
     instance: objects.Instance, engine: FakeEngine, network: FakeNetwork, saved: object
 ) -> str:
-    """A running server with one port; returns the container's id."""
+    """Create a running server with one port; return the container's id."""
     name = naming.container_name(instance.uuid)
     engine.add(
         name,
@@ -52,13 +52,13 @@ def port(instance: objects.Instance, port_id: str, dns: str = "10.0.0.2") -> mod
 
 
 def add(driver: Any, instance: objects.Instance, vif: model.VIF) -> None:
-    """Attach as Nova does, which has the port in its cache by then."""
+    """Attach as Nova does, which adds the port to its cache before."""
     instance.get_network_info().append(vif)
     driver.attach_interface(None, instance, None, vif)
 
 
 def remove(driver: Any, instance: objects.Instance, vif: model.VIF) -> None:
-    """Detach as Nova does, which takes the port from its cache after it."""
+    """Detach as Nova does, which removes the port from its cache afterwards."""
     driver.detach_interface(None, instance, vif)
     instance.get_network_info().remove(vif)
 

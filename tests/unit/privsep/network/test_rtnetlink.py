@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists that change while the kernel makes them."""
+"""Lists that change while the kernel writes them."""
 
 import socket
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from novadocker.privsep.network.rtnetlink import Netlink
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """What a Netlink that is opened during the test speaks with, instead of the kernel."""
+    """Yield a socket that replaces the kernel for each Netlink of the test."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     monkeypatch.setattr(socket, "socket", lambda *_: ours)
     yield theirs
@@ -23,7 +23,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def listing(address: str, *, change_seen_in: type | None = None) -> bytes:
-    """Return one answer that lists an address."""
+    """Return one response that lists an address."""
     encoded = b""
     for form, kind in ((ifaddrmsg, RTM_NEWADDR), (nlmsg, NLMSG_DONE)):
         message = form()
