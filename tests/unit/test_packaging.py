@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is built from this tree: a source archive, from that alone a wheel and an editable one."""
+"""Packages built from this tree: a source archive, and from it a wheel and an editable wheel."""
 
 import base64
 import csv
@@ -30,7 +30,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Build all three, offline, from a copy: a build leaves files beside its sources."""
+    """Build all three packages, offline and from a copy, because a build leaves files behind."""
     work = tmp_path_factory.mktemp("packaging")
     checkout = work / "checkout"
     checkout.mkdir()
@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     subprocess.run(
         ["xargs", "-0", "cp", "--parents", "-t", checkout], input=names, cwd=CHECKOUT, check=True
     )
-    # pbr takes the version and the list of files from git; a new clone may have no tag
+    # pbr reads the version and the list of files from git; a new clone may have no tag.
     _run(["git", "init", "-q"], checkout)
     _run(["git", "add", "-A"], checkout)
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -87,7 +87,7 @@ def test_the_loader_is_at_the_root_for_everybody_to_read(wheel: Path) -> None:
 
 
 def test_the_record_lists_every_file_with_its_digest(wheel: Path) -> None:
-    """What the record lacks stays behind when pip removes the package."""
+    """pip leaves files that the record lacks when it removes the package."""
     with zipfile.ZipFile(wheel) as archive:
         record = next(name for name in archive.namelist() if name.endswith(".dist-info/RECORD"))
         rows = {row[0]: row[1:] for row in csv.reader(archive.read(record).decode().splitlines())}
@@ -125,10 +125,10 @@ def test_the_wheel_has_every_module(built: Built) -> None:
 
 
 def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Import Nova's name of the driver where Nova lies in another folder than the driver.
+    """Import the driver by its name in Nova, with Nova and the driver in different directories.
 
-    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
-    Nova's folder is on the path and nothing in it has been started.
+    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site directories, so
+    that Nova's directory is in sys.path and none of its ``.pth`` files has run.
     """
     code = f"""
 import site, sys
@@ -159,7 +159,7 @@ def test_an_unpacked_wheel_serves_the_driver_from_a_site_folder(
 
 
 def test_a_folder_that_is_no_site_folder_does_not_serve_it(built: Built, tmp_path: Path) -> None:
-    """As of PYTHONPATH: what ``novadocker-status`` warns of."""
+    """PYTHONPATH is such a directory; ``novadocker-status`` warns of it."""
     with zipfile.ZipFile(built.wheel) as archive:
         archive.extractall(tmp_path)
     done = _import_driver("sys.path.append", tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of Tempest leaves: results by test, kinds, the page."""
+"""The results of a Tempest run: results by test, kinds of reasons, the page."""
 
 import datetime
 import io
@@ -19,7 +19,7 @@ PASSED = Result("passed", "", 2.0, "2026-11-25 13:00")
 
 
 def stream(*events: tuple[str, str, str]) -> io.BytesIO:
-    """Return what a run writes: tests, how they ended, and why."""
+    """Return a run's stream: tests, their statuses and their reasons."""
     written = io.BytesIO()
     writer = subunit.StreamResultToBytes(written)
     for test, status, text in events:

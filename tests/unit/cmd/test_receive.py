@@ -4,7 +4,7 @@ import sys
 
 
 def test_it_starts_without_novas_objects() -> None:
-    """They take seconds, in which a server's move waits; nova-compute alone needs them."""
+    """Their import takes seconds during a server's downtime, and only nova-compute needs them."""
     code = "import novadocker.cmd.receive, nova.objects; print(hasattr(nova.objects, 'Instance'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n", done.stderr

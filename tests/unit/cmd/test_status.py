@@ -30,7 +30,7 @@ SUCCESS, WARNING, FAILURE = Code.SUCCESS, Code.WARNING, Code.FAILURE
 
 
 def says(result: Result, code: Code, *parts: str) -> bool:
-    """Whether a result has the code and one line with all the parts."""
+    """Return True if a result has the code and one line with all the parts."""
     assert "\n" not in result.details
     return result.code is code and all(part in result.details for part in parts)
 
@@ -256,7 +256,7 @@ def test_the_switch_by_both_kinds_of_address(tmp_path: Path) -> None:
 
 def privileged_call(monkeypatch: pytest.MonkeyPatch, helper: str) -> checks.PrivilegedCall:
     with monkeypatch.context() as patched:
-        # the first word of a helper command is run as it is
+        # A helper command's first word is executed unchanged.
         patched.setattr(probes.utils, "get_root_helper", lambda: helper)
         return probes.call_privileged(conf.CONF)
 
@@ -324,7 +324,7 @@ def test_bandwidth_limits(datapaths: Any, call: Any, code: Code, part: str) -> N
 
 
 def fresh_configuration() -> cfg.ConfigOpts:
-    """Return what the command reads of Nova's options, not parsed as yet."""
+    """Return the command's subset of Nova's options, not parsed yet."""
     found = cfg.ConfigOpts()
     compute.register_opts(found)
     found.register_opts(neutron.neutron_opts, group="neutron")
@@ -337,7 +337,7 @@ def fresh_configuration() -> cfg.ConfigOpts:
 def run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
-    """Run the command over faked probes; return its exit code and the rows by their name."""
+    """Run the command on faked probes; return its exit status and the rows by name."""
 
     def command(info: EngineInfo | None, error: str = "") -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr(status, "CONF", fresh_configuration())

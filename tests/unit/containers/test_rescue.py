@@ -18,14 +18,14 @@ OPTIONS = "lowerdir=/lower/2:/lower/1,upperdir=/upper/id-{},workdir=/w,index=off
 
 @pytest.fixture
 def name(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> str:
-    """The name of a server's container, which runs."""
+    """Start a server and return the name of its container."""
     driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
     return f"nova-{instance.uuid}"
 
 
 @pytest.fixture
 def start(driver: Any, name: str, instance: Any, image_meta: Any, network_info: Any) -> Any:
-    """Rescue the server, as the manager does."""
+    """Return a function that rescues the server in the manager's order of calls."""
 
     def call() -> None:
         driver.power_off(instance, 60, 10)
@@ -36,7 +36,7 @@ def start(driver: Any, name: str, instance: Any, image_meta: Any, network_info: 
 
 
 def state(engine: FakeEngine) -> dict[str, tuple[str, str]]:
-    """Each container's id and status by its name."""
+    """Return each container's id and status by its name."""
     return {c.name: (c.id, c.status) for c in engine.containers.values()}
 
 
@@ -116,7 +116,7 @@ def test_more_layers_than_mount_takes_by_their_own_names(
     )
     assert len(engine.specs[name].overlays[0].options) < 4096
     assert [*made[instance.uuid]][1:] == folders[1:]
-    # the host restarts
+    # The host reboots.
     made.clear()
     driver.power_off(instance)
     driver.power_on(None, instance, network_info)
@@ -209,7 +209,7 @@ def test_the_engine_died_while_neither_had_the_name(
     assert state(engine) == {f"{name}-rescued": (f"id-{name}", "exited")}
     periodic()
     assert state(engine) == {name: (f"id-{name}", "exited")}
-    # a rescue of today is none that did not end
+    # A new rescue must not be taken for an interrupted one.
     start()
     periodic()
     assert set(state(engine)) == {name, f"{name}-rescued"}
@@ -226,6 +226,6 @@ def test_a_stand_in_stays_when_there_is_nothing_to_put_back(
 
 
 def test_no_label_of_an_image_makes_a_stand_in(name: str, engine: FakeEngine) -> None:
-    # labels of the image hold unless the container has its own
+    # An image's labels apply unless the container has its own, so the driver overrides this one.
     assert engine.specs[name].labels[naming.LABEL_RESCUE] == ""
     assert not rescue.is_stand_in(engine.inspect_container(name))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked again and again, and what is told of it in between."""
+"""Values that are polled in the background, and the cached answers between polls."""
 
 import queue
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits that the switch's database has; tests/engine asks a real one."""
+"""Limits in the switch's database; the engine tests read a real switch."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ PORTS = [
     {"name": "tap2", "qos": ["set", []]},
     {"name": "qvo3aaaa-b", "qos": ["uuid", FOREIGN_QOS]},
 ]
-# os-vif's has no queue, the one for guaranteed bandwidth others
+# os-vif's QoS has the queue 0; the QoS for guaranteed bandwidth has other queues.
 ALL_QOS = [
     {"_uuid": ["uuid", QOS], "queues": ["map", [[0, ["uuid", QUEUE]]]]},
     {"_uuid": ["uuid", FOREIGN_QOS], "queues": ["map", [[7, ["uuid", OTHER_QUEUE]]]]},
@@ -44,7 +44,7 @@ def test_limits_of_both_directions(tmp_path: Path) -> None:
             "tap1": PortRate(received=10_000, sent=1000),
             "tap3aaaa-b": PortRate(received=None, sent=2000),
         }
-    # one question, for what is of one moment
+    # One transaction, so that all rows are from the same moment.
     assert json.loads(asked[0])["method"] == "transact"
 
 

@@ -7,7 +7,7 @@ import pytest
 from novadocker.exporter import host, metrics, thinpool
 from novadocker.exporter.thinpool import Space
 
-# of an engine 20.10
+# From an engine 20.10.
 STATUS = [
     ["Pool Name", "docker-thinpool"],
     ["Data Space Used", "11.8MB"],

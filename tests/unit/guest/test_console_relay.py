@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes that a client reports, taken out of what is typed."""
+"""Window sizes that a client reports, removed from its input."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from novadocker.virt.docker.guest.console import SizeReports
         ([b"a\x1b[8;50;132tb"], b"ab", [(50, 132)]),
         ([b"a\x1b[8", b";50;1", b"32tb"], b"ab", [(50, 132)]),
         ([b"\x1b[8;5;6t\x1b[8;7;8t"], b"", [(7, 8)]),
-        # no size at all; the answer to another question
+        # This report has no valid size; the next ones answer other queries.
         ([b"\x1b[8;0;80t"], b"", []),
         ([b"\x1b[8;12345;80t"], b"\x1b[8;12345;80t", []),
         ([b"\x1b[8;5", b"x"], b"\x1b[8;5x", []),

@@ -39,7 +39,7 @@ def test_an_engine_without_users_of_its_own(folder: Path) -> None:
     ("root", "words"),
     [
         ("/var/lib/docker", "does not say whose"),
-        # a range, but not where the user's begin
+        # This id is in a range, but is not the start of the user's range.
         ("/var/lib/docker/300000.400000", "id 300000"),
         ("/var/lib/docker/200000.500000", "id 500000"),
     ],

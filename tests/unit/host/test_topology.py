@@ -11,7 +11,7 @@ from tests.unit import fakes
 
 
 def make_host(root: Path, nodes: dict[int, str], cores: list[str], online: str) -> Path:
-    """Lay out /sys/devices/system: the CPUs of each node, the threads of each core."""
+    """Create a tree like /sys/devices/system: the CPUs of each node, the threads of each core."""
     for cpu, siblings in ((int(cpu), core) for core in cores for cpu in core.split(",")):
         folder = root / "cpu" / f"cpu{cpu}" / "topology"
         folder.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_two_nodes_with_threads(tmp_path: Path) -> None:
 
 
 def test_what_is_offline_is_left_out(tmp_path: Path) -> None:
-    # the last node has memory only
+    # The last node has memory only.
     root = make_host(tmp_path, {0: "0-1", 1: "2-3", 2: ""}, ["0,1", "2,3"], "0")
     assert topology.read_cells(root) == (Cell(0, cores({0}), frozenset([0]), 1000),)
 

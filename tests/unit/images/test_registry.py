@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tenant may name in a registry, and whom it is fetched from."""
+"""The images that a tenant may name in a registry, and the registries that serve them."""
 
 from dataclasses import dataclass, field
 
@@ -50,7 +50,7 @@ def test_registries_that_are_not_allowed(text: str) -> None:
 
 @dataclass
 class FakeEngine:
-    """Registries by their names, each with the digest it has, if any."""
+    """A fake engine with registries by name; each has a digest or none."""
 
     digests: dict[str, str]
     asked: list[str] = field(default_factory=list)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers with files that are larger than what the archive has of them."""
+"""Layers with files whose size exceeds their data in the archive."""
 
 import io
 import tarfile
@@ -29,7 +29,7 @@ def header(name: str = "f", size: int = 0, pax: dict[str, str] | None = None, **
 
 
 def changed(block: bytes, at: int, data: bytes) -> bytes:
-    """Return a header with other bytes and a right sum."""
+    """Return a header with other bytes and a valid checksum."""
     new = bytearray(block)
     new[at : at + len(data)] = data
     new[148:156] = b" " * 8
@@ -51,7 +51,7 @@ def test_a_sparse_file(piece: int) -> None:
     [
         (header("f", pax={"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"}) + END, "a sparse file"),
         (header(type=b"S") + END, "a sparse file"),
-        # what an engine would find, and who trusts the wrong size would not
+        # An engine finds these headers; a parser that trusts the wrong size does not.
         (header("link", 512 + len(SPARSE), type=b"2", linkname="x") + SPARSE, "a sparse file"),
         (header("f", 1 << 20, {"size": "0", "comment": "x"}) + SPARSE, "a sparse file"),
         (header("f", type=b"g") + SPARSE, "a sparse file"),
@@ -104,9 +104,9 @@ def test_what_others_write(form: int, piece: int) -> None:
         entries.append(archives.entry("n" * 300 + "/caf\u00e9", b"3"))
     content = tar_in(form, entries)
     check(content, piece)
-    # nothing counts after the end
+    # Data after the end marker is ignored.
     check(content + SPARSE, piece)
-    # what is behind it was reached
+    # The error shows that the parser has reached the data behind it.
     with pytest.raises(ArchiveError, match="a sparse file"):
         check(
             content.rstrip(b"\0").ljust(-(-len(content.rstrip(b"\0")) // 512) * 512, b"\0") + SPARSE

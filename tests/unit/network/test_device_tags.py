@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags of devices as the guest reads them from the metadata service."""
+"""Device tags as the guest reads them from the metadata service."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from novadocker.virt.docker.network import device_tags
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance, network_info: Any) -> Any:
-    """Return what Nova shows of the instance's devices, for a port's and a disk's tag."""
+    """Return Nova's metadata of the instance's devices, with a port's and a disk's tag."""
 
     def show(port_tag: str | None, disk_tag: str | None) -> list[dict[str, Any]]:
         vifs = [objects.VirtualInterface(uuid=network_info[0]["id"], tag=port_tag)]

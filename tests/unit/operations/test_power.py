@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that come back with their host."""
+"""Servers that start when their host starts."""
 
 import threading
 from typing import Any
@@ -72,7 +72,7 @@ def test_some_at_a_time_and_one_that_fails_stops_no_other() -> None:
         with lock:
             now += 1
             most = max(most, now)
-        # passes only when as many as may are here at once
+        # The barrier opens only when the maximum number of threads is here.
         together.wait(timeout=60)
         with lock:
             now -= 1
@@ -99,7 +99,7 @@ def test_a_host_that_comes_back(
     assert driver.process_instances_at_startup(CONTEXT, instances) == instances
     states = {container.status for container in engine.containers.values()}
     assert states == ({"running"} if wanted else {"exited"})
-    # as Nova does then: their ports must not be silenced
+    # Nova wires the ports next, and the ports of running servers must not be set down.
     for instance in instances:
         driver.plug_vifs(instance, instance.get_network_info())
     assert bool(network.silent) is not wanted

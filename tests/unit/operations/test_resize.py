@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize on the same host, over fakes of our own modules."""
+"""Resize on the same host, on fakes of this project's own modules."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ def server(
     engine: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
-    # of Nova's own records
+    # Skip the update of Nova's own records.
     monkeypatch.setattr(nova_records, "take_back", lambda *_: None)
     driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
     instance.migration_context = None
@@ -81,7 +81,7 @@ def test_resize_of_a_running_server_touches_nothing_else(
     assert kept(enforcement) == (512, 400_000)
     assert driver.get_info(server).state == power_state.RUNNING
     assert engine.calls == []
-    # the network did not blink: nobody wired anything
+    # The network was not interrupted, because no port was wired again.
     assert network.wired == set()
 
 
@@ -231,7 +231,7 @@ def test_revert(
 ) -> None:
     migrate(flavor())
     enforcement.used_memory = used
-    # as the manager calls it when it starts, and again
+    # nova-compute calls this when it starts, and then again.
     for _ in range(2):
         driver.finish_revert_migration(None, server, network_info, HERE, None, True)
         enforcement.used_memory = 0

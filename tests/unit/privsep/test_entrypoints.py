@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every privileged function refuses what is not well-formed before it touches anything.
+"""Every privileged function refuses malformed arguments before it has any effect.
 
-Each parameter has a kind: a value that is right, and how to make ones that are wrong. What a
-function does is seen by Python's audit events, which every file, process, socket and thread causes.
+Each parameter has a kind: a valid value, and strategies for invalid values. Python's audit events,
+which every file, process, socket and thread causes, show a function's effects.
 """
 
 import importlib
@@ -61,14 +61,14 @@ JUNK: st.SearchStrategy[Any] = st.one_of(
 
 @dataclass(frozen=True)
 class Kind:
-    """What a parameter may be: a right value, and a strategy of wrong ones."""
+    """A kind of parameter: a valid value, and a strategy of invalid values."""
 
     right: Any
     wrong: st.SearchStrategy[Any]
 
 
 def words(right: str, allowed: str, *wrong: str) -> Kind:
-    """Texts that match a pattern; wrong are those like the right one, too."""
+    """Return a kind of texts that match a pattern; some invalid texts resemble the valid one."""
 
     def is_wrong(value: object) -> bool:
         return not isinstance(value, str) or not re.fullmatch(allowed, value)
@@ -105,7 +105,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def sequences(kind: Kind, may_be_empty: bool = True) -> Kind:
-    """Sequences of a kind; wrong are those with a wrong item, too."""
+    """Return a kind of sequences; invalid sequences include those with one invalid item."""
 
     def is_wrong(value: object) -> bool:
         return not isinstance(value, (list, tuple)) or not (value or may_be_empty)
@@ -117,7 +117,10 @@ def sequences(kind: Kind, may_be_empty: bool = True) -> Kind:
 
 
 def records(**kinds: Kind) -> Kind:
-    """Mappings with certain keys; wrong are those with a wrong, a missing or a further one, too."""
+    """Return a kind of mappings with fixed keys.
+
+    Invalid mappings include those with an invalid value, a missing key or an additional key.
+    """
     right = {name: kind.right for name, kind in kinds.items()}
     wrong_field = st.sampled_from(sorted(kinds)).flatmap(
         lambda name: kinds[name].wrong.map(lambda value: {**right, name: value})
@@ -129,7 +132,7 @@ def records(**kinds: Kind) -> Kind:
 
 
 def mappings(key: Kind, value: Kind) -> Kind:
-    """Mappings of one kind to another."""
+    """Return a kind of mappings from one kind to another."""
     hashable = key.wrong.filter(lambda found: not isinstance(found, (list, dict)))
     return Kind(
         {key.right: value.right},
@@ -352,7 +355,7 @@ WITHOUT = {
     layer_diff.start,
     ovs_support.missing_means,
     privileged.read_capabilities,
-    # touches nothing but a table in memory
+    # This function changes only a table in memory.
     staging.forget_folders,
 }
 """Privileged functions without parameters, or without effects."""
@@ -361,7 +364,7 @@ WITHOUT = {
 
 
 class Touched(BaseException):
-    """The function got as far as to ask the kernel for something."""
+    """The function reached a request to the kernel."""
 
 
 _EFFECTS = re.compile(
@@ -384,8 +387,8 @@ def _touch(*_arguments: object, **_options: object) -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Raise Touched in the place of any effect during the body."""
-    # no audit event tells of these, in any release of Python
+    """Raise Touched in place of any effect during the body."""
+    # No release of Python has audit events for these functions.
     with (
         mock.patch.multiple(os, stat=_touch, readlink=_touch, pidfd_open=_touch),
         mock.patch.object(threading.Thread, "start", _touch),

@@ -39,7 +39,7 @@ STORED: dict[str, Any] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> DataRoot:
-    """A data root with one server on overlay2."""
+    """Return a data root with one server on overlay2."""
     for folder in (
         f"containers/{CONTAINER}",
         "containers/not-one",
@@ -79,7 +79,7 @@ def test_what_is_not_found(root: DataRoot, wanted: str) -> None:
 
 def test_a_lost_short_name_is_found_by_its_layer(root: DataRoot) -> None:
     (root.path / "overlay2" / SHORT).unlink()
-    # another's may be damaged
+    # Another layer's file may be damaged.
     (root.path / "overlay2" / LAYER / "link").write_bytes(b"\xff")
     (root.path / "overlay2" / "other" / "link").mkdir(parents=True)
     assert layers.file_system(root, root.find(UUID)).folders[1] == "base/diff"
@@ -201,7 +201,7 @@ def test_a_disk_that_may_not_be_read(
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a server is mounted at."""
+    """Return the directory at which a server is mounted."""
     found = tmp_path / "source"
     found.mkdir()
     (found / "log").write_text("lines\n")
@@ -212,7 +212,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Have tar run a script when it has written an archive."""
+    """Return a function that makes tar run a script when it has written an archive."""
 
     def replace(script: str) -> None:
         program = tmp_path / "bin" / "tar"
@@ -247,7 +247,7 @@ def test_what_changes_while_it_is_read(
 def test_any_number_of_changed_files_is_told(
     source: Path, tmp_path: Path, tar: Callable[[str], None]
 ) -> None:
-    # more than a pipe holds, while the archive is not at its end
+    # The output exceeds a pipe's buffer before the archive has ended.
     tar("seq 100000 >&2; exit 1")
     assert len(copies.write_tar(source, tmp_path / "server.tar")) == 100000
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime shim with a runc that only says what it was called with.
+"""The runtime shim with a runc that only records its arguments.
 
-The shim's paths are those of the machine: a copy of it looks for records and namespaces below a
-temporary folder.
+The shim's paths are absolute, so the tests use a copy of it with paths below a temporary directory.
 """
 
 import json
@@ -54,7 +53,7 @@ class Shim:
             "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}]},
             **changes,
         }
-        # the form that Go writes
+        # Go writes JSON in this form.
         text = json.dumps(config, separators=(",", ":"), ensure_ascii=False)
         (self.bundle / "config.json").write_text(text)
         return config
@@ -76,20 +75,20 @@ class Shim:
         )
 
     def create(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Call it as containerd does."""
+        """Call the shim as containerd does."""
         return self.run(
             "--root", "/run/x", "--log", str(self.log), "--log-format", "json", "--systemd-cgroup",
             "create", *(arguments or ("--bundle", str(self.bundle), "--pid-file", "/p", ID)),
         )  # fmt: skip
 
     def refusal(self, result: subprocess.CompletedProcess[str]) -> str:
-        """Return what the engine will show; runc was not run."""
+        """Return the error that the engine shows; runc must not have run."""
         assert result.returncode == 1
         assert result.stdout == ""
         (line,) = self.log.read_text().splitlines()
         entry = json.loads(line)
         assert entry["level"] == "error"
-        # what the program that failed says comes before
+        # The failed program's own output precedes the message.
         assert result.stderr.endswith(f"{entry['msg']}\n")
         message: str = entry["msg"]
         return message
@@ -233,7 +232,7 @@ def test_configuration_missing(shim: Shim) -> None:
 
 @pytest.fixture
 def root(shim: Shim) -> Path:
-    """The root folder of a container for which a file was left."""
+    """Return the root directory of a container for which the driver wrote a file."""
     root = shim.folder / "root"
     (root / "etc").mkdir(parents=True)
     shim.write_config(root={"path": str(root)})
@@ -269,7 +268,7 @@ def test_files_never_follow_a_link_of_the_image(shim: Shim, root: Path) -> None:
     assert not (root / "etc" / "hosts").is_symlink()
 
 
-# links of an image, and where in its root /x leads by them
+# An image's links, and the path inside the root that /x resolves to.
 LINKS = [
     ({"x": "/"}, ""),
     ({"x": "."}, ""),
@@ -444,7 +443,7 @@ ME = f"{os.getuid()}:{os.getgid()}"
 
 @pytest.fixture
 def login(shim: Shim, root: Path) -> Any:
-    """Leave a login, by default with a key for root."""
+    """Return a function that writes a login, by default with a key for root."""
 
     def leave(user: str = "root", keys: str = "ssh-rsa A\n", password: str = "") -> None:
         (shim.files / "login").write_text(f"{user} {password}".strip() + "\n")
@@ -536,7 +535,7 @@ def test_nothing_but_plain_files_is_opened(
     if trap == "pipe":
         os.mkfifo(root / place)
     elif trap == "device":
-        # /dev/full: a write to it fails
+        # /dev/full: each write to it fails.
         os.mknod(root / place, 0o666 | 0o020000, os.makedev(1, 7))
     else:
         (root / place).symlink_to("/dev/full")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rates of ports that the driver leaves for the exporter."""
+"""The rates of ports that the driver writes for the exporter."""
 
 from pathlib import Path
 

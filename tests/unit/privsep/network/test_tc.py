@@ -10,11 +10,11 @@ KIB = 1 << 10
 @pytest.mark.parametrize(
     ("rate", "burst", "peak"),
     [
-        # 10 ms' worth, or a segmented packet
+        # The burst covers 10 ms, and at least one segmented packet.
         (NetworkRate(125_000_000), 1_250_000, None),
         (NetworkRate(1_250_000), 64 * KIB, None),
         (NetworkRate(1_250_000, burst=100 * KIB), 100 * KIB, None),
-        # the largest packet must fit
+        # The largest packet must fit.
         (NetworkRate(1_250_000, burst=1), 16 * KIB, None),
         (NetworkRate(1_250_000, peak=2_500_000, burst=100 * KIB), 100 * KIB, 2_500_000),
         (NetworkRate(1_250_000, peak=1_250_000), 64 * KIB, None),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers read from where an engine keeps them, in folders made here."""
+"""Layers read from an engine's storage, in directories that the tests create."""
 
 import base64
 import functools
@@ -35,7 +35,7 @@ ENTRIES = [
 
 
 class Root:
-    """The data root of an engine that has one layer."""
+    """The data root of an engine with one layer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class Root:
         (self.kept / "cache-id").write_text(CACHE)
 
     def keep(self, content: bytes) -> None:
-        """Keep a layer as engines do."""
+        """Store a layer as engines do."""
         entries: list[dict[str, Any]] = []
         position = 0
         with tarfile.open(fileobj=io.BytesIO(content), errors="surrogateescape") as tar:
