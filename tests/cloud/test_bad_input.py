@@ -18,6 +18,7 @@ from devcloud.archive import build_archive
 from devcloud.settings import Settings
 from tests import archives
 from tests.cloud import leaks
+from tests.cloud.guests import until
 from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, address, fault, pings
 
@@ -147,11 +148,8 @@ def test_neutrons_event_stays_away(cloud: Settings, servers: Servers, admin: Con
         server = servers.create("no-event")
     finally:
         supervise.control(cloud, ["start", agent])
-    deadline = time.monotonic() + 60
     # Neutron binds no port to a host until the host's agent reports again.
-    while admin.network.get_agent(found.id).started_at == started_at:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(lambda: admin.network.get_agent(found.id).started_at != started_at)
     assert server.status == "ERROR"
     assert "did not report the ports" in fault(server), fault(server)
     servers.delete_all()
@@ -216,24 +214,23 @@ def test_the_engine_dies_in_the_middle_of_boots(
 def wait_for_room(admin: Connection) -> None:
     """Wait until the host reports resources again, because it reports none without its engine."""
     (host,) = [found for found in admin.compute.hypervisors() if found.name == "host1"]
-    deadline = time.monotonic() + 60
-    while True:
+
+    def has_room() -> bool:
         inventory = ask_placement(admin, f"/resource_providers/{host.id}/inventories/VCPU")
-        if inventory["reserved"] < inventory["total"]:
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+        return bool(inventory["reserved"] < inventory["total"])
+
+    until(has_room)
 
 
 def wait_for_engine(cloud: Settings) -> None:
-    deadline = time.monotonic() + 60
-    while True:
+    def answers() -> bool:
         try:
             engine_of(cloud, cloud.hosts[0]).close()
-            return
         except docker.errors.DockerException:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+            return False
+        return True
+
+    until(answers)
 
 
 def test_the_image_property_gives_a_command_to_an_image_without_one(

@@ -2,7 +2,6 @@
 """Flavors with their own limits, and CPUs that Nova dedicates to one server."""
 
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from openstack.connection import Connection
 from devcloud import supervise
 from devcloud.images import archive_path
 from devcloud.settings import Settings
+from tests.cloud.guests import until
 from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, fault
 
@@ -62,15 +62,10 @@ def divided_host(cloud: Settings, admin: Connection) -> Iterator[None]:
         path.write_text(text)
         supervise.control(cloud, ["restart", f"nova-compute-{host.name}"])
         (found,) = [row for row in admin.compute.hypervisors() if row.name == host.name]
-        deadline = time.monotonic() + SETTLE_SECONDS
+        url = f"/resource_providers/{found.id}/inventories"
         # nova-compute's old service record is still up, so only Placement shows the end of its
         # start.
-        while (
-            "PCPU"
-            in ask_placement(admin, f"/resource_providers/{found.id}/inventories")["inventories"]
-        ) is not pcpus:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        until(lambda: ("PCPU" in ask_placement(admin, url)["inventories"]) is pcpus, SETTLE_SECONDS)
 
     configure(content + DIVISION, True)
     yield
@@ -144,11 +139,7 @@ def test_a_server_with_a_cpu_of_its_own(
     client.close()
 
     # By now, the server has run out of memory once and continues to run.
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while (killed := diagnostics(admin, server.id)["oom_kills"]) == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert killed == 1
+    assert until(lambda: diagnostics(admin, server.id)["oom_kills"], SETTLE_SECONDS) == 1
     log = (cloud.log / f"nova-compute-{cloud.hosts[0].name}.log").read_text(errors="replace")
     assert f"[instance: {server.id}] The kernel killed a process" in log
     servers.delete_all()

@@ -2,7 +2,6 @@
 """A tenant's day in the dashboard, in a real browser."""
 
 import re
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +9,7 @@ from openstack.connection import Connection
 from playwright.sync_api import expect
 from tenant import SECONDS, Dashboard
 
+from devcloud import steps
 from devcloud.images import archive_path
 from devcloud.settings import Settings
 
@@ -103,7 +103,4 @@ def starts(demo: Connection, server: str) -> int:
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait until the cloud has done what the page requested."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(1)
+    steps.wait_until(condition, what="the cloud's reaction", advice="", timeout=SECONDS, interval=1)

@@ -606,7 +606,6 @@ class FakeEnforcement:
     resizes_disks: bool = False
     broken: Callable[[Limits], bool] = lambda limits: False
     broken_rates: bool = False
-    sweeps: int = 0
 
     def check_possible(self, limits: Limits) -> None:
         if any(asdict(limits.disk).values()) and not self.resizes_disks:
@@ -650,4 +649,4 @@ class FakeEnforcement:
         self.disks[found.id] = size
 
     def sweep(self) -> None:
-        self.sweeps += 1
+        """Do nothing."""

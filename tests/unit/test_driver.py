@@ -391,7 +391,7 @@ def test_resume_of_a_server_that_lost_its_processes(
     assert network.wired == {instance.uuid}
 
 
-# -- what is inside ------------------------------------------------------------------------------
+# -- files and passwords in a server -------------------------------------------------------------
 
 
 def test_set_admin_password(
@@ -494,7 +494,7 @@ def test_no_password_for_an_image_without_accounts(
         driver.set_admin_password(instance, "s3cret")
 
 
-# -- which servers there are ----------------------------------------------------------------------
+# -- listing servers ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("status", "expected"), servers.POWER_STATES.items())
@@ -731,7 +731,7 @@ def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:
     }
 
 
-# -- what is seen of a server ---------------------------------------------------------------------
+# -- consoles, diagnostics and snapshots ----------------------------------------------------------
 
 
 def test_console(

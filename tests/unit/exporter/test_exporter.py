@@ -445,7 +445,7 @@ def test_no_quota_is_no_limit() -> None:
     assert parsing.cores_version_2("max 100000\n") is None
 
 
-# -- how it reads -----------------------------------------------------------------------
+# -- reading files ----------------------------------------------------------------------
 
 
 def open_files() -> int:
@@ -536,7 +536,7 @@ def test_ports_are_those_of_the_driver(root: Path) -> None:
     assert len(parsing.ports(many)) < 100
 
 
-# -- how it is asked -----------------------------------------------------------------------
+# -- serving requests ----------------------------------------------------------------------
 
 
 @pytest.fixture

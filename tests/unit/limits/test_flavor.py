@@ -160,7 +160,7 @@ def test_refused(instance: Any, specs: dict[str, str], words: str) -> None:
     assert len(raised.value.format_message()) <= 255
 
 
-# -- what an image may ask for --------------------------------------------------------------------
+# -- images' requests -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_image_asks_for_what_it_may_not(instance: Any, allowed: list[str]) -> No
         flavor_limits.instance_limits(instance, rules(image=allowed))
 
 
-# -- on which CPUs --------------------------------------------------------------------------------
+# -- CPU sets -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,7 @@ WITHOUT = {
 }
 """Privileged functions without parameters, or without effects."""
 
-# -- what a function does -----------------------------------------------------------------------
+# -- effects of a function ----------------------------------------------------------------------
 
 
 class Touched(BaseException):
