@@ -7,7 +7,6 @@ in its own network namespaces and deletes them at its end.
 
 import json
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from novadocker.privsep.network.types import Bridge
 from novadocker.privsep.network.types import Nic
 from novadocker.privsep.network.types import Route
 from tests.engine import daemons, switch
+from tests.engine.busybox import busybox_archive
 
 HOST, BRIDGE, SWITCH, NAT = "host's veth", "Linux bridge", "Open vSwitch", "Docker's NAT bridge"
 KERNEL_DATAPATH = Path("/sys/module/openvswitch")
@@ -315,8 +315,7 @@ def measure_all(
             )
         folder = state / "docker"
         folder.mkdir()
-        archive = busybox_archive(state)
-        contained = stack.enter_context(docker_container(folder, archive))
+        contained = stack.enter_context(docker_container(folder, busybox_archive()))
         ways = {
             HOST: Way(None, "10.99.0.1"),
             BRIDGE: Way(bridged, "10.99.1.1"),
@@ -329,15 +328,6 @@ def measure_all(
             f"{SWITCH}, without its own work": wiring_ms(2, None, datapath),
         }
     return samples, datapath
-
-
-def busybox_archive(state: Path) -> bytes:
-    """Return an archive of an image's root file system that contains only busybox."""
-    root = state / "root" / "bin"
-    root.mkdir(parents=True)
-    shutil.copy("/bin/busybox", root / "sleep")
-    command = ["tar", "-C", str(state / "root"), "-c", "."]
-    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def measure_apart(rounds: int, seconds: int) -> program.Report:

@@ -26,7 +26,6 @@ class Servers:
     """
 
     def __init__(self, connection: Connection, image_id: str, logs: Sequence[Path]) -> None:
-        self._connection = connection
         self._compute = connection.compute
         self._logs = tuple(logs)
         self._name = f"benchmark-{secrets.token_hex(4)}"

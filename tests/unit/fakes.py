@@ -53,17 +53,7 @@ USERS = (
     rescue,
     resize,
 )
-<<<<<<< main
 """The modules of the driver that use those below them."""
-||||||| base
-
-USERS = (build, config_drive, driver, services, ports, power, migrate, rescue, resize)
-"""The modules of the driver that use those below them."""
-=======
-
-USERS = (build, config_drive, driver, services, ports, power, migrate, rescue, resize)
-"""The modules of the driver that import the modules below them."""
->>>>>>> helper
 
 ORIGINALS: dict[str, tuple[object, ...]] = {
     "Engine": (Engine,),
@@ -116,7 +106,6 @@ USAGE = Usage(
 )
 
 
-<<<<<<< main
 PLACES: dict[str, list[tuple[object, str]]] = {
     stand_in: [
         (user, name)
@@ -133,19 +122,6 @@ def places(stand_in: str) -> list[tuple[object, str]]:
     """Return each module of the driver that uses an original, and the name it has there."""
     assert PLACES[stand_in], f"nothing uses {stand_in}"
     return PLACES[stand_in]
-||||||| base
-def places(name: str) -> list[object]:
-    """Return the modules of the driver that know a module or class below them by a name."""
-    found: list[object] = [module for module in USERS if hasattr(module, name)]
-    assert found, f"nothing uses {name}"
-    return found
-=======
-def places(name: str) -> list[object]:
-    """Return the modules of the driver that import a module or class below them by this name."""
-    found: list[object] = [module for module in USERS if hasattr(module, name)]
-    assert found, f"nothing uses {name}"
-    return found
->>>>>>> helper
 
 
 @dataclass

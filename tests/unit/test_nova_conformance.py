@@ -110,16 +110,8 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
                 patcher = mock.patch.object(module, own, fake)
                 patcher.start()
                 self.addCleanup(patcher.stop)
-<<<<<<< main
-        # Nova's tests have no database of moves
-        patcher = mock.patch.object(driver_module.nova_records, "resume_cut_off")
-||||||| base
-        # Nova's tests have no database of moves
-        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
-=======
         # Nova's tests have no database of migrations.
-        patcher = mock.patch.object(driver_module.moves, "resume_cut_off")
->>>>>>> helper
+        patcher = mock.patch.object(driver_module.nova_records, "resume_cut_off")
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
