@@ -12,11 +12,10 @@ from pathlib import Path
 # A script's own directory is in sys.path, but the checkout is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from devcloud.services import open_hosts
-
 from benchmarks import fake_host
 from devcloud import fake
 from devcloud.clients import connect
+from devcloud.services import open_hosts
 from devcloud.settings import load_settings
 from devcloud.steps import StepFailed, explain, say, step
 from devcloud.tempest import report, results

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from devcloud.services import open_hosts
-
 from benchmarks import helper
 from benchmarks.servers import Servers
 from devcloud.clients import connect
+from devcloud.services import open_hosts
 from devcloud.settings import COMPUTE_USER, Host, Settings
 from devcloud.steps import step
 
