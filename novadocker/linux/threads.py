@@ -1,24 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that goes on in a thread while the caller does something else."""
+"""Threads that repeat a function at an interval."""
 
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from contextlib import contextmanager
-from typing import ParamSpec
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-P = ParamSpec("P")
+LOG = logging.getLogger(__name__)
 
-THREAD = "meanwhile"
-"""What the names of these threads begin with."""
+Answer = TypeVar("Answer")
 
 
-@contextmanager
-def meanwhile(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Iterator[None]:
-    """Run a function in a thread of its own while the block runs; it has ended when the block has.
+class Repeated:
+    """A thread that calls a function, waits, and calls it again until it is stopped.
 
-    Its error is raised when the block ends; that of the block goes before it.
+    The thread is a daemon, because the function may block for ever on a program that hangs: it must
+    not keep the process from its end.
+
+    :param name: name of the thread
+    :param function: handles its own errors; an exception ends the thread
+    :param seconds: interval between the end of a call and the begin of the next one
     """
-    with futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD) as executor:
-        running = executor.submit(function, *args, **kwargs)
-        yield
-        running.result()
+
+    def __init__(self, name: str, function: Callable[[], object], seconds: float) -> None:
+        self._name = name
+        self._function = function
+        self._seconds = seconds
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the thread after the call that runs. Does not wait for it."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while True:
+            self._function()
+            if self._stopped.wait(self._seconds):
+                return
+
+
+class Polled(Generic[Answer]):
+    """The last answer of a function that a thread calls again and again.
+
+    ``last`` does not block and may be called from any thread.
+
+    :param name: name of the thread
+    :param ask: returns the answer; raises OSError or ValueError if there is none
+    :param nothing: the answer before the first call, after an error, and once an answer is older
+        than three intervals
+    :param seconds: interval between the end of a call and the begin of the next one
+    """
+
+    def __init__(
+        self, name: str, ask: Callable[[], Answer], nothing: Answer, seconds: float
+    ) -> None:
+        self._name = name
+        self._ask = ask
+        self._nothing = nothing
+        self._seconds = seconds
+        self._answer = (0.0, nothing)
+        self._repeated = Repeated(name, self._poll, seconds)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._repeated.start()
+
+    def stop(self) -> None:
+        """Stop the thread after the call that runs. Does not wait for it."""
+        self._repeated.stop()
+
+    def last(self) -> Answer:
+        """Return the last answer."""
+        at, answer = self._answer
+        return answer if time.monotonic() < at + 3 * self._seconds else self._nothing
+
+    def _poll(self) -> None:
+        answer = self._nothing
+        try:
+            answer = self._ask()
+        except (OSError, ValueError) as error:
+            LOG.debug("Failed to poll %s: %s", self._name, error)
+        self._answer = (time.monotonic(), answer)

@@ -1,37 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Threads that repeat a function."""
+
+import queue
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from novadocker.linux.threads import meanwhile
+from novadocker.linux.threads import Polled, Repeated
+
+Answers = queue.SimpleQueue[int | Exception]
 
 
-def test_both_run_at_once() -> None:
-    begun, finish = threading.Event(), threading.Event()
-
-    def work(value: int, *, more: int) -> None:
-        begun.set()
-        assert finish.wait(30)
-        done.append((value, more))
-
-    done: list[tuple[int, int]] = []
-    with meanwhile(work, 1, more=2):
-        assert begun.wait(30)
-        assert done == []
-        finish.set()
-    assert done == [(1, 2)]
+@pytest.fixture
+def answers() -> Answers:
+    return queue.SimpleQueue()
 
 
-def test_errors() -> None:
-    done = threading.Event()
+@pytest.fixture
+def question(answers: Answers) -> Iterator[Polled[int]]:
+    def ask() -> int:
+        found = answers.get(timeout=60)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
-    def fail() -> None:
-        done.set()
-        raise KeyError("the function's")
+    found = Polled("question", ask, nothing=0, seconds=0.001)
+    yield found
+    found.stop()
+    answers.put(0)
 
-    with pytest.raises(KeyError, match="the function's"), meanwhile(fail):
-        pass
-    done.clear()
-    with pytest.raises(ValueError, match="the block's"), meanwhile(fail):
-        raise ValueError("the block's")
-    assert done.is_set()
+
+def seen(question: Polled[int], value: int) -> bool:
+    deadline = time.monotonic() + 60
+    while question.last() != value and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return question.last() == value
+
+
+def test_the_last_answer_is_returned(question: Polled[int], answers: Answers) -> None:
+    question._seconds = question._repeated._seconds = 100.0
+    assert question.last() == 0
+    question.start()
+    answers.put(7)
+    assert seen(question, 7)
+
+
+def test_an_answer_gets_old(
+    question: Polled[int], answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question._seconds = question._repeated._seconds = 100.0
+    question.start()
+    answers.put(7)
+    assert seen(question, 7)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 301)
+    assert question.last() == 0
+
+
+@pytest.mark.parametrize("error", [OSError("away"), ValueError("nonsense")])
+def test_who_does_not_answer_is_asked_again(
+    question: Polled[int], answers: Answers, error: Exception
+) -> None:
+    answers.put(error)
+    answers.put(7)
+    question.start()
+    deadline = time.monotonic() + 60
+    while not answers.empty():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def thread_of(repeated: Repeated) -> threading.Thread:
+    return next(found for found in threading.enumerate() if found.name == repeated._name)
+
+
+def test_a_function_is_repeated_until_it_is_stopped() -> None:
+    calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+    repeated = Repeated("again", lambda: calls.put(threading.current_thread().name), 0.001)
+    repeated.start()
+    try:
+        assert [calls.get(timeout=60) for _ in range(3)] == ["again"] * 3
+        thread = thread_of(repeated)
+    finally:
+        repeated.stop()
+    assert thread.daemon
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_stop_ends_the_wait() -> None:
+    called = threading.Event()
+    repeated = Repeated("waiting", called.set, 3600)
+    repeated.start()
+    try:
+        assert called.wait(60)
+        thread = thread_of(repeated)
+    finally:
+        repeated.stop()
+    thread.join(10)
+    assert not thread.is_alive()
