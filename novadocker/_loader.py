@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve ``nova.virt.docker``, the name that ``compute_driver = docker.DockerDriver`` resolves to.
+"""The import hook for ``nova.virt.docker``, where ``compute_driver = docker.DockerDriver`` points.
 
-Nova imports compute drivers below ``nova.virt`` only. ``novadocker-loader.pth`` imports this
-module at interpreter start, in every layout that reads ``.pth`` files; it must stay cheap, so it
-imports nothing but the standard library's import machinery.
+Nova imports compute drivers only from below ``nova.virt``. ``novadocker-loader.pth`` imports this
+module at the start of every interpreter that reads ``.pth`` files, so the module must be cheap: it
+imports only the standard library's import machinery.
 """
 
 import importlib
@@ -24,7 +24,7 @@ class _AliasLoader(importlib.abc.Loader):
 
 
 class AliasFinder(importlib.abc.MetaPathFinder):
-    """Finds ``nova.virt.docker`` and nothing else."""
+    """The finder of the module ``nova.virt.docker``."""
 
     def find_spec(
         self,
@@ -32,13 +32,13 @@ class AliasFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002
         target: types.ModuleType | None = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for the alias, None for every other name."""
+        """Return a spec for ``ALIAS``; None for every other name."""
         if fullname != ALIAS:
             return None
         return importlib.machinery.ModuleSpec(fullname, _AliasLoader(), origin=__file__)
 
 
 def install() -> None:
-    """Put the finder on ``sys.meta_path`` once."""
+    """Append the finder to ``sys.meta_path``. Idempotent."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         sys.meta_path.append(AliasFinder())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option of the ``[docker]`` group; the only place where options are declared."""
+"""The options of the group ``[docker]``."""
 
 from typing import Any
 
@@ -20,34 +20,35 @@ OPTIONS = [
         default="unix:///var/run/docker.sock",
         regex=r"^(unix|tcp|https?)://",
         help="""
-Address of the Docker Engine's REST API.
+URL of the Docker Engine's REST API.
 
-The user that runs nova-compute needs access to it: for a Unix socket, membership in the
-group that owns the socket (usually ``docker``).
+The user of nova-compute needs access to it. For a Unix socket, add the user to the group that owns
+the socket (usually ``docker``).
 """,
     ),
     cfg.StrOpt(
         "ca_file",
         default="",
         help="""
-Certificates of the authorities that may have signed the engine's, for an ``api_url`` that begins
-with ``https``.
+File of CA certificates (PEM) that verify the engine's certificate if ``api_url`` begins with
+``https``.
 
-The engine's certificate is always verified, by the system's authorities if there is no file.
+If unset, the system's CA certificates verify it. Verification cannot be turned off.
 """,
     ),
     cfg.StrOpt(
         "cert_file",
         default="",
         help="""
-Certificate by which the engine knows nova-compute, for an ``api_url`` that begins with ``https``.
+File of the client certificate (PEM) that nova-compute presents to the engine if ``api_url`` begins
+with ``https``.
 """,
     ),
     cfg.StrOpt(
         "key_file",
         default="",
         help="""
-Private key of ``cert_file``.
+File of the private key (PEM) of ``cert_file``.
 """,
     ),
     cfg.IntOpt(
@@ -55,66 +56,68 @@ Private key of ``cert_file``.
         default=60,
         min=1,
         help="""
-Seconds that a single request to the engine may take without any answer.
+Seconds after which a request to the engine fails if the engine sends nothing.
 
-A request that waits for a server to stop may take as much longer as Nova allows the server.
+For a request that stops a server, the time that Nova allows the server for its shutdown is added.
 """,
     ),
     cfg.StrOpt(
         "runtime",
         default="novadocker",
         help="""
-Name under which the runtime shim is registered in the engine's ``daemon.json``.
+Name of the runtime shim in the engine's ``daemon.json``.
 
-The shim lets a container join the network namespace that the driver made for its server.
+The shim makes a container join the network namespace that the driver created for its server.
 """,
     ),
     cfg.DictOpt(
         "physical_interface_mappings",
         default={},
         help="""
-This host's interface to each physical network, as ``physnet1:eth1,physnet2:br0``.
+This host's interface to each physical network, such as ``physnet1:eth1,physnet2:br0``.
 
-For ports that Neutron's mechanism driver ``novadocker`` binds. The interface carries no address
-of the host's; the driver puts it, or a VLAN sub-interface of it, into a Linux bridge for each
-network. A Linux bridge of the operator's may stand for the interface: ports of flat networks go
-into that one, and it may have addresses.
+Used for ports that Neutron's mechanism driver ``novadocker`` binds. The driver adds the interface,
+or a VLAN sub-interface of it, to one Linux bridge for each network, so the interface must not have
+an IP address. Instead of an interface, the operator may name an existing Linux bridge, which may
+have IP addresses: ports of flat networks are added to that bridge.
 """,
     ),
     cfg.IntOpt(
         "image_load_timeout",
         default=900,
         min=1,
-        help="Seconds that the engine may take to load one image archive.",
+        help="Seconds after which the load of an image archive into the engine fails.",
     ),
     cfg.ListOpt(
         "allowed_registries",
         default=[],
         sample_default=["registry.example.com:5000"],
         help="""
-Registries from which images may come, each as host or host:port, ``docker.io`` for Docker Hub.
+Registries from which images may be pulled, each as host or host:port; ``docker.io`` is Docker Hub.
 
-A Glance image without data whose property ``docker_image`` names an image of one of them is fetched
-from there. Certificates of own authorities belong into the engine's folder ``certs.d``.
+If a Glance image has no data and its property ``docker_image`` names an image in one of these
+registries, the engine pulls that image. CA certificates for a registry belong in the engine's
+directory ``certs.d``.
 """,
     ),
     cfg.MultiStrOpt(
         "registry_mirrors",
         default=[],
         help="""
-Mirrors that are asked before a registry, in order; one line for each registry.
+Mirrors that are tried, in order, before a registry; one line for each registry.
 
-Such as ``registry.example.com=mirror-a.example.com:5000,mirror-b.example.com:5000``. Those of the
-host's own region come first. A mirror is trusted as its registry is.
+For example ``registry.example.com=mirror-a.example.com:5000,mirror-b.example.com:5000``. List the
+mirrors in the host's own region first. A mirror is trusted like its registry.
 """,
     ),
     cfg.StrOpt(
         "registry_credentials_file",
         default="",
         help="""
-A file with credentials for registries, as ``docker login`` writes it to ``config.json``.
+File with credentials for registries, in the format of ``config.json`` of ``docker login``.
 
-It must be readable for nova-compute. Tenants can use whatever images the credentials open.
+nova-compute must be able to read it. Tenants can boot every image that the credentials give access
+to.
 """,
     ),
     cfg.IntOpt(
@@ -123,11 +126,11 @@ It must be readable for nova-compute. Tenants can use whatever images the creden
         min=1,
         max=100,
         help="""
-Largest number of layers of snapshots that an image may have.
+Largest number of snapshot layers in an image.
 
-Each snapshot of a server that was booted from a snapshot adds a layer, and the engine takes no more
-than 125. Beyond this number they are written as one layer over the image that the first server was
-booted from.
+Each snapshot of a server that was booted from a snapshot adds a layer, and the engine supports at
+most 125 layers. When this number is exceeded, all snapshot layers are written as one layer on top
+of the image that the first server was booted from.
 """,
     ),
     cfg.IntOpt(
@@ -145,24 +148,25 @@ Largest number of processes and threads in a server whose flavor has no ``docker
         help="""
 Extra specs of ``docker:`` that an image may set by its properties.
 
-The property has ``docker_`` for ``docker:``, such as ``docker_shm_size_mb``. The flavor's word
-goes first. An image that sets another one does not boot, so that nobody believes it holds.
+The property's name has ``docker_`` instead of ``docker:``, such as ``docker_shm_size_mb``. A value
+in the flavor overrides the image's. An image that sets an extra spec that is not in this list does
+not boot, because otherwise its owner would believe that the setting has an effect.
 """,
     ),
     cfg.IntOpt(
         "console_log_max_mb",
         default=10,
         min=1,
-        help="MiB of console output that the engine keeps for a server, over two files.",
+        help="MiB of console output that the engine keeps for a server, in two files.",
     ),
     cfg.StrOpt(
         "lxcfs_folder",
         default="/var/lib/lxcfs",
         help="""
-Where lxcfs is mounted on this host, by which servers see their own values in /proc.
+Mount point of lxcfs on this host. With lxcfs servers see their own values in /proc.
 
-Servers that are created while nothing is mounted there see the host's values, for good. An empty
-value turns lxcfs off.
+A server that is created while lxcfs is not mounted sees the host's values for its whole life. An
+empty value turns lxcfs off.
 """,
     ),
     cfg.ListOpt(
@@ -171,13 +175,13 @@ value turns lxcfs off.
         help="""
 Addresses, or networks such as ``192.0.2.0/28``, of the hosts that run nova-serialproxy.
 
-Serial consoles take connections from these alone: whoever reaches the port of a console needs no
-token any more.
+The port of a serial console accepts connections only from these addresses, because the port itself
+does not ask for a token.
 
 Related options:
 
 * ``[serial_console] enabled``
-* ``[serial_console] proxyclient_address``: where the ports of consoles are opened
+* ``[serial_console] proxyclient_address``: address on which the ports of consoles are opened
 * ``[serial_console] port_range``
 """,
     ),
@@ -186,9 +190,10 @@ Related options:
         default=0.05,
         min=0.0,
         help="""
-Seconds for which the first process of a new server must run for its boot to succeed.
+Seconds that the first process of a new server must run for its boot to succeed.
 
-A process that ends within them is reported as a failed boot, with its exit code and last lines.
+If the process exits earlier, the boot fails, and the fault has its exit status and the last lines
+of its output.
 """,
     ),
     cfg.ListOpt(
@@ -202,9 +207,9 @@ A process that ends within them is reported as a failed boot, with its exit code
         help="""
 Command that starts ``novadocker-receive`` on the host that a server moves to.
 
-``{host}`` is that host's ``[DEFAULT] my_ip``. The command runs as nova-compute's user, and so must
-``novadocker-receive`` there. It needs the options of nova-compute: where they are not in
-``/etc/nova/nova.conf``, say so with ``--config-file``.
+``{host}`` is replaced by ``[DEFAULT] my_ip`` of that host. The command runs as the user of
+nova-compute, and ``novadocker-receive`` must run as that user on the other host. It reads the
+options of nova-compute: if they are not in ``/etc/nova/nova.conf``, add ``--config-file``.
 
 Related options:
 
@@ -217,11 +222,12 @@ Related options:
         regex=r"^$|^[A-Za-z0-9.-]+(:\d+)?/[a-z0-9][a-z0-9/._-]*[a-z0-9]$",
         sample_default="registry.example.com:5000/moves",
         help="""
-A registry, and the folder in it, by which servers move; empty for straight from host to host.
+Registry, with a path in it, through which servers move. If empty, data goes directly from host to
+host.
 
-It speaks TLS and lets data be removed. Both hosts must have the same value, and credentials for it
-in the file of ``registry_credentials_file`` if it asks for them. The command of
-``transfer_command`` is needed as well, but no data goes that way.
+The registry must use TLS and must allow the deletion of data. Both hosts must have the same value,
+and if the registry asks for credentials, both need them in ``registry_credentials_file``. The
+hosts also need ``transfer_command``, but no data of the server goes through that command.
 
 Related options:
 
@@ -234,10 +240,10 @@ Related options:
         default=0,
         min=0,
         help="""
-Minutes between two copies of each running server in the registry; 0 for no copies.
+Minutes between two copies of each running server in ``transfer_registry``; 0 for no copies.
 
-An evacuated server is what its last copy has; without one it is built from its image. While the
-difference to what was read before is copied, the server stands still.
+An evacuated server gets the data of its last copy. If there is no copy, the server is built from
+its image. A server is frozen while the data that changed since the first pass is copied.
 
 Related options:
 
@@ -248,7 +254,7 @@ Related options:
 
 
 def register_opts(configuration: cfg.ConfigOpts) -> None:
-    """Register the ``[docker]`` group; harmless when repeated."""
+    """Register the group ``[docker]``. Idempotent."""
     configuration.register_group(GROUP)
     configuration.register_opts(OPTIONS, group=GROUP)
 

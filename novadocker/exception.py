@@ -1,112 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of the driver, each a Nova exception of the type that Nova's manager acts on.
+"""Exceptions of the driver, each derived from the type that Nova's compute manager acts on.
 
-The manager decides by type (``_build_and_run_instance``, ``_sync_power_states``): see each class.
+The manager decides by type (``_build_and_run_instance``, ``_sync_power_states``); each class names
+the effect.
 """
 
 from nova import exception
+from nova.i18n import _
 
 
 class EngineUnavailable(exception.VirtDriverNotReady):
     """The engine does not answer.
 
-    ``VirtDriverNotReady`` makes the manager skip its periodic tasks, so that a server is never
-    taken for stopped or deleted while the engine is away.
+    ``VirtDriverNotReady`` makes the manager skip its periodic tasks, so that it takes no instance
+    for stopped or deleted while the engine is down.
     """
 
-    msg_fmt = "The Docker engine at %(url)s does not answer: %(reason)s"
+    msg_fmt = _("The Docker engine at %(url)s does not answer: %(reason)s")
 
 
 class EngineError(exception.NovaException):
     """The engine answered a request with an error."""
 
-    msg_fmt = "The Docker engine refused %(operation)s: %(reason)s"
+    msg_fmt = _("The Docker engine refused %(operation)s: %(reason)s")
 
 
 class ContainerNotFound(EngineError):
-    """The engine knows no such container."""
+    """The container does not exist in the engine."""
 
 
 class EngineImageNotFound(EngineError):
-    """The engine knows no such image."""
+    """The image does not exist in the engine."""
 
 
 class ProcessEnded(EngineError):
-    """A server's first process ended as soon as it was started."""
+    """The first process of a container exited as soon as it was started."""
 
-    msg_fmt = "Its first process ended at once with exit code %(code)s; it wrote: %(lines)s"
+    msg_fmt = _("The first process ended at once with exit status %(code)s; its output: %(lines)s")
 
 
 class InvalidConfiguration(exception.InvalidConfiguration):
-    """The host is set up in a way the driver cannot work with; nova-compute must not start."""
+    """The driver cannot work on this host as it is set up; nova-compute must not start."""
 
-    msg_fmt = "novadocker cannot work on this host: %(reason)s"
+    msg_fmt = _("novadocker cannot work on this host: %(reason)s")
 
 
 class InvalidImage(exception.ImageUnacceptable):
-    """The image can't become a server on any host: the manager aborts the build."""
+    """The image cannot be booted on any host; the manager aborts the build."""
 
-    msg_fmt = "Image %(image_id)s can't be booted: %(reason)s"
+    msg_fmt = _("Image %(image_id)s cannot be booted: %(reason)s")
 
 
 class DownloadFailed(exception.NovaException):
-    """An image did not come to this host whole; another host may have more luck."""
+    """The download of an image failed on this host; Nova tries another host."""
 
-    msg_fmt = "Image %(image_id)s could not be fetched from Glance: %(reason)s"
+    msg_fmt = _("Failed to download image %(image_id)s from Glance: %(reason)s")
 
 
 class PlugFailed(exception.VirtualInterfacePlugException):
-    """A VIF could not be wired; during the start of nova-compute it sets the server to ERROR."""
+    """A VIF could not be plugged; at the start of nova-compute this sets the instance to ERROR."""
 
-    msg_fmt = "Port %(port_id)s could not be wired: %(reason)s"
+    msg_fmt = _("Failed to plug port %(port_id)s: %(reason)s")
 
 
 class StartFailed(exception.BuildAbortException):
-    """The server can't run as asked, and no other host would help.
+    """The instance cannot run as requested on any host; the manager aborts the build.
 
-    Without the words of its base class: Nova shows a user no more than 255 characters.
+    The text of the base class is left out, because Nova shows a user at most 255 characters.
     """
 
     msg_fmt = "%(reason)s"
 
 
 class InvalidLimits(exception.BuildAbortException):
-    """The flavor or the image asks for limits that no host can give."""
+    """The flavor or image requests limits that no host can set; the manager aborts the build."""
 
-    msg_fmt = "The limits that the server asks for can't be set: %(reason)s"
+    msg_fmt = _("The limits that the flavor or image requests cannot be set: %(reason)s")
 
 
 class SnapshotFailed(exception.NovaException):
-    """A server can't become an image: the manager removes the image and resets the task."""
+    """The snapshot of an instance failed; the manager deletes the image and resets the task."""
 
-    msg_fmt = "No image could be made of the server: %(reason)s"
+    msg_fmt = _("Failed to create an image of the instance: %(reason)s")
 
 
 class LimitsNotKept(exception.NovaException):
-    """The kernel does not keep a server's limits."""
+    """The kernel did not accept a limit of an instance."""
 
-    msg_fmt = "The server's limits can't be set: %(reason)s"
+    msg_fmt = _("Failed to set the limits of the instance: %(reason)s")
 
 
 class ResizeRefused(exception.NovaException):
-    """A resize can't be done here; nothing was changed."""
+    """The driver refuses a resize; the instance is unchanged."""
 
     msg_fmt = "%(reason)s"
 
 
 class RegistryFailed(exception.NovaException):
-    """A registry does not take or give what it was asked to."""
+    """A request to a registry failed."""
 
-    msg_fmt = "The registry %(registry)s can't be used: %(reason)s"
+    msg_fmt = _("Registry %(registry)s cannot be used: %(reason)s")
 
 
 class RescueRefused(exception.NovaException):
-    """A server can't be rescued here; nothing of it was changed."""
+    """The driver refuses a rescue; the instance is unchanged."""
 
     msg_fmt = "%(reason)s"
 
 
 class ViewUnavailable(exception.NovaException):
-    """This host can't give a server its own view of /proc now; another host may."""
+    """lxcfs on this host cannot give an instance its own /proc now; Nova tries another host."""
 
-    msg_fmt = "lxcfs at %(folder)s on this host can't be used: %(reason)s"
+    msg_fmt = _("lxcfs at %(folder)s on this host cannot be used: %(reason)s")

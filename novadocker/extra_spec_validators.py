@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes nova-api refuse a flavor with wrong extra specs of ``docker:``.
+"""Validators that make nova-api refuse a flavor with wrong extra specs of ``docker:``.
 
-Registered at Nova's entry point ``nova.api.extra_spec_validators``; API versions from 2.86 on
-check. Imported where nova-api runs, so no engine or driver is needed there.
+They are registered at Nova's entry point ``nova.api.extra_spec_validators`` and run from API
+version 2.86 on. nova-api imports this module, so it needs neither the driver nor an engine.
 """
 
 from typing import Any
@@ -14,10 +14,13 @@ from novadocker import extra_specs
 
 
 class Validator(base.ExtraSpecValidator):
-    """Nova's validator, which has no notion of two numbers or of a list."""
+    """A validator that also checks pairs of numbers and lists, which Nova's own does not."""
 
     def validate(self, name: str, value: str) -> None:
-        """Check a value; ValidationError, a 400 of the API, where it is wrong."""
+        """Check the value of an extra spec.
+
+        :raises ValidationError: the value is wrong; the API returns 400
+        """
         super().validate(name, value)
         try:
             extra_specs.ALL[name].parse(value)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extra specs of the namespace ``docker:``, for what Nova has no word; without Nova.
+"""The extra specs of the namespace ``docker:``, for settings that Nova has no extra spec for.
 
-One table for all who read them: nova-api's check of a new flavor, the driver, the metadata
-definitions. An image may have the same as properties, with ``docker_`` for ``docker:``, as far as
-the operator allows it.
+One table serves nova-api's check of a new flavor, the driver and the metadata definitions. Imports
+nothing of Nova. An image may have the same settings as properties, with ``docker_`` instead of
+``docker:``, as far as the operator allows it.
 """
 
 import re
@@ -15,7 +15,7 @@ from oslo_utils import strutils
 PREFIX = "docker:"
 IMAGE_PREFIX = "docker_"
 
-# what adds nothing that leads out of a container; SYS_ADMIN comes with nesting only
+# None of these lets a process out of its container. SYS_ADMIN is granted with nesting only.
 CAPABILITIES = (
     "AUDIT_CONTROL",
     "BLOCK_SUSPEND",
@@ -37,7 +37,7 @@ _UNLIMITED = -1
 
 @dataclass(frozen=True)
 class Spec:
-    """An extra spec; ``name`` is with its namespace."""
+    """An extra spec; ``name`` includes the namespace."""
 
     name: str
     title: str
@@ -45,38 +45,46 @@ class Spec:
 
     @property
     def image_property(self) -> str:
-        """The name as a property of an image."""
+        """The name of the image property."""
         return self.name.replace(PREFIX, IMAGE_PREFIX, 1)
 
 
 @dataclass(frozen=True)
 class Number(Spec):
-    """A whole number."""
+    """An integer."""
 
     minimum: int
     maximum: int
 
     def parse(self, text: str) -> int:
-        """Return the number; ValueError where it is none or out of range."""
-        # int() alone would take spaces, underscores and digits of any script
+        """Return the integer.
+
+        :raises ValueError: the text is not an integer, or the integer is out of range
+        """
+        # int() also accepts spaces, underscores and digits of any script, so it does not suffice.
         if not re.fullmatch(r"-?[0-9]{1,15}", text):
-            raise ValueError(f"{self.name}: {text[:32]!r} is no whole number")
+            raise ValueError(f"{self.name}: {text[:32]!r} is not an integer")
         number = int(text)
         if not self.minimum <= number <= self.maximum:
-            raise ValueError(f"{self.name}: {number} is not {self.minimum} to {self.maximum}")
+            raise ValueError(
+                f"{self.name}: {number} is not between {self.minimum} and {self.maximum}"
+            )
         return number
 
 
 @dataclass(frozen=True)
 class Switch(Spec):
-    """``true`` or ``false``, in any of the spellings that Nova knows."""
+    """``true`` or ``false``, in any spelling that ``strutils.bool_from_string`` accepts."""
 
     def parse(self, text: str) -> bool:
-        """Return the truth; ValueError where it is another word."""
+        """Return the boolean.
+
+        :raises ValueError: the text is not a boolean
+        """
         try:
             return bool(strutils.bool_from_string(text, strict=True))
         except ValueError as error:
-            raise ValueError(f"{self.name}: {text[:32]!r} is not true or false") from error
+            raise ValueError(f"{self.name}: {text[:32]!r} is neither true nor false") from error
 
 
 @dataclass(frozen=True)
@@ -89,25 +97,31 @@ class ResourceLimit(Spec):
         return self.name.removeprefix(f"{PREFIX}ulimit_")
 
     def parse(self, text: str) -> tuple[int, int]:
-        """Return soft and hard limit, -1 for none; ValueError where it is not well-formed."""
+        """Return the soft and the hard limit; -1 is unlimited.
+
+        :raises ValueError: the text is malformed, or the soft limit exceeds the hard one
+        """
         found = re.fullmatch(r"(-1|[0-9]{1,15})(?::(-1|[0-9]{1,15}))?", text)
         if not found:
-            raise ValueError(f"{self.name}: {text[:32]!r} is not SOFT:HARD or a number")
+            raise ValueError(f"{self.name}: {text[:32]!r} is neither SOFT:HARD nor a number")
         soft = int(found[1])
         hard = soft if found[2] is None else int(found[2])
         if hard != _UNLIMITED and (soft == _UNLIMITED or soft > hard):
-            raise ValueError(f"{self.name}: the soft limit is above the hard one")
+            raise ValueError(f"{self.name}: the soft limit exceeds the hard limit")
         return soft, hard
 
 
 @dataclass(frozen=True)
 class Words(Spec):
-    """Words with commas between them, each of ``pattern``."""
+    """A comma-separated list whose items match ``pattern``."""
 
     pattern: str
 
     def parse(self, text: str) -> tuple[str, ...]:
-        """Return the words; ValueError where one of them is not allowed."""
+        """Return the items.
+
+        :raises ValueError: an item does not match the pattern
+        """
         words = tuple(word.strip() for word in text.split(","))
         for word in words:
             if not re.fullmatch(self.pattern, word):
@@ -119,23 +133,23 @@ PIDS_LIMIT = Number(
     "docker:pids_limit",
     "Processes",
     "Largest number of processes and threads in a server.",
-    # an init system and a login shell | the kernel's largest pid_max
+    # An init system and a login shell need the minimum. The maximum is the kernel's PID_MAX_LIMIT.
     minimum=16,
     maximum=4_194_304,
 )
 SHM_SIZE = Number(
     "docker:shm_size_mb",
     "Size of /dev/shm",
-    "Size of /dev/shm in MiB. What is stored there counts as memory of the server.",
+    "Size of /dev/shm in MiB. Files in it count as memory of the server.",
     minimum=1,
     maximum=1_048_576,
 )
 OOM_SCORE_ADJ = Number(
     "docker:oom_score_adj",
     "Out-of-memory score",
-    "How much sooner than others the processes of a server are killed when the host, not the "
-    "server alone, is out of memory.",
-    # below 0 a tenant's process would outlive the host's own
+    "oom_score_adj of the processes of a server: the higher, the sooner the kernel kills them when "
+    "the host (not the server alone) is out of memory.",
+    # With a value below 0 the kernel would kill the host's own processes first.
     minimum=0,
     maximum=1000,
 )
@@ -145,7 +159,8 @@ ULIMITS = tuple(
         f"Limit {resource}",
         f"{what}, as in setrlimit(2): SOFT:HARD, or one number for both; -1 is unlimited.",
     )
-    # those that count for a process; others count a user's processes in all servers together
+    # Only limits that count per process are here. The others count per user, and a user has
+    # processes in many servers.
     for resource, what in (
         ("core", "Largest size of a core dump in bytes"),
         ("data", "Largest size of a process's data in bytes"),
@@ -158,22 +173,21 @@ ULIMITS = tuple(
 CAPABILITY_LIST = Words(
     "docker:capabilities",
     "Extra capabilities",
-    "Capabilities that a server has beyond the usual ones, with commas between them and without "
+    "Capabilities that a server has in addition to the default ones: comma-separated, without "
     "CAP_, such as NET_ADMIN.",
     pattern="|".join(CAPABILITIES),
 )
 DEVICES = Words(
     "docker:devices",
     "Devices",
-    "Paths of the host's devices that a server may use, with commas between them, such as "
-    "/dev/fuse.",
+    "Paths of devices of the host that a server may use: comma-separated, such as /dev/fuse.",
     pattern=r"/dev(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+",
 )
 NESTING = Switch(
     "docker:nesting",
     "Nested containers",
     "Whether a server may run containers itself. Without user namespaces (userns-remap) its root "
-    "then is as mighty as the host's: for tenants that are trusted with the host.",
+    "user then has the power of the host's root: only for tenants that may control the host.",
 )
 
 _ALL: tuple[Number | Switch | ResourceLimit | Words, ...] = (
@@ -191,12 +205,12 @@ ALL = {spec.name: spec for spec in _ALL}
 def asked(
     flavor: Mapping[str, str], image: Mapping[str, str], image_may_ask: Collection[str]
 ) -> dict[str, str]:
-    """Return every extra spec of ours that holds for a server; the flavor's word goes first.
+    """Return every extra spec of ``docker:`` for an instance; a flavor's overrides an image's.
 
     :param flavor: all extra specs of the flavor
     :param image: all properties of the image
-    :param image_may_ask: names of those extra specs that an image may set
-    :raises ValueError: one is unknown, malformed, or not the image's to set
+    :param image_may_ask: names of the extra specs that an image may set
+    :raises ValueError: an extra spec is unknown or malformed, or the image may not set it
     """
     found = {}
     properties = {spec.image_property: name for name, spec in ALL.items()}
@@ -209,6 +223,6 @@ def asked(
     found |= {name: value for name, value in flavor.items() if name.startswith(PREFIX)}
     for name, value in found.items():
         if name not in ALL:
-            raise ValueError(f"{name} is no extra spec of the Docker driver")
+            raise ValueError(f"{name} is not an extra spec of the Docker driver")
         ALL[name].parse(value)
     return found

@@ -1,7 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to a server is called and labelled by this; kept free of Nova, for all programs."""
+"""Names and labels of an instance's objects on a host, and the forms of the ids in them.
 
+Imports nothing of Nova, because programs that run without Nova use it.
+"""
+
+import re
 from collections.abc import Mapping
+
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""An instance's UUID."""
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+"""A digest of an image or of a layer; with ``sha256:`` in front it is the engine's image id."""
+
+CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+"""The engine's id of a container."""
 
 LABEL_UUID = "org.openstack.nova.instance_uuid"
 LABEL_NAME = "org.openstack.nova.instance_name"
@@ -14,34 +27,40 @@ LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 
 ASIDE = "-rescued"
-"""What the name of a server's own container ends with during a rescue."""
+"""Suffix of the name of an instance's own container during a rescue."""
 
 AWAY = "-away"
-"""What a container's name ends with while its server is in another cell, and may come back."""
+"""Suffix of a container's name while its instance is in another cell and may be reverted to it."""
 
 IMAGES = "novadocker/"
-"""What the names of all images of ours begin with; a Glance id follows, and a tag."""
+"""Prefix of the names of all images of the driver; a Glance image id and a tag follow."""
 
 
 def container_name(instance_uuid: str) -> str:
-    """Return the container's name; by uuid, so that no name a tenant chose matters."""
+    """Return the name of an instance's container.
+
+    It is made from the UUID, because a tenant chooses the instance's name.
+    """
     return f"nova-{instance_uuid}"
 
 
 def namespace_name(instance_uuid: str) -> str:
-    """Return the name of the network namespace, as iproute2 knows it."""
+    """Return the name of an instance's network namespace below /run/netns."""
     return f"nova-{instance_uuid}"
 
 
 def owned(name: str, labels: Mapping[str, str]) -> bool:
-    """Tell whether a container is a server of ours.
+    """Return True if a container belongs to an instance and has the instance's container name.
 
-    Labels alone do not decide: an image can bring any label into a foreign container.
+    The name is compared, too, because an image can put any label on any container.
     """
     return labels.get(LABEL_SCHEMA) == SCHEMA and name == container_name(labels.get(LABEL_UUID, ""))
 
 
 def is_own(name: str, labels: Mapping[str, str]) -> bool:
-    """Tell whether a container is a server's own, also during a rescue or while it is away."""
+    """Return True if a container is an instance's own and not the one that rescues it.
+
+    The suffixes ``ASIDE`` and ``AWAY`` are allowed in its name.
+    """
     name = name.removesuffix(ASIDE).removesuffix(AWAY)
     return owned(name, labels) and labels.get(LABEL_RESCUE) != "1"

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The privileged contexts; nothing runs as root outside functions entered through one.
+"""The oslo.privsep contexts. Only functions that are entered through one of them run as root.
 
-Kept free of Nova: the helper process imports it, and stays small.
+Imports nothing of Nova, so that the privileged process, which imports this module, stays small.
 """
 
 from oslo_privsep import capabilities, priv_context
 
-# no privileged call takes a second; a helper that hangs must not hold up a thread of nova-compute
+# No privileged call takes more than a second, so one that takes a minute hangs. The bound frees the
+# thread of nova-compute that waits for it.
 _TIMEOUT_SECONDS = 60
-# but to read all that a server wrote
+# Calls that read or write all data of an instance take longer.
 _STORAGE_TIMEOUT_SECONDS = 3600
 
 network_pctxt = priv_context.PrivContext(
     "novadocker",
     cfg_section="novadocker_network",
     pypath=f"{__name__}.network_pctxt",
-    # links, addresses and routes | to enter and to mount a namespace | to map ids into one
+    # NET_ADMIN: links, addresses and routes. SYS_ADMIN: enter and mount network namespaces.
+    # SETUID, SETGID: map ids into user namespaces.
     capabilities=[
         capabilities.CAP_NET_ADMIN,
         capabilities.CAP_SYS_ADMIN,
@@ -29,7 +31,8 @@ interior_pctxt = priv_context.PrivContext(
     "novadocker",
     cfg_section="novadocker_interior",
     pypath=f"{__name__}.interior_pctxt",
-    # a container's root by its process | any user's process | files of any owner, kept as theirs
+    # SYS_PTRACE: open a container's root by /proc/PID/root. KILL: signal processes of any user.
+    # DAC_OVERRIDE: open files of any owner. CHOWN, FOWNER: keep their owner and mode.
     capabilities=[
         capabilities.CAP_SYS_PTRACE,
         capabilities.CAP_KILL,
@@ -44,7 +47,8 @@ storage_pctxt = priv_context.PrivContext(
     "novadocker",
     cfg_section="novadocker_storage",
     pypath=f"{__name__}.storage_pctxt",
-    # files of any owner | the attributes of overlayfs | the caller's open file
+    # DAC_OVERRIDE: open files of any owner. SYS_ADMIN: extended attributes of overlayfs.
+    # SYS_PTRACE: open the caller's file descriptor by /proc/PID/fd.
     capabilities=[
         capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_SYS_ADMIN,
@@ -57,7 +61,8 @@ view_pctxt = priv_context.PrivContext(
     "novadocker",
     cfg_section="novadocker_view",
     pypath=f"{__name__}.view_pctxt",
-    # to find a container's mount namespace by its process | to enter it | to mount in it
+    # SYS_PTRACE: open a container's mount namespace by /proc/PID/ns. SYS_CHROOT: enter it.
+    # SYS_ADMIN: enter it and mount in it.
     capabilities=[
         capabilities.CAP_SYS_PTRACE,
         capabilities.CAP_SYS_CHROOT,
@@ -70,8 +75,9 @@ transfer_pctxt = priv_context.PrivContext(
     "novadocker",
     cfg_section="novadocker_transfer",
     pypath=f"{__name__}.transfer_pctxt",
-    # files of any owner | kept as they are: owner, mode, device nodes, capabilities of programs |
-    # the attributes of overlayfs | the caller's open pipe
+    # DAC_OVERRIDE: open files of any owner. CHOWN, FOWNER, FSETID, MKNOD, SETFCAP: keep owner,
+    # mode, device nodes and file capabilities. SYS_ADMIN: extended attributes of overlayfs.
+    # SYS_PTRACE: open the caller's pipe by /proc/PID/fd.
     capabilities=[
         capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_CHOWN,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sign of life that the driver leaves when nova-compute's periodic task asks it something."""
+"""The file whose modification time is that of the last periodic task of nova-compute."""
 
 import time
 from contextlib import suppress
@@ -9,17 +9,19 @@ _FILE = "novadocker-alive"
 
 
 def tell(state_path: Path) -> None:
-    """Leave the sign; a disk that takes none costs the sign alone.
+    """Set the file's modification time to now.
 
-    :param state_path: nova-compute's
+    Errors are ignored, because a full disk must not fail the periodic task.
+
+    :param state_path: of nova-compute
     """
     with suppress(OSError):
         (state_path / _FILE).touch()
 
 
 def age(state_path: Path) -> float:
-    """Return the seconds since the last sign.
+    """Return the seconds since the last periodic task.
 
-    :raises FileNotFoundError: there was none yet
+    :raises FileNotFoundError: no periodic task has run yet
     """
     return time.time() - (state_path / _FILE).stat().st_mtime

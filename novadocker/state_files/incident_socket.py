@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How novadocker-exporter tells nova-compute what happened to a server, as it happens.
+"""The Unix socket by which novadocker-exporter reports incidents of instances to nova-compute.
 
-One datagram for each incident, in a socket of nova-compute's that nobody but root can write to.
-Kept free of Nova and of Prometheus: each side has one of them.
+Each incident is one datagram. nova-compute owns the socket, and only root can write to it. Imports
+neither Nova nor Prometheus, because each end has only one of them installed.
 """
 
 import os
@@ -10,31 +10,32 @@ import re
 import socket
 from pathlib import Path
 
+from novadocker import naming
+
 OOM_KILL = "oom_kill"
 PIDS_LIMIT = "pids_limit"
 TABLE_FULL = "conntrack_full"
 
 TOLD = (PIDS_LIMIT, TABLE_FULL)
-"""The kinds that are told: the engine tells nova-compute of kills for want of memory itself."""
+"""The kinds that are sent. The engine itself reports out-of-memory kills to nova-compute."""
 
 LARGEST = 256
 
 _FILE = "novadocker-incidents"
-_DATAGRAM = re.compile(
-    rb"(%s) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})" % "|".join(TOLD).encode()
-)
+_DATAGRAM = re.compile(rf"({'|'.join(TOLD)}) ({naming.UUID.pattern})".encode())
 
 
 def listen(state_path: Path) -> socket.socket:
-    """Return the socket that takes the datagrams, in the place of a former one.
+    """Create the socket that receives the datagrams. Replaces a socket of an earlier process.
 
-    :param state_path: nova-compute's
-    :raises OSError: it can't be there
+    :param state_path: of nova-compute
+    :raises OSError: the socket can't be created below ``state_path``
     """
     path = _path(state_path)
     found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        # the file that bind makes has these permissions (unix(7) of Linux)
+        # bind gives the file the permissions of the descriptor (unix(7)), so nobody can connect
+        # before they are set.
         os.fchmod(found.fileno(), 0o600)
         path.unlink(missing_ok=True)
         found.bind(str(path))
@@ -45,10 +46,10 @@ def listen(state_path: Path) -> socket.socket:
 
 
 def tell(state_path: Path, kind: str, instance_uuid: str) -> None:
-    """Tell nova-compute of an incident; does not wait.
+    """Send an incident to nova-compute. Does not block.
 
     :param kind: one of TOLD
-    :raises OSError: nobody listens, or has more to read than the kernel holds
+    :raises OSError: nova-compute does not listen, or the socket's receive queue is full
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
@@ -56,7 +57,7 @@ def tell(state_path: Path, kind: str, instance_uuid: str) -> None:
 
 
 def parse(datagram: bytes) -> tuple[str, str] | None:
-    """Pure: return the kind and the server's UUID; None if that is neither."""
+    """Return the kind and the instance's UUID; None if the datagram is malformed. Pure."""
     match = _DATAGRAM.fullmatch(datagram)
     return (match[1].decode(), match[2].decode()) if match else None
 

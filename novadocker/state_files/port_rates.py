@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network rates of each server's ports, which the driver leaves for the exporter.
+"""The files with the network rates of each instance's ports: the driver writes, the exporter reads.
 
-The kernel keeps half of them in the server's own network namespace, which root alone can enter.
+The exporter cannot read the rates from the kernel, because half of them are set in the instance's
+network namespace, which only root can enter.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker.linux import files
+
 _FOLDER = "rates"
-# the name of the host end was not there once
+# The last field, the name of the host end, is optional: files of older versions lack it.
 _LINE = re.compile(r"(eth[0-9]{1,3}) ([0-9]{1,15}|-) ([0-9]{1,15}|-)(?: ([^ /]{1,15}))?")
 
 
 @dataclass(frozen=True)
 class PortRate:
-    """What may go through a port in the long run, in bytes per second; None without a limit."""
+    """The sustained rates of a port in bytes per second; None for unlimited."""
 
     received: int | None
     sent: int | None
@@ -26,10 +28,10 @@ class PortRate:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of a server.
+    """A port of an instance.
 
-    :ivar rate: that the driver set
-    :ivar host_device: the end that the switch has; empty if that is not known
+    :ivar rate: the rate that the driver set
+    :ivar host_device: name of the host end, which the switch has; empty if unknown
     """
 
     rate: PortRate
@@ -39,35 +41,37 @@ class Port:
 def tell(
     state_path: Path, instance_uuid: str, devices: Iterable[tuple[str, str]], rate: PortRate
 ) -> None:
-    """Leave the rate that all ports of a server have; a disk that takes nothing costs that alone.
+    """Write the rate of all ports of an instance.
 
-    :param state_path: nova-compute's
-    :param devices: the host end and the server's end of each port
+    Errors are ignored, because a full disk must not fail the operation that set the rates.
+
+    :param state_path: of nova-compute
+    :param devices: names of the host end and of the instance's end of each port
     """
     words = ["-" if value is None else str(value) for value in (rate.received, rate.sent)]
     text = "".join(f"{guest} {words[0]} {words[1]} {host}\n" for host, guest in devices)
     path = _path(state_path, instance_uuid)
     with suppress(OSError):
         path.parent.mkdir(0o755, exist_ok=True)
-        # nobody is to read half of it
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        files.replace_file(path, text.encode(), mode=None, sync=False)
 
 
 def forget(state_path: Path, instance_uuid: str) -> None:
-    """Remove what was left of a server; absent is fine."""
+    """Delete the file of an instance. Does nothing if the file does not exist."""
     with suppress(OSError):
         _path(state_path, instance_uuid).unlink(missing_ok=True)
 
 
 def path_of(state_path: str, instance_uuid: str) -> str:
-    """Return the file of a server."""
+    """Return the path of an instance's file."""
     return f"{state_path}/{_FOLDER}/{instance_uuid}"
 
 
 def parse(text: str | None) -> dict[str, Port]:
-    """Return the ports by the server's device; None is a file that is not there."""
+    """Return the ports by the name of the instance's device.
+
+    :param text: content of the file; None if it does not exist
+    """
     found = (_LINE.fullmatch(line) for line in (text or "").splitlines())
     return {
         match[1]: Port(PortRate(_rate(match[2]), _rate(match[3])), match[4] or "")
@@ -77,7 +81,7 @@ def parse(text: str | None) -> dict[str, Port]:
 
 
 def lower(first: PortRate, second: PortRate) -> PortRate:
-    """Pure: return what may go through a port that has two limits in a row."""
+    """Return the rate of a port that passes two limits in a row. Pure."""
     return PortRate(_lower(first.received, second.received), _lower(first.sent, second.sent))
 
 

@@ -62,7 +62,7 @@ def test_bad_images(servers: Servers, image: Upload, content: bytes, text: str) 
     ("command", "texts"),
     [
         ("/no/such/command", ["no such file"]),
-        ("sh -c 'echo first; echo boom; exit 3'", ["exit code 3", "boom"]),
+        ("sh -c 'echo first; echo boom; exit 3'", ["exit status 3", "boom"]),
         ("sh -c 'unclosed", ["os_command_line"]),
     ],
 )

@@ -77,7 +77,7 @@ def divided_host(cloud: Settings, admin: Connection) -> Iterator[None]:
     [
         ("docker:pids_limit", "9", "less than the min value of '16'"),
         ("docker:no_such", "1", "does not appear to be a valid extra spec"),
-        ("docker:ulimit_nofile", "2:1", "the soft limit is above the hard one"),
+        ("docker:ulimit_nofile", "2:1", "the soft limit exceeds the hard limit"),
         ("docker:capabilities", "SYS_ADMIN", "'SYS_ADMIN' is not allowed"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_wrong_extra_spec_is_refused(
 def test_an_extra_spec_that_nobody_checked_fails_the_boot(servers: Servers, flavor: Flavor) -> None:
     server = servers.create("unchecked", flavor=flavor(**{"docker:pids_limit": "9"}))
     assert server.status == "ERROR"
-    assert "docker:pids_limit: 9 is not 16 to 4194304" in fault(server)
+    assert "docker:pids_limit: 9 is not between 16 and 4194304" in fault(server)
 
 
 def test_horizon_knows_the_extra_specs(admin: Connection) -> None:

@@ -116,7 +116,7 @@ def test_spawn_without_ports(spawn: Any, virtapi: FakeVirtAPI, engine: FakeEngin
     [
         ("plug", exception.PlugFailed, "no bridge"),
         ("event", exception.StartFailed, "did not report"),
-        ("command", exception.StartFailed, "exit code 3"),
+        ("command", exception.StartFailed, "exit status 3"),
     ],
 )
 def test_a_failed_spawn_leaves_nothing(
@@ -350,7 +350,7 @@ def test_power_on_never_removes_a_server_that_fails(
     spawn()
     driver.power_off(instance)
     engine.exit_code = 1
-    with pytest.raises(exception.EngineError, match="exit code 1"):
+    with pytest.raises(exception.EngineError, match="exit status 1"):
         driver.power_on(None, instance, network_info)
     network.failure = exception.PlugFailed(port_id="p", reason="no bridge")
     with pytest.raises(exception.PlugFailed):

@@ -82,7 +82,7 @@ def test_bad_value(nova_api: Any, name: str, text: str) -> None:
 def test_unknown_name(nova_api: Any, name: str) -> None:
     with pytest.raises(nova_exception.ValidationError, match="does not appear"):
         nova_api(name, "1")
-    with pytest.raises(ValueError, match="no extra spec"):
+    with pytest.raises(ValueError, match="is not an extra spec"):
         extra_specs.asked({name: "1"}, {}, ())
 
 

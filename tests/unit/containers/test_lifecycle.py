@@ -68,7 +68,9 @@ def start(engine: FakeEngine, grace: float) -> None:
 
 def test_start_reports_code_and_last_lines() -> None:
     engine = engine_with("created", exit_code=3)
-    with pytest.raises(exception.ProcessEnded, match=r"exit code 3; it wrote: one \| two \| three"):
+    with pytest.raises(
+        exception.ProcessEnded, match=r"exit status 3; its output: one \| two \| three"
+    ):
         start(engine, 0.1)
 
 
@@ -88,8 +90,16 @@ def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.Monke
         return None if len(waits) == 1 else 3
 
     monkeypatch.setattr(engine, "wait_container", wait)
+<<<<<<< main
     # An ended container has no process.
     with pytest.raises(exception.ProcessEnded, match="exit code 3"):
+||||||| base
+    # an ended container has no process
+    with pytest.raises(exception.ProcessEnded, match="exit code 3"):
+=======
+    # an ended container has no process
+    with pytest.raises(exception.ProcessEnded, match="exit status 3"):
+>>>>>>> helper
         start(engine, 100)
     assert waits == [pytest.approx(100, rel=0.1), 10]
 

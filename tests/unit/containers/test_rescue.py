@@ -73,7 +73,7 @@ def test_a_failed_rescue_leaves_the_server_as_it_was(
     start: Any, name: str, engine: FakeEngine
 ) -> None:
     engine.exit_code = 3
-    with pytest.raises(exception.StartFailed, match="exit code 3"):
+    with pytest.raises(exception.StartFailed, match="exit status 3"):
         start()
     assert state(engine) == {name: (f"id-{name}", "exited")}
 

@@ -148,8 +148,8 @@ def test_network_rates(instance: Any, specs: dict[str, str], inbound: Any, outbo
             {"quota:vif_outbound_average": "9", "quota:vif_outbound_peak": "8"},
             "quota:vif_outbound_peak is below",
         ),
-        ({"docker:pids_limit": "15"}, "docker:pids_limit: 15 is not 16 to 4194304"),
-        ({"docker:pid_limit": "99"}, "docker:pid_limit is no extra spec"),
+        ({"docker:pids_limit": "15"}, "docker:pids_limit: 15 is not between 16 and 4194304"),
+        ({"docker:pid_limit": "99"}, "docker:pid_limit is not an extra spec"),
         ({"hw:cpu_policy": "dedicated"}, "no CPUs of its own"),
     ],
 )
