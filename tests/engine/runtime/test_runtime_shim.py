@@ -194,7 +194,8 @@ def test_never_starts_without_its_network(
     if missing == "namespace":
         runtime.bind_container(container.id, wired)
     reason = (
-        f"novadocker: network namespace /run/netns/nova-{wired} of container {container.id} is gone"
+        f"novadocker: network namespace /run/netns/nova-{wired} of container {container.id} "
+        "is missing"
         if missing == "namespace"
         else f"novadocker: no network namespace is recorded for container {container.id}"
     )

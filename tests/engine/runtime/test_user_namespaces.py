@@ -210,7 +210,7 @@ def test_without_its_user_namespace_it_does_not_start(
 ) -> None:
     namespaces.remove_name(f"{namespace.USER_NAMESPACES}/nova-{wired}")
     try:
-        with pytest.raises(exception.EngineError, match=r"user namespace .* is gone"):
+        with pytest.raises(exception.EngineError, match=r"user namespace .* is missing"):
             start(engine, client, wired, describe(wired, machines.PLAIN))
     finally:
         engine.remove_container(f"nova-{wired}")

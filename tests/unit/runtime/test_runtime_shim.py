@@ -187,7 +187,7 @@ def test_namespace_gone(shim: Shim) -> None:
     shim.namespace.unlink()
     message = shim.refusal(shim.create())
     assert message.startswith(f"novadocker: network namespace {shim.namespace} of container")
-    assert "is gone" in message
+    assert "is missing" in message
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_namespace_gone(shim: Shim) -> None:
 def test_record_of_something_else(shim: Shim, path: str) -> None:
     text = path.format(folder=shim.namespaces, right=shim.namespace)
     (shim.records / ID).write_text(f"{text}\n")
-    assert "names no network namespace" in shim.refusal(shim.create())
+    assert "does not name the network namespace of a server" in shim.refusal(shim.create())
 
 
 @pytest.mark.parametrize("container_id", ["..", "x", ID[:-1], ID + "0", f"../records/{ID}", ""])
 def test_id_of_no_container(shim: Shim, container_id: str) -> None:
     message = shim.refusal(shim.create("--bundle", str(shim.bundle), container_id))
-    assert message == "novadocker: the container id is not one of the engine"
+    assert message == "novadocker: the container id is not an id of the engine"
 
 
 @pytest.mark.parametrize(
