@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agentless ML2 mechanism driver for Linux bridges of hosts that run novadocker.
+"""The ML2 mechanism driver, without an agent, for Linux bridges on hosts that run novadocker.
 
 It binds ports of flat and VLAN networks as ``vif_type=tap`` with ``bridge_name``,
-``physical_network`` and ``vlan`` in the details; nova-compute does the rest. No agent reports a
-port as wired: nova-compute does, by the port's ``data_plane_status``, the attribute that Neutron
-has for reports from outside. Until it turns ACTIVE a provisioning block keeps the port down, so
-that Nova is told of it (network-vif-plugged) when it is true and not before.
+``physical_network`` and ``vlan`` in the details; nova-compute plugs them. There is no agent that
+reports a port as plugged, so nova-compute sets the port's ``data_plane_status``, the attribute that
+Neutron has for reports from outside. A provisioning block keeps the port DOWN until that attribute
+is ACTIVE, so that Neutron sends network-vif-plugged to Nova only after the port is plugged.
 """
 
 import fnmatch
@@ -27,16 +27,17 @@ from novadocker.neutron import options
 LOG = logging.getLogger(__name__)
 
 ENTITY = "NOVADOCKER"
-"""Who a port is waiting for, in Neutron's table of provisioning blocks."""
+"""Entity of this driver in Neutron's table of provisioning blocks."""
 
 _DATA_PLANE_STATUS = data_plane_status.DATA_PLANE_STATUS
 _NETWORK_TYPES = (constants.TYPE_FLAT, constants.TYPE_VLAN)
-# neutron_lib.constants.DEVICE_NAME_MAX_LEN counts 15; the bridges of Neutron's own agent had 14
+# neutron_lib.constants.DEVICE_NAME_MAX_LEN is 15, but the names of the Linux bridge agent's bridges
+# had 14 characters.
 _BRIDGE_NAME_LENGTH = 14
 
 
 class StatusExtensionMissing(neutron_exceptions.NeutronException):
-    """Without the extension no report can arrive, so no server would ever start."""
+    """The extension driver ``data_plane_status`` is not loaded, so no server would ever start."""
 
     message = (
         "The mechanism driver novadocker needs the extension driver data_plane_status: add it to "
@@ -45,12 +46,12 @@ class StatusExtensionMissing(neutron_exceptions.NeutronException):
 
 
 class BridgeMechanismDriver(api.MechanismDriver):
-    """Binds ports of novadocker's hosts to Linux bridges."""
+    """The mechanism driver that binds ports of novadocker's hosts to Linux bridges."""
 
     def initialize(self) -> None:
-        """Read the options.
+        """Register the options and check the extension drivers.
 
-        :raises StatusExtensionMissing: Neutron could not be told that a port is wired
+        :raises StatusExtensionMissing: nova-compute could not report a port as plugged
         """
         options.register_opts(cfg.CONF)
         if data_plane_status.ALIAS.replace("-", "_") not in cfg.CONF.ml2.extension_drivers:
@@ -58,16 +59,16 @@ class BridgeMechanismDriver(api.MechanismDriver):
 
     @property
     def connectivity(self) -> str:
-        """What the bound ports have."""
+        """The connectivity of bound ports."""
         return str(portbindings.CONNECTIVITY_L2)
 
     def bind_port(self, context: Any) -> None:
-        """Bind a port to the first segment that its host's bridges reach."""
+        """Bind a port to the first segment that a Linux bridge of its host can reach."""
         port = context.current
         if (
             not _is_ours(context.host)
             or port[portbindings.VNIC_TYPE] != portbindings.VNIC_NORMAL
-            # DHCP and router ports are plugged by Neutron's agents, which know no such binding
+            # Neutron's agents plug DHCP and router ports and do not support this binding.
             or not port["device_owner"].startswith(constants.DEVICE_OWNER_COMPUTE_PREFIX)
         ):
             return
@@ -76,9 +77,9 @@ class BridgeMechanismDriver(api.MechanismDriver):
             return
         if port.get(port_security.PORTSECURITY) and not _group().allow_port_security:
             LOG.warning(
-                "Port %(port)s is not bound on %(host)s: it has port security, which a Linux "
-                "bridge of novadocker does not enforce. Disable the port's security, or set "
-                "[ml2_novadocker]allow_port_security",
+                "Refused to bind port %(port)s on host %(host)s: it has port security, which a "
+                "Linux bridge of novadocker does not enforce. Disable port security on the port, "
+                "or set [ml2_novadocker]allow_port_security",
                 {"port": port["id"], "host": context.host},
             )
             return
@@ -89,7 +90,7 @@ class BridgeMechanismDriver(api.MechanismDriver):
         )
 
     def update_port_precommit(self, context: Any) -> None:
-        """Keep a port that was just bound down until its host reports; forget older reports."""
+        """Keep a newly bound port DOWN until its host reports it; reset an unbound port."""
         port = context.current
         if context.vif_type == portbindings.VIF_TYPE_UNBOUND:
             self._forget(context)
@@ -101,7 +102,8 @@ class BridgeMechanismDriver(api.MechanismDriver):
             provisioning_blocks.add_provisioning_component(
                 context.plugin_context, port["id"], resources.PORT, ENTITY
             )
-            # Neutron's own drivers wait for any agent of theirs on the host, whoever binds
+            # Neutron's own mechanism drivers add a block for their agent if one runs on the host,
+            # even if they do not bind the port, and the agent would never remove it.
             provisioning_blocks.remove_provisioning_component(
                 context.plugin_context,
                 port["id"],
@@ -110,7 +112,7 @@ class BridgeMechanismDriver(api.MechanismDriver):
             )
 
     def update_port_postcommit(self, context: Any) -> None:
-        """Let a port go ACTIVE when its host has reported it as wired."""
+        """Remove the provisioning block of a port when its host has reported it as plugged."""
         port, before = context.current, context.original
         reported = port.get(_DATA_PLANE_STATUS) == constants.ACTIVE
         if reported and _bound_by_us(port) and before.get(_DATA_PLANE_STATUS) != constants.ACTIVE:
@@ -120,7 +122,7 @@ class BridgeMechanismDriver(api.MechanismDriver):
 
     def _forget(self, context: Any) -> None:
         port = context.current
-        # else the port would stay down when another driver binds it
+        # If the block stayed, the port would stay DOWN when another driver binds it.
         provisioning_blocks.remove_provisioning_component(
             context.plugin_context, port["id"], resources.PORT, ENTITY
         )
@@ -132,7 +134,7 @@ class BridgeMechanismDriver(api.MechanismDriver):
 
 
 def vif_details(network_id: str, segment: Mapping[str, Any]) -> dict[str, Any]:
-    """Pure: return what nova-compute must know of a bound port."""
+    """Return the binding details from which nova-compute plugs a port. Pure."""
     details = {
         portbindings.CAP_PORT_FILTER: False,
         portbindings.VIF_DETAILS_CONNECTIVITY: portbindings.CONNECTIVITY_L2,

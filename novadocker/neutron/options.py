@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the mechanism driver, in Neutron's configuration."""
+"""The options of the mechanism driver, in Neutron's configuration."""
 
 from typing import Any
 
@@ -16,36 +16,36 @@ OPTIONS = [
         "hosts",
         default=[],
         help="""
-Hosts whose ports this driver binds, by ``[DEFAULT]host`` of their nova-compute.
+Hosts whose ports this driver binds, each as ``[DEFAULT]host`` of its nova-compute.
 
-Shell patterns such as ``compute-*`` are allowed. On a host that runs an agent as well, the order
-of ``[ml2]mechanism_drivers`` decides who binds.
+Shell patterns such as ``compute-*`` are allowed. If a Neutron agent runs on the host, too, the
+first driver in ``[ml2]mechanism_drivers`` that can bind a port binds it.
 """,
     ),
     cfg.ListOpt(
         "physical_networks",
         default=[],
         help="""
-Physical networks that lead to Linux bridges there; empty is all of them.
+Physical networks that these hosts connect to Linux bridges; empty for all physical networks.
 
-Each host says in ``[docker]physical_interface_mappings`` which of its interfaces that is.
+Each host maps them to its interfaces in ``[docker]physical_interface_mappings``.
 """,
     ),
     cfg.BoolOpt(
         "allow_port_security",
         default=False,
         help="""
-Bind ports with port security, though nothing enforces it.
+Bind ports with port security, although novadocker does not enforce it.
 
-A Linux bridge of novadocker filters nothing: security groups have no effect, and a server may use
-any MAC and IP address. Unless this is set, only ports without port security are bound.
+A Linux bridge of novadocker does not filter: security groups have no effect, and a server may use
+any MAC and IP address. If false, only ports without port security are bound.
 """,
     ),
 ]
 
 
 def register_opts(configuration: cfg.ConfigOpts) -> None:
-    """Register the group; harmless when repeated."""
+    """Register the group. Idempotent."""
     configuration.register_group(GROUP)
     configuration.register_opts(OPTIONS, group=GROUP)
 

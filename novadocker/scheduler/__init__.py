@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nova-scheduler loads by name; installed where it runs."""
+"""Plug-ins of nova-scheduler, which loads them by name."""
 
 from novadocker.scheduler.weigher import SameHostWeigher
 

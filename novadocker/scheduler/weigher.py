@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a resize on the host where the server is, if the new flavor fits there."""
+"""A weigher that keeps a resized instance on its host if the new flavor fits there."""
 
 from __future__ import annotations
 
 from nova import objects
 from nova.scheduler import host_manager, weights
 
-# more than all of Nova's weighers of load together, whose multipliers are 1 unless told otherwise,
-# and less than those of failed builds and of other cells
+# The multiplier exceeds the sum of Nova's weighers of load, whose default multipliers are at most
+# 1, and is less than those of BuildFailureWeigher and CrossCellWeigher, which must still decide.
 _MULTIPLIER = 1000.0
 
 
 class SameHostWeigher(weights.BaseHostWeigher):
-    """Prefers the host that has the instance already; for ``[filter_scheduler]weight_classes``.
+    """A weigher for ``[filter_scheduler]weight_classes`` that prefers the instance's present host.
 
-    Nova's own weighers push a resize away from it. What has no host yet, a new server above all,
-    is weighed as before.
+    Without it, Nova's own weighers prefer other hosts for a resize. It does not change the order
+    of hosts for an instance that has no host, such as a new one.
     """
 
     def weight_multiplier(self, host_state: host_manager.HostState) -> float:  # noqa: ARG002
-        """Return how much this weigher counts."""
+        """Return the multiplier of this weigher."""
         return _MULTIPLIER
 
     def _weigh_object(
