@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud's APIs, as the operator's programs ask them."""
+"""The connection of the operator's programs to the cloud's APIs."""
 
 import openstack
 from keystoneauth1.exceptions import ClientException
@@ -7,14 +7,14 @@ from openstack.connection import Connection
 from openstack.exceptions import SDKException
 
 ERRORS = (SDKException, ClientException)
-"""What an API that refuses, fails, is away or does not answer raises."""
+"""The exceptions of a request that an API refuses, fails or does not answer."""
 
 _ANSWER_SECONDS = 60.0
 
 
 def connect() -> Connection:
-    """Connect to the cloud of OS_CLOUD, or of the other variables of openstacksdk.
+    """Connect to the cloud that OS_CLOUD or the other variables of openstacksdk name.
 
-    What it is asked raises ``ERRORS``, at the latest when an API is silent for a minute.
+    Requests on the connection raise ``ERRORS``, also if an API sends nothing for a minute.
     """
     return openstack.connect(api_timeout=_ANSWER_SECONDS)

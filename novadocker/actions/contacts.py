@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom Keystone names as the contact of a project, as a metric: alarms find the owner by it."""
+"""The contacts of projects in Keystone as a metric, by which alarms find the owner of a server."""
 
 import logging
 import re
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,44 +13,47 @@ from prometheus_client.samples import Sample
 
 from novadocker.actions import cloud
 from novadocker.exporter.labels import KnownLabels
+from novadocker.linux.threads import Repeated
 
 LOG = logging.getLogger(__name__)
 
 PROPERTY = "contact"
-"""The property of a project in Keystone that holds the address."""
+"""Name of the property of a Keystone project that holds the mail address."""
 
 METRIC = "novadocker_project_contact"
 
 _EVERY_SECONDS = 300.0
-# one address: whoever may set a property must not reach more people, or write a header
+# The pattern matches a single address, so that the property can neither name further recipients nor
+# inject a mail header.
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,190}")
 
 
 class Contacts(Collector):
-    """Asks Keystone again and again, in a thread; what it said last stays while it is away.
+    """The metric of contacts, which a thread reads from Keystone at an interval.
 
-    :param connection: to a cloud, with the right to list the projects
+    If Keystone does not answer, the last contacts stay.
+
+    :param connection: connection to a cloud with the right to list the projects
     """
 
     def __init__(self, connection: Connection) -> None:
         self._cloud = connection
-        self._stopped = threading.Event()
+        self._repeated = Repeated("contacts", self._update, _EVERY_SECONDS)
         self._contacts: dict[str, str] = {}
 
     def start(self) -> None:
-        """Begin to ask."""
-        # a daemon: Keystone may keep it waiting
-        threading.Thread(target=self._run, name="contacts", daemon=True).start()
+        """Start the thread."""
+        self._repeated.start()
 
     def stop(self) -> None:
-        """Ask no more."""
-        self._stopped.set()
+        """Stop the thread after the request that runs. Does not wait for it."""
+        self._repeated.stop()
 
     def ask(self) -> None:
-        """Ask once.
+        """Read the contacts from Keystone once.
 
-        :raises openstack.exceptions.SDKException: Keystone does not tell
-        :raises keystoneauth1.exceptions.ClientException: the same, as it is away
+        :raises openstack.exceptions.SDKException: Keystone refuses the request
+        :raises keystoneauth1.exceptions.ClientException: Keystone does not answer
         """
         self._contacts = contacts(self._cloud.identity.projects())
 
@@ -64,18 +66,15 @@ class Contacts(Collector):
         ]
         yield metric
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self.ask()
-            except cloud.ERRORS as error:
-                LOG.error("Keystone does not tell the contacts of projects: %s", error)
-            if self._stopped.wait(_EVERY_SECONDS):
-                return
+    def _update(self) -> None:
+        try:
+            self.ask()
+        except cloud.ERRORS as error:
+            LOG.error("Failed to read the contacts of projects from Keystone: %s", error)
 
 
 def contacts(projects: Iterable[Any]) -> dict[str, str]:
-    """Return the contacts by the projects' ids; what is no single address is left out."""
+    """Return the contacts by project id, without those that are not a single mail address."""
     found = {}
     for project in projects:
         contact = project.get(PROPERTY)
@@ -84,5 +83,9 @@ def contacts(projects: Iterable[Any]) -> dict[str, str]:
         if isinstance(contact, str) and _ADDRESS.fullmatch(contact):
             found[project["id"]] = contact
         else:
-            LOG.warning("The contact of project %s is no address: %r", project["id"], contact)
+            LOG.warning(
+                "Ignored the contact of project %s, which is not a single mail address: %r",
+                project["id"],
+                contact,
+            )
     return found

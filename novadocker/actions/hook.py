@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does to a server what the policy says for an alarm, through Nova's API.
+"""Actions of the policy on servers with alarms, through Nova's API.
 
-So it stands in the instance's action log, and an operator can undo it by the same API. The server's
-metadata says that an alarm did it: by that the end of an alarm undoes its own work alone. Nova's
-only verb for less CPU time is the resize to a smaller flavor, which this driver does while the
-server runs.
+Because the actions use the API, they are in the server's action log, and an operator can revert
+them by the API. The server's metadata records the alarm, so that the end of an alarm reverts only
+its own action. A server is throttled by a resize to a smaller flavor, because Nova's API has no
+other request for less CPU time; this driver resizes a running server in place.
 """
 
 import json
@@ -34,9 +34,10 @@ _POLL_SECONDS = 1.0
 
 
 class Hook:
-    """Takes alarms; safe to share between threads.
+    """The executor of the policy; safe to share between threads.
 
-    :param connection: to a cloud, with the rights to see and pause the servers of all projects
+    :param connection: connection to a cloud with the rights to read, pause and resize the servers
+        of all projects
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class Hook:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._done: deque[float] = deque(maxlen=wanted.most_per_hour)
-        # servers that were being throttled when Nova failed
+        # Ids of servers whose throttling was interrupted, because a request to Nova failed.
         self._broken_off: set[str] = set()
 
     def take(self, alerts: Iterable[Mapping[str, Any]]) -> None:
-        """Do what the policy says for some alerts of Alertmanager; again does no more.
+        """Execute the policy's actions for alerts of Alertmanager. Idempotent.
 
-        :raises openstack.exceptions.SDKException: Nova did not do it; another try may help
-        :raises keystoneauth1.exceptions.ClientException: the same, as it is away
+        :raises openstack.exceptions.SDKException: Nova refused a request; a retry may succeed
+        :raises keystoneauth1.exceptions.ClientException: Nova did not answer; a retry may succeed
         """
         with self._lock:
             for alert in alerts:
@@ -78,7 +79,7 @@ class Hook:
             _log("refused", labels, f"the server is {server.status}")
             return False
         if len(self._done) == self._done.maxlen and self._clock() - self._done[0] < _HOUR_SECONDS:
-            _log("refused", labels, f"{self._done.maxlen} actions were taken in this hour")
+            _log("refused", labels, f"{self._done.maxlen} actions were executed in the last hour")
             return False
         return True
 
@@ -86,7 +87,7 @@ class Hook:
         server = self._find(labels)
         if server is None or server.status == "PAUSED" or not self._may(server, labels):
             return
-        # first: a server must not be paused without a word of why
+        # The metadata is set first, because a paused server must always have the reason in it.
         self._cloud.compute.set_server_metadata(server, **{METADATA: labels["alertname"]})
         self._cloud.compute.pause_server(server)
         self._done.append(self._clock())
@@ -98,7 +99,7 @@ class Hook:
             return
         if server.status == "PAUSED":
             self._cloud.compute.unpause_server(server)
-            _log("unpause", labels, "the alarm is over")
+            _log("unpause", labels, "the alarm is resolved")
         self._cloud.compute.delete_server_metadata(server, [METADATA])
 
     def _throttle(self, labels: Mapping[str, str], flavors: Mapping[str, str]) -> None:
@@ -112,7 +113,7 @@ class Hook:
             self._broken_off.discard(server.id)
             return
         if before not in flavors:
-            _log("refused", labels, f"the policy has no smaller flavor than {before!r}")
+            _log("refused", labels, f"the policy has no smaller flavor for flavor {before!r}")
             return
         if not self._may(server, labels):
             return
@@ -126,7 +127,7 @@ class Hook:
             _log("throttle", labels, f"undo it by: openstack server resize to {before}, or revert")
         else:
             self._cloud.compute.delete_server_metadata(server, list(said))
-            _log("refused", labels, f"Nova did not resize it to {flavors[before]!r}")
+            _log("refused", labels, f"Nova did not resize the server to {flavors[before]!r}")
 
     def _unthrottle(self, labels: Mapping[str, str]) -> None:
         server = self._find(labels)
@@ -138,16 +139,16 @@ class Hook:
             self._cloud.compute.revert_server_resize(server)
             undone = self._settled(server) == before
         else:
-            # confirmed by now
+            # The resize was confirmed meanwhile, so it can't be reverted.
             undone = server.flavor["original_name"] == before or self._resize(server, before)
         if not undone:
-            _log("refused", labels, f"Nova did not give it {before!r} back")
+            _log("refused", labels, f"Nova did not resize the server back to {before!r}")
             return
         self._cloud.compute.delete_server_metadata(server, [METADATA_THROTTLED, METADATA_FLAVOR])
-        _log("unthrottle", labels, "the alarm is over")
+        _log("unthrottle", labels, "the alarm is resolved")
 
     def _resize(self, server: Any, name: str) -> bool:
-        """Give a server another flavor; tell whether it has it in the end."""
+        """Resize a server to a flavor. Return True if the server has that flavor afterwards."""
         flavor = self._cloud.compute.find_flavor(name)
         if flavor is None:
             return False
@@ -155,7 +156,7 @@ class Hook:
         return self._settled(server) == name
 
     def _settled(self, server: Any) -> str:
-        """Return the name of a server's flavor once nothing is done to it, or after a minute."""
+        """Wait for a server's task to end, at most a minute. Return the name of its flavor."""
         deadline = self._clock() + _RESIZE_SECONDS
         while True:
             now = self._cloud.compute.get_server(server.id)
@@ -167,16 +168,16 @@ class Hook:
         try:
             server = self._cloud.compute.get_server(labels["uuid"])
         except exceptions.NotFoundException:
-            _log("refused", labels, "there is no such server")
+            _log("refused", labels, "the server does not exist")
             return None
         if server.project_id != labels.get("project"):
-            _log("refused", labels, f"the server is of project {server.project_id}")
+            _log("refused", labels, f"the server belongs to project {server.project_id}")
             return None
         return server
 
 
 def make_application(hook: Hook) -> Callable[..., Iterable[bytes]]:
-    """Return the WSGI application that takes Alertmanager's webhook."""
+    """Return the WSGI application of Alertmanager's webhook."""
 
     def application(
         environment: dict[str, Any], start: Callable[[str, list[tuple[str, str]]], object]
@@ -187,17 +188,17 @@ def make_application(hook: Hook) -> Callable[..., Iterable[bytes]]:
         try:
             size = int(environment.get("CONTENT_LENGTH") or 0)
             if not 0 < size <= _LARGEST_BODY:
-                raise ValueError(f"{size} bytes")
+                raise ValueError(f"its size of {size} bytes is out of range")
             alerts = _parse(environment["wsgi.input"].read(size))
         except ValueError as error:
-            LOG.warning("What was sent is no message of Alertmanager's: %s", error)
+            LOG.warning("Refused a request that is not a message of Alertmanager: %s", error)
             start("400 Bad Request", [])
             return []
         try:
             hook.take(alerts)
         except cloud.ERRORS as error:
-            # Alertmanager sends it again
-            LOG.error("Nova did not do it: %s", error)
+            # Alertmanager repeats a notification that failed.
+            LOG.error("Failed to execute an action by Nova's API: %s", error)
             start("503 Service Unavailable", [])
             return []
         start("200 OK", [])
@@ -210,7 +211,7 @@ def _parse(body: bytes) -> list[dict[str, Any]]:
     message = json.loads(body)
     alerts = message.get("alerts") if isinstance(message, dict) else None
     if not isinstance(alerts, list) or not all(map(_is_alert, alerts)):
-        raise ValueError("it has no alerts")
+        raise ValueError("it has no list of alerts")
     return alerts
 
 
@@ -229,5 +230,5 @@ def _log(action: str, labels: Mapping[str, str], reason: str) -> None:
         "project": labels.get("project", ""),
         "reason": reason,
     }
-    # a tenant chose some of the words
+    # The line is JSON, because a tenant chose some of the names in it.
     LOG.warning("%s", json.dumps(fields))

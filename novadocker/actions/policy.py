@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which alarm does what to the server it names: the operator's policy file; pure but for reading.
+"""The operator's policy file, which maps alarms to actions on the server with the alarm.
 
-The file is YAML. Nothing is done unless it says ``enabled: true``.
+The file is YAML. No action is executed unless it has ``enabled: true``. All functions but ``read``
+are pure.
 """
 
 from collections.abc import Mapping
@@ -21,17 +22,17 @@ _RULE_KEYS = {"alarm", "action", "level", "undo", "spared_projects", "flavors"}
 
 
 class PolicyError(Exception):
-    """A policy file is not well-formed; the text says where."""
+    """A policy file is malformed; the text names the key."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What an alarm does.
+    """The action of an alarm.
 
-    :ivar level: the alarm's ``severity``
-    :ivar undo: whether the end of the alarm undoes it
-    :ivar spared_projects: whose servers nothing is done to
-    :ivar flavors: to throttle: the smaller flavor that a server gets, by the name of its own
+    :ivar level: ``severity`` of the alarm
+    :ivar undo: whether the end of the alarm reverts the action
+    :ivar spared_projects: ids of projects whose servers are exempt
+    :ivar flavors: for ``THROTTLE``, the name of the smaller flavor by the name of the server's own
     """
 
     alarm: str
@@ -46,7 +47,7 @@ class Rule:
 class Policy:
     """A policy file.
 
-    :ivar most_per_hour: how many servers something is done to at most
+    :ivar most_per_hour: largest number of actions in an hour
     """
 
     enabled: bool = False
@@ -54,7 +55,10 @@ class Policy:
     rules: tuple[Rule, ...] = ()
 
     def find(self, labels: Mapping[str, str]) -> Rule | None:
-        """Return the first rule for an alarm's labels, if it is one of a server."""
+        """Return the first rule for the labels of an alarm.
+
+        None if no rule matches, the alarm is not of a server, or the policy is not enabled.
+        """
         if not self.enabled or not labels.get("uuid"):
             return None
         return next(
@@ -69,10 +73,10 @@ class Policy:
 
 
 def read(path: Path) -> Policy:
-    """Return the policy of a file.
+    """Read the policy from a file.
 
-    :raises PolicyError: it is none
-    :raises OSError: it can't be read
+    :raises PolicyError: the file is malformed
+    :raises OSError: the file can't be read
     """
     with path.open("rb") as source:
         content = source.read(_LARGEST)
@@ -83,17 +87,17 @@ def read(path: Path) -> Policy:
 
 
 def parse(stored: Any) -> Policy:
-    """Return the policy that a file's content says.
+    """Parse the content of a policy file.
 
-    :raises PolicyError: it is none; a word that is not known is an error, not nothing
+    :raises PolicyError: the content is malformed or has an unknown key
     """
     content = _mapping(stored, _KEYS, "the policy")
     most = content.get("most_per_hour", Policy.most_per_hour)
     if type(most) is not int or most < 1:
-        raise PolicyError(f"most_per_hour is {most!r}, no number above 0")
+        raise PolicyError(f"most_per_hour is {most!r}, which is not an integer above 0")
     rules = content.get("rules", [])
     if not isinstance(rules, list):
-        raise PolicyError("rules is no list")
+        raise PolicyError("rules is not a list")
     return Policy(_flag(content, "enabled"), most, tuple(map(_rule, rules)))
 
 
@@ -101,17 +105,19 @@ def _rule(stored: Any) -> Rule:
     content = _mapping(stored, _RULE_KEYS, "a rule")
     for key in ("alarm", "action"):
         if not isinstance(content.get(key), str):
-            raise PolicyError(f"a rule has no {key}")
+            raise PolicyError(f"a rule has no {key}, or it is not a string")
     if content["action"] not in ACTIONS:
-        raise PolicyError(f"there is no action {content['action']!r}, but {', '.join(ACTIONS)}")
+        raise PolicyError(f"action is {content['action']!r}, not one of {', '.join(ACTIONS)}")
     spared = content.get("spared_projects", [])
     if not isinstance(spared, list):
-        raise PolicyError("spared_projects is no list")
+        raise PolicyError("spared_projects is not a list")
     flavors = content.get("flavors", {})
     if not isinstance(flavors, dict) or not all(map(_is_text, [*flavors, *flavors.values()])):
-        raise PolicyError("flavors is no mapping of names")
+        raise PolicyError("flavors is not a mapping of names to names")
     if (content["action"] == THROTTLE) != bool(flavors):
-        raise PolicyError(f"flavors go with the action {THROTTLE}, which needs some")
+        raise PolicyError(
+            f"flavors is required for the action {THROTTLE}, and allowed for no other"
+        )
     return Rule(
         alarm=content["alarm"],
         action=content["action"],
@@ -128,14 +134,14 @@ def _is_text(value: Any) -> bool:
 
 def _mapping(stored: Any, known: set[str], what: str) -> dict[str, Any]:
     if not isinstance(stored, dict):
-        raise PolicyError(f"{what} is no mapping")
+        raise PolicyError(f"{what} is not a mapping")
     if unknown := stored.keys() - known:
-        raise PolicyError(f"{what} has unknown words: {', '.join(sorted(map(str, unknown)))}")
+        raise PolicyError(f"{what} has unknown keys: {', '.join(sorted(map(str, unknown)))}")
     return stored
 
 
 def _flag(content: Mapping[str, Any], key: str) -> bool:
     value = content.get(key, False)
     if not isinstance(value, bool):
-        raise PolicyError(f"{key} is {value!r}, not true or false")
+        raise PolicyError(f"{key} is {value!r}, neither true nor false")
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-act``: does to servers what the operator's policy says for alarms."""
+"""``novadocker-act``: executes the actions of the operator's policy on servers with alarms."""
 
 import logging
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ PORT = 9420
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Take Alertmanager's webhooks on the loopback address until SIGTERM or SIGINT."""
+    """Serve Alertmanager's webhook on the loopback address until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = loopback.make_parser("novadocker-act", __doc__, "Alertmanager", PORT)
-    parser.add_argument("--policy", type=Path, required=True, help="the policy file")
+    parser.add_argument("--policy", type=Path, required=True, help="policy file")
     chosen = parser.parse_args(arguments)
     password = loopback.read_password(parser, chosen)
     try:

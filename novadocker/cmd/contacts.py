@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-contacts``: the contacts of projects, for alarms that tell the owner."""
+"""``novadocker-contacts``: serves the contacts of projects, so that alarms reach the owner."""
 
 import logging
 from collections.abc import Sequence

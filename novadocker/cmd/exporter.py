@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-exporter``: the metrics of a host's servers, for Prometheus."""
+"""``novadocker-exporter``: serves the metrics of a host's servers to Prometheus."""
 
 import argparse
 import ipaddress
@@ -30,10 +30,10 @@ from novadocker.exporter.collector import (
 )
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.probes import Probes, Programs
-from novadocker.exporter.repeated import Repeated
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
+from novadocker.linux.threads import Polled
 from novadocker.state_files.port_rates import PortRate
 
 LOG = logging.getLogger(__name__)
@@ -50,9 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    # without it a host would look as if it had no server
+    # If the data root can't be read, the metrics would look like those of a host without servers.
     if not os.access(chosen.data_root / "containers", os.R_OK | os.X_OK):
-        parser.error(f"{chosen.data_root} is no data root, or can't be read: CAP_DAC_READ_SEARCH?")
+        parser.error(
+            f"{chosen.data_root} is not a data root of the engine or can't be read (is "
+            "CAP_DAC_READ_SEARCH missing?)"
+        )
     password, tls = _security(parser, chosen)
     places = Places(
         data_root=chosen.data_root, engine=chosen.engine_socket, state_path=chosen.state_path
@@ -67,14 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     asks = {name: ask for name, ask in probes.asks(programs).items() if name in chosen.processes}
     watched = Probes(asks)
-    pool: Repeated[dict[str, Space]] = Repeated(
-        "pool",
+    pool: Polled[dict[str, Space]] = Polled(
+        "the thin pool",
         partial(thinpool.read_pool, places.data_root, places.engine),
         nothing={},
         seconds=_POOL_SECONDS,
     )
-    rates: Repeated[dict[str, PortRate]] = Repeated(
-        "rates",
+    rates: Polled[dict[str, PortRate]] = Polled(
+        "the rates of the switch",
         partial(switch_rates.read_rates, programs.switch),
         nothing={},
         seconds=_RATES_SECONDS,
@@ -108,10 +111,13 @@ def _security(
     parser: argparse.ArgumentParser, chosen: argparse.Namespace
 ) -> tuple[bytes | None, serving.Tls | None]:
     if bool(chosen.certificate) != bool(chosen.key):
-        parser.error("--certificate and --key go together")
+        parser.error("--certificate and --key must be given together")
     tls = serving.Tls(chosen.certificate, chosen.key) if chosen.certificate else None
     if not chosen.address.is_loopback and not (tls and chosen.password_file):
-        parser.error(f"{chosen.address} needs --certificate, --key and --password-file")
+        parser.error(
+            f"--address {chosen.address} is not a loopback address, so --certificate, --key and "
+            "--password-file are required"
+        )
     try:
         password = serving.read_password(chosen.password_file) if chosen.password_file else None
     except (OSError, ValueError) as error:
@@ -123,7 +129,11 @@ def _open_log() -> kernel_log.KernelLog | None:
     try:
         return kernel_log.open_log()
     except OSError as error:
-        LOG.warning("Nothing is told of the kernel's log: %s; CAP_SYSLOG?", error)
+        LOG.warning(
+            "Cannot read %s, so kernel messages are not exported (is CAP_SYSLOG missing?): %s",
+            kernel_log.PATH,
+            error,
+        )
         return None
 
 
@@ -134,27 +144,30 @@ def _parser() -> argparse.ArgumentParser:
         "--address",
         type=ipaddress.ip_address,
         default=ipaddress.ip_address(ADDRESS),
-        help="address to listen on (default %(default)s); any but the host's own loopback needs "
-        "the next three",
+        help="address to listen on (default %(default)s); any but a loopback address requires "
+        "--certificate, --key and --password-file",
     )
     parser.add_argument("--port", type=int, default=PORT, help="TCP port (default %(default)s)")
-    parser.add_argument("--certificate", type=Path, help="certificate for HTTPS, with its chain")
-    parser.add_argument("--key", type=Path, help="private key of the certificate")
+    parser.add_argument(
+        "--certificate", type=Path, help="PEM file of the certificate for HTTPS, with its chain"
+    )
+    parser.add_argument("--key", type=Path, help="PEM file of the certificate's private key")
     parser.add_argument(
         "--password-file",
         type=Path,
-        help="file with a line user:password, closed to others; asked for at each scrape",
+        help="file with a line user:password that scrapes must send; its permissions must not give "
+        "access to other users",
     )
     parser.add_argument(
         "--data-root",
         type=Path,
         default=defaults.data_root,
-        help="the engine's data root (default %(default)s)",
+        help="data root of the engine (default %(default)s)",
     )
     parser.add_argument(
         "--engine-socket",
         default=defaults.engine,
-        help="the engine's socket, to ping it (default %(default)s)",
+        help="socket of the engine (default %(default)s)",
     )
     parser.add_argument(
         "--processes",
@@ -162,30 +175,30 @@ def _parser() -> argparse.ArgumentParser:
         choices=probes.NAMES,
         default=probes.NAMES,
         metavar="PROCESS",
-        help=f"which of {', '.join(probes.NAMES)} to ask whether they work (default: all)",
+        help=f"programs to probe, of {', '.join(probes.NAMES)} (default: all)",
     )
     asked = Programs()
     parser.add_argument(
         "--containerd-socket",
         default=asked.containerd,
-        help="containerd's socket (default %(default)s)",
+        help="socket of containerd (default %(default)s)",
     )
     parser.add_argument(
         "--ovs-folder",
         type=Path,
         default=asked.switch,
-        help="folder with the sockets of Open vSwitch (default %(default)s)",
+        help="directory of the sockets of Open vSwitch (default %(default)s)",
     )
     parser.add_argument(
         "--ovs-control-socket",
         type=Path,
-        help="control socket of ovs-vswitchd (default: the one of its pid file in that folder)",
+        help="control socket of ovs-vswitchd (default: derived from the pid file in --ovs-folder)",
     )
     parser.add_argument(
         "--lxcfs-folder",
         type=Path,
         default=asked.lxcfs,
-        help="where lxcfs is mounted (default %(default)s)",
+        help="mount point of lxcfs (default %(default)s)",
     )
     parser.add_argument(
         "--state-path",
@@ -197,6 +210,6 @@ def _parser() -> argparse.ArgumentParser:
         "--kernel-log-folder",
         type=Path,
         default=rings.FOLDER,
-        help="where to keep each server's lines of the kernel's log (default %(default)s)",
+        help="directory for the lines of the kernel's log about each server (default %(default)s)",
     )
     return parser

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-log``: what the kernel said of one server."""
+"""``novadocker-log``: prints the lines of the kernel's log about one server."""
 
 import argparse
 import sys
@@ -10,14 +10,14 @@ from novadocker.exporter import rings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the lines that ``novadocker-exporter`` kept; return 1 if there are none."""
+    """Print the lines that ``novadocker-exporter`` stored. Return 1 if there are none."""
     parser = argparse.ArgumentParser(prog="novadocker-log", description=__doc__)
-    parser.add_argument("uuid", help="of the server")
+    parser.add_argument("uuid", help="UUID of the server")
     parser.add_argument(
         "--folder",
         type=Path,
         default=rings.FOLDER,
-        help="where novadocker-exporter keeps them (default %(default)s)",
+        help="directory in which novadocker-exporter stores the lines (default %(default)s)",
     )
     chosen = parser.parse_args(arguments)
     lines = 0
@@ -28,5 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if not lines:
-        print("The kernel said nothing of it on this host.", file=sys.stderr)
+        print(
+            f"There are no lines of the kernel's log about server {chosen.uuid} on this host.",
+            file=sys.stderr,
+        )
     return 0 if lines else 1

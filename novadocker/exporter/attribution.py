@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a line of the kernel's log is.
+"""Attribution of lines of the kernel's log to containers.
 
-A tenant names processes and control groups, and such names stand in the lines. So a pattern begins
-with what the kernel itself writes, or takes the last of what looks like a process number.
+The lines contain names of processes and control groups that a tenant chose. So a pattern begins
+with text that the kernel itself writes, or matches the last possible process id in the line.
 """
 
 import re
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from novadocker.exporter.kernel_log import Record
 from novadocker.exporter.tree import container_of
 
-# the kernel's TASK_COMM_LEN less its end, of which each byte may be escaped as \x41
+# TASK_COMM_LEN less the terminating zero is 15 bytes, and each may be escaped as \x41.
 _NAME = r".{0,60}"
 _OOM_BEGINS = re.compile(rf"{_NAME} invoked oom-killer: ")
-# the cpuset's name has no slash; paths may go on with names of the tenant's
+# The name of the cpuset has no slash, so the first "_memcg=/" is the kernel's. The path after it
+# may contain names that the tenant chose.
 _OOM_VICTIM = re.compile(
     r"oom-kill:constraint=.*?_memcg=(?P<group>/.*),task=(?P<name>.*),pid=(?P<pid>[0-9]+),uid=[0-9]+"
 )
@@ -33,7 +34,7 @@ _TABLE_FULL = re.compile(r"nf_conntrack: (?:nf_conntrack: )?table full")
 
 @dataclass(frozen=True)
 class Victim:
-    """The process that was killed for want of memory, of a container."""
+    """The process of a container that the kernel killed because memory ran out."""
 
     container: str
     name: str
@@ -42,7 +43,7 @@ class Victim:
 
 @dataclass(frozen=True)
 class Found:
-    """Lines of one container; ``victim`` if they tell of a kill."""
+    """Lines about one container, with the victim if they report an out-of-memory kill."""
 
     container: str
     records: tuple[Record, ...]
@@ -50,22 +51,22 @@ class Found:
 
 
 def tells_full_table(record: Record) -> bool:
-    """Say whether a line is that the table of connections is full, in whichever namespace."""
+    """Return True if a line reports a full connection tracking table, of any network namespace."""
     return _TABLE_FULL.match(record.text) is not None
 
 
 def kills(record: Record) -> bool:
-    """Say whether a line is the last one of a kill for want of memory."""
+    """Return True if a line is the last one of the report of an out-of-memory kill."""
     return _OOM_KILLED.match(record.text) is not None
 
 
 class Attribution:
-    """Sorts the lines of the log by container; not safe to share between threads.
+    """The assignment of lines to containers; not safe to share between threads.
 
-    The report of a kill has a hundred lines, one of which, near its end, says whose they are. The
-    kernel makes one report at a time.
+    The report of an out-of-memory kill has a hundred lines, and only one near its end names the
+    control group. The kernel writes one report at a time.
 
-    :param container_of_process: the container that a process is in; None for none
+    :param container_of_process: returns the container of a process, None if it is in no container
     """
 
     def __init__(self, container_of_process: Callable[[int], str | None]) -> None:
@@ -74,7 +75,7 @@ class Attribution:
         self._victim: Victim | None = None
 
     def take(self, record: Record) -> Found | None:
-        """Return the container whose lines are complete with this one."""
+        """Add a line. Return the container and its lines if this line completes them."""
         if _OOM_BEGINS.match(record.text):
             self._report, self._victim = [record], None
             return None

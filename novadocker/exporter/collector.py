@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scrape tells, gathered."""
+"""The collectors that Prometheus's client library calls at each scrape."""
 
 import os
 import threading
@@ -22,12 +22,12 @@ from novadocker.state_files.port_rates import PortRate
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are on a host.
+    """Paths on a host.
 
-    :ivar root: where /proc, /sys and /run are
-    :ivar data_root: the engine's
-    :ivar engine: the engine's socket
-    :ivar state_path: nova-compute's, where the driver leaves load averages and rates of ports
+    :ivar root: directory that contains /proc, /sys and /run
+    :ivar data_root: data root of the engine
+    :ivar engine: socket of the engine
+    :ivar state_path: of nova-compute; the driver writes load averages and port rates below it
     """
 
     root: Path = Path("/")
@@ -38,11 +38,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Asked:
-    """What programs were asked beside the scrapes; nothing unless given.
+    """Functions that return answers which threads fetched before the scrape; empty by default.
 
-    :ivar up: whether the programs that servers depend on answer, by name
-    :ivar pool: how full the thin pool is, by kind
-    :ivar rates: what the switch lets through ports, by their host ends
+    :ivar up: whether the programs that instances depend on answer, by name
+    :ivar pool: size and use of the thin pool, by kind
+    :ivar rates: the switch's limits of ports, by the name of the host end
     """
 
     up: Callable[[], Mapping[str, bool]] = dict
@@ -55,9 +55,11 @@ _NO_RATE = PortRate(None, None)
 
 
 class HostCollector(Collector):
-    """Walks the control groups once for each scrape; safe to share between threads.
+    """The metrics of the host and of its running instances; safe to share between threads.
 
-    :param kept_files: how many files of control groups may stay open, until ``close``
+    Each scrape walks the control groups once.
+
+    :param kept_files: how many files of control groups may stay open until ``close``
     """
 
     def __init__(self, places: Places, asked: Asked = NOTHING, kept_files: int = 0) -> None:
@@ -68,18 +70,18 @@ class HostCollector(Collector):
         self._identities = Identities(places.data_root / "containers")
 
     def close(self) -> None:
-        """Close what is kept open."""
+        """Close the files of control groups."""
         self._tree.close()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric of the servers and of the host."""
+        """Yield every metric of the instances and of the host."""
         with self._lock:
             seen = list(self._seen(self._servers()))
         yield from metrics.server_metrics(seen)
         yield from self._host_metrics(len(seen))
 
     def _servers(self) -> dict[str, Server]:
-        """Return the servers that have a container, by its id; running or not."""
+        """Return the instances that have a container, running or not, by container id."""
         names = set()
         with suppress(FileNotFoundError):
             names = set(os.listdir(self._places.data_root / "containers"))
@@ -92,7 +94,7 @@ class HostCollector(Collector):
         switched = self._asked.rates()
         for container, path in found.items():
             server = servers.get(container)
-            # one that is removed at this moment has no sample any more
+            # A container that is deleted during the walk has no sample.
             if server and (sample := self._tree.sample(path)):
                 loads, rates = self._told(server.labels["uuid"])
                 yield metrics.Seen(
@@ -110,7 +112,7 @@ class HostCollector(Collector):
                 )
 
     def _told(self, uuid: str) -> tuple[str | None, str | None]:
-        """Return what the driver left of a server."""
+        """Return the content of an instance's files of load averages and of port rates."""
         state_path = str(self._places.state_path)
         return (
             files.read(f"{state_path}/loads/{uuid}"),
@@ -119,35 +121,35 @@ class HostCollector(Collector):
 
     def _host_metrics(self, servers: int) -> Iterator[Metric]:
         places = self._places
-        yield metrics.gauge("servers", "Servers that run.", servers)
+        yield metrics.gauge("servers", "Running servers.", servers)
         yield from metrics.shared_metrics(host.read_shared(places.root))
         if storage := host.read_storage(places.data_root):
             yield from metrics.storage_metrics(storage)
         yield from metrics.pool_metrics(self._asked.pool())
         seconds = host.ping_engine(places.engine)
         yield metrics.gauge("engine_up", "Whether the engine answers.", int(seconds is not None))
-        yield metrics.gauge("engine_ping_seconds", "Time until the engine answered.", seconds)
+        yield metrics.gauge("engine_ping_seconds", "Response time of the engine.", seconds)
         yield metrics.process_metric(self._asked.up())
         yield metrics.gauge("log_bytes", "Size of /var/log.", host.log_bytes(places.root))
 
 
 class LeakCollector(Collector):
-    """Tells what is left of servers that are gone."""
+    """The metrics of objects that deleted instances left on the host."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of what was found."""
+        """Yield the metrics of the last search."""
         yield from metrics.leak_metrics(self._search.found())
 
 
 class WatchCollector(Collector):
-    """Tells what happened to servers."""
+    """The metrics of incidents of instances."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of what happened, and of the kernel's log."""
+        """Yield the metrics of incidents and of the kernel's log."""
         yield from metrics.incident_metrics(self._watch.totals(), self._watch.lost_lines())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which servers' connections the kernel refuses, since their table of connections is full.
+"""Detection of instances whose connection tracking table is full, so that packets are dropped.
 
-Tables are looked at when the kernel says that one is full, and now and then as it does not say so
-each time.
+The tables are read when the kernel logs that a table is full. They are also read at an interval,
+because the kernel limits the rate of that message.
 """
 
 from collections.abc import Collection
@@ -13,14 +13,15 @@ from novadocker.exporter.tree import Tree
 from novadocker.exporter.watched import Watched
 
 _EVERY_SECONDS = 10.0
-# packets are dropped for other reasons, too; entries stay for half a minute at least
+# The counter of dropped packets has other causes, too, so it counts only if the table is nearly
+# full. Entries live for half a minute at least, so the table is still nearly full at the next read.
 _NEARLY_FULL = 0.9
 
 
 class ConnectionTables:
-    """Looks at the tables of all servers; not safe to share between threads.
+    """The connection tracking tables of all instances; not safe to share between threads.
 
-    :param proc: the folder /proc
+    :param proc: path of /proc
     """
 
     def __init__(self, proc: Path, tree: Tree) -> None:
@@ -30,16 +31,19 @@ class ConnectionTables:
         self._look_at = 0.0
 
     def say_full(self) -> None:
-        """Take that the kernel says that one is full, in whichever namespace."""
+        """Note that the kernel logged a full table, of any network namespace."""
         self._is_one_full = True
 
     def begin(self, watched: Watched) -> None:
-        """Count what a server was refused before this program's start as known."""
+        """Record the packets dropped before this program's start, which are not reported."""
         refused = parsing.dropped_connections(self._statistics(watched.path)) or 0
         watched.counts[incidents.TABLE_FULL] = refused
 
     def look(self, servers: Collection[Watched], now: float) -> None:
-        """Tell each server what it was refused, if it is time to look."""
+        """Add the newly dropped packets to each instance.
+
+        Does nothing if the kernel logged no full table and the interval has not passed.
+        """
         if not self._is_one_full and now < self._look_at:
             return
         limit = parsing.number(files.read(f"{self._proc}/sys/net/netfilter/nf_conntrack_max"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the kernel's small files."""
+"""Reading small files of procfs and of control groups."""
 
 import errno
 import os
@@ -8,27 +8,27 @@ from collections.abc import Set
 from contextlib import suppress
 
 _LARGEST = 256 << 10
-# what one turn reads; the most that a file of many records gives at once is a page
+# Size of one read(2). The kernel returns at most a page at once from a file of many records.
 _TURN = 16 << 10
 
-# an open file of a control group takes a page of the kernel's memory
+# The number is limited, because an open file of a control group takes a page of kernel memory.
 _MOST_KEPT = 16384
 _OTHERS = 2048
 
-# of an open file: its group or process went away; or it is nothing that is counted here
+# Errors of a read that mean that the file's control group or process no longer exists.
 _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
 
 
 def read(path: str) -> str | None:
-    """Return what a file has, None if it is gone or this kernel has none.
+    """Return the content of a file; None if it no longer exists or the kernel lacks it.
 
-    :raises PermissionError: the exporter lacks a right; that is the operator's to mend
+    :raises PermissionError: the exporter lacks a capability, which the operator must grant
     """
     return _read(path, _LARGEST)
 
 
 def read_start(path: str) -> str | None:
-    """Return the first records of a file, at most a page; otherwise as ``read``."""
+    """Return the first records of a file, at most a page; otherwise like ``read``."""
     return _read(path, 1)
 
 
@@ -36,13 +36,13 @@ def _read(path: str, wanted: int) -> str | None:
     if (descriptor := _open(path)) is None:
         return None
     try:
-        # such a file is made as it is read: a short answer is not its end, an empty one is
+        # The kernel generates the file while it is read, so only an empty read is its end.
         content = part = os.read(descriptor, _TURN)
         while part and len(content) < wanted:
             part = os.read(descriptor, _TURN)
             content += part
     except OSError:
-        # ENODEV, ESRCH: its group or process went away in between; EOPNOTSUPP: not counted here
+        # ENODEV, ESRCH: the group or process ended meanwhile. EOPNOTSUPP: the kernel lacks it.
         return None
     finally:
         os.close(descriptor)
@@ -57,7 +57,7 @@ def _open(path: str) -> int | None:
 
 
 def most_kept() -> int:
-    """Return how many files this process may keep open, with its limit raised for that."""
+    """Raise this process's limit of open files. Return how many files it may keep open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_KEPT + _OTHERS
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -67,12 +67,12 @@ def most_kept() -> int:
 
 
 class KeptFiles:
-    """The files of control groups, kept open: to open one costs five times what reading it does.
+    """The files of control groups, kept open, because open(2) costs five times as much as read(2).
 
-    Not for files of a process: an open one keeps the process's namespaces. Not safe to share
-    between threads.
+    Not for files of a process, because an open file keeps the process's namespaces alive. Not safe
+    to share between threads.
 
-    :param most: how many to keep open; more are read all the same, for more CPU time
+    :param most: how many files to keep open; further files are opened at each read
     """
 
     def __init__(self, most: int) -> None:
@@ -80,10 +80,10 @@ class KeptFiles:
         self._descriptors: dict[str, dict[str, int]] = {}
 
     def read(self, group: str, path: str) -> str | None:
-        """Return what a file has, None if it is gone or this kernel has none.
+        """Return the content of a file; None if it no longer exists or the kernel lacks it.
 
-        :param group: what ``keep`` knows it by
-        :raises PermissionError: the exporter lacks a right; that is the operator's to mend
+        :param group: key of the control group for ``keep``
+        :raises PermissionError: the exporter lacks a capability, which the operator must grant
         """
         kept = self._descriptors.setdefault(group, {})
         if (descriptor := kept.get(path)) is not None:
@@ -92,7 +92,7 @@ class KeptFiles:
             except OSError as error:
                 if error.errno not in _GONE:
                     return None
-            # a server that starts again has a new group of the same name
+            # A restarted instance has a new control group of that name, so the file is reopened.
             self._close(kept, path)
         if self._left <= 0:
             return read(path)
@@ -106,7 +106,7 @@ class KeptFiles:
             return None
 
     def keep(self, groups: Set[str]) -> None:
-        """Close all files but those of some groups."""
+        """Close the files of all groups but these."""
         for group in self._descriptors.keys() - groups:
             kept = self._descriptors.pop(group)
             for path in list(kept):
@@ -123,12 +123,12 @@ class KeptFiles:
 
 
 def read_again(descriptor: int) -> str:
-    """Return what an open file of a control group has now.
+    """Return the present content of an open file of a control group.
 
-    :raises OSError: the group is gone
+    :raises OSError: the group no longer exists
     """
     content = part = os.pread(descriptor, _TURN, 0)
-    # a group's file is one record, which is given at once unless it does not fit
+    # The file is one record, so the kernel returns all of it unless the buffer is too small.
     while len(part) == _TURN and len(content) < _LARGEST:
         part = os.pread(descriptor, _TURN, len(content))
         content += part

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the servers of a host share: thread numbers, connection table, memory, storage, engine."""
+"""Reading the resources that the instances of a host share, from pids to storage and the engine."""
 
 import http.client
 import os
@@ -13,7 +13,7 @@ from novadocker.exporter import parsing
 from novadocker.exporter.files import read
 
 ENGINE_SECONDS = 5.0
-"""How long the engine has to answer, well below Prometheus's default patience of 10 seconds."""
+"""Time within which the engine must answer; well below Prometheus's default timeout of 10 s."""
 
 _MOST_LOG_ENTRIES = 10_000
 _LARGEST_ANSWER = 1 << 20
@@ -21,10 +21,10 @@ _LARGEST_ANSWER = 1 << 20
 
 @dataclass(frozen=True)
 class Shared:
-    """The kernel's counters of the host; None where it tells none.
+    """The kernel's counters of the host; None for those that the kernel does not provide.
 
-    :ivar threads_limit: the lower one of pid_max and threads-max
-    :ivar memory: of /proc/meminfo, in bytes by name
+    :ivar threads_limit: the lower of pid_max and threads-max
+    :ivar memory: values of /proc/meminfo in bytes, by name
     """
 
     threads: int | None
@@ -37,7 +37,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Storage:
-    """How full a file system is, in bytes and inodes; free is what root's reserve leaves."""
+    """Size and free space of a file system; root's reserve does not count as free."""
 
     size_bytes: int
     free_bytes: int
@@ -46,9 +46,9 @@ class Storage:
 
 
 def read_shared(root: Path = Path("/")) -> Shared:
-    """Return the counters of a host.
+    """Return the kernel's counters of the host.
 
-    :param root: where /proc is
+    :param root: directory that contains /proc
     """
 
     def proc(path: str) -> str | None:
@@ -66,7 +66,7 @@ def read_shared(root: Path = Path("/")) -> Shared:
 
 
 def read_storage(path: Path) -> Storage | None:
-    """Return how full the file system at a path is; None if there is no such path."""
+    """Return size and free space of the file system at a path; None if the path does not exist."""
     try:
         found = os.statvfs(path)
     except FileNotFoundError:
@@ -80,15 +80,15 @@ def read_storage(path: Path) -> Storage | None:
 
 
 def log_bytes(root: Path = Path("/")) -> int | None:
-    """Return the size of all files below /var/log, None where there is none.
+    """Return the size of all files below /var/log; None if that directory does not exist.
 
-    No more than some ten thousand entries are looked at; links are not followed.
+    Reads at most about 10,000 directory entries. Does not follow symbolic links.
     """
     waiting, size, left = [root / "var/log"], 0, _MOST_LOG_ENTRIES
     if not waiting[0].is_dir():
         return None
     while waiting and left > 0:
-        # a log may be rotated away meanwhile
+        # A log may be rotated and deleted during the walk.
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 left -= 1
@@ -100,19 +100,19 @@ def log_bytes(root: Path = Path("/")) -> int | None:
 
 
 def ping_engine(path: str) -> float | None:
-    """Return the seconds until the engine answered, None if it did not, or not in time.
+    """Return the engine's response time in seconds; None if it did not answer in time.
 
-    :param path: of its socket
+    :param path: socket of the engine
     """
     begin = time.monotonic()
     return None if ask_engine(path, "/_ping") is None else time.monotonic() - begin
 
 
 def ask_engine(path: str, what: str) -> bytes | None:
-    """Return what the engine answers, None if that is nothing good, or not in time.
+    """Return the engine's response; None if it is an error or did not arrive in time.
 
-    :param path: of its socket
-    :param what: a path of its interface
+    :param path: socket of the engine
+    :param what: path of the REST API
     """
     connection = http.client.HTTPConnection("localhost", timeout=ENGINE_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

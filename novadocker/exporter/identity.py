@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which server is which container, from what the engine stores of it on disk."""
+"""The mapping of containers to instances, read from the engine's data root."""
 
 import os
 import re
@@ -13,17 +13,17 @@ from novadocker import naming
 from novadocker.exporter.labels import KnownLabels
 from novadocker.recovery import dataroot
 
-# Go's time.RFC3339Nano in UTC
+# Go writes time.RFC3339Nano in UTC.
 _TIME = re.compile(r"([0-9-]{10}T[0-9:]{8})(?:\.[0-9]+)?Z")
-# the files that the engine keeps of a console: max-file in the driver's dialect.py
+# Suffixes of the console's log files: the driver sets max-file to 2 (dialect.py).
 _CONSOLE_LOGS = ("-json.log", "-json.log.1")
 
 
 @dataclass(frozen=True)
 class Server:
-    """A container that is a server.
+    """An instance that has a container.
 
-    :ivar started_at: of its last start, in seconds since the epoch; None if it was never started
+    :ivar started_at: last start in seconds since the epoch; None if it was never started
     """
 
     labels: KnownLabels
@@ -32,16 +32,16 @@ class Server:
 
 @dataclass(frozen=True)
 class _Known:
-    """What was read of a file, and which file that was: the engine puts another in its place."""
+    """The instance in a file, and the inode and time of the file, which the engine replaces."""
 
     file: tuple[int, int]
     server: Server | None
 
 
 class Identities:
-    """The servers among the containers, read again when the engine writes them anew.
+    """The instances by container id; a container's file is read again when the engine replaced it.
 
-    :param containers: the folder of the engine's data root with a folder for each container
+    :param containers: the directory ``containers`` of the engine's data root
     """
 
     def __init__(self, containers: Path) -> None:
@@ -49,7 +49,11 @@ class Identities:
         self._known: dict[str, _Known] = {}
 
     def find(self, container: str) -> Server | None:
-        """Return a container's server; None if it is none, or can't be read as it is being made."""
+        """Return a container's instance.
+
+        None if the container belongs to no instance, or if its file is incomplete because the
+        container is being created.
+        """
         path = f"{self._containers}/{container}/config.v2.json"
         try:
             status = os.stat(path)
@@ -63,7 +67,7 @@ class Identities:
         return known.server
 
     def console_bytes(self, container: str) -> int:
-        """Return how large the files of a container's console are."""
+        """Return the size of the log files of a container's console."""
         found = 0
         for name in _CONSOLE_LOGS:
             with suppress(FileNotFoundError):
@@ -71,7 +75,7 @@ class Identities:
         return found
 
     def keep(self, containers: set[str]) -> None:
-        """Forget all but some containers."""
+        """Drop the cache of all containers but these."""
         for container in self._known.keys() - containers:
             del self._known[container]
 
@@ -96,7 +100,7 @@ def _server(stored: dict[str, Any]) -> Server | None:
 
 def _started_at(state: Any) -> float | None:
     found = _TIME.fullmatch(str(state.get("StartedAt"))) if isinstance(state, dict) else None
-    # Go's zero time, of the year 1, is that of a container that never ran
+    # A container that never ran has Go's zero time, in the year 1.
     if not found or found[1].startswith("0001"):
         return None
     try:

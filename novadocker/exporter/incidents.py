@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to a server, and how often it is told."""
+"""Incidents of instances, and the rate at which they are reported."""
 
 import json
 import logging
@@ -19,18 +19,19 @@ KERNEL_LINE = "kernel_line"
 KINDS = (OOM_KILL, PIDS_LIMIT, TABLE_FULL, KERNEL_LINE)
 
 _AGAIN_SECONDS = 10.0
-# for the kernel's line that names the process, which comes after the count
+# The kernel logs the name of a killed process after it counts the kill, so the report waits.
 _PATIENCE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Incident:
-    """Something that happened to a server.
+    """An incident of an instance.
 
     :ivar kind: one of KINDS
-    :ivar count: how often since it was told the last time
-    :ivar process: that was killed, or of which the server has most; empty where unknown
-    :ivar lines: the last ones of the kernel's about the server
+    :ivar count: number of occurrences since the last report
+    :ivar process: name of the killed process, or of the process that the instance runs most often;
+        empty if unknown
+    :ivar lines: last lines of the kernel's log about the instance
     """
 
     kind: str
@@ -41,7 +42,7 @@ class Incident:
 
 
 def log(incident: Incident) -> None:
-    """Write an incident as one line of JSON: a tenant chose some of its words."""
+    """Log an incident as one line of JSON, because a tenant chose some of the names in it."""
     fields = {
         "event": incident.kind,
         "uuid": incident.labels["uuid"],
@@ -55,20 +56,31 @@ def log(incident: Incident) -> None:
 
 
 def tell(state_path: Path, incident: Incident) -> None:
-    """Log an incident, and tell nova-compute if it records such; it need not be there.
+    """Log an incident and send it to nova-compute if it is of a kind in ``TOLD``.
 
-    :param state_path: nova-compute's
+    nova-compute need not run.
+
+    :param state_path: of nova-compute
     """
     log(incident)
     if incident.kind in incident_socket.TOLD:
         try:
             incident_socket.tell(state_path, incident.kind, incident.labels["uuid"])
         except OSError as error:
-            LOG.info("nova-compute is not told of it: %s", error)
+            LOG.info(
+                "Failed to send incident %s of server %s to nova-compute: %s",
+                incident.kind,
+                incident.labels["uuid"],
+                error,
+            )
 
 
 class Pending:
-    """What is to be told of one server: the first time at once, then not more often than so."""
+    """The unreported incidents of one instance.
+
+    The first incident of a kind is due at once, the next ones at least ten seconds after the last
+    report of that kind.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -76,20 +88,20 @@ class Pending:
         self._told: dict[str, float] = {}
 
     def add(self, kind: str, count: int, now: float) -> None:
-        """Take something that happened."""
+        """Add occurrences of an incident."""
         self._counts[kind] = self._counts.get(kind, 0) + count
         self._since.setdefault(kind, now)
 
     def seconds_left(self, now: float, patient: bool) -> float | None:
-        """Return for how long nothing is due; None while there is nothing."""
+        """Return the time until an incident is due; None if there is no unreported incident."""
         return min(
             (max(0.0, self._due(kind, patient) - now) for kind in self._counts), default=None
         )
 
     def take_due(self, now: float, patient: bool) -> Iterator[tuple[str, int]]:
-        """Yield kinds and counts that are due, and hold them no longer.
+        """Yield and remove the kinds and counts that are due.
 
-        :param patient: whether the process that was killed may yet be known
+        :param patient: whether to wait for the name of a killed process
         """
         for kind in list(self._counts):
             if self._due(kind, patient) <= now:
@@ -98,11 +110,11 @@ class Pending:
                 yield kind, self._counts.pop(kind)
 
     def has(self, kind: str) -> bool:
-        """Say whether something of a kind is to be told."""
+        """Return True if there is an unreported incident of a kind."""
         return kind in self._counts
 
     def take_all(self) -> Iterator[tuple[str, int]]:
-        """Yield all kinds and counts, and hold them no longer."""
+        """Yield and remove all kinds and counts."""
         while self._counts:
             kind, count = self._counts.popitem()
             del self._since[kind]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's log, read as it is written, and no faster than is good for the host.
+"""Reading the kernel's log from /dev/kmsg at a limited rate.
 
-The format is in the kernel's Documentation/ABI/testing/dev-kmsg.
+The format is documented in the kernel's Documentation/ABI/testing/dev-kmsg.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 PATH = "/dev/kmsg"
 
-# a record of the kernel's is at most 1 KiB of text, escaped fourfold, and its dictionary
+# A record has at most 1 KiB of text, each byte of which may be escaped by four, and a dictionary.
 _LARGEST_RECORD = 8192
 _MOST_PER_SECOND = 20_000
 _FACILITY_KERNEL = 0
@@ -20,12 +20,12 @@ _FACILITY_KERNEL = 0
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the kernel's.
+    """A line of the kernel's log.
 
-    :ivar sequence: its number
-    :ivar microseconds: since the host's start
-    :ivar task: the process that was running; None where the kernel does not tell
-    :ivar text: with all but printable characters escaped
+    :ivar sequence: sequence number
+    :ivar microseconds: time since the host's boot
+    :ivar task: id of the thread that ran; None if the kernel does not record it
+    :ivar text: the text, with escapes for all characters that are not printable
     """
 
     sequence: int
@@ -35,7 +35,7 @@ class Record:
 
 
 def parse(content: bytes) -> Record | None:
-    """Return a record; None if it is none, or another program wrote it."""
+    """Parse a record. Return None if it is malformed or a program, not the kernel, wrote it."""
     header, found, rest = content.partition(b";")
     fields = header.split(b",")
     try:
@@ -44,17 +44,17 @@ def parse(content: bytes) -> Record | None:
         return None
     if not found or level >> 3 != _FACILITY_KERNEL:
         return None
-    # with CONFIG_PRINTK_CALLER: T and the number of a thread, or C and that of a CPU
+    # CONFIG_PRINTK_CALLER adds "caller=T" with a thread's id or "caller=C" with a CPU's number.
     callers = [field[8:] for field in fields[4:] if field.startswith(b"caller=T")]
     task = int(callers[0]) if callers and callers[0].isdigit() else None
     return Record(sequence, microseconds, task, rest.partition(b"\n")[0].decode("ascii", "replace"))
 
 
 class KernelLog:
-    """The log from now on. Beyond a rate it is passed over, and counted.
+    """The kernel's log. Records beyond a rate are skipped and counted.
 
-    :param descriptor: of PATH, that does not block; each read gives a record
-    :ivar lost: records that were passed over, or overwritten before they were read
+    :param descriptor: non-blocking file descriptor of PATH; each read returns one record
+    :ivar lost: number of records that were skipped, or overwritten before they were read
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class KernelLog:
         os.close(self.descriptor)
 
     def rest(self) -> float:
-        """Return for how many seconds nothing is read, as too much was; 0 if it is read."""
+        """Return for how many seconds the rate limit pauses reading; 0 if it does not."""
         return 0.0 if self._left else max(0.0, self._second_ends - self._clock())
 
     def records(self) -> Iterator[Record]:
-        """Yield what the kernel wrote since the last call."""
+        """Yield the records that the kernel wrote since the last call."""
         if self._clock() >= self._second_ends:
             self._second_ends = self._clock() + 1
             self._left = self._most
@@ -89,7 +89,7 @@ class KernelLog:
             try:
                 content = os.read(self.descriptor, _LARGEST_RECORD)
             except BrokenPipeError:
-                # overwritten: the next read gives the oldest that there is
+                # The record was overwritten; the next read returns the oldest record that exists.
                 continue
             except BlockingIOError:
                 return
@@ -103,8 +103,8 @@ class KernelLog:
         self.skip()
 
     def skip(self) -> None:
-        """Pass over all that is written by now."""
-        # what is no log can't be wound
+        """Skip all records that are written by now."""
+        # Errors are ignored, because tests use a pipe, which can't seek.
         with suppress(OSError):
             os.lseek(self.descriptor, 0, os.SEEK_END)
 
@@ -120,9 +120,9 @@ def _sequence(content: bytes) -> int | None:
 
 
 def open_log(path: str = PATH) -> KernelLog:
-    """Open the kernel's log, from now on.
+    """Open the kernel's log at its end.
 
-    :raises OSError: it is not there, or the right to read it: CAP_SYSLOG
+    :raises OSError: the file does not exist, or CAP_SYSLOG is missing
     """
     found = KernelLog(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     found.skip()

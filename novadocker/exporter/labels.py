@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels that know their text: to quote them anew for each sample took half of a scrape."""
+"""Labels with their rendered text, because quoting them for each sample took half of a scrape."""
 
 from __future__ import annotations
 
-# no device, resource or kind of a server's comes near
+# An instance has far fewer devices, resources and kinds.
 _MOST_DERIVED = 512
 
 
 class KnownLabels(dict[str, str]):
-    """The labels of a sample, never changed once made.
+    """The labels of a sample; immutable.
 
-    :ivar text: as Prometheus's text format has them, with their braces; empty for none
+    :ivar text: the labels in Prometheus's text format, with braces; empty if there are no labels
     """
 
     def __init__(self, labels: dict[str, str]) -> None:
@@ -20,7 +20,7 @@ class KnownLabels(dict[str, str]):
         self.text = f"{{{pairs}}}" if pairs else ""
 
     def with_(self, names: tuple[str, ...], values: tuple[str, ...]) -> KnownLabels:
-        """Return these labels and some more; made once."""
+        """Return these labels and further ones. The result is cached."""
         found = self._derived.get((names, values))
         if found is None:
             if len(self._derived) >= _MOST_DERIVED:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left on a host of servers that are gone, looked for once a minute."""
+"""The search for objects that deleted instances left on the host, once a minute."""
 
 import logging
 import os
 import re
-import threading
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,13 +15,15 @@ from pyroute2 import IPRoute, NetlinkError
 from novadocker import naming
 from novadocker.exporter.identity import Identities
 from novadocker.exporter.probes import select
+from novadocker.linux.threads import Repeated
 from novadocker.recovery import dataroot
 
 LOG = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 60.0
-_NAMESPACE = re.compile(naming.namespace_name("([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"))
-# the host ends of ports (nics.host_device_name), and os-vif's pair of a port with a bridge between
+_NAMESPACE = re.compile(naming.namespace_name(f"({naming.UUID.pattern})"))
+# Names of the host ends of ports (nics.host_device_name), and of the bridge's end of the veth pair
+# that os-vif creates for a port with a bridge between it and the switch.
 _HOST_END = re.compile(r"(?:tap|nic)[0-9a-f-]{1,11}")
 _BRIDGE_END = re.compile(r"qvo([0-9a-f-]{1,11})")
 _INTERFACES = {
@@ -35,10 +36,10 @@ _INTERFACES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was found; what can't be asked is left out.
+    """The result of a search, without the kinds that could not be read.
 
-    :ivar leaked: how many there are, by kind
-    :ivar unused_images: images of Nova's cache that no container has
+    :ivar leaked: number of left objects by kind
+    :ivar unused_images: number of images in Nova's cache that no container uses
     """
 
     leaked: dict[str, int] = field(default_factory=dict)
@@ -47,11 +48,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Images:
-    """The engine's images by their digests, ``sha256:...``, as its data root has them.
+    """The images in the engine's data root, by image id (``sha256:...``).
 
-    :ivar stored: all of them
-    :ivar named: by name; some have many
-    :ivar parents: of those that were made from another one on this host
+    :ivar stored: ids of all images
+    :ivar named: id of the image by name; an image may have several names
+    :ivar parents: id of the parent, for images that were built on this host from another image
     """
 
     stored: Set[str]
@@ -59,7 +60,10 @@ class Images:
     parents: dict[str, str]
 
     def nobodys(self, used: Set[str]) -> int:
-        """Return how many have no name, no container, and no image above that has."""
+        """Return the number of images that neither a name nor a container refers to.
+
+        An image is also referred to if one of its descendants is.
+        """
         left = set(self.stored)
         waiting = [*self.named.values(), *used]
         while waiting:
@@ -70,18 +74,18 @@ class Images:
         return len(left)
 
     def unused(self, used: Set[str], prefix: str) -> int:
-        """Return how many names that begin so are of images that no container has."""
+        """Return the number of names with the prefix whose image no container uses."""
         return sum(
             name.startswith(prefix) and image not in used for name, image in self.named.items()
         )
 
 
 class Search:
-    """A thread that looks; ``found`` may be asked from others.
+    """The search in a thread of its own; ``found`` may be called from any thread.
 
-    :param namespaces: the folder of the named network namespaces
-    :param data_root: the engine's
-    :param switch: the folder with the sockets of Open vSwitch
+    :param namespaces: directory of the named network namespaces
+    :param data_root: data root of the engine
+    :param switch: directory of the sockets of Open vSwitch
     """
 
     def __init__(self, namespaces: Path, data_root: Path, switch: Path) -> None:
@@ -89,24 +93,26 @@ class Search:
         self._data_root = data_root
         self._switch = switch
         self._identities = Identities(data_root / "containers")
-        self._stopped = threading.Event()
+        self._repeated = Repeated("leaks", self._update, _EVERY_SECONDS)
         self._found = Found()
 
     def start(self) -> None:
-        """Begin to look."""
-        # a daemon: nothing is left behind by one that is cut off
-        threading.Thread(target=self._run, name="leaks", daemon=True).start()
+        """Start the thread."""
+        self._repeated.start()
 
     def stop(self) -> None:
-        """Look no more."""
-        self._stopped.set()
+        """Stop the thread after the search that runs. Does not wait for it."""
+        self._repeated.stop()
 
     def found(self) -> Found:
-        """Return what was found the last time."""
+        """Return the result of the last search."""
         return self._found
 
     def look(self) -> Found:
-        """Return what is left of servers that are gone."""
+        """Search for objects of instances that no longer exist, and return the result.
+
+        :raises OSError: the containers or the network namespaces can't be listed
+        """
         names = os.listdir(self._data_root / "containers")
         self._identities.keep(set(names))
         servers = filter(None, map(self._identities.find, names))
@@ -126,19 +132,16 @@ class Search:
             unused = images.unused(used, naming.IMAGES)
         return Found(leaked, unused)
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self._found = self.look()
-            except OSError as error:
-                LOG.warning("What is left of servers is not known: %s", error)
-                self._found = Found()
-            if self._stopped.wait(_EVERY_SECONDS):
-                return
+    def _update(self) -> None:
+        try:
+            self._found = self.look()
+        except OSError as error:
+            LOG.warning("Failed to search for objects of deleted servers: %s", error)
+            self._found = Found()
 
 
 def namespaces(folder: Path) -> set[str]:
-    """Return the servers, by UUID, that have a network namespace on this host."""
+    """Return the UUIDs of the instances that have a network namespace on this host."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -147,11 +150,11 @@ def namespaces(folder: Path) -> set[str]:
 
 
 def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
-    """Return the host ends of ports whose other end is in no server's network namespace.
+    """Return the names of the host ends whose other end is in no instance's network namespace.
 
-    :param folder: of the named network namespaces
-    :param uuids: of the servers that there are
-    :raises OSError: the kernel does not tell
+    :param folder: directory of the named network namespaces
+    :param uuids: UUIDs of the instances that exist
+    :raises OSError: the kernel refuses a request by netlink
     """
     numbers = set()
     try:
@@ -175,42 +178,42 @@ def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
 
 
 def ports_without_server(folder: Path, uuids: Set[str], veths: Set[str]) -> int:
-    """Return how many ports of Open vSwitch are of servers that are gone.
+    """Return the number of ports of Open vSwitch that belong to instances that do not exist.
 
-    Those of another driver's servers have a device that is no veth.
+    Ports of another compute driver are not counted, because their devices are not veth devices.
 
-    :param folder: with the sockets of Open vSwitch
-    :param uuids: of the servers that there are
-    :param veths: the host ends that are left
-    :raises OSError: it does not answer
-    :raises ValueError: it answers something else
+    :param folder: directory of the sockets of Open vSwitch
+    :param uuids: UUIDs of the instances that exist
+    :param veths: names of the host ends that deleted instances left
+    :raises OSError: Open vSwitch's database does not answer
+    :raises ValueError: the answer is malformed
     """
     (rows,) = select(folder, _INTERFACES)
     try:
         return sum(_is_left(row, uuids, veths) for row in rows)
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the database answers {rows!r}") from error
+        raise ValueError(f"Open vSwitch's database sent a malformed answer: {rows!r}") from error
 
 
 def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:
-    # RFC 7047: ["map", [[key, value], ...]], and a string or the empty ["set", []]
+    # RFC 7047: external_ids is ["map", [[key, value], ...]], error is a string or ["set", []].
     server = dict(row["external_ids"][1]).get("vm-uuid")
     lost_device = isinstance(row["error"], str)
     return server is not None and server not in uuids and (lost_device or row["name"] in veths)
 
 
 def read_images(data_root: Path) -> Images:
-    """Return the images of an engine.
+    """Return the images in an engine's data root.
 
-    :raises OSError: they can't be read
-    :raises RecoveryError: that is no data root of a known kind, or damaged
+    :raises OSError: a file can't be read
+    :raises RecoveryError: the data root has no known storage driver, or is damaged
     """
     for driver in dataroot.DRIVERS:
         folder = data_root / "image" / driver
         if (folder / "repositories.json").exists():
             break
     else:
-        raise dataroot.RecoveryError(f"{data_root} has no list of images")
+        raise dataroot.RecoveryError(f"{data_root} has no repositories.json of a storage driver")
     stored = {f"sha256:{name}" for name in os.listdir(folder / "imagedb/content/sha256")}
     path = folder / "repositories.json"
     repositories = dataroot.read_json(path).get("Repositories") or {}
@@ -230,6 +233,6 @@ def _parents(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _used_images(folder: Path, containers: list[str]) -> Iterator[str]:
     for container in containers:
-        # one may be going just now
+        # A container may be deleted meanwhile.
         with suppress(dataroot.RecoveryError, FileNotFoundError):
             yield str(dataroot.read_json(folder / container / "config.v2.json").get("Image"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counters as Prometheus's metrics; pure."""
+"""Conversion of counters to Prometheus's metrics. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ Table = tuple[tuple[str, str, str], ...]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a scrape found of a server that runs.
+    """The values of a running instance at a scrape.
 
-    :ivar started_at: in seconds since the epoch; None if unknown
-    :ivar console_bytes: of the files of its console
-    :ivar loads: over 1, 5 and 15 minutes; None if unknown
-    :ivar rates: of its ports, by device
+    :ivar started_at: start in seconds since the epoch; None if unknown
+    :ivar console_bytes: size of the log files of its console
+    :ivar loads: load averages over 1, 5 and 15 minutes; None if unknown
+    :ivar rates: rates of its ports by device
     """
 
     labels: KnownLabels
@@ -38,10 +38,10 @@ class Seen:
     rates: Mapping[str, PortRate] = field(default_factory=dict)
 
 
-# name without its "_total" if it counts, help, and the field of Sample
+# Each row has the name (without "_total" for a counter), the help text and the field of Sample.
 _GAUGES: Table = (
     ("cpu_limit_cores", "CPUs that the quota allows.", "cpu_limit_cores"),
-    ("memory_usage_bytes", "Memory in use, with the cache of files.", "memory_usage"),
+    ("memory_usage_bytes", "Memory in use, including the page cache.", "memory_usage"),
     ("memory_working_set_bytes", "Usage less inactive_file.", "memory_working_set"),
     (
         "memory_unreclaimable_bytes",
@@ -51,55 +51,55 @@ _GAUGES: Table = (
     ("memory_limit_bytes", "Memory limit.", "memory_limit"),
     ("pids", "Processes and threads.", "pids"),
     ("pids_limit", "Limit of processes and threads.", "pids_limit"),
-    ("conntrack_entries", "Tracked connections of its own namespace.", "tracked_connections"),
+    ("conntrack_entries", "Tracked connections in its namespace.", "tracked_connections"),
 )
 _COUNTERS: Table = (
     ("cpu_seconds", "CPU time.", "cpu_seconds"),
     ("cpu_periods", "Periods of the CPU quota.", "cpu_periods"),
     ("cpu_throttled_periods", "Periods that used up the quota.", "cpu_throttled_periods"),
-    ("cpu_throttled_seconds", "Time it was held back.", "cpu_throttled_seconds"),
-    ("oom_kills", "Processes killed for want of memory.", "oom_kills"),
-    ("pids_limit_hits", "Forks refused for the limit.", "pids_limit_hits"),
+    ("cpu_throttled_seconds", "Time throttled by the CPU quota.", "cpu_throttled_seconds"),
+    ("oom_kills", "Processes killed because memory ran out.", "oom_kills"),
+    ("pids_limit_hits", "Forks refused because of pids_limit.", "pids_limit_hits"),
 )
 _DISK_COUNTERS: Table = (
     ("disk_read_bytes", "Bytes read from a disk.", "read_bytes"),
     ("disk_written_bytes", "Bytes written to a disk.", "written_bytes"),
-    ("disk_reads", "Requests to read.", "reads"),
-    ("disk_writes", "Requests to write.", "writes"),
+    ("disk_reads", "Read requests to a disk.", "reads"),
+    ("disk_writes", "Write requests to a disk.", "writes"),
 )
 _PORT_COUNTERS: Table = (
     ("network_receive_bytes", "Bytes the server received.", "received_bytes"),
     ("network_receive_packets", "Packets the server received.", "received_packets"),
-    ("network_receive_errors", "Errors at receiving.", "receive_errors"),
-    ("network_receive_drops", "Packets dropped at receiving.", "receive_drops"),
+    ("network_receive_errors", "Errors on receive.", "receive_errors"),
+    ("network_receive_drops", "Packets dropped on receive.", "receive_drops"),
     ("network_transmit_bytes", "Bytes the server sent.", "sent_bytes"),
     ("network_transmit_packets", "Packets the server sent.", "sent_packets"),
-    ("network_transmit_errors", "Errors at sending.", "send_errors"),
-    ("network_transmit_drops", "Packets dropped at sending.", "send_drops"),
+    ("network_transmit_errors", "Errors on transmit.", "send_errors"),
+    ("network_transmit_drops", "Packets dropped on transmit.", "send_drops"),
 )
 _DISK_LIMITS: Table = (
-    ("disk_read_limit_bytes_per_second", "Bytes it may read.", "read_bytes"),
-    ("disk_write_limit_bytes_per_second", "Bytes it may write.", "written_bytes"),
-    ("disk_read_limit_requests_per_second", "Requests to read it may make.", "reads"),
-    ("disk_write_limit_requests_per_second", "Requests to write it may make.", "writes"),
+    ("disk_read_limit_bytes_per_second", "Limit of bytes read.", "read_bytes"),
+    ("disk_write_limit_bytes_per_second", "Limit of bytes written.", "written_bytes"),
+    ("disk_read_limit_requests_per_second", "Limit of read requests.", "reads"),
+    ("disk_write_limit_requests_per_second", "Limit of write requests.", "writes"),
 )
 _PORT_LIMITS: Table = (
-    ("network_receive_limit_bytes_per_second", "Bytes it may receive.", "received"),
-    ("network_transmit_limit_bytes_per_second", "Bytes it may send.", "sent"),
+    ("network_receive_limit_bytes_per_second", "Limit of bytes received.", "received"),
+    ("network_transmit_limit_bytes_per_second", "Limit of bytes sent.", "sent"),
 )
-# kind, the field of Sample with something for each device, and what that has
+# Each row has the kind, the field of Sample with values by device, and the table of those values.
 _DEVICE_TABLES = (
     ("counter", "disks", _DISK_COUNTERS),
     ("gauge", "disk_limits", _DISK_LIMITS),
     ("counter", "ports", _PORT_COUNTERS),
 )
 _STARTED = "Time of its last start."
-_LOGGED = "Size of the files of its console."
+_LOGGED = "Size of the log files of its console."
 _STALLS = "Time that some or all of its tasks waited for a resource."
 
 
 def server_metrics(servers: Sequence[Seen]) -> Iterator[Metric]:
-    """Yield the metrics of all servers that run."""
+    """Yield the metrics of all running instances."""
     for kind, table in (("gauge", _GAUGES), ("counter", _COUNTERS)):
         for name, text, attribute in table:
             values = ((seen.labels, getattr(seen.sample, attribute)) for seen in servers)
@@ -141,20 +141,22 @@ def _device_metrics(
 
 
 def shared_metrics(shared: Shared) -> Iterator[Metric]:
-    """Yield the metrics of what the kernel has for all servers together."""
+    """Yield the metrics of the kernel's resources that all instances share."""
     memory = shared.memory.get
     yield gauge("threads", "Processes and threads.", shared.threads)
-    yield gauge("threads_limit", "Limit of pid_max and threads-max.", shared.threads_limit)
+    yield gauge("threads_limit", "Lower one of pid_max and threads-max.", shared.threads_limit)
     yield gauge("conntrack_entries", "Tracked connections.", shared.tracked_connections)
-    yield gauge("conntrack_limit", "Their limit.", shared.tracked_connections_limit)
-    text = "Packets that found the connection table full."
+    yield gauge(
+        "conntrack_limit", "Limit of tracked connections.", shared.tracked_connections_limit
+    )
+    text = "Packets dropped because the connection tracking table was full."
     dropped = [(NONE, shared.dropped_connections)]
     yield _metric("novadocker_host_conntrack_drops", text, "counter", dropped)
     yield gauge("memory_bytes", "Memory of the host.", memory("MemTotal"))
     yield gauge("slab_bytes", "Memory of the kernel's objects.", memory("Slab"))
     yield gauge("slab_reclaimable_bytes", "Slab that can be freed.", memory("SReclaimable"))
-    yield gauge("dirty_bytes", "Cache that waits to be written.", memory("Dirty"))
-    yield gauge("writeback_bytes", "Cache that is being written.", memory("Writeback"))
+    yield gauge("dirty_bytes", "Page cache that waits to be written.", memory("Dirty"))
+    yield gauge("writeback_bytes", "Page cache that is being written.", memory("Writeback"))
 
 
 def storage_metrics(storage: Storage) -> Iterator[Metric]:
@@ -162,7 +164,7 @@ def storage_metrics(storage: Storage) -> Iterator[Metric]:
     yield gauge("storage_size_bytes", "Size of the data root.", storage.size_bytes)
     yield gauge("storage_free_bytes", "Free in the data root.", storage.free_bytes)
     yield gauge("storage_inodes", "Inodes of the data root.", storage.inodes)
-    yield gauge("storage_free_inodes", "Inodes that are free.", storage.free_inodes)
+    yield gauge("storage_free_inodes", "Free inodes of the data root.", storage.free_inodes)
 
 
 def pool_metrics(pool: Mapping[str, Space]) -> Iterator[Metric]:
@@ -178,43 +180,43 @@ def pool_metrics(pool: Mapping[str, Space]) -> Iterator[Metric]:
         "novadocker_host_storage_pool_used_bytes",
     )
     yield _metric(size, "Size of the thin pool, by kind.", "gauge", values("size_bytes"))
-    yield _metric(used, "In use of it, by kind.", "gauge", values("used_bytes"))
+    yield _metric(used, "Use of the thin pool, by kind.", "gauge", values("used_bytes"))
 
 
 def process_metric(up: Mapping[str, bool]) -> Metric:
-    """Return the metric of the programs that servers depend on."""
+    """Return the metric of the programs that instances depend on."""
     text = "Whether a program that servers depend on answers."
     values = ((NONE.with_(("process",), (name,)), int(good)) for name, good in up.items())
     return _metric("novadocker_host_process_up", text, "gauge", values)
 
 
 def leak_metrics(found: Found) -> Iterator[Metric]:
-    """Yield the metrics of what is left of servers that are gone."""
-    text = "Things of servers that are gone, by kind."
+    """Yield the metrics of objects that deleted instances left on the host."""
+    text = "Objects that deleted servers left, by kind."
     values = ((NONE.with_(("kind",), (kind,)), count) for kind, count in found.leaked.items())
     yield _metric("novadocker_host_leaked_objects", text, "gauge", values)
-    yield gauge("unused_images", "Images in the cache that no server has.", found.unused_images)
+    yield gauge("unused_images", "Images in the cache that no server uses.", found.unused_images)
 
 
 def incident_metrics(totals: Sequence[Totals], lost_lines: int | None) -> Iterator[Metric]:
-    """Yield the metrics of what happened to servers, and of the kernel's log."""
-    text = "What happened to it, by kind."
-    # each kind from the start, else the first one of it is no increase
+    """Yield the metrics of incidents of instances and of the kernel's log."""
+    text = "Incidents of the server, by kind."
+    # Each kind is exported from the start, because increase() ignores the first sample of a series.
     happened = (
         (found.labels.with_(("kind",), (kind,)), found.kinds.get(kind, 0))
         for found in totals
         for kind in KINDS
     )
     yield _metric("novadocker_server_incidents", text, "counter", happened)
-    text = "Lines of the kernel's log about it that were too many to be kept."
+    text = "Lines of the kernel's log about it that were dropped by the rate limit."
     dropped = ((found.labels, found.dropped_lines) for found in totals)
     yield _metric("novadocker_server_kernel_lines_dropped", text, "counter", dropped)
-    text = "Lines of the kernel's log that were overwritten or too many to be read."
+    text = "Lines of the kernel's log that were overwritten or skipped by the rate limit."
     yield _metric("novadocker_host_kernel_lines_lost", text, "counter", [(NONE, lost_lines)])
 
 
 def gauge(name: str, text: str, value: Value) -> Metric:
-    """Return a metric of the host; without a sample if there is no value."""
+    """Return a metric of the host, without a sample if ``value`` is None."""
     return _metric(f"novadocker_host_{name}", text, "gauge", [(NONE, value)])
 
 

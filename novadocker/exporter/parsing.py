@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of the kernel's counters as numbers; pure.
+"""Parsing the kernel's counters. Pure.
 
-Every function takes None for a file that is not there, and leaves out what it can't read: a kernel
-without a counter must not cost the others.
+Every function accepts None for a file that does not exist, and leaves out values that it can't
+parse, so that a kernel without one counter still gives the others.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-# the driver's ports (nics.device_names): a tenant may have any other device, and of any number
+# Only devices with the driver's names (nics.device_names) are read, and a limited number of them,
+# because a tenant may create any number of devices.
 _PORT = re.compile(r"eth[0-9]{1,3}")
 _MOST_PORTS = 64
 _AVERAGE = re.compile(r"[0-9]{1,9}\.[0-9]{2}")
-# Documentation/admin-guide/cgroup-v1/memory.rst: no limit is a page less than the largest long
+# "Unlimited" is the largest long less a page (Documentation/admin-guide/cgroup-v1/memory.rst).
 _UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)
 class DiskCounters:
-    """What went between a server and one disk, or may in a second; None where nothing is told."""
+    """Counters of an instance's I/O on one disk, or its limits per second; None if unknown."""
 
     read_bytes: int | None
     written_bytes: int | None
@@ -29,7 +30,7 @@ class DiskCounters:
 
 @dataclass(frozen=True)
 class PortCounters:
-    """What went through a network device, as seen from inside the server."""
+    """Counters of a network device, as seen from inside the instance."""
 
     received_bytes: int
     received_packets: int
@@ -42,13 +43,13 @@ class PortCounters:
 
 
 def number(text: str | None) -> int | None:
-    """Return a file's only number."""
+    """Return the number of a file that has only one."""
     word = (text or "").strip()
     return int(word) if _is_number(word) else None
 
 
 def limit(text: str | None) -> int | None:
-    """Return a limit; None where there is none."""
+    """Return a limit; None for unlimited."""
     found = number(text)
     return None if found is None or found >= _UNLIMITED else found
 
@@ -60,7 +61,7 @@ def flat(text: str | None) -> dict[str, int]:
 
 
 def chosen(text: str | None, names: Iterable[str]) -> dict[str, int]:
-    """Return some numbers of such a file, where it has many more."""
+    """Return only these numbers of a file like that of ``flat``; faster for many lines."""
     lines = f"\n{text or ''}"
     found = {}
     for name in names:
@@ -72,12 +73,12 @@ def chosen(text: str | None, names: Iterable[str]) -> dict[str, int]:
 
 
 def cores_version_1(quota: str | None, period: str | None) -> float | None:
-    """Return the CPUs that ``cpu.cfs_quota_us`` allows; None without a limit."""
+    """Return the CPUs that ``cpu.cfs_quota_us`` allows; None for unlimited."""
     return _cores(number(quota), number(period))
 
 
 def cores_version_2(maximum: str | None) -> float | None:
-    """Return the CPUs that ``cpu.max`` allows; None without a limit."""
+    """Return the CPUs that ``cpu.max`` allows; None for unlimited."""
     quota, _, period = (maximum or "").strip().partition(" ")
     return _cores(number(quota), number(period))
 
@@ -102,7 +103,7 @@ def disks_version_2(text: str | None) -> dict[str, DiskCounters]:
 
 
 def disk_limits_version_1(files: Iterable[str | None]) -> dict[str, DiskCounters]:
-    """Return what may go between a server and each disk in a second.
+    """Return the I/O limits per second of an instance for each disk.
 
     :param files: ``blkio.throttle.*_device`` for ``read_bps``, ``write_bps``, ``read_iops`` and
         ``write_iops``
@@ -113,7 +114,7 @@ def disk_limits_version_1(files: Iterable[str | None]) -> dict[str, DiskCounters
 
 
 def disk_limits_version_2(text: str | None) -> dict[str, DiskCounters]:
-    """Return the limits of ``io.max`` by device number; ``max`` is none."""
+    """Return the limits of ``io.max`` by device number; None for ``max``, which is unlimited."""
     return _by_device(text, ("rbps", "wbps", "riops", "wiops"))
 
 
@@ -130,7 +131,7 @@ def ports(text: str | None) -> dict[str, PortCounters]:
     """Return the devices of ``/proc/PID/net/dev`` (proc(5)) that have a port's name."""
     found: dict[str, PortCounters] = {}
     for line in (text or "").splitlines():
-        # a name may have no white space, but a colon of an alias
+        # A name has no white space but may have a colon, which an alias contains.
         name, colon, values = line.rpartition(":")
         words = values.split()
         if (
@@ -146,19 +147,19 @@ def ports(text: str | None) -> dict[str, PortCounters]:
 
 
 def tracked_connections(text: str | None) -> int | None:
-    """Return the entries of ``net/stat/nf_conntrack``: the line of each CPU has the sum of all."""
+    """Return the entries of ``net/stat/nf_conntrack``; the line of each CPU has their total."""
     first = (text or "").split("\n", 2)[:2]
     return max(_tracking_column("\n".join(first), "entries"), default=None)
 
 
 def dropped_connections(text: str | None) -> int | None:
-    """Return the packets that found no room in the table, summed over all CPUs."""
+    """Return the packets dropped because the table was full, summed over all CPUs."""
     each = _tracking_column(text, "drop")
     return sum(each) if each else None
 
 
 def stalled_seconds(text: str | None) -> dict[str, float]:
-    """Return the time of ``memory.pressure`` and its like, by ``some`` and ``full``."""
+    """Return the stall times of a ``*.pressure`` file in seconds, by ``some`` and ``full``."""
     found = {}
     for kind, *words in filter(None, (line.split() for line in (text or "").splitlines())):
         values = dict(word.split("=", 1) for word in words if "=" in word)
@@ -179,20 +180,20 @@ def memory_info(text: str | None) -> dict[str, int]:
 
 
 def threads(text: str | None) -> int | None:
-    """Return how many threads there are by ``/proc/loadavg``: each takes a number below pid_max."""
+    """Return the number of threads in ``/proc/loadavg``; each uses an id below pid_max."""
     words = (text or "").split()
     return number(words[3].partition("/")[2]) if len(words) > 3 else None
 
 
 def working_set(usage: int | None, statistics: Mapping[str, int]) -> int | None:
-    """Return usage - inactive_file, never below 0; statistics have names without ``total_``."""
+    """Return usage - inactive_file, at least 0; names in ``statistics`` have no ``total_``."""
     if usage is None or "inactive_file" not in statistics:
         return None
     return max(0, usage - statistics["inactive_file"])
 
 
 def unreclaimable(usage: int | None, statistics: Mapping[str, int]) -> int | None:
-    """Return usage - inactive_file - slab_reclaimable; version 1 does not tell the slab."""
+    """Return usage - inactive_file - slab_reclaimable; None on cgroup v1, which lacks the slab."""
     found = working_set(usage, statistics)
     if found is None or "slab_reclaimable" not in statistics:
         return None

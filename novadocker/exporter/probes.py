@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the programs that servers depend on do their work: each is asked, none is looked for."""
+"""Probes that ask the programs which instances depend on; a running process proves nothing."""
 
 import json
 import os
@@ -12,19 +12,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from novadocker.linux.threads import Repeated
 from novadocker.state_files import alive
 
 ANSWER_SECONDS = 5.0
-"""How long a program has to answer."""
+"""Time within which a program must answer."""
 
 _EVERY_SECONDS = 10.0
-# nova-compute's periodic task runs once a minute
+# The periodic task of nova-compute runs once a minute.
 _ALIVE_SECONDS = 300.0
 _LARGEST_ANSWER = 64 << 10
-# some hundred bytes for each of a host's ports
+# Each port of a host needs some hundred bytes.
 _LARGEST_ROWS = 4 << 20
 
-# RFC 9113: what a client sends first, with an empty frame of settings; the server's has type 4
+# The connection preface of a client with an empty SETTINGS frame (RFC 9113). The server's SETTINGS
+# frame has type 4.
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _HTTP2_SETTINGS = 4
 _HTTP2_FRAME_HEADER = 9
@@ -37,18 +39,18 @@ _CONTROLLERS = {
 }
 
 Ask = Callable[[], None]
-"""Returns when the program answered; raises OSError or ValueError if it did not, or not well."""
+"""Returns if the program answered. Raises OSError if it did not, ValueError for a wrong answer."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs of a host can be asked.
+    """Paths by which the programs of a host are asked.
 
-    :ivar containerd: its socket
-    :ivar switch: the folder with the sockets of Open vSwitch
-    :ivar switch_control: the control socket of ovs-vswitchd; None to find it by its pid file
-    :ivar lxcfs: where it is mounted
-    :ivar state_path: nova-compute's
+    :ivar containerd: socket of containerd
+    :ivar switch: directory of the sockets of Open vSwitch
+    :ivar switch_control: control socket of ovs-vswitchd; None to derive it from the pid file
+    :ivar lxcfs: mount point of lxcfs
+    :ivar state_path: of nova-compute
     """
 
     containerd: str = "/run/containerd/containerd.sock"
@@ -62,7 +64,7 @@ NAMES = ("containerd", "lxcfs", "nova-compute", "ovs-agent", "ovs-vswitchd")
 
 
 def asks(programs: Programs) -> dict[str, Ask]:
-    """Return how each of NAMES is asked."""
+    """Return the function that asks each of NAMES."""
     return {
         "containerd": partial(ask_containerd, programs.containerd),
         "lxcfs": partial(ask_lxcfs, programs.lxcfs),
@@ -73,79 +75,97 @@ def asks(programs: Programs) -> dict[str, Ask]:
 
 
 class Probes:
-    """Asks each program again and again, in a thread of its own: one that hangs hinders no other.
+    """The repeated probes. Each has its own thread, so that one that hangs does not delay others.
 
-    :param chosen: how each is asked, by name
+    A probe may hang for ever: a read of a broken lxcfs need not return.
+
+    :param chosen: the functions that ask, by name of the program
     """
 
     def __init__(self, chosen: Mapping[str, Ask]) -> None:
-        self._chosen = chosen
-        self._stopped = threading.Event()
+        self._repeated = [
+            Repeated(f"probe-{name}", partial(self._probe, name, ask), _EVERY_SECONDS)
+            for name, ask in chosen.items()
+        ]
         self._lock = threading.Lock()
         self._answers: dict[str, tuple[float, bool]] = {}
 
     def start(self) -> None:
-        """Begin to ask."""
-        for name, ask in self._chosen.items():
-            # a daemon: a read of a broken lxcfs may never return
-            threading.Thread(
-                target=self._run, args=(name, ask), name=f"probe-{name}", daemon=True
-            ).start()
+        """Start the threads."""
+        for repeated in self._repeated:
+            repeated.start()
 
     def stop(self) -> None:
-        """Ask no more."""
-        self._stopped.set()
+        """Stop the threads after the probes that run. Does not wait for them."""
+        for repeated in self._repeated:
+            repeated.stop()
 
     def up(self) -> dict[str, bool]:
-        """Return whether each answered lately; without those that were not asked yet."""
+        """Return whether each program answered its last probe; without those not probed yet.
+
+        A program whose last answer is old hangs, and did not answer.
+        """
         oldest = time.monotonic() - _EVERY_SECONDS - 2 * ANSWER_SECONDS
         with self._lock:
             return {name: good and at > oldest for name, (at, good) in self._answers.items()}
 
-    def _run(self, name: str, ask: Ask) -> None:
-        while True:
-            try:
-                ask()
-                good = True
-            except (OSError, ValueError):
-                good = False
-            with self._lock:
-                self._answers[name] = (time.monotonic(), good)
-            if self._stopped.wait(_EVERY_SECONDS):
-                return
+    def _probe(self, name: str, ask: Ask) -> None:
+        try:
+            ask()
+            good = True
+        except (OSError, ValueError):
+            good = False
+        with self._lock:
+            self._answers[name] = (time.monotonic(), good)
 
 
 def ask_containerd(path: str) -> None:
-    """See that a gRPC server greets: it sends its settings unasked."""
+    """Check that containerd's gRPC server answers with its HTTP/2 settings.
+
+    :raises OSError: it does not answer
+    :raises ValueError: the answer is not HTTP/2
+    """
     with _connected(path) as connection:
         connection.sendall(_HTTP2_HELLO)
         answer = b""
         while len(answer) < _HTTP2_FRAME_HEADER:
             part = connection.recv(_HTTP2_FRAME_HEADER - len(answer))
             if not part:
-                raise ValueError("it hung up")
+                raise ValueError("containerd closed the connection")
             answer += part
         if answer[3] != _HTTP2_SETTINGS:
-            raise ValueError("that is no HTTP/2")
+            raise ValueError("containerd's answer is not HTTP/2")
 
 
 def ask_lxcfs(folder: Path) -> None:
-    """See that lxcfs is mounted and that a file of it can be read."""
+    """Check that lxcfs is mounted and that its ``proc/uptime`` can be read.
+
+    :raises OSError: the file can't be read
+    :raises ValueError: lxcfs is not mounted, or the file is empty
+    """
     if not os.path.ismount(folder):
-        raise ValueError(f"nothing is mounted at {folder}")
+        raise ValueError(f"lxcfs is not mounted at {folder}")
     if not (folder / "proc/uptime").read_bytes():
-        raise ValueError("its files are empty")
+        raise ValueError(f"{folder}/proc/uptime is empty")
 
 
 def ask_nova_compute(state_path: Path) -> None:
-    """See that nova-compute asked the driver for the host's resources lately."""
+    """Check that nova-compute ran its periodic task in the last minutes.
+
+    :raises OSError: it has not run yet
+    :raises ValueError: the last run was too long ago
+    """
     seconds = alive.age(state_path)
     if seconds > _ALIVE_SECONDS:
-        raise ValueError(f"it has done nothing for {seconds:.0f} s")
+        raise ValueError(f"nova-compute ran its last periodic task {seconds:.0f} s ago")
 
 
 def ask_switch(folder: Path, control: Path | None = None) -> None:
-    """See that ovs-vswitchd answers (ovs-appctl(8))."""
+    """Check that ovs-vswitchd answers on its control socket (ovs-appctl(8)).
+
+    :raises OSError: it does not answer
+    :raises ValueError: the answer is an error
+    """
     if control is None:
         pid = int((folder / "ovs-vswitchd.pid").read_text())
         control = folder / f"ovs-vswitchd.{pid}.ctl"
@@ -153,45 +173,49 @@ def ask_switch(folder: Path, control: Path | None = None) -> None:
 
 
 def ask_agent(folder: Path) -> None:
-    """See that Open vSwitch hears its controller, which the OVS agent is.
+    """Check that Open vSwitch is connected to its controller, which is Neutron's OVS agent.
 
-    The switch asks it to answer each few seconds (``inactivity_probe`` of ovs-vswitchd.conf.db(5)).
+    The switch probes the controller every few seconds (``inactivity_probe`` in
+    ovs-vswitchd.conf.db(5)).
+
+    :raises OSError: Open vSwitch's database does not answer
+    :raises ValueError: no bridge is connected to a controller, or the answer is malformed
     """
     (rows,) = select(folder, _CONTROLLERS)
     try:
         connected = [row["is_connected"] for row in rows]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the database answers {rows!r}") from error
+        raise ValueError(f"Open vSwitch's database sent a malformed answer: {rows!r}") from error
     if True not in connected:
-        raise ValueError("no bridge has a controller that answers")
+        raise ValueError("no bridge of Open vSwitch is connected to a controller")
 
 
 def select(folder: Path, *operations: Mapping[str, object]) -> list[list[dict[str, Any]]]:
-    """Return the rows that each operation ``select`` (RFC 7047) gives, all of one moment.
+    """Return the rows of each ``select`` operation (RFC 7047), all from one transaction.
 
-    :param folder: with the sockets of Open vSwitch
-    :raises OSError: the database does not answer
-    :raises ValueError: it answers something else
+    :param folder: directory of the sockets of Open vSwitch
+    :raises OSError: Open vSwitch's database does not answer
+    :raises ValueError: the answer is malformed
     """
     parameters = ["Open_vSwitch", *operations]
     result: Any = call(str(folder / "db.sock"), "transact", parameters, _LARGEST_ROWS)
     try:
         rows = [found["rows"] for found in result]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the database answers {result!r}") from error
+        raise ValueError(f"Open vSwitch's database sent a malformed answer: {result!r}") from error
     if len(rows) != len(operations):
-        raise ValueError(f"the database answers {result!r}")
+        raise ValueError(f"Open vSwitch's database sent a malformed answer: {result!r}")
     return rows
 
 
 def call(
     path: str, method: str, parameters: Sequence[object], largest: int = _LARGEST_ANSWER
 ) -> object:
-    """Return the result of a JSON-RPC 1.0 call, as the daemons of Open vSwitch speak it.
+    """Return the result of a JSON-RPC 1.0 call to a daemon of Open vSwitch.
 
-    :param largest: bytes that an answer may have
-    :raises OSError: nobody answers in time
-    :raises ValueError: the answer is an error, or none
+    :param largest: largest size of the answer in bytes
+    :raises OSError: the daemon does not answer in time
+    :raises ValueError: the answer is an error, malformed or too large
     """
     request = {"id": 0, "method": method, "params": list(parameters)}
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -209,9 +233,9 @@ def call(
                     raise
                 continue
             if not isinstance(answer, dict) or answer.get("error") is not None:
-                raise ValueError(f"{method} gives {answer!r}")
+                raise ValueError(f"the call of {method} returned an error: {answer!r}")
             return answer.get("result")
-    raise ValueError("its answer is too large")
+    raise ValueError(f"the answer to {method} is larger than {largest} bytes")
 
 
 def _connected(path: str) -> socket.socket:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus's text format 0.0.4, of labels whose text is known.
+"""Rendering of Prometheus's text format 0.0.4 from labels with cached text.
 
-``prometheus_client.generate_latest`` says the same; it quotes the labels of each sample anew.
+``prometheus_client.generate_latest`` returns the same text but quotes the labels of each sample at
+each scrape.
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def render(metrics: Iterable[Metric]) -> bytes:
     """Return gauges and counters as text.
 
-    :param metrics: the labels of their samples are all ``KnownLabels``
+    :param metrics: metrics whose samples all have ``KnownLabels``
     """
     lines = []
     for metric in metrics:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each server's lines of the kernel's log, in files of a bounded size.
+"""Files of bounded size with the lines of the kernel's log about each instance.
 
-Two files for each server, the older one with ``.1``. What one server makes the kernel say takes no
-room of another's.
+An instance has two files; the older one has the suffix ``.1``. Because each instance has its own
+files, one that fills the log does not displace the lines of another.
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker import naming
+
 FOLDER = Path("/var/log/novadocker/kernel")
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LARGEST = 256 << 10
-# a report of a kill for want of memory has a hundred lines
+# The report of an out-of-memory kill has a hundred lines.
 _MOST_AT_ONCE = 500
 _PER_SECOND = 20.0
 _OLD_SECONDS = 7 * 86400
@@ -25,7 +25,7 @@ _OLD_SECONDS = 7 * 86400
 
 @dataclass
 class _Allowance:
-    """How many lines a server may still write, and how many it could not."""
+    """The number of lines that an instance may still write, and the number that it could not."""
 
     lines: float
     at: float
@@ -33,10 +33,10 @@ class _Allowance:
 
 
 class Rings:
-    """Writes the files; not safe to share between threads.
+    """The writer of the files; not safe to share between threads.
 
-    :param folder: of the files; made if need be
-    :param clock: for the rate, in seconds
+    :param folder: directory of the files; created if it does not exist
+    :param clock: returns the time in seconds, for the rate limit
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,17 +45,17 @@ class Rings:
         self._allowances: dict[str, _Allowance] = {}
 
     def write(self, instance_uuid: str, lines: list[str]) -> int:
-        """Append lines, as many as the server may; return how many were dropped.
+        """Append as many lines as the instance's rate limit allows. Return the number dropped.
 
-        :param lines: without their ends
-        :raises OSError: the disk takes nothing
+        :param lines: lines without line feeds
+        :raises OSError: the file can't be written
         """
         allowance = self._allowance(instance_uuid)
         taken = lines[: int(allowance.lines)]
         allowance.lines -= len(taken)
         dropped = len(lines) - len(taken)
         if taken and allowance.dropped:
-            taken.insert(0, f"-- {allowance.dropped} lines are missing: too many at a time --")
+            taken.insert(0, f"-- the rate limit dropped {allowance.dropped} lines --")
             allowance.dropped = 0
         allowance.dropped += dropped
         if taken:
@@ -63,16 +63,16 @@ class Rings:
         return dropped
 
     def remove_old(self, kept: Set[str]) -> None:
-        """Remove the files of servers that are gone, and said nothing for a week.
+        """Delete the files of deleted instances that were not written for a week.
 
-        :param kept: the UUIDs of those that are not gone
+        :param kept: UUIDs of the instances that exist
         """
         for instance_uuid in self._allowances.keys() - kept:
             del self._allowances[instance_uuid]
         oldest = time.time() - _OLD_SECONDS
         with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
             for entry in entries:
-                match = _UUID.match(entry.name)
+                match = naming.UUID.match(entry.name)
                 with suppress(FileNotFoundError):
                     if match and match[0] not in kept and entry.stat().st_mtime < oldest:
                         os.unlink(entry.path)
@@ -95,25 +95,27 @@ class Rings:
 
 
 def path_of(folder: Path, instance_uuid: str) -> Path:
-    """Return the file of a server.
+    """Return the path of an instance's newer file.
 
-    :raises ValueError: that is no UUID
+    :raises ValueError: ``instance_uuid`` is not a UUID
     """
-    if not _UUID.fullmatch(instance_uuid):
-        raise ValueError(f"{instance_uuid!r} is no UUID of a server")
+    if not naming.UUID.fullmatch(instance_uuid):
+        raise ValueError(f"{instance_uuid!r} is not the UUID of a server")
     return folder / f"{instance_uuid}.log"
 
 
 def older(path: Path) -> Path:
-    """Return where a file's older lines are."""
+    """Return the path of the file with the older lines."""
     return path.with_name(f"{path.name}.1")
 
 
 def read(folder: Path, instance_uuid: str) -> Iterator[str]:
-    """Yield a server's lines with their ends, the oldest first.
+    """Yield an instance's lines with their line feeds, the oldest first.
 
-    :raises ValueError: that is no UUID
-    :raises OSError: they can't be read; none at all is no error
+    Yields nothing if the instance has no files.
+
+    :raises ValueError: ``instance_uuid`` is not a UUID
+    :raises OSError: a file can't be read
     """
     path = path_of(folder, instance_uuid)
     for file in (older(path), path):

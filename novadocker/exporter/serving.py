@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page with the metrics, over HTTP or HTTPS.
+"""The HTTP or HTTPS server of the metrics.
 
-``prometheus_client`` serves pages, too, but without passwords, and compresses each scrape, which
-takes longer than to make it.
+The server of ``prometheus_client`` has no passwords, and it compresses each scrape, which takes
+longer than the scrape itself.
 """
 
 import base64
@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 
 PATH = "/metrics"
 
-# how long a client may keep the exporter waiting, and how many may at a time
+# A client that sends nothing is disconnected after this time; more clients at a time are refused.
 _CLIENT_SECONDS = 10
 _MOST_CLIENTS = 16
 _READABLE_BY_OTHERS = 0o007
@@ -43,7 +43,7 @@ Application = Callable[[Environment, Start], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Tls:
-    """The files, in PEM, of the certificate with its chain, and of its private key."""
+    """The PEM files of the certificate with its chain, and of its private key."""
 
     certificate: Path
     key: Path
@@ -52,12 +52,12 @@ class Tls:
 def read_password(path: Path) -> bytes:
     """Return the line ``user:password`` of a file.
 
-    :raises ValueError: the file has no such line, or all users of the host can read it
-    :raises OSError: it can't be read
+    :raises ValueError: the file has no such line, or its permissions give access to other users
+    :raises OSError: the file can't be read
     """
     with path.open("rb") as source:
         if os.fstat(source.fileno()).st_mode & _READABLE_BY_OTHERS:
-            raise ValueError(f"{path} is open to all users of this host")
+            raise ValueError(f"the permissions of {path} give access to all users of this host")
         line = source.readline(1024).strip()
     user, _, password = line.partition(b":")
     if not user or not password:
@@ -66,9 +66,9 @@ def read_password(path: Path) -> bytes:
 
 
 def make_application(registry: CollectorRegistry, password: bytes | None = None) -> Application:
-    """Return the WSGI application that shows the metrics.
+    """Return the WSGI application that serves the metrics.
 
-    :param password: as in ``with_password``; None to ask for none
+    :param password: user and password as in ``with_password``; None to serve without a password
     """
 
     def application(environment: Environment, start: Start) -> Iterable[bytes]:
@@ -86,14 +86,14 @@ def make_application(registry: CollectorRegistry, password: bytes | None = None)
 
 
 def with_password(inner: Application, password: bytes) -> Application:
-    """Return an application that asks for a password first.
+    """Return an application that requires a password (RFC 7617) for ``inner``.
 
-    :param password: the user and password to ask for (RFC 7617), as ``user:password``
+    :param password: user and password, as ``user:password``
     """
     wanted = b"Basic " + base64.b64encode(password)
 
     def application(environment: Environment, start: Start) -> Iterable[bytes]:
-        # WSGI gives bytes as Latin-1 (PEP 3333)
+        # WSGI decodes headers as Latin-1 (PEP 3333), so encoding restores the bytes.
         given = environment.get("HTTP_AUTHORIZATION", "").encode("latin-1")
         if not hmac.compare_digest(given, wanted):
             start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="novadocker"')])
@@ -107,51 +107,54 @@ class _Handler(WSGIRequestHandler):
     timeout = _CLIENT_SECONDS
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Log no request."""
+        """Do nothing: requests are not logged."""
 
 
 class _Server(ThreadingWSGIServer):
-    """A thread for each client, but not for any number of them."""
+    """A server with one thread for each client, up to a limit."""
 
     def __init__(self, *arguments: Any) -> None:
         self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a client, or hang up when there are too many."""
+        """Start a client's thread, or close the connection if there are too many clients."""
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a client."""
+        """Answer a client and release its place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
     def handle_error(self, *request_and_address: Any) -> None:
-        """Log why a client got no answer."""
-        LOG.warning("%s got no answer: %s", request_and_address[1][0], sys.exception())
+        """Log the error of a client's thread."""
+        LOG.warning("Failed to answer client %s: %s", request_and_address[1][0], sys.exception())
 
 
 def hold_stops() -> None:
-    """Have SIGTERM and SIGINT wait for ``run``; before any thread begins, which inherits it."""
+    """Block SIGTERM and SIGINT, for which ``run`` waits.
+
+    Call it before any thread is started, because threads inherit the mask.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def run(
     address: IPv4Address | IPv6Address, port: int, application: Application, tls: Tls | None = None
 ) -> int:
-    """Serve until SIGTERM or SIGINT, which ``hold_stops`` holds.
+    """Serve until SIGTERM or SIGINT, which ``hold_stops`` blocked before.
 
-    :returns: the program's exit code: 1 for what ``start`` can't serve, which is logged
+    :returns: the exit status: 0, or 1 if the server can't start, which is logged
     """
     try:
         server, thread = start(address, port, application, tls)
     except OSError as error:
-        LOG.error("nothing is served on %s, port %d: %s", address, port, error)
+        LOG.error("Failed to listen on address %s, port %d: %s", address, port, error)
         return 1
     signal.sigwait(_STOPS)
     server.shutdown()
@@ -163,9 +166,9 @@ def run(
 def start(
     address: IPv4Address | IPv6Address, port: int, application: Application, tls: Tls | None = None
 ) -> tuple[WSGIServer, threading.Thread]:
-    """Begin to serve; return the server and its thread.
+    """Start the server and return it with its thread.
 
-    :raises OSError: the address is taken or not this host's, or TLS's files can't be used
+    :raises OSError: the address is in use or not on this host, or a TLS file can't be used
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     server_class = type("Server", (_Server,), {"address_family": family})
@@ -174,7 +177,7 @@ def start(
     if tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)
-        # the client's own thread shakes hands: one that is slow keeps nobody waiting
+        # The client's own thread does the handshake, so that a slow client does not delay others.
         server.socket = context.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )

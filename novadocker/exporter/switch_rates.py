@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the switch lets through its ports: limits of Neutron's QoS, as its OVS agent sets them.
+"""Reading Open vSwitch's bandwidth limits of ports, which Neutron's OVS agent sets for its QoS.
 
-An interface's policing holds back what a server sends, the first queue of its port what it
-receives: see ovs-vswitchd.conf.db(5).
+The policing of an interface limits the traffic that an instance sends, the first queue of its port
+the traffic that it receives (ovs-vswitchd.conf.db(5)).
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 from novadocker.exporter import probes
 from novadocker.state_files.port_rates import PortRate
 
-# RFC 7047 for each table; of one moment
+# Operations of RFC 7047, sent in one transaction so that the tables match.
 _SELECTS = tuple(
     {"op": "select", "table": table, "where": [], "columns": columns}
     for table, columns in (
@@ -24,31 +24,31 @@ _SELECTS = tuple(
     )
 )
 _QUEUE = 0
-# where a bridge is between the port and the switch, as for iptables_hybrid
+# The switch's device of a port with a bridge between it and the switch, as for iptables_hybrid.
 _BRIDGE_END = re.compile(r"qvo(?=[0-9a-f-]{1,11}$)")
 _BYTE = 8
 _KILOBIT = 1000
 
 
 def read_rates(folder: Path) -> dict[str, PortRate]:
-    """Return the limits by the host end of a server's port; of those without one nothing.
+    """Return the limits of all limited ports, by the name of the port's host end.
 
-    :param folder: with the sockets of Open vSwitch
-    :raises OSError: its database does not answer
-    :raises ValueError: it answers something else
+    :param folder: directory of the sockets of Open vSwitch
+    :raises OSError: Open vSwitch's database does not answer
+    :raises ValueError: the answer is malformed
     """
     found = probes.select(folder, *_SELECTS)
     try:
         return _rates(*found)
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the database answers {found!r}") from error
+        raise ValueError(f"Open vSwitch's database sent a malformed answer: {found!r}") from error
 
 
 Rows = list[dict[str, Any]]
 
 
 def _rates(interfaces: Rows, ports: Rows, qos: Rows, queues: Rows) -> dict[str, PortRate]:
-    # a reference is ["uuid", text], none of an optional one ["set", []], a map ["map", pairs]
+    # RFC 7047: a reference is ["uuid", text], a missing one ["set", []], a map ["map", pairs].
     shaped = {row["_uuid"][1]: _max_rate(dict(row["other_config"][1])) for row in queues}
     of_qos = {
         row["_uuid"][1]: shaped.get(queue[1])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How full the thin pool of the engine's storage driver ``devicemapper`` is.
+"""Reading the use of the thin pool of the engine's storage driver ``devicemapper``.
 
-The kernel tells that to root alone, by an ioctl of device mapper; the engine tells whoever may use
-its socket. No other storage driver has a pool, so no other engine is asked.
+The engine is asked, because the kernel answers the ioctl of device mapper only for root. With
+another storage driver the engine is not asked, because only ``devicemapper`` has a pool.
 """
 
 import json
@@ -13,23 +13,23 @@ from typing import Any
 
 from novadocker.exporter import host
 
-# units.HumanSize of docker/go-units: four digits, powers of 1000
+# docker/go-units' units.HumanSize writes four digits and a power of 1000.
 _SIZE = re.compile(r"([0-9.]+(?:e[+-]?[0-9]+)?) ?([kMGTPEZY]?)B")
 _POWERS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 @dataclass(frozen=True)
 class Space:
-    """What there is of a pool, in bytes, to the four digits that the engine tells."""
+    """Size and use of a pool in bytes, with the precision of the engine: four digits."""
 
     size_bytes: int
     used_bytes: int
 
 
 def read_pool(data_root: Path, engine: str) -> dict[str, Space]:
-    """Return a pool's ``data`` and ``metadata``; what the engine does not tell is left out.
+    """Return the space of a pool's ``data`` and ``metadata``, without those that are unknown.
 
-    :param engine: its socket
+    :param engine: socket of the engine
     """
     if not (data_root / "devicemapper").is_dir():
         return {}
@@ -38,7 +38,7 @@ def read_pool(data_root: Path, engine: str) -> dict[str, Space]:
 
 
 def parse_pool(answer: bytes) -> dict[str, Space]:
-    """Pure: return a pool's ``data`` and ``metadata`` from an engine's ``/info``."""
+    """Return the space of a pool's ``data`` and ``metadata`` from an engine's ``/info``. Pure."""
     try:
         status = dict(json.loads(answer)["DriverStatus"])
     except (ValueError, KeyError, TypeError):

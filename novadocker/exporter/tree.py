@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One walk of the control groups: the counters of every container, version 1 and 2."""
+"""Reading the counters of every container from the control groups, v1 and v2."""
 
 import itertools
 import os
@@ -9,30 +9,31 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from novadocker import naming
 from novadocker.exporter import parsing
 from novadocker.exporter.files import KeptFiles, read, read_start
 from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT
 from novadocker.exporter.parsing import DiskCounters, PortCounters
 from novadocker.linux import cgroup
 
-# the engine's two ways to name a group: cgroupfs and systemd
-_GROUP = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
+# The engine's cgroup drivers cgroupfs and systemd name a group "<id>" and "docker-<id>.scope".
+_GROUP = re.compile(rf"(?:docker-)?({naming.CONTAINER_ID.pattern})(?:\.scope)?")
 _GROUP_IN_PATH = re.compile(rf"/{_GROUP.pattern}(?=[/,\n]|$)")
 _DEEPEST = 8
 _MOST_COMMANDS = 256
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
-# of version 2's memory.stat
+# Names in memory.stat of cgroup v2.
 _STATISTICS = ("inactive_file", "slab_reclaimable")
 
 Reader = Callable[[str, str], str | None]
 
 
 def container_of(text: str) -> str | None:
-    """Return the id of the container that a control group is of, or below; None for none.
+    """Return the id of the container that a control group belongs to; None if there is none.
 
-    The first name that looks like one is the engine's: those below are the tenant's.
+    Only the first name in the path that matches counts, because the tenant names the groups below.
 
-    :param text: the group's path, and maybe something after a comma
+    :param text: path of the group; text after a comma is allowed
     """
     match = _GROUP_IN_PATH.search(text)
     return match[1] if match else None
@@ -40,9 +41,9 @@ def container_of(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """The counters of a container; None or nothing where the kernel tells none.
+    """The counters of a container; None or empty if the kernel does not provide them.
 
-    :ivar stalled: seconds by resource and kind, such as ``("memory", "full")``
+    :ivar stalled: stall time in seconds by resource and kind, such as ``("memory", "full")``
     """
 
     cpu_seconds: float | None = None
@@ -68,8 +69,8 @@ class Sample:
 class Tree:
     """The control groups of a host.
 
-    :param root: where /proc and /sys are
-    :param kept_files: how many files of control groups may stay open from scrape to scrape
+    :param root: directory that contains /proc and /sys
+    :param kept_files: how many files of control groups may stay open between scrapes
     """
 
     def __init__(self, root: Path = Path("/"), kept_files: int = 0) -> None:
@@ -81,7 +82,7 @@ class Tree:
     def containers(self) -> Iterator[tuple[str, str]]:
         """Yield the id of each container and the path of its group below the hierarchy's root.
 
-        Never goes below a container's group: what is there is named by the tenant.
+        Does not descend into a container's group, because the tenant names the groups there.
         """
         top = self._groups if self.version == 2 else f"{self._groups}/pids"
         waiting = [("", 0)]
@@ -94,7 +95,7 @@ class Tree:
                     waiting.append((f"{path}/{name}", depth + 1))
 
     def keep(self, paths: Set[str]) -> None:
-        """Close the files of all groups but some."""
+        """Close the files of all groups but these."""
         self._files.keep(paths)
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class Tree:
         self._files.close()
 
     def sample(self, path: str) -> Sample | None:
-        """Return the counters of a container's group; None if it is gone, or no process is left."""
+        """Return the counters of a container's group; None if the group has no process."""
 
         def of_group(controller: str, file: str) -> str | None:
             return self._files.read(path, self._file(path, controller, file))
@@ -118,18 +119,21 @@ class Tree:
         return Sample(**(common | own))  # type: ignore[arg-type]
 
     def process(self, path: str) -> int | None:
-        """Return a process of a group or of one below; None if none is left."""
+        """Return the id of a process in a group or below it; None if there is none."""
         return next(self._processes(path), None)
 
     def commonest_command(self, path: str) -> str:
-        """Return the name that most processes of a group have, of some hundreds; maybe none."""
+        """Return the most frequent name among up to 256 processes of a group.
+
+        Returns an empty string if the group has no process.
+        """
         processes = itertools.islice(self._processes(path), _MOST_COMMANDS)
         names = (read(f"{self._proc}/{process}/comm") for process in processes)
         counted = Counter(name.rstrip("\n") for name in names if name)
         return next((name for name, _ in counted.most_common(1)), "")
 
     def event_files(self, path: str) -> dict[str, str]:
-        """Return the files that count a group's kills for want of memory and refused forks."""
+        """Return the files that count a group's out-of-memory kills and refused forks."""
         controller, file = cgroup.FILES[self.version]
         return {
             OOM_KILL: self._file(path, controller, file),
@@ -141,7 +145,10 @@ class Tree:
         return f"{self._groups}{hierarchy}{path}/{file}"
 
     def _processes(self, path: str, depth: int = 0) -> Iterator[int]:
-        """Yield the processes of a group and of those below, to which systemd moves all."""
+        """Yield the processes of a group and of those below it.
+
+        systemd in a container moves all processes to groups below its own.
+        """
         listed = self._files.read(path, self._file(path, "pids", "cgroup.procs")) or ""
         yield from map(int, listed.split())
         folder = self._file(path, "pids", "")
@@ -160,7 +167,7 @@ def _common(of_group: Reader) -> dict[str, object]:
 def _counted(
     cpu: Mapping[str, int], usage: int | None, memory: Mapping[str, int]
 ) -> dict[str, object]:
-    """Return what both versions count by the same names."""
+    """Return the counters that have the same names in both versions."""
     return {
         "cpu_periods": cpu.get("nr_periods"),
         "cpu_throttled_periods": cpu.get("nr_throttled"),
@@ -173,7 +180,7 @@ def _counted(
 def _version_1(of_group: Reader) -> dict[str, object]:
     cpu = parsing.flat(of_group("cpu", "cpu.stat"))
     usage = parsing.number(of_group("memory", "memory.usage_in_bytes"))
-    # of the groups below as well, as in version 2
+    # The total_ values include the groups below, as all values of v2 do.
     counted = parsing.chosen(of_group("memory", "memory.stat"), ("total_inactive_file",))
     memory = {name.removeprefix("total_"): value for name, value in counted.items()}
     return {

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for what happens to servers, and tells it within a second, with the culprit.
+"""The watch that detects incidents of instances and reports them within a second.
 
-The kernel announces changes of the counters ``memory.events`` and ``pids.events`` (cgroup-v2.rst;
-of version 1 some kernels the second one alone, or none), and says the first time in its log. All
-are looked at twice a second as well: for what is not announced, and to find new servers.
+The kernel notifies pollers of changes of ``memory.events`` and ``pids.events`` (cgroup-v2.rst; with
+cgroup v1 some kernels notify only of the latter, or of neither), and logs the first occurrence. All
+counters are also read twice a second, because not every change is notified, and to find new
+instances.
 """
 
 import logging
@@ -29,21 +30,21 @@ from novadocker.exporter.watched import LINES_TOLD, Totals, Watched
 LOG = logging.getLogger(__name__)
 
 _WALK_SECONDS = 0.5
-# for a server that is not known yet
+# Least time between walks when a line of the log names a container that is not watched yet.
 _EARLY_WALK_SECONDS = 0.05
 _SWEEP_SECONDS = 3600.0
-# of processes by which a line finds its server, in a second
+# Limit of reads of /proc/PID/cgroup between two walks, because a tenant can fill the kernel's log.
 _MOST_LOOKUPS = 500
 
 
 class Watch:
-    """A thread that waits; ``totals`` and ``lost_lines`` may be asked from others.
+    """The watch in its own thread; ``totals`` and ``lost_lines`` may be called from any thread.
 
-    :param root: where /proc and /sys are
-    :param containers: the folder of the engine's data root with a folder for each container
-    :param rings: takes the kernel's lines of each server
-    :param log: the kernel's; None where it can't be read
-    :param tell: takes each incident
+    :param root: directory that contains /proc and /sys
+    :param containers: the directory ``containers`` of the engine's data root
+    :param rings: receives the lines of the kernel's log about each instance
+    :param log: the kernel's log; None if it can't be read
+    :param tell: receives each incident
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Watch:
         self._walk(first=True)
 
     def start(self) -> None:
-        """Begin to wait."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Wait no more, and close all files."""
+        """Stop the thread, wait for its end and close all files."""
         self._stopped = True
         os.eventfd_write(self._stop, 1)
         if self._thread:
@@ -97,12 +98,12 @@ class Watch:
             self._log.close()
 
     def totals(self) -> list[Totals]:
-        """Return what happened to each server that has a container."""
+        """Return the totals of each instance that has a container."""
         with self._lock:
             return [replace(found, kinds=found.kinds.copy()) for found in self._totals.values()]
 
     def lost_lines(self) -> int | None:
-        """Return how many lines of the kernel's log were lost; None where it can't be read."""
+        """Return the number of lost lines of the kernel's log; None if the log can't be read."""
         return self._log.lost if self._log else None
 
     def _run(self) -> None:
@@ -110,14 +111,14 @@ class Watch:
             try:
                 self.turn(_WALK_SECONDS)
             except OSError as error:
-                LOG.error("What happens to servers is not seen: %s", error)
+                LOG.error("Failed to watch the servers for incidents: %s", error)
                 select.select([self._stop], [], [], _WALK_SECONDS)
 
     def turn(self, seconds: float) -> None:
-        """Wait for at most some seconds, then look at what happened and tell it."""
+        """Wait for an event or until ``seconds`` have passed, then report incidents."""
         self._listen()
         ready = {descriptor for descriptor, _ in self._poll.poll(self._patience(seconds))}
-        # its lines say whom the counters are about
+        # The log is read before the counters, because it names the process of an incident.
         records = list(self._log.records()) if self._log and not self._log.rest() else []
         now = time.monotonic()
         with self._lock:
@@ -145,7 +146,7 @@ class Watch:
         return min([seconds, *(wait for wait in waits if wait is not None)])
 
     def _listen(self) -> None:
-        """Wait for the log, but not while it rests."""
+        """Poll the kernel's log, but not while its rate limit pauses reading."""
         wanted = bool(self._log and not self._log.rest())
         if self._log and wanted != self._log_registered:
             with suppress(PermissionError):
@@ -159,7 +160,7 @@ class Watch:
         return self._log is not None and not found.victim
 
     def _take(self, records: list[Record]) -> set[str]:
-        """Keep the lines of each server; return the servers."""
+        """Store the lines of each instance. Return the ids of their containers."""
         lines: dict[str, list[str]] = {}
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         for record in records:
@@ -174,7 +175,7 @@ class Watch:
                     self._watched[found.container].victim = victim
         now = time.monotonic()
         for container, kept in lines.items():
-            # it may have gone while the others were looked at
+            # A walk for a later line may have found that the container no longer runs.
             if (watched := self._watched.get(container)) is None:
                 continue
             watched.lines.extend(kept[-LINES_TOLD:])
@@ -184,19 +185,19 @@ class Watch:
         return set(lines)
 
     def _keep(self, instance_uuid: str, lines: list[str]) -> int:
-        """Write lines of a server; return how many could not be."""
+        """Write lines about an instance. Return how many were not written."""
         try:
             dropped = self._rings.write(instance_uuid, lines)
         except (OSError, ValueError) as error:
             if self._is_kept:
-                LOG.error("Lines of the kernel's log are not kept: %s", error)
+                LOG.error("Failed to write the kernel's log lines of servers: %s", error)
             self._is_kept = False
             return len(lines)
         self._is_kept = True
         return dropped
 
     def _knows(self, container: str) -> bool:
-        """Say whether a container is a server, maybe one that is not watched yet."""
+        """Return True if a container belongs to an instance. Walks if it is not watched yet."""
         if (
             container not in self._watched
             and time.monotonic() >= self._walked_at + _EARLY_WALK_SECONDS
@@ -205,7 +206,7 @@ class Watch:
         return container in self._watched
 
     def _count(self, container: str, now: float) -> None:
-        """Look at the counters of a server."""
+        """Read the counters of a container and add the incidents since the last read."""
         if (watched := self._watched.get(container)) is None:
             return
         counts = watched.read_counts()
@@ -227,7 +228,7 @@ class Watch:
     # -- which servers there are --------------------------------------------------------------
 
     def _walk(self, first: bool = False) -> None:
-        """Watch the servers that are new, forget those that are gone, and count of all."""
+        """Watch new containers, drop those that no longer run, and read all counters."""
         now = self._walked_at = time.monotonic()
         found = dict(self._tree.containers())
         for container in self._watched.keys() - found.keys():
@@ -254,11 +255,11 @@ class Watch:
                 descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                 watched.descriptors[kind] = descriptor
                 self._of_descriptor[descriptor] = container
-                # a kernel that does not announce: EPERM
+                # EPERM: this kernel does not notify of changes of this file.
                 with suppress(PermissionError):
                     self._poll.register(descriptor, select.EPOLLPRI)
         if first:
-            # of before this program's start
+            # Incidents before this program's start are not reported.
             watched.counts = watched.read_counts() or {}
             self._tables.begin(watched)
 
@@ -267,7 +268,7 @@ class Watch:
         self._last += watched.last_incidents(time.monotonic())
         for descriptor in watched.descriptors.values():
             del self._of_descriptor[descriptor]
-            # takes it out of the poll, too
+            # Closing the descriptor also removes it from the epoll set.
             os.close(descriptor)
 
     def _container_of_process(self, process: int) -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that is watched: what was counted of it, and what of that is to be told."""
+"""The state of a watched instance: its counters and its unreported incidents."""
 
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT, Incident, Pendin
 from novadocker.exporter.labels import KnownLabels
 
 LINES_TOLD = 20
-"""How many of the kernel's last lines an incident is told with."""
+"""Number of lines of the kernel's log in the report of an incident."""
 
 
 @dataclass
 class Totals:
-    """What happened to a server since this program looks, while it was off as well.
+    """The incidents of an instance since this program's start.
 
-    A server that ends of what happened would else take it along.
+    The totals outlive the container's run, because an incident may end it.
 
-    :ivar kinds: how often, by kind of incident
-    :ivar dropped_lines: of the kernel's, too many at a time to be kept
+    :ivar kinds: number of incidents by kind
+    :ivar dropped_lines: number of lines of the kernel's log that the rate limit dropped
     """
 
     labels: KnownLabels
@@ -30,13 +30,13 @@ class Totals:
 
 @dataclass
 class Watched:
-    """A server that runs.
+    """A running instance.
 
-    :ivar path: of its control group
-    :ivar descriptors: of the files with counters, by kind of incident
-    :ivar counts: what was last read of each counter
-    :ivar lines: the kernel's last ones about it
-    :ivar victim: the process that was killed and not told yet
+    :ivar path: path of its control group
+    :ivar descriptors: file descriptors of the files with counters, by kind of incident
+    :ivar counts: last value of each counter, by kind of incident
+    :ivar lines: last lines of the kernel's log about it
+    :ivar victim: name of the killed process that was not reported yet
     """
 
     totals: Totals
@@ -48,21 +48,22 @@ class Watched:
     victim: str = ""
 
     def add(self, kind: str, count: int, now: float) -> None:
-        """Take what happened; a count of 0, or that of a counter that began anew, is nothing."""
+        """Add incidents. Does nothing if the count is 0, or negative after a counter's reset."""
         if count > 0:
             self.totals.kinds[kind] += count
             self.pending.add(kind, count, now)
 
     def incident(self, kind: str, count: int, process: str = "") -> Incident:
-        """Return what is told; of a kill, the process that is known."""
+        """Create the report of an incident; for an out-of-memory kill with the known victim."""
         if kind == OOM_KILL:
             process, self.victim = self.victim, ""
         return Incident(kind, self.totals.labels, count, process, tuple(self.lines))
 
     def last_incidents(self, now: float) -> Iterator[Incident]:
-        """Yield what is still to be told as the server ends.
+        """Yield the unreported incidents when the instance stops.
 
-        Its control group may be gone before the kill that ended it was counted.
+        A logged victim counts as a kill, because the control group may have been deleted before the
+        counter of kills was read.
         """
         if self.victim and not self.pending.has(OOM_KILL):
             self.add(OOM_KILL, 1, now)
@@ -70,7 +71,7 @@ class Watched:
             yield self.incident(kind, count)
 
     def read_counts(self) -> dict[str, int] | None:
-        """Return the counters, by kind of incident; None if the control group is gone."""
+        """Return the counters by kind of incident; None if the control group no longer exists."""
         try:
             texts = {kind: files.read_again(found) for kind, found in self.descriptors.items()}
         except OSError:

@@ -338,7 +338,7 @@ def test_the_command_refuses_a_bad_policy(
     bad.write_text(yaml.safe_dump({"rules": [{"alarm": "x", "action": "delete"}]}))
     with pytest.raises(SystemExit):
         act.main(["--policy", str(bad), "--password-file", str(password)])
-    assert "no action" in capsys.readouterr().err
+    assert "not one of pause, throttle" in capsys.readouterr().err
 
 
 def test_labels_without_an_alarm_are_nothing() -> None:

@@ -597,7 +597,11 @@ def test_nothing_is_told_without_the_password(registry: CollectorRegistry) -> No
 
 @pytest.mark.parametrize(
     ("content", "mode", "reason"),
-    [("user:secret\n", 0o644, "open to all"), ("user\n", 0o600, "no line"), ("", 0o600, "no line")],
+    [
+        ("user:secret\n", 0o644, "give access to all users"),
+        ("user\n", 0o600, "no line"),
+        ("", 0o600, "no line"),
+    ],
 )
 def test_a_bad_password_file_is_refused(
     tmp_path: Path, content: str, mode: int, reason: str

@@ -110,7 +110,7 @@ def test_a_switch_that_talks_nonsense(tmp_path: Path, result: object) -> None:
     answer = json.dumps({"id": 0, "error": None, "result": result})
     with (
         answering(tmp_path / "db.sock", answer.encode()),
-        pytest.raises(ValueError, match="answers"),
+        pytest.raises(ValueError, match="Open vSwitch's database sent a malformed answer"),
     ):
         leaks.ports_without_server(tmp_path, set(), set())
 

@@ -300,7 +300,7 @@ def test_a_nova_compute_that_is_away_costs_its_record_alone(
     with caplog.at_level(logging.INFO):
         incidents.tell(tmp_path, Incident("pids_limit", labels, 1))
     assert json.loads(caplog.messages[0])["event"] == "pids_limit"
-    assert "nova-compute is not told" in caplog.messages[1]
+    assert f"server {UUID} to nova-compute" in caplog.messages[1]
 
 
 def test_what_is_pending_is_due_at_once_and_then_every_ten_seconds() -> None:
