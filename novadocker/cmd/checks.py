@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``novadocker-status upgrade check`` concludes; pure: facts in, a line of advice out."""
+"""The judgements of ``novadocker-status upgrade check``. Pure: from facts to a line of advice."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from novadocker.virt.docker.network import ovs
 
 COMPUTE_DRIVER = "docker.DockerDriver"
 
-# what the limits of a server need, in the words of the engine's warnings
+# The controllers that an instance's limits need, as the engine's warnings spell them.
 _NEEDED_CONTROLLERS = ("memory limit", "swap limit", "cpu cfs", "cpu shares", "cpuset", "pids")
 
-# the option of lxcfs without which servers see CPUs by number, not by the time they have of them
+# Without this option of lxcfs, instances see their cpuset, not the CPUs that their quota allows.
 _LXCFS_OPTION = "--enable-cfs"
 
 
 @dataclass(frozen=True)
 class DriverImport:
-    """What came of importing the driver by Nova's name.
+    """The result of importing the driver by the name that Nova uses.
 
-    :ivar origin: the file of the module that was found, None if none was
-    :ivar error: why the import failed, empty if it did not
-    :ivar hooked: whether the loader's finder is in place
-    :ivar folder: the folder that novadocker was imported from
-    :ivar site_folder: a folder whose ``.pth`` files this interpreter does read
+    :ivar origin: file of the module that was found; None if no module was found
+    :ivar error: error of the import; empty if it succeeded
+    :ivar hooked: whether the loader's finder is installed
+    :ivar folder: directory from which novadocker was imported
+    :ivar site_folder: a directory whose ``.pth`` files this interpreter reads
     """
 
     origin: str | None
@@ -42,12 +42,12 @@ class DriverImport:
 
 @dataclass(frozen=True)
 class PrivilegedCall:
-    """What came of a call through the privileged helper.
+    """The result of a call to the privileged process.
 
-    :ivar root: whether the caller was root already
-    :ivar command: what starts the helper; the path of a socket follows
-    :ivar error: what went wrong, empty if nothing did
-    :ivar missing_means: of limiting bandwidth, as ``policing.missing_means`` has them
+    :ivar root: whether the caller was already root
+    :ivar command: command that starts the privileged process, without the path of the socket
+    :ivar error: error of the call; empty if it succeeded
+    :ivar missing_means: means of limiting bandwidth that are missing (``policing.missing_means``)
     """
 
     user: str
@@ -58,49 +58,55 @@ class PrivilegedCall:
 
 
 def check_import(found: DriverImport) -> Result:
-    """Check that Nova finds the driver under its short name."""
+    """Check that Nova finds the driver by its short name."""
     if found.origin == _loader.__file__:
         return _success(f"{COMPUTE_DRIVER} loads from {found.folder}")
     if found.origin is not None:
-        return _failure(f"another package is in the way: remove {found.origin}")
+        return _failure(f"another package has the same module name: remove {found.origin}")
     if found.hooked:
-        return _failure(f"the driver does not import, install what is missing: {found.error}")
+        return _failure(f"the driver can't be imported, install the missing package: {found.error}")
     if not Path(found.folder, "novadocker-loader.pth").exists():
         return _failure(
-            f"{found.folder} lacks novadocker-loader.pth: install novadocker with pip for the "
-            "Python that runs nova-compute"
+            f"novadocker-loader.pth is missing in {found.folder}: install novadocker with pip for "
+            "the Python that runs nova-compute"
         )
     return _failure(
-        f".pth files in {found.folder} are not read (as in every folder of PYTHONPATH): install "
-        "novadocker with pip for the Python that runs nova-compute, or write the line "
+        f"Python does not read .pth files in {found.folder} (nor in any directory of PYTHONPATH): "
+        "install novadocker with pip for the Python that runs nova-compute, or write the line "
         f'import site; site.addsitedir("{found.folder}") to {found.site_folder}/novadocker.pth'
     )
 
 
 def check_configuration(compute_driver: str | None, files: Sequence[str]) -> Result:
-    """Check that Nova is told to use the driver."""
+    """Check that Nova's option ``compute_driver`` names the driver."""
     if compute_driver == COMPUTE_DRIVER:
         return _success(f"compute_driver is {COMPUTE_DRIVER}")
-    where = ", ".join(files) or "no configuration file was found; name it with --config-file"
+    where = ", ".join(files) or "no configuration file was found; pass it with --config-file"
     return _failure(
         f"compute_driver is {compute_driver}: set it to {COMPUTE_DRIVER} in [DEFAULT] ({where})"
     )
 
 
 def check_engine(url: str, user: str, info: EngineInfo | None, error: str) -> Result:
-    """Check that the engine answers and is new enough; ``error`` says why there is no info."""
+    """Check that the engine answers and is new enough.
+
+    :param error: the reason if ``info`` is None
+    """
     if info is not None:
         return _success(f"engine {info.version} with API {info.api_version} answers at {url}")
     if "permission denied" in error.lower():
         return _failure(
-            f"user {user} may not use {url}: add it to the group that owns the socket "
-            "(usermod --append --groups docker) and restart nova-compute"
+            f"user {user} has no permission for {url}: add the user to the group that owns the "
+            "socket (usermod --append --groups docker) and restart nova-compute"
         )
     return _failure(f"{error}; start the engine, or correct [docker] api_url")
 
 
 def check_runtime(info: EngineInfo | None, name: str, executable: bool) -> Result:
-    """Check that the runtime shim is registered; ``executable`` tells of the file at its path."""
+    """Check that the runtime shim is registered.
+
+    :param executable: whether the registered path is an executable file
+    """
     if info is None:
         return _unknown()
     if name not in info.runtimes:
@@ -111,30 +117,33 @@ def check_runtime(info: EngineInfo | None, name: str, executable: bool) -> Resul
     path = info.runtimes[name]
     if not path.startswith("/"):
         return _failure(
-            f"runtime {name!r} has the path {path!r}: write an absolute one to daemon.json"
+            f"runtime {name!r} has the path {path!r}: write an absolute path to daemon.json"
         )
     if not executable:
         return _failure(
-            f"runtime {name!r} is registered as {path}, which is no executable file: correct the "
-            "path in daemon.json and reload the engine, or install novadocker there"
+            f"runtime {name!r} is registered as {path}, which is not an executable file: correct "
+            "the path in daemon.json and reload the engine, or install novadocker there"
         )
     return _success(f"runtime {name!r} is {path}")
 
 
 def check_live_restore(info: EngineInfo | None) -> Result:
-    """Check that servers outlive the engine."""
+    """Check that instances keep running while the engine is down."""
     if info is None:
         return _unknown()
     if info.live_restore:
         return _success("live-restore is on")
     return _warning(
-        "live-restore is off, so all servers stop whenever the engine does: set "
+        "live-restore is off, so all servers stop when the engine stops: set "
         '"live-restore": true in daemon.json and reload the engine'
     )
 
 
 def check_storage(info: EngineInfo | None, sized: bool) -> Result:
-    """Check the storage driver; ``sized`` tells whether it can limit the disk of a server."""
+    """Check the storage driver.
+
+    :param sized: whether it can limit the disk of an instance
+    """
     if info is None:
         return _unknown()
     driver, filesystem = info.storage_driver, info.backing_filesystem
@@ -147,13 +156,13 @@ def check_storage(info: EngineInfo | None, sized: bool) -> Result:
         return _success(f"storage driver {driver} gives each server the disk of its flavor")
     return _warning(
         f"storage driver {driver} on {filesystem or 'this file system'} can't limit the disk of a "
-        "server: keep the data root apart from the host's own disk, or use overlay2 on XFS that "
-        "is mounted with pquota, or btrfs"
+        "server: put the data root on a file system of its own, or use overlay2 on XFS that is "
+        "mounted with pquota, or btrfs"
     )
 
 
 def check_cgroups(info: EngineInfo | None) -> Result:
-    """Check that the kernel has every controller that a server's limits need."""
+    """Check that the kernel has every controller that an instance's limits need."""
     if info is None:
         return _unknown()
     missing = [
@@ -163,19 +172,22 @@ def check_cgroups(info: EngineInfo | None) -> Result:
     ]
     if missing:
         return _warning(
-            f"cgroup v{info.cgroup_version}, but {'; '.join(missing)}: such limits are not kept; "
-            "enable the controllers on the kernel's command line"
+            f"cgroup v{info.cgroup_version}, but {'; '.join(missing)}: these limits have no "
+            "effect; enable the controllers on the kernel's command line"
         )
     return _success(f"cgroup v{info.cgroup_version} with all controllers that limits need")
 
 
 def check_switch(connection: str, error: str) -> Result:
-    """Check that Open vSwitch's database can be reached; ``error`` is empty if it can."""
+    """Check that Open vSwitch's database can be reached.
+
+    :param error: error of the connection; empty if it succeeded
+    """
     if not error:
         return _success(f"Open vSwitch's database answers at {connection}")
     return _failure(
         f"Open vSwitch's database can't be reached at {connection} ({error}): start Open vSwitch, "
-        "let it listen there (ovs-vsctl set-manager ptcp:6640:127.0.0.1), or correct "
+        "make it listen there (ovs-vsctl set-manager ptcp:6640:127.0.0.1), or correct "
         "[os_vif_ovs] ovsdb_connection"
     )
 
@@ -183,42 +195,48 @@ def check_switch(connection: str, error: str) -> Result:
 def check_bandwidth(
     datapaths: Mapping[str, str] | None, bridge: str, call: PrivilegedCall | None
 ) -> Result:
-    """Check that Neutron's bandwidth limits have an effect; None stands for what is not known."""
+    """Check that Neutron's bandwidth limits have an effect.
+
+    :param datapaths: datapath type by bridge; None if the switch does not answer
+    :param call: result of the privileged call; None if it was not made
+    """
     if datapaths is None or call is None or call.error:
-        return _warning("not known, since the switch or the privileged helper does not answer")
+        return _warning("unknown, because Open vSwitch or the privileged process does not answer")
     if reason := ovs.ineffective_limits(datapaths, bridge, call.missing_means):
         return _warning(f"Neutron's bandwidth limits have no effect here: {reason}")
     return _success("Neutron's bandwidth limits have an effect in both directions")
 
 
 def check_resize(allowed: bool) -> Result:
-    """Check that a server may be resized on the host it is on."""
+    """Check that an instance may be resized on its own host."""
     if allowed:
         return _success("allow_resize_to_same_host is on; nova-api's configuration needs it, too")
     return _warning(
-        "allow_resize_to_same_host is off here: a resize in place needs it set to true in "
-        "[DEFAULT], above all in the configuration that nova-api reads"
+        "allow_resize_to_same_host is off on this host: a resize in place needs it set to true in "
+        "[DEFAULT], also in the configuration that nova-api reads"
     )
 
 
 def check_privileges(call: PrivilegedCall) -> Result:
-    """Check that the user of nova-compute can start the privileged helper."""
+    """Check that the user of nova-compute can start the privileged process."""
     if call.error:
-        return _failure(f"user {call.user} gets no privileges ({call.error}): {_permission(call)}")
+        return _failure(
+            f"privileged calls fail for user {call.user} ({call.error}): {_permission(call)}"
+        )
     if call.root:
         return _warning(
-            "privileged calls work for root, which proves little: run this command as the user of "
-            "nova-compute"
+            "privileged calls work for root, but nova-compute may run as another user: run this "
+            "command as the user of nova-compute"
         )
     return _success(f"privileged calls work for user {call.user}")
 
 
 def check_lxcfs(folder: str, view: View) -> Result:
-    """Check that servers see their own values in /proc."""
+    """Check that instances see their own values in /proc."""
     if not folder:
         return _success("lxcfs is turned off: servers see the host's values in /proc")
     if view.error:
-        return _failure(f"lxcfs at {folder} is broken: {view.error}; restart it")
+        return _failure(f"lxcfs at {folder} can't be read: {view.error}; restart lxcfs")
     if view.device is None:
         return _warning(
             f"lxcfs is not mounted at {folder}, so servers see the host's values in /proc: install "
@@ -233,17 +251,18 @@ def check_lxcfs(folder: str, view: View) -> Result:
 
 
 def _permission(call: PrivilegedCall) -> str:
-    """Say what allows the helper's command."""
+    """Return the advice how to allow the command of the privileged process."""
     if any(Path(word).name == "nova-rootwrap" for word in call.command):
         return (
-            "let sudo allow it nova-rootwrap, and name privsep-helper's folder in exec_dirs of "
-            "rootwrap.conf; or see etc/sudoers.d/novadocker for the way without nova-rootwrap"
+            "allow nova-rootwrap for the user in sudoers and add the directory of privsep-helper "
+            "to exec_dirs in rootwrap.conf; or see etc/sudoers.d/novadocker for a setup without "
+            "nova-rootwrap"
         )
-    # the first word is sudo itself
+    # The first word of the command is sudo.
     program, *arguments = call.command[1:]
     if "command not found" in call.error:
         return (
-            f"let sudo find it by a line in /etc/sudoers.d/novadocker: Defaults:{call.user} "
+            f"add its directory to sudo's path in /etc/sudoers.d/novadocker: Defaults:{call.user} "
             f'secure_path="{Path(program).parent}:/usr/sbin:/usr/bin:/sbin:/bin"'
         )
     helper = shlex.join([program, *arguments])
@@ -266,4 +285,4 @@ def _failure(details: str) -> Result:
 
 
 def _unknown() -> Result:
-    return _warning("not known, since the engine does not answer: see above")
+    return _warning("unknown, because the engine does not answer: see above")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-image``: look into image archives, flatten and convert them, upload them."""
+"""``novadocker-image``: inspects, flattens, converts and uploads image archives."""
 
 import argparse
 import contextlib
@@ -16,6 +16,8 @@ from typing import Any
 import openstack
 
 from novadocker.actions import cloud
+from novadocker.linux.files import replacement
+from novadocker.recovery import progress
 from novadocker.virt.docker.images import archive, writer
 from novadocker.virt.docker.images import squash as images_squash
 from novadocker.virt.docker.images.archive import ArchivedImage
@@ -26,7 +28,7 @@ _WRITERS = {"docker": writer.docker_archive, "oci": writer.oci_archive}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 1 with the reason on stderr."""
+    """Run the command. Return 0, or print the error on stderr and return 1."""
     options = _parser().parse_args(arguments)
     folder = Path(options.folder)
     try:
@@ -50,15 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="novadocker-image",
-        description="Archives of docker save and OCI image layouts, each with one image.",
+        description="Works with archives of docker save and OCI image layouts of one image.",
     )
     parser.add_argument(
         "--architecture",
         default=_ARCHITECTURES.get(platform.machine(), platform.machine()),
-        help="of the image that is meant, by Docker's name; this machine's by default",
+        help="architecture of the image, by Docker's name (default: %(default)s)",
     )
     parser.add_argument(
-        "--folder", default=tempfile.gettempdir(), help="where to unpack what is compressed"
+        "--folder",
+        default=tempfile.gettempdir(),
+        help="directory for decompressed layers (default: %(default)s)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -68,20 +72,24 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("inspect", _inspect, "Check an archive and print what a server of it would be.")
-    squash = add("flatten", _flatten, "Write an archive whose upper layers are one.")
+    add("inspect", _inspect, "Check an archive and print its layers and configuration.")
+    squash = add("flatten", _flatten, "Write an archive whose upper layers are merged into one.")
     squash.add_argument("target", type=Path)
     squash.add_argument(
-        "--keep", type=int, default=0, metavar="N", help="leave the lowest N layers as they are"
+        "--keep", type=int, default=0, metavar="N", help="keep the lowest N layers unchanged"
     )
     squash.add_argument("--to", choices=_WRITERS, default="docker")
     convert = add("convert", _convert, "Write an archive in another format.")
     convert.add_argument("target", type=Path)
     convert.add_argument("--to", choices=_WRITERS, required=True)
-    push = add("push", _push, "Check an archive and upload it to Glance, by the cloud in OS_CLOUD.")
+    push = add("push", _push, "Check an archive and upload it to Glance of the cloud in OS_CLOUD.")
     push.add_argument("name")
     push.add_argument(
-        "--property", action="append", default=[], metavar="NAME=VALUE", help="of the Glance image"
+        "--property",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="property of the Glance image",
     )
     return parser
 
@@ -103,7 +111,7 @@ def _inspect(_options: argparse.Namespace, image: ArchivedImage, _new_file: Any)
 
 def _flatten(options: argparse.Namespace, image: ArchivedImage, new_file: Any) -> None:
     if not 0 <= options.keep < len(image.layers):
-        raise ArchiveError(f"it has {len(image.layers)} layers: --keep must be less")
+        raise ArchiveError(f"--keep must be less than the number of layers, {len(image.layers)}")
     _write(options, images_squash.squash(image, options.keep, new_file))
 
 
@@ -112,14 +120,9 @@ def _convert(options: argparse.Namespace, image: ArchivedImage, _new_file: Any) 
 
 
 def _write(options: argparse.Namespace, image: ArchivedImage) -> None:
-    temporary = options.target.with_name(f".{options.target.name}.new")
-    try:
-        with temporary.open("wb") as output:
-            for chunk in _shown("writing", _WRITERS[options.to](image), image):
-                output.write(chunk)
-        temporary.rename(options.target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacement(options.target, mode=None, sync=False) as output:
+        for chunk in _shown("writing", _WRITERS[options.to](image), image):
+            output.write(chunk)
 
 
 def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) -> None:
@@ -127,7 +130,7 @@ def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) ->
     for text in options.property:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ArchiveError(f"the property {text!r} has no equals sign")
+            raise ArchiveError(f"--property {text!r} is not NAME=VALUE")
         properties[name] = value
     with openstack.connect() as connection, _ShownFile(options.archive, "uploading") as data:
         made = connection.image.create_image(
@@ -142,48 +145,25 @@ def _push(options: argparse.Namespace, _image: ArchivedImage, _new_file: Any) ->
     print(made.id)
 
 
-class _Progress:
-    """Shows how far long work is, on stderr if that is a terminal.
-
-    :param verb: what is being done
-    :param size: the bytes of all of it
-    """
-
-    def __init__(self, verb: str, size: int) -> None:
-        self._verb, self._size = verb, size
-        self._done, self._shown = 0, -1
-
-    def add(self, done: int) -> None:
-        """Say that so many bytes more are done."""
-        self._done += done
-        percent = min(100 * self._done // max(self._size, 1), 100)
-        if percent != self._shown and sys.stderr.isatty():
-            self._shown = percent
-            bar = "#" * (percent // 4)
-            print(
-                f"\r{self._verb} [{bar:<25}] {percent:3} % of {self._size >> 20} MiB",
-                end="\n" if percent == 100 else "",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
 class _ShownFile(io.FileIO):
-    """A file that shows how far it is read."""
+    """A file that shows the progress of its reading."""
 
     def __init__(self, path: Path, verb: str) -> None:
         super().__init__(path)
-        self._progress = _Progress(verb, path.stat().st_size)
+        self._bar = progress.Bar(path.stat().st_size, verb)
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(size)
-        self._progress.add(len(found))
+        self._bar.add(len(found))
         return found
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bar.end()
+        super().close()
 
 
 def _shown(verb: str, chunks: Iterable[bytes], image: ArchivedImage) -> Iterator[bytes]:
-    """Pass an image's pieces on, and show how many."""
-    progress = _Progress(verb, sum(layer.content.size for layer in image.layers))
-    for chunk in chunks:
-        yield chunk
-        progress.add(len(chunk))
+    """Yield the chunks of an image's archive and show their progress."""
+    size = sum(layer.content.size for layer in image.layers)
+    return progress.shown(chunks, progress.Bar(size, verb))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A privileged call that changes nothing, for ``novadocker-status``.
 
-It runs in a process of its own: nothing bounds the time that sudo may take to start the helper,
-so the parent does. Kept free of Nova, since the helper imports it, too.
+It runs in a process of its own, because the time that sudo takes to start the privileged process is
+unbounded, and the parent can kill this process. Imports nothing of Nova, because the privileged
+process imports this module, too.
 """
 
 import logging
@@ -16,7 +17,7 @@ from oslo_privsep import capabilities, daemon, priv_context
 from novadocker import privsep
 from novadocker.privsep.network import ovs_support
 
-# by when sudo's last words have gone from its pipe to the log
+# Time for the thread of oslo.privsep that copies sudo's messages from a pipe to the log.
 _LAST_WORDS_SECONDS = 1
 
 
@@ -28,11 +29,11 @@ def read_capabilities() -> list[int]:
 
 
 def main() -> int:
-    """Make the call; return 0 if the helper has what the driver needs.
+    """Call the privileged process. Return 0 if it has the capabilities that the driver needs.
 
-    The first argument is how to become root, empty if there is nothing to say; the others are
-    configuration files and folders as for nova-compute. What went wrong is on stderr, and on stdout
-    are the means of limiting bandwidth that the kernel lacks.
+    The first argument is the command that becomes root, or empty; the others are the arguments of
+    nova-compute for configuration files and directories. Errors are printed on stderr, and the
+    kernel's missing means of limiting bandwidth on stdout.
     """
     logging.basicConfig(format="%(message)s")
     cfg.CONF(sys.argv[2:], project="nova", prog="nova-compute")
@@ -47,7 +48,7 @@ def main() -> int:
     missing = sorted(set(privsep.network_pctxt.conf.capabilities) - set(effective))
     if missing:
         names = ", ".join(capabilities.CAPS_BYVALUE[number] for number in missing)
-        print(f"the helper lacks {names}", file=sys.stderr)
+        print(f"the privileged process lacks {names}", file=sys.stderr)
         return 1
     print(*ovs_support.missing_means())
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts that ``checks`` judges, read from this host; each within bounded time."""
+"""Reading the facts that ``checks`` judges from this host, each within bounded time."""
 
 import importlib
 import os
@@ -29,14 +29,14 @@ _ENGINE_SECONDS = 10
 _SWITCH_MILLISECONDS = 5_000
 _PRIVILEGED_SECONDS = 30
 
-# what oslo.privsep puts before a line of the helper's
+# oslo.privsep puts this prefix before each line that the privileged process writes.
 _SAID_BY_HELPER = "privsep log: "
 _PRIVILEGED_CALL = "import sys; from novadocker.cmd import privileged; sys.exit(privileged.main())"
 
 
 def import_driver() -> DriverImport:
-    """Import the driver as nova-compute does, and tell what came of it."""
-    # nova-compute has done so before it loads the driver
+    """Import the driver as nova-compute does, and return the result."""
+    # nova-compute registers the objects before it loads the driver.
     objects.register_all()
     origin, error = None, ""
     try:
@@ -54,7 +54,7 @@ def import_driver() -> DriverImport:
 
 
 def read_engine(url: str, tls: Tls) -> tuple[EngineInfo | None, str]:
-    """Return the engine's facts, or None and the reason."""
+    """Return the engine's facts and an empty string; None and the error if it can't be read."""
     try:
         return Engine(url, _ENGINE_SECONDS, _ENGINE_SECONDS, tls).info(), ""
     except (
@@ -66,12 +66,12 @@ def read_engine(url: str, tls: Tls) -> tuple[EngineInfo | None, str]:
 
 
 def is_executable(path: str) -> bool:
-    """Say whether there is a program at a path."""
+    """Return True if a path is an executable file."""
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def connect_switch(connection: str) -> str:
-    """Connect to Open vSwitch's database; return what is wrong, or nothing."""
+    """Connect to Open vSwitch's database. Return the error, or an empty string."""
     error, connected = stream.Stream.open_block(
         stream.Stream.open(connection), _SWITCH_MILLISECONDS
     )
@@ -81,7 +81,7 @@ def connect_switch(connection: str) -> str:
 
 
 def read_datapaths(connection: str) -> dict[str, str] | None:
-    """Return the datapath type of each bridge of the switch, or None if it does not answer."""
+    """Return the datapath type of each bridge; None if Open vSwitch's database does not answer."""
     try:
         return ovs.read_datapaths(connection)
     except OSError:
@@ -89,18 +89,18 @@ def read_datapaths(connection: str) -> dict[str, str] | None:
 
 
 def user_name() -> str:
-    """Return the name of the user who runs this."""
+    """Return the name of the user that runs this process."""
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
-    """Make a privileged call as nova-compute would, with its configuration files."""
+    """Call the privileged process as nova-compute does, with its configuration files."""
     root_helper = utils.get_root_helper()
     priv_context.init(root_helper=shlex.split(root_helper))
-    # the last word is the path of a socket
+    # The last argument is the path of a socket, which differs at each call.
     become_root, program, *arguments = privsep.network_pctxt.helper_command("")[:-1]
     command = [sys.executable, "-c", _PRIVILEGED_CALL, root_helper, *_files(configuration)]
-    # without a terminal sudo can't wait for a password
+    # In a session without a terminal sudo fails instead of waiting for a password.
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             stdout = ""
-            error = f"no answer within {_PRIVILEGED_SECONDS} s"
+            error = f"the privileged process did not answer within {_PRIVILEGED_SECONDS} s"
     return PrivilegedCall(
         user=user_name(),
         root=os.geteuid() == 0,
@@ -126,7 +126,7 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
 
 
 def _find_program(name: str) -> str:
-    """Return the path of a program, in this interpreter's folder before all others."""
+    """Return the path of a program; the directory of this interpreter is searched before PATH."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return shutil.which(name, path=folders) or name
 
@@ -139,7 +139,7 @@ def _files(configuration: cfg.ConfigOpts) -> list[str]:
 
 
 def _reason(stderr: str) -> str:
-    """Return the line that tells most: sudo's or rootwrap's own, else the last one."""
+    """Return the last line of sudo or rootwrap; the last line of all if they wrote none."""
     lines = stderr.strip().splitlines() or ["no message"]
     said = [line for line in lines if line.startswith(_SAID_BY_HELPER)]
     return (said or lines)[-1].removeprefix(_SAID_BY_HELPER)

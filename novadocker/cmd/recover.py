@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-recover``: the data of servers while the engine is down, or gone for good."""
+"""``novadocker-recover``: reads the data of servers while the engine is down or lost."""
 
 from __future__ import annotations
 
@@ -25,57 +25,57 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="novadocker-recover",
         description="Reads the servers of a host from the Docker Engine's data root, without the"
         " engine, and without writing to it.",
-        epilog=f"Exit status: {OK} done, {FAILED} not possible, 2 wrong usage, {DAMAGED} damage"
-        " was found.",
+        epilog=f"Exit status: {OK} success, {FAILED} failure, 2 wrong usage, {DAMAGED} damage was"
+        " found.",
     )
     parser.add_argument(
         *("--root", "-r"),
         type=Path,
         default=Path("/var/lib/docker"),
-        help="the data root, on this host's disk or an attached one (default: %(default)s)",
+        help="data root, on this host's disk or on an attached one (default: %(default)s)",
     )
     parser.add_argument(
         "--thin-pool",
         type=Path,
         metavar="DEVICE",
-        help="the active pool of the storage driver devicemapper, if it is on LVM",
+        help="active pool of the storage driver devicemapper, if it is on LVM",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list the servers")
     named = {
         "mount": "mount a server's file system, read-only unless --changes is given",
-        "copy": "copy a server's file system into a folder",
+        "copy": "copy a server's file system into a directory",
         "tar": "write a server's file system as a tar archive",
         "image": "write a server as an image archive for Glance",
-        "verify": "read all of a server, and compare it with a copy",
+        "verify": "read all files of a server and compare them with a copy",
     }
     for name, text in named.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("server", help="instance uuid, instance name or container id")
+        command.add_argument("server", help="instance UUID, instance name or container id")
         command.add_argument(
             "--volume",
             action="append",
             default=[],
             metavar="PATH=NAME",
-            help="a volume that the server's damaged metadata does not name; list shows them",
+            help="volume that the server's damaged metadata does not name; list shows such volumes",
         )
         if name == "verify":
-            command.add_argument("--against", type=Path, help="a folder that copy made")
+            command.add_argument("--against", type=Path, help="directory that copy created")
         else:
             command.add_argument("target", type=Path)
         if name == "mount":
             command.add_argument(
-                "--changes", type=Path, help="a folder that takes what is written to the mount"
+                "--changes", type=Path, help="directory that receives all writes to the mount"
             )
-    commands.add_parser("umount", help="unmount what mount mounted").add_argument(
+    commands.add_parser("umount", help="unmount a file system of mount").add_argument(
         "target", type=Path
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Run one command, print its error and return the exit status."""
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return run(parsed)
@@ -85,9 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Run one command.
+    """Run one command and return the exit status.
 
-    :raises RecoveryError: it is not possible
+    :raises RecoveryError: the command failed
     """
     if parsed.command == "umount":
         mounts.unmount(parsed.target)
@@ -98,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
     server = with_volumes(root.find(parsed.server), parsed.volume)
     if server.damage:
         say(server.damage)
-    # whoever names volumes knows which there are
+    # A user who names the volumes supplies the lost part of the metadata.
     damaged = bool(server.damage) and not parsed.volume
     if parsed.command == "mount":
         mounts.mount(root, server, parsed.target, parsed.changes)
@@ -124,13 +124,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr; tenants name files as they like."""
+    """Print a line on stderr, with escapes, because tenants choose the names of files."""
     print(f"novadocker-recover: {progress.printable(text)}", file=sys.stderr)
 
 
 @contextmanager
 def mounted(root: DataRoot, server: Server) -> Iterator[Path]:
-    """Mount a server read-only while the body runs."""
+    """Mount a server read-only in a temporary directory while the body runs."""
     with tempfile.TemporaryDirectory(prefix="novadocker-recover-") as folder:
         target = Path(folder)
         mounts.mount(root, server, target)
@@ -141,9 +141,9 @@ def mounted(root: DataRoot, server: Server) -> Iterator[Path]:
 
 
 def with_volumes(server: Server, named: Sequence[str]) -> Server:
-    """Return a server with volumes that are named as ``PATH=NAME``.
+    """Return a server with further volumes, each given as ``PATH=NAME``.
 
-    :raises RecoveryError: one is not well-formed
+    :raises RecoveryError: a name or a path is malformed
     """
     words = (text.rpartition("=") for text in named)
     more = tuple(volume(name, place) for place, _, name in words)
@@ -151,7 +151,7 @@ def with_volumes(server: Server, named: Sequence[str]) -> Server:
 
 
 def show(root: DataRoot, *, as_json: bool) -> int:
-    """Print the servers; DAMAGED if the metadata of one is."""
+    """Print the servers. Return ``DAMAGED`` if the metadata of a server is damaged."""
     servers = root.servers()
     damaged = any(server.damage for server in servers)
     unclaimed = root.unclaimed_volumes() if damaged else []
@@ -180,18 +180,18 @@ def show(root: DataRoot, *, as_json: bool) -> int:
             name = progress.printable(server.name or "-")
             print(f"{server.uuid or '-':36}  {server.container[:12]}  {name}")
             if not server.own:
-                print("    not the server's own: of its rescue, or with its labels alone")
+                print("    not the server's own container, but a rescue or one with its labels")
             if server.damage:
                 print(f"    {progress.printable(server.damage)}")
         if unclaimed:
-            print("volumes that no container names:")
+            print("volumes that no container's metadata names:")
         for name in unclaimed:
             print(f"    {progress.printable(name)}")
     return DAMAGED if damaged else OK
 
 
 def tell(problems: Sequence[str], *, as_json: bool) -> int:
-    """Print what verify found; DAMAGED if there is any."""
+    """Print the problems that verify found. Return ``DAMAGED`` if there are any."""
     if as_json:
         print(json.dumps({"problems": problems}, indent=1))
     else:

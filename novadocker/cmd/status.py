@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``novadocker-status upgrade check``: is this host ready to run servers?
+"""``novadocker-status upgrade check``: checks whether this host is ready to run servers.
 
 Run it as the user of nova-compute, with the same ``--config-file`` arguments.
 """
@@ -23,7 +23,7 @@ CONF = conf.CONF
 
 
 class Checks(upgradecheck.UpgradeCommands):
-    """Each check reads its facts and has them judged."""
+    """The checks of the command; each reads facts by ``probes`` and judges them by ``checks``."""
 
     _info: EngineInfo | None = None
     _call: checks.PrivilegedCall | None = None
@@ -56,7 +56,7 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_cgroups(self._info)
 
     def _check_switch(self) -> upgradecheck.Result:
-        # its plugin registers the option
+        # os-vif's plug-in registers the option ovsdb_connection.
         os_vif.initialize()
         connection = CONF.os_vif_ovs.ovsdb_connection
         return checks.check_switch(connection, probes.connect_switch(connection))
@@ -77,7 +77,8 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_resize(self) -> upgradecheck.Result:
         return checks.check_resize(CONF.allow_resize_to_same_host)
 
-    # in this order: what the engine and the privileged helper say is read once
+    # The order matters, because later checks use the answers of the engine and of the privileged
+    # process, which are read once.
     _upgrade_checks = (
         ("Driver", _check_import),
         ("Configuration", _check_configuration),
@@ -95,7 +96,7 @@ class Checks(upgradecheck.UpgradeCommands):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 all is well, 1 there is a warning, 2 a failure, 255 an error."""
+    """Run the command. Return 0 for success, 1 for a warning, 2 for a failure, 255 for an error."""
     try:
         return int(
             upgradecheck.main(
@@ -107,5 +108,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
     except cfg.Error as error:
-        print(f"The configuration can't be read: {error}", file=sys.stderr)
+        print(f"Failed to read the configuration: {error}", file=sys.stderr)
         return 255

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the system's programs."""
+"""Execution of the system's programs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _SECONDS = 120
 
 
 def run(*command: str, folder: Path = Path("/")) -> str:
-    """Return what a command prints.
+    """Run a command and return its standard output.
 
-    :param folder: where it runs
-    :raises RecoveryError: there is none, it failed, or it did not end in two minutes
+    :param folder: working directory
+    :raises RecoveryError: the program does not exist, failed, or did not end within two minutes
     """
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except FileNotFoundError as error:
-        raise RecoveryError(f"there is no program {command[0]}") from error
+        raise RecoveryError(f"the program {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise RecoveryError(f"{' '.join(command[:2])} did not end in {_SECONDS} s") from error
+        raise RecoveryError(f"{' '.join(command[:2])} did not end within {_SECONDS} s") from error
     if done.returncode != 0:
-        raise RecoveryError(f"{' '.join(command[:2])}: {done.stderr.strip()}")
+        raise RecoveryError(f"{' '.join(command[:2])} failed: {done.stderr.strip()}")
     return done.stdout

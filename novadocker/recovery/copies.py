@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies a mounted file system into a folder, a tar archive or an image archive.
+"""Copies of a mounted file system as a directory, a tar archive or an image archive.
 
-GNU tar does it: it knows hard links, sparse files, extended attributes, ACLs and device nodes.
+GNU tar reads the files, because it keeps hard links, sparse files, extended attributes, ACLs and
+device nodes.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from novadocker.recovery.dataroot import RecoveryError
 
 _CHUNK = 1 << 20
 _END_SECONDS = 60
-# the size of a range in /etc/subuid, as useradd(8) makes them
+# useradd(8) creates ranges of this size in /etc/subuid.
 _IDS = 1 << 16
-# files changed, shrank or went away while they were read
+# tar exits with this status if files changed, shrank or were deleted while it read them.
 _CHANGED = 1
 _FIDELITY = ("--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls")
 
-# of a container's configuration, what an image has too
+# The keys of a container's configuration that an image's configuration has, too.
 _IMAGE_KEYS = (
     *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels"),
     *("StopSignal", "Healthcheck", "Shell", "OnBuild", "ArgsEscaped"),
@@ -38,10 +39,11 @@ _OWN_LABELS = "org.openstack.nova."
 
 
 def copy_folder(source: Path, target: Path) -> list[str]:
-    """Copy a mounted file system into an empty folder.
+    """Copy a mounted file system into an empty directory.
 
-    :returns: which files changed while they were read, those of a server that runs; a line each
-    :raises RecoveryError: the folder is not empty, or something can't be read or written
+    :param target: the directory; created if it does not exist
+    :returns: a line for each file that changed while it was read, because the server runs
+    :raises RecoveryError: the directory is not empty, or a file can't be read or written
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
@@ -53,7 +55,7 @@ def copy_folder(source: Path, target: Path) -> list[str]:
         subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as extracting,
     ):
         assert extracting.stdin
-        # a full disk shows in tar's own words below
+        # If the disk is full, tar exits, and _end raises its message.
         with suppress(BrokenPipeError):
             for chunk in _archived(source, f"to {target}", changed):
                 extracting.stdin.write(chunk)
@@ -63,10 +65,10 @@ def copy_folder(source: Path, target: Path) -> list[str]:
 
 
 def write_tar(source: Path, target: Path) -> list[str]:
-    """Write a mounted file system as a tar archive; the file appears when it is complete.
+    """Write a mounted file system as a tar archive. The file appears when it is complete.
 
-    :returns: as ``copy_folder``
-    :raises RecoveryError: it exists, or something can't be read or written
+    :returns: like ``copy_folder``
+    :raises RecoveryError: the file exists, or a file can't be read or written
     """
     changed: list[str] = []
     with _new_file(target) as output:
@@ -82,13 +84,13 @@ def write_image(
     container: Mapping[str, Any],
     first_ids: tuple[int, int] = (0, 0),
 ) -> list[str]:
-    """Write a mounted file system as an image of one layer, an archive that Glance takes.
+    """Write a mounted file system as an archive of an image with one layer, for Glance.
 
-    :param image: the configuration of the image it was made from
-    :param container: the container's own, which goes before it
-    :param first_ids: the user and the group that are root in the image
-    :returns: as ``copy_folder``
-    :raises RecoveryError: the file exists, or something can't be read or written
+    :param image: configuration of the image that the server was booted from
+    :param container: configuration of the container, which overrides the image's
+    :param first_ids: ids on the disk of the user and the group that are root in the image
+    :returns: like ``copy_folder``
+    :raises RecoveryError: the file exists, or a file can't be read or written
     """
     changed: list[str] = []
     with (
@@ -117,9 +119,9 @@ def write_image(
 def image_config(
     image: Mapping[str, Any], container: Mapping[str, Any], diff_id: str
 ) -> dict[str, Any]:
-    """Return the configuration of an image of one layer: pure.
+    """Return the configuration of an image with one layer. Pure.
 
-    Labels of ours stay out: they are the server's and not the image's.
+    The driver's labels are left out, because they belong to the server and not to its image.
     """
     own = {key: container[key] for key in _IMAGE_KEYS if container.get(key)}
     config = {**(image.get("config") or {}), **own}
@@ -139,7 +141,7 @@ def image_config(
 
 @contextmanager
 def _owners(first_ids: tuple[int, int]) -> Iterator[Sequence[str]]:
-    """Yield the options by which tar gives files the owners that they have in a server."""
+    """Yield the options that make tar map owners on the disk to those inside the server."""
     if first_ids == (0, 0):
         yield ()
         return
@@ -156,18 +158,19 @@ def _owners(first_ids: tuple[int, int]) -> Iterator[Sequence[str]]:
 def _archived(
     source: Path, what: str, changed: list[str], options: Sequence[str] = ()
 ) -> Iterator[bytes]:
-    """Yield a folder as a tar archive.
+    """Yield a directory as a tar archive.
 
-    :param changed: gets what tar says of files that changed while it read them
-    :raises RecoveryError: not all of it could be read
+    :param changed: receives tar's messages about files that changed while it read them
+    :raises RecoveryError: a file can't be read
     """
-    # a server's folders may hold more than arguments do; sockets mean nothing in a copy
+    # "." is passed, because the names of all entries may exceed the limit of arguments. Sockets are
+    # left out without a warning, because they are useless in a copy.
     command = [
         *("tar", "--create", "--format=posix", "--sparse", *_FIDELITY),
         *(*options, "--warning=no-file-ignored", "--directory", str(source), "."),
     ]
     with (
-        # not a pipe, which nobody would empty while tar's other end is waited for
+        # Messages go to a file, because tar would block on a pipe that is not read meanwhile.
         tempfile.TemporaryFile() as said,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as archiving,
     ):
@@ -178,22 +181,24 @@ def _archived(
 
 
 def _end(process: subprocess.Popen[bytes], said: IO[bytes], allowed: int = 0) -> list[str]:
-    """Return what tar said when it ended with an exit code that is allowed beside 0.
+    """Wait for the end of tar. Return its messages if it exited with the status ``allowed``.
 
-    :param said: a file with what it said
+    :param said: file with tar's messages
+    :raises RecoveryError: tar exited with a status other than 0 and ``allowed``
     """
     code = process.wait(_END_SECONDS)
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
     if code not in (0, allowed):
-        raise RecoveryError(lines[-1] if lines else f"tar exited {code}")
+        raise RecoveryError(lines[-1] if lines else f"tar failed with exit status {code}")
     return lines if code else []
 
 
 @contextmanager
 def _new_file(target: Path) -> Iterator[IO[bytes]]:
+    # The name of the temporary file is fixed, so that it detects another copy to the same file.
     if target.exists():
-        raise RecoveryError(f"{target} exists")
+        raise RecoveryError(f"{target} already exists")
     part = target.with_name(f"{target.name}.part")
     try:
         with part.open("xb") as output:
@@ -201,7 +206,9 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
             yield output
         part.rename(target)
     except FileExistsError as error:
-        raise RecoveryError(f"{part} exists: another copy is being made, or was cut off") from error
+        raise RecoveryError(
+            f"{part} already exists: another copy runs, or was interrupted"
+        ) from error
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):

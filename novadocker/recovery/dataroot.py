@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data root tells of its servers; nothing is written, nothing is believed."""
+"""Reading of servers from an engine's data root. Writes nothing and verifies all that it reads."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from novadocker import naming
 
 DRIVERS = ("overlay2", "btrfs", "vfs", "devicemapper")
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LAYER = re.compile(r"[0-9a-f]{64}(-init)?")
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _LARGEST_FILE = 16 << 20
-# what the engine calls its data root with userns-remap: the ids that root has there
+# With userns-remap the name of the data root has the host's ids of the containers' root: UID.GID.
 _REMAPPED = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 
 class RecoveryError(Exception):
-    """Something can't be recovered; the text says what and why."""
+    """An object can't be recovered; the text names the object and the cause."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume of a container: data that is not in its own file system."""
+    """A volume of a container, which holds data outside of the container's own file system."""
 
     name: str
     destination: PurePosixPath
@@ -39,14 +36,14 @@ class Volume:
 
 @dataclass(frozen=True)
 class Server:
-    """A container of the data root.
+    """A container in the data root.
 
-    :ivar uuid: of the instance; empty where the metadata does not tell any more
-    :ivar own: whether it is the instance's own; one that stands in for it during a rescue is not,
-        nor is any other that has only its labels
-    :ivar driver: the engine's storage driver
-    :ivar image: digest of the image it was made from, empty where unknown
-    :ivar damage: what of its metadata is unreadable, empty if all is well
+    :ivar uuid: UUID of the instance; empty if the damaged metadata lacks it
+    :ivar own: whether it is the instance's own container; a rescue container is not, nor is another
+        container with the instance's labels
+    :ivar driver: storage driver of the engine
+    :ivar image: id of the image that it was created from; empty if unknown
+    :ivar damage: description of the damage to its metadata; empty if the metadata is complete
     """
 
     container: str
@@ -67,32 +64,34 @@ class Server:
 class DataRoot:
     """The engine's data root, or a copy of it, at ``path``.
 
-    :param thin_pool: of the storage driver devicemapper, where it is not in files of the data root
-    :raises RecoveryError: that is no data root
+    :param thin_pool: pool of the storage driver devicemapper if it is not in files of the data root
+    :raises RecoveryError: ``path`` is not a data root
     """
 
     def __init__(self, path: Path, thin_pool: Path | None = None) -> None:
         self.path = path
         self.thin_pool = thin_pool
         if not (path / "containers").is_dir():
-            raise RecoveryError(f"{path} is no data root of the Docker Engine: no containers in it")
+            raise RecoveryError(
+                f"{path} is not a data root of the Docker Engine: it has no directory containers"
+            )
 
     @property
     def first_ids(self) -> tuple[int, int]:
-        """The user and the group on the disk that are root in a server: not 0 with userns-remap."""
+        """The ids on the disk of a server's root user and group; not 0 with userns-remap."""
         found = _REMAPPED.fullmatch(self.path.name)
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def servers(self) -> list[Server]:
-        """Return all containers that are servers of Nova, or too damaged to tell."""
+        """Return all containers of instances, and those with damaged metadata."""
         return sorted(self._containers(), key=lambda server: (server.uuid, server.container))
 
     def find(self, wanted: str) -> Server:
-        """Return a server by instance uuid, instance name or (the start of) its container id.
+        """Return a server by instance UUID, instance name or (the start of) its container id.
 
-        What is not the instance's own is found by its container id alone.
+        A container that is not the instance's own is found only by its container id.
 
-        :raises RecoveryError: there is none, or more than one
+        :raises RecoveryError: no server or more than one matches
         """
         found = [
             server
@@ -101,11 +100,13 @@ class DataRoot:
             or (len(wanted) >= 12 and server.container.startswith(wanted))
         ]
         if len(found) != 1:
-            raise RecoveryError(f"{len(found)} servers are called {wanted!r}; list shows all")
+            raise RecoveryError(
+                f"{len(found)} servers match {wanted!r} instead of one; list shows all servers"
+            )
         return found[0]
 
     def unclaimed_volumes(self) -> list[str]:
-        """Return the volumes that no container names: those of a damaged one are among them."""
+        """Return the volumes that no metadata names; they include those of damaged containers."""
         claimed = set()
         for folder in (self.path / "containers").iterdir():
             with suppress(RecoveryError, KeyError, TypeError, AttributeError):
@@ -118,14 +119,14 @@ class DataRoot:
         )
 
     def image_config(self, server: Server) -> dict[str, Any]:
-        """Return the configuration of the image a server was made from.
+        """Return the configuration of the image that a server was created from.
 
-        :raises RecoveryError: it is not there or damaged
+        :raises RecoveryError: the configuration is missing or damaged
         """
-        digest = _DIGEST.fullmatch(server.image)
-        if not digest:
+        if not naming.DIGEST.fullmatch(server.image):
             raise RecoveryError(f"the image of container {server.container} is unknown")
-        path = self.path / "image" / server.driver / "imagedb" / "content" / "sha256" / digest[1]
+        algorithm, digest = server.image.split(":")
+        path = self.path / "image" / server.driver / "imagedb" / "content" / algorithm / digest
         found = read_json(path)
         config = found.get("config") or {}
         if (
@@ -133,27 +134,27 @@ class DataRoot:
             or not isinstance(config, dict)
             or not isinstance(config.get("Labels") or {}, dict)
         ):
-            raise RecoveryError(f"{path} is damaged: it is no image's configuration")
+            raise RecoveryError(f"{path} is damaged: it is not the configuration of an image")
         return found
 
     def volume_folder(self, volume: Volume) -> Path:
-        """Return where a volume's data lies."""
+        """Return the directory with a volume's data."""
         return self.path / "volumes" / volume.name / "_data"
 
     def layer(self, server: Server) -> str:
         """Return the storage driver's name of a container's own layer.
 
-        :raises RecoveryError: it is not recorded
+        :raises RecoveryError: the record is missing or malformed
         """
         mounts = self.path / "image" / server.driver / "layerdb" / "mounts" / server.container
         layer = read_text(mounts / "mount-id").strip()
         if not _LAYER.fullmatch(layer):
-            raise RecoveryError(f"{mounts / 'mount-id'} names no layer")
+            raise RecoveryError(f"{mounts / 'mount-id'} does not name a layer")
         return layer
 
     def _containers(self) -> Iterator[Server]:
         for folder in (self.path / "containers").iterdir():
-            if not _CONTAINER_ID.fullmatch(folder.name):
+            if not naming.CONTAINER_ID.fullmatch(folder.name):
                 continue
             try:
                 stored = read_json(folder / "config.v2.json")
@@ -165,7 +166,7 @@ class DataRoot:
                     yield server
 
     def _salvaged(self, folder: Path, error: Exception) -> Server:
-        """Return what can still be told of a container whose metadata is damaged."""
+        """Return the readable parts of a container's damaged metadata."""
         try:
             text = read_text(folder / "config.v2.json")
         except RecoveryError:
@@ -175,23 +176,24 @@ class DataRoot:
             found = re.search(rf'"{re.escape(name)}":"([^"\\]*)"', text)
             return found[1] if found else ""
 
-        image = re.search(r'"Image":"(sha256:[0-9a-f]{64})"', text)
+        image = re.search(rf'"Image":"({naming.DIGEST.pattern})"', text)
         uuid = label(naming.LABEL_UUID)
         return Server(
             container=folder.name,
-            uuid=uuid if _UUID.fullmatch(uuid) else "",
+            uuid=uuid if naming.UUID.fullmatch(uuid) else "",
             name=label(naming.LABEL_NAME),
             project=label(naming.LABEL_PROJECT),
             flavor=label(naming.LABEL_FLAVOR),
             host=label(naming.LABEL_HOST),
             created="",
-            # its name lies near the end of the file
+            # The container's name is near the end of the file, which is often lost, so only the
+            # label counts.
             own=label(naming.LABEL_RESCUE) != "1",
             driver=self._driver_of(folder.name),
             image=image[1] if image else "",
             config={},
             volumes=(),
-            damage=f"its metadata is damaged, volumes are unknown: {error}",
+            damage=f"the container's metadata is damaged, so its volumes are unknown: {error}",
         )
 
     def _driver_of(self, container: str) -> str:
@@ -204,13 +206,13 @@ class DataRoot:
 def parse(container: str, stored: Mapping[str, Any]) -> Server:
     """Return the server that the engine's metadata of a container describes.
 
-    :raises RecoveryError: a value can't be what the engine wrote
+    :raises RecoveryError: a value is malformed
     """
     labels = stored["Config"].get("Labels") or {}
     uuid = labels.get(naming.LABEL_UUID, "")
     return Server(
         container=container,
-        uuid=uuid if _UUID.fullmatch(uuid) else "",
+        uuid=uuid if naming.UUID.fullmatch(uuid) else "",
         name=labels.get(naming.LABEL_NAME, ""),
         project=labels.get(naming.LABEL_PROJECT, ""),
         flavor=labels.get(naming.LABEL_FLAVOR, ""),
@@ -229,40 +231,40 @@ def parse(container: str, stored: Mapping[str, Any]) -> Server:
 
 
 def read_text(path: Path) -> str:
-    """Return a file of metadata.
+    """Return the content of a file of metadata.
 
-    :raises RecoveryError: it is missing, unreadable or too large to be one
+    :raises RecoveryError: the file is missing, unreadable or too large
     """
     try:
         with path.open("rb") as source:
             content = source.read(_LARGEST_FILE + 1)
     except OSError as error:
-        raise RecoveryError(f"{path}: {error.strerror}") from error
+        raise RecoveryError(f"{path} can't be read: {error.strerror}") from error
     if len(content) > _LARGEST_FILE:
         raise RecoveryError(f"{path} is larger than {_LARGEST_FILE} bytes")
     return content.decode(errors="replace")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object of metadata.
+    """Return the JSON object in a file of metadata.
 
-    :raises RecoveryError: the file is none
+    :raises RecoveryError: the file can't be read or is not a JSON object
     """
     try:
         found = json.loads(read_text(path))
     except ValueError as error:
         raise RecoveryError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
-        raise RecoveryError(f"{path} is damaged: it holds no object")
+        raise RecoveryError(f"{path} is damaged: it is not a JSON object")
     return found
 
 
 def volume(name: str, place: str) -> Volume:
-    """Return a volume of a server.
+    """Return the volume of that name at the path ``place`` in a server.
 
-    :raises RecoveryError: there can't be one of that name or at that place
+    :raises RecoveryError: the name is malformed, or the path is not absolute
     """
     destination = PurePosixPath(place)
     if not _VOLUME.fullmatch(name) or not destination.is_absolute():
-        raise RecoveryError(f"a volume {name!r} at {place!r} can't be")
+        raise RecoveryError(f"volume {name!r} at {place!r} has a malformed name or path")
     return Volume(name, destination)

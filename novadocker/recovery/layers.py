@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the file system of a container lies, by storage driver."""
+"""The directories of a container's file system, by storage driver."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _SHORT_NAME = re.compile(r"l/[A-Z0-9]{26}")
 
 @dataclass(frozen=True)
 class FileSystem:
-    """A file system as a stack of folders, the container's own first.
+    """A file system as a stack of directories, the container's own first.
 
-    :ivar base: the folder that ``folders`` are relative to; short, for mount(2) takes one page
+    :ivar base: directory that ``folders`` are relative to, because mount(2) limits the length of
+        all options to one page
     """
 
     base: Path
@@ -27,7 +28,7 @@ class FileSystem:
 def file_system(root: DataRoot, server: Server) -> FileSystem:
     """Return the file system of a server.
 
-    :raises RecoveryError: the storage driver is unknown here, or a layer is missing
+    :raises RecoveryError: the storage driver is not supported, or a layer is missing
     """
     layer = root.layer(server)
     match server.driver:
@@ -51,7 +52,7 @@ def _overlay(base: Path, layer: str) -> FileSystem:
         if not _SHORT_NAME.fullmatch(name):
             raise RecoveryError(f"{base / layer / 'lower'} is damaged")
         if not (base / name).is_dir():
-            # the folder of short names is lost or damaged: each layer knows its own
+            # The directory of short names is damaged, but each layer has a file with its own.
             by_short_name = by_short_name or _short_names(base)
             name = by_short_name.get(name, name)
         folders.append(name)
@@ -63,7 +64,8 @@ def _overlay(base: Path, layer: str) -> FileSystem:
 def _short_names(base: Path) -> dict[str, str]:
     names = {}
     for link in base.glob("*/link"):
-        # one that is damaged may be another's; if not, its layer is missing
+        # A damaged file may belong to a layer of another container. If it does not, the layer is
+        # reported as missing later.
         with suppress(RecoveryError):
             names[f"l/{read_text(link).strip()}"] = f"{link.parent.name}/diff"
     return names

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts a server's file system, so that nothing is ever written to the data root."""
+"""Mounting of a server's file system without ever writing to the data root."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from novadocker.recovery.layers import FileSystem, file_system
 def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = None) -> None:
     """Mount a server's file system with its volumes.
 
-    :param target: an empty folder
-    :param changes: a folder that takes what is written; without it the mount is read-only
-    :raises RecoveryError: a layer is missing, or the kernel refuses
+    :param target: an empty directory
+    :param changes: directory that receives all writes to the mount; None to mount read-only
+    :raises RecoveryError: a layer is missing, or the kernel refuses a mount
     """
     if not target.is_dir() or any(target.iterdir()):
-        raise RecoveryError(f"{target} is no empty folder")
+        raise RecoveryError(f"{target} is not an empty directory")
     with _opened(root, server) as stack:
         _mount_stack(stack, target, changes and changes / "root")
     with ExitStack() as undo:
@@ -36,9 +36,9 @@ def mount(root: DataRoot, server: Server, target: Path, changes: Path | None = N
 
 
 def unmount(target: Path) -> None:
-    """Unmount what ``mount`` mounted.
+    """Unmount a file system that ``mount`` mounted, with its volumes.
 
-    :raises RecoveryError: it is in use, or not mounted
+    :raises RecoveryError: the file system is in use or not mounted
     """
     run("umount", "--recursive", str(target))
 
@@ -55,17 +55,18 @@ def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:
     options = [f"lowerdir={':'.join(stack.folders)}"]
     if changes is not None:
         if any(mark in str(changes) for mark in ":,\\"):
-            raise RecoveryError(f"{changes} must not have colons, commas or backslashes in it")
+            raise RecoveryError(f"{changes} must not contain colons, commas or backslashes")
         upper, work = changes / "upper", changes / "work"
         for folder in (upper, work):
             folder.mkdir(parents=True, exist_ok=True)
         options += [f"upperdir={upper.resolve()}", f"workdir={work.resolve()}"]
-        # its root starts as the container's
+        # The upper directory becomes the root of the mount, so it gets the owner and mode of the
+        # container's root.
         status = (stack.base / stack.folders[0]).stat()
         os.chown(upper, status.st_uid, status.st_gid)
         upper.chmod(status.st_mode & 0o7777)
     elif len(stack.folders) == 1:
-        # an overlay needs two folders at least
+        # A read-only overlay needs at least two directories.
         run("mount", "--bind", stack.folders[0], str(target), folder=stack.base)
         run("mount", "-o", "remount,bind,ro,nosuid,nodev", str(target), folder=stack.base)
         return
@@ -77,12 +78,14 @@ def _mount_stack(stack: FileSystem, target: Path, changes: Path | None) -> None:
 
 @contextmanager
 def _folder_in(target: Path, path: str) -> Iterator[Path]:
-    """Yield a path to a folder of a mounted file system, whose links lead nowhere else."""
+    """Yield a path to a directory in a mounted file system; its links can't lead out of it."""
     base = os.open(target, os.O_PATH | os.O_DIRECTORY)
     try:
         inside = openat.open_folder(base, path)
     except OSError as error:
-        raise RecoveryError(f"no folder {path} for the volume there: {error.strerror}") from error
+        raise RecoveryError(
+            f"the directory {path} of a volume can't be opened: {error.strerror}"
+        ) from error
     finally:
         os.close(base)
     try:

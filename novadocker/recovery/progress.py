@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shown on a terminal, above all how far a long work is."""
+"""Output on a terminal: the progress of long work, and text that is safe to print."""
 
 import os
 import sys
@@ -14,10 +14,11 @@ _MEGABYTE = 10**6
 
 
 class Bar:
-    """A bar on a terminal; nothing elsewhere.
+    """A progress bar on stderr. Prints nothing if stderr is not a terminal.
 
-    :param total: how many bytes there are; it may be wrong, since sparse files take less and an
-        archive's own records more
+    :param total: expected number of bytes; it may be inexact, because sparse files take fewer bytes
+        and an archive has headers
+    :param what: description of the work
     """
 
     def __init__(self, total: int, what: str) -> None:
@@ -28,7 +29,7 @@ class Bar:
         self._terminal = sys.stderr.isatty()
 
     def add(self, count: int) -> None:
-        """Tell that so many bytes went by."""
+        """Add a number of bytes that were processed."""
         self._done += count
         if self._terminal and time.monotonic() - self._shown_at > _SECONDS:
             self._shown_at = time.monotonic()
@@ -39,14 +40,14 @@ class Bar:
             sys.stderr.flush()
 
     def end(self) -> None:
-        """Leave what was done in the place of the bar."""
+        """Replace the bar by the number of bytes that were processed."""
         if self._terminal:
             megabytes = self._done / _MEGABYTE
             sys.stderr.write(f"\r{self._what}: {megabytes:.0f} MB{' ' * _WIDTH}\n")
 
 
 def shown(chunks: Iterable[bytes], bar: Bar) -> Iterator[bytes]:
-    """Yield the chunks and show how far they are."""
+    """Yield the chunks and show their progress."""
     for chunk in chunks:
         bar.add(len(chunk))
         yield chunk
@@ -54,7 +55,7 @@ def shown(chunks: Iterable[bytes], bar: Bar) -> Iterator[bytes]:
 
 
 def used_bytes(source: Path) -> int:
-    """Return how many bytes the files below a folder have; those that can't be looked at none."""
+    """Return the size of all files below a directory, without those that can't be read."""
     found = 0
     for folder, _, files in os.walk(source):
         for name in files:
@@ -64,5 +65,5 @@ def used_bytes(source: Path) -> int:
 
 
 def printable(text: str) -> str:
-    """Return a text with which nobody can steer a terminal."""
+    """Return a text with escapes for all characters that could control a terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

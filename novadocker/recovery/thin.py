@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices of the storage driver devicemapper, read through temporary ones.
+"""Reading the devices of the storage driver devicemapper through temporary devices.
 
-A container's file system is a thin device of the engine's pool. Where the pool is not active any
-more, a temporary pool is made of the files that the engine kept it in. Whatever the kernel writes
-meanwhile, above all a journal that it replays, goes to snapshots in temporary files and never to
-the original. The devices go with the last mount of them. (The kernel's thin-provisioning.rst and
+A container's file system is a thin device of the engine's pool. If the pool is not active, a
+temporary pool is created from the files in which the engine kept it. All writes of the kernel, such
+as the replay of a journal, go to snapshots in temporary files and never to the original. The
+temporary devices are removed with their last mount. (The kernel's thin-provisioning.rst and
 snapshot.rst; the engine's daemon/graphdriver/devmapper.)
 """
 
@@ -24,15 +24,15 @@ from novadocker.recovery.dataroot import DataRoot, RecoveryError, read_json
 from novadocker.recovery.layers import FileSystem
 
 _SECTOR = 512
-# what a write is copied in: 4 KiB
+# The chunk size of a snapshot: 4 KiB.
 _CHUNK_SECTORS = 8
-# struct thin_disk_superblock of the kernel's dm-thin-metadata.c
+# These are from struct thin_disk_superblock in the kernel's dm-thin-metadata.c.
 _MAGIC, _MAGIC_AT, _BLOCK_SIZE_AT = 27022010, 32, 336
-# the second is for XFS: all devices are copies of one, with one UUID
+# nouuid, because all devices are snapshots of one XFS and have its UUID.
 _MOUNT_OPTIONS = {"ext4": "ro,nosuid,nodev", "xfs": "ro,nosuid,nodev,nouuid"}
-# the engine counts devices up; as many may have come after the last one with a record
+# The engine numbers devices upwards; up to this many newer ones may have lost their record.
 _NEWER = 64
-# a thin device's number has 24 bits
+# The number of a thin device has 24 bits.
 _NUMBERS = range(1 << 24)
 
 
@@ -45,24 +45,24 @@ class ThinDevice:
 
 
 def read_device(root: DataRoot, layer: str) -> ThinDevice:
-    """Return the device of a layer.
+    """Return the thin device of a layer.
 
-    :raises RecoveryError: it is not recorded, or the record is damaged
+    :raises RecoveryError: the record of the device is missing or damaged
     """
     path = _folder(root) / "metadata" / layer
     stored = read_json(path)
     number, size = stored.get("device_id"), stored.get("size")
     if not isinstance(number, int) or number not in _NUMBERS:
-        raise RecoveryError(f"{path} is damaged: it names no device")
+        raise RecoveryError(f"{path} is damaged: it has no device number")
     if not isinstance(size, int) or size <= 0:
         raise RecoveryError(f"{path} is damaged: it has no size")
     return ThinDevice(number, size // _SECTOR)
 
 
 def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
-    """Yield all devices that there may be beside those with a record.
+    """Yield all devices without a record that may exist.
 
-    :raises RecoveryError: no device has a record
+    :raises RecoveryError: the records of all devices are damaged
     """
     known = []
     for path in (_folder(root) / "metadata").iterdir():
@@ -73,7 +73,8 @@ def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
     if not known:
         raise RecoveryError("the records of all devices are damaged")
     numbers = {device.number for device in known}
-    # what lies behind the end of a device reads as zeros
+    # The size of these devices is unknown. The largest one serves for all, because reads behind the
+    # end of a device return zeros.
     sectors = max(device.sectors for device in known)
     for number in range(max(numbers) + _NEWER):
         if number not in numbers:
@@ -81,37 +82,39 @@ def unnamed_devices(root: DataRoot) -> Iterator[ThinDevice]:
 
 
 def block_sectors(superblock: bytes) -> int:
-    """Return the size of a pool's blocks: pure.
+    """Return the block size of a pool. Pure.
 
-    :param superblock: the begin of its metadata
-    :raises RecoveryError: that is none
+    :param superblock: start of the pool's metadata
+    :raises RecoveryError: the metadata is truncated or damaged
     """
     if len(superblock) < _BLOCK_SIZE_AT + 4:
-        raise RecoveryError("the pool's metadata is cut off")
+        raise RecoveryError("the metadata of the thin pool is truncated")
     (magic,) = struct.unpack_from("<Q", superblock, _MAGIC_AT)
     (sectors,) = struct.unpack_from("<I", superblock, _BLOCK_SIZE_AT)
     if magic != _MAGIC or sectors == 0:
-        raise RecoveryError("the pool's metadata is damaged")
+        raise RecoveryError("the metadata of the thin pool is damaged")
     return int(sectors)
 
 
 @contextmanager
 def opened(root: DataRoot, layer: str) -> Iterator[FileSystem]:
-    """Have a layer's file system mounted somewhere; what is mounted of it then outlives the body.
+    """Mount a layer's file system in a temporary directory while the body runs.
 
-    :raises RecoveryError: the device is not found, or the kernel refuses it
+    Bind mounts and overlays of it that the body creates outlive the body.
+
+    :raises RecoveryError: the device is not found, or the kernel refuses to mount it
     """
     with ExitStack() as undo:
         work = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="novadocker-thin-")))
         devices = _Devices(work, undo)
-        # what servers that run have written is on their devices then
+        # After sync(2), data that running servers wrote is on their devices.
         os.sync()
         pool = _active_pool(root) or _made_pool(root, devices)
         found = list(_mounted(_candidates(root, layer), pool, work, undo))
         if len(found) != 1:
             raise RecoveryError(
-                f"{len(found)} devices of the thin pool may be that of {layer}, whose record is "
-                "damaged"
+                f"the record of layer {layer} is damaged, and {len(found)} devices of the thin "
+                "pool may be its device"
             )
         yield FileSystem(found[0], ("rootfs",))
 
@@ -126,7 +129,7 @@ def _candidates(root: DataRoot, layer: str) -> tuple[ThinDevice, ...]:
 def _mounted(
     candidates: Sequence[ThinDevice], pool: Path, work: Path, undo: ExitStack
 ) -> Iterator[Path]:
-    """Mount those devices that there are; one that must be there is the only one."""
+    """Mount the candidates that exist, and yield where. If there is only one, it must exist."""
     for device in candidates:
         tried = undo.enter_context(ExitStack())
         target = work / str(device.number)
@@ -143,20 +146,22 @@ def _mounted(
 def _mount(device: ThinDevice, pool: Path, devices: _Devices, target: Path) -> None:
     """Mount a device.
 
-    :raises RecoveryError: there is none, or it has no file system that the engine makes
+    :raises RecoveryError: the device does not exist, or its file system is not of the engine's
     """
     table = f"0 {device.sectors} thin {pool} {device.number}"
     top = devices.snapshot(devices.create(table, read_only=True), device.sectors)
     kind = run("blkid", "-p", "-s", "TYPE", "-o", "value", str(top)).strip()
     if kind not in _MOUNT_OPTIONS:
-        raise RecoveryError(f"device {device.number} has no file system of the engine's")
+        raise RecoveryError(
+            f"device {device.number} of the thin pool has no file system ext4 or xfs"
+        )
     target.mkdir()
     run("mount", "-t", kind, "-o", _MOUNT_OPTIONS[kind], str(top), str(target))
     devices.undo.callback(run, "umount", str(target))
 
 
 class _Devices:
-    """Makes devices; ``undo`` has them go as soon as nobody uses them."""
+    """The temporary devices; ``undo`` removes each one as soon as it is no longer in use."""
 
     def __init__(self, work: Path, undo: ExitStack) -> None:
         self._work = work
@@ -172,23 +177,23 @@ class _Devices:
     def loop(self, file: Path, *, read_only: bool) -> Path:
         options = ["--read-only"] if read_only else []
         found = run("losetup", *options, "--find", "--show", str(file)).strip()
-        # one that is in use goes with its last user
+        # The kernel detaches a loop device that is in use when its last user closes it.
         self.undo.callback(run, "losetup", "--detach", found)
         return Path(found)
 
     def snapshot(self, origin: Path, sectors: int) -> Path:
-        """Return a device that has what another has, and can be written to."""
+        """Create a writable snapshot of a device."""
         written = self._work / secrets.token_hex(6)
         with written.open("xb") as changes:
             os.fchmod(changes.fileno(), 0o600)
-            # as much as can be written; it takes no room before
+            # The size is the most that can be written. The file is sparse, so it takes no space.
             changes.truncate((sectors + _CHUNK_SECTORS) * _SECTOR)
         changed = self.loop(written, read_only=False)
         return self.create(f"0 {sectors} snapshot {origin} {changed} N {_CHUNK_SECTORS}")
 
 
 def _active_pool(root: DataRoot) -> Path | None:
-    """Return the pool that the engine left active, or that somebody named."""
+    """Return the active pool that the user named or the engine left; None if there is none."""
     if root.thin_pool is not None:
         return root.thin_pool
     status = _folder(root).stat()
@@ -198,12 +203,12 @@ def _active_pool(root: DataRoot) -> Path | None:
 
 
 def _made_pool(root: DataRoot, devices: _Devices) -> Path:
-    """Return a temporary pool of what the engine's was made of, with discards off."""
+    """Create a temporary pool from the files of the engine's pool, with discards off."""
     files = [_folder(root) / "devicemapper" / name for name in ("metadata", "data")]
     if not all(file.is_file() for file in files):
         raise RecoveryError(
-            "the thin pool is not active and lies in no files: activate its volume group, and "
-            "name the pool with --thin-pool"
+            "the thin pool is neither active nor in files of the data root: activate its volume "
+            "group, and name the pool with --thin-pool"
         )
     with files[0].open("rb") as metadata:
         block = block_sectors(metadata.read(_BLOCK_SIZE_AT + 4))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads every byte of a server, and compares it with a copy."""
+"""Verification that every byte of a server can be read and equals a copy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from novadocker.recovery import progress
 
 _CHUNK = 1 << 20
 
-# sockets are not copied: they mean nothing without their process
+# Sockets are not copied, because they are useless without their process.
 _LEFT_OUT = stat.S_ISSOCK
 
 
 def problems(source: Path, copy: Path | None = None) -> Iterator[str]:
-    """Yield what can't be read of a mounted file system, and how a copy of it differs."""
+    """Yield a line for each file of a mounted file system that can't be read or differs in a copy.
+
+    :param copy: the directory that ``copies.copy_folder`` wrote; None to only read the files
+    """
     seen = set()
     unlisted: list[OSError] = []
     bar = progress.Bar(progress.used_bytes(source), "read")
@@ -36,7 +39,7 @@ def problems(source: Path, copy: Path | None = None) -> Iterator[str]:
         try:
             found = _description(copy, relative)
         except OSError as error:
-            yield f"/{relative}: the copy: {error.strerror}"
+            yield f"/{relative}: the copy can't be read: {error.strerror}"
             continue
         differing = [name for name, value in wanted.items() if found.get(name) != value]
         if differing:
@@ -57,9 +60,9 @@ def _told(top: Path, unlisted: Iterable[OSError], where: str = "") -> Iterator[s
 
 
 def _walk(top: Path, unlisted: list[OSError]) -> Iterator[Path]:
-    """Yield the paths of all files, as seen from the top.
+    """Yield the paths of all files, relative to ``top``.
 
-    :param unlisted: gets why a folder can't be listed, or what is in it not be looked at
+    :param unlisted: receives the errors of directories and files that can't be read
     """
     yield Path()
     for folder, folders, files in os.walk(top, onerror=unlisted.append):
@@ -77,9 +80,9 @@ def _walk(top: Path, unlisted: list[OSError]) -> Iterator[Path]:
 def _description(
     top: Path, relative: Path, read: Callable[[int], None] | None = None
 ) -> dict[str, object]:
-    """Return what a copy must have of a file.
+    """Return the properties of a file that a copy must have, too.
 
-    :param read: is told how many bytes were read
+    :param read: called with the number of bytes after each read
     """
     path = top / relative
     status = path.lstat()
@@ -112,7 +115,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def _digest(top: Path, relative: Path, read: Callable[[int], None] | None) -> str:
-    # a server that runs may put a pipe, or a link to a file of the host's, here at any moment
+    # A running server may meanwhile replace the file by a pipe or by a link to a file of the host.
     with (
         _opened(top) as root,
         openat.open_plain(root, str(relative)) as file,

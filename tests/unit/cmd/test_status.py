@@ -101,7 +101,7 @@ def test_engine(info: EngineInfo | None, error: str, code: Code, parts: list[str
     ("runtimes", "executable", "code", "parts"),
     [
         ({"ours": "/usr/bin/shim"}, True, SUCCESS, ["/usr/bin/shim"]),
-        ({"ours": "/usr/bin/shim"}, False, FAILURE, ["no executable file", "daemon.json"]),
+        ({"ours": "/usr/bin/shim"}, False, FAILURE, ["not an executable file", "daemon.json"]),
         ({"ours": "shim"}, True, FAILURE, ["absolute"]),
         ({"runc": "runc"}, False, FAILURE, ["no runtime 'ours'", "novadocker-runtime"]),
     ],
@@ -288,7 +288,7 @@ def test_a_helper_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_p
         pid = executor.submit(started.read_text)
         call = executor.submit(probes.call_privileged, conf.CONF)
         process = os.pidfd_open(int(pid.result()))
-        assert call.result().error == "no answer within 2 s"
+        assert call.result().error == "the privileged process did not answer within 2 s"
     try:
         ended, _, _ = select.select([process], [], [], 10)
         assert ended
@@ -311,9 +311,9 @@ CALL = checks.PrivilegedCall("nova", False, ("sudo",), "")
         ({"br-int": "netdev"}, CALL, WARNING, "br-int has a userspace datapath"),
         ({"br-int": ""}, replace(CALL, missing_means=["police"]), WARNING, "send is not limited"),
         ({"br-int": ""}, replace(CALL, missing_means=["htb"]), WARNING, "receive is not limited"),
-        (None, CALL, WARNING, "not known"),
-        ({"br-int": ""}, replace(CALL, error="no sudo"), WARNING, "not known"),
-        ({"br-int": ""}, None, WARNING, "not known"),
+        (None, CALL, WARNING, "unknown"),
+        ({"br-int": ""}, replace(CALL, error="no sudo"), WARNING, "unknown"),
+        ({"br-int": ""}, None, WARNING, "unknown"),
     ],
 )
 def test_bandwidth_limits(datapaths: Any, call: Any, code: Code, part: str) -> None:

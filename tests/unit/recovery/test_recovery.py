@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from novadocker import naming
 from novadocker.cmd import recover
-from novadocker.recovery import copies, layers, mounts, thin, verify
+from novadocker.recovery import copies, layers, mounts, progress, thin, verify
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, volume
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
@@ -88,7 +90,11 @@ def test_a_lost_short_name_is_found_by_its_layer(root: DataRoot) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [
-        (f"image/overlay2/layerdb/mounts/{CONTAINER}/mount-id", "../../../etc", "names no layer"),
+        (
+            f"image/overlay2/layerdb/mounts/{CONTAINER}/mount-id",
+            "../../../etc",
+            "does not name a layer",
+        ),
         (f"overlay2/{LAYER}/lower", "/etc:l/x", "is damaged"),
         (f"overlay2/{LAYER}/lower", "l/" + "B" * 26, "is missing"),
     ],
@@ -130,7 +136,7 @@ def test_volumes_of_a_damaged_server(root: DataRoot, capsys: pytest.CaptureFixtu
     server = recover.with_volumes(root.find(UUID), [f"/da=ta={'f' * 64}"])
     assert server.volumes == (volume("f" * 64, "/da=ta"),)
     for wrong in ("/data", "data=x", "/data=../x"):
-        with pytest.raises(RecoveryError, match="can't be"):
+        with pytest.raises(RecoveryError, match="has a malformed name or path"):
             recover.with_volumes(server, [wrong])
 
 
@@ -367,12 +373,12 @@ def test_a_thin_device_is_the_recorded_one(root: DataRoot) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"size": 512}, "names no device"),
-        ({"device_id": "7 1 1", "size": 512}, "names no device"),
-        ({"device_id": 1 << 24, "size": 512}, "names no device"),
+        ({"size": 512}, "has no device number"),
+        ({"device_id": "7 1 1", "size": 512}, "has no device number"),
+        ({"device_id": 1 << 24, "size": 512}, "has no device number"),
         ({"device_id": 7, "size": "1; reboot"}, "has no size"),
         ({"device_id": 7, "size": -512}, "has no size"),
-        ([7], "no object"),
+        ([7], "not a JSON object"),
     ],
 )
 def test_a_forged_record_of_a_thin_device(root: DataRoot, content: object, text: str) -> None:
@@ -401,7 +407,7 @@ def test_the_blocks_of_a_pool() -> None:
     superblock[32:40] = (27022010).to_bytes(8, "little")
     superblock[336:340] = (128).to_bytes(4, "little")
     assert thin.block_sectors(bytes(superblock)) == 128
-    with pytest.raises(RecoveryError, match="cut off"):
+    with pytest.raises(RecoveryError, match="is truncated"):
         thin.block_sectors(bytes(superblock[:100]))
     superblock[32] = 0
     with pytest.raises(RecoveryError, match="is damaged"):
@@ -412,3 +418,26 @@ def test_a_pool_that_is_nowhere(root: DataRoot) -> None:
     record(root, LAYER, {"device_id": 7, "size": 512})
     with pytest.raises(RecoveryError, match="--thin-pool"), thin.opened(root, LAYER):
         pass
+
+
+def test_a_bar_shows_the_share_of_long_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    bar = progress.Bar(4_000_000, "copying")
+    bar.add(1_000_000)
+    bar.add(1_000_000)
+    assert capsys.readouterr().err == f"\rcopying [{'#' * 7:30}]  25% 1 MB"
+    now[0] += 1
+    # an archive is larger than the files in it
+    bar.add(3_000_000)
+    assert capsys.readouterr().err == f"\rcopying [{'#' * 30}] 100% 5 MB"
+    bar.end()
+    assert capsys.readouterr().err.rstrip(" \n") == "\rcopying: 5 MB"
+
+
+def test_no_bar_is_shown_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.shown([b"a", b"b"], progress.Bar(2, "copying"))) == [b"a", b"b"]
+    assert capsys.readouterr().err == ""
