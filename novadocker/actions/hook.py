@@ -107,9 +107,9 @@ class Hook:
         if server is None:
             return
         before = server.flavor["original_name"]
-        said = server.metadata or {}
-        untouched = server.id in self._broken_off and said.get(METADATA_FLAVOR) == before
-        if METADATA_THROTTLED in said and not untouched:
+        metadata = server.metadata or {}
+        untouched = server.id in self._broken_off and metadata.get(METADATA_FLAVOR) == before
+        if METADATA_THROTTLED in metadata and not untouched:
             self._broken_off.discard(server.id)
             return
         if before not in flavors:
@@ -117,24 +117,24 @@ class Hook:
             return
         if not self._may(server, labels):
             return
-        said = {METADATA_THROTTLED: labels["alertname"], METADATA_FLAVOR: before}
+        metadata = {METADATA_THROTTLED: labels["alertname"], METADATA_FLAVOR: before}
         self._broken_off.add(server.id)
-        self._cloud.compute.set_server_metadata(server, **said)
+        self._cloud.compute.set_server_metadata(server, **metadata)
         resized = self._resize(server, flavors[before])
         self._broken_off.discard(server.id)
         if resized:
             self._done.append(self._clock())
             _log("throttle", labels, f"undo it by: openstack server resize to {before}, or revert")
         else:
-            self._cloud.compute.delete_server_metadata(server, list(said))
+            self._cloud.compute.delete_server_metadata(server, list(metadata))
             _log("refused", labels, f"Nova did not resize the server to {flavors[before]!r}")
 
     def _unthrottle(self, labels: Mapping[str, str]) -> None:
         server = self._find(labels)
-        said = (server.metadata or {}) if server else {}
-        if server is None or said.get(METADATA_THROTTLED) != labels["alertname"]:
+        metadata = (server.metadata or {}) if server else {}
+        if server is None or metadata.get(METADATA_THROTTLED) != labels["alertname"]:
             return
-        before = said.get(METADATA_FLAVOR, "")
+        before = metadata.get(METADATA_FLAVOR, "")
         if server.status == "VERIFY_RESIZE":
             self._cloud.compute.revert_server_resize(server)
             undone = self._settled(server) == before

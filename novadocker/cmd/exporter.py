@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         places.data_root / "containers",
         Rings(chosen.kernel_log_folder),
         _open_log(),
-        partial(incidents.tell, places.state_path),
+        partial(incidents.report, places.state_path),
     )
     registry.register(WatchCollector(watch))
     search = Search(places.root / "run/netns", places.data_root, chosen.ovs_folder)

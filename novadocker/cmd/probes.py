@@ -30,7 +30,7 @@ _SWITCH_MILLISECONDS = 5_000
 _PRIVILEGED_SECONDS = 30
 
 # oslo.privsep puts this prefix before each line that the privileged process writes.
-_SAID_BY_HELPER = "privsep log: "
+_HELPER_PREFIX = "privsep log: "
 _PRIVILEGED_CALL = "import sys; from novadocker.cmd import privileged; sys.exit(privileged.main())"
 
 
@@ -141,5 +141,5 @@ def _files(configuration: cfg.ConfigOpts) -> list[str]:
 def _reason(stderr: str) -> str:
     """Return the last line of sudo or rootwrap; the last line of all if they wrote none."""
     lines = stderr.strip().splitlines() or ["no message"]
-    said = [line for line in lines if line.startswith(_SAID_BY_HELPER)]
-    return (said or lines)[-1].removeprefix(_SAID_BY_HELPER)
+    of_helper = [line for line in lines if line.startswith(_HELPER_PREFIX)]
+    return (of_helper or lines)[-1].removeprefix(_HELPER_PREFIX)

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(parsed)
     except (RecoveryError, OSError, subprocess.SubprocessError) as error:
-        say(str(error))
+        print_error(str(error))
         return FAILED
 
 
@@ -97,7 +97,7 @@ def run(parsed: argparse.Namespace) -> int:
         return show(root, as_json=parsed.json)
     server = with_volumes(root.find(parsed.server), parsed.volume)
     if server.damage:
-        say(server.damage)
+        print_error(server.damage)
     # A user who names the volumes supplies the lost part of the metadata.
     damaged = bool(server.damage) and not parsed.volume
     if parsed.command == "mount":
@@ -117,13 +117,13 @@ def run(parsed: argparse.Namespace) -> int:
                 )
             case "verify":
                 problems = list(verify.problems(source, parsed.against))
-                damaged |= tell(problems, as_json=parsed.json) == DAMAGED
+                damaged |= print_problems(problems, as_json=parsed.json) == DAMAGED
     for line in changed:
-        say(line)
+        print_error(line)
     return DAMAGED if changed or damaged else OK
 
 
-def say(text: str) -> None:
+def print_error(text: str) -> None:
     """Print a line on stderr, with escapes, because tenants choose the names of files."""
     print(f"novadocker-recover: {progress.printable(text)}", file=sys.stderr)
 
@@ -190,7 +190,7 @@ def show(root: DataRoot, *, as_json: bool) -> int:
     return DAMAGED if damaged else OK
 
 
-def tell(problems: Sequence[str], *, as_json: bool) -> int:
+def print_problems(problems: Sequence[str], *, as_json: bool) -> int:
     """Print the problems that verify found. Return ``DAMAGED`` if there are any."""
     if as_json:
         print(json.dumps({"problems": problems}, indent=1))

@@ -50,7 +50,7 @@ class Found:
     victim: Victim | None = None
 
 
-def tells_full_table(record: Record) -> bool:
+def reports_full_table(record: Record) -> bool:
     """Return True if a line reports a full connection tracking table, of any network namespace."""
     return _TABLE_FULL.match(record.text) is not None
 

@@ -96,7 +96,7 @@ class HostCollector(Collector):
             server = servers.get(container)
             # A container that is deleted during the walk has no sample.
             if server and (sample := self._tree.sample(path)):
-                loads, rates = self._told(server.labels["uuid"])
+                loads, rates = self._state_files(server.labels["uuid"])
                 yield metrics.Seen(
                     labels=server.labels,
                     sample=sample,
@@ -111,7 +111,7 @@ class HostCollector(Collector):
                     },
                 )
 
-    def _told(self, uuid: str) -> tuple[str | None, str | None]:
+    def _state_files(self, uuid: str) -> tuple[str | None, str | None]:
         """Return the content of an instance's files of load averages and of port rates."""
         state_path = str(self._places.state_path)
         return (

@@ -30,7 +30,7 @@ class ConnectionTables:
         self._is_one_full = False
         self._look_at = 0.0
 
-    def say_full(self) -> None:
+    def note_full(self) -> None:
         """Note that the kernel logged a full table, of any network namespace."""
         self._is_one_full = True
 

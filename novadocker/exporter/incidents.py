@@ -55,7 +55,7 @@ def log(incident: Incident) -> None:
     LOG.warning("%s", json.dumps(fields))
 
 
-def tell(state_path: Path, incident: Incident) -> None:
+def report(state_path: Path, incident: Incident) -> None:
     """Log an incident and send it to nova-compute if it is of a kind in ``TOLD``.
 
     nova-compute need not run.
@@ -85,7 +85,7 @@ class Pending:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._since: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
 
     def add(self, kind: str, count: int, now: float) -> None:
         """Add occurrences of an incident."""
@@ -105,7 +105,7 @@ class Pending:
         """
         for kind in list(self._counts):
             if self._due(kind, patient) <= now:
-                self._told[kind] = now
+                self._reported[kind] = now
                 del self._since[kind]
                 yield kind, self._counts.pop(kind)
 
@@ -122,5 +122,5 @@ class Pending:
 
     def _due(self, kind: str, patient: bool) -> float:
         wait = _PATIENCE_SECONDS if patient and kind == OOM_KILL else 0.0
-        again = self._told[kind] + _AGAIN_SECONDS if kind in self._told else 0.0
+        again = self._reported[kind] + _AGAIN_SECONDS if kind in self._reported else 0.0
         return max(self._since[kind] + wait, again)

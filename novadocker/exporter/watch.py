@@ -25,7 +25,7 @@ from novadocker.exporter.incidents import Incident
 from novadocker.exporter.kernel_log import KernelLog, Record
 from novadocker.exporter.rings import Rings
 from novadocker.exporter.tree import Tree, container_of
-from novadocker.exporter.watched import LINES_TOLD, Totals, Watched
+from novadocker.exporter.watched import REPORTED_LINES, Totals, Watched
 
 LOG = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Watch:
     :param containers: the directory ``containers`` of the engine's data root
     :param rings: receives the lines of the kernel's log about each instance
     :param log: the kernel's log; None if it can't be read
-    :param tell: receives each incident
+    :param report: receives each incident
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Watch:
         containers: Path,
         rings: Rings,
         log: KernelLog | None,
-        tell: Callable[[Incident], None],
+        report: Callable[[Incident], None],
     ) -> None:
         self._proc = root / "proc"
         self._tree = Tree(root)
@@ -61,7 +61,7 @@ class Watch:
         self._identities = Identities(containers)
         self._rings = rings
         self._log = log
-        self._tell = tell
+        self._report = report
         self._attribution = attribution.Attribution(self._container_of_process)
         self._lock = threading.Lock()
         self._watched: dict[str, Watched] = {}
@@ -134,7 +134,7 @@ class Watch:
             due = [*self._last, *self._due(time.monotonic())]
             self._last = []
         for incident in due:
-            self._tell(incident)
+            self._report(incident)
 
     def _patience(self, seconds: float) -> float:
         now = time.monotonic()
@@ -164,8 +164,8 @@ class Watch:
         lines: dict[str, list[str]] = {}
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         for record in records:
-            if attribution.tells_full_table(record):
-                self._tables.say_full()
+            if attribution.reports_full_table(record):
+                self._tables.note_full()
             found = self._attribution.take(record)
             if found and self._knows(found.container):
                 kept = lines.setdefault(found.container, [])
@@ -178,7 +178,7 @@ class Watch:
             # A walk for a later line may have found that the container no longer runs.
             if (watched := self._watched.get(container)) is None:
                 continue
-            watched.lines.extend(kept[-LINES_TOLD:])
+            watched.lines.extend(kept[-REPORTED_LINES:])
             watched.add(incidents.KERNEL_LINE, len(kept), now)
             totals = watched.totals
             totals.dropped_lines += self._keep(totals.labels["uuid"], kept)

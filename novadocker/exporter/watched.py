@@ -9,7 +9,7 @@ from novadocker.exporter import files, parsing
 from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT, Incident, Pending
 from novadocker.exporter.labels import KnownLabels
 
-LINES_TOLD = 20
+REPORTED_LINES = 20
 """Number of lines of the kernel's log in the report of an incident."""
 
 
@@ -44,7 +44,7 @@ class Watched:
     descriptors: dict[str, int]
     counts: dict[str, int] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_TOLD))
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=REPORTED_LINES))
     victim: str = ""
 
     def add(self, kind: str, count: int, now: float) -> None:

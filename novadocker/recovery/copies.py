@@ -51,8 +51,8 @@ def copy_folder(source: Path, target: Path) -> list[str]:
     changed: list[str] = []
     command = ["tar", "--extract", *_FIDELITY, "--same-permissions", "--directory", str(target)]
     with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as extracting,
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages) as extracting,
     ):
         assert extracting.stdin
         # If the disk is full, tar exits, and _end raises its message.
@@ -60,7 +60,7 @@ def copy_folder(source: Path, target: Path) -> list[str]:
             for chunk in _archived(source, f"to {target}", changed):
                 extracting.stdin.write(chunk)
             extracting.stdin.close()
-        _end(extracting, said)
+        _end(extracting, messages)
     return changed
 
 
@@ -171,24 +171,24 @@ def _archived(
     ]
     with (
         # Messages go to a file, because tar would block on a pipe that is not read meanwhile.
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said) as archiving,
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages) as archiving,
     ):
         assert archiving.stdout
         chunks = iter(lambda: archiving.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
         yield from progress.shown(chunks, progress.Bar(progress.used_bytes(source), what))
-        changed += _end(archiving, said, allowed=_CHANGED)
+        changed += _end(archiving, messages, allowed=_CHANGED)
 
 
-def _end(process: subprocess.Popen[bytes], said: IO[bytes], allowed: int = 0) -> list[str]:
+def _end(process: subprocess.Popen[bytes], messages: IO[bytes], allowed: int = 0) -> list[str]:
     """Wait for the end of tar. Return its messages if it exited with the status ``allowed``.
 
-    :param said: file with tar's messages
+    :param messages: file with tar's messages
     :raises RecoveryError: tar exited with a status other than 0 and ``allowed``
     """
     code = process.wait(_END_SECONDS)
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
+    messages.seek(0)
+    lines = messages.read().decode(errors="replace").strip().splitlines()
     if code not in (0, allowed):
         raise RecoveryError(lines[-1] if lines else f"tar failed with exit status {code}")
     return lines if code else []

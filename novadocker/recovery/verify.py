@@ -45,16 +45,16 @@ def problems(source: Path, copy: Path | None = None) -> Iterator[str]:
         if differing:
             yield f"/{relative}: the copy differs in {', '.join(differing)}"
     bar.end()
-    yield from _told(source, unlisted)
+    yield from _unreadable(source, unlisted)
     if copy is not None:
         unlisted.clear()
         for relative in _walk(copy, unlisted):
             if relative not in seen:
                 yield f"/{relative}: only in the copy"
-        yield from _told(copy, unlisted, "the copy: ")
+        yield from _unreadable(copy, unlisted, "the copy: ")
 
 
-def _told(top: Path, unlisted: Iterable[OSError], where: str = "") -> Iterator[str]:
+def _unreadable(top: Path, unlisted: Iterable[OSError], where: str = "") -> Iterator[str]:
     for error in unlisted:
         yield f"/{Path(error.filename).relative_to(top)}: {where}{error.strerror}"
 

@@ -285,7 +285,7 @@ def test_nova_compute_is_told_of_what_it_records(
     with caplog.at_level(logging.WARNING), incident_socket.listen(folder) as listening:
         listening.setblocking(False)
         for kind in incidents.KINDS:
-            incidents.tell(folder, Incident(kind, labels, 1))
+            incidents.report(folder, Incident(kind, labels, 1))
         told = [incident_socket.parse(listening.recv(1000)) for _ in range(2)]
         with pytest.raises(BlockingIOError):
             listening.recv(1000)
@@ -298,7 +298,7 @@ def test_a_nova_compute_that_is_away_costs_its_record_alone(
 ) -> None:
     labels = KnownLabels({"uuid": UUID, "name": "n", "project": "p", "flavor": "f"})
     with caplog.at_level(logging.INFO):
-        incidents.tell(tmp_path, Incident("pids_limit", labels, 1))
+        incidents.report(tmp_path, Incident("pids_limit", labels, 1))
     assert json.loads(caplog.messages[0])["event"] == "pids_limit"
     assert f"server {UUID} to nova-compute" in caplog.messages[1]
 

@@ -187,7 +187,10 @@ def test_nobody_steers_the_terminal(
     for folder in (source, copy):
         folder.mkdir()
     (source / os.fsdecode(b"\xff\n\x1b[2J")).touch()
-    assert recover.tell(list(verify.problems(source, copy)), as_json=False) == recover.DAMAGED
+    assert (
+        recover.print_problems(list(verify.problems(source, copy)), as_json=False)
+        == recover.DAMAGED
+    )
     shown = capsys.readouterr().out
     assert shown.isascii()
     assert "\x1b" not in shown
