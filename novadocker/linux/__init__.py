@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Linux offers and Python has no function for; imports neither Nova nor the engine."""
+"""These modules wrap Linux interfaces that Python lacks; they import neither Nova nor Docker."""

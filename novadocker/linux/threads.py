@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that repeat a function at an interval."""
+"""Threads that repeat a function at an interval, or run one beside a block."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Generic, ParamSpec, TypeVar
 
 LOG = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+P = ParamSpec("P")
+
+THREAD = "meanwhile"
+"""Prefix of the names of the threads of ``meanwhile``."""
 
 
 class Repeated:
@@ -86,3 +92,15 @@ class Polled(Generic[Answer]):
         except (OSError, ValueError) as error:
             LOG.debug("Failed to poll %s: %s", self._name, error)
         self._answer = (time.monotonic(), answer)
+
+
+@contextmanager
+def meanwhile(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Iterator[None]:
+    """Run a function in a thread of its own while the block runs, and wait for it at the end.
+
+    Raises the error of the function when the block ends. An error of the block takes precedence.
+    """
+    with futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix=THREAD) as executor:
+        running = executor.submit(function, *args, **kwargs)
+        yield
+        running.result()

@@ -90,16 +90,8 @@ def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.Monke
         return None if len(waits) == 1 else 3
 
     monkeypatch.setattr(engine, "wait_container", wait)
-<<<<<<< main
     # An ended container has no process.
-    with pytest.raises(exception.ProcessEnded, match="exit code 3"):
-||||||| base
-    # an ended container has no process
-    with pytest.raises(exception.ProcessEnded, match="exit code 3"):
-=======
-    # an ended container has no process
     with pytest.raises(exception.ProcessEnded, match="exit status 3"):
->>>>>>> helper
         start(engine, 100)
     assert waits == [pytest.approx(100, rel=0.1), 10]
 
