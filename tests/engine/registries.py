@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+<<<<<<< main
 """A real registry with TLS, credentials and its own disk."""
+||||||| base
+"""A real registry: TLS, credentials, a disk of its own."""
+=======
+"""A real registry: TLS, passwords or tokens, a disk of its own."""
+>>>>>>> helper
 
 import base64
 import json
@@ -7,10 +13,11 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.engine import daemons
+from tests.engine import daemons, token_server
+from tests.engine.token_server import TokenServer
 from tests.suspending import suspend
 
 USER, PASSWORD = "mover", "secret"
@@ -29,10 +36,20 @@ http:
   tls:
     certificate: {folder}/ca.crt
     key: {folder}/key
+"""
+_PASSWORDS = """
 auth:
   htpasswd:
     realm: registry
     path: {folder}/htpasswd
+"""
+_TOKENS = """
+auth:
+  token:
+    realm: {realm}
+    service: {service}
+    issuer: {issuer}
+    rootcertbundle: {folder}/ca.crt
 """
 
 
@@ -40,8 +57,17 @@ class Registry:
     """A registry with all its files below one directory.
 
     :ivar address: host and port
+<<<<<<< main
     :ivar certificates: a directory in the layout of an engine's ``certs.d``
     :ivar credentials: a file in the format of ``docker login``
+||||||| base
+    :ivar certificates: a folder as engines have it
+    :ivar credentials: a file as ``docker login`` writes it
+=======
+    :ivar certificates: a folder as engines have it
+    :ivar credentials: a file as ``docker login`` writes it
+    :ivar tokens: the server whose tokens it accepts; None if it asks for name and password itself
+>>>>>>> helper
     """
 
     def __init__(self, folder: Path, address: str, enter: Sequence[str | Path]) -> None:
@@ -56,11 +82,10 @@ class Registry:
         self.certificates = folder / "certs.d"
         self.credentials = folder / "config.json"
         (self.certificates / self.address).mkdir(parents=True)
-        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        self.credentials.write_text(json.dumps({"auths": {self.address: {"auth": secret}}}))
+        self.secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        self.credentials.write_text(json.dumps({"auths": {self.address: {"auth": self.secret}}}))
+        self.tokens: TokenServer | None = None
         (folder / "htpasswd").write_text(f"{USER}:{_HASH}\n")
-        config = _CONFIG.format(folder=folder, address=self.address)
-        (folder / "registry.yml").write_text(config)
         self._make_certificate()
         (self.certificates / self.address / "ca.crt").write_bytes((folder / "ca.crt").read_bytes())
 
@@ -77,6 +102,15 @@ class Registry:
         )
 
     def start(self) -> None:
+        config = _CONFIG + (_TOKENS if self.tokens else _PASSWORDS)
+        values = {
+            "folder": self.folder,
+            "address": self.address,
+            "realm": self.tokens and self.tokens.realm,
+            "service": token_server.SERVICE,
+            "issuer": token_server.ISSUER,
+        }
+        (self.folder / "registry.yml").write_text(config.format(**values))
         self._process = daemons.start(
             [*map(str, self._enter), "docker-registry", "serve", f"{self.folder}/registry.yml"],
             self.folder / "log",
@@ -136,18 +170,36 @@ def free_address() -> str:
 
 @contextmanager
 def registry(
-    folder: Path, disk_mib: int, address: str = "", enter: Sequence[str | Path] = ()
+    folder: Path,
+    disk_mib: int,
+    address: str = "",
+    enter: Sequence[str | Path] = (),
+    token_seconds: float = 0,
 ) -> Iterator[Registry]:
+<<<<<<< main
     """Run a registry on its own disk of limited size."""
+||||||| base
+    """Run a registry on a disk of its own, which may fill up."""
+=======
+    """Run a registry on a disk of its own, which may fill up.
+
+    :param token_seconds: how long it accepts a token; 0 for passwords instead of tokens
+    """
+>>>>>>> helper
     (folder / "disk").mkdir(parents=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(folder / "disk")],
         check=True,
     )
-    found = Registry(folder, address or free_address(), enter)
-    found.start()
-    try:
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", str(folder / "disk")], check=True)
+        found = Registry(folder, address or free_address(), enter)
+        if token_seconds:
+            found.tokens = stack.enter_context(
+                token_server.token_server(
+                    found.secret, folder / "ca.crt", folder / "key", token_seconds
+                )
+            )
+        found.start()
+        stack.callback(found.stop)
         yield found
-    finally:
-        found.stop()
-        subprocess.run(["umount", str(folder / "disk")], check=True)

@@ -16,7 +16,12 @@ from novadocker.virt.docker.migration import backup
 from novadocker.virt.docker.migration.backup import Copies
 from tests.engine.images.test_snapshot import Guest, base, boot, check, prepare
 from tests.engine.images.test_store import folder, store
-from tests.engine.migration.test_transport import FAULTS, SHORT_PATIENCE_SECONDS, registry
+from tests.engine.migration.test_transport import (
+    FAULTS,
+    SHORT_PATIENCE_SECONDS,
+    either_authentication,
+    registry,
+)
 from tests.engine.moving import Arrive, arrive, data_root, guest
 from tests.engine.registries import Registry
 
@@ -39,6 +44,7 @@ def taken(engine: Engine, registry: Registry, tmp_path: Path) -> Iterator[Copies
     conf.CONF.clear_override("instances_path")
 
 
+@either_authentication
 def test_a_server_is_made_of_its_last_copy(
     taken: Copies,
     registry: Registry,

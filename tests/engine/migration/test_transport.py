@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server's data through a registry: transferred data, leftovers in the registry, failures."""
 
+import base64
+import json
+import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,12 +35,32 @@ DISK_MIB = 64
 # Timeouts of a registry, for the tests without and with a registry that hangs.
 PATIENCE_SECONDS = 30
 SHORT_PATIENCE_SECONDS = 2
+# shorter than a move, so each has several
+TOKEN_SECONDS = 2
+
+either_authentication = pytest.mark.parametrize(
+    "registry", [0, TOKEN_SECONDS], ids=["passwords", "tokens"], indirect=True
+)
 
 
 @pytest.fixture
+<<<<<<< main
 def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
     """Run the registry for the moves."""
     with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
+||||||| base
+def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
+    """The registry that servers move through."""
+    with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
+=======
+def registry(
+    state_folder: Path, tmp_path: Path, monkeypatch: Any, request: pytest.FixtureRequest
+) -> Iterator[Registry]:
+    """The registry that servers move through; its parameter is how long it accepts a token."""
+    folder = state_folder / f"registry-{tmp_path.name}"
+    seconds = getattr(request, "param", 0)
+    with registries.registry(folder, DISK_MIB, token_seconds=seconds) as found:
+>>>>>>> helper
         monkeypatch.setattr(registry_client, "CERTIFICATES", found.certificates)
         options = {
             "transfer_registry": f"{found.address}/moves",
@@ -58,6 +82,7 @@ def other_engine(state_folder: Path, tmp_path: Path, host: list[str]) -> Iterato
         yield Engine(other.url, timeout=30, load_timeout=60)
 
 
+@either_authentication
 def test_all_that_a_server_has_and_then_nothing_is_left(
     registry: Registry,
     docker_client: docker.APIClient,
@@ -178,6 +203,34 @@ def test_a_registry_that_does_not_know_the_user(registry: Registry, opened: Open
         opened() as (session, _),
     ):
         session.send(live=True)
+
+
+@pytest.mark.parametrize("registry", [TOKEN_SECONDS], indirect=True)
+def test_a_token_that_ends_while_data_travels(registry: Registry, instance_uuid: str) -> None:
+    repository = transport.repository(instance_uuid)
+    chunks = [os.urandom(1 << 20) for _ in range(4)]
+
+    def slowly() -> Iterator[bytes]:
+        for chunk in chunks:
+            time.sleep(TOKEN_SECONDS * 0.4)
+            yield chunk
+
+    blob = repository.upload(slowly())
+    assert blob.size == 4 << 20
+    assert b"".join(repository.download(blob.digest)) == b"".join(chunks)
+    repository.remove_blob(blob.digest)
+    assert registry.tokens is not None
+    actions = [set(scope.rpartition(":")[2].split(",")) for scope in registry.tokens.granted]
+    # at the beginning of the upload and at its end; what is fetched needs no other
+    assert actions == [{"pull", "push"}, {"pull", "push"}, {"delete"}]
+
+
+@pytest.mark.parametrize("registry", [TOKEN_SECONDS], indirect=True)
+def test_a_token_server_that_does_not_know_the_user(registry: Registry, instance_uuid: str) -> None:
+    secret = base64.b64encode(b"mover:other").decode()
+    registry.credentials.write_text(json.dumps({"auths": {registry.address: {"auth": secret}}}))
+    with pytest.raises(exception.RegistryFailed, match=r"token server .* refuses the credentials"):
+        transport.repository(instance_uuid).upload([b"data"])
 
 
 def test_a_registry_that_gives_other_data(
