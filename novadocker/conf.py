@@ -116,17 +116,11 @@ mirrors in the host's own region first. A mirror is trusted like its registry.
         help="""
 File with credentials for registries, in the format of ``config.json`` of ``docker login``.
 
-<<<<<<< main
+A token server on another host than its registry, as GitLab's may be, needs an entry of its own.
+Moves through ``transfer_registry`` send credentials only to the host of their entry.
+
 nova-compute must be able to read it. Tenants can boot every image that the credentials give access
 to.
-||||||| base
-It must be readable for nova-compute. Tenants can use whatever images the credentials open.
-=======
-A token server on another host than its registry, as GitLab's may be, needs an entry, too: moves
-through ``transfer_registry`` send credentials to no host but that of their entry.
-
-It must be readable for nova-compute. Tenants can use whatever images the credentials open.
->>>>>>> helper
 """,
     ),
     cfg.IntOpt(
@@ -234,19 +228,10 @@ Related options:
 Registry, with a path in it, through which servers move. If empty, data goes directly from host to
 host.
 
-<<<<<<< main
-The registry must use TLS and must allow the deletion of data. Both hosts must have the same value,
-and if the registry asks for credentials, both need them in ``registry_credentials_file``. The
-hosts also need ``transfer_command``, but no data of the server goes through that command.
-||||||| base
-It speaks TLS and lets data be removed. Both hosts must have the same value, and credentials for it
-in the file of ``registry_credentials_file`` if it asks for them. The command of
-``transfer_command`` is needed as well, but no data goes that way.
-=======
-It speaks TLS and lets data be removed. Both hosts must have the same value, and credentials for it
-in the file of ``registry_credentials_file`` if it asks for them, or for tokens. The command of
-``transfer_command`` is needed as well, but no data goes that way.
->>>>>>> helper
+The registry must use TLS and must allow the deletion of data. Both hosts must have the same value.
+If the registry asks for credentials or tokens, both need credentials in
+``registry_credentials_file``. The hosts also need ``transfer_command``, but no data of the server
+goes through that command.
 
 Related options:
 

@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-<<<<<<< main
-"""A real registry with TLS, credentials and its own disk."""
-||||||| base
-"""A real registry: TLS, credentials, a disk of its own."""
-=======
-"""A real registry: TLS, passwords or tokens, a disk of its own."""
->>>>>>> helper
+"""A real registry with TLS, passwords or tokens, and its own disk."""
 
 import base64
 import json
@@ -57,17 +51,9 @@ class Registry:
     """A registry with all its files below one directory.
 
     :ivar address: host and port
-<<<<<<< main
     :ivar certificates: a directory in the layout of an engine's ``certs.d``
     :ivar credentials: a file in the format of ``docker login``
-||||||| base
-    :ivar certificates: a folder as engines have it
-    :ivar credentials: a file as ``docker login`` writes it
-=======
-    :ivar certificates: a folder as engines have it
-    :ivar credentials: a file as ``docker login`` writes it
-    :ivar tokens: the server whose tokens it accepts; None if it asks for name and password itself
->>>>>>> helper
+    :ivar tokens: the token server; None if the registry asks for name and password itself
     """
 
     def __init__(self, folder: Path, address: str, enter: Sequence[str | Path]) -> None:
@@ -176,16 +162,10 @@ def registry(
     enter: Sequence[str | Path] = (),
     token_seconds: float = 0,
 ) -> Iterator[Registry]:
-<<<<<<< main
-    """Run a registry on its own disk of limited size."""
-||||||| base
-    """Run a registry on a disk of its own, which may fill up."""
-=======
-    """Run a registry on a disk of its own, which may fill up.
+    """Run a registry on its own disk of limited size.
 
     :param token_seconds: how long it accepts a token; 0 for passwords instead of tokens
     """
->>>>>>> helper
     (folder / "disk").mkdir(parents=True)
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={disk_mib}m", "tmpfs", str(folder / "disk")],

@@ -44,23 +44,13 @@ either_authentication = pytest.mark.parametrize(
 
 
 @pytest.fixture
-<<<<<<< main
-def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
-    """Run the registry for the moves."""
-    with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
-||||||| base
-def registry(state_folder: Path, tmp_path: Path, monkeypatch: Any) -> Iterator[Registry]:
-    """The registry that servers move through."""
-    with registries.registry(state_folder / f"registry-{tmp_path.name}", DISK_MIB) as found:
-=======
 def registry(
     state_folder: Path, tmp_path: Path, monkeypatch: Any, request: pytest.FixtureRequest
 ) -> Iterator[Registry]:
-    """The registry that servers move through; its parameter is how long it accepts a token."""
+    """Run the registry for the moves; the parameter is how many seconds it accepts a token."""
     folder = state_folder / f"registry-{tmp_path.name}"
     seconds = getattr(request, "param", 0)
     with registries.registry(folder, DISK_MIB, token_seconds=seconds) as found:
->>>>>>> helper
         monkeypatch.setattr(registry_client, "CERTIFICATES", found.certificates)
         options = {
             "transfer_registry": f"{found.address}/moves",

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -73,6 +74,7 @@ class Registry:
     :ivar special: for a method and the end of a path, how to answer instead
     :ivar asked: method, path and ``Authorization`` of each request
     :ivar kept: data by digest; None for any that goes nowhere
+    :ivar receiving: set when the first data of an upload has arrived
     """
 
     challenge: str = ""
@@ -83,6 +85,7 @@ class Registry:
     kept: dict[str, bytes] | None = field(default_factory=dict)
     manifests: dict[str, bytes] = field(default_factory=dict)
     upload: bytearray = field(default_factory=bytearray)
+    receiving: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path, _, query = request.path.partition("?")
@@ -108,6 +111,7 @@ class Registry:
                 reply(request, 202, Location=f"{PATH}blobs/uploads/1?state=a")
             case "PATCH", ["blobs", "uploads", "1"]:
                 for chunk in body_of(request):
+                    self.receiving.set()
                     if self.kept is not None:
                         self.upload += chunk
                 reply(request, 202, Location=f"{PATH}blobs/uploads/1?state=b")
@@ -277,6 +281,8 @@ def test_a_token_that_ends_during_an_upload(world: World, registry: Registry) ->
 
     def chunks() -> Iterator[bytes]:
         yield b"first "
+        # The registry checks the token before it reads data.
+        assert registry.receiving.wait(60)
         registry.known.clear()
         yield b"second"
 
