@@ -4,7 +4,6 @@
 A thread that has changed its namespace is never given back to a pool: see ``run_in_thread``.
 """
 
-import ctypes
 import errno
 import os
 import select
@@ -17,21 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from novadocker.linux import libc
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# linux/sched.h, sys/mount.h
-_CLONE_NEWNET = 0x40000000
-_MS_BIND = 0x1000
-_MS_REC = 0x4000
-_MS_SHARED = 0x100000
-_MNT_DETACH = 2
-_EINVAL = 22
 _MAKER_SECONDS = 10
 
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
 _share_lock = threading.Lock()
 
 
@@ -69,14 +61,9 @@ def open_namespace(path: str = _THREAD_NAMESPACE) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def sync_filesystem(descriptor: int) -> None:
-    """Have the file system of an open file on its disk; see syncfs(2)."""
-    _check(_libc.syncfs(descriptor), "syncfs")
-
-
 def enter_namespace(descriptor: int) -> None:
     """Move the calling thread to a network namespace."""
-    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
+    libc.setns(descriptor, libc.CLONE_NEWNET)
 
 
 def enter_namespace_at(path: str) -> None:
@@ -90,7 +77,7 @@ def enter_namespace_at(path: str) -> None:
 
 def enter_new_namespace() -> None:
     """Move the calling thread to a network namespace of its own, as yet without a name."""
-    _check(_libc.unshare(_CLONE_NEWNET), "unshare")
+    libc.unshare(libc.CLONE_NEWNET)
 
 
 def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
@@ -134,17 +121,15 @@ def name_namespace(path: str, namespace: str = _THREAD_NAMESPACE) -> None:
     folder = os.path.dirname(path)
     with _share_lock:
         _make_folder(folder)
-        if _mount("", folder, _MS_SHARED | _MS_REC) == _EINVAL:
-            _check_mount(_mount(folder, folder, _MS_BIND | _MS_REC), folder)
-            _check_mount(_mount("", folder, _MS_SHARED | _MS_REC), folder)
+        _share(folder)
     Path(path).touch(mode=0o444)
-    _check_mount(_mount(namespace, path, _MS_BIND), path)
+    libc.mount(namespace, path, libc.MS_BIND)
 
 
 def remove_name(path: str) -> None:
     """Take the name from a namespace; it ends with its last process. Absent is fine."""
     if is_namespace(path):
-        _check(_libc.umount2(path.encode(), _MNT_DETACH), path)
+        libc.umount(path, libc.MNT_DETACH)
     Path(path).unlink(missing_ok=True)
 
 
@@ -155,19 +140,12 @@ def _make_folder(folder: str) -> None:
             os.mkdir(path, 0o755)
 
 
-def _mount(source: str, target: str, flags: int) -> int:
-    """Return 0 or an error number."""
-    if _libc.mount(source.encode(), target.encode(), b"none", flags, None) == 0:
-        return 0
-    return ctypes.get_errno()
-
-
-def _check_mount(error: int, what: str) -> None:
-    if error:
-        raise OSError(error, os.strerror(error), what)
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), what)
+def _share(folder: str) -> None:
+    """Turn a directory into a shared mount, which a directory of another mount becomes first."""
+    try:
+        libc.mount("", folder, libc.MS_SHARED | libc.MS_REC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        libc.mount(folder, folder, libc.MS_BIND | libc.MS_REC)
+        libc.mount("", folder, libc.MS_SHARED | libc.MS_REC)

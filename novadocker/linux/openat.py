@@ -5,7 +5,6 @@ The kernel resolves every link as within the root (openat2(2), ``RESOLVE_IN_ROOT
 tenant does meanwhile. Nothing but plain files is opened.
 """
 
-import ctypes
 import errno
 import os
 import secrets
@@ -14,23 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# the same number on every architecture: asm-generic/unistd.h
-_SYS_OPENAT2 = 437
-# linux/openat2.h
-_RESOLVE_IN_ROOT = 0x10
+from novadocker.linux import libc
+
 # as the kernel, which counts each path's links anew
 _MAX_LINKS = 40
 _LARGEST_FILE = 1 << 20
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
 
 
 @contextmanager
@@ -168,7 +155,8 @@ def open_plain(root: int, path: str) -> Iterator[int]:
 
     :raises OSError: it is missing, or no plain file
     """
-    found = _open(root, path, os.O_PATH | os.O_NOFOLLOW)
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    found = libc.openat2(root, path, flags, libc.RESOLVE_IN_ROOT)
     try:
         # to open a device or a pipe has effects
         if not stat.S_ISREG(os.fstat(found).st_mode):
@@ -187,19 +175,5 @@ def open_folder(root: int, path: str) -> int:
 
     :raises OSError: it is missing, or no folder
     """
-    return _open(root, path, os.O_PATH | os.O_DIRECTORY)
-
-
-def _open(root: int, path: str, flags: int) -> int:
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
-    found = _libc.syscall(
-        ctypes.c_long(_SYS_OPENAT2),
-        ctypes.c_int(root),
-        ctypes.c_char_p(os.fsencode(path)),
-        ctypes.byref(how),
-        ctypes.c_size_t(ctypes.sizeof(how)),
-    )
-    if found < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), path)
-    return int(found)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    return libc.openat2(root, path, flags, libc.RESOLVE_IN_ROOT)

@@ -5,7 +5,6 @@ A bind mount of a file of lxcfs belongs to the process that served it and dies w
 of the new process takes its place in the container's mount namespace, without a restart.
 """
 
-import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.linux import namespaces, openat
+from novadocker.linux import libc, namespaces, openat
 from novadocker.privsep import arguments
 
 FILESYSTEM = "fuse.lxcfs"
@@ -22,20 +21,7 @@ FILESYSTEM = "fuse.lxcfs"
 # what the driver mounts, each at its own path
 _VIEWED = re.compile(r"/proc/[a-z]+|/sys/devices/system/cpu")
 
-# the same numbers on every architecture: asm-generic/unistd.h
-_SYS_OPEN_TREE = 428
-_SYS_MOVE_MOUNT = 429
-# linux/mount.h, linux/fcntl.h, sched.h, sys/mount.h
-_OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_AT_FDCWD = -100
-_CLONE_FS = 0x200
-_CLONE_NEWNS = 0x20000
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
-_READ_ONLY_BIND = 1 | 2 | 4 | 32 | 4096  # MS_RDONLY, NOSUID, NODEV, REMOUNT, BIND
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_READ_ONLY_BIND = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | libc.MS_NODEV
 
 
 @dataclass(frozen=True)
@@ -98,40 +84,15 @@ def _replace(namespace: int, source: str, points: list[str]) -> None:
         for point in points:
             # one that the new release of lxcfs lacks shows the host's values rather than none
             with suppress(FileNotFoundError):
-                trees[point] = _call(
-                    _SYS_OPEN_TREE,
-                    ctypes.c_int(_AT_FDCWD),
-                    ctypes.c_char_p(os.fsencode(source + point)),
-                    ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
-                )
+                trees[point] = libc.clone_mount(source + point)
         # setns(2) refuses a thread that shares its root and working directory with others
-        _check(_libc.unshare(_CLONE_FS), "unshare")
-        _check(_libc.setns(namespace, _CLONE_NEWNS), "setns")
+        libc.unshare(libc.CLONE_FS)
+        libc.setns(namespace, libc.CLONE_NEWNS)
         for point in points:
-            path = os.fsencode(point)
-            _check(_libc.umount2(path, _MNT_DETACH | _UMOUNT_NOFOLLOW), point)
+            libc.umount(point, libc.MNT_DETACH | libc.UMOUNT_NOFOLLOW)
             if point in trees:
-                _call(
-                    _SYS_MOVE_MOUNT,
-                    ctypes.c_int(trees[point]),
-                    ctypes.c_char_p(b""),
-                    ctypes.c_int(_AT_FDCWD),
-                    ctypes.c_char_p(path),
-                    ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
-                )
-                _check(_libc.mount(None, path, None, ctypes.c_ulong(_READ_ONLY_BIND), None), point)
+                libc.attach_mount(trees[point], point)
+                libc.mount("", point, _READ_ONLY_BIND)
     finally:
         for tree in trees.values():
             os.close(tree)
-
-
-def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
-    _check(result, f"system call {number}")
-    return result
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), what)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from novadocker import privsep
-from novadocker.linux import namespaces
+from novadocker.linux import libc
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import tree_stream
 
@@ -83,7 +83,7 @@ def receive_folders(
         with open(pipe, "rb") as stream:
             tree_stream.Writer(top).apply(stream)
         # each time, so that the last has little to write
-        namespaces.sync_filesystem(top)
+        libc.syncfs(top)
     finally:
         os.close(top)
 

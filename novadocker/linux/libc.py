@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that Python 3.11 has no function for, as typed functions on the C library.
+
+Each function raises OSError with the kernel's error number and the path, or else the name of the
+system call.
+"""
+
+import ctypes
+import os
+
+# linux/sched.h
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
+CLONE_NEWNET = 0x40000000
+# linux/mount.h
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_SHARED = 1 << 20
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+# linux/fs.h
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+# linux/fcntl.h
+_AT_FDCWD = -100
+# linux/openat2.h
+RESOLVE_IN_ROOT = 0x10
+
+# Because asm-generic/unistd.h numbers newer system calls, the numbers are those of every
+# architecture. glibc 2.36 has functions for the mount calls only, older ones for none of the three.
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_OPENAT2 = 437
+
+_library = ctypes.CDLL(None, use_errno=True)
+_library.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
+_library.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_library.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+_library.unshare.argtypes = [ctypes.c_int]
+_library.syncfs.argtypes = [ctypes.c_int]
+_library.syscall.restype = ctypes.c_long
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Move the calling thread to the namespace of a file descriptor; see setns(2).
+
+    :param kind: the namespace's CLONE_NEW constant
+    """
+    _check(_library.setns(descriptor, kind), "setns")
+
+
+def unshare(kinds: int) -> None:
+    """Move the calling thread to new namespaces, or out of what it shares; see unshare(2)."""
+    _check(_library.unshare(kinds), "unshare")
+
+
+def syncfs(descriptor: int) -> None:
+    """Write the file system of an open file to its disk; see syncfs(2)."""
+    _check(_library.syncfs(descriptor), "syncfs")
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """Bind, share or remount a mount, as ``flags`` say; see mount(2).
+
+    Such calls need neither the type of a file system nor its options.
+    """
+    _check(_library.mount(os.fsencode(source), os.fsencode(target), None, flags, None), target)
+
+
+def umount(target: str, flags: int) -> None:
+    """Unmount a file system; see umount2(2)."""
+    _check(_library.umount2(os.fsencode(target), flags), target)
+
+
+def clone_mount(path: str) -> int:
+    """Return a file descriptor of a detached copy of the mount at ``path``; see open_tree(2)."""
+    return _call(
+        path,
+        _SYS_OPEN_TREE,
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC),
+    )
+
+
+def attach_mount(tree: int, path: str) -> None:
+    """Attach a mount of ``clone_mount`` at ``path``; see move_mount(2)."""
+    _call(
+        path,
+        _SYS_MOVE_MOUNT,
+        ctypes.c_int(tree),
+        ctypes.c_char_p(b""),
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+    )
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """Return a file descriptor of an existing file; see openat2(2).
+
+    :param directory: a file descriptor of the directory that ``path`` starts from
+    :param resolve: how the kernel resolves ``path``, as ``RESOLVE_IN_ROOT``
+    """
+    how = _OpenHow(flags, 0, resolve)
+    return _call(
+        path,
+        _SYS_OPENAT2,
+        ctypes.c_int(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+
+
+def _call(subject: str, number: int, *arguments: object) -> int:
+    result: int = _library.syscall(ctypes.c_long(number), *arguments)
+    _check(result, subject)
+    return result
+
+
+def _check(result: int, subject: str) -> None:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), subject)
