@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accounts of a container: password hashes and the lines of passwd(5) and shadow(5); pure."""
 
-import ctypes
-import os
 import time
 
-# the system's own: Python has no such module from 3.13 on
-_LIBRARIES = ("libcrypt.so.1", "libcrypt.so.2")
-# crypt.h: large enough for struct crypt_data of any of its releases
-_WORK_BYTES = 128 << 10
-# crypt(5): sha512crypt, which every libc that images bring knows, even old ones and musl
-_METHOD = "$6$"
-_SALT_CHARACTERS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_SALT_LENGTH = 16
+import crypt_r
+
+# Because the C library of every image checks sha512crypt (crypt(5)), even an old one and musl, no
+# newer method is chosen.
+_METHOD = crypt_r.METHOD_SHA512
+_METHOD_PREFIX = "$6$"
 _DAY_SECONDS = 86400
 
 _NEW_SHADOW_FIELDS = ["0", "99999", "7", "", "", ""]
@@ -21,16 +17,19 @@ _NEW_SHADOW_FIELDS = ["0", "99999", "7", "", "", ""]
 def hash_password(password: str) -> str:
     """Return the salted hash of a password, in the form of crypt(5).
 
-    :raises ValueError: crypt(3) takes no such password; what it was is not told
+    :raises ValueError: crypt(3) refuses the password, which the fault does not contain
     """
     if "\0" in password:
-        raise ValueError("a password can't have a zero byte")
-    salt = "".join(_SALT_CHARACTERS[byte % 64] for byte in os.urandom(_SALT_LENGTH))
-    work = ctypes.create_string_buffer(_WORK_BYTES)
-    found = _load().crypt_r(password.encode(), f"{_METHOD}{salt}".encode(), work)
-    if not found or not found.startswith(_METHOD.encode()):
-        raise ValueError("crypt(3) refuses the password")
-    return str(found.decode())
+        raise ValueError("A password cannot contain a zero byte.")
+    try:
+        found: str = crypt_r.crypt(password, crypt_r.mksalt(_METHOD))
+    except OSError:
+        found = ""
+    # Because some releases of libxcrypt return a string that is no hash on a failure, the prefix
+    # is checked, too.
+    if not found.startswith(_METHOD_PREFIX):
+        raise ValueError("crypt(3) refuses the password.")
+    return found
 
 
 def today() -> int:
@@ -69,15 +68,3 @@ def shadowed(passwd: bytes, user: str) -> bool:
 
 def _line(fields: list[str]) -> bytes:
     return ":".join(fields).encode()
-
-
-def _load() -> ctypes.CDLL:
-    for name in _LIBRARIES:
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        library.crypt_r.restype = ctypes.c_char_p
-        library.crypt_r.argtypes = [ctypes.c_char_p] * 3
-        return library
-    raise OSError(f"none of the libraries {', '.join(_LIBRARIES)} is there")
