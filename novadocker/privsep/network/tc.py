@@ -40,8 +40,6 @@ _LEAST_BURST = 1 << 16
 _SMALLEST_BURST = 1 << 14
 # how long a packet may wait
 _QUEUE_SECONDS = 0.05
-# linux/pkt_sched.h: then the kernel wants no table of transmission times
-_LINKLAYER_ETHERNET = 1
 # the kernel's unit of time here, in a second
 _TICKS = calc_xmittime(1, 1)
 # what a device has before anybody asks for another

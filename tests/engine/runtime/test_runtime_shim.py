@@ -205,7 +205,7 @@ def test_never_starts_without_its_network(
     assert container.state["Running"] is False
     assert container.state["Pid"] == 0
     assert reason in container.state["Error"]
-    namespace.create_namespace(wired)
+    namespace.wire_nics(wired, [])
     runtime.bind_container(container.id, wired)
     container.start()
     assert same_namespace(container, wired)
@@ -213,7 +213,7 @@ def test_never_starts_without_its_network(
 
 @pytest.mark.parametrize("file", ["plain file", "another kind of namespace"])
 def test_path_that_is_no_network_namespace(create: Create, instance_uuid: str, file: str) -> None:
-    namespace.create_namespace(instance_uuid)
+    namespace.wire_nics(instance_uuid, [])
     runtime.delete_namespace(instance_uuid)
     path = namespace.namespace_path(instance_uuid)
     if file == "plain file":

@@ -64,7 +64,7 @@ def test_systemd(
             systemd=True,
         )
     )
-    namespace.create_namespace(instance_uuid)
+    namespace.wire_nics(instance_uuid, [])
     machine_id = instance_uuid.replace("-", "")
     engine.put_files(container, {"/etc/systemd/system/hello.service": UNIT})
     try:

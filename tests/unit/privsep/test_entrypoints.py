@@ -254,7 +254,6 @@ DRIVE_FILES = mappings(
 OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
 
 PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
-    namespace.create_namespace: {"instance_uuid": UUID},
     namespace.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
     namespace.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC)},
     namespace.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},

@@ -97,13 +97,13 @@ def link(uuid: str, device: str) -> dict[str, object]:
 
 
 def test_namespace_comes_and_goes(uuid: str) -> None:
-    assert not namespace.namespace_exists(uuid)
-    namespace.create_namespace(uuid)
-    assert namespace.namespace_exists(uuid)
+    assert not namespaces.is_namespace(namespace.namespace_path(uuid))
+    namespace.wire_nics(uuid, [])
+    assert namespaces.is_namespace(namespace.namespace_path(uuid))
     assert [shown["ifname"] for shown in networks.ip(uuid, "address", "show", "up")] == ["lo"]
     assert networks.pings(uuid, "127.0.0.1")
     inode = os.stat(namespace.namespace_path(uuid)).st_ino
-    namespace.create_namespace(uuid)
+    namespace.wire_nics(uuid, [])
     assert os.stat(namespace.namespace_path(uuid)).st_ino == inode
     runtime.delete_namespace(uuid)
     assert not os.path.exists(namespace.namespace_path(uuid))
@@ -111,12 +111,12 @@ def test_namespace_comes_and_goes(uuid: str) -> None:
 
 
 def test_file_left_by_a_cut_off_creation(uuid: str) -> None:
-    namespace.create_namespace(uuid)
+    namespace.wire_nics(uuid, [])
     runtime.delete_namespace(uuid)
     Path(namespace.namespace_path(uuid)).touch()
-    assert not namespace.namespace_exists(uuid)
-    namespace.create_namespace(uuid)
-    assert namespace.namespace_exists(uuid)
+    assert not namespaces.is_namespace(namespace.namespace_path(uuid))
+    namespace.wire_nics(uuid, [])
+    assert namespaces.is_namespace(namespace.namespace_path(uuid))
 
 
 def test_everything_as_asked(uuid: str) -> None:
@@ -267,7 +267,7 @@ def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
     else:
         wire(other, FIRST)
         if peer == "same indexes":
-            namespace.create_namespace(uuid)
+            namespace.wire_nics(uuid, [])
             index = networks.host_device(FIRST.host_device)["ifindex"]
             command = f"ip link add eth0 index 2 type veth peer name x index {index}"
             assert networks.run(uuid, *command.split()).returncode == 0
@@ -446,7 +446,7 @@ def test_through_the_privileged_process(
     assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 6 | 1 << 7 | 1 << 12 | 1 << 21:016x}"]
     owned = new_instance_uuid()
     namespace.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])
-    assert namespace.namespace_exists(owned)
+    assert namespaces.is_namespace(namespace.namespace_path(owned))
     users = Path(namespace.USER_NAMESPACES)
     assert [folder.stat().st_mode & 0o777 for folder in (users.parent, users)] == [0o755, 0o755]
     runtime.delete_namespace(owned)
@@ -464,7 +464,7 @@ def test_through_the_privileged_process(
     before = len(os.listdir(f"/proc/{daemon}/fd"))
     others = [new_instance_uuid() for _ in range(16)]
     with futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(namespace.create_namespace, others))
+        list(pool.map(lambda other: namespace.wire_nics(other, []), others))
         list(pool.map(runtime.delete_namespace, others))
     assert len(os.listdir(f"/proc/{daemon}/fd")) == before
     namespace.unwire_nic(uuid, FIRST.host_device)
