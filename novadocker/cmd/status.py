@@ -59,7 +59,7 @@ class Checks(upgradecheck.UpgradeCommands):
         # os-vif's plug-in registers the option ovsdb_connection.
         os_vif.initialize()
         connection = CONF.os_vif_ovs.ovsdb_connection
-        return checks.check_switch(connection, probes.connect_switch(connection))
+        return checks.check_switch(connection, probes.ask_switch(connection))
 
     def _check_lxcfs(self) -> upgradecheck.Result:
         folder = CONF.docker.lxcfs_folder

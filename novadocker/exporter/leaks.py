@@ -8,14 +8,20 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
 from novadocker import naming
+from novadocker.exporter import probes
 from novadocker.exporter.identity import Identities
+<<<<<<< main
 from novadocker.exporter.probes import select
 from novadocker.linux.threads import Repeated
+||||||| base
+from novadocker.exporter.probes import select
+=======
+from novadocker.linux import ovsdb
+>>>>>>> helper
 from novadocker.recovery import dataroot
 
 LOG = logging.getLogger(__name__)
@@ -26,12 +32,7 @@ _NAMESPACE = re.compile(naming.namespace_name(f"({naming.UUID.pattern})"))
 # that os-vif creates for a port with a bridge between it and the switch.
 _HOST_END = re.compile(r"(?:tap|nic)[0-9a-f-]{1,11}")
 _BRIDGE_END = re.compile(r"qvo([0-9a-f-]{1,11})")
-_INTERFACES = {
-    "op": "select",
-    "table": "Interface",
-    "where": [],
-    "columns": ["name", "external_ids", "error"],
-}
+_INTERFACES = ovsdb.Select("Interface", ("name", "external_ids", "error"))
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,22 @@ def ports_without_server(folder: Path, uuids: Set[str], veths: Set[str]) -> int:
     :raises OSError: Open vSwitch's database does not answer
     :raises ValueError: the answer is malformed
     """
-    (rows,) = select(folder, _INTERFACES)
+    (rows,) = ovsdb.select(probes.database(folder), _INTERFACES)
     try:
         return sum(_is_left(row, uuids, veths) for row in rows)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"Open vSwitch's database sent a malformed answer: {rows!r}") from error
 
 
+<<<<<<< main
 def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:
     # RFC 7047: external_ids is ["map", [[key, value], ...]], error is a string or ["set", []].
+||||||| base
+def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:
+    # RFC 7047: ["map", [[key, value], ...]], and a string or the empty ["set", []]
+=======
+def _is_left(row: ovsdb.Row, uuids: Set[str], veths: Set[str]) -> bool:
+>>>>>>> helper
     server = dict(row["external_ids"][1]).get("vm-uuid")
     lost_device = isinstance(row["error"], str)
     return server is not None and server not in uuids and (lost_device or row["name"] in veths)

@@ -15,6 +15,7 @@ from nova.network import model
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.network import vif as network_vif
@@ -218,7 +219,7 @@ def test_unplug_leaves_nothing_and_can_be_repeated(
         network_vif.unplug_vifs(instance, ports)
         runtime.delete_namespace(instance.uuid)
     assert [left_of(ovs, port) for port in ports] == [[], []]
-    assert not namespace.namespace_exists(instance.uuid)
+    assert not namespaces.is_namespace(namespace.namespace_path(instance.uuid))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_unsupported_port_is_refused_before_anything_is_done(
         network_vif.plug_vifs(instance, ports)
     assert bad["id"] in str(caught.value)
     assert [left_of(ovs, port) for port in ports] == [[], []]
-    assert not namespace.namespace_exists(instance_uuid)
+    assert not namespaces.is_namespace(namespace.namespace_path(instance_uuid))
     network_vif.unplug_vifs(instance, ports)
 
 
@@ -298,7 +299,7 @@ def test_switch_that_does_not_answer(ovs: Switch, instance_uuid: str) -> None:
         # The timeout applies to each request.
         assert time.monotonic() - started < 30
     assert ports[0]["id"] in str(caught.value)
-    assert "timeout" in str(caught.value)
+    assert "no answer within 1 s" in str(caught.value)
     assert [networks.host_device(port["devname"]) for port in ports] == [None, None]
     # The restarted switch may run a request that the client gave up.
     network_vif.unplug_vifs(instance, ports)
@@ -314,7 +315,7 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
     with impatience(), ovs.down(killed=True), pytest.raises(exception.PlugFailed) as caught:
         network_vif.plug_vifs(instance, ports)
     assert port["id"] in str(caught.value)
-    assert "timeout" in str(caught.value)
+    assert "Connection refused" in str(caught.value)
     network_vif.plug_vifs(instance, ports)
     ovs.vsctl("set", "Port", port["devname"], "tag=1")
     assert networks.pings(instance_uuid, "10.7.0.6")
@@ -331,7 +332,12 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
 
 @pytest.mark.parametrize("connection", ["tcp:127.0.0.1:1", "unix:/nonexistent/db.sock"])
 def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connection: str) -> None:
+<<<<<<< main
     """In this case, ovsdbapp's error has no type of its own."""
+||||||| base
+    """ovsdbapp has no type for its error then."""
+=======
+>>>>>>> helper
     instance = networks.instance(instance_uuid)
     port = networks.simple_vif("10.7.0.5")
     ports = model.NetworkInfo([port])
@@ -341,7 +347,7 @@ def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connecti
             with pytest.raises(exception.PlugFailed) as caught:
                 call(instance, ports)
             assert port["id"] in str(caught.value)
-            assert f"Could not retrieve schema from {connection}" in str(caught.value)
+            assert f"Open vSwitch cannot be asked at {connection}: " in str(caught.value)
             CONF.set_override("ovsdb_connection", ovs.connection, group="os_vif_ovs")
             network_vif.plug_vifs(instance, ports)
             assert port["devname"] in ovs.ports()

@@ -161,8 +161,8 @@ def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
 
 def test_switch() -> None:
     assert says(checks.check_switch("tcp:127.0.0.1:6640", ""), SUCCESS, "tcp:127.0.0.1:6640")
-    away = checks.check_switch("unix:/x", "Permission denied")
-    assert says(away, FAILURE, "unix:/x (Permission denied)", "set-manager")
+    away = checks.check_switch("unix:/x", "Open vSwitch cannot be asked at unix:/x: Refused")
+    assert says(away, FAILURE, "asked at unix:/x: Refused: start Open vSwitch", "set-manager")
 
 
 def test_resize() -> None:
@@ -241,7 +241,12 @@ def test_an_engine_that_is_away_is_told(tmp_path: Path) -> None:
     assert "does not answer" in error
 
 
-def test_the_switch_by_both_kinds_of_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer", "expected"), [({"error": None, "result": []}, ""), ({"error": "no"}, "refuses echo")]
+)
+def test_the_switch_by_both_kinds_of_address(
+    tmp_path: Path, answer: dict[str, object], expected: str
+) -> None:
     for family, address, name in (
         (socket.AF_UNIX, f"{tmp_path}/db.sock", "unix:{}"),
         (socket.AF_INET, ("127.0.0.1", 0), "tcp:{0[0]}:{0[1]}"),
@@ -250,8 +255,20 @@ def test_the_switch_by_both_kinds_of_address(tmp_path: Path) -> None:
             server.bind(address)
             server.listen()
             url = name.format(server.getsockname())
-            assert probes.connect_switch(url) == ""
-        assert probes.connect_switch(url) == "Connection refused"
+            with futures.ThreadPoolExecutor(1) as executor:
+                executor.submit(answer_one, server, {"id": 0, **answer})
+                found = probes.ask_switch(url)
+        assert expected in found
+        assert bool(found) == bool(expected)
+        assert probes.ask_switch(url).endswith("Connection refused")
+
+
+def answer_one(server: socket.socket, answer: object) -> None:
+    """Answer the first request of one client of Open vSwitch's database."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(json.dumps(answer).encode())
 
 
 def privileged_call(monkeypatch: pytest.MonkeyPatch, helper: str) -> checks.PrivilegedCall:
@@ -345,7 +362,7 @@ def run(
         monkeypatch.setattr(probes, "import_driver", imported)
         monkeypatch.setattr(probes, "read_engine", lambda *_: (info, error))
         monkeypatch.setattr(probes, "is_executable", lambda path: path.startswith("/usr/bin/"))
-        monkeypatch.setattr(probes, "connect_switch", lambda _: "")
+        monkeypatch.setattr(probes, "ask_switch", lambda _: "")
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
         monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))

@@ -5,19 +5,14 @@ Neutron's agent asks the switch for a limit and is told that all is well, whethe
 the means or not.
 """
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 
 from oslo_log import log as logging
-from ovs import jsonrpc, poller, stream, timeval
 
+from novadocker.linux import ovsdb
 from novadocker.privsep.network import ovs_support
 
 LOG = logging.getLogger(__name__)
-
-_TIMEOUT_MILLISECONDS = 5_000
-_DATABASE = "Open_vSwitch"
 
 
 def warn_of_ineffective_limits(connection: str, bridge: str) -> None:
@@ -40,27 +35,8 @@ def read_datapaths(connection: str) -> dict[str, str]:
     :param connection: of the switch's database, as ``tcp:127.0.0.1:6640``
     :raises OSError: the database does not answer within five seconds
     """
-    deadline = timeval.msec() + _TIMEOUT_MILLISECONDS
-    error, channel = stream.Stream.open_block(stream.Stream.open(connection), _TIMEOUT_MILLISECONDS)
-    if error:
-        raise OSError(error, os.strerror(error), connection)
-    remote = jsonrpc.Connection(channel)
-    try:
-        columns = ["name", "datapath_type"]
-        query = {"op": "select", "table": "Bridge", "where": [], "columns": columns}
-        request = jsonrpc.Message.create_request("transact", [_DATABASE, query])
-        remote.send(request)
-        while timeval.msec() < deadline:
-            error, message = remote.recv()
-            if error == errno.EAGAIN:
-                _wait(remote, deadline)
-            elif error:
-                raise OSError(error, os.strerror(error), connection)
-            elif message.id == request.id:
-                return {row["name"]: row["datapath_type"] for row in message.result[0]["rows"]}
-    finally:
-        remote.close()
-    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), connection)
+    (rows,) = ovsdb.select(connection, ovsdb.Select("Bridge", ("name", "datapath_type")))
+    return {row["name"]: row["datapath_type"] for row in rows}
 
 
 def ineffective_limits(datapaths: Mapping[str, str], bridge: str, missing: Sequence[str]) -> str:
@@ -83,12 +59,3 @@ def ineffective_limits(datapaths: Mapping[str, str], bridge: str, missing: Seque
     if "htb" in missing:
         found.append("what servers receive is not limited: the kernel lacks sch_htb")
     return "; ".join(found)
-
-
-def _wait(remote: jsonrpc.Connection, deadline: int) -> None:
-    remote.run()
-    waiting = poller.Poller()
-    remote.wait(waiting)
-    remote.recv_wait(waiting)
-    waiting.timer_wait_until(deadline)
-    waiting.block()

@@ -2,7 +2,6 @@
 """The VIFs of an instance: wired into its namespace, plugged into Open vSwitch by os-vif."""
 
 import copy
-import functools
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,10 +15,30 @@ from nova import objects
 from nova.network import model as network_model
 from nova.network import os_vif_util
 from os_vif import exception as os_vif_exception
-from vif_plug_ovs.ovsdb import ovsdb_lib
 
 from novadocker import exception
 from novadocker.conf import CONF
+<<<<<<< main
+||||||| base
+from novadocker.virt.docker.network import device_names
+from novadocker.virt.docker.network import binding
+from novadocker.privsep.network import namespace
+from novadocker.privsep.network import types
+from novadocker.virt.docker.network import nic as network_nic
+from novadocker.virt.docker.network import neutron
+from novadocker.virt.docker.network import ovs
+from novadocker.privsep.network import wiring
+=======
+from novadocker.linux import ovsdb
+from novadocker.virt.docker.network import device_names
+from novadocker.virt.docker.network import binding
+from novadocker.privsep.network import namespace
+from novadocker.privsep.network import types
+from novadocker.virt.docker.network import nic as network_nic
+from novadocker.virt.docker.network import neutron
+from novadocker.virt.docker.network import ovs
+from novadocker.privsep.network import wiring
+>>>>>>> helper
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, types, wiring
 from novadocker.virt.docker.network import binding, device_names, neutron, ovs
@@ -27,6 +46,8 @@ from novadocker.virt.docker.network import nic as network_nic
 
 # that os-vif has for one port, each with a time-out of its own
 _REQUESTS = 2
+# Because an ovs_vsctl_timeout of 0 is no bound, os-vif's default takes its place.
+_LONGEST_ANSWER_SECONDS = 120
 
 
 def initialize() -> None:
@@ -105,7 +126,13 @@ def replug_vifs(instance: objects.Instance, network_info: network_model.NetworkI
     for vif in network_info:
         if binding.is_switched(vif) and not binding.is_hybrid(vif):
             with _reporting(vif):
-                _ask_switch(_forget, instance, vif)
+                port = _os_vif_vif(vif)
+                ovsdb.delete_port(
+                    CONF.os_vif_ovs.ovsdb_connection,
+                    port.network.bridge,
+                    port.vif_name,
+                    _answer_seconds(),
+                )
                 _ask_switch(os_vif.plug, instance, vif)
 
 
@@ -177,19 +204,28 @@ def _plug_at_once(instance: objects.Instance, vifs: Iterable[network_model.VIF])
 
 def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
     """Remove the switch's ports of devices that are gone, if there are any."""
-
-    def drop(vif: Any, info: Any) -> None:
-        # a look at os-vif's copy of the database is far quicker than to remove nothing
-        with _failing_as_unplug(vif):
-            present = _database().port_exists(vif.vif_name, vif.network.bridge)
-        if present:
-            os_vif.unplug(vif, info)
-
     _drop_ports(instance, [vif for vif in vifs if binding.is_hybrid(vif)])
     for vif in vifs:
         if not binding.is_hybrid(vif):
             with _reporting(vif):
-                _ask_switch(drop, instance, vif)
+                # Because os-vif takes long to remove nothing, the database is asked first.
+                if _is_in_switch(vif):
+                    _ask_switch(os_vif.unplug, instance, vif)
+
+
+def _is_in_switch(vif: network_model.VIF) -> bool:
+    """Return True if Open vSwitch has a port of a VIF.
+
+    :raises OSError: the database does not answer in time
+    """
+    port = _os_vif_vif(vif)
+    return ovsdb.has_port(
+        CONF.os_vif_ovs.ovsdb_connection, port.network.bridge, port.vif_name, _answer_seconds()
+    )
+
+
+def _answer_seconds() -> float:
+    return float(CONF.os_vif_ovs.ovs_vsctl_timeout or _LONGEST_ANSWER_SECONDS)
 
 
 def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
@@ -217,31 +253,6 @@ def _drop_other_form(instance: objects.Instance, vif: network_model.VIF) -> None
     other = binding.other_form(vif)
     if other and (not binding.is_hybrid(other) or _present(binding.hybrid_devices(other))):
         _drop_left(instance, [other])
-
-
-def _forget(vif: Any, _info: object) -> None:
-    """Remove a port of os-vif's model from the switch's database, but not its device."""
-    with _failing_as_unplug(vif):
-        _database().delete_ovs_vif_port(vif.network.bridge, vif.vif_name, delete_netdev=False)
-
-
-@contextmanager
-def _failing_as_unplug(vif: Any) -> Iterator[None]:
-    """Make what fails an error of os-vif's, as ``os_vif.unplug`` does."""
-    try:
-        yield
-    except Exception as error:  # of no other type when there is no database
-        raise os_vif_exception.UnplugException(vif=vif, err=error) from error
-
-
-@functools.lru_cache(maxsize=1)
-def _database_at(_connection: str) -> ovsdb_lib.BaseOVS:
-    return ovsdb_lib.BaseOVS(CONF.os_vif_ovs)
-
-
-def _database() -> ovsdb_lib.BaseOVS:
-    # each has a connection and a thread for ever
-    return _database_at(CONF.os_vif_ovs.ovsdb_connection)
 
 
 def _ask_switch(
