@@ -36,6 +36,15 @@ IMAGES = "novadocker/"
 """Prefix of the names of all images of the driver; a Glance image id and a tag follow."""
 
 
+# Nova names architectures as the kernel does; Docker names these differently.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def docker_architecture(machine: str) -> str:
+    """Return Docker's name of an architecture, given the kernel's name of it."""
+    return _ARCHITECTURES.get(machine, machine)
+
+
 def container_name(instance_uuid: str) -> str:
     """Return the name of an instance's container.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import openstack
 
+from novadocker import naming
 from novadocker.actions import cloud
 from novadocker.linux.files import replacement
 from novadocker.recovery import progress
@@ -23,7 +24,6 @@ from novadocker.virt.docker.images import squash as images_squash
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _WRITERS = {"docker": writer.docker_archive, "oci": writer.oci_archive}
 
 
@@ -56,8 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--architecture",
+<<<<<<< main
         default=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         help="architecture of the image, by Docker's name (default: %(default)s)",
+||||||| base
+        default=_ARCHITECTURES.get(platform.machine(), platform.machine()),
+        help="of the image that is meant, by Docker's name; this machine's by default",
+=======
+        default=naming.docker_architecture(platform.machine()),
+        help="of the image that is meant, by Docker's name; this machine's by default",
+>>>>>>> helper
     )
     parser.add_argument(
         "--folder",

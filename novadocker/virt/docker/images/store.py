@@ -42,11 +42,7 @@ from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
 LOG = logging.getLogger(__name__)
 
-# Nova's name of an architecture: Docker's, where they differ
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
 _FORMATS = {"container_format": "docker", "disk_format": "raw"}
-
 
 _Loader = Callable[[Region, str, Path], contextlib.AbstractContextManager[ArchivedImage]]
 
@@ -84,7 +80,7 @@ class ImageStore:
 
     def __init__(self, engine: Engine, architecture: str) -> None:
         self._engine = engine
-        self._architecture = _ARCHITECTURES.get(architecture, architecture)
+        self._architecture = naming.docker_architecture(architecture)
         self._glance = glance.API()
         self._registries = registry.registries(
             CONF.docker.allowed_registries,
