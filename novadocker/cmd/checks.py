@@ -179,31 +179,15 @@ def check_cgroups(info: EngineInfo | None) -> Result:
 
 
 def check_switch(connection: str, error: str) -> Result:
-<<<<<<< main
-    """Check that Open vSwitch's database can be reached.
+    """Check that Open vSwitch's database answers.
 
-    :param error: error of the connection; empty if it succeeded
+    :param error: the error; empty if the database answers
     """
-||||||| base
-    """Check that Open vSwitch's database can be reached; ``error`` is empty if it can."""
-=======
-    """Check that Open vSwitch's database answers; ``error`` is empty if it does."""
->>>>>>> helper
     if not error:
         return _success(f"Open vSwitch's database answers at {connection}")
     return _failure(
-<<<<<<< main
-        f"Open vSwitch's database can't be reached at {connection} ({error}): start Open vSwitch, "
-        "make it listen there (ovs-vsctl set-manager ptcp:6640:127.0.0.1), or correct "
-        "[os_vif_ovs] ovsdb_connection"
-||||||| base
-        f"Open vSwitch's database can't be reached at {connection} ({error}): start Open vSwitch, "
-        "let it listen there (ovs-vsctl set-manager ptcp:6640:127.0.0.1), or correct "
-        "[os_vif_ovs] ovsdb_connection"
-=======
-        f"{error}: start Open vSwitch, let its database listen there (ovs-vsctl "
+        f"{error}: start Open vSwitch, make its database listen there (ovs-vsctl "
         "set-manager ptcp:6640:127.0.0.1), or correct [os_vif_ovs] ovsdb_connection"
->>>>>>> helper
     )
 
 

@@ -56,16 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--architecture",
-<<<<<<< main
-        default=_ARCHITECTURES.get(platform.machine(), platform.machine()),
-        help="architecture of the image, by Docker's name (default: %(default)s)",
-||||||| base
-        default=_ARCHITECTURES.get(platform.machine(), platform.machine()),
-        help="of the image that is meant, by Docker's name; this machine's by default",
-=======
         default=naming.docker_architecture(platform.machine()),
-        help="of the image that is meant, by Docker's name; this machine's by default",
->>>>>>> helper
+        help="architecture of the image, by Docker's name (default: %(default)s)",
     )
     parser.add_argument(
         "--folder",

@@ -19,15 +19,7 @@ from oslo_privsep import priv_context
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
-<<<<<<< main
-||||||| base
-from novadocker.virt.docker.network import ovs
-from novadocker.virt.docker.engine.connection import Tls
-=======
 from novadocker.linux import ovsdb
-from novadocker.virt.docker.network import ovs
-from novadocker.virt.docker.engine.connection import Tls
->>>>>>> helper
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import EngineInfo
@@ -77,25 +69,6 @@ def is_executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-<<<<<<< main
-def connect_switch(connection: str) -> str:
-    """Connect to Open vSwitch's database. Return the error, or an empty string."""
-    error, connected = stream.Stream.open_block(
-        stream.Stream.open(connection), _SWITCH_MILLISECONDS
-    )
-    if connected is not None:
-        connected.close()
-    return os.strerror(error) if error else ""
-||||||| base
-def connect_switch(connection: str) -> str:
-    """Connect to Open vSwitch's database; return what is wrong, or nothing."""
-    error, connected = stream.Stream.open_block(
-        stream.Stream.open(connection), _SWITCH_MILLISECONDS
-    )
-    if connected is not None:
-        connected.close()
-    return os.strerror(error) if error else ""
-=======
 def ask_switch(connection: str) -> str:
     """Return why Open vSwitch's database does not answer, or an empty string if it does."""
     try:
@@ -103,7 +76,6 @@ def ask_switch(connection: str) -> str:
     except OSError as error:
         return str(error.strerror)
     return ""
->>>>>>> helper
 
 
 def read_datapaths(connection: str) -> dict[str, str] | None:

@@ -14,14 +14,8 @@ from pyroute2 import IPRoute, NetlinkError
 from novadocker import naming
 from novadocker.exporter import probes
 from novadocker.exporter.identity import Identities
-<<<<<<< main
-from novadocker.exporter.probes import select
-from novadocker.linux.threads import Repeated
-||||||| base
-from novadocker.exporter.probes import select
-=======
 from novadocker.linux import ovsdb
->>>>>>> helper
+from novadocker.linux.threads import Repeated
 from novadocker.recovery import dataroot
 
 LOG = logging.getLogger(__name__)
@@ -196,15 +190,7 @@ def ports_without_server(folder: Path, uuids: Set[str], veths: Set[str]) -> int:
         raise ValueError(f"Open vSwitch's database sent a malformed answer: {rows!r}") from error
 
 
-<<<<<<< main
-def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:
-    # RFC 7047: external_ids is ["map", [[key, value], ...]], error is a string or ["set", []].
-||||||| base
-def _is_left(row: dict[str, Any], uuids: Set[str], veths: Set[str]) -> bool:
-    # RFC 7047: ["map", [[key, value], ...]], and a string or the empty ["set", []]
-=======
 def _is_left(row: ovsdb.Row, uuids: Set[str], veths: Set[str]) -> bool:
->>>>>>> helper
     server = dict(row["external_ids"][1]).get("vm-uuid")
     lost_device = isinstance(row["error"], str)
     return server is not None and server not in uuids and (lost_device or row["name"] in veths)

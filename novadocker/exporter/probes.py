@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from novadocker.linux import ovsdb
 from novadocker.linux.threads import Repeated
 from novadocker.state_files import alive
-from novadocker.linux import ovsdb
 
 ANSWER_SECONDS = 5.0
 """Time within which a program must answer."""
@@ -20,16 +20,6 @@ ANSWER_SECONDS = 5.0
 _EVERY_SECONDS = 10.0
 # The periodic task of nova-compute runs once a minute.
 _ALIVE_SECONDS = 300.0
-<<<<<<< main
-_LARGEST_ANSWER = 64 << 10
-# Each port of a host needs some hundred bytes.
-_LARGEST_ROWS = 4 << 20
-||||||| base
-_LARGEST_ANSWER = 64 << 10
-# some hundred bytes for each of a host's ports
-_LARGEST_ROWS = 4 << 20
-=======
->>>>>>> helper
 
 # The connection preface of a client with an empty SETTINGS frame (RFC 9113). The server's SETTINGS
 # frame has type 4.
@@ -191,112 +181,12 @@ def ask_agent(folder: Path) -> None:
         raise ValueError("no bridge of Open vSwitch is connected to a controller")
 
 
-<<<<<<< main
-def select(folder: Path, *operations: Mapping[str, object]) -> list[list[dict[str, Any]]]:
-    """Return the rows of each ``select`` operation (RFC 7047), all from one transaction.
-||||||| base
-def select(folder: Path, *operations: Mapping[str, object]) -> list[list[dict[str, Any]]]:
-    """Return the rows that each operation ``select`` (RFC 7047) gives, all of one moment.
-=======
 def database(folder: Path) -> str:
     """Return the connection to Open vSwitch's database.
->>>>>>> helper
 
-<<<<<<< main
     :param folder: directory of the sockets of Open vSwitch
-    :raises OSError: Open vSwitch's database does not answer
-    :raises ValueError: the answer is malformed
-||||||| base
-    :param folder: with the sockets of Open vSwitch
-    :raises OSError: the database does not answer
-    :raises ValueError: it answers something else
-=======
-    :param folder: with the sockets of Open vSwitch
->>>>>>> helper
     """
-<<<<<<< main
-    parameters = ["Open_vSwitch", *operations]
-    result: Any = call(str(folder / "db.sock"), "transact", parameters, _LARGEST_ROWS)
-    try:
-        rows = [found["rows"] for found in result]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"Open vSwitch's database sent a malformed answer: {result!r}") from error
-    if len(rows) != len(operations):
-        raise ValueError(f"Open vSwitch's database sent a malformed answer: {result!r}")
-    return rows
-
-
-def call(
-    path: str, method: str, parameters: Sequence[object], largest: int = _LARGEST_ANSWER
-) -> object:
-    """Return the result of a JSON-RPC 1.0 call to a daemon of Open vSwitch.
-
-    :param largest: largest size of the answer in bytes
-    :raises OSError: the daemon does not answer in time
-    :raises ValueError: the answer is an error, malformed or too large
-    """
-    request = {"id": 0, "method": method, "params": list(parameters)}
-    deadline = time.monotonic() + ANSWER_SECONDS
-    with _connected(path) as connection:
-        connection.sendall(json.dumps(request).encode())
-        text = b""
-        while len(text) < largest:
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            part = connection.recv(_LARGEST_ANSWER)
-            text += part
-            try:
-                answer = json.loads(text)
-            except ValueError:
-                if not part:
-                    raise
-                continue
-            if not isinstance(answer, dict) or answer.get("error") is not None:
-                raise ValueError(f"the call of {method} returned an error: {answer!r}")
-            return answer.get("result")
-    raise ValueError(f"the answer to {method} is larger than {largest} bytes")
-||||||| base
-    parameters = ["Open_vSwitch", *operations]
-    result: Any = call(str(folder / "db.sock"), "transact", parameters, _LARGEST_ROWS)
-    try:
-        rows = [found["rows"] for found in result]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the database answers {result!r}") from error
-    if len(rows) != len(operations):
-        raise ValueError(f"the database answers {result!r}")
-    return rows
-
-
-def call(
-    path: str, method: str, parameters: Sequence[object], largest: int = _LARGEST_ANSWER
-) -> object:
-    """Return the result of a JSON-RPC 1.0 call, as the daemons of Open vSwitch speak it.
-
-    :param largest: bytes that an answer may have
-    :raises OSError: nobody answers in time
-    :raises ValueError: the answer is an error, or none
-    """
-    request = {"id": 0, "method": method, "params": list(parameters)}
-    deadline = time.monotonic() + ANSWER_SECONDS
-    with _connected(path) as connection:
-        connection.sendall(json.dumps(request).encode())
-        text = b""
-        while len(text) < largest:
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            part = connection.recv(_LARGEST_ANSWER)
-            text += part
-            try:
-                answer = json.loads(text)
-            except ValueError:
-                if not part:
-                    raise
-                continue
-            if not isinstance(answer, dict) or answer.get("error") is not None:
-                raise ValueError(f"{method} gives {answer!r}")
-            return answer.get("result")
-    raise ValueError("its answer is too large")
-=======
     return f"unix:{folder}/db.sock"
->>>>>>> helper
 
 
 def _connected(path: str) -> socket.socket:

@@ -13,33 +13,11 @@ from novadocker.exporter import probes
 from novadocker.linux import ovsdb
 from novadocker.state_files.port_rates import PortRate
 
-<<<<<<< main
-# Operations of RFC 7047, sent in one transaction so that the tables match.
-_SELECTS = tuple(
-    {"op": "select", "table": table, "where": [], "columns": columns}
-    for table, columns in (
-        ("Interface", ["name", "ingress_policing_rate"]),
-        ("Port", ["name", "qos"]),
-        ("QoS", ["_uuid", "queues"]),
-        ("Queue", ["_uuid", "other_config"]),
-    )
-||||||| base
-# RFC 7047 for each table; of one moment
-_SELECTS = tuple(
-    {"op": "select", "table": table, "where": [], "columns": columns}
-    for table, columns in (
-        ("Interface", ["name", "ingress_policing_rate"]),
-        ("Port", ["name", "qos"]),
-        ("QoS", ["_uuid", "queues"]),
-        ("Queue", ["_uuid", "other_config"]),
-    )
-=======
 _QUERIES = (
     ovsdb.Select("Interface", ("name", "ingress_policing_rate")),
     ovsdb.Select("Port", ("name", "qos")),
     ovsdb.Select("QoS", ("_uuid", "queues")),
     ovsdb.Select("Queue", ("_uuid", "other_config")),
->>>>>>> helper
 )
 _QUEUE = 0
 # The switch's device of a port with a bridge between it and the switch, as for iptables_hybrid.
@@ -62,26 +40,12 @@ def read_rates(folder: Path) -> dict[str, PortRate]:
         raise ValueError(f"Open vSwitch's database sent a malformed answer: {found!r}") from error
 
 
-<<<<<<< main
-Rows = list[dict[str, Any]]
-
-
-def _rates(interfaces: Rows, ports: Rows, qos: Rows, queues: Rows) -> dict[str, PortRate]:
-    # RFC 7047: a reference is ["uuid", text], a missing one ["set", []], a map ["map", pairs].
-||||||| base
-Rows = list[dict[str, Any]]
-
-
-def _rates(interfaces: Rows, ports: Rows, qos: Rows, queues: Rows) -> dict[str, PortRate]:
-    # a reference is ["uuid", text], none of an optional one ["set", []], a map ["map", pairs]
-=======
 def _rates(
     interfaces: list[ovsdb.Row],
     ports: list[ovsdb.Row],
     qos: list[ovsdb.Row],
     queues: list[ovsdb.Row],
 ) -> dict[str, PortRate]:
->>>>>>> helper
     shaped = {row["_uuid"][1]: _max_rate(dict(row["other_config"][1])) for row in queues}
     of_qos = {
         row["_uuid"][1]: shaped.get(queue[1])

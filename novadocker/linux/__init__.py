@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Linux and its daemons offer and Python has no function for; no Nova, no engine."""
+"""These modules wrap Linux interfaces that Python lacks; they import neither Nova nor Docker."""

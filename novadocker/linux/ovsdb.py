@@ -101,7 +101,7 @@ def transact(
         or len(results) != len(operations)
         or not all(isinstance(found, dict) and found.get("error") is None for found in results)
     ):
-        raise _refusal(f"Open vSwitch's database answers {results!r}")
+        raise _refusal(f"Open vSwitch's database sent a malformed answer: {results!r}")
     return results
 
 
@@ -212,7 +212,7 @@ def _values(column: list[Any]) -> list[Any]:
 def _rows(result: Row) -> list[Row]:
     rows = result.get("rows")
     if not isinstance(rows, list):
-        raise _refusal(f"Open vSwitch's database answers {result!r}")
+        raise _refusal(f"Open vSwitch's database sent a malformed answer: {result!r}")
     return rows
 
 

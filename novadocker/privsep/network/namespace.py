@@ -80,7 +80,7 @@ def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[st
     """
     path = namespace_path(instance_uuid)
     wanted = [_parse_nic(nic) for nic in arguments.items(nics)]
-    with _locked(instance_uuid):
+    with locked(instance_uuid):
         return namespaces.run_in_thread(wiring.wire, path, wanted)
 
 
@@ -113,113 +113,7 @@ def unwire_nic(
         namespaces.run_in_thread(wiring.unwire, device, wanted)
 
 
-<<<<<<< main
-def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
-    path = namespace_path(instance_uuid)
-    with locked(instance_uuid):
-        return namespaces.run_in_thread(wiring.wire, path, nics)
-
-
 def locked(instance_uuid: str) -> Any:
-||||||| base
-@privsep.network_pctxt.entrypoint
-def delete_namespace(instance_uuid: str) -> None:
-    """Remove an instance's network namespace and the records that name it; absent is fine.
-
-    The veth pairs in it go with it.
-    """
-    path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
-        namespaces.remove_name(path)
-        namespaces.remove_name(_user_path(instance_uuid))
-        for container_id in runtime.containers_of(path):
-            runtime.remove(container_id)
-
-
-@privsep.network_pctxt.entrypoint
-def bind_container(
-    container_id: str,
-    instance_uuid: str,
-    etc_files: Mapping[str, bytes] | None = None,
-    login: Mapping[str, Any] | None = None,
-) -> None:
-    """Record, for the runtime shim, which instance's namespace a container joins.
-
-    The record appears as a whole or not at all. Files and login are for the next start, and only
-    for that.
-
-    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
-    :param login: a ``model.Login`` as a dictionary
-    :raises ValueError: an argument is not well-formed
-    """
-    runtime.write(
-        arguments.container_id(container_id),
-        namespace_path(instance_uuid),
-        {} if etc_files is None else _parse_etc_files(etc_files),
-        None if login is None else _parse_login(login),
-    )
-
-
-@privsep.network_pctxt.entrypoint
-def release_container(container_id: str) -> None:
-    """Remove the record of a container and what goes with it; absent is fine."""
-    runtime.remove(arguments.container_id(container_id))
-
-
-def _wire(instance_uuid: str, nics: Sequence[Nic]) -> tuple[str, ...]:
-    path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
-        return namespaces.run_in_thread(wiring.wire, path, nics)
-
-
-def _locked(instance_uuid: str) -> Any:
-=======
-@privsep.network_pctxt.entrypoint
-def delete_namespace(instance_uuid: str) -> None:
-    """Remove an instance's network namespace and the records that name it; absent is fine.
-
-    The veth pairs in it go with it.
-    """
-    path = namespace_path(instance_uuid)
-    with _locked(instance_uuid):
-        namespaces.remove_name(path)
-        namespaces.remove_name(_user_path(instance_uuid))
-        for container_id in runtime.containers_of(path):
-            runtime.remove(container_id)
-
-
-@privsep.network_pctxt.entrypoint
-def bind_container(
-    container_id: str,
-    instance_uuid: str,
-    etc_files: Mapping[str, bytes] | None = None,
-    login: Mapping[str, Any] | None = None,
-) -> None:
-    """Record, for the runtime shim, which instance's namespace a container joins.
-
-    The record appears as a whole or not at all. Files and login are for the next start, and only
-    for that.
-
-    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
-    :param login: a ``model.Login`` as a dictionary
-    :raises ValueError: an argument is not well-formed
-    """
-    runtime.write(
-        arguments.container_id(container_id),
-        namespace_path(instance_uuid),
-        {} if etc_files is None else _parse_etc_files(etc_files),
-        None if login is None else _parse_login(login),
-    )
-
-
-@privsep.network_pctxt.entrypoint
-def release_container(container_id: str) -> None:
-    """Remove the record of a container and what goes with it; absent is fine."""
-    runtime.remove(arguments.container_id(container_id))
-
-
-def _locked(instance_uuid: str) -> Any:
->>>>>>> helper
     """Keep calls for one instance apart; those for others go on."""
     return lockutils.lock(f"novadocker-netns-{arguments.instance_uuid(instance_uuid)}")
 

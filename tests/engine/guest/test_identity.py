@@ -103,16 +103,8 @@ def build(engine_url: str) -> Iterator[Build]:
 
 @pytest.fixture
 def boot(docker_client: docker.APIClient, instance_uuid: str) -> Iterator[Boot]:
-<<<<<<< main
     """Yield a function that starts a container with files and a login."""
-    namespace.create_namespace(instance_uuid)
-||||||| base
-    """Start a container with files and a login."""
-    namespace.create_namespace(instance_uuid)
-=======
-    """Start a container with files and a login."""
     namespace.wire_nics(instance_uuid, [])
->>>>>>> helper
 
     def call(image: str, start: bool = True, **files: Any) -> Guest:
         guest = Guest(docker_client, image, instance_uuid)

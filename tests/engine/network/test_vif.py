@@ -332,12 +332,6 @@ def test_switch_that_went_down(ovs: Switch, plug: Plug, instance_uuid: str) -> N
 
 @pytest.mark.parametrize("connection", ["tcp:127.0.0.1:1", "unix:/nonexistent/db.sock"])
 def test_switch_that_was_never_reached(ovs: Switch, instance_uuid: str, connection: str) -> None:
-<<<<<<< main
-    """In this case, ovsdbapp's error has no type of its own."""
-||||||| base
-    """ovsdbapp has no type for its error then."""
-=======
->>>>>>> helper
     instance = networks.instance(instance_uuid)
     port = networks.simple_vif("10.7.0.5")
     ports = model.NetworkInfo([port])

@@ -18,27 +18,7 @@ from os_vif import exception as os_vif_exception
 
 from novadocker import exception
 from novadocker.conf import CONF
-<<<<<<< main
-||||||| base
-from novadocker.virt.docker.network import device_names
-from novadocker.virt.docker.network import binding
-from novadocker.privsep.network import namespace
-from novadocker.privsep.network import types
-from novadocker.virt.docker.network import nic as network_nic
-from novadocker.virt.docker.network import neutron
-from novadocker.virt.docker.network import ovs
-from novadocker.privsep.network import wiring
-=======
 from novadocker.linux import ovsdb
-from novadocker.virt.docker.network import device_names
-from novadocker.virt.docker.network import binding
-from novadocker.privsep.network import namespace
-from novadocker.privsep.network import types
-from novadocker.virt.docker.network import nic as network_nic
-from novadocker.virt.docker.network import neutron
-from novadocker.virt.docker.network import ovs
-from novadocker.privsep.network import wiring
->>>>>>> helper
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, types, wiring
 from novadocker.virt.docker.network import binding, device_names, neutron, ovs

@@ -22,16 +22,8 @@ FILES = {"openstack/latest/user_data": bytes(range(256)) * 256, "openstack/conte
 
 @pytest.fixture
 def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> Guest:
-<<<<<<< main
     config_drive.write_drive(HOST, instance_uuid, FILES)
-    namespace.create_namespace(instance_uuid)
-||||||| base
-    guest_config_drive.write_drive(HOST, instance_uuid, FILES)
-    namespace.create_namespace(instance_uuid)
-=======
-    guest_config_drive.write_drive(HOST, instance_uuid, FILES)
     namespace.wire_nics(instance_uuid, [])
->>>>>>> helper
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
         for mount in guest_config_drive.mounts(config_drive.files_folder(HOST, instance_uuid))
@@ -98,19 +90,9 @@ def test_a_labelled_device(
     command = ["genisoimage", "-quiet", "-J", "-r", "-V", "config-2", "-o"]
     subprocess.run([*command, tmp_path / "iso", tmp_path / "files"], check=True)
     image = (tmp_path / "iso").read_bytes()
-<<<<<<< main
     config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
-    namespace.create_namespace(instance_uuid)
-    device = f"{config_drive.device_link(instance_uuid)}:{guest_config_drive.DEVICE}:r"
-||||||| base
-    guest_config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
-    namespace.create_namespace(instance_uuid)
-    device = f"{guest_config_drive.device_link(instance_uuid)}:{config_drive.DEVICE}:r"
-=======
-    guest_config_drive.write_drive(HOST, instance_uuid, FILES, (0, 0), image)
     namespace.wire_nics(instance_uuid, [])
-    device = f"{guest_config_drive.device_link(instance_uuid)}:{config_drive.DEVICE}:r"
->>>>>>> helper
+    device = f"{config_drive.device_link(instance_uuid)}:{guest_config_drive.DEVICE}:r"
     try:
         guest = Guest(docker_client, build(), instance_uuid, devices=[device])
         for _ in range(2):
