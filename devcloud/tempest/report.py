@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page ``docs/tempest.rst``, from the results."""
+"""The page ``docs/tempest.rst`` and the list ``docs/results/tempest.csv``, from the results."""
 
 import collections
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +12,7 @@ from devcloud.settings import CHECKOUT
 from devcloud.tempest.results import Result
 
 PAGE = CHECKOUT / "docs" / "tempest.rst"
+DATA = CHECKOUT / "docs" / "results" / "tempest.csv"
 
 SUITES = ("tempest.api.compute", "tempest.scenario", "neutron_tempest_plugin.scenario")
 
@@ -103,26 +106,32 @@ def failures(results: Mapping[str, Result]) -> str:
     return "\n".join(failed) or "None."
 
 
-def reasons(results: Mapping[str, Result]) -> str:
-    """Return every reason with its tests, by kind."""
-    tests: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for name, result in sorted(left_out(results).items()):
-        tests[kind_of(result.reason), result.reason].append(name)
-    parts = []
-    for (kind, reason), names in sorted(tests.items()):
-        parts.append(f"{kind}: {literal(reason)}\n")
-        parts += [f"* {literal(name)}" for name in names]
-        parts.append("")
-    return "\n".join(parts) or "None."
+def data(results: Mapping[str, Result]) -> str:
+    """Return every test that failed or was left out as CSV, sorted by kind and reason."""
+    rows = sorted(
+        (
+            "failed" if result.status == "failed" else kind_of(result.reason),
+            " ".join(result.reason.split()),
+            result.status,
+            name,
+        )
+        for name, result in results.items()
+        if result.status != "passed"
+    )
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(("kind", "reason", "status", "test"))
+    writer.writerows(rows)
+    return written.getvalue()
 
 
 def control(results: Mapping[str, Result], fake: Mapping[str, Result]) -> str:
-    """Return what the control run tells of the tests that pass on this driver.
+    """Return the figures of the control run of the tests that pass on this driver.
 
     :param fake: the results with Nova's fake driver.
     """
     if not fake:
-        return "The control run has not been made."
+        return "The control run has no results yet."
     here = {name for name, result in results.items() if result.status == "passed"}
     suites = {suite_of(name) for name in fake}
     asked = {name for name in here if suite_of(name) in suites}
@@ -130,9 +139,9 @@ def control(results: Mapping[str, Result], fake: Mapping[str, Result]) -> str:
     telling = {name for name in there if fake[name].status != "passed"}
     dates = sorted(result.date for result in fake.values())
     return (
-        f"Of the {len(asked)} tests that pass on this driver, {len(there)} have been run there,"
-        f" from {dates[0]} to {dates[-1]} UTC: {len(there) - len(telling)} pass there too, and"
-        f" {len(telling)} say something of a driver."
+        f"Of the {len(asked)} tests that pass on this driver, {len(there)} ran there, from"
+        f" {dates[0]} to {dates[-1]} UTC: {len(there) - len(telling)} pass there too, and"
+        f" {len(telling)} test a driver."
     )
 
 
@@ -153,14 +162,14 @@ def page(results: Mapping[str, Result], fake: Mapping[str, Result]) -> str:
             "control": control(results, fake),
             "kinds": kinds(results),
             "failures": failures(results),
-            "left_out": reasons(results),
         },
     )
 
 
 def write(results: Mapping[str, Result], fake: Mapping[str, Result]) -> None:
-    """Write the page.
+    """Write the page and the list.
 
     :param fake: the results of the control run.
     """
     PAGE.write_text(page(results, fake))
+    DATA.write_text(data(results))

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page ``docs/functional.rst``: which of Nova's tests pass, and why the others can't."""
+"""The page ``docs/functional.rst`` and the list ``docs/results/functional.csv``."""
 
 import collections
+import csv
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.functional.run import Result
@@ -11,26 +13,18 @@ from tests.functional.run import Result
 HERE = Path(__file__).resolve().parent
 TEXT = HERE / "page.rst"
 PAGE = HERE.parent.parent / "docs" / "functional.rst"
+DATA = HERE.parent.parent / "docs" / "results" / "functional.csv"
 
-
-def by_class(results: Iterable[Result]) -> str:
-    """Return names as a literal block, the tests below their class."""
-    classes = collections.defaultdict(list)
-    for result in sorted(results, key=lambda result: result.name):
-        owner, _, name = result.name.rpartition(".")
-        classes[owner].append(name)
-    lines = [
-        line for owner, names in classes.items() for line in (owner, *(f"  {n}" for n in names))
-    ]
-    return "\n".join(["::", "", *(f"  {line}" for line in lines)])
+PROVEN = "passed, and booted a container"
 
 
 def kinds(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the tests that say nothing of the driver, or can't pass with it, by why."""
+    """Return the tests by kind: those that prove the driver first, the others by their reason."""
+    proven: list[Result] = []
     found = collections.defaultdict(list)
     for result in results:
         if result.outcome == "other driver":
-            found["wants a fake driver of Nova's for what that does besides"].append(result)
+            found["needs another fake driver of Nova's for its further behaviour"].append(result)
         elif result.outcome == "skipped":
             found["skipped by Nova"].append(result)
         elif result.outcome == "failed":
@@ -38,31 +32,35 @@ def kinds(results: Sequence[Result]) -> dict[str, list[Result]]:
         elif result.outcome == "left out":
             found[result.reason].append(result)
         elif not result.booted:
-            found["passes, but boots no container: says nothing of a driver"].append(result)
-    return dict(sorted(found.items()))
+            found["passes, but boots no container, so it does not test a driver"].append(result)
+        else:
+            proven.append(result)
+    return {PROVEN: proven, **dict(sorted(found.items()))}
+
+
+def page(results: Sequence[Result]) -> str:
+    """Return the page."""
+    table = "\n".join(
+        line
+        for kind, tests in kinds(results).items()
+        for line in (f"   * - {kind}", f"     - {len(tests)}")
+    )
+    return TEXT.read_text().format(
+        version=importlib.metadata.version("nova"), total=len(results), table=table
+    )
+
+
+def data(results: Sequence[Result]) -> str:
+    """Return every test with its kind as CSV, in the order of the page."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(("result", "test"))
+    for kind, tests in kinds(results).items():
+        writer.writerows((kind, name) for name in sorted(result.name for result in tests))
+    return written.getvalue()
 
 
 def write(results: Sequence[Result]) -> None:
-    """Write the page."""
-    proven = [result for result in results if result.outcome == "passed" and result.booted]
-    others = kinds(results)
-    rows = [
-        ("passed, and booted a container", len(proven)),
-        *((k, len(v)) for k, v in others.items()),
-    ]
-    table = "\n".join(
-        line for text, number in rows for line in (f"   * - {text}", f"     - {number}")
-    )
-    lists = []
-    for kind, tests in others.items():
-        title = kind[0].upper() + kind[1:]
-        lists.append(f"{title}\n{'-' * len(title)}\n\n{by_class(tests)}\n")
-    PAGE.write_text(
-        TEXT.read_text().format(
-            version=importlib.metadata.version("nova"),
-            total=len(results),
-            table=table,
-            passed=by_class(proven),
-            others="\n".join(lists).rstrip(),
-        )
-    )
+    """Write the page and the list."""
+    PAGE.write_text(page(results))
+    DATA.write_text(data(results))

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a Tempest run: results by test, kinds of reasons, the page."""
+"""Results of a run of Tempest by test, their kinds, the page and the list."""
 
+import collections
+import csv
 import datetime
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -145,22 +148,56 @@ def test_kinds(reason: str, kind: str):
     assert report.kind_of(reason) == kind
 
 
+SOME_RESULTS = {
+    f"{SERVERS}.test_good": PASSED,
+    f"{SERVERS}.test_bad": Result("failed", "it `says` this", 30.0, "2026-11-26 09:00"),
+    "tempest.scenario.test_two.Two.test_left": Result("skipped", "no VNC,\nso", 0.0, PASSED.date),
+    f"{SERVERS}.test_never": Result("excluded", "VM-only: a kernel", 0.0, PASSED.date),
+}
+
+
 def test_page():
-    text = report.page(
-        {
-            f"{SERVERS}.test_good": PASSED,
-            f"{SERVERS}.test_bad": Result("failed", "it `says` this", 30.0, "2026-11-26 09:00"),
-            "tempest.scenario.test_two.Two.test_left": Result(
-                "skipped", "no VNC", 0.0, PASSED.date
-            ),
-        },
-        {},
-    )
+    text = report.page(SOME_RESULTS, {})
     assert "from 2026-11-25 13:00 to 2026-11-26 09:00 UTC" in text
-    compute = ["``tempest.api.compute``", "2", "1", "1", "0"]
+    compute = ["``tempest.api.compute``", "3", "1", "1", "1"]
     assert "\n     - ".join(compute) in text
     assert f"* ``{SERVERS}.test_bad``: ``it 'says' this``" in text
-    assert "graphics console: ``no VNC``\n\n* ``tempest.scenario.test_two.Two.test_left``" in text
+    assert "* - graphics console\n     - 0\n     - 1\n" in text
+    assert ":download:`results/tempest.csv`" in text
+
+
+def test_the_list_has_every_test_that_did_not_pass():
+    assert report.data(SOME_RESULTS).splitlines() == [
+        "kind,reason,status,test",
+        f"VM-only,VM-only: a kernel,excluded,{SERVERS}.test_never",
+        f"failed,it `says` this,failed,{SERVERS}.test_bad",
+        'graphics console,"no VNC, so",skipped,tempest.scenario.test_two.Two.test_left',
+    ]
+
+
+def test_page_and_list_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "PAGE", tmp_path / "tempest.rst")
+    monkeypatch.setattr(report, "DATA", tmp_path / "tempest.csv")
+    report.write(SOME_RESULTS, {})
+    assert (tmp_path / "tempest.rst").read_text() == report.page(SOME_RESULTS, {})
+    assert (tmp_path / "tempest.csv").read_text() == report.data(SOME_RESULTS)
+
+
+def test_the_page_and_the_list_of_the_repository_agree():
+    """The figures count the tests that the list names."""
+    page = report.PAGE.read_text()
+    rows = list(csv.DictReader(report.DATA.read_text().splitlines()))
+    left_out = collections.Counter(
+        report.suite_of(row["test"]) for row in rows if row["status"] in ("skipped", "excluded")
+    )
+    failed = collections.Counter(
+        report.suite_of(row["test"]) for row in rows if row["status"] == "failed"
+    )
+    figures = re.findall(r"^   \* - ``(.+)``\n" + r"     - (\d+)\n" * 4, page, re.MULTILINE)
+    assert {suite for suite, *_ in figures} >= left_out.keys() | failed.keys()
+    for suite, total, passed, not_passed, left in figures:
+        assert (int(not_passed), int(left)) == (failed[suite], left_out[suite])
+        assert int(total) == int(passed) + int(not_passed) + int(left)
 
 
 def test_what_passes_on_the_fake_driver_too_says_nothing():
@@ -170,8 +207,8 @@ def test_what_passes_on_the_fake_driver_too_says_nothing():
     fake = {f"{SERVERS}.test_{name}": PASSED for name in ("one", "three")}
     fake[f"{SERVERS}.test_two"] = Result("failed", "SSHTimeout", 1.0, "2026-11-25 14:00")
     text = report.control(own, fake)
-    assert "Of the 3 tests that pass on this driver, 2 have been run there," in text
-    assert "1 pass there too, and 1 say something of a driver." in text
+    assert "Of the 3 tests that pass on this driver, 2 ran there," in text
+    assert "1 pass there too, and 1 test a driver." in text
 
 
 def test_smoke_names():
