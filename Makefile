@@ -104,6 +104,7 @@ lint: install
 	$(VENV)/mypy
 
 docs: install
+	$(VENV)/python docs/pictures/draw.py
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
 	$(VENV)/sphinx-build -W -b man docs docs/build/man
 

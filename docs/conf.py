@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sphinx: see the contributor's guide for how to build."""
+"""Configuration of Sphinx; the contributor's guide describes how to build the pages."""
 
 from importlib import metadata
 
@@ -10,10 +10,10 @@ version = release
 
 extensions = ["oslo_config.sphinxext", "reno.sphinxext"]
 exclude_patterns = ["_build", "build"]
-html_theme = "alabaster"
+html_theme = "furo"
+html_title = "novadocker"
 html_show_copyright = False
-html_theme_options = {"description": "Docker containers as OpenStack servers"}
-html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
+html_show_sphinx = False
 man_pages = [
     ("recover", "novadocker-recover", "read servers while the Docker Engine is down", [], 8),
 ]
