@@ -35,10 +35,15 @@ class Dashboard:
         self.page.click("#loginBtn")
         self.page.wait_for_url("**/project/**")
 
-    def picture(self, name: str) -> None:
-        """Write a screenshot for the documentation."""
+    def picture(self, name: str, height: int | None = None) -> None:
+        """Write a screenshot for the documentation.
+
+        :param height: the height in pixels from the top of the window; None for the whole window.
+        """
         if self._pictures is not None:
-            self.page.screenshot(path=self._pictures / f"{name}.png")
+            size = self.page.viewport_size
+            clip = {"x": 0, "y": 0, "width": size["width"], "height": height} if height else None
+            self.page.screenshot(path=self._pictures / f"{name}.png", clip=clip)
 
     def open(self, path: str) -> None:
         """Open a page of the project."""
