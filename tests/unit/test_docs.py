@@ -44,6 +44,18 @@ def test_every_directory_of_the_table_exists():
     assert set(table()) == set(packages())
 
 
+def test_every_path_of_the_architecture_exists():
+    text = (DOCS / "architecture.rst").read_text()
+    named = set(re.findall(r"``([a-z0-9_]+(?:/[a-z_-]+)+(?:\.py)?)/?``", text))
+    roots = (ROOT, ROOT / "novadocker", ROOT / "novadocker" / "virt" / "docker")
+    assert len(named) > 40
+    assert [
+        name
+        for name in sorted(named)
+        if not any((root / f"{name}{end}").exists() for root in roots for end in ("", ".py"))
+    ] == []
+
+
 def conflicts(lines: list[str], is_rst: bool) -> list[int]:
     """Return the numbers of the lines that are conflict markers of git.
 
