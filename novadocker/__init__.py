@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Nova compute driver that runs Docker containers as servers.
+"""This package runs Docker containers as servers of OpenStack Nova.
 
-Imports nothing, because ``novadocker-loader.pth`` imports this package at every interpreter start.
+This module imports nothing, because the loader's ``.pth`` file reads it at every start of Python.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of the operator that use the cloud's APIs; no Nova, no engine."""
+"""These modules act on servers through OpenStack's APIs when an alarm fires."""

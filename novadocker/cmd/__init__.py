@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs, each a module with a function ``main``."""
+"""Each module is a command-line program, or the part of one that tests need apart."""
 
 import warnings
 

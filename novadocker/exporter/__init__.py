@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exporter of metrics and incidents of a host's instances; imports no Nova."""
+"""These modules measure the servers of a host and serve the metrics to Prometheus."""

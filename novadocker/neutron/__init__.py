@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in Neutron's server; needs Neutron, which the compute service does without."""
+"""These modules run in Neutron's server: an ML2 mechanism driver for Linux bridges.
+
+They need Neutron, which nova-compute does not need.
+"""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The oslo.privsep contexts. Only functions that are entered through one of them run as root.
+"""Every function that runs as root is below this directory and enters one of its contexts.
 
-Imports nothing of Nova, so that the privileged process, which imports this module, stays small.
+This module does not import Nova, because the helper process imports it and must stay small.
 """
 
 from oslo_privsep import capabilities, priv_context

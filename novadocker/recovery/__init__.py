@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading of servers from the Docker Engine's data root without the engine; imports no Nova."""
+"""These modules read servers from the engine's data root without the engine and without Nova."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OCI runtime that the engine runs, a shell script."""
+"""The Docker Engine calls ``novadocker-runtime`` of this directory in place of runc."""

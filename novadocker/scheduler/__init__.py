@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plug-ins of nova-scheduler, which loads them by name."""
+"""nova-scheduler loads the weighers of this directory by name.
+
+Install the package where nova-scheduler runs.
+"""
 
 from novadocker.scheduler.weigher import SameHostWeigher
 
