@@ -92,6 +92,8 @@ def test_systemd(
             assert run("hostname") == "sd1\n"
             # The tenant's own unit has its own control group.
             assert run("systemctl", "start", "hello.service") == ""
+            # The engine writes the console's log a moment after the service has ended.
+            read_until(docker_client, container, b"the service ran", since)
             assert "the service ran" in engine.read_console(container, 100 << 10).decode()
             limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
             limit = run("sh", "-c", f"ls {limit} /sys/fs/cgroup/memory.max 2>/dev/null").strip()
