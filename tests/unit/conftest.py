@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the unit tests: Nova's objects, and the driver on fakes of its own modules."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +16,32 @@ from novadocker.virt.docker import driver as driver_module
 from tests.unit import fakes
 
 
+@pytest.fixture(scope="session")
+def state_paths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parent directory of each test's ``state_path``."""
+    return tmp_path_factory.mktemp("nova")
+
+
 @pytest.fixture(autouse=True)
+<<<<<<< main
 def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set Nova's options to their defaults, as Nova's own test case does."""
+||||||| base
+def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nova's options at their defaults; Nova's own test-case does that for itself."""
+=======
+def nova_configuration(state_paths: Path) -> Iterator[None]:
+    """Set Nova's options to their defaults, and ``state_path`` to a directory of the test.
+
+    The default of ``state_path`` is the directory that Nova is installed in, which all tests share
+    and an ordinary user cannot write to.
+    """
+>>>>>>> helper
     objects.register_all()
-    if request.cls is not None:
-        yield
-        return
     config.parse_args([], default_config_files=[], configure_db=False, init_rpc=False)
+    conf.CONF.set_override("state_path", tempfile.mkdtemp(dir=state_paths))
     yield
+    conf.CONF.clear_override("state_path")
     conf.CONF.reset()
 
 

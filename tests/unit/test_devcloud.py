@@ -4,7 +4,9 @@
 import shutil
 import smtplib
 import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 from unittest import mock
@@ -20,38 +22,45 @@ from tests import CHECKOUT
 SAMPLES = CHECKOUT / "etc" / "prometheus"
 
 
+@pytest.fixture
+def state_folder() -> Iterator[Path]:
+    """A directory with a short path, because ``tmp_path`` of a pytest-xdist worker is too long."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize(
     ("wanted", "had", "has"),
     [("1", False, True), ("0", True, False), ("", True, True), ("", False, False)],
 )
 def test_the_dashboard_stays_as_it_is_unless_told(
-    tmp_path: Path, wanted: str, had: bool, has: bool
+    state_folder: Path, wanted: str, had: bool, has: bool
 ):
-    noted = dashboard_file(tmp_path)
+    noted = dashboard_file(state_folder)
     noted.parent.mkdir()
     if had:
         noted.touch()
-    settings = load_settings({"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HORIZON": wanted})
+    settings = load_settings({"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_HORIZON": wanted})
     assert settings.dashboard is has
 
 
-def test_only_a_cloud_with_a_dashboard_runs_horizon(tmp_path: Path):
+def test_only_a_cloud_with_a_dashboard_runs_horizon(state_folder: Path):
     for wanted, expected in (("1", True), ("0", False)):
-        settings = load_settings({"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HORIZON": wanted})
+        settings = load_settings({"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_HORIZON": wanted})
         names = [program.name for program in all_programs(settings)]
         assert ("horizon" in names) is expected
 
 
-def test_prometheus_is_there_when_wanted(tmp_path: Path):
+def test_prometheus_is_there_when_wanted(state_folder: Path):
     for wanted, expected in (("1", True), ("0", False)):
         settings = load_settings(
-            {"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HOSTS": "2", "DEVCLOUD_WATCH": wanted}
+            {"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_HOSTS": "2", "DEVCLOUD_WATCH": wanted}
         )
         names = {program.name for program in all_programs(settings)}
         assert ({"prometheus", "exporter-host1", "exporter-host2"} <= names) is expected
-    watch_file(tmp_path).parent.mkdir()
-    watch_file(tmp_path).touch()
-    assert load_settings({"DEVCLOUD_DIR": str(tmp_path)}).watch
+    watch_file(state_folder).parent.mkdir()
+    watch_file(state_folder).touch()
+    assert load_settings({"DEVCLOUD_DIR": str(state_folder)}).watch
 
 
 def test_quick_rules_are_rules(tmp_path: Path):
@@ -62,8 +71,8 @@ def test_quick_rules_are_rules(tmp_path: Path):
     check(["promtool", "check", "rules", tmp_path / "rules.yml"])
 
 
-def test_alertmanager_takes_the_quick_sample(tmp_path: Path):
-    settings = load_settings({"DEVCLOUD_DIR": str(tmp_path)})
+def test_alertmanager_takes_the_quick_sample(tmp_path: Path, state_folder: Path):
+    settings = load_settings({"DEVCLOUD_DIR": str(state_folder)})
     sample = yaml.safe_load((SAMPLES / "alertmanager.yml").read_text())
     (tmp_path / "config.yml").write_text(yaml.safe_dump(watch.alertmanager(settings, sample)))
     check(["amtool", "check-config", tmp_path / "config.yml"])

@@ -10,6 +10,7 @@ import unittest
 from typing import Any
 from unittest import mock
 
+import fixtures
 import pytest
 from nova import conf, test
 from nova.tests.unit.virt import test_virt_drivers as nova_tests
@@ -115,9 +116,17 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
+<<<<<<< main
         # Nova 31 replaces Event.wait, without which no thread starts in order.
+||||||| base
+        # Nova 31 replaces Event.wait, without which no thread starts in order
+=======
+        # Nova's fixture resets the options, so the driver that Nova's setUp created has the default
+        self.flags(state_path=self.useFixture(fixtures.TempDir()).path)
+        self.connection = driver_module.DockerDriver(self.connection.virtapi)
+        # Nova 31 replaces Event.wait, without which no thread starts in order
+>>>>>>> helper
         self.flags(vif_plugging_timeout=0)
-        self.connection: Any
         self.connection.init_host("myhostname")
 
     def test_migrate_disk_and_power_off(self) -> None:
