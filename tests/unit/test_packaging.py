@@ -2,6 +2,7 @@
 """Packages built from this tree: a source archive, and from it a wheel and an editable wheel."""
 
 import base64
+import configparser
 import csv
 import hashlib
 import os
@@ -19,6 +20,10 @@ from tests import CHECKOUT
 LOADER = "novadocker-loader.pth"
 RUNTIME = "novadocker-runtime"
 DRIVER = "novadocker.virt.docker.driver"
+
+_setup = configparser.ConfigParser()
+_setup.read(CHECKOUT / "setup.cfg")
+NEXT_RELEASE = _setup["metadata"]["version"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     _run(["git", "add", "-A"], checkout)
     author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     _run(["git", *author, "commit", "-q", "-m", "all"], checkout)
+    # pbr counts the commits after the first one
+    _run(["git", *author, "commit", "-q", "--allow-empty", "-m", "more"], checkout)
 
     archive = work / _build("sdist", checkout, work)
     _run(["tar", "-xf", str(archive)], work)
@@ -73,6 +80,11 @@ def _run(command: list[str], folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["source", "wheel", "editable"])
+def test_the_version_is_of_the_release_to_come(built: Built, kind: str) -> None:
+    assert getattr(built, kind).name.split("-")[1] == f"{NEXT_RELEASE}.dev1"
 
 
 @pytest.fixture(params=["wheel", "editable"])
@@ -124,18 +136,35 @@ def test_the_wheel_has_every_module(built: Built) -> None:
     }
 
 
+<<<<<<< main
 def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Import the driver by its name in Nova, with Nova and the driver in different directories.
+||||||| base
+def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Import Nova's name of the driver where Nova lies in another folder than the driver.
+=======
+def _import_driver(how: str, folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Import Nova's name of the driver where Nova lies in another folder than the driver.
+>>>>>>> helper
 
+<<<<<<< main
     ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site directories, so
     that Nova's directory is in sys.path and none of its ``.pth`` files has run.
+||||||| base
+    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
+    Nova's folder is on the path and nothing in it has been started.
+=======
+    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
+    Nova's folder is on the path and nothing in it has been started.
+
+    :param before: what nova-compute does before it imports its driver.
+>>>>>>> helper
     """
     code = f"""
 import site, sys
 sys.path += {site.getsitepackages()!r}
 {how}({str(folder)!r})
-from nova import objects
-objects.register_all()
+{before}
 from nova.virt import docker
 print(docker.DockerDriver.__module__)
 """
@@ -154,7 +183,8 @@ def test_an_unpacked_wheel_serves_the_driver_from_a_site_folder(
 ) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    done = _import_driver("site.addsitedir", tmp_path)
+    before = "from nova import objects; objects.register_all()"
+    done = _import_driver("site.addsitedir", tmp_path, before)
     assert done.stdout.splitlines()[-1:] == [DRIVER], done.stderr
 
 
