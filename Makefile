@@ -1,4 +1,5 @@
-# Everything runs from the checkout, as root; DEVCLOUD_DIR says where its state lies.
+# Everything runs from the checkout. DEVCLOUD_DIR is the directory of its state. Only check, lint,
+# docs, environment and test-unit run without root.
 export DEVCLOUD_DIR ?= $(CURDIR)/.devcloud
 # how many compute hosts make cloud brings up; as many as before unless told otherwise
 export DEVCLOUD_HOSTS ?= $(HOSTS)
@@ -9,10 +10,20 @@ export DEVCLOUD_WATCH ?= $(WATCH)
 PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin
+# a worker per processor; only the unit tests share nothing
+UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20 --durations-min 5 tests/unit
 
-.PHONY: install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine test-walk \
+.PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine test-walk \
 	test-cloud test-guest test-long bench-network-guest tempest horizon-test functional soak nightly \
 	lint docs bench-%
+
+# the first target: style, types and unit tests with their coverage, without root and without Docker
+check: environment
+	$(MAKE) --jobs 2 --output-sync=target lint check-unit
+
+# the virtual environment, which make install makes, too
+environment:
+	$(DEVCLOUD) environment
 
 install:
 	$(DEVCLOUD) install
@@ -37,8 +48,9 @@ demo:
 	$(DEVCLOUD) demo
 
 # each level is a run of its own; those that disturb nobody run two at a time
-test: install lint docs
-	$(MAKE) -j 2 test-older test-unit
+test: install
+	# the longest first
+	$(MAKE) -j 2 test-older docs lint test-unit
 	# not before: packages are built by a walk through the checkout, where the guest's system is put together
 	$(MAKE) -j 2 test-guest-part test-engine test-walk
 	$(MAKE) test-cloud
@@ -53,8 +65,14 @@ test-guest-part:
 test-walk:
 	$(VENV)/python -m pytest tests/engine/test_soak.py
 
+test-unit: environment
+	$(UNIT_TESTS)
+
+check-unit: environment
+	$(UNIT_TESTS) --cov --cov-report=
+
 test-engine: LEFT_OUT = --ignore tests/engine/test_soak.py
-test-unit test-engine test-cloud: test-%:
+test-engine test-cloud: test-%:
 	$(VENV)/python -m pytest --durations 20 --durations-min 5 $(LEFT_OUT) tests/$*
 
 # OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
@@ -98,13 +116,19 @@ test-long: install
 nightly:
 	$(MAKE) --keep-going functional tempest test-guest test-long horizon-test soak
 
-lint: install
+lint: environment
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
+<<<<<<< main
 docs: install
 	$(VENV)/python docs/pictures/draw.py
+||||||| base
+docs: install
+=======
+docs: environment
+>>>>>>> helper
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
 	$(VENV)/sphinx-build -W -b man docs docs/build/man
 

@@ -14,7 +14,14 @@ from devcloud.steps import StepFailed, explain, say
 
 COMMANDS = {
     "install": "install Debian packages and the virtual environment",
+<<<<<<< main
     "up": "start the cloud; returns soon if it is up",
+||||||| base
+    "up": "bring the cloud up; quick when it is up",
+=======
+    "environment": "install the virtual environment only; needs no root",
+    "up": "bring the cloud up; quick when it is up",
+>>>>>>> helper
     "down": "stop everything, keep the cloud's data",
     "clean": "stop everything and delete the cloud's data",
     "status": "list the programs and their states",
@@ -112,6 +119,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if parsed.command in ("install", "up", "demo", "tempest"):
             install.install(settings)
+        if parsed.command == "environment":
+            install.install_environment(settings)
+            return 0
         if parsed.command == "install":
             say("installed")
             return 0

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The targets of the Makefile: what they run, and in which order."""
+
+import os
+import subprocess
+
+
+def commands(*targets: str) -> list[str]:
+    """Return the commands of targets, of the default target without any; run none of them."""
+    # the variables of a make that runs these tests
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    done = subprocess.run(
+        ["make", "--dry-run", *targets, "DEVCLOUD=devcloud", "VENV=venv"],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith(("devcloud", "venv"))]
+
+
+def test_check_is_the_first_target_and_needs_no_root() -> None:
+    found = commands("check")
+    assert found == commands()
+    assert found[0] == "devcloud environment"
+    assert "devcloud install" not in found
+    assert {"venv/ruff check .", "venv/ruff format --check .", "venv/mypy"} <= set(found)
+    (tests,) = [command for command in found if "pytest" in command]
+    assert "-n logical" in tests
+    assert "--cov" in tests
+    assert "tests/unit" in tests.split()
+
+
+def test_the_cloud_is_tested_last_and_after_all_other_levels() -> None:
+    found = commands("test")
+    assert found[0] == "devcloud install"
+    assert found[-1].endswith("tests/cloud")
+    levels = ("tests/unit", "tests/engine", "tests/guest", "tests/engine/test_soak.py", "nova31")
+    for level in levels:
+        assert any(level in command for command in found[:-1])
