@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image archives in memory: ``docker save`` archives and OCI layouts, valid and invalid."""
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pytest
 
 Files = dict[str, bytes]
 
@@ -47,11 +51,19 @@ def tar(files: Mapping[str, bytes]) -> bytes:
     return tar_of([entry(name, content) for name, content in files.items()])
 
 
+HAS_ZSTD = shutil.which("zstd") is not None
+NO_ZSTD = "zstd is not installed"
+
+
 def compress(content: bytes, program: str) -> bytes:
     if program == "plain":
         return content
     if program == "gzip":
         return gzip.compress(content, mtime=0)
+    if program == "bzip2":
+        return bz2.compress(content)
+    if program == "zstd" and not HAS_ZSTD:
+        pytest.skip(NO_ZSTD)
     return subprocess.run([program, "-c"], input=content, capture_output=True, check=True).stdout
 
 

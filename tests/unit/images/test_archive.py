@@ -253,6 +253,11 @@ def docker_but(name: str, *entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
     return tar_of([*entries, *[entry(n, data) for n, data in DOCKER.items() if n != name]])
 
 
+def damaged_zstd(content: bytes) -> bytes:
+    """Return a compressed file without its end, or nothing on a machine without zstd."""
+    return archives.compress(content, "zstd")[:-9] if archives.HAS_ZSTD else b""
+
+
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "no tar archive"),
     "text": (b"#!/bin/sh\necho hello\n" * 100, "no tar archive"),
@@ -342,7 +347,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "layer 1 is damaged",
     ),
     "layer in damaged zstd": (
-        tar(DOCKER | {LAYER_NAME: archives.compress(LAYERS[0], "zstd")[:-9]}),
+        tar(DOCKER | {LAYER_NAME: damaged_zstd(LAYERS[0])}),
         "layer 1 is damaged",
     ),
     "another architecture": (
@@ -428,6 +433,8 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_refused(rewrite: Rewrite, tmp_path: Path, case: str) -> None:
+    if "zstd" in case and not archives.HAS_ZSTD:
+        pytest.skip(archives.NO_ZSTD)
     content, reason = BAD[case]
     with pytest.raises(ArchiveError, match=reason) as raised:
         rewrite(content)
