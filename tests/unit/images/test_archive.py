@@ -423,7 +423,11 @@ BAD: dict[str, tuple[bytes, str]] = {
         entry("x", type=tarfile.GNUTYPE_LONGNAME, size=1 << 30)[0].tobuf() + bytes(9999),
         "tar headers take more than 4194304 bytes",
     ),
-    "a negative size": (entry("x", size=-512)[0].tobuf(tarfile.GNU_FORMAT) * 9, "forbidden entry"),
+    # Python refuses it itself since the fix of CVE-2025-8194
+    "a negative size": (
+        entry("x", size=-512)[0].tobuf(tarfile.GNU_FORMAT) * 9,
+        "forbidden entry|no tar archive: 'invalid offset'",
+    ),
     "a huge size": (
         entry("x", size=1 << 62)[0].tobuf(tarfile.GNU_FORMAT) + bytes(999),
         "no tar archive|damaged",
