@@ -120,6 +120,7 @@ lint: environment
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/lint-imports --no-logo
 
 <<<<<<< main
 docs: install

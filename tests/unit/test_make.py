@@ -26,7 +26,8 @@ def test_check_is_the_first_target_and_needs_no_root() -> None:
     assert found == commands()
     assert found[0] == "devcloud environment"
     assert "devcloud install" not in found
-    assert {"venv/ruff check .", "venv/ruff format --check .", "venv/mypy"} <= set(found)
+    checks = ("ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo")
+    assert {f"venv/{check}" for check in checks} <= set(found)
     (tests,) = [command for command in found if "pytest" in command]
     assert "-n logical" in tests
     assert "--cov" in tests
