@@ -122,14 +122,8 @@ lint: environment
 	$(VENV)/mypy
 	$(VENV)/lint-imports --no-logo
 
-<<<<<<< main
-docs: install
-	$(VENV)/python docs/pictures/draw.py
-||||||| base
-docs: install
-=======
 docs: environment
->>>>>>> helper
+	$(VENV)/python docs/pictures/draw.py
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
 	$(VENV)/sphinx-build -W -b man docs docs/build/man
 

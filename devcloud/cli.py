@@ -14,14 +14,8 @@ from devcloud.steps import StepFailed, explain, say
 
 COMMANDS = {
     "install": "install Debian packages and the virtual environment",
-<<<<<<< main
-    "up": "start the cloud; returns soon if it is up",
-||||||| base
-    "up": "bring the cloud up; quick when it is up",
-=======
     "environment": "install the virtual environment only; needs no root",
-    "up": "bring the cloud up; quick when it is up",
->>>>>>> helper
+    "up": "start the cloud; returns soon if it is up",
     "down": "stop everything, keep the cloud's data",
     "clean": "stop everything and delete the cloud's data",
     "status": "list the programs and their states",

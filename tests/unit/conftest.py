@@ -23,20 +23,12 @@ def state_paths(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-<<<<<<< main
-def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Set Nova's options to their defaults, as Nova's own test case does."""
-||||||| base
-def nova_configuration(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nova's options at their defaults; Nova's own test-case does that for itself."""
-=======
 def nova_configuration(state_paths: Path) -> Iterator[None]:
     """Set Nova's options to their defaults, and ``state_path`` to a directory of the test.
 
     The default of ``state_path`` is the directory that Nova is installed in, which all tests share
     and an ordinary user cannot write to.
     """
->>>>>>> helper
     objects.register_all()
     config.parse_args([], default_config_files=[], configure_db=False, init_rpc=False)
     conf.CONF.set_override("state_path", tempfile.mkdtemp(dir=state_paths))

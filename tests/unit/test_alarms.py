@@ -70,18 +70,8 @@ def test_each_alarm_has_a_runbook_and_cases(name: str, level: str, expression: s
 
 @pytest.mark.parametrize(("name", "level"), thresholds())
 def test_each_threshold_can_be_another_on_a_host(name: str, level: str) -> None:
-<<<<<<< main
-    cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
-    assert f"{name} {level} override" in cases
-    # The alarm of the culprit uses the threshold of the host's alarm.
-||||||| base
-    cases = {case["name"] for case in yaml.safe_load(CASES.read_text())["tests"]}
-    assert f"{name} {level} override" in cases
-    # the culprit of an alarm of the host's is told at its threshold
-=======
     assert f"{name} {level} override" in cases()
-    # the culprit of an alarm of the host's is told at its threshold
->>>>>>> helper
+    # The alarm of the culprit uses the threshold of the host's alarm.
     culprit_of = {"NovadockerServerMostThreads": "NovadockerHostThreads"}
     assert thresholds()[name, level] == {(culprit_of.get(name, name), level)}
 

@@ -4,6 +4,8 @@
 import os
 import subprocess
 
+from tests import CHECKOUT
+
 
 def commands(*targets: str) -> list[str]:
     """Return the commands of targets, of the default target without any; run none of them."""

@@ -116,16 +116,10 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
-<<<<<<< main
-        # Nova 31 replaces Event.wait, without which no thread starts in order.
-||||||| base
-        # Nova 31 replaces Event.wait, without which no thread starts in order
-=======
-        # Nova's fixture resets the options, so the driver that Nova's setUp created has the default
+        # Nova's fixture resets the options, so the driver of Nova's setUp has the default.
         self.flags(state_path=self.useFixture(fixtures.TempDir()).path)
         self.connection = driver_module.DockerDriver(self.connection.virtapi)
-        # Nova 31 replaces Event.wait, without which no thread starts in order
->>>>>>> helper
+        # Nova 31 replaces Event.wait, without which no thread starts in order.
         self.flags(vif_plugging_timeout=0)
         self.connection.init_host("myhostname")
 

@@ -136,29 +136,13 @@ def test_the_wheel_has_every_module(built: Built) -> None:
     }
 
 
-<<<<<<< main
-def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Import the driver by its name in Nova, with Nova and the driver in different directories.
-||||||| base
-def _import_driver(how: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Import Nova's name of the driver where Nova lies in another folder than the driver.
-=======
 def _import_driver(how: str, folder: Path, before: str = "") -> subprocess.CompletedProcess[str]:
-    """Import Nova's name of the driver where Nova lies in another folder than the driver.
->>>>>>> helper
+    """Import the driver by its name in Nova, with Nova and the driver in different directories.
 
-<<<<<<< main
     ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site directories, so
     that Nova's directory is in sys.path and none of its ``.pth`` files has run.
-||||||| base
-    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
-    Nova's folder is on the path and nothing in it has been started.
-=======
-    ``-S`` keeps the interpreter from reading the ``.pth`` files of its own site folders, so
-    Nova's folder is on the path and nothing in it has been started.
 
-    :param before: what nova-compute does before it imports its driver.
->>>>>>> helper
+    :param before: code that nova-compute runs before it imports its driver
     """
     code = f"""
 import site, sys
