@@ -35,14 +35,14 @@ AWAY = "-away"
 IMAGES = "novadocker/"
 """Prefix of the names of all images of the driver; a Glance image id and a tag follow."""
 
+MOVED_IMAGES = f"{IMAGES}moved"
+"""Repository of images that came with a move from another host."""
+
+ARRIVING = "arriving"
+"""Tag of an image's lowest layer while the rest of the image is downloaded."""
 
 # Nova names architectures as the kernel does; Docker names these differently.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-def docker_architecture(machine: str) -> str:
-    """Return Docker's name of an architecture, given the kernel's name of it."""
-    return _ARCHITECTURES.get(machine, machine)
 
 
 def container_name(instance_uuid: str) -> str:
@@ -56,6 +56,22 @@ def container_name(instance_uuid: str) -> str:
 def namespace_name(instance_uuid: str) -> str:
     """Return the name of an instance's network namespace below /run/netns."""
     return f"nova-{instance_uuid}"
+
+
+def docker_architecture(machine: str) -> str:
+    """Return Docker's name of an architecture, given the kernel's name of it."""
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def image_name(image_id: str, tag: str) -> str:
+    """Return the engine's name of a Glance image."""
+    return f"{IMAGES}{image_id}:{tag}"
+
+
+def split_image_name(name: str) -> tuple[str, str]:
+    """Return the Glance image id and the tag of an image of the driver."""
+    repository, _, tag = name.partition(":")
+    return repository.removeprefix(IMAGES), tag
 
 
 def owned(name: str, labels: Mapping[str, str]) -> bool:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Names of the driver's objects on a host."""
+
 import pytest
 
 from novadocker import naming
@@ -10,3 +12,9 @@ from novadocker import naming
 )
 def test_docker_architecture(machine: str, expected: str) -> None:
     assert naming.docker_architecture(machine) == expected
+
+
+def test_an_image_name_has_the_id_and_the_tag() -> None:
+    name = naming.image_name("7d1c", "0123456789ab")
+    assert name == "novadocker/7d1c:0123456789ab"
+    assert naming.split_image_name(name) == ("7d1c", "0123456789ab")

@@ -7,34 +7,22 @@ When an image was used last is when it was named last: each boot names its image
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
-from typing import Any
 
 from nova import context as nova_context
 from nova import objects
 from nova.virt import imagecache
-from oslo_concurrency import lockutils
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import store
 
 LOG = logging.getLogger(__name__)
 
-ARRIVING = "arriving"
-"""The tag of an image's lowest layer while the rest of the image is on its way."""
-
-
-def locked(image_id: str) -> Any:
-    """Keep all threads and processes of this host but one from loading or removing an image."""
-    return lockutils.lock(
-        f"novadocker-image-{image_id}",
-        external=True,
-        lock_path=os.path.join(CONF.instances_path, "locks"),
-    )
+_ALL = f"{naming.IMAGES}*"
 
 
 class ImageCache(imagecache.ImageCacheManager):
@@ -51,22 +39,21 @@ class ImageCache(imagecache.ImageCacheManager):
     ) -> None:
         """Remove what none of these instances uses, once it is old enough."""
         used = {instance.image_ref for instance in all_instances}
-        for name in self._engine.list_images(f"{naming.IMAGES}*"):
-            repository, _, tag = name.partition(":")
-            image_id = repository.removeprefix(naming.IMAGES)
-            with locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
-                if tag == ARRIVING:
+        for name in self._engine.list_images(_ALL):
+            image_id, tag = naming.split_image_name(name)
+            with store.locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
+                if tag == naming.ARRIVING:
                     # nobody loads the image now: who did was killed
                     self._engine.remove_image(name)
                 elif image_id in used:
-                    self._engine.tag_image(name, repository, tag)
+                    self._engine.tag_image(name, *name.split(":"))
                 elif self.remove_unused_base_images and self._is_old(name):
                     self._remove(name)
         LOG.info("The image cache takes %d MiB", self.get_disk_usage() >> 20)
 
     def get_disk_usage(self) -> int:
         """Return the bytes of all images of ours; layers that several have count for each."""
-        return sum(self._engine.list_images(f"{naming.IMAGES}*").values())
+        return sum(self._engine.list_images(_ALL).values())
 
     def _is_old(self, name: str) -> bool:
         named = self._engine.inspect_image(name).named_at

@@ -8,6 +8,7 @@ Names inside an archive never take effect, see ``archive``.
 import contextlib
 import functools
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.image import glance
+from oslo_concurrency import lockutils
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
@@ -29,7 +31,6 @@ from novadocker.privsep.storage import sparse_files
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import (
     archive,
-    cache,
     registry,
     snapshot,
     squash,
@@ -58,6 +59,17 @@ _NAMED_SECONDS = 60
 _LONGEST_REASON = 120
 
 _CHECKSUM_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(image_id: str) -> Iterator[None]:
+    """Hold an image's lock, which all threads and processes of this host share, for the block."""
+    with lockutils.lock(
+        f"novadocker-image-{image_id}",
+        external=True,
+        lock_path=os.path.join(CONF.instances_path, "locks"),
+    ):
+        yield
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,10 @@ class ImageStore:
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
     ) -> tuple[EngineImage, bool]:
         source = self._source(context, image_meta)
-        name = f"{naming.IMAGES}{image_meta.id}:{source.tag}"
+        name = naming.image_name(image_meta.id, source.tag)
         with contextlib.suppress(exception.EngineImageNotFound):
             return self._use(name), False
-        with cache.locked(image_meta.id):
+        with locked(image_meta.id):
             # another boot may have loaded it while this one waited
             with contextlib.suppress(exception.EngineImageNotFound):
                 return self._use(name), False
@@ -159,7 +171,7 @@ class ImageStore:
     def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
         """Fetch an image from its registry; it stays if it gets a name within the block."""
         # for all that fetch at once: the name by the digest goes in the end
-        with cache.locked("of-registries"):
+        with locked("of-registries"):
             try:
                 name = registry.pull(self._engine, reference, self._registries)
             except exception.EngineUnavailable:
@@ -255,7 +267,7 @@ class ImageStore:
     @contextlib.contextmanager
     def _unpacking(self, image_id: str) -> Iterator[streaming.Unpack]:
         """Give what has the engine unpack an image's lowest layer, and keep it for the block."""
-        name = f"{naming.IMAGES}{image_id}:{cache.ARRIVING}"
+        name = naming.image_name(image_id, naming.ARRIVING)
         with contextlib.ExitStack() as undo:
 
             def unpack(chunks: Iterator[bytes]) -> str:

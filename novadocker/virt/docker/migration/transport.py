@@ -26,9 +26,6 @@ LOG = logging.getLogger(__name__)
 # of a server's image in the registry, as long as the move lasts
 TAG = "move"
 
-# the image cache removes it when no container has it any more
-_REPOSITORY = f"{naming.IMAGES}moved"
-
 
 class Way(Protocol):
     """How data gets to another host."""
@@ -154,7 +151,8 @@ def way(engine: Engine, instance_uuid: str) -> Way:
 def keep_image(engine: Engine, image_id: str) -> bool:
     """Tell whether the engine has an image; one that it has does not age for now."""
     try:
-        engine.tag_image(image_id, _REPOSITORY, image_id.removeprefix("sha256:")[:12])
+        # the image cache removes it when no container has it any more
+        engine.tag_image(image_id, naming.MOVED_IMAGES, image_id.removeprefix("sha256:")[:12])
     except exception.EngineImageNotFound:
         return False
     return True
