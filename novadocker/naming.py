@@ -41,8 +41,26 @@ MOVED_IMAGES = f"{IMAGES}moved"
 ARRIVING = "arriving"
 """Tag of an image's lowest layer while the rest of the image is downloaded."""
 
+HOST_DEVICE = re.compile(r"(?:tap|nic)[0-9a-f][0-9a-f-]{0,11}")
+"""A port's device on the host: Neutron's name of it, or ``host_device``."""
+
+GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
+"""A port's device in an instance."""
+
+# nova.network.model.NIC_NAME_LEN
+_DEVICE_LENGTH = 14
 # Nova names architectures as the kernel does; Docker names these differently.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def host_device(port_id: str) -> str:
+    """Return the name of a port's device on the host if Neutron names none."""
+    return f"nic{port_id}"[:_DEVICE_LENGTH]
+
+
+def guest_device(number: int) -> str:
+    """Return the name of an instance's device."""
+    return f"eth{number}"
 
 
 def container_name(instance_uuid: str) -> str:

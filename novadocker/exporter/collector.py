@@ -11,12 +11,12 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from novadocker.exporter import files, host, metrics, parsing, tree
+from novadocker.exporter import files, host, metrics, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
-from novadocker.state_files import port_rates
+from novadocker.state_files import load_averages, port_rates
 from novadocker.state_files.port_rates import PortRate
 
 
@@ -102,7 +102,7 @@ class HostCollector(Collector):
                     sample=sample,
                     started_at=server.started_at,
                     console_bytes=self._identities.console_bytes(container),
-                    loads=parsing.load_averages(loads),
+                    loads=load_averages.parse(loads),
                     rates={
                         device: port_rates.lower(
                             port.rate, switched.get(port.host_device, _NO_RATE)
@@ -115,7 +115,7 @@ class HostCollector(Collector):
         """Return the content of an instance's files of load averages and of port rates."""
         state_path = str(self._places.state_path)
         return (
-            files.read(f"{state_path}/loads/{uuid}"),
+            files.read(load_averages.path_of(state_path, uuid)),
             files.read(port_rates.path_of(state_path, uuid)),
         )
 

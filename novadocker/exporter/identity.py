@@ -12,11 +12,10 @@ from typing import Any
 from novadocker import naming
 from novadocker.exporter.labels import KnownLabels
 from novadocker.recovery import dataroot
+from novadocker.state_files import console_log
 
 # Go writes time.RFC3339Nano in UTC.
 _TIME = re.compile(r"([0-9-]{10}T[0-9:]{8})(?:\.[0-9]+)?Z")
-# Suffixes of the console's log files: the driver sets max-file to 2 (dialect.py).
-_CONSOLE_LOGS = ("-json.log", "-json.log.1")
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ class Identities:
     def console_bytes(self, container: str) -> int:
         """Return the size of the log files of a container's console."""
         found = 0
-        for name in _CONSOLE_LOGS:
+        for path in console_log.paths(self._containers, container):
             with suppress(FileNotFoundError):
-                found += os.stat(f"{self._containers}/{container}/{container}{name}").st_size
+                found += os.stat(path).st_size
         return found
 
     def keep(self, containers: set[str]) -> None:

@@ -22,9 +22,8 @@ LOG = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 60.0
 _NAMESPACE = re.compile(naming.namespace_name(f"({naming.UUID.pattern})"))
-# Names of the host ends of ports (nics.host_device_name), and of the bridge's end of the veth pair
-# that os-vif creates for a port with a bridge between it and the switch.
-_HOST_END = re.compile(r"(?:tap|nic)[0-9a-f-]{1,11}")
+# Names of the bridge's end of the veth pair that os-vif creates for a port with a bridge between it
+# and the switch.
 _BRIDGE_END = re.compile(r"qvo([0-9a-f-]{1,11})")
 _INTERFACES = ovsdb.Select("Interface", ("name", "external_ids", "error"))
 
@@ -165,7 +164,7 @@ def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
     for name, link in links.items():
         if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "veth":
             continue
-        if _HOST_END.fullmatch(name) and link.get_attr("IFLA_LINK_NETNSID") not in numbers:
+        if naming.HOST_DEVICE.fullmatch(name) and link.get_attr("IFLA_LINK_NETNSID") not in numbers:
             found.add(name)
         if (match := _BRIDGE_END.fullmatch(name)) and f"tap{match[1]}" not in links:
             found.add(name)

@@ -5,15 +5,14 @@ Every function accepts None for a file that does not exist, and leaves out value
 parse, so that a kernel without one counter still gives the others.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-# Only devices with the driver's names (nics.device_names) are read, and a limited number of them,
-# because a tenant may create any number of devices.
-_PORT = re.compile(r"eth[0-9]{1,3}")
+from novadocker import naming
+
+# Only devices with the driver's names are read, and a limited number of them, because a tenant may
+# create any number of devices.
 _MOST_PORTS = 64
-_AVERAGE = re.compile(r"[0-9]{1,9}\.[0-9]{2}")
 # "Unlimited" is the largest long less a page (Documentation/admin-guide/cgroup-v1/memory.rst).
 _UNLIMITED = 1 << 62
 
@@ -118,15 +117,6 @@ def disk_limits_version_2(text: str | None) -> dict[str, DiskCounters]:
     return _by_device(text, ("rbps", "wbps", "riops", "wiops"))
 
 
-def load_averages(text: str | None) -> tuple[float, float, float] | None:
-    """Return the averages of a file like ``/proc/loadavg``, over 1, 5 and 15 minutes."""
-    words = (text or "").split()[:3]
-    if len(words) < 3 or not all(map(_AVERAGE.fullmatch, words)):
-        return None
-    first, second, third = map(float, words)
-    return first, second, third
-
-
 def ports(text: str | None) -> dict[str, PortCounters]:
     """Return the devices of ``/proc/PID/net/dev`` (proc(5)) that have a port's name."""
     found: dict[str, PortCounters] = {}
@@ -138,7 +128,7 @@ def ports(text: str | None) -> dict[str, PortCounters]:
             colon
             and len(words) >= 12
             and len(found) < _MOST_PORTS
-            and _PORT.fullmatch(name.strip())
+            and naming.GUEST_DEVICE.fullmatch(name.strip())
             and all(map(_is_number, words))
         ):
             received, sent = words[0:4], words[8:12]

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
+from novadocker import naming
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-_HOST_DEVICE = re.compile(r"(tap|nic)[0-9a-f][0-9a-f-]{0,11}")
-_GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
 # ".." is refused apart
 _FOLDER = re.compile(r"/(?:[\w.@+-]+/)*[\w.@+-]+")
 # PID_MAX_LIMIT of linux/threads.h
@@ -94,12 +94,12 @@ def container_id(value: object) -> str:
 
 def host_device(value: object) -> str:
     """Return the name of the host's end of a veth pair."""
-    return text(_HOST_DEVICE, value)
+    return text(naming.HOST_DEVICE, value)
 
 
 def guest_device(value: object) -> str:
     """Return the name of an instance's network device."""
-    return text(_GUEST_DEVICE, value)
+    return text(naming.GUEST_DEVICE, value)
 
 
 def process(value: object) -> int:

@@ -11,11 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker import naming
 from novadocker.linux import files
 
 _FOLDER = "rates"
 # The last field, the name of the host end, is optional: files of older versions lack it.
-_LINE = re.compile(r"(eth[0-9]{1,3}) ([0-9]{1,15}|-) ([0-9]{1,15}|-)(?: ([^ /]{1,15}))?")
+_LINE = re.compile(
+    rf"({naming.GUEST_DEVICE.pattern}) ([0-9]{{1,15}}|-) ([0-9]{{1,15}}|-)(?: ([^ /]{{1,15}}))?"
+)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def averages(
     engine: Engine, state_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[load_average.Loads]:
     monkeypatch.setattr(load_average, "_LOOK_SECONDS", 0.1)
-    found = load_average.Loads(state_folder / "loads", engine, Listing(engine))
+    found = load_average.Loads(state_folder, engine, Listing(engine))
     found.start()
     yield found
     found.stop()
@@ -235,7 +235,7 @@ def test_load_averages_where_lxcfs_counts_none(
     # After a restart of nova-compute, the averages continue from their last values.
     averages.stop()
     before = shown_load(load)[0]
-    again = load_average.Loads(state_folder / "loads", engine, Listing(engine))
+    again = load_average.Loads(state_folder, engine, Listing(engine))
     request.addfinalizer(again.stop)
     again.start()
     until(lambda: shown_load(load)[0] != before)

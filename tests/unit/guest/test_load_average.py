@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from novadocker.state_files import load_averages
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.guest import load_average
 from novadocker.virt.docker.guest.load_average import Averages, Loads, Tasks
@@ -50,20 +51,23 @@ def test_two_looks_are_as_good_as_one_long_one() -> None:
 def test_a_line_is_read_back_and_leaves_nothing_of_a_longer_one() -> None:
     line = load_average.render(Averages((0.5, 12.345, 100.0)), Tasks(2, 1, 40, 4711))
     assert line.split() == [b"0.50", b"12.35", b"100.00", b"2/40", b"4711"]
-    assert load_average.parse(line).values == (0.5, 12.35, 100.0)
+    assert load_averages.parse(line.decode()) == (0.5, 12.35, 100.0)
     most = load_average.render(Averages((99_999.0,) * 3), Tasks(99_999, 0, 99_999, 4_194_304))
     assert len(most) == len(line)
     assert most.endswith(b"\n")
 
 
 @pytest.mark.parametrize("line", [b"", b"\xff\n", b"1 2 3 4\n", b"nan inf 0.00 1/2 3\n", b"1.00\n"])
-def test_a_line_that_is_none(line: bytes) -> None:
-    assert load_average.parse(line) == Averages()
+def test_a_malformed_line_is_read_as_zero(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / UUID).write_bytes(line)
+    assert load_averages.read(tmp_path / UUID)[0] is None
+    long_ago = datetime.fromtimestamp(0, UTC)
+    assert load_average.read_file(tmp_path / UUID, long_ago)[0] == Averages()
 
 
 def test_a_file_is_mounted_and_kept(tmp_path: Path) -> None:
     engine = fakes.FakeEngine()
-    found = Loads(tmp_path / "loads", engine, Listing(engine))
+    found = Loads(tmp_path, engine, Listing(engine))
     file = tmp_path / "loads" / UUID
     assert found.mount(UUID) == Mount(str(file), "/proc/loadavg")
     assert file.read_text().split() == ["0.00", "0.00", "0.00", "0/0", "0"]

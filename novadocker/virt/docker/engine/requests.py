@@ -13,6 +13,7 @@ from typing import Any
 from oslo_utils import timeutils
 
 from novadocker import naming
+from novadocker.state_files import console_log
 from novadocker.virt.docker.model import (
     ContainerSpec,
     Isolation,
@@ -70,10 +71,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
                     for d in spec.devices
                 ),
             ],
-            "LogConfig": {
-                "Type": "json-file",
-                "Config": {"max-size": f"{spec.console_log_max_mb * 512}k", "max-file": "2"},
-            },
+            "LogConfig": console_log.log_config(spec.console_log_max_mb),
         },
     }
     if spec.entrypoint:

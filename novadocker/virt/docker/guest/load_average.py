@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load averages of each server's own, where lxcfs counts none.
+"""Load averages of each instance, computed by the driver where lxcfs does not compute them.
 
-A server has a file of them mounted at /proc/loadavg. The file stays where it is and is written in
-place, as a bind mount shows what was there when it was made. It outlives nova-compute and the host:
-a container that finds no source of its mount does not start.
+Each instance has a file of ``state_files.load_averages`` mounted at /proc/loadavg. The files
+survive a restart of nova-compute and of the host, because a container does not start if the source
+of a bind mount is missing.
 """
 
 import errno
@@ -22,6 +22,7 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.linux import cgroup
+from novadocker.state_files import load_averages
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Mount
@@ -30,24 +31,21 @@ LOG = logging.getLogger(__name__)
 
 TARGET = "/proc/loadavg"
 
-# as the kernel counts (LOAD_FREQ), and over what time it averages
+# The kernel counts at this interval (LOAD_FREQ) and averages over these periods.
 _LOOK_SECONDS = 5.0
 _PERIODS_SECONDS = (60, 300, 900)
-# of the line: a shorter one must leave nothing of the one before
-_WIDTH = 63
-_LINE = re.compile(r"([0-9]{1,9}\.[0-9]{2}) ([0-9]{1,9}\.[0-9]{2}) ([0-9]{1,9}\.[0-9]{2}) .*")
-# what the kernel's loads count: tasks that run or could, and those that wait and can't be woken
+# The kernel's load counts threads in these states: runnable, and uninterruptible sleep.
 _RUNNING, _UNINTERRUPTIBLE = b"R", b"D"
 
-# a server may stop or be deleted at any moment, and is looked for again
+# An instance may stop or be deleted at any moment. If it is started again, _find finds it.
 _GONE = (exception.ContainerNotFound, FileNotFoundError, ProcessLookupError)
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """The threads of a server now.
+    """Numbers of an instance's threads at one moment.
 
-    :ivar last: the highest thread id, as the server itself sees it
+    :ivar last: highest thread id in the instance's own process id namespace
     """
 
     running: int = 0
@@ -58,14 +56,14 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Averages:
-    """Threads that run or wait uninterruptibly, averaged over 1, 5 and 15 minutes."""
+    """Averages of the runnable and uninterruptible threads over 1, 5 and 15 minutes."""
 
     values: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def after(self, seconds: float, tasks: Tasks) -> "Averages":
-        """Return the averages when there were as many tasks for some time.
+        """Return the averages after ``seconds`` during which the numbers were ``tasks``.
 
-        Each is the exponential average of the kernel's (kernel/sched/loadavg.c).
+        They decay exponentially, as in the kernel (kernel/sched/loadavg.c).
         """
         count = tasks.running + tasks.uninterruptible
         kept = [math.exp(-seconds / period) for period in _PERIODS_SECONDS]
@@ -78,21 +76,13 @@ class Averages:
 
 
 def render(averages: Averages, tasks: Tasks) -> bytes:
-    """Return the line of proc(5), always of one length."""
-    shown = " ".join(f"{value:.2f}" for value in averages.values)
-    line = f"{shown} {tasks.running}/{tasks.total} {tasks.last}"
-    return f"{line:<{_WIDTH}}\n".encode()
-
-
-def parse(line: bytes) -> Averages:
-    """Return the averages of a line; none at all if it is no such line."""
-    found = _LINE.fullmatch(line.decode("ascii", "replace").rstrip())
-    return Averages(tuple(map(float, found.groups()))) if found else Averages()
+    """Return the line of an instance's file."""
+    return load_averages.render(averages.values, tasks.running, tasks.total, tasks.last)
 
 
 @dataclass
 class _Watched:
-    """A server that runs: its control group's folder, and its averages at a time."""
+    """A running instance: its control group, and its averages at the monotonic time ``at``."""
 
     container_id: str
     group: Path
@@ -103,32 +93,32 @@ class _Watched:
 
 
 class Loads:
-    """Keeps the files of load averages; safe to share between threads.
+    """The thread that updates the files of load averages; safe to share between threads.
 
-    :param folder: of the files, named by the servers' UUIDs
+    :param state_path: of nova-compute
     """
 
-    def __init__(self, folder: Path, engine: Engine, listing: Listing) -> None:
-        self._folder = folder
+    def __init__(self, state_path: Path, engine: Engine, listing: Listing) -> None:
+        self._folder = Path(load_averages.directory(str(state_path)))
         self._engine = engine
         self._listing = listing
         self._stopped = threading.Event()
-        # of the thread alone
+        # Only the thread uses these two.
         self._watched: dict[str, _Watched] = {}
         self._unwritten: set[str] = set()
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="loads", daemon=True).start()
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop the thread after the update that runs. Does not wait for it."""
         self._stopped.set()
 
     def mount(self, instance_uuid: str) -> Mount:
-        """Return what gives a new container load averages, and make their file.
+        """Create an instance's file unless it exists, and return its mount for a new container.
 
-        :raises OSError: there can't be one
+        :raises OSError: the file can't be written
         """
         self._folder.mkdir(0o755, parents=True, exist_ok=True)
         file = self._folder / instance_uuid
@@ -138,7 +128,7 @@ class Loads:
         return Mount(str(file), TARGET)
 
     def delete(self, instance_uuid: str) -> None:
-        """Remove the file of a server; absent is fine."""
+        """Delete an instance's file. Does nothing if the file does not exist."""
         (self._folder / instance_uuid).unlink(missing_ok=True)
 
     def _run(self) -> None:
@@ -158,7 +148,9 @@ class Loads:
                 del self._watched[instance_uuid]
             except OSError as error:
                 if instance_uuid not in self._unwritten:
-                    LOG.warning("Server %s has old load averages: %s", instance_uuid, error)
+                    LOG.warning(
+                        "[instance: %s] Failed to update load averages: %s", instance_uuid, error
+                    )
                 self._unwritten.add(instance_uuid)
             else:
                 self._unwritten.discard(instance_uuid)
@@ -170,15 +162,11 @@ class Loads:
         server.at = now
         line = render(server.averages, tasks)
         if line != server.line:
-            descriptor = os.open(self._folder / instance_uuid, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(descriptor, line, 0)
-            finally:
-                os.close(descriptor)
+            load_averages.write(self._folder / instance_uuid, line)
             server.line = line
 
     def _find(self, uuids: set[str]) -> None:
-        """Find those of the servers that run."""
+        """Add the running ones of these instances to the watched ones."""
         try:
             servers = self._listing.recent_servers()
             for instance_uuid in uuids & servers.keys():
@@ -186,7 +174,7 @@ class Loads:
                     with suppress(*_GONE):
                         self._watch(instance_uuid, servers[instance_uuid].id)
         except (exception.EngineUnavailable, exception.EngineError) as error:
-            LOG.debug("Load averages of new servers come later: %s", error)
+            LOG.debug("Failed to list new servers for load averages: %s", error)
 
     def _watch(self, instance_uuid: str, container_id: str) -> None:
         found = self._engine.inspect_container(container_id)
@@ -205,30 +193,28 @@ class Loads:
 
 
 def read_file(file: Path, started_at: datetime | None) -> tuple[Averages, float]:
-    """Return the averages of a file, and the seconds since they were that.
+    """Return the averages in a file, and their age in seconds.
 
-    Those of before a server's start are none.
+    If the file was written before the instance's start, the averages are zero.
 
-    :raises FileNotFoundError: there is no file
+    :raises FileNotFoundError: the file does not exist
     """
-    with open(file, "rb") as source:
-        averages = parse(source.read(_WIDTH + 1))
-        written_at = os.fstat(source.fileno()).st_mtime
+    values, written_at = load_averages.read(file)
     if started_at is None or started_at.timestamp() > written_at:
         return Averages(), 0.0
-    # the clock may have been set
-    return averages, max(0.0, time.time() - written_at)
+    # The age would be negative if the clock was set back after the write.
+    return Averages(values) if values else Averages(), max(0.0, time.time() - written_at)
 
 
 def count_tasks(group: Path, threads_file: str) -> Tasks:
-    """Count the threads in a control group and in those below it.
+    """Count the threads in a control group and in the groups below it.
 
-    :param threads_file: with the ids of the threads of a group
-    :raises FileNotFoundError: the group is gone
+    :param threads_file: name of the file with the thread ids of a group
+    :raises FileNotFoundError: the group no longer exists
     """
     threads = sorted(_threads(group, threads_file))
     if not threads:
-        # a folder of version 1 remains for a moment
+        # The directory of a version 1 group exists for a moment after its last process ended.
         return Tasks()
     states = [_state(thread) for thread in threads]
     return Tasks(
@@ -243,11 +229,11 @@ def _threads(group: Path, threads_file: str) -> Iterator[int]:
     try:
         yield from map(int, (group / threads_file).read_text().split())
     except OSError as error:
-        # what the kernel says of a group that was removed after its file was opened
+        # The kernel returns ENODEV if the group was removed after its file was opened.
         if error.errno == errno.ENODEV:
             raise FileNotFoundError(f"{group} is gone") from error
         raise
-    # two names lead to a folder without folders; where nobody counts there is one
+    # A directory without subdirectories has two links, or one on file systems that do not count.
     if group.stat().st_nlink != 2:
         for entry in os.scandir(group):
             if entry.is_dir(follow_symlinks=False):
@@ -256,17 +242,17 @@ def _threads(group: Path, threads_file: str) -> Iterator[int]:
 
 
 def _state(thread: int) -> bytes:
-    """Return the letter of a thread's state (proc(5)); nothing if it ended."""
+    """Return the letter of a thread's state (proc(5)); empty if the thread has ended."""
     try:
         with open(f"/proc/{thread}/stat", "rb", buffering=0) as source:
-            # its name may hold any byte
+            # The name before the state may contain any byte, so search for the last bracket.
             return source.read(512).rpartition(b")")[2][1:2]
     except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
 def _own_id(thread: int) -> int:
-    """Return a thread's id in the innermost namespace it has one in; 0 if it ended."""
+    """Return a thread's id in its innermost process id namespace; 0 if the thread has ended."""
     try:
         status = Path(f"/proc/{thread}/status").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):

@@ -12,14 +12,13 @@ from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from novadocker import naming
 from novadocker.privsep.network.types import Nic, Route
 
 if TYPE_CHECKING:
     from nova.network import model as network_model
 
 _DEFAULTS = ("0.0.0.0/0", "::/0")
-# nova.network.model.NIC_NAME_LEN
-_NAME_LENGTH = 14
 
 
 def device_names(
@@ -36,7 +35,7 @@ def device_names(
         name = recorded.get(vif["id"])
         if name and name not in names.values():
             names[vif["id"]] = name
-    free = (name for number in count() if (name := f"eth{number}") not in names.values())
+    free = (name for name in map(naming.guest_device, count()) if name not in names.values())
     return {vif["id"]: names.get(vif["id"]) or next(free) for vif in network_info}
 
 
@@ -97,7 +96,7 @@ def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str,
 
 def host_device_name(vif: network_model.VIF) -> str:
     """Return the name of the device that is plugged into the switch, as os-vif is told it."""
-    name: str = vif["devname"] or f"nic{vif['id']}"[:_NAME_LENGTH]
+    name: str = vif["devname"] or naming.host_device(vif["id"])
     return name
 
 

@@ -53,7 +53,7 @@ class Node:
         self.listing = Listing(self.engine)
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, runtime.release_container)
-        self.loads = Loads(state / "loads", self.engine, self.listing)
+        self.loads = Loads(state, self.engine, self.listing)
         self.arrivals = Arrivals(state / "arrivals")
         self.copies = Copies(self.engine, self.listing, state / "copies")
         self.lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self.engine, self.listing, self.loads)
