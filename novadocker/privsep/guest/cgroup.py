@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged entry points for what the engine does not set: disk and network rates.
+"""Privileged functions for a container's control group: disk rates, and reclaiming memory.
 
-Each checks its arguments, trusts nobody, and can be repeated.
+The engine sets no disk rates of a running container. Each function checks its arguments and is
+idempotent.
 """
 
 import dataclasses
@@ -14,20 +15,18 @@ from novadocker.privsep import arguments
 
 _SIZES = range(1, 1 << 60)
 _DISK_FIELDS = [field.name for field in dataclasses.fields(DiskRates)]
-
-
 _DEVICE = re.compile(r"[0-9]{1,4}:[0-9]{1,8}")
 
 
 @privsep.network_pctxt.entrypoint
 def set_disk_rates(container_id: str, pid: int, disk: str, disk_rates: Mapping[str, int]) -> None:
-    """Set the rates of a running server's disk, and see that the kernel keeps them.
+    """Set the rates of a running instance's disk, and check that the kernel applied them.
 
-    :param pid: of the container's first process
-    :param disk: number of the disk as ``254:0``
-    :param disk_rates: ``model.DiskRates`` as a dictionary
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the kernel does not keep a rate
+    :param pid: process id of the container's first process
+    :param disk: device number of the disk, such as ``254:0``
+    :param disk_rates: ``linux.cgroup.DiskRates`` as a dictionary
+    :raises ValueError: an argument is malformed
+    :raises OSError: the kernel did not apply a rate
     """
     write_disk_rates(
         arguments.process(pid),
@@ -39,9 +38,11 @@ def set_disk_rates(container_id: str, pid: int, disk: str, disk_rates: Mapping[s
 
 @privsep.network_pctxt.entrypoint
 def reclaim_memory(pid: int, container_id: str, size: int) -> None:
-    """Make a container's memory fit into ``size`` bytes; see ``_reclaim``.
+    """Reclaim memory of a container until it uses at most ``size`` bytes; see ``_reclaim``.
 
-    :raises ValueError: an argument is not well-formed
+    :param pid: process id of the container's first process
+    :raises ValueError: an argument is malformed
+    :raises OSError: the kernel can't reclaim enough
     """
     _reclaim(
         arguments.process(pid),
@@ -51,25 +52,26 @@ def reclaim_memory(pid: int, container_id: str, size: int) -> None:
 
 
 def disk_rate_writes(version: int, disk: str, rates: DiskRates) -> list[tuple[str, str, str]]:
-    """Return what sets disk rates: controller, file and content."""
+    """Return the writes that set disk rates, each as controller, file and content."""
     if version == 1:
         return [
             ("blkio", file, f"{disk} {getattr(rates, field)}")
             for field, (file, _) in THROTTLES.items()
         ]
-    words = (f"{word}={getattr(rates, field) or 'max'}" for field, (_, word) in THROTTLES.items())
-    return [("io", "io.max", f"{disk} {' '.join(words)}")]
+    limits = (f"{key}={getattr(rates, field) or 'max'}" for field, (_, key) in THROTTLES.items())
+    return [("io", "io.max", f"{disk} {' '.join(limits)}")]
 
 
 def checked_disk(value: object) -> str:
-    """Return the number of a disk as ``disk_of`` does; ValueError if it is none."""
+    """Return the device number of a disk, such as ``254:0``; ValueError if it is malformed."""
     return arguments.text(_DEVICE, value)
 
 
 def write_disk_rates(pid: int, container_id: str, disk: str, rates: DiskRates) -> None:
-    """Set a container's disk rates and see that the kernel keeps them; right ones stay untouched.
+    """Set a container's disk rates unless they are set, and check that the kernel applied them.
 
-    :raises OSError: the kernel does not take them, or the process is not the container's
+    :raises OSError: the kernel refused or did not apply a rate, or the process does not belong to
+        the container
     """
     found = groups(pid, container_id)
     if read_disk_rates(found, disk) == rates:
@@ -78,18 +80,19 @@ def write_disk_rates(pid: int, container_id: str, disk: str, rates: DiskRates) -
         try:
             found.write(controller, file, content)
         except KeyError as error:
-            raise OSError(f"the host has no controller {controller}") from error
+            raise OSError(f"this host has no cgroup controller {controller}") from error
     if (kept := read_disk_rates(found, disk)) != rates:
-        raise OSError(f"the kernel keeps {kept} instead of {rates}")
+        raise OSError(f"the kernel applied {kept} instead of {rates}")
 
 
 def _reclaim(pid: int, container_id: str, size: int) -> None:
-    """Make a container's memory fit into ``size`` bytes, which kills nothing.
+    """Reclaim memory of a container until it uses at most ``size`` bytes. Kills no process.
 
-    For version 2, whose ``memory.max`` kills where version 1 would refuse. ``memory.high`` makes
-    the kernel take back what it can before the call returns.
+    On control groups version 2, a lower ``memory.max`` kills processes, where version 1 refuses the
+    write. A write to ``memory.high`` returns after the kernel has reclaimed what it can. Does
+    nothing on version 1.
 
-    :raises OSError: more is in use that can't be taken back
+    :raises OSError: more than ``size`` bytes are in use and can't be reclaimed
     """
     found = groups(pid, container_id)
     if found.version == 1:
@@ -98,6 +101,6 @@ def _reclaim(pid: int, container_id: str, size: int) -> None:
     try:
         left = int(found.read("memory", "memory.current") or 0)
         if left > size:
-            raise OSError(f"{left} bytes of memory are in use")
+            raise OSError(f"{left} bytes of memory are in use after reclaiming")
     finally:
         found.write("memory", "memory.high", "max")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged entry points: the config drives of this host, below /var/lib/novadocker.
+"""Privileged functions for the config drives of this host, below /var/lib/novadocker.
 
-They hold passwords, so their folder is root's. They must outlive a restart of the host: a container
-that finds no source of its mount does not start. One that is a device, too, is a loop device that
-is attached before each start; the engine finds it by a link below /run.
+Only root can read the directory, because config drives contain passwords. It survives a restart of
+the host, because a container does not start if the source of a bind mount is missing. If an image
+asks for a block device, the config drive's image is attached to a loop device before each start.
+The engine finds the loop device by a symbolic link below /run.
 """
 
 import os
@@ -24,37 +25,39 @@ LINKS = Path("/run/novadocker/drives")
 
 _HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
-# with the names of folders before that of the file
+# The names of directories precede the name of the file.
 _PATH = re.compile(r"([^/]+/){0,8}[^/]+")
 _IMAGE = "config-2.iso"
 _MOST_FILES = 1000
 _MOST_BYTES = 32 << 20
-# the last stands for none
+# chown(2) takes the highest id for "unchanged".
 _OWNERS = range((1 << 32) - 1)
 
 
 def folder(host: str, instance_uuid: str) -> str:
-    """Return the folder with all of an instance's config drive.
+    """Return the directory of an instance's config drive.
 
-    :param host: of nova-compute, since several of them may share a machine
-    :raises ValueError: an argument is not well-formed
+    :param host: nova-compute's ``[DEFAULT] host``, because several may run on one machine
+    :raises ValueError: an argument is malformed
     """
     return str(_folder(host, instance_uuid))
 
 
 def files_folder(host: str, instance_uuid: str) -> str:
-    """Return the folder with the files of an instance's config drive.
+    """Return the directory of the files in an instance's config drive.
 
-    :param host: of nova-compute, since several of them may share a machine
-    :raises ValueError: an argument is not well-formed
+    :param host: nova-compute's ``[DEFAULT] host``, because several may run on one machine
+    :raises ValueError: an argument is malformed
     """
     return str(_folder(host, instance_uuid) / "files")
 
 
 def device_link(instance_uuid: str) -> str:
-    """Return the link that leads to the device of an instance's config drive while it runs.
+    """Return the path of the symbolic link to the block device of an instance's config drive.
 
-    :raises ValueError: that is no UUID
+    The link exists while the device is attached.
+
+    :raises ValueError: ``instance_uuid`` is malformed
     """
     return str(LINKS / arguments.instance_uuid(instance_uuid))
 
@@ -67,22 +70,24 @@ def write_drive(
     owner: tuple[int, int] = (0, 0),
     image: bytes = b"",
 ) -> None:
-    """Make an instance's config drive, in place of an older one.
+    """Write an instance's config drive. Replaces an older one.
 
     :param files: contents by relative path
-    :param owner: user and group who are root in the container
-    :param image: of the block device; empty if there is none
-    :raises ValueError: an argument is not well-formed, or there is too much of it
+    :param owner: user and group id on the host of the container's root
+    :param image: content of the block device; empty if the instance gets none
+    :raises ValueError: an argument is malformed or too large
     """
     target = _folder(host, instance_uuid)
     arguments.mapping(files)
     user, group = (arguments.number(_OWNERS, number) for number in arguments.items(owner))
     contents = [arguments.data(_MOST_BYTES, content) for content in (*files.values(), image)]
     if len(files) > _MOST_FILES or sum(map(len, contents)) > _MOST_BYTES:
-        raise ValueError("there is too much for a config drive")
+        raise ValueError(
+            f"the config drive has more than {_MOST_FILES} files or {_MOST_BYTES} bytes"
+        )
     _check_paths(files)
     target.parent.mkdir(0o700, parents=True, exist_ok=True)
-    # whole or not at all
+    # A crash must not leave half a config drive, so the directory is filled and then renamed.
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))
     try:
         (made / "files").mkdir(0o755)
@@ -101,16 +106,22 @@ def write_drive(
 
 @privsep.interior_pctxt.entrypoint
 def delete_drive(host: str, instance_uuid: str) -> None:
-    """Remove an instance's config drive; absent is fine. Detach its device before."""
+    """Delete an instance's config drive, whose device must be detached.
+
+    Does nothing if it does not exist.
+
+    :raises ValueError: an argument is malformed
+    """
     _delete(_folder(host, instance_uuid))
 
 
 @privsep.network_pctxt.entrypoint
 def attach_device(host: str, instance_uuid: str) -> None:
-    """Attach the image of an instance's config drive to a loop device, unless it is.
+    """Attach the image of an instance's config drive to a loop device. Idempotent.
 
-    :raises OSError: there is no image
-    :raises ProcessExecutionError: there is no free loop device, or the kernel refuses
+    :raises ValueError: an argument is malformed
+    :raises OSError: the config drive has no image
+    :raises ProcessExecutionError: no loop device is free, or the kernel refuses
     """
     image = _folder(host, instance_uuid) / _IMAGE
     link = Path(device_link(instance_uuid))
@@ -130,7 +141,13 @@ def attach_device(host: str, instance_uuid: str) -> None:
 
 @privsep.network_pctxt.entrypoint
 def detach_device(host: str, instance_uuid: str) -> None:
-    """Give back the loop device of an instance's config drive; absent is fine."""
+    """Detach the loop device of an instance's config drive.
+
+    Does nothing if no device is attached.
+
+    :raises ValueError: an argument is malformed
+    :raises ProcessExecutionError: the kernel refuses
+    """
     image = _folder(host, instance_uuid) / _IMAGE
     with lockutils.lock(f"novadocker-drive-{instance_uuid}"):
         if device := _attached(image):
@@ -139,9 +156,9 @@ def detach_device(host: str, instance_uuid: str) -> None:
 
 
 def _attached(image: Path) -> str:
-    """Return the loop device of a file, or nothing."""
+    """Return the path of the loop device that a file is attached to; empty if there is none."""
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        # one that is detached just now
+        # The file vanishes if the device is detached at this moment.
         with suppress(FileNotFoundError):
             if entry.read_text().removesuffix("\n") == str(image):
                 return f"/dev/{entry.parent.parent.name}"
@@ -160,7 +177,7 @@ def _folder(host: str, instance_uuid: str) -> Path:
 
 
 def _check_paths(paths: Iterable[str]) -> None:
-    """Raise ValueError unless all are relative paths, none of them a folder of another."""
+    """Raise ValueError unless all are relative paths and none is a directory of another one."""
     folders = set()
     for path in paths:
         *above, _ = names = arguments.text(_PATH, path).split("/")
@@ -168,7 +185,7 @@ def _check_paths(paths: Iterable[str]) -> None:
             arguments.text(_NAME, name)
         folders |= {"/".join(above[: end + 1]) for end in range(len(above))}
     if not folders.isdisjoint(paths):
-        raise ValueError("a file of a config drive is a folder, too")
+        raise ValueError("a path in the config drive is a file and a directory")
 
 
 def _delete(folder: Path) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends what containerd keeps of a container that has no processes any more.
+"""A privileged function that ends the shim of a container that has no processes.
 
-A container's task in containerd lives as long as its shim. Docker Engine 20.10 can lose sight of
-one when it is killed while the container's processes end, and can't start the container then.
+A container's task in containerd exists as long as its shim. If Docker Engine 20.10 is killed while
+the container's processes end, it can lose track of the task, and can't start the container then.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ _SECONDS = 10
 
 @privsep.interior_pctxt.entrypoint
 def end_shim(container_id: str) -> bool:
-    """End a container's shim; return whether there was one. One with processes is left alone.
+    """Kill a container's shim if it has no child processes. Idempotent.
 
-    :raises ValueError: the argument is not well-formed
-    :raises psutil.TimeoutExpired: it does not end
+    :returns: True if a shim was killed
+    :raises ValueError: the argument is malformed
+    :raises psutil.TimeoutExpired: the shim does not end within 10 seconds
     """
     container = arguments.container_id(container_id)
     ended = False
     for process in psutil.process_iter(["cmdline"]):
-        # one that ends meanwhile needs nobody
+        # A process that ends during the loop needs no signal.
         with contextlib.suppress(psutil.NoSuchProcess):
             if _is_shim(process.info["cmdline"] or [], container) and not process.children():
                 process.kill()
@@ -37,7 +38,7 @@ def end_shim(container_id: str) -> bool:
     return ended
 
 
-def _is_shim(words: list[str], container: str) -> bool:
-    program = os.path.basename(words[0]) if words else ""
-    named = ("-id", container) in itertools.pairwise(words)
+def _is_shim(command: list[str], container: str) -> bool:
+    program = os.path.basename(command[0]) if command else ""
+    named = ("-id", container) in itertools.pairwise(command)
     return program.startswith(_PROGRAM) and named

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged entry points for what changes inside a running container.
+"""Privileged functions that change a running container: passwords and processes.
 
-Each checks its arguments and trusts nobody, least of all what it finds in the container.
+Each checks its arguments and does not trust the files in the container.
 """
 
 import os
@@ -14,18 +14,20 @@ from novadocker.linux import accounts, openat
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import runtime
 
-# for a shell to save its history
+# A shell saves its history within this time.
 _HANG_UP_MILLISECONDS = 2000
 
 
 @privsep.interior_pctxt.entrypoint
 def set_password(container_id: str, pid: int, user: str, password_hash: str, day: int) -> bool:
-    """Make a hash an account's password; return whether the container has an account for it.
+    """Set the password hash of an account.
 
-    :param pid: of the container's first process
-    :param day: when the password was set, in days since 1970
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the container's files can't be read or replaced, or the process is not its
+    :param pid: process id of the container's first process
+    :param day: day on which the password was set, in days since 1970
+    :returns: False if the container has no such account with a shadow password
+    :raises ValueError: an argument is malformed
+    :raises OSError: the container's files can't be read or replaced, or the process does not
+        belong to the container
     """
     container, process = arguments.container_id(container_id), arguments.process(pid)
     runtime.check_login(user, password_hash)
@@ -41,15 +43,17 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
 
 @privsep.interior_pctxt.entrypoint
 def hang_up(container_id: str, pid: int) -> None:
-    """End a process of a container as the loss of its terminal would; one that is gone is fine.
+    """End a process of a container by SIGHUP, and after 2 seconds by SIGKILL.
 
-    :raises ValueError: an argument is not well-formed
+    Does nothing if the process does not exist or does not belong to the container.
+
+    :raises ValueError: an argument is malformed
     """
     container, number = arguments.container_id(container_id), arguments.process(pid)
     with suppress(ProcessLookupError):
         process = os.pidfd_open(number)
         try:
-            # the descriptor is of that process, so what is read while it lives is, too
+            # The pidfd pins the process, so the check after it can't be of another process.
             openat.check_process(container, number)
             signal.pidfd_send_signal(process, signal.SIGHUP)
             ended = select.poll()

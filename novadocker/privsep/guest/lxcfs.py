@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: a container's own view of /proc, given back when lxcfs was started anew.
+"""A privileged function that replaces a container's mounts of lxcfs after lxcfs was restarted.
 
-A bind mount of a file of lxcfs belongs to the process that served it and dies with it. So the file
-of the new process takes its place in the container's mount namespace, without a restart.
+A bind mount of a file of lxcfs fails when the process that served it ends. So the file of the new
+process is mounted in its place in the container's mount namespace, without a restart.
 """
 
 import os
@@ -18,7 +18,7 @@ from novadocker.privsep import arguments
 
 FILESYSTEM = "fuse.lxcfs"
 
-# what the driver mounts, each at its own path
+# The driver mounts these paths of lxcfs at the same paths in a container.
 _VIEWED = re.compile(r"/proc/[a-z]+|/sys/devices/system/cpu")
 
 _READ_ONLY_BIND = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSUID | libc.MS_NODEV
@@ -26,7 +26,7 @@ _READ_ONLY_BIND = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSU
 
 @dataclass(frozen=True)
 class _Mounted:
-    """A mount of lxcfs: its device, the path within lxcfs, and where it is mounted."""
+    """A mount of lxcfs: its device number, the path within lxcfs, and the mount point."""
 
     device: str
     root: str
@@ -35,12 +35,13 @@ class _Mounted:
 
 @privsep.view_pctxt.entrypoint
 def restore_view(container_id: str, pid: int, source: str) -> int:
-    """Replace what a running container has of a former lxcfs; return how many mounts those were.
+    """Replace a running container's mounts of a former lxcfs process.
 
-    :param pid: of the container's first process
-    :param source: where lxcfs is mounted on the host
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the kernel refused, or the process is not the container's
+    :param pid: process id of the container's first process
+    :param source: mount point of lxcfs on the host
+    :returns: number of replaced mounts
+    :raises ValueError: an argument is malformed, or lxcfs is not mounted at ``source``
+    :raises OSError: the kernel refused, or the process does not belong to the container
     """
     container, process = arguments.container_id(container_id), arguments.process(pid)
     folder = arguments.folder(source)
@@ -49,7 +50,7 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
         raise ValueError(f"lxcfs is not mounted at {folder!r}")
     namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # when the namespace is open: the number may have become another process's
+        # The process id may have been reused before the open, so the process is checked after it.
         openat.check_process(container, process)
         stale = [
             mount
@@ -76,16 +77,16 @@ def _mounts(process: str) -> Iterator[_Mounted]:
 def _replace(namespace: int, source: str, points: list[str]) -> None:
     """Mount files of lxcfs, read-only, at the same paths in a mount namespace.
 
-    Paths are looked up below the root of that namespace, whose owner can mislead nobody but
-    himself.
+    The kernel resolves the mount points below the root of that namespace, so a symbolic link in the
+    container can redirect a mount only within the container.
     """
     trees: dict[str, int] = {}
     try:
         for point in points:
-            # one that the new release of lxcfs lacks shows the host's values rather than none
+            # If the new release of lxcfs lacks a file, the container gets the host's file.
             with suppress(FileNotFoundError):
                 trees[point] = libc.clone_mount(source + point)
-        # setns(2) refuses a thread that shares its root and working directory with others
+        # setns(2) refuses a thread that shares its root and working directory with other threads.
         libc.unshare(libc.CLONE_FS)
         libc.setns(namespace, libc.CLONE_NEWNS)
         for point in points:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: what the runtime shim finds of a container, below /run.
+"""Privileged functions that write the records of containers for the runtime shim, below /run.
 
-The record ``<container id>`` has the path of a network namespace. Beside it, until the next start
-of the container, lies the folder ``<container id>.files``: ``etc/`` for its /etc, ``login`` with
-the user who gets a password and the keys of ``.ssh/``. The shim has the same paths.
+The record ``<container id>`` contains the path of a network namespace. The directory ``<container
+id>.files`` beside it exists until the next start of the container. It contains ``etc/`` with files
+for /etc, ``login`` with the account that gets a password, and ``.ssh/`` with the account's keys.
+The shim has the same paths.
 """
 
 import dataclasses
@@ -25,25 +26,25 @@ from novadocker.privsep.network.namespace import locked, namespace_path, user_na
 FOLDER = Path("/run/novadocker/containers")
 
 ETC_FILES = {"hostname": 0o644, "hosts": 0o644, "resolv.conf": 0o644, "machine-id": 0o444}
-"""The files that may be put into /etc, each with its mode."""
+"""Names of the files that the shim may write into /etc, and their permissions."""
 
 LARGEST_ETC_FILE = 64 << 10
 LARGEST_KEYS = 1 << 20
-# since 1970, until the year 4707
+# Days since 1970, until the year 4707.
 DAYS = range(1_000_000)
 
-# what useradd(8) takes, and capitals, full stops, which some images have
+# useradd(8) allows no capitals and full stops, but some images have accounts with them.
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _HASH = re.compile(r"[./0-9A-Za-z$=,]{0,256}")
 
 
 @dataclass(frozen=True)
 class Login:
-    """How the tenant gets in: for the account ``user``, keys and a password.
+    """Keys and a password for the account ``user`` of an instance.
 
     :ivar keys: lines for ``authorized_keys``; may be empty
-    :ivar password_hash: in the form of crypt(5); empty leaves the account's password alone
-    :ivar password_day: when it was set, in days since 1970, as shadow(5) wants it
+    :ivar password_hash: in the form of crypt(5); if empty, the account keeps its password
+    :ivar password_day: day on which the password was set, in days since 1970, as in shadow(5)
     """
 
     user: str
@@ -56,30 +57,31 @@ _LOGIN_FIELDS = [field.name for field in dataclasses.fields(Login)]
 
 
 def is_user_name(name: str) -> bool:
-    """Say whether an account may have that name."""
+    """Return True if the name is a valid account name."""
     return _USER.fullmatch(name) is not None
 
 
 def check_login(user: object, password_hash: object) -> None:
-    """Raise ValueError unless these are the name of an account and a hash, which may be empty."""
+    """Raise ValueError unless these are an account name and a password hash, which may be empty."""
     arguments.text(_USER, user)
-    # what it is must not be told
+    # The message must not contain the hash, because it is logged.
     if not isinstance(password_hash, str) or not _HASH.fullmatch(password_hash):
-        raise ValueError("the password's hash is malformed")
+        raise ValueError("the password hash is malformed")
 
 
 def write(
     container_id: str, namespace: str, etc_files: Mapping[str, bytes], login: Login | None
 ) -> None:
-    """Write the record of a container, and what its next start puts into it.
+    """Write the record of a container, and the files for its next start.
 
-    :param namespace: the path of a network namespace
+    :param namespace: path of a network namespace
+    :param etc_files: contents for /etc, by the names in ``ETC_FILES``
     """
     record = FOLDER / container_id
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
-    _replace(record, f"{namespace}\n".encode(), 0o644)
+    _replace_file(record, f"{namespace}\n".encode(), mode=0o644)
     if not etc_files and login is None:
         return
     files = _files_of(record)
@@ -87,13 +89,16 @@ def write(
     if etc_files:
         (files / "etc").mkdir(exist_ok=True)
         for name, content in etc_files.items():
-            _replace(files / "etc" / name, content, ETC_FILES[name])
+            _replace_file(files / "etc" / name, content, mode=ETC_FILES[name])
     if login is not None:
         _write_login(files, login)
 
 
 def remove(container_id: str) -> None:
-    """Remove the record of a container and what lies beside it; absent is fine."""
+    """Delete the record of a container and the files beside it.
+
+    Does nothing if the record does not exist.
+    """
     record = FOLDER / container_id
     with suppress(FileNotFoundError):
         shutil.rmtree(_files_of(record))
@@ -105,7 +110,7 @@ def containers_of(namespace: str) -> list[str]:
     found = []
     with suppress(FileNotFoundError):
         for entry in os.scandir(FOLDER):
-            # another call may be removing one just now
+            # Another call may delete a record at this moment.
             with suppress(FileNotFoundError):
                 if entry.is_file() and Path(entry).read_text() == f"{namespace}\n":
                     found.append(entry.name)
@@ -115,14 +120,15 @@ def containers_of(namespace: str) -> list[str]:
 def _write_login(files: Path, login: Login) -> None:
     if login.keys:
         (files / ".ssh").mkdir(0o700, exist_ok=True)
-        _replace(files / ".ssh" / "authorized_keys", login.keys, 0o600)
-    words = [login.user]
+        _replace_file(files / ".ssh" / "authorized_keys", login.keys, mode=0o600)
+    fields = [login.user]
     if login.password_hash:
-        words += [login.password_hash, str(login.password_day)]
-    _replace(files / "login", " ".join(words).encode() + b"\n", 0o600)
+        fields += [login.password_hash, str(login.password_day)]
+    _replace_file(files / "login", " ".join(fields).encode() + b"\n", mode=0o600)
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
+def _replace_file(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file beside ``path`` and rename it to ``path``."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
     with os.fdopen(descriptor, "wb") as output:
         output.write(content)
@@ -136,9 +142,11 @@ def _files_of(record: Path) -> Path:
 
 @privsep.network_pctxt.entrypoint
 def delete_namespace(instance_uuid: str) -> None:
-    """Remove an instance's network namespace and the records that name it; absent is fine.
+    """Delete an instance's network namespace and the records that name it.
 
-    The veth pairs in it go with it.
+    The kernel deletes the veth pairs in it. Does nothing if the namespace does not exist.
+
+    :raises ValueError: the argument is malformed
     """
     path = namespace_path(instance_uuid)
     with locked(instance_uuid):
@@ -155,14 +163,13 @@ def bind_container(
     etc_files: Mapping[str, bytes] | None = None,
     login: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record, for the runtime shim, which instance's namespace a container joins.
+    """Write a container's record, by which the runtime shim joins it to an instance's namespace.
 
-    The record appears as a whole or not at all. Files and login are for the next start, and only
-    for that.
+    The record appears atomically. The files and the login apply to the next start only.
 
-    :param etc_files: contents for the container's /etc, see ``records.ETC_FILES``
-    :param login: a ``model.Login`` as a dictionary
-    :raises ValueError: an argument is not well-formed
+    :param etc_files: contents for the container's /etc, by the names in ``ETC_FILES``
+    :param login: a ``Login`` as a dictionary
+    :raises ValueError: an argument is malformed
     """
     write(
         arguments.container_id(container_id),
@@ -174,7 +181,12 @@ def bind_container(
 
 @privsep.network_pctxt.entrypoint
 def release_container(container_id: str) -> None:
-    """Remove the record of a container and what goes with it; absent is fine."""
+    """Delete the record of a container and the files beside it.
+
+    Does nothing if the record does not exist.
+
+    :raises ValueError: the argument is malformed
+    """
     remove(arguments.container_id(container_id))
 
 
