@@ -79,7 +79,7 @@ def test_image_of_the_device(
     with pytest.raises(exception.StartFailed, match="vfat"):
         config_drive.build(described, network_info, [], None)
     described.system_metadata = {"image_img_config_drive_device": "maybe"}
-    with pytest.raises(exception.InvalidImage, match="no boolean"):
+    with pytest.raises(exception.InvalidImage, match="is not a boolean"):
         config_drive.build(described, network_info, [], None)
 
 

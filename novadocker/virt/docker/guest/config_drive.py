@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on an instance's config drive; Nova's own code decides that and builds the image."""
+"""The content of an instance's config drive. Nova's code chooses it and builds the image."""
 
 import tempfile
 from collections.abc import Sequence
@@ -19,32 +19,33 @@ from novadocker.virt.docker.model import Mount
 CONF = conf.CONF
 LOG = logging.getLogger(__name__)
 
-# Nova keeps all properties of the image, those that it does not know included
+# Nova copies all image properties into system_metadata, also those that it does not define.
 _DEVICE_PROPERTY = "image_img_config_drive_device"
 
-# where blkid(8) looks first for the label, and people do
+# blkid(8) and users look for the label at this path first.
 DEVICE = "/dev/disk/by-label/config-2"
 
-# where people and cloud-init's DataSourceConfigDrive look for it
+# Users and cloud-init's DataSourceConfigDrive look for the files in these directories.
 _MOUNT_POINTS = ("/config-2", "/var/lib/cloud/seed/config_drive")
 
 
 def required(instance: objects.Instance) -> bool:
-    """Say whether an instance is to have a config drive."""
+    """Return True if an instance gets a config drive."""
     return bool(configdrive.required_by(instance))
 
 
 def wants_device(instance: objects.Instance) -> bool:
-    """Say whether an instance's image wants its config drive as a block device, too.
+    """Return True if an instance gets its config drive as a block device, too.
 
-    :raises InvalidImage: its property is neither true nor false
+    :raises InvalidImage: the image's property img_config_drive_device is not a boolean
     """
     value = instance.system_metadata.get(_DEVICE_PROPERTY, "false")
     try:
         return required(instance) and strutils.bool_from_string(value, strict=True)
     except ValueError as error:
         raise exception.InvalidImage(
-            image_id=instance.image_ref, reason="its property img_config_drive_device is no boolean"
+            image_id=instance.image_ref,
+            reason="its property img_config_drive_device is not a boolean",
         ) from error
 
 
@@ -54,9 +55,9 @@ def build(
     injected_files: Sequence[tuple[str, bytes]],
     admin_password: str | None,
 ) -> tuple[dict[str, bytes], bytes]:
-    """Return the files of an instance's config drive by path, and the image of its device.
+    """Return the files of an instance's config drive by path, and the image for its block device.
 
-    The image is empty if none is wanted.
+    The image is empty if the instance gets no block device.
 
     :raises StartFailed: the image can't be built on this host
     """
@@ -75,25 +76,28 @@ def build(
 
 
 def _build_image(instance: objects.Instance, builder: configdrive.ConfigDriveBuilder) -> bytes:
-    # a vfat image takes the right to mount, and 64 MiB
+    # Nova needs the right to mount for a vfat image, which has 64 MiB.
     if CONF.config_drive_format != "iso9660":
         raise exception.StartFailed(
             instance_uuid=instance.uuid,
-            reason="the host makes no config drives that are devices: config_drive_format is "
-            f"{CONF.config_drive_format}",
+            reason="a config drive that is a block device must have config_drive_format iso9660, "
+            f"but the host is configured for {CONF.config_drive_format}",
         )
     with tempfile.TemporaryDirectory(dir=CONF.instances_path) as folder:
         path = Path(folder) / "config-2.iso"
         try:
             builder.make_drive(str(path))
         except (OSError, processutils.ProcessExecutionError) as error:
-            LOG.exception("No image of the config drive", instance=instance)
+            LOG.exception("Failed to build the config drive's image", instance=instance)
             raise exception.StartFailed(
-                instance_uuid=instance.uuid, reason="the host can't make the config drive's image"
+                instance_uuid=instance.uuid, reason="the host can't build the config drive's image"
             ) from error
         return path.read_bytes()
 
 
 def mounts(folder: str) -> tuple[Mount, ...]:
-    """Return how a container sees the files of its config drive, which lie in ``folder``."""
+    """Return the mounts of a config drive's files.
+
+    :param folder: directory on the host with the files
+    """
     return tuple(Mount(source=folder, target=target) for target in _MOUNT_POINTS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serial consoles: a TCP port for each server whose console is wanted, for nova-serialproxy.
+"""Serial consoles: a TCP port for each instance whose console is requested, for nova-serialproxy.
 
-One thread accepts for all servers; each connection has another one while it lasts, and their
-number is bounded.
+One thread accepts the connections for all instances. Each connection has a thread of its own; their
+number is limited.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ LOG = logging.getLogger(__name__)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# opens the terminal of one server
 Opener = Callable[[], Terminal]
+"""A function that opens the terminal of one instance."""
 
 _MOST_CONNECTIONS = 128
 _MOST_CONNECTIONS_EACH = 4
@@ -37,34 +37,24 @@ _MOST_OPENING = 4
 _BACKLOG = 16
 _LOOK_SECONDS = 30.0
 _ACCEPT_TRIES = 5
-# what terminals take for granted that were never told a size
+# A client that accepts no data for this time is disconnected.
+_SEND_SECONDS = 30.0
+_CHUNK_BYTES = 16384
+# xterm reports its size in characters in this form, as the answer to CSI 18 t (XTWINOPS).
+_REPORT = re.compile(rb"\x1b\[8;([0-9]{1,4});([0-9]{1,4})t")
+# Data may end in the middle of a report. A single Escape is a key and not the beginning of one.
+_BEGINNING = re.compile(rb"\x1b\[8(;[0-9]{0,4}){0,2}\Z")
+# Programs assume this size if the terminal has none.
 _ROWS, _COLUMNS = 24, 80
 
 _LOGINS = ("/bin/login", "/usr/bin/login")
-# the last one is everywhere
+# Every image with a shell has the last one.
 _SHELLS = ("/bin/bash", "/bin/sh")
-
-
-class SizeReports:
-    """Takes reports of the client's size out of what it sends."""
-
-    def __init__(self) -> None:
-        self._held = b""
-
-    def feed(self, data: bytes) -> tuple[bytes, tuple[int, int] | None]:
-        """Return what is left to pass on, and the last size reported: rows and columns."""
-        data = self._held + data
-        sizes = [(int(rows), int(columns)) for rows, columns in _REPORT.findall(data)]
-        data = _REPORT.sub(b"", data)
-        beginning = _BEGINNING.search(data)
-        self._held = beginning.group() if beginning else b""
-        usable = [size for size in sizes if all(size)]
-        return data.removesuffix(self._held), usable[-1] if usable else None
 
 
 @dataclass
 class _Console:
-    """A server's port, and the connections through it, oldest first."""
+    """An instance's port, and the connections to it, oldest first."""
 
     container_id: str
     opener: Opener
@@ -77,9 +67,9 @@ class _Console:
 class Consoles:
     """The serial consoles of this host; safe to share between threads.
 
-    :param address: on which the ports are opened
-    :param proxies: from where connections are taken
-    :param idle_seconds: for how long a port stays without a connection
+    :param address: address to listen on
+    :param proxies: networks from which connections are accepted
+    :param idle_seconds: a port without a connection is closed after this time
     """
 
     def __init__(
@@ -92,7 +82,7 @@ class Consoles:
         self._lock = threading.Lock()
         self._consoles: dict[str, _Console] = {}
         self._threads = 0
-        # a flood of connections is no flood of requests to the engine
+        # Many connections at once must not become as many requests to the engine.
         self._opening = threading.Semaphore(_MOST_OPENING)
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -101,7 +91,7 @@ class Consoles:
         self._selector.register(self._bell, selectors.EVENT_READ, None)
 
     def open(self, instance_uuid: str, container_id: str, opener: Opener) -> int:
-        """Return the port of a server's console, opened unless it is open.
+        """Open the port of an instance's console unless it is open, and return its number.
 
         :raises SocketPortRangeExhaustedException: no port is free
         :raises ConsoleTypeUnavailable: nova-compute is stopping
@@ -123,13 +113,16 @@ class Consoles:
             return console.port
 
     def close(self, instance_uuid: str) -> None:
-        """Close a server's port and every connection through it; absent is fine."""
+        """Close an instance's port and every connection to it.
+
+        Does nothing if no port is open.
+        """
         with self._lock:
             if instance_uuid in self._consoles:
                 self._close(instance_uuid)
 
     def stop(self) -> None:
-        """Close every console, and open none any more."""
+        """Close every console, and refuse to open another one. Idempotent."""
         with self._lock:
             if self._stopped:
                 return
@@ -143,13 +136,13 @@ class Consoles:
             end.close()
 
     def _listen(self) -> tuple[socket.socket, int]:
-        # between Nova's look at a port and ours another program may take it
+        # Another program may bind the port after Nova has found it free.
         for _ in range(_ACCEPT_TRIES):
             port = serial.acquire_port(self._address)
             try:
                 listener = socket.create_server((self._address, port), backlog=_BACKLOG)
             except OSError as error:
-                LOG.warning("Port %d for a serial console is taken: %s", port, error)
+                LOG.warning("Failed to bind port %d for a serial console: %s", port, error)
                 serial.release_port(self._address, port)
             else:
                 listener.setblocking(False)
@@ -165,7 +158,7 @@ class Consoles:
             _hang_up(client)
 
     def _wake(self) -> None:
-        """Have the accepting thread look at what has changed; start it the first time."""
+        """Interrupt the accepting thread's wait, so that it sees a change. Start it if needed."""
         self._rope.send(b".")
         if self._thread is None:
             self._thread = threading.Thread(target=self._accept, name="serial-console", daemon=True)
@@ -188,7 +181,10 @@ class Consoles:
                     self._close(instance_uuid)
 
     def _take(self, instance_uuid: str) -> None:
-        """Take a connection and give it a thread; the oldest of too many makes room."""
+        """Accept a connection and start its thread.
+
+        If the instance has too many connections, close the oldest one.
+        """
         with self._lock:
             console = self._consoles.get(instance_uuid)
             if console is None:
@@ -196,14 +192,14 @@ class Consoles:
             try:
                 client, peer = console.listener.accept()
             except OSError:
-                # it was reset before it was taken
+                # The peer reset the connection before it was accepted.
                 return
             if not self._may_connect(peer[0]):
                 LOG.warning(
-                    "[instance: %s] Refused a console connection from %s, which is not among "
-                    "[docker] serial_console_proxies",
-                    instance_uuid,
+                    "Refused console connection from %s: it is not in [docker] "
+                    "serial_console_proxies",
                     peer[0],
+                    instance_uuid=instance_uuid,
                 )
                 client.close()
                 return
@@ -229,7 +225,7 @@ class Consoles:
                 _keep_alive(client)
                 self._connect(console, client)
         except (exception.EngineUnavailable, exception.EngineError, OSError) as error:
-            LOG.info("A console of container %s ended: %s", console.container_id, error)
+            LOG.info("Closed console of container %s: %s", console.container_id, error)
         finally:
             with self._lock:
                 self._threads -= 1
@@ -242,7 +238,7 @@ class Consoles:
             with self._opening:
                 with self._lock:
                     if client not in console.clients:
-                        # it had to make room while it waited
+                        # _take closed it for a newer connection during the wait.
                         return
                 terminal = console.opener()
         except (exception.EngineUnavailable, exception.EngineError) as error:
@@ -250,7 +246,7 @@ class Consoles:
             raise
 
         def resize(rows: int, columns: int) -> None:
-            # one that has ended has no size; the relay notices
+            # The engine refuses the size of a terminal that has ended. The relay notices the end.
             with contextlib.suppress(exception.EngineError):
                 self._engine.resize_terminal(terminal, rows, columns)
 
@@ -260,29 +256,20 @@ class Consoles:
                 client.sendall(terminal.early)
                 relay(client, terminal.connection, resize)
         finally:
-            # the engine leaves what it started running when its client goes
+            # The engine does not end an exec's process when the client disconnects.
             process = self._engine.terminal_process(terminal)
             if process:
                 files.hang_up(console.container_id, process)
 
 
-# a client that takes nothing for so long is gone
-_SEND_SECONDS = 30.0
-_CHUNK_BYTES = 16384
-# xterm's report of its size in characters, the answer to CSI 18 t (XTWINOPS)
-_REPORT = re.compile(rb"\x1b\[8;([0-9]{1,4});([0-9]{1,4})t")
-# the beginning of one, at the end of what has come; a single Escape is a key
-_BEGINNING = re.compile(rb"\x1b\[8(;[0-9]{0,4}){0,2}\Z")
-
-
 def _hang_up(client: socket.socket) -> None:
-    """End a connection; the thread that serves it closes it."""
+    """Shut a connection down. The thread that serves it closes it."""
     with contextlib.suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)
 
 
 def _keep_alive(client: socket.socket) -> None:
-    """Have the kernel find out within minutes that the proxy is gone."""
+    """Enable keep-alive, so that the kernel detects a dead proxy within two minutes."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
@@ -291,9 +278,9 @@ def _keep_alive(client: socket.socket) -> None:
 
 
 def parse_proxies(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Return the networks of an option's addresses, each with or without a prefix length.
+    """Return the networks in an option's list of addresses, each with or without a prefix length.
 
-    :raises InvalidConfiguration: one is no address
+    :raises InvalidConfiguration: an element is not an address
     """
     try:
         return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
@@ -304,11 +291,11 @@ def parse_proxies(texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Opener:
-    """Return what opens the console of a server.
+    """Return the function that opens the console of an instance.
 
-    :param kind: of the image property ``os_console``: ``login`` for a login prompt, ``shell`` for
-        root's shell, ``process`` for the terminal of the first process; by default a login prompt
-        where the image has a program for it, else the first process
+    :param kind: the image property ``os_console``: ``login`` for a login prompt, ``shell`` for
+        root's shell, ``process`` for the terminal of the first process. By default, a login prompt
+        if the image has a program for it, else the terminal of the first process
     """
 
     def open_console() -> Terminal:
@@ -331,13 +318,30 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
     return open_console
 
 
+class SizeReports:
+    """A filter that removes reports of the client's size from the client's input."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, tuple[int, int] | None]:
+        """Return the input without reports, and the last reported size as rows and columns."""
+        data = self._held + data
+        sizes = [(int(rows), int(columns)) for rows, columns in _REPORT.findall(data)]
+        data = _REPORT.sub(b"", data)
+        beginning = _BEGINNING.search(data)
+        self._held = beginning.group() if beginning else b""
+        usable = [size for size in sizes if all(size)]
+        return data.removesuffix(self._held), usable[-1] if usable else None
+
+
 def relay(
     client: socket.socket, terminal: socket.socket, resize: Callable[[int, int], None]
 ) -> None:
-    """Pass bytes both ways until either side closes or takes nothing any more.
+    """Copy bytes in both directions until either side closes its connection.
 
-    :param resize: takes the rows and columns that the client reports
-    :raises OSError: a connection broke
+    :param resize: called with the rows and columns that the client reports
+    :raises OSError: a connection broke, or one side accepted no data for 30 seconds
     """
     reports = SizeReports()
     with selectors.DefaultSelector() as selector:

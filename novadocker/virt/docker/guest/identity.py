@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is put into a container; pure."""
+"""An instance's identity: its files for /etc and its logins; pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
 
 _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-# glibc reads no more (resolv.conf(5), MAXNS)
+# glibc ignores further ones (resolv.conf(5), MAXNS).
 _MAX_NAMESERVERS = 3
-# the kernel refuses longer host names (HOST_NAME_MAX)
+# The kernel refuses longer host names (HOST_NAME_MAX).
 _MAX_HOSTNAME = 64
 
 
 def kernel_hostname(hostname: str) -> str:
-    """Return a host name as the kernel takes it: without its domain if it is too long."""
+    """Return a host name that the kernel accepts: without its domain if it is too long."""
     return (
         hostname if len(hostname) <= _MAX_HOSTNAME else hostname.partition(".")[0][:_MAX_HOSTNAME]
     )
@@ -34,14 +34,14 @@ def etc_files(
     addresses: Sequence[str],
     nameservers: Iterable[str],
 ) -> dict[str, bytes]:
-    """Return the files that make out a server's identity, for its /etc.
+    """Return the files for an instance's /etc, by name.
 
-    The machine id is the server's UUID, as systemd takes it from the firmware of a virtual
-    machine: it is the same after a rebuild.
+    The machine id is the instance's UUID, which systemd also reads from the firmware of a virtual
+    machine. It does not change in a rebuild.
 
-    :param domain: appended to a host name without one; may be empty
-    :param addresses: the server's own, without prefix length; names resolve to each
-    :param nameservers: in order of preference; none leaves the image's resolv.conf alone
+    :param domain: appended to a host name that has no domain; may be empty
+    :param addresses: the instance's addresses without prefix length; its names resolve to each
+    :param nameservers: in order of preference; if empty, the image's resolv.conf is kept
     """
     short, _, rest = hostname.partition(".")
     domain = rest or domain
@@ -60,14 +60,16 @@ def etc_files(
 
 
 def admin_user(image_meta: objects.ImageMeta) -> str:
-    """Return the account that gets keys and password: the image's ``os_admin_user``, else root.
+    """Return the account that gets the keys and the password.
 
-    :raises InvalidImage: the property can't be the name of an account
+    It is the image's ``os_admin_user``, or root.
+
+    :raises InvalidImage: the property is not a valid account name
     """
     user = str(image_meta.properties.get("os_admin_user") or "root")
     if not runtime.is_user_name(user):
         raise exception.InvalidImage(
-            image_id=image_meta.id, reason="its property os_admin_user is no user name"
+            image_id=image_meta.id, reason="its property os_admin_user is not a user name"
         )
     return user
 
@@ -75,10 +77,10 @@ def admin_user(image_meta: objects.ImageMeta) -> str:
 def login(
     instance: objects.Instance, image_meta: objects.ImageMeta, admin_password: str | None
 ) -> Login | None:
-    """Return how the tenant gets into a new server; None if by nothing of ours.
+    """Return the login of a new instance; None if it has neither a key pair nor a password.
 
-    :raises InvalidImage: the image names no proper user
-    :raises StartFailed: the key pair or the password can't be used
+    :raises InvalidImage: the image's ``os_admin_user`` is not a valid account name
+    :raises StartFailed: the key pair or the password is invalid
     """
     keys = _keys(instance)
     if admin_password:
@@ -89,7 +91,7 @@ def login(
 def password_login(
     instance: objects.Instance, image_meta: objects.ImageMeta, admin_password: str
 ) -> Login:
-    """Return the login by a new password alone; raises as ``login`` does."""
+    """Return the login with a new password and without keys. Raises as ``login`` does."""
     try:
         hashed = accounts.hash_password(admin_password)
     except ValueError as error:
@@ -99,7 +101,7 @@ def password_login(
 
 def _keys(instance: objects.Instance) -> bytes:
     keys = (instance.key_data or "").strip()
-    # a key pair of type x509 is a certificate for Windows
+    # A key pair of type x509 is a certificate for Windows.
     if not keys or keys.startswith("-----BEGIN"):
         return b""
     content = keys.encode() + b"\n"

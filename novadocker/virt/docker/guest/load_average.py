@@ -149,7 +149,7 @@ class Loads:
             except OSError as error:
                 if instance_uuid not in self._unwritten:
                     LOG.warning(
-                        "[instance: %s] Failed to update load averages: %s", instance_uuid, error
+                        "Failed to update load averages: %s", error, instance_uuid=instance_uuid
                     )
                 self._unwritten.add(instance_uuid)
             else:

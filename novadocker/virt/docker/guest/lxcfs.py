@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The containers' own view of /proc by lxcfs, where it runs on the host.
+"""The containers' own view of /proc by lxcfs, if lxcfs runs on the host.
 
-A thread of its own looks at lxcfs, so that one that hangs holds up nobody else.
+A thread of its own reads the files of lxcfs, so that a lxcfs that hangs blocks only this thread.
 """
 
 import threading
@@ -23,21 +23,21 @@ from novadocker.virt.docker.model import Mount
 
 LOG = logging.getLogger(__name__)
 
-# runc lets these be mounted over and no others (libcontainer, checkProcMount)
+# runc allows mounts over these files of /proc only (libcontainer, checkProcMount).
 _PROC_FILES = (
     "cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime",
 )  # fmt: skip
 _LOADS = "proc/loadavg"
 _CPU_FOLDER = "sys/devices/system/cpu"
-# the options with one of which it counts load averages
+# lxcfs computes load averages if it has one of these options.
 _LOADS_OPTIONS = frozenset({"-l", "--enable-loadavg"})
 
 _LOOK_SECONDS = 5.0
 _WAIT_SECONDS = 30.0
-# what was seen longer ago is looked at again before a container is made
+# An older view is read again before a container is created.
 _FRESH_SECONDS = 1.0
 
-# of one container's restoration: the thread goes on with the others, and tries again
+# After one of these errors of a container, the thread continues with the others and tries again.
 _FAILURES = (
     exception.EngineUnavailable,
     exception.EngineError,
@@ -49,12 +49,13 @@ _FAILURES = (
 
 @dataclass(frozen=True)
 class View:
-    """What lxcfs offers now.
+    """The state of lxcfs at one moment.
 
-    :ivar device: of its file system, another one with each start of lxcfs; None if it is not there
-    :ivar paths: below its mount point; none when it is not there
-    :ivar arguments: the command line of its process; none if that is not found
-    :ivar error: why it can't be used, although it was or should be there
+    :ivar device: device number of its file system, which changes with each start of lxcfs; None if
+        lxcfs is not mounted
+    :ivar paths: files below its mount point that containers get; empty if lxcfs is not mounted
+    :ivar arguments: command line of its process; empty if the process is not found
+    :ivar error: why the files can't be used although lxcfs is or was mounted; else empty
     """
 
     device: int | None = None
@@ -64,18 +65,19 @@ class View:
 
     @property
     def counts_loads(self) -> bool:
-        """Whether its load averages are the servers' own."""
+        """Whether lxcfs computes load averages of each container."""
         return bool(_LOADS_OPTIONS & set(self.arguments))
 
 
 def read_view(folder: str, before: View | None = None) -> View:
-    """Look at lxcfs; nothing at all is no error, it need not be there.
+    """Read the state of lxcfs. If it is not mounted, return an empty view without an error.
 
-    :param before: what was seen the last time; its process is looked for again if it is another
+    :param before: the view before; if lxcfs has the same device number, its process is not searched
+        for again
     """
     root = Path(folder)
     try:
-        # a file system of its own, else it is the folder for a mount that is missing
+        # If lxcfs is not mounted, the directory belongs to the file system of its parent.
         if not root.is_mount():
             return View()
         proc = {entry.name for entry in (root / "proc").iterdir()}
@@ -92,7 +94,7 @@ def read_view(folder: str, before: View | None = None) -> View:
 
 
 def _read_arguments(folder: str) -> tuple[str, ...]:
-    """Return the command line of the lxcfs that serves a folder; empty if it is not found."""
+    """Return the command line of the lxcfs process that serves a directory; empty if not found."""
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = process.info["cmdline"] or []
         if process.info["name"] == "lxcfs" and folder in [word.rstrip("/") for word in arguments]:
@@ -101,11 +103,11 @@ def _read_arguments(folder: str) -> tuple[str, ...]:
 
 
 class Lxcfs:
-    """Keeps looking at lxcfs; safe to share between threads.
+    """The thread that reads the state of lxcfs; safe to share between threads.
 
-    :param folder: where lxcfs is mounted; empty for none
-    :param loads: give load averages where lxcfs counts none
-    :param restore: gives a container its files back; ``views.restore_view``
+    :param folder: mount point of lxcfs; empty if it is not used
+    :param loads: load averages for containers if lxcfs does not compute them
+    :param restore: replaces a container's mounts of lxcfs; ``privsep.guest.lxcfs.restore_view``
     """
 
     def __init__(
@@ -126,30 +128,35 @@ class Lxcfs:
         self._looked_at = 0.0
         self._wanted = threading.Event()
         self._stopped = False
-        # the lxcfs that all containers are known to have their files of
+        # All containers have the files of the lxcfs with this device number.
         self._restored: int | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread. Does nothing if lxcfs is not used."""
         if self._folder:
             threading.Thread(target=self._run, name="lxcfs", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the thread. Does not wait for it."""
         self._stopped = True
         self._wanted.set()
 
     def look(self) -> float:
-        """Have the thread look now, and go on; return what ``mounts`` takes."""
+        """Ask the thread to read the state now. Does not wait for it.
+
+        :returns: the monotonic time of the request, for ``mounts``
+        """
         asked = time.monotonic()
         self._wanted.set()
         return asked
 
     def mounts(self, instance_uuid: str, asked: float) -> tuple[Mount, ...]:
-        """Return what a new container gets, after a bounded wait for a broken lxcfs.
+        """Return the mounts of a new container.
 
-        :param asked: of ``look``, for which the caller has not waited yet
-        :raises ViewUnavailable: lxcfs is broken and was not mended in time
+        Waits up to 30 seconds for the state of lxcfs and while lxcfs is broken.
+
+        :param asked: the time that ``look`` returned
+        :raises ViewUnavailable: lxcfs does not answer or is still broken
         """
         view = self._await_view(max(asked, time.monotonic() - _FRESH_SECONDS))
         return tuple(
@@ -160,11 +167,11 @@ class Lxcfs:
         )
 
     def await_mended(self) -> None:
-        """Wait, within bounds, while lxcfs is broken: a container with its files can't start."""
+        """Wait up to 30 seconds while lxcfs is broken, because its containers can't start then."""
         try:
             self._await_view(time.monotonic())
         except exception.ViewUnavailable as error:
-            LOG.warning("%s", error)
+            LOG.warning("Failed to wait for lxcfs: %s", error)
 
     def _await_view(self, asked: float) -> View:
         if not self._folder:
@@ -186,10 +193,10 @@ class Lxcfs:
             found = read_view(self._folder, self._view)
             with self._changed:
                 if found == View() != self._view:
-                    # it was there, so containers have its files
+                    # Containers have the files of the lxcfs that was mounted before.
                     found = View(error=self._view.error or "it is no longer mounted")
                 if found.error and not self._view.error:
-                    LOG.error("lxcfs at %s broke: %s", self._folder, found.error)
+                    LOG.error("Failed to read lxcfs at %s: %s", self._folder, found.error)
                 self._view, self._looked_at = found, began
                 self._changed.notify_all()
             if found.device is not None and found.device != self._restored:
@@ -198,12 +205,12 @@ class Lxcfs:
             self._wanted.clear()
 
     def _restore_all(self, device: int) -> None:
-        """Give every running container the files of the lxcfs that runs now."""
+        """Replace the mounts of lxcfs in every running container."""
         complete = True
         try:
             servers = self._listing.servers().values()
         except (exception.EngineUnavailable, exception.EngineError) as error:
-            LOG.warning("Containers get the files of lxcfs back later: %s", error)
+            LOG.warning("Failed to list containers for their mounts of lxcfs: %s", error)
             return
         for server in servers:
             try:
@@ -212,10 +219,10 @@ class Lxcfs:
             except exception.ContainerNotFound:
                 continue
             except _FAILURES as error:
-                LOG.warning("Container %s has files of a former lxcfs: %s", server.name, error)
+                LOG.warning("Failed to replace mounts of lxcfs in %s: %s", server.name, error)
                 complete = False
             else:
                 if count:
-                    LOG.info("Container %s got %d files of lxcfs back", server.name, count)
+                    LOG.info("Replaced %d mounts of lxcfs in %s", count, server.name)
         if complete:
             self._restored = device
