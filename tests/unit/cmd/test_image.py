@@ -57,7 +57,7 @@ def test_what_is_wrong_is_said(packed: Path, capsys: pytest.CaptureFixture[str])
     assert run("flatten", packed, packed.with_name("flat.tar"), "--keep", 3) == 1
     packed.write_bytes(b"no archive" * 100)
     assert run("inspect", packed) == 1
-    assert "no tar archive" in capsys.readouterr().err
+    assert "not a tar archive" in capsys.readouterr().err
     assert [path.name for path in packed.parent.iterdir()] == ["image.tar"]
 
 

@@ -259,11 +259,11 @@ def damaged_zstd(content: bytes) -> bytes:
 
 
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "no tar archive"),
-    "text": (b"#!/bin/sh\necho hello\n" * 100, "no tar archive"),
-    "a disk image": (b"QFI\xfb" + bytes(70000), "no tar archive"),
+    "empty": (b"", "not a tar archive"),
+    "text": (b"#!/bin/sh\necho hello\n" * 100, "not a tar archive"),
+    "a disk image": (b"QFI\xfb" + bytes(70000), "not a tar archive"),
     "zeros": (bytes(10240), "it holds no image"),
-    "gzip of text": (archives.compress(b"text" * 999, "gzip"), "no tar archive"),
+    "gzip of text": (archives.compress(b"text" * 999, "gzip"), "not a tar archive"),
     "gzip alone": (b"\x1f\x8b", "the archive is damaged"),
     "zstd alone": (b"\x28\xb5\x2f\xfd", "the archive is damaged"),
     "gzip and more": (archives.compress(docker_of(CONFIG), "gzip") + b"tail", "is damaged"),
@@ -275,9 +275,15 @@ BAD: dict[str, tuple[bytes, str]] = {
         tar(DOCKER | {"manifest.json": dump(json.loads(DOCKER["manifest.json"]) * 2)}),
         "holds 2 images; save one image per archive",
     ),
-    "manifest no JSON": (tar(DOCKER | {"manifest.json": b"[{"}), "manifest.json is no JSON"),
-    "manifest not text": (tar(DOCKER | {"manifest.json": b"\xff\xfe"}), "manifest.json is no JSON"),
-    "manifest nested": (tar(DOCKER | {"manifest.json": b"[" * 100000}), "manifest.json is no JSON"),
+    "manifest no JSON": (tar(DOCKER | {"manifest.json": b"[{"}), "is not JSON"),
+    "manifest not text": (
+        tar(DOCKER | {"manifest.json": b"\xff\xfe"}),
+        "is not JSON",
+    ),
+    "manifest nested": (
+        tar(DOCKER | {"manifest.json": b"[" * 100000}),
+        "is not JSON",
+    ),
     "manifest object": (tar(DOCKER | {"manifest.json": b"{}"}), "manifest.json is malformed"),
     "manifest of text": (tar(DOCKER | {"manifest.json": b'["x"]'}), "manifest.json is malformed"),
     "manifest large": (
@@ -336,7 +342,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "layer is text": (
         tar(archives.docker_files(config([b"text" * 999]), [b"text" * 999])),
-        "layer 1 is no tar archive",
+        "layer 1 is not a tar archive",
     ),
     "layer in xz": (
         tar(DOCKER | {LAYER_NAME: b"\xfd7zXZ\x00" + bytes(99)}),
@@ -402,10 +408,13 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "device": (
         docker_but(LAYER_NAME, entry(LAYER_NAME, type=tarfile.CHRTYPE)),
-        "is no regular file",
+        "is not a regular file",
     ),
-    "folder": (docker_but(LAYER_NAME, entry(LAYER_NAME, type=tarfile.DIRTYPE)), "no regular file"),
-    "sparse": (docker_but(LAYER_NAME, SPARSE), "is no regular file"),
+    "folder": (
+        docker_but(LAYER_NAME, entry(LAYER_NAME, type=tarfile.DIRTYPE)),
+        "not a regular file",
+    ),
+    "sparse": (docker_but(LAYER_NAME, SPARSE), "has a sparse file"),
     "terabyte of zeros": (
         tar(archives.docker_files(config([TERABYTE]), [TERABYTE])),
         "a layer has a sparse file",
@@ -421,16 +430,15 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "a name of a gigabyte": (
         entry("x", type=tarfile.GNUTYPE_LONGNAME, size=1 << 30)[0].tobuf() + bytes(9999),
-        "tar headers take more than 4194304 bytes",
+        "an extended tar header has more than 1048576 bytes",
     ),
-    # Python refuses it itself since the fix of CVE-2025-8194
     "a negative size": (
         entry("x", size=-512)[0].tobuf(tarfile.GNU_FORMAT) * 9,
-        "forbidden entry|no tar archive: 'invalid offset'",
+        "a negative size",
     ),
     "a huge size": (
         entry("x", size=1 << 62)[0].tobuf(tarfile.GNU_FORMAT) + bytes(999),
-        "no tar archive|damaged",
+        "it is truncated",
     ),
 }
 

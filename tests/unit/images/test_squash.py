@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from novadocker.virt.docker.images import squash
+from novadocker.virt.docker.images import squash, tar_reader
 from novadocker.virt.docker.images.archive import ArchivedImage, Layer
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 from tests import archives
@@ -226,14 +226,13 @@ def test_links_to_hidden_files_do_not_have_the_layer_read_for_each(
     new_file: NewFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Region] = []
-    entries = squash._entries
 
     def count(content: Region) -> Iterator[tarfile.TarInfo]:
         read.append(content)
-        return entries(content)
+        return tar_reader.entries(content)
 
     layers = many_hidden(20, new_file)
-    monkeypatch.setattr(squash, "_entries", count)
+    monkeypatch.setattr(squash, "entries", count)
     squash.merge(contents(layers), new_file())
     assert len(read) <= 2 * len(layers)
 
@@ -241,5 +240,5 @@ def test_links_to_hidden_files_do_not_have_the_layer_read_for_each(
 def test_too_many_hidden_files(new_file: NewFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squash, "_MAX_HIDDEN_FILES", 3)
     squash.merge(contents(many_hidden(3, new_file)), new_file())
-    with pytest.raises(ArchiveError, match="more than 3 files"):
+    with pytest.raises(ArchiveError, match="more than 3 hidden files"):
         squash.merge(contents(many_hidden(4, new_file)), new_file())

@@ -172,10 +172,10 @@ def test_md5_is_enough_without_the_hash(
         (ARCHIVE, {"container_format": "ovf"}, "container_format is ovf .* must be docker"),
         (ARCHIVE, {"disk_format": "qcow2"}, "disk_format qcow2; they must be .* and raw"),
         (ARCHIVE, {"disk_format": None}, "disk_format ; they must be .* and raw"),
-        (b"#!/bin/sh\n" * 99, {"container_format": "bare"}, "it is no tar archive"),
-        (ARCHIVE, {"os_hash_algo": "sha0"}, "its checksum is of the unknown kind sha0"),
+        (b"#!/bin/sh\n" * 99, {"container_format": "bare"}, "it is not a tar archive"),
+        (ARCHIVE, {"os_hash_algo": "sha0"}, "its checksum algorithm sha0 is not supported"),
         (ARCHIVE, {"checksum": None, "os_hash_value": None}, "Glance has no checksum"),
-        (b"#!/bin/sh\n" * 99, {}, "it is no tar archive"),
+        (b"#!/bin/sh\n" * 99, {}, "it is not a tar archive"),
         (ARCHIVE[:2048], {}, "truncated|unexpected end"),
         (
             archives.tar(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image archives: what a tenant uploaded is inspected and written anew for the engine.
+"""Image archives: a tenant's archive is read, and an archive for the engine is written from it.
 
-Accepted are ``docker save`` archives (https://github.com/moby/docker-image-spec) and OCI image
+This module reads ``docker save`` archives (https://github.com/moby/docker-image-spec) and OCI image
 layouts (https://github.com/opencontainers/image-spec/blob/main/image-layout.md), plain or
-compressed. What is read here is written again by ``packing``.
+compressed. ``writer`` writes the image again for the engine.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from typing import Any
 from novadocker.virt.docker.images.regions import ArchiveError, Content, Region, Scratch
 from novadocker.virt.docker.images.tar_reader import Tar, get, get_all, parse
 
-# metadata is held in memory
+# Metadata is kept in memory.
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_DESCRIPTORS = 256
-# what the engine's overlay2 driver can stack, less the container's own layer
+# The engine's overlay2 driver can stack one layer more, which is the container's own.
 _MAX_LAYERS = 127
 
 _INDEX_TYPES = (
@@ -41,7 +41,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as a plain tar archive; ``digest`` is its SHA-256 in hex."""
+    """A layer as an uncompressed tar archive. ``digest`` is its SHA-256 in hex."""
 
     digest: str
     content: Content
@@ -49,12 +49,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class ArchivedImage:
-    """The image of an archive; it can be read while the archive is open.
+    """An image in an archive. It can be read while the archive is open.
 
-    Its layers are compared with their digests when they are written, see ``packing``.
+    ``writer`` compares its layers with their digests.
 
-    :ivar config: the image's configuration, as it is in the archive
-    :ivar layers: from the lowest
+    :ivar config: the image's configuration, unchanged
+    :ivar layers: the lowest layer first
     """
 
     config: bytes
@@ -62,7 +62,7 @@ class ArchivedImage:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the configuration in hex, by which the image is known."""
+        """The SHA-256 of the configuration in hex, which identifies the image."""
         return hashlib.sha256(self.config).hexdigest()
 
 
@@ -75,7 +75,7 @@ class _Config:
 
 @dataclass(frozen=True)
 class _Found:
-    """An image as the archive has it: its layers may be compressed and are not checked."""
+    """An image in an archive, with layers that may be compressed and are not verified."""
 
     config: _Config
     layers: tuple[Region, ...]
@@ -83,11 +83,12 @@ class _Found:
 
 @contextlib.contextmanager
 def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
-    """Find the image for a Linux host in an archive; its layers' contents are not looked at.
+    """Find the image for a Linux host in an archive and yield it. Does not read its layers' files.
 
-    :param architecture: the host's, by Docker's name (``amd64``, ``arm64``)
-    :param folder: where compressed parts are unpacked, without leaving anything
-    :raises ArchiveError: the archive is malformed or damaged, or has not exactly one such image
+    :param architecture: of the host, by Docker's name (``amd64``, ``arm64``)
+    :param folder: directory for temporary files, which receive the decompressed parts
+    :raises ArchiveError: the archive is malformed or damaged, or does not have exactly one image
+        for the host
     """
     with Scratch(folder) as scratch:
         tar = Tar(scratch.unpack(archive, "the archive"))
@@ -103,15 +104,16 @@ def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[Arc
 
 @contextlib.contextmanager
 def open_root(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
-    """Make an image of the tar archive of a root file system, plain or compressed.
+    """Yield an image of one layer from the tar archive of a root file system.
 
-    :param architecture: as for ``open_image``, and so ``folder``
-    :raises ArchiveError: it is no tar archive, or has no room
+    The archive may be compressed. The parameters are those of ``open_image``.
+
+    :raises ArchiveError: the archive is not a tar archive, or is larger than the free space
     """
     with Scratch(folder) as scratch:
         content = scratch.unpack(archive, "the archive")
         if not is_tar(content):
-            raise ArchiveError("it is no tar archive")
+            raise ArchiveError("it is not a tar archive")
         layer = Layer(content.digest(), content)
         config = {
             "architecture": architecture,
@@ -145,7 +147,7 @@ def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
     images: list[_Found] = []
     others: set[str] = set()
     for descriptor in _image_descriptors(tar):
-        # an archive may lack what it lists for other platforms
+        # An archive may list images of other platforms without containing them.
         described = descriptor.get("platform")
         if isinstance(described, dict) and _platform(described) != platform:
             others.add(_platform(described))
@@ -163,14 +165,14 @@ def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
     if len(images) > 1:
         raise ArchiveError(f"it holds {len(images)} images for {platform}; save one per archive")
     if not images:
-        # attestations are listed as images for "unknown/unknown"
+        # Build attestations are listed as images for the platform "unknown/unknown".
         others.discard("unknown/unknown")
         raise ArchiveError(_wrong_platform(others, platform) if others else "it holds no image")
     return images[0]
 
 
 def _image_descriptors(tar: Tar) -> Iterator[dict[str, Any]]:
-    """Return the descriptors of all image manifests, each once, out of indexes of any depth."""
+    """Yield the descriptors of all image manifests, each once, from indexes of any depth."""
     index = parse(tar.read("index.json", _MAX_MANIFEST_BYTES), "index.json")
     if not isinstance(index, dict):
         raise ArchiveError("its index.json is malformed")
@@ -226,16 +228,16 @@ def _unpacked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
         if digest not in unpacked:
             content = scratch.unpack(packed, f"layer {number}")
             if not is_tar(content):
-                raise ArchiveError(f"layer {number} is no tar archive")
+                raise ArchiveError(f"layer {number} is not a tar archive")
             unpacked[digest] = Layer(digest, content)
     return tuple(unpacked[digest] for digest in digests)
 
 
 def is_tar(content: Region) -> bool:
-    """Tell whether something begins as a tar archive does."""
+    """Return True if the content begins with a tar header or with a block of zeros."""
     head = os.pread(content.descriptor, min(content.size, tarfile.BLOCKSIZE), content.offset)
     try:
-        # blocks of zeros end an archive; a layer that changes nothing has no others
+        # Blocks of zeros end an archive. A layer without changes has no other blocks.
         return not any(head) or bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
     except tarfile.TarError:
         return False
@@ -253,23 +255,23 @@ def _parse_config(content: bytes) -> _Config:
 
 
 def layer_digests(config: bytes) -> tuple[str, ...]:
-    """Return the digests of an image's layers in hex, from the lowest, by its configuration.
+    """Return the digests of an image's layers in hex, the lowest first, from its configuration.
 
-    :raises ArchiveError: it is malformed
+    :raises ArchiveError: the configuration is malformed
     """
     return _parse_config(config).layer_digests
 
 
 def _refuse_aliases(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    # the engine takes a name in any letter case, so another could hide from the checks made here
+    # The engine ignores the case of names, so such a name would bypass the checks of this module.
     for key in found:
         if key not in names and key.casefold() in names:
             raise ArchiveError(f"its image configuration has the ambiguous name {ascii(key)[:40]}")
 
 
 def _platform(found: Mapping[str, Any]) -> str:
-    words = (str(found.get(key) or "unknown")[:40] for key in ("os", "architecture"))
-    return "/".join(re.sub(r"[^A-Za-z0-9_.-]", "?", word) for word in words)
+    parts = (str(found.get(key) or "unknown")[:40] for key in ("os", "architecture"))
+    return "/".join(re.sub(r"[^A-Za-z0-9_.-]", "?", part) for part in parts)
 
 
 def _wrong_platform(found: set[str], platform: str) -> str:
@@ -279,5 +281,7 @@ def _wrong_platform(found: set[str], platform: str) -> str:
 def _hex(digest: object) -> str:
     match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
     if match is None:
-        raise ArchiveError(f"it has the malformed digest {ascii(digest)[:80]}; sha256 is supported")
+        raise ArchiveError(
+            f"it has the malformed digest {ascii(digest)[:80]}; only sha256 is supported"
+        )
     return match.group(1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces of files, and compressed pieces unpacked into files without a name.
+"""Regions of files, and the decompression of regions into files without a name.
 
-Unpacking is left to ``gzip`` and ``zstd``: Python has no zstd before 3.14, and a process of its
-own can be held to a size by the kernel.
+The programs ``gzip`` and ``zstd`` decompress: Python has no zstd before 3.14, and the kernel can
+limit the size of the file that a process writes.
 """
 
 import contextlib
@@ -19,39 +19,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-# the first bytes of a compressed file: the program that unpacks it
+# Programs that decompress a file, by the first bytes of the file.
 _PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _UNSUPPORTED = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 _LONGEST_MAGIC = 6
-# what the first name in a tar archive may begin with, and none of these
+# A tar archive begins with a file name of such characters. No compressed file does.
 _NAME = re.compile(rb"[ -~]+\0*")
 
-# larger ones cost more: memory for each is asked from the kernel and given back
+# Larger chunks are slower, because the allocator maps and unmaps memory for each.
 CHUNK_BYTES = 256 << 10
 _UNPACK_SECONDS = 900
 
 
 class ArchiveError(Exception):
-    """The archive can't be used; the text says why."""
+    """The archive can't be used. The text is the reason."""
 
 
 class Content(Protocol):
-    """Bytes that can be read again and again."""
+    """Bytes that can be read several times."""
 
     @property
     def size(self) -> int:
         """The number of bytes."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the bytes in small pieces."""
+        """Yield the bytes in chunks."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Consecutive bytes of an open file, read by position so that readers don't disturb others.
+    """Consecutive bytes of an open file.
 
-    :ivar descriptor: the open file's number
+    They are read by position, so several readers can share the file descriptor.
+
+    :ivar descriptor: file descriptor of the open file
     :ivar offset: position of the first byte
     :ivar size: number of bytes
     """
@@ -61,9 +63,9 @@ class Region:
     size: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the bytes in pieces of at most 256 KiB.
+        """Yield the bytes in chunks of at most 256 KiB.
 
-        :raises ArchiveError: the file ends before the region does
+        :raises ArchiveError: the file ends before the region
         """
         position, end = self.offset, self.offset + self.size
         while position < end:
@@ -76,7 +78,7 @@ class Region:
     def digest(self, algorithm: str = "sha256") -> str:
         """Return the digest of the bytes in hex.
 
-        :raises ValueError: Python does not know the algorithm
+        :raises ValueError: Python does not support the algorithm
         :raises ArchiveError: as ``chunks``
         """
         digest = hashlib.new(algorithm, usedforsecurity=False)
@@ -85,38 +87,10 @@ class Region:
         return digest.hexdigest()
 
 
-class RegionFile(io.RawIOBase):
-    """A region as a file that is read and searched."""
-
-    def __init__(self, region: Region) -> None:
-        super().__init__()
-        self._region = region
-        self._position = 0
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position, which may lie beyond the end."""
-        if whence != io.SEEK_SET or position < 0:
-            raise ArchiveError("a header leads out of it")
-        self._position = position
-        return position
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to ``size`` bytes, nothing at the end."""
-        left = max(self._region.size - self._position, 0)
-        size = left if size < 0 else min(size, left)
-        found = os.pread(self._region.descriptor, size, self._region.offset + self._position)
-        self._position += len(found)
-        return found
-
-
 class ChunkReader(io.RawIOBase):
-    """Pieces as a file that is read once, from its start to its end.
+    """Chunks as a file that can be read once, from its begin to its end.
 
-    :ivar size: how many bytes were read
+    :ivar size: number of bytes read so far
     """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
@@ -140,15 +114,16 @@ class ChunkReader(io.RawIOBase):
 
 
 def is_plain(content: Region) -> bool:
-    """Tell whether something begins as nothing does that an engine would take for compressed."""
+    """Return True if the engine can't take the content for a compressed file."""
     head = os.pread(content.descriptor, min(_LONGEST_MAGIC, content.size), content.offset)
     return bool(_NAME.fullmatch(head)) and not head.startswith(tuple(_UNSUPPORTED))
 
 
 class Scratch(contextlib.ExitStack):
-    """Files without a name in ``folder``, gone with the block or the process, limited together.
+    """Temporary files without a name in the directory ``folder``, with a limit of their total size.
 
-    All may hold half of what the folder's file system has free: the engine needs room as well.
+    The kernel deletes them at the end of the block or of the process. The limit is half of the free
+    space, because the engine needs the other half.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -157,10 +132,10 @@ class Scratch(contextlib.ExitStack):
         self._room = shutil.disk_usage(folder).free // 2
 
     def unpack(self, packed: Region, name: str) -> Region:
-        """Return the plain bytes of a region that may be compressed with gzip or zstd.
+        """Return a region's plain bytes. Decompresses the region if it is in gzip or zstd format.
 
-        :param name: what the region is, for the reason of an error
-        :raises ArchiveError: the region is damaged, is compressed otherwise, or has no room
+        :param name: of the region, for the text of an error
+        :raises ArchiveError: the region is damaged, has another compression, or exceeds the limit
         """
         head = os.pread(packed.descriptor, min(_LONGEST_MAGIC, packed.size), packed.offset)
         for magic, program in _UNSUPPORTED.items():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers put onto images, and many layers made one, so that an image never has too many.
+"""Adding a layer to an image, and merging layers to keep their number below the engine's limit.
 
-What a layer deletes is said by entries of its own, "whiteouts":
+A layer marks the files that it deletes by entries that are called whiteouts:
 https://github.com/opencontainers/image-spec/blob/main/layer.md
 """
 
@@ -17,16 +17,17 @@ from typing import Any
 
 from novadocker.linux.pipes import write_all
 from novadocker.virt.docker.images.archive import ArchivedImage, Layer
-from novadocker.virt.docker.images.regions import ArchiveError, Region, RegionFile
+from novadocker.virt.docker.images.regions import ArchiveError, Region
+from novadocker.virt.docker.images.tar_reader import entries
 
 SNAPSHOT = "novadocker snapshot"
-"""What the history of an image says of a layer that is a snapshot."""
+"""Value of ``created_by`` in an image's history for the layer of a snapshot."""
 
 MAX_DEPTH = 120
-"""So many layers the engine stacks with a reserve (its own limit is 125, or 127)."""
+"""Largest number of layers of a snapshot, below the engine's limit (125 or 127)."""
 
 _MAX_ENTRIES = 2_000_000
-# each is kept in memory
+# Each of these files is kept in memory.
 _MAX_HIDDEN_FILES = 50_000
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
@@ -36,12 +37,12 @@ _ATTRIBUTE = "SCHILY.xattr."
 def on_top(
     base: ArchivedImage, layer: Layer, depth: int, new_file: Callable[[], int]
 ) -> ArchivedImage:
-    """Return an image with one more layer, a snapshot's, and the configuration else kept.
+    """Return the image with the layer of a snapshot on top, and an otherwise equal configuration.
 
-    With more than ``depth`` layers of snapshots these become one; all do if they are too many for
-    the engine even then.
+    If there are more than ``depth`` layers of snapshots, they are merged into one. If the image
+    still has too many layers for the engine, all layers are merged into one.
 
-    :param new_file: returns the descriptor of an empty file, which the caller closes
+    :param new_file: returns the file descriptor of an empty file, which the caller closes
     :raises ArchiveError: a layer is malformed
     """
     image = _image(json.loads(base.config), (*base.layers, layer))
@@ -50,7 +51,7 @@ def on_top(
 
 
 def count_kept(base: ArchivedImage, depth: int) -> int:
-    """Return how many of an image's layers, from the lowest, ``on_top`` leaves as they are."""
+    """Return the number of the lowest layers of an image that ``on_top`` does not merge."""
     count = _count_snapshots(json.loads(base.config))
     if count < depth and len(base.layers) < MAX_DEPTH:
         return len(base.layers)
@@ -59,7 +60,7 @@ def count_kept(base: ArchivedImage, depth: int) -> int:
 
 
 def squash(image: ArchivedImage, kept: int, new_file: Callable[[], int]) -> ArchivedImage:
-    """Return an image whose layers above the lowest ``kept`` are one; its configuration is kept.
+    """Return the image with all layers above the lowest ``kept`` merged into one.
 
     :param new_file: as for ``on_top``
     :raises ArchiveError: a layer is malformed
@@ -75,7 +76,7 @@ def squash(image: ArchivedImage, kept: int, new_file: Callable[[], int]) -> Arch
 
 
 def _image(config: Mapping[str, Any], layers: tuple[Layer, ...]) -> ArchivedImage:
-    """Return the image of a configuration that lacks the last of its layers, a snapshot's."""
+    """Return an image from the configuration without the last layer, which is a snapshot's."""
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{layer.digest}" for layer in layers]}
     history = [*_history(config, len(layers) - 1), {"created_by": SNAPSHOT}]
     return ArchivedImage(
@@ -84,7 +85,7 @@ def _image(config: Mapping[str, Any], layers: tuple[Layer, ...]) -> ArchivedImag
 
 
 def _history(config: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
-    """Return a configuration's history; a blank one unless it has an entry for each layer."""
+    """Return a configuration's history; an empty one unless it has an entry for each layer."""
     history = config.get("history")
     if (
         isinstance(history, list)
@@ -96,21 +97,21 @@ def _history(config: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
 
 
 def _count_snapshots(config: Mapping[str, Any]) -> int:
-    """Return how many of an image's layers, from the highest, are snapshots."""
+    """Return the number of the highest layers of an image that are snapshots."""
     history = _history(config, len(config["rootfs"]["diff_ids"]))
-    words = [entry.get("created_by") for entry in reversed(history)]
-    return next((number for number, word in enumerate(words) if word != SNAPSHOT), len(words))
+    authors = [entry.get("created_by") for entry in reversed(history)]
+    return next((number for number, name in enumerate(authors) if name != SNAPSHOT), len(authors))
 
 
-# -- many layers into one -----------------------------------------------------------------------
+# -- merging layers -----------------------------------------------------------------------------
 
 
 def merge(layers: Sequence[Region], file: int, whole: bool = False) -> Layer:
-    """Write one layer that does what several do in turn.
+    """Write one layer that has the effect of several layers.
 
-    :param layers: from the lowest
-    :param file: descriptor of an empty file that gets the layer
-    :param whole: nothing is below, so that nothing needs to be deleted
+    :param layers: the lowest layer first
+    :param file: file descriptor of an empty file, which receives the layer
+    :param whole: True if there are no layers below, so that the layer needs no whiteouts
     :raises ArchiveError: a layer is malformed
     """
     written = _Merged(whole)
@@ -127,9 +128,9 @@ def merge(layers: Sequence[Region], file: int, whole: bool = False) -> Layer:
 
 
 def _searchable(layer: Layer, new_file: Callable[[], int]) -> Region:
-    """Return a layer's content as part of a file.
+    """Return a layer's content as a region of a file.
 
-    :raises ArchiveError: it does not match its digest
+    :raises ArchiveError: the layer does not match its digest
     """
     if isinstance(layer.content, Region):
         return layer.content
@@ -144,11 +145,11 @@ def _searchable(layer: Layer, new_file: Callable[[], int]) -> Region:
 
 @dataclass
 class _Merged:
-    """What has been written, from the highest layer down.
+    """The state of a merge, which proceeds from the highest layer down.
 
-    :ivar kinds: the type of the entry of each path
-    :ivar gone: paths that layers below do not have any more
-    :ivar opaque: folders of which layers below have nothing any more
+    :ivar kinds: types of the written entries by path
+    :ivar gone: paths that are deleted from the layers below
+    :ivar opaque: directories whose content is deleted from the layers below
     """
 
     whole: bool
@@ -157,13 +158,13 @@ class _Merged:
     opaque: set[str] = field(default_factory=set)
 
     def add(self, content: Region) -> Iterator[bytes]:
-        """Return what the merged layer gets of one layer.
+        """Yield the part of the merged layer that comes from one layer.
 
-        What the layer hides counts for those below it, not for itself.
+        The whiteouts of the layer apply to the layers below it and not to the layer itself.
         """
         above = _Merged(self.whole, dict(self.kinds), set(self.gone), set(self.opaque))
         hidden = _HiddenFiles(content, above)
-        for entry in _entries(content):
+        for entry in entries(content):
             name = _normal(entry.name)
             folder, last = posixpath.split(name)
             if last == _OPAQUE:
@@ -173,13 +174,13 @@ class _Merged:
             elif above.shows(name):
                 yield from self._write(entry, name, content, above, hidden)
             elif above.kinds.get(name) == tarfile.DIRTYPE and not entry.isdir():
-                # a folder took the place of what would have hidden a folder below
+                # This entry would hide a directory below, but a directory above replaces it.
                 yield from self._hide_below(above, name)
         if len(self.kinds) + len(self.gone) > _MAX_ENTRIES:
             raise ArchiveError(f"it has more than {_MAX_ENTRIES} files to merge")
 
     def shows(self, name: str) -> bool:
-        """Tell whether a path of a layer below can be seen."""
+        """Return True if a path of a layer below is visible."""
         return name not in self.kinds and not self._hidden(name)
 
     def _hidden(self, name: str) -> bool:
@@ -203,7 +204,7 @@ class _Merged:
     ) -> Iterator[bytes]:
         target = _normal(entry.linkname) if entry.islnk() else ""
         if target and not above.shows(target):
-            # the first link takes the file's place
+            # The file itself is hidden, so its first visible link becomes the file.
             entry = entry if target in hidden.moved else hidden.find(target)
             target = hidden.moved.setdefault(target, name)
             target = "" if target == name else target
@@ -212,14 +213,12 @@ class _Merged:
         written.name = name
         written.linkname = target or entry.linkname
         written.type = tarfile.REGTYPE if entry.isreg() else entry.type
-        # other records repeat what the entry says, and would win
+        # Other records repeat the fields of the entry and would override them.
         written.pax_headers = {
             key: value for key, value in entry.pax_headers.items() if key.startswith(_ATTRIBUTE)
         }
         yield written.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if entry.isreg():
-            if entry.issparse():
-                raise ArchiveError("a layer has a file in one of GNU's sparse formats")
             yield from Region(
                 content.descriptor, content.offset + entry.offset_data, entry.size
             ).chunks()
@@ -245,23 +244,13 @@ class _Merged:
             yield _marker(posixpath.join(folder, _OPAQUE))
 
 
-def _entries(content: Region) -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(
-        fileobj=RegionFile(content), mode="r:", encoding="utf-8", errors="surrogateescape"
-    ) as tar:
-        while (entry := tar.next()) is not None:
-            # else it keeps every entry in memory
-            tar.members = []  # type: ignore[attr-defined]
-            yield entry
-
-
 @dataclass
 class _HiddenFiles:
-    """Files of a layer that are hidden under their first name, but not under that of a hard link.
+    """Files of a layer whose first name is hidden while a hard link to them is visible.
 
-    :ivar content: the layer's
-    :ivar above: what has been written of the layers above it
-    :ivar moved: the first name that can be seen, by the hidden one
+    :ivar content: of the layer
+    :ivar above: state of the merge before the layer
+    :ivar moved: first visible name by the hidden name
     """
 
     content: Region
@@ -269,7 +258,7 @@ class _HiddenFiles:
     moved: dict[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> tarfile.TarInfo:
-        """Return the entry of a file; ArchiveError if the layer has none."""
+        """Return the entry of a file; ArchiveError if the layer does not have the file."""
         if name not in self._originals:
             raise ArchiveError(f"a layer has a hard link to {ascii(name)[:80]}, which it lacks")
         return self._originals[name]
@@ -278,15 +267,15 @@ class _HiddenFiles:
     def _originals(self) -> dict[str, tarfile.TarInfo]:
         names = {
             _normal(entry.linkname)
-            for entry in _entries(self.content)
+            for entry in entries(self.content)
             if entry.islnk() and not self.above.shows(_normal(entry.linkname))
         }
         if len(names) > _MAX_HIDDEN_FILES:
             raise ArchiveError(
-                f"a layer has more than {_MAX_HIDDEN_FILES} files hidden but for a link"
+                f"a layer has more than {_MAX_HIDDEN_FILES} hidden files with visible hard links"
             )
         found: dict[str, tarfile.TarInfo] = {}
-        for entry in _entries(self.content):
+        for entry in entries(self.content):
             if not entry.islnk() and (name := _normal(entry.name)) in names:
                 found.setdefault(name, entry)
         return found

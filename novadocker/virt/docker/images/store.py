@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images from Glance to the engine: downloaded, verified and loaded once per host.
+"""Images of Glance in the engine: downloaded, verified and loaded once per host.
 
-In the engine an image is called ``novadocker/<Glance id>:<first 12 hex digits of its checksum>``.
-Names inside an archive never take effect, see ``archive``.
+An image's name in the engine is ``novadocker/<Glance id>:<first 12 hex digits of its checksum>``.
+The names in an archive have no effect, see ``archive``.
 """
 
 import contextlib
@@ -52,10 +52,10 @@ _LOADERS: dict[tuple[str | None, ...], _Loader] = {
     ("bare", "raw"): archive.open_root,
 }
 
-# an image that was named this long ago is named again when it is used
+# An image that is used is tagged again if its last tag is older than this.
 _NAMED_SECONDS = 60
 
-# a fault has 255 characters
+# Nova cuts a fault to 255 characters.
 _LONGEST_REASON = 120
 
 _CHECKSUM_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
@@ -74,10 +74,10 @@ def locked(image_id: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where an image comes from.
+    """The source of an image: Glance or a registry.
 
-    :ivar tag: 12 hex digits that change when the image does
-    :ivar fetched: gets it into the engine; it stays there unless the block fails
+    :ivar tag: 12 hex digits that change with the image's content
+    :ivar fetched: loads the image into the engine and yields its id; removes it if the block fails
     """
 
     tag: str
@@ -85,9 +85,9 @@ class _Source:
 
 
 class ImageStore:
-    """The images of Glance that the engine has.
+    """The images of Glance in the engine.
 
-    :param architecture: the host's, by Nova's name
+    :param architecture: of the host, by Nova's name
     """
 
     def __init__(self, engine: Engine, architecture: str) -> None:
@@ -103,19 +103,22 @@ class ImageStore:
     def ensure(
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
     ) -> EngineImage:
-        """Return the engine's image of a Glance image; load it unless it is there.
+        """Load a Glance image unless the engine has it, and return the engine's image.
 
-        However many servers boot at once, in any number of processes, it is loaded once.
+        If several threads or processes ask for an image at once, it is loaded once.
 
-        :raises InvalidImage: the image can't be booted on this host; nothing of it is left
+        :raises InvalidImage: the image can't be booted on this host; the engine keeps none of it
         :raises EngineError: the engine refused the image
-        :raises nova.exception.ImageNotFound: Glance has no such image (and Nova's other errors
-            of the image service)
+        :raises nova.exception.ImageNotFound: the image does not exist in Glance (and Nova's other
+            errors of the image service)
         """
         return self._ensure(context, image_meta)[0]
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
-        """Have an image in the engine; tell whether it had to be loaded. Raises as ``ensure``."""
+        """Load a Glance image unless the engine has it. Raises as ``ensure``.
+
+        :returns: True if the image was loaded
+        """
         image_meta = objects.ImageMeta.from_dict(self._glance.get(context, image_id))
         return self._ensure(context, image_meta)[1]
 
@@ -127,7 +130,7 @@ class ImageStore:
         with contextlib.suppress(exception.EngineImageNotFound):
             return self._use(name), False
         with locked(image_meta.id):
-            # another boot may have loaded it while this one waited
+            # Another boot may have loaded the image while this one waited for the lock.
             with contextlib.suppress(exception.EngineImageNotFound):
                 return self._use(name), False
             started = time.monotonic()
@@ -138,19 +141,20 @@ class ImageStore:
 
     def _use(self, name: str) -> EngineImage:
         found = self._engine.inspect_image(name)
-        # tells the cache that it is in use; the images of many boots are named once
+        # The image cache takes the last tag as the last use. One tag is enough for many boots.
         if found.named_at is None or timeutils.is_older_than(found.named_at, _NAMED_SECONDS):
             self._engine.tag_image(found.id, *name.split(":"))
         return found
 
     def _source(
         self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
-    ) -> "_Source":
-        """Return where an image comes from: from Glance if that has data, else from a registry."""
-        # two ids that differ in letter case must not share a name
+    ) -> _Source:
+        """Return the source of an image: Glance if it has the image's data, else a registry."""
+        # The engine's names are lower case, so two ids that differ in case would share a name.
         if image_meta.id != image_meta.id.lower():
             raise exception.InvalidImage(
-                image_id=image_meta.id, reason="its id has capital letters, the engine allows none"
+                image_id=image_meta.id,
+                reason="its id has capital letters, which the engine does not allow in names",
             )
         load = _loader(image_meta)
         checksum = image_meta.checksum if image_meta.obj_attr_is_set("checksum") else None
@@ -169,8 +173,8 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
-        """Fetch an image from its registry; it stays if it gets a name within the block."""
-        # for all that fetch at once: the name by the digest goes in the end
+        """Pull an image and yield its id. Remove it unless the block gives it another name."""
+        # Because the name by the digest is removed at the end, only one pull may use it at a time.
         with locked("of-registries"):
             try:
                 name = registry.pull(self._engine, reference, self._registries)
@@ -194,9 +198,9 @@ class ImageStore:
 
     @contextlib.contextmanager
     def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:
-        """Make an image of a container, to be uploaded within the block.
+        """Yield the image of a container, which can be uploaded within the block.
 
-        :raises SnapshotFailed: the container can't become an image
+        :raises SnapshotFailed: see ``snapshot.take``
         """
         with snapshot.take(
             self._engine,
@@ -209,20 +213,20 @@ class ImageStore:
     def upload(
         self, context: nova_context.RequestContext, image_id: str, image: ArchivedImage
     ) -> None:
-        """Give a Glance image without data its data, streamed; delete it if that fails.
+        """Upload the data of a Glance image that has none. Delete the Glance image on failure.
 
-        :raises SnapshotFailed: Glance has not got all of it
+        :raises SnapshotFailed: the image can't be read, or Glance did not store all of it
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
         source = ChunkReader(_readable(writer.docker_archive(image)))
         with contextlib.ExitStack() as undo:
-            # the manager does the same, except when it shelves
+            # Nova's manager deletes it, too, but not if the instance is being shelved.
             undo.callback(self._delete, context, image_id)
             record = self._glance.update(context, image_id, dict(_FORMATS), data=source)
-            # Nova's client tries again when a connection fails, with what was not sent yet
+            # After a connection error, Nova's client sends only the rest of the data again.
             if record.get("size") != source.size:
                 raise exception.SnapshotFailed(
-                    reason=f"Glance has {record.get('size')} of its {source.size} bytes"
+                    reason=f"Glance stored {record.get('size')} of {source.size} bytes"
                 )
             undo.pop_all()
 
@@ -230,22 +234,24 @@ class ImageStore:
         try:
             self._glance.delete(context, image_id)
         except nova_exception.NovaException as error:
-            LOG.warning("Image %s of a failed snapshot is left: %s", image_id, error)
+            LOG.warning("Failed to delete image %s of a failed snapshot: %s", image_id, error)
 
     @contextlib.contextmanager
     def _loaded(
         self, context: nova_context.RequestContext, image_id: str, load: _Loader
     ) -> Iterator[str]:
-        """Load an image from Glance; it stays unless the block fails."""
+        """Load an image from Glance and yield its id. Remove it if the block fails."""
         folder = Path(CONF.instances_path)
         record = self._glance.get(context, image_id)
         if (record.get("size") or 0) > shutil.disk_usage(folder).free // 2:
-            raise exception.DownloadFailed(image_id=image_id, reason="this host has no room for it")
+            raise exception.DownloadFailed(
+                image_id=image_id, reason="this host has not enough free space"
+            )
 
         def fetch(file: streaming.Arrival) -> None:
             self._glance.download(context, image_id, data=file)
 
-        # Nova's client compares with it, and leaves be what has none
+        # Nova's client compares the checksum, but accepts an image without one.
         _checksum(image_id, record)
         with (
             self._unpacking(image_id) as unpack,
@@ -266,12 +272,15 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _unpacking(self, image_id: str) -> Iterator[streaming.Unpack]:
-        """Give what has the engine unpack an image's lowest layer, and keep it for the block."""
+        """Yield a function that has the engine unpack an image's lowest layer, for the block.
+
+        The engine keeps the layer until the end of the block.
+        """
         name = naming.image_name(image_id, naming.ARRIVING)
         with contextlib.ExitStack() as undo:
 
             def unpack(chunks: Iterator[bytes]) -> str:
-                # what a nova-compute left that was killed meanwhile
+                # A nova-compute that was killed may have left its own.
                 self._engine.remove_image(name)
                 undo.callback(self._engine.remove_image, name)
                 try:
@@ -281,7 +290,7 @@ class ImageStore:
                 except exception.EngineUnavailable:
                     raise
                 except exception.EngineError as error:
-                    LOG.info("Part of image %s is taken for no layer: %s", image_id, error)
+                    LOG.info("Failed to unpack a layer of image %s early: %s", image_id, error)
                     return ""
 
             yield unpack
@@ -289,14 +298,14 @@ class ImageStore:
     def _forwarded(
         self, image_id: str, load: _Loader, arriving: streaming.Arrival, unpack: streaming.Unpack
     ) -> Iterator[bytes]:
-        """Return what the engine is to load, of an image that may still be on its way.
+        """Return the archive for the engine, of an image that may still be downloaded.
 
-        :raises DownloadFailed: it did not come whole
+        :raises DownloadFailed: the download failed
         """
 
         def sent() -> Iterator[bytes]:
             if load is archive.open_image:
-                # containerd's image store knows images by the digests of what was packed
+                # containerd's image store identifies images by the digests of compressed layers.
                 stacks = self._engine.info().storage_driver == "overlay2"
                 yield from arriving.layers(unpack if stacks else None)
             with load(arriving.complete(), self._architecture, Path(CONF.instances_path)) as image:
@@ -306,33 +315,33 @@ class ImageStore:
 
 
 def _readable(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Return the pieces of a snapshot for Glance's client.
+    """Yield the chunks of a snapshot for Glance's client.
 
     :raises SnapshotFailed: a layer can't be read, or does not match its digest
     """
     try:
         yield from chunks
     except (ArchiveError, OSError) as error:
-        # else the client would take it for one of its connection, and try again
+        # The client would take an OSError for a connection error and try again.
         raise exception.SnapshotFailed(reason=str(error)) from error
 
 
 def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Return the pieces of a download for the engine's client.
+    """Yield the chunks of a download for the engine's client.
 
-    :raises DownloadFailed: it did not come whole
+    :raises DownloadFailed: the download failed
     """
     try:
         yield from chunks
     except (OSError, glance_errors.ClientException) as error:
-        # else the engine's client would take it for one of its connection
+        # The engine's client would take an OSError for a connection error.
         raise exception.DownloadFailed(
             image_id=image_id, reason=str(error)[:_LONGEST_REASON]
         ) from error
 
 
 def _loader(image_meta: objects.ImageMeta) -> _Loader:
-    """Return what reads the data of an image, by its formats."""
+    """Return the function that reads an image's archive, by the image's formats."""
     found = tuple(
         getattr(image_meta, name) if image_meta.obj_attr_is_set(name) else None
         for name in ("container_format", "disk_format")
@@ -347,9 +356,9 @@ def _loader(image_meta: objects.ImageMeta) -> _Loader:
 
 
 def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:
-    """Return the algorithm and the hex digits of the best checksum that Glance has.
+    """Return the algorithm and the hex digits of Glance's strongest checksum of an image.
 
-    :raises InvalidImage: it has none, or one that Python can't make
+    :raises InvalidImage: Glance has no checksum, or Python does not support the algorithm
     """
     algorithm, value = "md5", record.get("checksum")
     if record.get("os_hash_algo") and record.get("os_hash_value"):
@@ -358,6 +367,6 @@ def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:
         raise exception.InvalidImage(image_id=image_id, reason="Glance has no checksum of it")
     if algorithm not in hashlib.algorithms_available:
         raise exception.InvalidImage(
-            image_id=image_id, reason=f"its checksum is of the unknown kind {algorithm}"
+            image_id=image_id, reason=f"its checksum algorithm {algorithm} is not supported"
         )
     return algorithm, str(value)
