@@ -36,7 +36,7 @@ def test_references(text: str, expected: Reference) -> None:
     ],
 )
 def test_malformed_references(text: str) -> None:
-    with pytest.raises(exception.InvalidImage, match="names no image"):
+    with pytest.raises(exception.InvalidImage, match="not a valid image reference"):
         registry.parse(text, "id", ALLOWED)
 
 
@@ -90,5 +90,5 @@ def test_nobody_has_it() -> None:
 
 
 def test_malformed_mirrors() -> None:
-    with pytest.raises(exception.InvalidConfiguration, match="name no registry"):
+    with pytest.raises(exception.InvalidConfiguration, match="is not REGISTRY=MIRROR"):
         registry.registries([], ["near:1"], "")

@@ -350,6 +350,6 @@ def test_an_image_that_the_host_has_no_room_for(
     store: images_store.ImageStore, fake_glance: FakeGlance, folder: Path
 ) -> None:
     meta = fake_glance.add(ID, ARCHIVE, size=1 << 60)
-    with pytest.raises(exception.DownloadFailed, match="no room"):
+    with pytest.raises(exception.DownloadFailed, match="not enough free space"):
         store.ensure(None, meta)
     assert (fake_glance.downloads, left_in(folder)) == ([], [])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's images as Nova's image cache: what no server uses goes when it is old enough.
+"""The engine's images as Nova's image cache: unused images are removed when they are old enough.
 
-When an image was used last is when it was named last: each boot names its image anew.
+Each boot tags its image again, so the time of the last tag is the time of the last use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ALL = f"{naming.IMAGES}*"
 
 
 class ImageCache(imagecache.ImageCacheManager):
-    """Removes images by the rules of Nova's group ``[image_cache]``."""
+    """The image cache, which follows the options of Nova's group ``[image_cache]``."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -37,22 +37,25 @@ class ImageCache(imagecache.ImageCacheManager):
         context: nova_context.RequestContext,  # noqa: ARG002 (Nova's signature)
         all_instances: Iterable[objects.Instance],
     ) -> None:
-        """Remove what none of these instances uses, once it is old enough."""
+        """Remove the images that none of these instances uses and that are old enough."""
         used = {instance.image_ref for instance in all_instances}
         for name in self._engine.list_images(_ALL):
             image_id, tag = naming.split_image_name(name)
             with store.locked(image_id), contextlib.suppress(exception.EngineImageNotFound):
                 if tag == naming.ARRIVING:
-                    # nobody loads the image now: who did was killed
+                    # The lock is free, so the nova-compute that downloaded the image was killed.
                     self._engine.remove_image(name)
                 elif image_id in used:
                     self._engine.tag_image(name, *name.split(":"))
                 elif self.remove_unused_base_images and self._is_old(name):
                     self._remove(name)
-        LOG.info("The image cache takes %d MiB", self.get_disk_usage() >> 20)
+        LOG.info("Size of the image cache: %d MiB", self.get_disk_usage() >> 20)
 
     def get_disk_usage(self) -> int:
-        """Return the bytes of all images of ours; layers that several have count for each."""
+        """Return the size of all images of the driver in bytes.
+
+        A layer that several images share is counted for each of them.
+        """
         return sum(self._engine.list_images(_ALL).values())
 
     def _is_old(self, name: str) -> bool:
@@ -64,7 +67,7 @@ class ImageCache(imagecache.ImageCacheManager):
         try:
             self._engine.remove_image(name)
         except exception.EngineError as error:
-            # a container that Nova does not know yet has it
-            LOG.info("Image %s stays in the cache: %s", name, error)
+            # The engine refuses if a container that is being created uses the image.
+            LOG.info("Failed to remove image %s from the cache: %s", name, error)
         else:
             LOG.info("Removed image %s from the cache", name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that live in a registry: what may be fetched, from where, and as whom.
+"""Images in registries: which registries are allowed, their mirrors and credentials.
 
-A reference is resolved to a digest before anything is fetched, and fetched by it.
+A tag is resolved to a digest before the pull, and the image is pulled by the digest.
 """
 
 import re
@@ -30,7 +30,7 @@ _LONGEST = 512
 
 @dataclass(frozen=True)
 class Reference:
-    """An image in a registry; by its digest, if it has one, else by its tag."""
+    """A reference to an image in a registry, by its digest if there is one, else by its tag."""
 
     registry: str
     path: str
@@ -38,17 +38,17 @@ class Reference:
     digest: str = ""
 
     def at(self, registry: str) -> str:
-        """Return the name of the repository in a registry, which may be a mirror."""
+        """Return the repository's name in a registry or in one of its mirrors."""
         return f"{registry}/{self.path}"
 
 
 @dataclass(frozen=True)
 class Registries:
-    """What the operator set.
+    """The operator's options for registries.
 
-    :ivar allowed: the registries that images may come from
-    :ivar mirrors: for a registry, what to ask before it, in order
-    :ivar credentials_path: a file as of ``docker login``; empty if there is none
+    :ivar allowed: registries from which images may be pulled
+    :ivar mirrors: for a registry, the mirrors to ask before it, in order
+    :ivar credentials_path: a file in the format of ``docker login``; empty if there is none
     """
 
     allowed: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ class Registries:
 
 
 def registries(allowed: Iterable[str], mirrors: Iterable[str], credentials_path: str) -> Registries:
-    """Return the options as they are used.
+    """Return the parsed options.
 
     :param mirrors: lines such as ``registry.example.com=mirror-a:5000,mirror-b:5000``
     :raises InvalidConfiguration: a line has no equals sign
@@ -66,20 +66,22 @@ def registries(allowed: Iterable[str], mirrors: Iterable[str], credentials_path:
     for line in mirrors:
         registry, equals, hosts = line.partition("=")
         if not equals:
-            raise exception.InvalidConfiguration(reason=f"the mirrors {line!r} name no registry")
+            raise exception.InvalidConfiguration(
+                reason=f"[docker] registry_mirrors: {line!r} is not REGISTRY=MIRROR,..."
+            )
         found[registry.strip()] = tuple(host.strip() for host in hosts.split(",") if host.strip())
     return Registries(frozenset(allowed), found, credentials_path)
 
 
 def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
-    """Return a reference that a tenant wrote.
+    """Return the parsed reference of a tenant.
 
-    :raises InvalidImage: it is malformed, or of a registry that is not allowed
+    :raises InvalidImage: the reference is malformed, or its registry is not allowed
     """
     match = _REFERENCE.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise exception.InvalidImage(
-            image_id=image_id, reason="its property docker_image names no image of a registry"
+            image_id=image_id, reason="its property docker_image is not a valid image reference"
         )
     registry = match["registry"] or DEFAULT_REGISTRY
     if registry not in allowed:
@@ -93,11 +95,11 @@ def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
 
 
 def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
-    """Fetch an image into the engine, under its digest alone; return its name there.
+    """Pull an image into the engine by its digest, without a tag, and return its name there.
 
-    Mirrors are asked first, in order; the next one when one fails in any way.
+    The mirrors are asked first, in order. After any error, the next one is asked.
 
-    :raises EngineError: nobody has it
+    :raises EngineError: neither a mirror nor the registry has the image
     """
     sources = [*settings.mirrors.get(reference.registry, ()), reference.registry]
     failures = []
@@ -109,8 +111,8 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
             )
             engine.pull_image(repository, digest, source, settings.credentials_path)
         except exception.EngineError as error:
-            LOG.warning("%s has no image %s for us: %s", source, reference.path, error)
+            LOG.warning("Failed to pull image %s from %s: %s", reference.path, source, error)
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")
         else:
             return f"{repository}@{digest}"
-    raise exception.EngineError(operation="an image of a registry", reason="; ".join(failures))
+    raise exception.EngineError(operation="the pull of an image", reason="; ".join(failures))

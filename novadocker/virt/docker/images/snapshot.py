@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's file system as an image: its image's layers and one more, of what it changed."""
+"""Snapshots: images of the layers of an instance's image and one layer of its changes."""
 
 import contextlib
 import hashlib
@@ -25,19 +25,20 @@ from novadocker.virt.docker.model import ContainerDetail
 def take(
     engine: Engine, container: ContainerDetail, folder: Path, depth: int
 ) -> Iterator[ArchivedImage]:
-    """Make an image of a container; it can be read within the block, which leaves nothing.
+    """Yield the image of a container, which can be read within the block.
 
-    A running container is frozen while what it changed is read, and for no longer. Its image's own
-    layers are read where the engine has them.
+    A running container is frozen only while its changes are read. The layers of its image are read
+    from the engine's data root.
 
-    :param folder: where the layer of the changes is kept meanwhile
-    :param depth: how many layers of snapshots the image may have before they become one
-    :raises SnapshotFailed: the container can't become an image
+    :param folder: directory for the temporary file with the layer of the changes
+    :param depth: if the image has so many layers of snapshots, they are merged into one
+    :raises SnapshotFailed: the container's files or the image's layers can't be read, or have no
+        room on this host
     """
     with contextlib.ExitStack() as files:
 
         def new_file() -> int:
-            # without a name in the folder: gone even if nova-compute is killed
+            # The kernel deletes a file without a name, even if nova-compute is killed.
             return files.enter_context(
                 tempfile.TemporaryFile(dir=folder, prefix="novadocker-")
             ).fileno()
@@ -47,7 +48,7 @@ def take(
             base = _base(engine.info().data_root, container.image_id)
             merged = base.layers[squash.count_kept(base, depth) :]
             if sum(lower.content.size for lower in merged) > _room(folder):
-                raise ArchiveError("this host has no room for its image")
+                raise ArchiveError("this host has not enough free space for the image")
             yield squash.on_top(base, layer, depth, new_file)
         except (ArchiveError, OSError) as error:
             raise exception.SnapshotFailed(reason=str(error)) from error
@@ -57,7 +58,7 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
     storage = engine.inspect_storage(container.id)
     if storage.driver != "overlay2":
         raise exception.SnapshotFailed(
-            reason=f"the engine's storage driver is {storage.driver}, overlay2 is supported"
+            reason=f"the engine's storage driver is {storage.driver}; it must be overlay2"
         )
     if engine.info().user_namespaces:
         raise exception.SnapshotFailed(reason="the engine remaps users (userns-remap)")
@@ -76,9 +77,9 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
 
 @dataclass(frozen=True)
 class _StoredLayer:
-    """The archive of a layer that the engine has.
+    """A layer in the engine's data root, read as a tar archive.
 
-    :ivar chain: the digest of the layer and all below it, in hex
+    :ivar chain: chain id of the layer: the digest of the layer and all below it, in hex
     """
 
     data_root: str
@@ -86,9 +87,9 @@ class _StoredLayer:
     size: int
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the bytes in small pieces.
+        """Yield the archive in chunks.
 
-        :raises OSError: it can't be read
+        :raises OSError: the layer can't be read
         """
 
         def write(target: tuple[int, int]) -> int:
@@ -100,10 +101,10 @@ class _StoredLayer:
 
 
 def _base(data_root: str, image_id: str) -> ArchivedImage:
-    """Return a container's image as the engine has it.
+    """Return a container's image in the engine's data root.
 
-    :raises ArchiveError: it is malformed
-    :raises OSError: it can't be read
+    :raises ArchiveError: the image's configuration is malformed or does not match its digest
+    :raises OSError: the image can't be read
     """
     config = bytes(layer_archive.read_config(data_root, image_id.removeprefix("sha256:")))
     layers: list[Layer] = []
@@ -120,5 +121,5 @@ def _base(data_root: str, image_id: str) -> ArchivedImage:
 
 
 def _room(folder: Path) -> int:
-    # the engine needs room as well
+    # The engine needs the other half.
     return shutil.disk_usage(folder).free // 2

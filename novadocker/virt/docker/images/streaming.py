@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An archive that is used while it arrives: its layers go on to the engine before its end is here.
+"""An archive that is sent to the engine layer by layer while it is downloaded.
 
-What is sent on early are bytes without a meaning: the engine makes an image of them only if the
-manifest follows, which names those that turned out to be layers with the right digests. The lowest
-layer is unpacked meanwhile, as the engine does for an archive that is a layer and nothing else: so
-it writes it once, where it would keep a copy of an image's archive first.
+The engine stores the files that are sent early, but creates an image only from the manifest, which
+is sent last and names only layers whose digests are right. The lowest layer is sent as an archive
+of its own, which the engine unpacks at once. So the engine writes this layer once, whereas it
+copies the archive of an image before it unpacks the layers.
 """
 
 import contextlib
@@ -33,20 +33,20 @@ from novadocker.virt.docker.images.regions import (
 from novadocker.virt.docker.images.tar_reader import parse
 from novadocker.virt.docker.images.writer import Sent, header, padding
 
-# a smaller file may be anything, and is quickly sent when it is known to be a layer
+# A smaller file may be metadata. If it is a layer, sending it after the download is fast.
 _SMALLEST_LAYER = 1 << 20
 _PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 Unpack = Callable[[Iterator[bytes]], str]
-"""Has the engine unpack a layer; returns its digest as the engine found it, or "" if it can't."""
+"""Has the engine unpack a layer, and returns the digest that the engine computed; "" on failure."""
 
 
 class Guess:
-    """Guesses once for an archive.
+    """A guess which file of an archive is the lowest layer; it is made once for an archive.
 
-    Engines before 25 save their layers in any order, each after a description that names the layer
-    below it; later ones save them among the blobs of an OCI layout, by digest, perhaps after the
-    configuration. Other programs begin with the lowest.
+    Engines before 25 save the layers in any order, each after a file that names the layer below it.
+    Later engines save an OCI layout, in which a layer's name is its digest and the configuration
+    may come first. Other programs save the lowest layer first.
     """
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ class Guess:
         self._guessed = False
 
     def note(self, name: str, content: bytes) -> None:
-        """Take a hint from a small file."""
+        """Read a small file for hints at the lowest layer."""
         folder, last = posixpath.split(name)
         if not content.startswith(b"{"):
-            # a layer that is small is one, too
+            # A small file may be the lowest layer, too.
             self._first = self._first and posixpath.splitext(last)[1] != ".tar"
             return
         try:
@@ -74,7 +74,7 @@ class Guess:
             self._digest = str(digests[0]).rpartition(":")[2]
 
     def is_lowest(self, name: str) -> bool:
-        """Tell whether a large file that looks like a layer is the lowest; True but once."""
+        """Return True if a large file that looks like a layer is the lowest. True only once."""
         if self._guessed:
             return False
         first, self._first = self._first, False
@@ -89,10 +89,10 @@ class Guess:
 
 
 class Arrival(io.RawIOBase):
-    """A file that one thread writes, and another reads as far as it is written.
+    """A file that one thread writes while another one reads the written part.
 
-    :ivar early: what ``layers`` has sent on, by where in the file it is
-    :ivar unpacked: SHA-256 in hex of the layer that the engine has unpacked; empty if it has none
+    :ivar early: the layers that ``layers`` has sent, by their region of the file
+    :ivar unpacked: SHA-256 in hex of the layer that the engine has unpacked; empty if there is none
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -105,16 +105,16 @@ class Arrival(io.RawIOBase):
         self._changed = threading.Condition()
         self._fetched: Future[None]
 
-    # -- for the one who writes ------------------------------------------------------------------
+    # -- for the writing thread ------------------------------------------------------------------
 
     def fileno(self) -> int:
         """Return the descriptor of the file."""
         return self._descriptor
 
     def write(self, chunk: bytes) -> int:  # type: ignore[override]
-        """Write all of a piece.
+        """Write all of a chunk.
 
-        :raises OSError: there is no room, or nobody wants the file any more
+        :raises OSError: the file can't be written, or the block of ``arriving`` has ended
         """
         view = memoryview(chunk)
         while view:
@@ -123,26 +123,25 @@ class Arrival(io.RawIOBase):
             if self._abandoned:
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             self._size += len(chunk)
-            # not for each piece of 64 KiB: to wake somebody takes longer than to write it
+            # A notify takes longer than the write of a chunk of 64 KiB, so it is done if needed.
             if self._size >= self._awaited:
                 self._changed.notify()
         return len(chunk)
 
     def truncate(self, size: int | None = None) -> int:
-        """Take back what was written, as Nova does when a signature is wrong."""
+        """Truncate the file, as Nova does if an image's signature is wrong."""
         os.ftruncate(self._descriptor, size or 0)
         return size or 0
 
-    # -- for the one who reads ---------------------------------------------------------------------
+    # -- for the reading thread --------------------------------------------------------------------
 
     def layers(self, unpack: Unpack | None) -> Iterator[bytes]:
-        """Return what look like layers as files of a tar archive, in small pieces.
+        """Yield the files that look like layers as files of a tar archive, in chunks.
 
-        Raises what keeps the file from being complete.
+        Raises the writer's error if the file can't be completed.
 
-        :param unpack: gets what may be the lowest layer instead
-
-        :raises ArchiveError: the file ends in the middle of a layer, or that has sparse files
+        :param unpack: if given, receives the file that may be the lowest layer
+        :raises ArchiveError: the file ends within a layer, or a layer has sparse files
         """
         position = 0
         guess = Guess()
@@ -172,15 +171,15 @@ class Arrival(io.RawIOBase):
         self.early[content] = Sent(name, digest.hexdigest())
 
     def complete(self) -> Region:
-        """Wait for the end; return the whole file.
+        """Wait until the file is complete, and return it.
 
-        Raises what kept the file from being complete.
+        Raises the writer's error if the file can't be completed.
         """
         self._fetched.result()
         return Region(self._descriptor, 0, self._size)
 
     def _entry_at(self, position: int) -> tarfile.TarInfo | None:
-        """Return the header at a position; None if there is none that is well-formed."""
+        """Return the tar header at a position; None if it is missing or malformed."""
         if not self._reaches(position + tarfile.BLOCKSIZE):
             return None
         block = os.pread(self._descriptor, tarfile.BLOCKSIZE, position)
@@ -204,7 +203,7 @@ class Arrival(io.RawIOBase):
             found = self._reaches(begin + wanted)
             chunk = os.pread(self._descriptor, wanted, begin) if found else b""
             if not chunk:
-                # why it is short tells more
+                # The writer's error is a better reason, so it is raised first.
                 self._fetched.result()
                 raise ArchiveError("it is truncated")
             check.feed(chunk)
@@ -212,7 +211,7 @@ class Arrival(io.RawIOBase):
             begin += len(chunk)
 
     def _reaches(self, size: int) -> bool:
-        """Wait until so much is here; False if it never will be."""
+        """Wait until the file has that size or is complete. Return True if it has that size."""
         with self._changed:
             self._awaited = size
             self._changed.wait_for(lambda: self._size >= size or self._ended)
@@ -235,15 +234,16 @@ class Arrival(io.RawIOBase):
 
 @contextlib.contextmanager
 def arriving(folder: Path, fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
-    """Fetch a file without a name in a thread, which ends with the block.
+    """Write a file without a name in a thread, and yield it. The thread ends with the block.
 
-    The file's room is free again when the block has failed, and soon when it has not.
+    The file is deleted at the end of the block: before the return if the block failed, else in the
+    background.
 
-    :param folder: where there is room for the file
-    :param fetch: writes the file
+    :param folder: directory for the file
+    :param fetch: function that writes the file
     """
     with contextlib.ExitStack() as failed:
-        # without a name in the folder: gone even if nova-compute is killed
+        # The kernel deletes a file without a name, even if nova-compute is killed.
         file = failed.enter_context(tempfile.TemporaryFile(dir=folder, prefix="novadocker-"))
         arrival = Arrival(file)
         with ThreadPoolExecutor(1) as threads:
@@ -253,5 +253,5 @@ def arriving(folder: Path, fetch: Callable[[Arrival], None]) -> Iterator[Arrival
             finally:
                 arrival._abandon()
         failed.pop_all()
-    # a kernel that discards freed blocks takes a second for gigabytes
+    # A file system that discards freed blocks takes a second for gigabytes.
     threading.Thread(target=file.close, name="arrival").start()

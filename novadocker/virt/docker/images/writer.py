@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives of ours: one image, its layers and no tag.
+"""Archives that the driver writes: one image with its layers and without a tag.
 
-Every layer is compared with the digest in the image's configuration while it is written, and the
-manifest, without which there is no image, comes after all of them. The engine itself does not read
-a layer whose digest it has: without the comparison, whoever knows the digests of an image could
-have its content.
+Each layer is compared with its digest in the image's configuration while it is written. The
+manifest, without which the engine creates no image, is written last. The engine does not read a
+layer if it has one with that digest. Without the comparison, a tenant who has the digests of an
+image could therefore boot the image's content.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 @dataclass(frozen=True)
 class Sent:
-    """What the engine has got already, before it was known to be a layer.
+    """A file that was sent to the engine before it was found to be a layer.
 
-    :ivar name: in the engine's archive
+    :ivar name: of the file in the engine's archive
     :ivar digest: SHA-256 in hex
     """
 
@@ -39,16 +39,15 @@ def docker_archive(
     early: Mapping[Content, Sent] = types.MappingProxyType({}),
     unpacked: str = "",
 ) -> Iterator[bytes]:
-    """Return an archive that makes the engine load the image, without a tag, in small pieces.
+    """Yield the archive from which the engine loads the image without a tag, in chunks.
 
     :param early: layers that are in the archive already, by their content
-    :param unpacked: SHA-256 in hex of a layer that the engine has, as it found it, for an image's
-        lowest
+    :param unpacked: digest (SHA-256 in hex) that the engine computed of a lowest layer that it has
     :raises ArchiveError: a layer does not match its digest, or has sparse files
     """
     names: dict[str, str] = {}
     digests = [layer.digest for layer in image.layers]
-    # a layer counts as another one above others
+    # The engine's copy has the right chain id only as the lowest layer.
     if unpacked == digests[0] and digests.count(unpacked) == 1:
         names[unpacked] = f"{unpacked}.tar"
     for number, layer in enumerate(image.layers, 1):
@@ -67,7 +66,7 @@ def docker_archive(
             "Layers": [names[digest] for digest in digests],
         }
     ]
-    # last: an engine that loses the connection before it has found no image to load
+    # These come last, so that the engine loads no image if the connection breaks before.
     files = {f"{image.digest}.json": image.config, "manifest.json": json.dumps(manifest).encode()}
     for name, data in files.items():
         yield header(name, len(data)) + data + padding(len(data))
@@ -75,7 +74,7 @@ def docker_archive(
 
 
 def oci_archive(image: ArchivedImage) -> Iterator[bytes]:
-    """Return the image as an OCI image layout in a tar archive, in small pieces.
+    """Yield the image as an OCI image layout in a tar archive, in chunks.
 
     :raises ArchiveError: a layer does not match its digest, or has sparse files
     """
@@ -119,7 +118,7 @@ def _file(name: str, layer: Layer, number: int) -> Iterator[bytes]:
         check.feed(chunk)
         yield chunk
     yield padding(layer.content.size)
-    # covers the blob's own digest too: what differs there would differ here
+    # In an OCI layout this also verifies the digest in the blob's name, which is the same.
     _compare(digest.hexdigest(), layer, number)
 
 
@@ -129,12 +128,12 @@ def _compare(found: str, layer: Layer, number: int) -> None:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return what goes before a file in a tar archive."""
+    """Return the header of a file in a tar archive."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     return entry.tobuf(format=tarfile.GNU_FORMAT)
 
 
 def padding(size: int) -> bytes:
-    """Return what goes after a file of that size."""
+    """Return the zeros that follow a file of that size in a tar archive."""
     return bytes(-size % tarfile.BLOCKSIZE)
