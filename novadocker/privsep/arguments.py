@@ -13,8 +13,6 @@ from typing import Any
 
 from novadocker import naming
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 # The pattern allows "..", which without_detours refuses.
 _FOLDER = re.compile(r"/(?:[\w.@+-]+/)*[\w.@+-]+")
 # PID_MAX_LIMIT in linux/threads.h
@@ -83,12 +81,12 @@ def one_of(allowed: Set[str], value: object) -> str:
 
 def instance_uuid(value: object) -> str:
     """Return the UUID of an instance in its canonical form."""
-    return text(_UUID, value)
+    return text(naming.UUID, value)
 
 
 def container_id(value: object) -> str:
     """Return the full id of a container."""
-    return text(_CONTAINER_ID, value)
+    return text(naming.CONTAINER_ID, value)
 
 
 def host_device(value: object) -> str:

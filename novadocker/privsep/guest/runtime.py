@@ -11,7 +11,6 @@ import dataclasses
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 from novadocker import privsep
 from novadocker.linux import namespaces
+from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 
@@ -81,7 +81,7 @@ def write(
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
-    _replace_file(record, f"{namespace}\n".encode(), mode=0o644)
+    replace_file(record, f"{namespace}\n".encode(), mode=0o644, sync=False)
     if not etc_files and login is None:
         return
     files = _files_of(record)
@@ -89,7 +89,7 @@ def write(
     if etc_files:
         (files / "etc").mkdir(exist_ok=True)
         for name, content in etc_files.items():
-            _replace_file(files / "etc" / name, content, mode=ETC_FILES[name])
+            replace_file(files / "etc" / name, content, mode=ETC_FILES[name], sync=False)
     if login is not None:
         _write_login(files, login)
 
@@ -120,20 +120,11 @@ def containers_of(namespace: str) -> list[str]:
 def _write_login(files: Path, login: Login) -> None:
     if login.keys:
         (files / ".ssh").mkdir(0o700, exist_ok=True)
-        _replace_file(files / ".ssh" / "authorized_keys", login.keys, mode=0o600)
+        replace_file(files / ".ssh" / "authorized_keys", login.keys, mode=0o600, sync=False)
     fields = [login.user]
     if login.password_hash:
         fields += [login.password_hash, str(login.password_day)]
-    _replace_file(files / "login", " ".join(fields).encode() + b"\n", mode=0o600)
-
-
-def _replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file beside ``path`` and rename it to ``path``."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(descriptor, "wb") as output:
-        output.write(content)
-        os.fchmod(descriptor, mode)
-    os.rename(temporary, path)
+    replace_file(files / "login", " ".join(fields).encode() + b"\n", mode=0o600, sync=False)
 
 
 def _files_of(record: Path) -> Path:

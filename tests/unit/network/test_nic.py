@@ -256,5 +256,5 @@ def test_privileged_side_refuses(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("uuid", ["", "x", "../../etc", PORTS[0].upper(), PORTS[0] + "\n", None])
 def test_path_of_no_uuid(uuid: str) -> None:
-    with pytest.raises(ValueError, match="is not"):
+    with pytest.raises(ValueError, match="does not match"):
         namespace.namespace_path(uuid)

@@ -10,7 +10,6 @@ import errno
 import math
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.linux import cgroup
+from novadocker.linux.threads import Repeated
 from novadocker.state_files import load_averages
 from novadocker.virt.docker.containers.servers import Listing
 from novadocker.virt.docker.engine.client import Engine
@@ -102,18 +102,18 @@ class Loads:
         self._folder = Path(load_averages.directory(str(state_path)))
         self._engine = engine
         self._listing = listing
-        self._stopped = threading.Event()
+        self._repeated = Repeated("loads", self._count, _LOOK_SECONDS)
         # Only the thread uses these two.
         self._watched: dict[str, _Watched] = {}
         self._unwritten: set[str] = set()
 
     def start(self) -> None:
         """Start the thread."""
-        threading.Thread(target=self._run, name="loads", daemon=True).start()
+        self._repeated.start()
 
     def stop(self) -> None:
         """Stop the thread after the update that runs. Does not wait for it."""
-        self._stopped.set()
+        self._repeated.stop()
 
     def mount(self, instance_uuid: str) -> Mount:
         """Create an instance's file unless it exists, and return its mount for a new container.
@@ -130,10 +130,6 @@ class Loads:
     def delete(self, instance_uuid: str) -> None:
         """Delete an instance's file. Does nothing if the file does not exist."""
         (self._folder / instance_uuid).unlink(missing_ok=True)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_LOOK_SECONDS):
-            self._count()
 
     def _count(self) -> None:
         files = set(os.listdir(self._folder)) if self._folder.is_dir() else set()

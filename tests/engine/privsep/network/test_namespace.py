@@ -453,7 +453,7 @@ def test_through_the_privileged_process(
     with pytest.raises(wiring.WiringFailed) as caught:
         wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))
     assert caught.value.args[0] == PORT
-    with pytest.raises(ValueError, match="is not"):
+    with pytest.raises(ValueError, match="does not match"):
         namespace.unwire_nic(uuid, "lo")
     container_id = os.urandom(32).hex()
     runtime.bind_container(container_id, uuid)
