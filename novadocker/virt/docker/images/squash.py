@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from novadocker.linux.pipes import write_all
+from novadocker.privsep.storage.layer_diff import OPAQUE, WHITEOUT
 from novadocker.virt.docker.images.archive import ArchivedImage, Layer
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 from novadocker.virt.docker.images.tar_reader import entries
@@ -29,8 +30,6 @@ MAX_DEPTH = 120
 _MAX_ENTRIES = 2_000_000
 # Each of these files is kept in memory.
 _MAX_HIDDEN_FILES = 50_000
-_WHITEOUT = ".wh."
-_OPAQUE = ".wh..wh..opq"
 _ATTRIBUTE = "SCHILY.xattr."
 
 
@@ -167,10 +166,10 @@ class _Merged:
         for entry in entries(content):
             name = _normal(entry.name)
             folder, last = posixpath.split(name)
-            if last == _OPAQUE:
+            if last == OPAQUE:
                 yield from self._hide_below(above, folder)
-            elif last.startswith(_WHITEOUT):
-                yield from self._remove(above, posixpath.join(folder, last[len(_WHITEOUT) :]))
+            elif last.startswith(WHITEOUT):
+                yield from self._remove(above, posixpath.join(folder, last[len(WHITEOUT) :]))
             elif above.shows(name):
                 yield from self._write(entry, name, content, above, hidden)
             elif above.kinds.get(name) == tarfile.DIRTYPE and not entry.isdir():
@@ -234,14 +233,14 @@ class _Merged:
             self.gone.add(name)
             if not self.whole:
                 folder, last = posixpath.split(name)
-                yield _marker(posixpath.join(folder, _WHITEOUT + last))
+                yield _marker(posixpath.join(folder, WHITEOUT + last))
 
     def _hide_below(self, above: "_Merged", folder: str) -> Iterator[bytes]:
         if folder in self.opaque or above._hidden(folder):
             return
         self.opaque.add(folder)
         if not self.whole:
-            yield _marker(posixpath.join(folder, _OPAQUE))
+            yield _marker(posixpath.join(folder, OPAQUE))
 
 
 @dataclass
