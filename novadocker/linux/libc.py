@@ -30,6 +30,10 @@ _AT_FDCWD = -100
 # linux/openat2.h
 RESOLVE_IN_ROOT = 0x10
 
+# linux/falloc.h
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+
 # Because asm-generic/unistd.h numbers newer system calls, the numbers are those of every
 # architecture. glibc 2.36 has functions for the mount calls only, older ones for none of the three.
 _SYS_OPEN_TREE = 428
@@ -42,6 +46,7 @@ _library.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _library.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _library.unshare.argtypes = [ctypes.c_int]
 _library.syncfs.argtypes = [ctypes.c_int]
+_library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 _library.syscall.restype = ctypes.c_long
 
 
@@ -69,6 +74,12 @@ def unshare(kinds: int) -> None:
 def syncfs(descriptor: int) -> None:
     """Write the file system of an open file to its disk; see syncfs(2)."""
     _check(_library.syncfs(descriptor), "syncfs")
+
+
+def punch_hole(descriptor: int, offset: int, size: int) -> None:
+    """Replace bytes of a file by a hole and keep the file's size; see fallocate(2)."""
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    _check(_library.fallocate(descriptor, mode, offset, size), "fallocate")
 
 
 def mount(source: str, target: str, flags: int) -> None:
