@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+from neutronclient.common import exceptions as neutron_exceptions
 
 from novadocker import exception
 from novadocker.virt.docker.network import neutron
@@ -70,3 +71,24 @@ def test_ports_are_plugged_anew_once_while_neutron_is_silent(
         assert not anew
     assert anew == [(instance, ports)]
     assert ("the switch is away" in caplog.text) is fails
+
+
+class Client:
+    """A fake of Neutron's client, which refuses the first report."""
+
+    def __init__(self) -> None:
+        self.reported: list[tuple[str, Any]] = []
+
+    def update_port(self, port: str, body: Any) -> None:
+        self.reported.append((port, body))
+        if len(self.reported) == 1:
+            raise neutron_exceptions.Forbidden(message="not allowed")
+
+
+def test_report_that_fails_is_logged_and_the_others_go_on(
+    instance: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, (port,) = Client(), network_info(False)
+    neutron.report_wired(instance, [port, port], lambda: client)
+    assert client.reported == [(PORT, {"port": {"data_plane_status": "ACTIVE"}})] * 2
+    assert f"port {PORT} is wired: not allowed" in caplog.text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wait for Neutron's ``network-vif-plugged``."""
+"""Waits for Neutron's ``network-vif-plugged``, and reports to Neutron that a port is wired."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ from novadocker import exception
 CONF = conf.CONF
 LOG = logging.getLogger(__name__)
 
-
 Plug = Callable[[objects.Instance, network_model.NetworkInfo], None]
 
-
-# neutron_lib.api.definitions.data_plane_status; the mechanism driver novadocker waits for it
+# neutron_lib.api.definitions.data_plane_status; the mechanism driver novadocker waits for it.
 _WIRED = {"port": {"data_plane_status": "ACTIVE"}}
 
 
@@ -42,13 +40,14 @@ def plugged(
     ],
     plug_anew: Plug,
 ) -> Iterator[None]:
-    """Plug the VIFs, run the body meanwhile, then wait until Neutron has every one up.
+    """Plug the VIFs while the body runs, then wait until Neutron reports each as up.
 
-    Only VIFs that were down are awaited: no event comes for one that is up (nova-contract of
-    ``wait_for_instance_event``, as in every driver of Nova). ``[DEFAULT]vif_plugging_timeout``
-    of 0 waits for none; ``vif_plugging_is_fatal`` decides what a missing event means.
+    Only VIFs that were down are awaited, because Neutron sends no event for a VIF that is up
+    (the contract of ``wait_for_instance_event``, as in every driver of Nova). With
+    ``[DEFAULT]vif_plugging_timeout`` 0 nothing is awaited. If ``vif_plugging_is_fatal`` is false,
+    a missing event is logged instead of raised.
 
-    :param plug_anew: called once, when half of the time is over and events are missing
+    :param plug_anew: called once if events are missing after half of the time-out
     :raises StartFailed: Neutron reported a failure, or no event came in time
     """
     timeout = CONF.vif_plugging_timeout
@@ -86,15 +85,22 @@ def _reminder(
     instance: objects.Instance,
     network_info: network_model.NetworkInfo,
 ) -> Iterator[None]:
-    """Plug the VIFs anew from a thread if the body takes longer; none is at it afterwards."""
+    """Plug the VIFs again, in a thread, if the body takes longer than ``seconds``.
+
+    The thread has ended when the body ends.
+    """
 
     def remind() -> None:
-        LOG.warning("Neutron is silent; its ports are plugged anew", instance=instance)
+        LOG.warning(
+            "Neutron has not reported the ports after %g s; plugging them again",
+            seconds,
+            instance=instance,
+        )
         try:
             plug_anew(instance, network_info)
         except exception.PlugFailed as error:
-            # who waits will hear that no event came
-            LOG.warning("Its ports could not be plugged anew: %s", error, instance=instance)
+            # Because no event comes then, the thread that waits for it raises the fault.
+            LOG.warning("Failed to plug the ports again: %s", error, instance=instance)
 
     timer = threading.Timer(seconds, remind)
     timer.daemon = True
@@ -116,27 +122,36 @@ def _event_timeout() -> type[BaseException]:
     try:
         kind: type[BaseException] = nova_exception.InstanceEventTimeout
     except AttributeError:
-        # Nova 31 lets eventlet's time-out through, and has that module loaded itself
+        # Nova 31 raises the time-out of eventlet, and has loaded that module itself.
         kind = sys.modules["eventlet.timeout"].Timeout
     return kind
 
 
-def report_wired(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
-    """Tell Neutron that ports are wired, so that it has them ACTIVE and tells Nova.
+def _client() -> Any:
+    return neutron.get_client(nova_context.get_admin_context(), admin=True)
 
-    A report that fails is logged: the server keeps its network, and a boot that waits for
-    Neutron ends with a fault that names the port.
+
+def report_wired(
+    instance: objects.Instance,
+    vifs: Iterable[network_model.VIF],
+    client: Callable[[], Any] = _client,
+) -> None:
+    """Report ports to Neutron as wired, so that it sets them ACTIVE and notifies Nova.
+
+    A failure is logged: the server keeps its network, and a boot that waits for Neutron ends
+    with a fault that names the port.
+
+    :param client: returns a client of Neutron
     """
     for vif in vifs:
         try:
-            client = neutron.get_client(nova_context.get_admin_context(), admin=True)
-            client.update_port(vif["id"], _WIRED)
+            client().update_port(vif["id"], _WIRED)
         except (
             neutron_exceptions.NeutronException,
             keystone_exceptions.ClientException,
         ) as error:
             LOG.warning(
-                "Neutron did not take the report that port %s is wired: %s",
+                "Failed to report to Neutron that port %s is wired: %s",
                 vif["id"],
                 error,
                 instance=instance,

@@ -1,24 +1,148 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Open vSwitch and the kernel below it make of Neutron's bandwidth limits.
+"""Open vSwitch of this host: ports by os-vif and the database, and its bandwidth limits.
 
-Neutron's agent asks the switch for a limit and is told that all is well, whether the kernel has
-the means or not.
+Neutron's agent sets bandwidth limits in the switch, which accepts them although the kernel may not
+have what they need.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
 
+import os_vif
+from nova import objects
+from nova.network import model as network_model
+from nova.network import os_vif_util
+from os_vif import exception as os_vif_exception
 from oslo_log import log as logging
 
+from novadocker import exception
+from novadocker.conf import CONF
 from novadocker.linux import ovsdb
 from novadocker.privsep.network import ovs_support
 
 LOG = logging.getLogger(__name__)
 
+# os-vif sends two requests for a port, each with a time-out of its own.
+_REQUESTS = 2
+# Because an ovs_vsctl_timeout of 0 is no bound, os-vif's default takes its place.
+_LONGEST_ANSWER_SECONDS = 120
+
+
+def initialize() -> None:
+    """Load the plugins of os-vif, and warn if Neutron's bandwidth limits have no effect here."""
+    os_vif.initialize()
+    warn_of_ineffective_limits(CONF.os_vif_ovs.ovsdb_connection, CONF.neutron.ovs_bridge)
+
+
+class Switch:
+    """Ports of Open vSwitch, as the options of ``[os_vif_ovs]`` say."""
+
+    def plug(self, instance: objects.Instance, vif: network_model.VIF) -> Callable[[], None]:
+        """Begin to plug a VIF by os-vif. Idempotent.
+
+        :returns: a function that waits for the end; it raises PlugFailed
+        """
+        return _begin(os_vif.plug, instance, vif)
+
+    def unplug(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        """Unplug a VIF by os-vif. Does nothing if it is not plugged.
+
+        Deletes the devices that plugging created, and the host device if it is the port.
+
+        :raises PlugFailed: os-vif failed or did not end in time
+        """
+        _begin(os_vif.unplug, instance, vif)()
+
+    def has_port(self, vif: network_model.VIF) -> bool:
+        """Return True if Open vSwitch has a port of a VIF.
+
+        :raises PlugFailed: the database does not answer in time
+        """
+        with _reporting(vif):
+            return ovsdb.has_port(*_place(vif))
+
+    def delete_port(self, vif: network_model.VIF) -> None:
+        """Delete the port of a VIF, but not its device. Does nothing if there is no such port.
+
+        :raises PlugFailed: the database does not answer in time
+        """
+        with _reporting(vif):
+            ovsdb.delete_port(*_place(vif))
+
+
+def _begin(
+    call: Callable[[Any, Any], None], instance: objects.Instance, vif: network_model.VIF
+) -> Callable[[], None]:
+    """Call os-vif in a thread that is abandoned when the call does not end in time.
+
+    The requests of os-vif have a time-out, but its locks have none: while the database of Open
+    vSwitch hangs, a thread that waits for a lock hangs, too. The thread ends when the database
+    answers again.
+
+    :returns: a function that waits for the end; it raises PlugFailed
+    """
+    done: futures.Future[None] = futures.Future()
+
+    def work() -> None:
+        try:
+            call(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def finish() -> None:
+        with _reporting(vif):
+            try:
+                # Because 0 means no bound to os-vif, it means no bound here, too.
+                done.result(_REQUESTS * CONF.os_vif_ovs.ovs_vsctl_timeout or None)
+            except TimeoutError as error:
+                raise exception.PlugFailed(
+                    port_id=vif["id"], reason="Open vSwitch does not answer: timeout"
+                ) from error
+
+    threading.Thread(target=work, daemon=True, name="os-vif").start()
+    return finish
+
+
+def _place(vif: network_model.VIF) -> tuple[str, str, str, float]:
+    """Return the database, the bridge and the name of a VIF's port, and how long to wait."""
+    port = _os_vif_vif(vif)
+    return (
+        CONF.os_vif_ovs.ovsdb_connection,
+        port.network.bridge,
+        port.vif_name,
+        float(CONF.os_vif_ovs.ovs_vsctl_timeout or _LONGEST_ANSWER_SECONDS),
+    )
+
+
+def _os_vif_vif(vif: network_model.VIF) -> Any:
+    # Because Nova shares its model, a copy gets delegate_create, by which os-vif adds the port.
+    own = copy.copy(vif)
+    own["delegate_create"] = True
+    return os_vif_util.nova_to_osvif_vif(own)
+
+
+@contextmanager
+def _reporting(vif: network_model.VIF) -> Iterator[None]:
+    """Name the port in a fault of the body."""
+    try:
+        yield
+    except os_vif_exception.ExceptionBase as error:
+        # Because os-vif's own text is the whole VIF, the cause is reported instead.
+        raise exception.PlugFailed(port_id=vif["id"], reason=error.__context__ or error) from error
+    except OSError as error:
+        raise exception.PlugFailed(port_id=vif["id"], reason=error) from error
+
 
 def warn_of_ineffective_limits(connection: str, bridge: str) -> None:
     """Log one warning if Neutron's bandwidth limits have no effect on this host.
 
-    A switch that is away is no reason not to start: ports are wired when it is back.
+    Does not fail if Open vSwitch is down, because ports are wired when it is up again.
     """
     try:
         datapaths = read_datapaths(connection)
@@ -40,10 +164,10 @@ def read_datapaths(connection: str) -> dict[str, str]:
 
 
 def ineffective_limits(datapaths: Mapping[str, str], bridge: str, missing: Sequence[str]) -> str:
-    """Pure: say which of Neutron's bandwidth limits have no effect, and why; empty if all have.
+    """Return which of Neutron's bandwidth limits have no effect, and why; "" if all have. Pure.
 
     :param bridge: the integration bridge
-    :param missing: what the kernel lacks, from ``policing.missing_means``
+    :param missing: kernel features that are missing, from ``ovs_support.missing_means``
     """
     found = []
     if datapaths.get(bridge) == "netdev":

@@ -1,321 +1,263 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VIFs of an instance: wired into its namespace, plugged into Open vSwitch by os-vif."""
+"""The VIFs of an instance: wired into its network namespace and plugged into a virtual switch.
 
-import copy
+``kinds`` describes each kind of VIF. This module orders their steps, and plugs ports at once.
+"""
+
 import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
-import os_vif
 from nova import objects
 from nova.network import model as network_model
-from nova.network import os_vif_util
-from os_vif import exception as os_vif_exception
 
 from novadocker import exception
 from novadocker.conf import CONF
-from novadocker.linux import ovsdb
 from novadocker.linux.threads import meanwhile
-from novadocker.privsep.network import namespace, types, wiring
-from novadocker.virt.docker.network import binding, device_names, neutron, ovs
+from novadocker.privsep.network import namespace, wiring
+from novadocker.virt.docker.network import device_names, neutron, ovs
 from novadocker.virt.docker.network import nic as network_nic
-
-# that os-vif has for one port, each with a time-out of its own
-_REQUESTS = 2
-# Because an ovs_vsctl_timeout of 0 is no bound, os-vif's default takes its place.
-_LONGEST_ANSWER_SECONDS = 120
+from novadocker.virt.docker.network.kinds.kind import Kind, Plugging
+from novadocker.virt.docker.network.kinds.registry import Registry
 
 
-def initialize() -> None:
-    """Load the plugins of os-vif; needed once before anything is plugged."""
-    os_vif.initialize()
-    ovs.warn_of_ineffective_limits(CONF.os_vif_ovs.ovsdb_connection, CONF.neutron.ovs_bridge)
+class Namespaces(Protocol):
+    """The network namespaces of instances, as root; ``privsep.network.namespace``."""
+
+    def wire_nics(self, instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Create and configure the devices of an instance; return the ports with new devices."""
+
+    def unwire_nic(
+        self, instance_uuid: str, host_device: str, bridge: Mapping[str, Any] | None = None
+    ) -> None:
+        """Delete a device of an instance, and its bridge if no other device uses it."""
+
+    def silence_nics(self, instance_uuid: str, host_devices: Sequence[str]) -> None:
+        """Set host devices down."""
+
+    def announce_nics(self, instance_uuid: str, guest_devices: Sequence[str]) -> None:
+        """Send the MAC addresses of an instance's addresses to its neighbours."""
 
 
-def check_supported(network_info: network_model.NetworkInfo) -> None:
-    """Refuse VIFs that can't be wired here, before anything is done.
+class Plugger:
+    """Plugs and unplugs the VIFs of instances on this host."""
 
-    :raises PlugFailed: names the port and what is wrong with its binding
-    """
-    for vif in network_info:
-        if reason := _refusal(vif):
-            raise exception.PlugFailed(port_id=vif["id"], reason=reason)
+    def __init__(
+        self,
+        kind_of: Callable[[network_model.VIF], Kind],
+        namespaces: Namespaces,
+        report_wired: Callable[[objects.Instance, Iterable[network_model.VIF]], None],
+        host_devices: Callable[[], Iterable[str]],
+    ) -> None:
+        """Create a plugger.
 
+        :param report_wired: reports ports to Neutron as wired
+        :param host_devices: returns the names of the host's network devices
+        """
+        self._kind_of = kind_of
+        self._namespaces = namespaces
+        self._report_wired = report_wired
+        self._host_devices = host_devices
 
-@contextmanager
-def plugged_vifs(
-    instance: objects.Instance, network_info: network_model.NetworkInfo
-) -> Iterator[None]:
-    """Wire all VIFs of an instance, and have them in the switch when the block ends.
+    def check_supported(self, network_info: network_model.NetworkInfo) -> None:
+        """Refuse VIFs that this host cannot wire.
 
-    Those that are there already stay untouched. What the block makes can't count on any of them.
+        :raises PlugFailed: names the port and the fault of its binding
+        """
+        for vif in network_info:
+            if reason := self._kind_of(vif).refusal(vif):
+                raise exception.PlugFailed(port_id=vif["id"], reason=reason)
 
-    :raises PlugFailed: names the port; others may be wired by then
-    """
-    check_supported(network_info)
-    with meanwhile(_wire_and_plug, instance, network_info):
-        yield
-    neutron.report_wired(
-        instance,
-        [vif for vif in network_info if binding.is_bridged(vif) and vif["active"] is False],
-    )
+    @contextmanager
+    def plugged_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> Iterator[None]:
+        """Plug all VIFs of an instance while the block runs; wait for them when the block ends.
 
+        Correct VIFs stay untouched. The block must not rely on any VIF.
 
-def plug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Wire all VIFs of an instance and plug them into the switch; those that are stay untouched.
+        :raises PlugFailed: names the port; other ports may be plugged already
+        """
+        self.check_supported(network_info)
+        with meanwhile(self._wire_and_plug, instance, network_info):
+            yield
+        self._report_wired(
+            instance,
+            [vif for vif in network_info if self._kind_of(vif).reported and vif["active"] is False],
+        )
 
-    :raises PlugFailed: names the port; others may be wired by then
-    """
-    with plugged_vifs(instance, network_info):
-        pass
+    def plug_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Wire and plug all VIFs of an instance; correct VIFs stay untouched.
 
+        :raises PlugFailed: names the port; other ports may be plugged already
+        """
+        with self.plugged_vifs(instance, network_info):
+            pass
 
-def silence_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Let an instance answer nothing until its VIFs are plugged again.
+    def silence_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Set the VIFs of an instance down until they are plugged again.
 
-    Its namespace keeps the addresses when it stops, and the kernel would answer for them.
-    """
-    if network_info:
-        names = [network_nic.host_device_name(vif) for vif in network_info]
-        namespace.silence_nics(instance.uuid, names)
+        Because the namespace keeps the addresses when the instance stops, the kernel would
+        otherwise answer for them.
+        """
+        if network_info:
+            names = [network_nic.host_device_name(vif) for vif in network_info]
+            self._namespaces.silence_nics(instance.uuid, names)
 
+    def announce_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Send the MAC addresses of a running instance's addresses to its neighbours.
 
-def announce_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Tell the neighbours of a server that runs which MAC its addresses have now.
+        A neighbour may remember, for a minute or longer, the MAC address of an instance that had
+        the address before.
+        """
+        if network_info:
+            names = network_nic.device_names(network_info, device_names.recorded_names(instance))
+            self._namespaces.announce_nics(instance.uuid, list(names.values()))
 
-    They may remember the one of a server that had an address before, for a minute or longer.
-    """
-    if network_info:
-        names = network_nic.device_names(network_info, device_names.recorded_names(instance))
-        namespace.announce_nics(instance.uuid, list(names.values()))
+    def replug_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Delete an instance's ports from Open vSwitch and insert them again; the devices stay.
 
+        If Neutron's agent is notified of a port before its own copy of the switch's database has
+        the port, the agent skips the port until it is inserted once more. Does nothing for a port
+        with a Linux bridge before the switch.
 
-def replug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Put an instance's ports into Open vSwitch anew; the devices stay as they are.
+        :raises PlugFailed: names the port
+        """
+        for vif in network_info:
+            self._kind_of(vif).replug(instance, vif)
 
-    Neutron's agent skips a port that its own copy of the switch's database lacks when it is told
-    of it, and looks at that port again only when it is inserted once more. Ports with a bridge of
-    their own between are left alone: os-vif inserts them only together with their devices.
+    def unplug_vifs(
+        self, instance: objects.Instance, network_info: Iterable[network_model.VIF]
+    ) -> None:
+        """Unplug all VIFs of an instance and delete their devices. Idempotent.
 
-    :raises PlugFailed: names the port
-    """
-    for vif in network_info:
-        if binding.is_switched(vif) and not binding.is_hybrid(vif):
-            with _reporting(vif):
-                port = _os_vif_vif(vif)
-                ovsdb.delete_port(
-                    CONF.os_vif_ovs.ovsdb_connection,
-                    port.network.bridge,
-                    port.vif_name,
-                    _answer_seconds(),
-                )
-                _ask_switch(os_vif.plug, instance, vif)
+        A failure of one VIF does not prevent the attempt for the others.
 
-
-def unplug_vifs(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Take all VIFs of an instance from the switch and delete their devices; absent is fine.
-
-    Every VIF is attempted.
-
-    :raises PlugFailed: the first failure
-    """
-    failures = []
-    for vif in network_info:
-        for step in (_drop_port, _drop_other_form, _delete_device):
-            try:
-                with _reporting(vif):
+        :raises PlugFailed: the first failure
+        """
+        failures = []
+        for vif in network_info:
+            for step in (self._unplug, self._unplug_other_form, self._delete_device):
+                try:
                     step(instance, vif)
-            except exception.PlugFailed as error:
-                failures.append(error)
-    if failures:
-        raise failures[0]
+                except exception.PlugFailed as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
+    def _wire_and_plug(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        stages: dict[Plugging, list[network_model.VIF]] = {stage: [] for stage in Plugging}
+        for vif in network_info:
+            stages[self._kind_of(vif).plugging].append(vif)
+        before, after = stages[Plugging.BEFORE_WIRING], stages[Plugging.AFTER_WIRING]
+        absent = [vif for vif in before + after if not self._has_devices(vif)]
+        for vif in absent:
+            # Because the userspace datapath of Open vSwitch reads from the device that it opened
+            # once, a new device of the same name would receive nothing.
+            self._kind_of(vif).unplug_stale(instance, vif)
+        self._plug(instance, before)
+        made = self._wire(instance, network_info)
+        replaced = [vif for vif in before + after if vif["id"] in made and vif not in absent]
+        if replaced:
+            for vif in replaced:
+                self._unplug(instance, vif)
+            self._plug(instance, before)
+            # Because unplugging a VIF deletes its device, too, the device is created again.
+            self._wire(instance, network_info)
+        self._plug_at_once(instance, after)
 
-def _wire_and_plug(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    switched = [vif for vif in network_info if binding.is_switched(vif)]
-    hybrid = [vif for vif in switched if binding.is_hybrid(vif)]
-    absent = [vif for vif in switched if not _has_devices(vif)]
-    _drop_left(instance, absent)
-    # os-vif makes the bridge that the host end goes into
-    _plug(instance, hybrid)
-    made = _wire(instance, network_info)
-    replaced = [vif for vif in switched if vif["id"] in made and vif not in absent]
-    if replaced:
-        # dropping a port deletes its device, too
-        _drop_ports(instance, replaced)
-        _plug(instance, hybrid)
-        _wire(instance, network_info)
-    _plug_at_once(instance, [vif for vif in switched if vif not in hybrid])
+    def _plug(self, instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+        for vif in vifs:
+            self._kind_of(vif).plug(instance, vif)()
 
+    def _plug_at_once(self, instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
+        """Begin to plug all VIFs, then wait for each, even if one fails."""
+        with ExitStack() as stack:
+            for vif in vifs:
+                stack.callback(self._kind_of(vif).plug(instance, vif))
 
-def _wire(instance: objects.Instance, network_info: network_model.NetworkInfo) -> tuple[str, ...]:
-    """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
-    found = network_nic.nics_from_network_info(network_info, device_names.recorded_names(instance))
-    wanted = [
-        asdict(replace(nic, bridge=_bridge_of(vif)))
-        for nic, vif in zip(found, network_info, strict=True)
-    ]
-    try:
-        made: tuple[str, ...] = namespace.wire_nics(instance.uuid, wanted)
-    except wiring.WiringFailed as error:
-        port_id, reason = error.args
-        raise exception.PlugFailed(port_id=port_id, reason=reason) from error
-    return made
-
-
-def _plug(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
-    for vif in vifs:
-        with _reporting(vif):
-            _ask_switch(os_vif.plug, instance, vif)
-
-
-def _plug_at_once(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
-    """Have the switch take all ports together; none is on its way in the end."""
-    asked = [(vif, _begin(os_vif.plug, instance, vif)) for vif in vifs]
-    with ExitStack() as stack:
-        for vif, finish in asked:
-            stack.enter_context(_reporting(vif))
-            stack.callback(finish)
-
-
-def _drop_left(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
-    """Remove the switch's ports of devices that are gone, if there are any."""
-    _drop_ports(instance, [vif for vif in vifs if binding.is_hybrid(vif)])
-    for vif in vifs:
-        if not binding.is_hybrid(vif):
-            with _reporting(vif):
-                # Because os-vif takes long to remove nothing, the database is asked first.
-                if _is_in_switch(vif):
-                    _ask_switch(os_vif.unplug, instance, vif)
-
-
-def _is_in_switch(vif: network_model.VIF) -> bool:
-    """Return True if Open vSwitch has a port of a VIF.
-
-    :raises OSError: the database does not answer in time
-    """
-    port = _os_vif_vif(vif)
-    return ovsdb.has_port(
-        CONF.os_vif_ovs.ovsdb_connection, port.network.bridge, port.vif_name, _answer_seconds()
-    )
-
-
-def _answer_seconds() -> float:
-    return float(CONF.os_vif_ovs.ovs_vsctl_timeout or _LONGEST_ANSWER_SECONDS)
-
-
-def _drop_ports(instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
-    """Remove the switch's ports of devices that are gone.
-
-    Open vSwitch goes on reading from the device it once opened (its userspace datapath does), so
-    a new one of the same name would be deaf.
-    """
-    for vif in vifs:
-        with _reporting(vif):
-            _drop_port(instance, vif)
-
-
-def _drop_port(instance: objects.Instance, vif: network_model.VIF) -> None:
-    # what was never plugged is in no switch
-    if binding.is_switched(vif) and not _refusal(vif):
-        _ask_switch(os_vif.unplug, instance, vif)
-
-
-def _drop_other_form(instance: objects.Instance, vif: network_model.VIF) -> None:
-    """Remove a port from the switch as it is with the other of Neutron's firewalls.
-
-    One that moved to a host with the other is told of as it is there.
-    """
-    other = binding.other_form(vif)
-    if other and (not binding.is_hybrid(other) or _present(binding.hybrid_devices(other))):
-        _drop_left(instance, [other])
-
-
-def _ask_switch(
-    call: Callable[[Any, Any], None], instance: objects.Instance, vif: network_model.VIF
-) -> None:
-    """Let os-vif do something, and wait for it.
-
-    :raises PlugFailed: it took too long
-    """
-    _begin(call, instance, vif)()
-
-
-def _begin(
-    call: Callable[[Any, Any], None], instance: objects.Instance, vif: network_model.VIF
-) -> Callable[[], None]:
-    """Let os-vif work in a thread that is left alone when it takes too long.
-
-    Its requests have a time-out, but its locks have none, and while the database of Open vSwitch
-    hangs so does who waits for one. The thread ends when the database is back.
-
-    :returns: what waits for it; raises its errors, and PlugFailed if it took too long
-    """
-    done: futures.Future[None] = futures.Future()
-
-    def work() -> None:
+    def _wire(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> tuple[str, ...]:
+        """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
+        names = device_names.recorded_names(instance)
+        found = network_nic.nics_from_network_info(network_info, names)
+        wanted = [
+            asdict(replace(nic, bridge=self._kind_of(vif).bridge(vif)))
+            for nic, vif in zip(found, network_info, strict=True)
+        ]
         try:
-            call(_os_vif_vif(vif), os_vif_util.nova_to_osvif_instance(instance))
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            done.set_exception(error)
-        else:
-            done.set_result(None)
+            return self._namespaces.wire_nics(instance.uuid, wanted)
+        except wiring.WiringFailed as error:
+            port_id, reason = error.args
+            raise exception.PlugFailed(port_id=port_id, reason=reason) from error
 
-    def finish() -> None:
+    def _unplug(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        self._kind_of(vif).unplug(instance, vif)
+
+    def _unplug_other_form(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        """Unplug a port that moved to a host with another firewall driver.
+
+        Neutron describes such a port as the new host has it plugged.
+        """
+        other = self._kind_of(vif).other_form(vif)
+        if other is None:
+            return
+        kind = self._kind_of(other)
+        devices = kind.devices(other)
+        if not devices or not self._absent(devices).issuperset(devices):
+            kind.unplug_stale(instance, other)
+
+    def _delete_device(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        kind = self._kind_of(vif)
+        bridge = None if kind.refusal(vif) else kind.bridge(vif)
         try:
-            # a time-out of 0 waits for ever
-            done.result(_REQUESTS * CONF.os_vif_ovs.ovs_vsctl_timeout or None)
-        except TimeoutError as error:
-            raise exception.PlugFailed(
-                port_id=vif["id"], reason="Open vSwitch does not answer: timeout"
-            ) from error
+            self._namespaces.unwire_nic(
+                instance.uuid,
+                network_nic.host_device_name(vif),
+                None if bridge is None else asdict(bridge),
+            )
+        except OSError as error:
+            raise exception.PlugFailed(port_id=vif["id"], reason=error) from error
 
-    threading.Thread(target=work, daemon=True, name="os-vif").start()
-    return finish
+    def _has_devices(self, vif: network_model.VIF) -> bool:
+        names = (network_nic.host_device_name(vif), *self._kind_of(vif).devices(vif))
+        return not self._absent(names)
 
-
-def _delete_device(instance: objects.Instance, vif: network_model.VIF) -> None:
-    bridge = None if _refusal(vif) else _bridge_of(vif)
-    namespace.unwire_nic(
-        instance.uuid, network_nic.host_device_name(vif), bridge and asdict(bridge)
-    )
-
-
-def _has_devices(vif: network_model.VIF) -> bool:
-    names = {network_nic.host_device_name(vif), *binding.hybrid_devices(vif)}
-    return _present(names) == names
+    def _absent(self, names: Iterable[str]) -> set[str]:
+        """Return the names that no device of the host bears."""
+        return set(names).difference(self._host_devices())
 
 
-def _present(names: Iterable[str]) -> set[str]:
-    """Return those of the names that devices of the host bear."""
-    return {name for _, name in socket.if_nameindex()}.intersection(names)
+def _host_devices() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
 
 
-@contextmanager
-def _reporting(vif: network_model.VIF) -> Iterator[None]:
-    try:
-        yield
-    except os_vif_exception.ExceptionBase as error:
-        # os-vif's own text is the whole VIF
-        raise exception.PlugFailed(port_id=vif["id"], reason=error.__context__ or error) from error
-    except OSError as error:
-        raise exception.PlugFailed(port_id=vif["id"], reason=error) from error
+def _interfaces() -> Mapping[str, str]:
+    mappings: Mapping[str, str] = CONF.docker.physical_interface_mappings
+    return mappings
 
 
-def _refusal(vif: network_model.VIF) -> str | None:
-    return binding.refusal(vif, CONF.docker.physical_interface_mappings)
-
-
-def _bridge_of(vif: network_model.VIF) -> types.Bridge | None:
-    return binding.bridge_of(vif, CONF.docker.physical_interface_mappings)
-
-
-def _os_vif_vif(vif: network_model.VIF) -> Any:
-    # the model is Nova's, and shared: delegate_create makes os-vif add the port to the switch
-    own = copy.copy(vif)
-    own["delegate_create"] = True
-    return os_vif_util.nova_to_osvif_vif(own)
+initialize = ovs.initialize
+_PLUGGER = Plugger(
+    Registry(ovs.Switch(), _interfaces).kind_of, namespace, neutron.report_wired, _host_devices
+)
+check_supported = _PLUGGER.check_supported
+plugged_vifs = _PLUGGER.plugged_vifs
+plug_vifs = _PLUGGER.plug_vifs
+silence_vifs = _PLUGGER.silence_vifs
+announce_vifs = _PLUGGER.announce_vifs
+replug_vifs = _PLUGGER.replug_vifs
+unplug_vifs = _PLUGGER.unplug_vifs

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VIFs whose host device is a port of Open vSwitch, plugged by os-vif."""
+
+import copy
+
+from nova import objects
+from nova.network import model as network_model
+
+from novadocker.virt.docker.network.kinds.kind import Kind, Plugging, Switch, Wait
+
+
+class OpenVSwitch(Kind):
+    """Ports whose host device is in Open vSwitch, as with the firewall ``openvswitch``."""
+
+    vif_type = network_model.VIF_TYPE_OVS
+    plugging = Plugging.AFTER_WIRING
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+
+    def matches(self, vif: network_model.VIF) -> bool:
+        """Return True if no Linux bridge is between the port and Open vSwitch."""
+        return super().matches(vif) and not vif.is_hybrid_plug_enabled()
+
+    def plug(self, instance: objects.Instance, vif: network_model.VIF) -> Wait:
+        """Begin to add the port to Open vSwitch."""
+        return self._switch.plug(instance, vif)
+
+    def unplug(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        """Remove the port from Open vSwitch."""
+        self._switch.unplug(instance, vif)
+
+    def unplug_stale(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        """Remove the port from Open vSwitch if the database has one."""
+        # Because os-vif takes long to remove nothing, the database is asked first.
+        if self._switch.has_port(vif):
+            self._switch.unplug(instance, vif)
+
+    def replug(self, instance: objects.Instance, vif: network_model.VIF) -> None:
+        """Delete the port from Open vSwitch and add it again."""
+        self._switch.delete_port(vif)
+        self._switch.plug(instance, vif)()
+
+    def other_form(self, vif: network_model.VIF) -> network_model.VIF | None:
+        """Return the VIF as a host with the firewall ``iptables_hybrid`` plugs it."""
+        return with_hybrid_plug(vif, True)
+
+
+def with_hybrid_plug(vif: network_model.VIF, hybrid: bool) -> network_model.VIF:
+    """Return a copy of a VIF with or without a Linux bridge before Open vSwitch.
+
+    Neutron describes a port that has moved as the new host's agent has it plugged.
+    """
+    other = copy.copy(vif)
+    other["details"] = {
+        **(vif["details"] or {}),
+        network_model.VIF_DETAILS_OVS_HYBRID_PLUG: hybrid,
+    }
+    return other
