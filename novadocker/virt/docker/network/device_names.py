@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which ports an instance has while they change, and what their devices are called inside.
+"""The ports of an instance while they change, and the recorded names of its guest devices.
 
-The names are kept in Nova's own database, in the instance's system metadata, since they must be
-the same after a detachment, on another host and in a namespace that is made anew.
+The names are in the instance's system metadata in Nova's database, because a device keeps its name
+when another port is detached, on another host and in a new namespace.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ _NAME_PREFIX = "docker_nic_"
 
 
 def locked(instance_uuid: str) -> Any:
-    """Keep changes of one instance's ports apart: Nova locks each port, not the instance."""
+    """Return a lock for changes of one instance's ports: Nova locks a port, not the instance."""
     return lockutils.lock(f"novadocker-ports-{instance_uuid}")
 
 
 def read_instance(context: nova_context.RequestContext, instance_uuid: str) -> objects.Instance:
-    """Read an instance with its ports and names as the last change left them.
+    """Read an instance with its current ports and names from Nova's database.
 
-    What Nova hands the driver was read before the lock was taken.
+    Nova read the instance that it passes to the driver before the driver took the lock.
     """
     return objects.Instance.get_by_uuid(
         context, instance_uuid, expected_attrs=["info_cache", "system_metadata"]
@@ -35,7 +35,7 @@ def read_instance(context: nova_context.RequestContext, instance_uuid: str) -> o
 def with_port(
     network_info: network_model.NetworkInfo, vif: network_model.VIF
 ) -> network_model.NetworkInfo:
-    """Return the ports with one more at the end, unless it is among them."""
+    """Return the ports with ``vif`` appended, unless it is among them."""
     if any(port["id"] == vif["id"] for port in network_info):
         return network_info
     return network_model.NetworkInfo([*network_info, vif])
@@ -44,12 +44,12 @@ def with_port(
 def without_port(
     network_info: network_model.NetworkInfo, vif: network_model.VIF
 ) -> network_model.NetworkInfo:
-    """Return the ports without one."""
+    """Return the ports without ``vif``."""
     return network_model.NetworkInfo(port for port in network_info if port["id"] != vif["id"])
 
 
 def recorded_names(instance: objects.Instance) -> dict[str, str]:
-    """Return the names of the devices inside that are recorded, by port id."""
+    """Return the recorded names of the guest devices, by port id."""
     return {
         key.removeprefix(_NAME_PREFIX): name
         for key, name in instance.system_metadata.items()
@@ -58,7 +58,10 @@ def recorded_names(instance: objects.Instance) -> dict[str, str]:
 
 
 def record_names(instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-    """Record the names of the devices of exactly these ports; the caller saves the instance."""
+    """Record the names of the guest devices of these ports, and delete all other records.
+
+    The caller saves the instance.
+    """
     names = nic.device_names(network_info, recorded_names(instance))
     others = {
         key: value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags that a tenant gave to ports and to the root disk, in the form that Nova's metadata shows."""
+"""Tags of ports and of the root disk, in the form that Nova's metadata service returns."""
 
 from nova import context as nova_context
 from nova import objects
@@ -11,9 +11,10 @@ def device_metadata(
     instance: objects.Instance,
     network_info: network_model.NetworkInfo,
 ) -> objects.InstanceDeviceMetadata:
-    """Return the tagged devices of an instance; Nova shows them once the instance is saved.
+    """Return the tagged devices of an instance; Nova shows them after the instance is saved.
 
-    A container has no bus. A port is known by its MAC, and the root disk is the only one.
+    No device has a bus, because a container has none. The MAC address identifies a port. The
+    root disk is the only disk.
     """
     tags = {
         vif.uuid: vif.tag

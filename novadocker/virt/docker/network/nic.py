@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure: Nova's network model -> what the devices of an instance must look like.
-
-Kept free of Nova at run time: the privileged process imports it, and stays small.
-"""
+"""Pure: computes the devices, addresses and routes of an instance from Nova's network model."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ _DEFAULTS = ("0.0.0.0/0", "::/0")
 def device_names(
     network_info: network_model.NetworkInfo, recorded: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what each port's device is called inside: as recorded, else the lowest free ethN.
+    """Return the name of each port's guest device: as recorded, else the lowest free ethN.
 
-    So ports without a record are eth0, eth1, ... in Neutron's order.
+    Ports without a record are eth0, eth1, ... in Neutron's order.
 
-    :param recorded: names by port id; of two ports with one name the first keeps it
+    :param recorded: names by port id; of two ports with the same name the first keeps it
     """
     names: dict[str, str] = {}
     for vif in network_info:
@@ -42,12 +39,13 @@ def device_names(
 def nics_from_network_info(
     network_info: network_model.NetworkInfo, recorded: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Nic, ...]:
-    """Return the NICs in Neutron's order, their devices called as ``device_names`` has it.
+    """Return the NICs in Neutron's order, with the names of ``device_names``.
 
-    A destination is reached one way only: the first NIC that has a route to it keeps it, and no
-    route replaces a subnet that a NIC is in. So there is one default route in each family. A
-    subnet's gateway goes before a default route among its host routes, as Neutron's DHCP agent
-    has it.
+    Each destination has one route: the first NIC with a route to it keeps it, and no route
+    replaces the subnet of a NIC's address. So each address family has one default route. A
+    subnet's gateway precedes a default route among its host routes, as in Neutron's DHCP agent.
+
+    :param recorded: names of guest devices by port id
     """
     taken = {
         str(ipaddress.ip_interface(address).network)
@@ -71,7 +69,8 @@ def nics_from_network_info(
                 mtu=vif["network"].get_meta("mtu") if vif["network"] else None,
                 addresses=tuple(_addresses(vif)),
                 routes=tuple(routes),
-                # Open vSwitch's user space forwards a packet as it is, unfinished checksum and all
+                # Because Open vSwitch's userspace datapath forwards a packet with an unfinished
+                # checksum as it is, the sender completes the checksum.
                 software_checksums=(vif["details"] or {}).get("datapath_type") == "netdev",
             )
         )
@@ -81,7 +80,7 @@ def nics_from_network_info(
 def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str, ...]:
     """Return the name servers of all subnets, each once, in Neutron's order.
 
-    A subnet that names none is served by its DHCP servers, as Neutron's DHCP agent has it.
+    For a subnet without name servers, its DHCP server is returned, as Neutron's DHCP agent does.
     """
     found = []
     for vif in network_info:
@@ -95,7 +94,7 @@ def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str,
 
 
 def host_device_name(vif: network_model.VIF) -> str:
-    """Return the name of the device that is plugged into the switch, as os-vif is told it."""
+    """Return the name of a VIF's host device, the same that Nova passes to os-vif."""
     name: str = vif["devname"] or naming.host_device(vif["id"])
     return name
 
@@ -123,7 +122,7 @@ def _routes(vif: network_model.VIF) -> Iterable[Route]:
 
 
 def _gateway(address: network_model.IP | None) -> str | None:
-    """Return an address as text; Neutron writes "none" as None or as the unspecified address."""
+    """Return an address as text, or None; Neutron's unspecified address also means no gateway."""
     if address is None or address["address"] is None:
         return None
     gateway = ipaddress.ip_address(address["address"])
