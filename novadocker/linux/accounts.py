@@ -33,14 +33,14 @@ def hash_password(password: str) -> str:
 
 
 def today() -> int:
-    """Return the day in days since 1970, as shadow(5) wants it."""
+    """Return the current day as shadow(5) counts days: since 1970-01-01."""
     return int(time.time()) // _DAY_SECONDS
 
 
 def set_password(shadow: bytes, user: str, password_hash: str, day: int) -> bytes:
     """Return the content of /etc/shadow with a user's password replaced, or the user added.
 
-    The runtime shim does the same for a container that does not run.
+    The runtime shim has the same function for a container that is not running.
     """
     lines = shadow.splitlines(keepends=True)
     changed = [password_hash, str(day)]
@@ -58,7 +58,7 @@ def set_password(shadow: bytes, user: str, password_hash: str, day: int) -> byte
 
 
 def shadowed(passwd: bytes, user: str) -> bool:
-    """Say whether there is an account whose password is in /etc/shadow."""
+    """Return True if a user exists whose password is in /etc/shadow."""
     for line in passwd.splitlines():
         name, *fields = line.split(b":")
         if name == user.encode():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system calls on network namespaces that Python 3.11 has no function for.
+"""Network namespaces: enter, create, mount and unmount them.
 
-A thread that has changed its namespace is never given back to a pool: see ``run_in_thread``.
+A thread that has entered another namespace must not serve other calls: see ``run_in_thread``.
 """
 
 import errno
@@ -29,9 +29,9 @@ _share_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class IdMaps:
-    """The users and groups of containers, as ranges of the host's.
+    """The user and group ids of containers, as ranges of the host's ids.
 
-    Each range is the first id inside, the first outside, and how many there are.
+    Each range is the first id in the container, the first id on the host, and the number of ids.
     """
 
     users: tuple[tuple[int, int, int], ...]
@@ -39,17 +39,17 @@ class IdMaps:
 
 
 def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function in a thread of its own, which ends with it.
+    """Run a function in a new thread, which ends with the function; return the result.
 
-    So whatever namespace the function leaves its thread in, no other call is served there. (A
-    child process would do too, but must not be forked off a process with threads.)
+    The function may leave its thread in another namespace, because the thread serves no other
+    call. (A child process is no alternative: a process with threads must not fork.)
     """
     with futures.ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(function, *args, **kwargs).result()
 
 
 def is_namespace(path: str) -> bool:
-    """Say whether a network namespace is mounted at ``path``; needs no privilege."""
+    """Return True if a namespace is mounted at ``path``. Needs no privilege."""
     try:
         return os.stat(path).st_dev == os.stat(_THREAD_NAMESPACE).st_dev
     except FileNotFoundError:
@@ -76,16 +76,19 @@ def enter_namespace_at(path: str) -> None:
 
 
 def enter_new_namespace() -> None:
-    """Move the calling thread to a network namespace of its own, as yet without a name."""
+    """Move the calling thread to a new network namespace, which is not mounted yet."""
     libc.unshare(libc.CLONE_NEWNET)
 
 
 def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
-    """Move the calling thread to a new network namespace that belongs to a new user namespace.
+    """Move the calling thread to a new network namespace that a new user namespace owns.
 
-    The latter is mounted at ``user_path``. Another process makes them: one with threads can't.
+    The user namespace is mounted at ``user_path``. A child process creates both, because a process
+    with threads cannot create a user namespace.
+
+    :raises OSError: the user namespace cannot be created
     """
-    remove_name(user_path)
+    unmount_namespace(user_path)
     with subprocess.Popen(
         ["unshare", "--user", "--net", "cat"],
         stdin=subprocess.PIPE,
@@ -95,57 +98,61 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
     ) as maker:
         assert maker.stdin is not None
         assert maker.stdout is not None
-        # what comes back shows that the namespaces are there
+        # cat returns the line after unshare(1) has created the namespaces.
         maker.stdin.write(b"\n")
-        # select() takes no descriptor from 1024 on
+        # Because select(2) accepts no file descriptor above 1023, poll(2) is used.
         answers = select.poll()
         answers.register(maker.stdout, select.POLLIN)
         if not answers.poll(_MAKER_SECONDS * 1000) or not maker.stdout.read(1):
             maker.kill()
-            raise OSError(errno.EPERM, "no user namespace can be made", user_path)
+            raise OSError(errno.EPERM, "the user namespace cannot be created", user_path)
         process = f"/proc/{maker.pid}"
         for name, ranges in (("uid_map", ids.users), ("gid_map", ids.groups)):
             lines = [" ".join(map(str, numbers)) for numbers in ranges]
-            # the kernel takes a map in one piece only
+            # Because the kernel accepts one write per map, all ranges are written at once.
             Path(process, name).write_text("\n".join(lines) + "\n")
-        name_namespace(user_path, f"{process}/ns/user")
+        mount_namespace(user_path, f"{process}/ns/user")
         enter_namespace_at(f"{process}/ns/net")
 
 
-def name_namespace(path: str, namespace: str = _THREAD_NAMESPACE) -> None:
-    """Mount a namespace, by default the calling thread's network, at ``path``, so that it stays.
+def mount_namespace(path: str, namespace: str = _THREAD_NAMESPACE) -> None:
+    """Mount a namespace, by default the calling thread's network namespace, at ``path``.
 
-    As ip-netns(8) does it: the folder is a shared mount, by which the names reach the mount
-    namespaces of other services.
+    A mounted namespace exists without a process. As with ip-netns(8), the directory is a shared
+    mount, so that other services see the namespace in their mount namespaces.
     """
-    folder = os.path.dirname(path)
+    directory = os.path.dirname(path)
     with _share_lock:
-        _make_folder(folder)
-        _share(folder)
+        _create_directory(directory)
+        _share(directory)
     Path(path).touch(mode=0o444)
     libc.mount(namespace, path, libc.MS_BIND)
 
 
-def remove_name(path: str) -> None:
-    """Take the name from a namespace; it ends with its last process. Absent is fine."""
+def unmount_namespace(path: str) -> None:
+    """Unmount a namespace and delete its file. Does nothing if there is none.
+
+    The namespace ends with its last process.
+    """
     if is_namespace(path):
         libc.umount(path, libc.MNT_DETACH)
     Path(path).unlink(missing_ok=True)
 
 
-def _make_folder(folder: str) -> None:
-    # not makedirs, which gives parents whatever mode the umask leaves
-    for path in (os.path.dirname(folder), folder):
+def _create_directory(directory: str) -> None:
+    # Because os.makedirs creates parents with a mode that the umask determines, os.mkdir is used.
+    for path in (os.path.dirname(directory), directory):
         with suppress(FileExistsError):
             os.mkdir(path, 0o755)
 
 
-def _share(folder: str) -> None:
-    """Turn a directory into a shared mount, which a directory of another mount becomes first."""
+def _share(directory: str) -> None:
+    """Make a directory a shared mount. Idempotent."""
     try:
-        libc.mount("", folder, libc.MS_SHARED | libc.MS_REC)
+        libc.mount("", directory, libc.MS_SHARED | libc.MS_REC)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        libc.mount(folder, folder, libc.MS_BIND | libc.MS_REC)
-        libc.mount("", folder, libc.MS_SHARED | libc.MS_REC)
+        # Because only a mount can be shared, the directory is mounted on itself first.
+        libc.mount(directory, directory, libc.MS_BIND | libc.MS_REC)
+        libc.mount("", directory, libc.MS_SHARED | libc.MS_REC)

@@ -56,8 +56,8 @@ def clear(folder: Path) -> None:
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", "-l", mount], check=False)
     for name in namespaces_of(folder):
-        namespaces.remove_name(f"{namespace.NAMESPACES}/{name}")
-        namespaces.remove_name(f"{namespace.USER_NAMESPACES}/{name}")
+        namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
+        namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/{name}")
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)

@@ -141,8 +141,8 @@ def delete_namespace(instance_uuid: str) -> None:
     """
     path = namespace_path(instance_uuid)
     with locked(instance_uuid):
-        namespaces.remove_name(path)
-        namespaces.remove_name(user_namespace_path(instance_uuid))
+        namespaces.unmount_namespace(path)
+        namespaces.unmount_namespace(user_namespace_path(instance_uuid))
         for container_id in containers_of(path):
             remove(container_id)
 

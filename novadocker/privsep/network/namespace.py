@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network namespace of an instance, and the record by which its container joins it.
+"""The network namespace of an instance: entry points of the privileged process.
 
-The entry points of the privileged process: each checks its arguments, trusts nobody, and can be
-repeated. The namespace belongs to the instance, not to a process, so that it outlives any start
-and stop of the container.
+Each entry point checks its arguments and is idempotent. The namespace is mounted and needs no
+process, so that it survives when the container stops and starts.
 """
 
 import dataclasses
@@ -25,15 +24,15 @@ NAMESPACES = "/run/netns"
 USER_NAMESPACES = "/run/novadocker/users"
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-# an IPv4 datagram must fit | veth knows no more
+# from the smallest that IPv4 allows (RFC 791) to the largest of a veth device
 _MTU = range(68, 65536)
-# no device of the host's own is ever taken for a bridge
+# Because only these names are allowed, no other device of the host is used as a bridge.
 _BRIDGE = re.compile(r"(brq|qbr)[0-9a-f][0-9a-f-]{0,11}")
 # linux/if.h, net/core/dev.c: dev_valid_name
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}")
 # IEEE 802.1Q
 _VLAN = range(1, 4095)
-# ids of users and groups; the last stands for none
+# ids of users and groups; the kernel uses the last for "no id"
 _IDS = range((1 << 32) - 1)
 # user_namespaces(7)
 _MOST_RANGES = 340
@@ -46,7 +45,7 @@ _ROUTE_FIELDS = [field.name for field in dataclasses.fields(Route)]
 def namespace_path(instance_uuid: str) -> str:
     """Return the path of an instance's network namespace.
 
-    :raises ValueError: that is no UUID
+    :raises ValueError: the argument is not a UUID
     """
     return f"{NAMESPACES}/{naming.namespace_name(arguments.instance_uuid(instance_uuid))}"
 
@@ -55,28 +54,30 @@ def namespace_path(instance_uuid: str) -> str:
 def create_owned_namespace(
     instance_uuid: str, users: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
 ) -> None:
-    """Make an instance's network namespace belong to a user namespace; one that exists stays.
+    """Create an instance's network namespace, owned by a new user namespace.
 
-    :param users: ranges of ids, as in ``model.IdMaps``
-    :param groups: the same for groups
+    Does nothing if the network namespace exists.
+
+    :param users: ranges of user ids, as in ``namespaces.IdMaps``
+    :param groups: ranges of group ids
     :raises ValueError: an argument is not well-formed
     """
     ids = IdMaps(users=_parse_ranges(users), groups=_parse_ranges(groups))
     path = namespace_path(instance_uuid)
     with locked(instance_uuid):
-        namespaces.run_in_thread(wiring.make_owned, path, user_namespace_path(instance_uuid), ids)
+        namespaces.run_in_thread(wiring.create_owned, path, user_namespace_path(instance_uuid), ids)
 
 
 @privsep.network_pctxt.entrypoint
 def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Make every NIC of an instance what it must be, and its namespace if there is none.
+    """Create and configure the devices of an instance, and its namespace if there is none.
 
-    What is right already is left alone: a running instance loses no packet.
+    Changes only what differs, so that a running instance loses no packet.
 
-    :param nics: each ``nics.Nic`` as a dictionary
+    :param nics: each ``types.Nic`` as a dictionary
     :returns: the ports whose devices are new
     :raises ValueError: an argument is not well-formed
-    :raises wiring.WiringFailed: a NIC is not what it must be in the end
+    :raises wiring.WiringFailed: the kernel refuses a NIC or does not keep its settings
     """
     path = namespace_path(instance_uuid)
     wanted = [_parse_nic(nic) for nic in arguments.items(nics)]
@@ -86,7 +87,7 @@ def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[st
 
 @privsep.network_pctxt.entrypoint
 def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
-    """Take the host ends of NICs down until they are wired again; absent is fine."""
+    """Set host devices down until they are wired again. Ignores devices that do not exist."""
     names = [arguments.host_device(name) for name in arguments.items(host_devices)]
     with locked(instance_uuid):
         namespaces.run_in_thread(wiring.silence, names)
@@ -94,7 +95,10 @@ def silence_nics(instance_uuid: str, host_devices: Sequence[str]) -> None:
 
 @privsep.network_pctxt.entrypoint
 def announce_nics(instance_uuid: str, guest_devices: Sequence[str]) -> None:
-    """Send what tells the neighbours of an instance its addresses' MACs; absent is fine."""
+    """Announce the addresses of guest devices and their MAC addresses to the neighbours.
+
+    Ignores devices that do not exist.
+    """
     path = namespace_path(instance_uuid)
     names = [arguments.guest_device(name) for name in arguments.items(guest_devices)]
     namespaces.run_in_thread(wiring.announce, path, names)
@@ -104,9 +108,9 @@ def announce_nics(instance_uuid: str, guest_devices: Sequence[str]) -> None:
 def unwire_nic(
     instance_uuid: str, host_device: str, bridge: Mapping[str, Any] | None = None
 ) -> None:
-    """Delete the veth pair of a NIC, and the bridge it was the last in; absent is fine.
+    """Delete the veth pair of a NIC, and its bridge if no other port uses it. Idempotent.
 
-    :param bridge: a ``nics.Bridge`` as a dictionary
+    :param bridge: a ``types.Bridge`` as a dictionary
     """
     device, wanted = arguments.host_device(host_device), _parse_bridge(bridge)
     with locked(instance_uuid):
@@ -114,7 +118,7 @@ def unwire_nic(
 
 
 def locked(instance_uuid: str) -> Any:
-    """Keep calls for one instance apart; those for others go on."""
+    """Return a lock for calls that concern one instance."""
     return lockutils.lock(f"novadocker-netns-{arguments.instance_uuid(instance_uuid)}")
 
 
@@ -124,15 +128,15 @@ def user_namespace_path(instance_uuid: str) -> str:
 
 
 def _parse_ranges(ranges: object) -> tuple[tuple[int, int, int], ...]:
-    """Return ranges of ids; none holds the host's root, which no container may be."""
+    """Return ranges of ids, checked: no range contains root of the host."""
     found = []
     for numbers in arguments.items(ranges):
         inside, outside, count = (arguments.number(_IDS, part) for part in arguments.items(numbers))
         if outside == 0 or count == 0 or max(inside, outside) + count > _IDS.stop:
-            raise ValueError(f"{numbers} is no range of ids for containers")
+            raise ValueError(f"{numbers} is not a range of ids for containers")
         found.append((inside, outside, count))
     if not 0 < len(found) <= _MOST_RANGES:
-        raise ValueError(f"there are {len(found)} ranges of ids")
+        raise ValueError(f"{len(found)} ranges of ids are not between 1 and {_MOST_RANGES}")
     return tuple(found)
 
 

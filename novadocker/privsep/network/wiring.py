@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: make the network devices of an instance what they must be, through netlink.
+"""Privileged: create and configure the network devices of an instance, through netlink.
 
-Each step reads what the kernel has and changes only what differs, so that a second call on a wired
-namespace sends nothing but questions.
+Each step reads the state of the kernel and changes only what differs, so that a second call for a
+wired namespace only reads.
 """
 
 import ctypes
@@ -25,35 +25,35 @@ from novadocker.privsep.network import rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import Bridge, Nic, Route
 
-# Neutron alone says what an address is: no router may add one, and no probe may delay one;
-# what addresses there are is told when ``announce`` wants it
+# Because Neutron assigns the addresses, no router may add one and no duplicate address detection
+# may delay one. ``announce`` makes the kernel announce them.
 _GUEST_SYSCTL = {
     "ipv4": {"arp_notify": "1"},
     "ipv6": {"accept_ra": "0", "autoconf": "0", "accept_dad": "0", "ndisc_notify": "1"},
 }
-# the host must not speak on a tenant's network, nor heed a router there
+# Because the network is a tenant's, the host sends nothing and accepts no router there.
 _HOST_SYSCTL = {"ipv6": {"disable_ipv6": "1"}}
-# of every namespace
+# the index of the loopback device in every network namespace
 _LOOPBACK = 1
-# removing one thing can take others along (an address its routes): a second round puts them back
+# Because the kernel deletes the routes of a deleted address, a second round adds them again.
 _ROUNDS = 2
 
 
 class WiringFailed(Exception):
-    """A NIC could not be wired; the arguments are the port's id and the reason.
+    """A NIC cannot be wired; the arguments are the port's id and the reason.
 
-    A plain exception, since it is carried from the privileged process to nova-compute.
+    A plain exception, because oslo.privsep sends its arguments to nova-compute.
     """
 
 
 def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
-    """Make the namespace at ``path`` exist with its loopback up, and each NIC in it right.
+    """Create the namespace at ``path`` and its NICs, and configure them. Idempotent.
 
-    Leaves the calling thread in that namespace: call it by ``kernel.run_in_thread``.
+    Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
     :returns: the ports whose devices are new
-    :raises WiringFailed: a NIC is not what it must be
-    :raises OSError: no namespace could be made
+    :raises WiringFailed: the kernel refuses a NIC or does not keep its settings
+    :raises OSError: the namespace cannot be created
     """
     with ExitStack() as stack:
         host = stack.enter_context(Netlink())
@@ -65,7 +65,7 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         guest.ask(rtnetlink.set_link(_LOOPBACK, up=True))
         made = []
         for nic in nics:
-            with _blaming(nic):
+            with _naming_port(nic):
                 device = present.get(nic.guest_device)
                 with network_bridge.joined(host, nic) as bridge:
                     if _ensure_pair(host, guest, namespace, nic, device, bridge):
@@ -84,25 +84,25 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         for nic in nics:
             changes = network_link.changes_of(nic, state)
             if changes.needed:
-                raise WiringFailed(nic.port_id, f"the kernel does not keep {changes}")
+                raise WiringFailed(nic.port_id, f"the kernel does not keep the settings: {changes}")
     return tuple(made)
 
 
-def make_owned(path: str, user_path: str, ids: IdMaps) -> None:
-    """Make the namespace at ``path`` exist, as one of a user namespace that is made with it.
+def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
+    """Create the network namespace at ``path``, owned by a new user namespace. Idempotent.
 
-    Leaves the calling thread in that namespace: call it by ``kernel.run_in_thread``.
+    Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
-    :raises OSError: no namespace could be made
+    :raises OSError: a namespace cannot be created
     """
     if not namespaces.is_namespace(path):
         namespaces.enter_new_owned_namespace(user_path, ids)
         _write_sysctl("default", _GUEST_SYSCTL)
-        namespaces.name_namespace(path)
+        namespaces.mount_namespace(path)
 
 
 def unwire(host_device: str, bridge: Bridge | None) -> None:
-    """Delete a veth pair by its host end, and the bridge it was the last in; absent is fine.
+    """Delete a veth pair by its host end, and its bridge if no other port uses it. Idempotent.
 
     :raises OSError: the kernel refuses
     """
@@ -113,9 +113,10 @@ def unwire(host_device: str, bridge: Bridge | None) -> None:
 
 
 def silence(host_devices: Sequence[str]) -> None:
-    """Take host ends down, so that nothing answers behind them; absent is fine.
+    """Set host devices down, so that the guest devices answer nothing.
 
-    Addresses and routes stay: the other ends only lose their carrier.
+    Addresses and routes of the guest devices stay; they lose their carrier. Ignores devices that
+    do not exist.
 
     :raises OSError: the kernel refuses
     """
@@ -124,23 +125,24 @@ def silence(host_devices: Sequence[str]) -> None:
 
 
 def announce(path: str, guest_devices: Sequence[str]) -> None:
-    """Have the kernel announce the addresses of devices in the namespace at ``path``.
+    """Announce the addresses of devices in the namespace at ``path``.
 
-    By gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements (RFC 4861,
-    section 7.2.6), see ``arp_notify`` and ``ndisc_notify`` in the kernel's ip-sysctl. Leaves the
-    calling thread in that namespace: call it by ``kernel.run_in_thread``.
+    The kernel sends gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
+    (RFC 4861, section 7.2.6), see ``arp_notify`` and ``ndisc_notify`` in the kernel's ip-sysctl.
+    Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
     :raises OSError: the kernel refuses
     """
     namespaces.enter_namespace_at(path)
     with Netlink() as guest:
         devices = network_link.read_devices(guest, guest_devices).values()
-        # they speak when a MAC is set, also to what it is
+        # Because the kernel announces addresses when a MAC address is set, even to the same value,
+        # each device is given its own.
         guest.ask(*(rtnetlink.set_link(device.index, mac=device.mac) for device in devices))
 
 
 @contextmanager
-def _blaming(nic: Nic) -> Iterator[None]:
+def _naming_port(nic: Nic) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -149,10 +151,10 @@ def _blaming(nic: Nic) -> Iterator[None]:
 
 @contextmanager
 def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
-    """Open netlink in the namespace at ``path``, which is made when there is none.
+    """Open a netlink socket in the namespace at ``path``, which is created if there is none.
 
-    The body runs in the host's namespace again: a socket stays where it was opened. The second
-    value says whether the namespace is fresh.
+    The body runs in the host's namespace, because a socket stays in the namespace in which it was
+    opened. The second value is True if the namespace is new.
     """
     home = namespaces.open_namespace()
     try:
@@ -163,7 +165,7 @@ def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
             namespaces.enter_namespace_at(path)
         with Netlink() as guest:
             if fresh:
-                namespaces.name_namespace(path)
+                namespaces.mount_namespace(path)
             namespaces.enter_namespace(home)
             yield guest, fresh
     finally:
@@ -178,11 +180,14 @@ def _ensure_pair(
     device: network_link.Device | None,
     bridge: int | None,
 ) -> bool:
-    """Make the veth pair of a NIC, unless the host end's peer is the device seen in the namespace.
+    """Create the veth pair of a NIC, unless its two devices are the ends of one pair.
 
-    Whatever else bears one of the two names goes. Returns whether the pair is new.
+    Deletes other veth devices with one of the two names.
 
-    :param bridge: index of the Linux bridge to put the host end into
+    :param namespace: file descriptor of the instance's namespace
+    :param device: the device in the instance's namespace, or None
+    :param bridge: index of the Linux bridge to put the host device into, or None
+    :returns: True if the pair is new
     """
     link = None
     if device is not None:
@@ -191,7 +196,7 @@ def _ensure_pair(
             network_link.delete_link(guest, device.index)
             link = None
     if link is None:
-        _make_pair(host, namespace, nic, bridge)
+        _create_pair(host, namespace, nic, bridge)
         return True
     attributes: dict[str, Any] = {}
     if nic.mtu and link.get_attr("IFLA_MTU") != nic.mtu:
@@ -205,21 +210,21 @@ def _ensure_pair(
     return False
 
 
-def _make_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) -> None:
+def _create_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) -> None:
     request = rtnetlink.add_veth(
         nic.host_device, nic.guest_device, namespace, nic.mac, nic.mtu, bridge
     )
     try:
         host.ask(request)
     except FileExistsError:
-        # the peer of the one in the way is not in our namespace
+        # A veth device with this name exists, whose peer is not in the instance's namespace.
         _delete_veth(host, nic.host_device)
         host.ask(request)
     _write_sysctl(nic.host_device, _HOST_SYSCTL)
 
 
 def _is_peer(host: Netlink, link: Any, namespace: int, device: network_link.Device) -> bool:
-    """Say whether a link of the host and a device in a namespace are the ends of one veth pair."""
+    """Return True if a host device and a device in a namespace are the ends of one veth pair."""
     if link.get_attr("IFLA_LINK") != device.index or device.peer != link["index"]:
         return False
     ((known,),) = host.ask(rtnetlink.get_namespace_id(namespace))
@@ -227,9 +232,9 @@ def _is_peer(host: Netlink, link: Any, namespace: int, device: network_link.Devi
 
 
 def _new_state(nics: Sequence[Nic]) -> network_link.State:
-    """Return what the kernel would show of new devices in the thread's namespace.
+    """Return the state of new devices in the calling thread's namespace without reading it.
 
-    To ask it takes longer than to make them.
+    Reading takes longer than creating the devices.
     """
     devices = {
         nic.guest_device: network_link.Device(
@@ -245,12 +250,12 @@ def _new_state(nics: Sequence[Nic]) -> network_link.State:
 
 
 def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
-    """Make one device what it must be.
+    """Change a device to what its NIC needs.
 
-    Returns whether something was taken away, so that what is left must be read again; the kernel
-    has acknowledged whatever was added.
+    :returns: True if anything was removed, so that the state must be read again; the kernel has
+        acknowledged every addition
     """
-    with _blaming(nic):
+    with _naming_port(nic):
         changes = network_link.changes_of(nic, state)
         index = changes.index
         guest.ask(
@@ -262,7 +267,8 @@ def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
             ignoring=errno.EADDRNOTAVAIL,
         )
         if changes.new_mac:
-            # else the IPv6 link-local address of the old MAC stays
+            # Because the IPv6 link-local address of the old MAC address would stay, the device is
+            # set down first.
             guest.ask(rtnetlink.set_link(index, up=False))
             guest.ask(rtnetlink.set_link(index, **{**changes.attributes, "up": True}))
         guest.ask(
@@ -277,8 +283,11 @@ def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
 
 
 def _fill_in_checksums(nic: Nic) -> None:
-    """Have the kernel finish the checksums of what leaves a device of the thread's namespace."""
-    with _blaming(nic), closing(IoctlEthtool(nic.guest_device)) as device:
+    """Make the kernel complete the checksums of packets that leave the NIC.
+
+    The calling thread is in the NIC's namespace.
+    """
+    with _naming_port(nic), closing(IoctlEthtool(nic.guest_device)) as device:
         # Because pyroute2 0.7.7 has the request but no function for it, the ioctl is called here.
         # Its function that sets features by name takes 30 times as long.
         device.ifreq.value = ctypes.pointer(EthtoolValue(cmd=ETHTOOL_STXCSUM, data=0))
@@ -286,7 +295,7 @@ def _fill_in_checksums(nic: Nic) -> None:
 
 
 def _is_near(nic: Nic, route: Route) -> bool:
-    """Say whether a route's gateway is where an address of the NIC has its subnet."""
+    """Return True if a route's gateway is in the subnet of an address of the NIC."""
     if route.gateway is None:
         return True
     gateway = ipaddress.ip_address(route.gateway)
@@ -300,14 +309,14 @@ def _delete_veth(host: Netlink, name: str) -> None:
     if link is None:
         return
     if network_link.kind_of(link) != "veth":
-        raise OSError(errno.EEXIST, "a device that is no veth bears the name", name)
+        raise OSError(errno.EEXIST, "a device that is not a veth bears the name", name)
     network_link.delete_link(host, link["index"])
 
 
 def _write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:
-    """Set switches of a device by protocol, in the calling thread's namespace."""
-    for protocol, switches in values.items():
-        # a kernel without IPv6 has none of its
+    """Set sysctls of a device by protocol, in the calling thread's namespace."""
+    for protocol, settings in values.items():
+        # A kernel without IPv6 lacks its sysctls.
         with suppress(FileNotFoundError):
-            for key, value in switches.items():
+            for key, value in settings.items():
                 Path(f"/proc/sys/net/{protocol}/conf/{device}/{key}").write_text(value)

@@ -257,7 +257,7 @@ def test_device_name_in_use_by_the_host(ovs: Switch, instance_uuid: str) -> None
     subprocess.run(["ip", "tuntap", "add", port["devname"], "mode", "tap"], check=True)
     subprocess.run(["ip", "link", "set", port["devname"], "up"], check=True)
     try:
-        with pytest.raises(exception.PlugFailed, match="no veth"):
+        with pytest.raises(exception.PlugFailed, match="not a veth"):
             network_vif.plug_vifs(instance, ports)
     finally:
         subprocess.run(["ip", "link", "delete", port["devname"]], check=True)

@@ -71,7 +71,7 @@ def _lose_power(host: ComputeHost, state_folder: Path) -> None:
     host.switch.stop_switching()
     host.engine.lose_power()
     for name in daemons.namespaces_of(state_folder):
-        namespaces.remove_name(f"{namespace.NAMESPACES}/{name}")
+        namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
     for record in daemons.records_of(state_folder):
         record.unlink()
 

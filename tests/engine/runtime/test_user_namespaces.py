@@ -208,7 +208,7 @@ def test_a_flavor_may_let_it_rule_its_own_network(
 def test_without_its_user_namespace_it_does_not_start(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
-    namespaces.remove_name(f"{namespace.USER_NAMESPACES}/nova-{wired}")
+    namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/nova-{wired}")
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is missing"):
             start(engine, client, wired, describe(wired, machines.PLAIN))

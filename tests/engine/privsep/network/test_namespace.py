@@ -292,14 +292,14 @@ def test_device_of_another_kind_is_left_alone(uuid: str) -> None:
     try:
         with pytest.raises(wiring.WiringFailed) as caught:
             wire(uuid, FIRST)
-        with pytest.raises(OSError, match="no veth"):
+        with pytest.raises(OSError, match="not a veth"):
             namespace.unwire_nic(uuid, FIRST.host_device)
         assert networks.host_device(FIRST.host_device) is not None
     finally:
         subprocess.run(["ip", "link", "delete", FIRST.host_device], check=True)
     port_id, reason = caught.value.args
     assert port_id == PORT
-    assert "no veth" in reason
+    assert "not a veth" in reason
 
 
 def test_what_the_kernel_refuses_names_the_port(uuid: str) -> None:
@@ -358,7 +358,7 @@ def test_failure_in_the_namespace_leaves_no_thread_there(
 
     home = os.stat("/proc/thread-self/ns/net").st_ino
     descriptors = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(namespaces, "name_namespace", refuse)
+    monkeypatch.setattr(namespaces, "mount_namespace", refuse)
     with pytest.raises(OSError, match="no space"):
         wire(uuid, FIRST)
     assert os.listdir("/proc/self/fd") == descriptors
