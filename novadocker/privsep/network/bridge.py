@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: the Linux bridges that host ends of veth pairs are put into, through netlink.
+"""Privileged: create and delete the Linux bridges of host devices, through netlink.
 
-A bridge of ours leads to a network by an uplink: an interface of the host, or a VLAN
-sub-interface of one. Both are made for the first port and removed after the last.
+A bridge of novadocker reaches its network by an uplink: an interface of the host, or a VLAN
+sub-interface. Bridge and sub-interface are created for the first port and deleted after the last.
 """
 
 import errno
@@ -19,15 +19,16 @@ from novadocker.privsep.network import rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import Bridge, Nic
 
-# linux/if.h, without the terminating NUL
+# linux/if.h: IFNAMSIZ, without the terminating NUL
 _NAME_LENGTH = 15
 
-# held while ports come and go, so that nobody removes a bridge that another is about to use
+# Because a bridge is deleted with its last port, this lock is held while ports are put into
+# bridges and deleted: no call deletes a bridge into which another call is about to put a port.
 lock = threading.RLock()
 
 
 def vlan_device_name(interface: str, vlan: int) -> str:
-    """Return the name of a VLAN sub-interface, ``eth1.100`` where that is short enough."""
+    """Return the name of a VLAN sub-interface: ``eth1.100``, or a hash if that is too long."""
     name = f"{interface}.{vlan}"
     if len(name) <= _NAME_LENGTH:
         return name
@@ -36,9 +37,9 @@ def vlan_device_name(interface: str, vlan: int) -> str:
 
 @contextmanager
 def joined(host: Netlink, nic: Nic) -> Iterator[int | None]:
-    """Make the bridge of a NIC and keep it while the body puts the host's end into it.
+    """Create the bridge of a NIC and keep it while the body puts the host device into it.
 
-    Yields the bridge's index, None for a NIC without one.
+    Yields the index of the bridge, or None if the NIC has no bridge.
 
     :raises OSError: see ``ensure_bridge``
     """
@@ -50,11 +51,13 @@ def joined(host: Netlink, nic: Nic) -> Iterator[int | None]:
 
 
 def ensure_bridge(host: Netlink, bridge: Bridge, mtu: int | None) -> int:
-    """Make a bridge exist, up and with its uplink in it; return its index.
+    """Create a bridge, set it up and put its uplink into it; return its index. Idempotent.
 
-    :param mtu: bytes that the ports behind it send at most
-    :raises OSError: the interface is absent, carries the host's own addresses or smaller packets,
-        or belongs to another bridge; a device that is no bridge bears the name
+    Returns the index of the interface instead if the interface is itself a bridge.
+
+    :param mtu: the largest packet of the bridge's ports, in bytes
+    :raises OSError: the interface is absent, has addresses of the host or a smaller MTU, or is in
+        another bridge; or a device of another type bears the name
     """
     names = {bridge.interface, _uplink_name(bridge), bridge.name}
     found = network_link.find_links(host, filter(None, names))
@@ -64,9 +67,9 @@ def ensure_bridge(host: Netlink, bridge: Bridge, mtu: int | None) -> int:
         return index
     link = found.get(bridge.name)
     if link is None:
-        link = _make(host, bridge.name, rtnetlink.add_bridge(bridge.name))
+        link = _create(host, bridge.name, rtnetlink.add_bridge(bridge.name))
     elif network_link.kind_of(link) != "bridge":
-        raise OSError(errno.EEXIST, "a device that is no bridge bears the name", bridge.name)
+        raise OSError(errno.EEXIST, "a device that is not a bridge bears the name", bridge.name)
     index = link["index"]
     if not network_link.is_up(link):
         host.ask(rtnetlink.set_link(index, up=True))
@@ -76,7 +79,10 @@ def ensure_bridge(host: Netlink, bridge: Bridge, mtu: int | None) -> int:
 
 
 def remove_unused(host: Netlink, bridge: Bridge) -> None:
-    """Remove a bridge of ours, and its VLAN sub-interface, when only the uplink is left in it."""
+    """Delete a bridge of novadocker and its VLAN sub-interface if the uplink is its only port.
+
+    Does nothing for a bridge without an interface, because Neutron or os-vif created it.
+    """
     if bridge.interface is None:
         return
     uplink = _uplink_name(bridge)
@@ -105,12 +111,12 @@ def _uplink_name(bridge: Bridge) -> str | None:
 def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mapping[str, Any]) -> Any:
     interface = found.get(bridge.interface or "")
     if interface is None:
-        raise OSError(errno.ENODEV, "this host has no such interface", bridge.interface)
+        raise OSError(errno.ENODEV, "the host has no such interface", bridge.interface)
     carries = interface.get_attr("IFLA_MTU")
     if mtu and mtu > carries:
         raise OSError(
             errno.EMSGSIZE,
-            f"the network's MTU of {mtu} is more than the {carries} of the interface",
+            f"the network's MTU of {mtu} is more than the interface's {carries}",
             bridge.interface,
         )
     if not network_link.is_up(interface):
@@ -124,7 +130,7 @@ def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mappin
     ):
         raise OSError(
             errno.EADDRINUSE,
-            "the interface has addresses of the host, which a bridge would cut off",
+            "the interface has addresses of the host, which a bridge would disconnect",
             bridge.interface,
         )
     return interface
@@ -135,23 +141,25 @@ def _ensure_vlan(
 ) -> Any:
     link = found.get(name)
     if link is None:
-        link = _make(host, name, rtnetlink.add_vlan(name, interface["index"], vlan))
+        link = _create(host, name, rtnetlink.add_vlan(name, interface["index"], vlan))
     elif (
         network_link.kind_of(link) != "vlan"
         or link.get_attr("IFLA_LINK") != interface["index"]
         or link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_VLAN_ID") != vlan
     ):
-        raise OSError(errno.EEXIST, "a device that is not this VLAN's bears the name", name)
+        raise OSError(
+            errno.EEXIST, "a device that is not this VLAN's sub-interface bears the name", name
+        )
     if not network_link.is_up(link):
         host.ask(rtnetlink.set_link(link["index"], up=True))
     return link
 
 
-def _make(host: Netlink, name: str, request: Any) -> Any:
-    """Make a device by which the host does not speak on a tenant's network."""
+def _create(host: Netlink, name: str, request: Any) -> Any:
+    """Create a device without IPv6, so that the host sends nothing into a tenant's network."""
     host.ask(request)
     with suppress(FileNotFoundError):
-        # the name can have a dot, which only the path form of a sysctl can bear
+        # Because the name can contain a dot, the path of the sysctl is used instead of its name.
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
     return network_link.find_link(host, name)
 

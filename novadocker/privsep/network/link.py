@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel shows of the network devices in a namespace, and how it differs from a NIC."""
+"""The state of the network devices in a namespace, and its differences from the wanted NICs."""
 
 import errno
 import ipaddress
@@ -21,9 +21,9 @@ _LINK_LOCAL = ipaddress.ip_network("fe80::/64")
 
 @dataclass(frozen=True)
 class Device:
-    """What the kernel shows of a device in the instance's namespace.
+    """The state of a device in an instance's namespace.
 
-    :ivar peer: index of the other end, in that end's namespace
+    :ivar peer: index of the other end of the veth pair, in the namespace of that end
     """
 
     index: int
@@ -35,7 +35,7 @@ class Device:
 
 @dataclass(frozen=True)
 class State:
-    """What the kernel shows of a namespace: by device name, and by device index."""
+    """The state of a namespace: devices by name, addresses and routes by device index."""
 
     devices: Mapping[str, Device]
     addresses: Mapping[int, frozenset[str]]
@@ -44,9 +44,9 @@ class State:
 
 @dataclass(frozen=True)
 class Changes:
-    """What one device lacks, has too much or has wrong.
+    """The differences between a device and its NIC.
 
-    :ivar attributes: as ``messages.set_link`` takes them
+    :ivar attributes: arguments of ``rtnetlink.set_link``
     """
 
     index: int
@@ -58,7 +58,7 @@ class Changes:
 
     @property
     def needed(self) -> bool:
-        """Whether there is any."""
+        """True if there is any difference."""
         return bool(
             self.attributes
             or self.extra_routes
@@ -69,21 +69,21 @@ class Changes:
 
     @property
     def removes(self) -> bool:
-        """Whether to make them takes something away, which can take more along."""
+        """True if the changes remove anything; the kernel may then remove more, as routes."""
         return bool(self.extra_routes or self.extra_addresses or self.new_mac)
 
     @property
     def new_mac(self) -> bool:
-        """Whether the device must go down for a while."""
+        """True if the MAC address differs, for which the device is set down for a moment."""
         return "mac" in self.attributes
 
 
 def changes_of(nic: Nic, state: State) -> Changes:
-    """Pure: compare what a NIC must be with what the kernel shows.
+    """Return the differences between a NIC and the state of its device. Pure.
 
-    An IPv6 link-local address and the subnets of addresses are the kernel's own.
+    IPv6 link-local addresses are ignored, because the kernel adds them.
 
-    :raises OSError: there is no such device
+    :raises OSError: the device does not exist
     """
     device = state.devices.get(nic.guest_device)
     if device is None:
@@ -107,7 +107,7 @@ def changes_of(nic: Nic, state: State) -> Changes:
 
 
 def read_state(guest: Netlink, names: Iterable[str]) -> State:
-    """Read the named devices, all addresses, and the routes that the kernel did not add itself."""
+    """Return the named devices, all addresses, and the routes that the kernel did not add."""
     addresses: dict[int, set[str]] = {}
     for message in guest.dump(rtnetlink.list_addresses()):
         address = f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
@@ -129,7 +129,7 @@ def read_state(guest: Netlink, names: Iterable[str]) -> State:
 
 
 def read_devices(guest: Netlink, names: Iterable[str]) -> dict[str, Device]:
-    """Read the named devices of a namespace; those that are absent are left out."""
+    """Return the named devices of a namespace, without those that do not exist."""
     return {
         name: Device(
             index=link["index"],
@@ -143,32 +143,32 @@ def read_devices(guest: Netlink, names: Iterable[str]) -> dict[str, Device]:
 
 
 def find_links(netlink: Netlink, names: Iterable[str]) -> dict[str, Any]:
-    """Return the kernel's messages about devices by name; those that are absent are left out."""
+    """Return the kernel's messages about devices by name, without those that do not exist."""
     wanted = tuple(names)
     asked = netlink.ask(*map(rtnetlink.get_link, wanted), ignoring=errno.ENODEV)
     return {name: link for name, found in zip(wanted, asked, strict=True) for link in found}
 
 
 def find_link(netlink: Netlink, name: str) -> Any:
-    """Return the kernel's message about a device, or None when it is absent."""
+    """Return the kernel's message about a device, or None if the device does not exist."""
     return find_links(netlink, [name]).get(name)
 
 
 def delete_link(netlink: Netlink, index: int) -> None:
-    """Delete a device; absent is fine.
+    """Delete a device. Does nothing if it does not exist.
 
-    The kernel may be removing it just now, with the namespace of the other end.
+    The kernel may delete it at the same time, with the namespace of the other end.
     """
     netlink.ask(rtnetlink.delete_link(index), ignoring=errno.ENODEV)
 
 
 def is_up(link: Any) -> bool:
-    """Say whether a device is up."""
+    """Return True if a device is up."""
     return bool(link["flags"] & rtnetlink.IFF_UP)
 
 
 def kind_of(link: Any) -> str | None:
-    """Return what a device is, such as ``veth`` or ``bridge``; None for hardware."""
+    """Return the type of a device, such as ``veth`` or ``bridge``; None for hardware."""
     kind: str | None = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
     return kind
 

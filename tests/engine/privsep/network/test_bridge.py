@@ -212,8 +212,12 @@ def test_bridge_of_neutrons_agent(plug: Plug) -> None:
     [
         ("link set phys0 name other0", "link set other0 name phys0", "no such interface"),
         ("address add 192.0.2.1/24 dev phys0", "address flush dev phys0", "addresses of the host"),
-        ("link set phys0 mtu 1400", "link set phys0 mtu 1500", "MTU of 1450 is more than the 1400"),
-        ("link add brqaaaaaaaa-aa type veth", "link delete brqaaaaaaaa-aa", "no bridge bears"),
+        (
+            "link set phys0 mtu 1400",
+            "link set phys0 mtu 1500",
+            "MTU of 1450 is more than the interface's 1400",
+        ),
+        ("link add brqaaaaaaaa-aa type veth", "link delete brqaaaaaaaa-aa", "not a bridge bears"),
     ],
 )
 def test_fault_names_the_port_and_can_be_mended(
