@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure: requests to the kernel's rtnetlink, for ``netlink.Netlink``."""
+"""Requests to the kernel's rtnetlink(7), and a socket that sends several of them at once.
+
+pyroute2 encodes and decodes the messages.
+"""
 
 import ipaddress
 import os
@@ -42,11 +45,19 @@ _RT_SCOPE_NOWHERE = 255
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 
+# linux/netlink.h
+_NETLINK_ROUTE = 0
+# Because a socket's buffer has usually 208 KiB, it holds the answers to this number of requests.
+_MOST_AT_ONCE = 16
+_LARGEST_ANSWER = 1 << 16
+# the number of attempts to list objects that change meanwhile
+_DUMPS = 5
+
 
 class Netlink:
     """A socket of rtnetlink in the network namespace that the thread is in when it is opened.
 
-    It stays there wherever the thread goes.
+    The socket stays in that namespace when the thread enters another.
     """
 
     def __init__(self) -> None:
@@ -62,12 +73,12 @@ class Netlink:
         self._socket.close()
 
     def ask(self, *requests: Any, ignoring: int | None = None) -> list[list[Any]]:
-        """Have the kernel carry out requests in this order; return what answers each.
+        """Send requests, which the kernel carries out in this order; return the answers to each.
 
-        One that it refuses keeps it from none of the others.
+        A request that the kernel refuses does not prevent the others.
 
-        :param requests: see ``messages``; one that lists things goes alone
-        :param ignoring: the error number of a refusal that is none
+        :param requests: of the functions of this module; a request of a list must be the only one
+        :param ignoring: an error number that is not raised
         :raises OSError: the first refusal
         """
         answers: list[list[Any]] = []
@@ -84,16 +95,17 @@ class Netlink:
         return answers
 
     def dump(self, request: Any) -> list[Any]:
-        """Return all that a request lists.
+        """Return all messages that answer the request of a list.
 
-        :raises OSError: the kernel refuses, or what is listed never stands still
+        :raises OSError: the kernel refuses, or the list changes during each attempt
         """
         for _ in range(_DUMPS):
             ((*found, end),) = self.ask(request)
-            # what changes meanwhile can make the kernel skip what does not
+            # Because a change during the dump can make the kernel skip unchanged objects, such a
+            # dump is repeated.
             if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in (*found, end)):
                 return found
-        raise InterruptedError("the kernel's list changes all the time")
+        raise InterruptedError("the kernel's list changed during each attempt")
 
     def _send(self, requests: Sequence[Any]) -> None:
         encoded = bytearray()
@@ -106,7 +118,7 @@ class Netlink:
         self._socket.send(encoded)
 
     def _receive(self, count: int) -> tuple[list[list[Any]], list[int]]:
-        """Return the answers to requests, and the error number of each, 0 for none."""
+        """Return the answers to requests, and the error number of each, 0 for success."""
         answers: list[list[Any]] = [[] for _ in range(count)]
         codes: dict[int, int] = {}
         while len(codes) < count:
@@ -122,48 +134,42 @@ class Netlink:
         return answers, [codes[number] for number in range(count)]
 
 
-# linux/netlink.h
-_NETLINK_ROUTE = 0
-# the answers to that many fit into a socket's buffer, whose usual size is 208 KiB
-_MOST_AT_ONCE = 16
-_LARGEST_ANSWER = 1 << 16
-_DUMPS = 5
-
-
 def get_link(name: str) -> Any:
-    """Ask for a device by name."""
+    """Return a request of a device by name."""
     return _link(rtnl.RTM_GETLINK, {"IFLA_IFNAME": name})
 
 
 def get_namespace_id(descriptor: int) -> Any:
-    """Ask for what the links of this namespace call another one, by its file descriptor."""
+    """Return a request of the id of another namespace, of which this is a file descriptor."""
     return _request(nsidmsg, rtnl.RTM_GETNSID, {"NETNSA_FD": descriptor})
 
 
 def list_links(master: int) -> Any:
-    """Ask for the devices in a bridge; kernels without that filter list all."""
+    """Return a request of the devices in a bridge; kernels without this filter list all devices."""
     return _link(rtnl.RTM_GETLINK, {"IFLA_MASTER": master}, NLM_F_DUMP)
 
 
 def list_addresses() -> Any:
-    """Ask for all addresses of the namespace."""
+    """Return a request of all addresses of the namespace."""
     return _request(ifaddrmsg, rtnl.RTM_GETADDR, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
 
 
 def list_routes() -> Any:
-    """Ask for all routes of the namespace."""
+    """Return a request of all routes of the namespace."""
     return _request(rtmsg, rtnl.RTM_GETROUTE, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
 
 
 def add_veth(
     name: str, peer: str, namespace: int, mac: str, mtu: int | None, bridge: int | None
 ) -> Any:
-    """Make a veth pair, its first end up.
+    """Return a request that creates a veth pair and sets its first end up.
 
-    It has no carrier, and says nothing, before the other end is up.
+    The first end has no carrier, and sends nothing, until the other end is up.
 
-    :param peer: name of the other end, which is in ``namespace`` and has ``mac``
-    :param bridge: index of what the first end is put into
+    :param peer: name of the other end
+    :param namespace: file descriptor of the namespace of the other end
+    :param mac: MAC address of the other end
+    :param bridge: index of the Linux bridge for the first end, or None
     """
     size = {} if mtu is None else {"IFLA_MTU": mtu}
     other = {"IFLA_IFNAME": peer, "IFLA_ADDRESS": mac, "IFLA_NET_NS_FD": namespace, **size}
@@ -174,14 +180,17 @@ def add_veth(
 
 
 def add_bridge(name: str) -> Any:
-    """Make a Linux bridge."""
+    """Return a request that creates a Linux bridge."""
     return _link(
         rtnl.RTM_NEWLINK, {"IFLA_IFNAME": name, "IFLA_LINKINFO": _kind("bridge", {})}, _NEW
     )
 
 
 def add_vlan(name: str, interface: int, vlan: int) -> Any:
-    """Make a VLAN sub-interface of the interface with an index."""
+    """Return a request that creates a VLAN sub-interface.
+
+    :param interface: index of its interface
+    """
     kind = _kind("vlan", {"IFLA_VLAN_ID": vlan})
     attributes = {"IFLA_IFNAME": name, "IFLA_LINK": interface, "IFLA_LINKINFO": kind}
     return _link(rtnl.RTM_NEWLINK, attributes, _NEW)
@@ -195,7 +204,10 @@ def set_link(
     master: int | None = None,
     up: bool | None = None,
 ) -> Any:
-    """Change a device; what is None stays."""
+    """Return a request that changes a device; values of None stay unchanged.
+
+    :param master: index of the Linux bridge to put the device into
+    """
     wanted = {"IFLA_ADDRESS": mac, "IFLA_MTU": mtu, "IFLA_MASTER": master}
     attributes = {name: value for name, value in wanted.items() if value is not None}
     return _link(
@@ -208,29 +220,29 @@ def set_link(
 
 
 def take_down(name: str) -> Any:
-    """Take a device down by name."""
+    """Return a request that sets a device down, by name."""
     return _link(rtnl.RTM_NEWLINK, {"IFLA_IFNAME": name}, flags=0, change=IFF_UP)
 
 
 def delete_link(index: int) -> Any:
-    """Delete a device, of a pair both ends."""
+    """Return a request that deletes a device, and its peer if it has one."""
     return _link(rtnl.RTM_DELLINK, {}, index=index)
 
 
 def add_address(index: int, address: str) -> Any:
-    """Give a device an address, as ``192.0.2.5/24``; it can be used at once."""
+    """Return a request that adds an address, as ``192.0.2.5/24``, usable at once."""
     return _address(rtnl.RTM_NEWADDR, _NEW, index, address)
 
 
 def delete_address(index: int, address: str) -> Any:
-    """Take an address from a device."""
+    """Return a request that deletes an address of a device."""
     return _address(rtnl.RTM_DELADDR, 0, index, address)
 
 
 def add_route(index: int, route: Route, near: bool) -> Any:
-    """Give a device a route.
+    """Return a request that adds a route to a device.
 
-    :param near: whether the kernel can tell by the device's addresses that the gateway is there
+    :param near: True if the gateway is in the subnet of an address of the device
     """
     on_link_only = route.gateway is None and ipaddress.ip_network(route.destination).version == 4
     return _route(
@@ -246,7 +258,7 @@ def add_route(index: int, route: Route, near: bool) -> Any:
 
 
 def delete_route(index: int, route: Route) -> Any:
-    """Take a route from a device, of whatever origin."""
+    """Return a request that deletes a route of a device, of any protocol, type and scope."""
     return _route(
         rtnl.RTM_DELROUTE,
         0,
@@ -277,7 +289,8 @@ def _address(command: int, how: int, index: int, address: str) -> Any:
         how,
         family=_family(interface.version),
         prefixlen=interface.network.prefixlen,
-        # the kernel would try IPv6's first, or see a little later that it need not
+        # Because the kernel would delay an IPv6 address for duplicate address detection, it is
+        # disabled for the address.
         flags=_IFA_F_NODAD if interface.version == 6 else 0,
         index=index,
     )
