@@ -47,7 +47,7 @@ class PrivilegedCall:
     :ivar root: whether the caller was already root
     :ivar command: command that starts the privileged process, without the path of the socket
     :ivar error: error of the call; empty if it succeeded
-    :ivar missing_means: means of limiting bandwidth that are missing (``policing.missing_means``)
+    :ivar missing_means: what the kernel lacks to limit bandwidth (``ovs_support.missing_means``)
     """
 
     user: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: what the kernel lacks of the means by which Open vSwitch limits bandwidth."""
+"""Privileged: find out whether the kernel can enforce Open vSwitch's bandwidth limits."""
 
 import errno
 
@@ -9,7 +9,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from novadocker import privsep
 from novadocker.linux import namespaces
 
-# of every namespace
+# the index of the loopback device in every network namespace
 _LOOPBACK = 1
 # linux/pkt_sched.h, linux/if_ether.h
 _INGRESS = 0xFFFF0000
@@ -19,11 +19,11 @@ _POLICE = {"kind": "police", "rate": "10mbit", "burst": 125_000, "action": "drop
 
 @privsep.network_pctxt.entrypoint
 def missing_means() -> tuple[str, ...]:
-    """Return ``police`` and ``htb`` if the kernel lacks them, tried in a scratch namespace.
+    """Return ``police`` and ``htb`` if the kernel lacks them; tries both in a new namespace.
 
-    A device's ingress is policed by a filter of the kind basic with the action police, its egress
-    shaped by the queueing discipline htb: see linux-htb and ingress_policing_rate in
-    ovs-vswitchd.conf.db(5).
+    Open vSwitch polices the ingress of a device by a filter of the kind basic with the action
+    police, and shapes its egress by the queueing discipline htb: see linux-htb and
+    ingress_policing_rate in ovs-vswitchd.conf.db(5).
 
     :raises NetlinkError: the kernel refuses for another reason
     """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network rates as token buckets (tc-tbf) on the devices of an instance, through netlink.
 
-Traffic to the server leaves the host end of its veth pair, traffic from it the guest end: both
-are shaped where they are sent, which every switch heeds. What tc does to packets that arrive at
-the host end is lost on an Open vSwitch in user space, which reads them before.
+Traffic to the server leaves the host end of its veth pair, and traffic from the server leaves the
+guest end. Both directions are shaped at the sending end, which works with every switch. Policing
+at the receiving host end would have no effect on the userspace datapath of Open vSwitch, which
+reads packets earlier.
 
-Neutron's QoS has the switch put a queueing discipline (linux-htb) on the host end. It stays, and
-ours goes into its classes, so that the lower rate wins. Kept free of Nova: the privileged process
-imports it.
+With Neutron's QoS, Open vSwitch puts a queueing discipline (linux-htb) on the host end. The token
+buckets of novadocker go into its classes, so that the lower rate wins.
 """
 
 import dataclasses
@@ -27,22 +27,23 @@ from novadocker.privsep import arguments
 from novadocker.privsep.network import namespace
 from novadocker.privsep.network.types import NetworkRate
 
-# major number of ours; those in the classes of a foreign one follow it
+# The major number of novadocker's queueing disciplines; those in the classes of another queueing
+# discipline have the following numbers.
 _MAJOR = 0x7D0
-# so much higher is that of a peak's
+# added to the major number for the token bucket of the peak rate
 _INNER = 0x20
-# of a tbf without RATE64; no veth is faster
+# the highest rate of a tbf without TCA_TBF_RATE64; no veth device is faster
 _TOP_RATE = (1 << 32) - 1
-# as much as may be sent in one turn of the CPU's, and no less than a segmented packet
+# the traffic of one time slice of a CPU, but at least one packet before segmentation
 _BURST_SECONDS = 0.01
 _LEAST_BURST = 1 << 16
-# a packet of the largest MTU that is in use must fit
+# larger than a packet of the largest MTU in use
 _SMALLEST_BURST = 1 << 14
-# how long a packet may wait
+# the longest time that a packet waits for tokens
 _QUEUE_SECONDS = 0.05
-# the kernel's unit of time here, in a second
+# ticks in a second; the kernel counts a burst in ticks
 _TICKS = calc_xmittime(1, 1)
-# what a device has before anybody asks for another
+# the queueing disciplines that the kernel gives to a device
 _DEFAULT_KINDS = ("noqueue", "pfifo_fast", "fq_codel", "fq", "mq")
 
 
@@ -57,7 +58,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Shape:
-    """The token buckets of one direction: of the average, and one in it while bursts last."""
+    """The token buckets of one direction: for the average rate, and inside it for the peak rate."""
 
     average: Bucket
     peak: Bucket | None
@@ -70,9 +71,10 @@ _RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
 
 
 def shape_of(rate: NetworkRate | None) -> Shape | None:
-    """Pure: return the token buckets of a rate; None where there is no limit.
+    """Return the token buckets of a rate, or None if there is no limit. Pure.
 
-    A rate beyond 34 Gbit/s is none: the kernel's shaper counts no further, nor is a veth faster.
+    A rate beyond 34 Gbit/s is no limit: the kernel's shaper has no higher rate, and no veth device
+    is faster.
     """
     if rate is None or rate.average > _TOP_RATE:
         return None
@@ -82,7 +84,7 @@ def shape_of(rate: NetworkRate | None) -> Shape | None:
 
 def _bucket(rate: int, burst: int) -> Bucket:
     chosen = max(burst, _SMALLEST_BURST) if burst else _burst(rate)
-    # the kernel counts it in ticks, of 32 bits
+    # Because the kernel counts a burst in ticks of 32 bits, the burst has a maximum.
     chosen = min(chosen, ((1 << 32) - 1) * rate // _TICKS)
     return Bucket(rate, chosen, chosen + max(_LEAST_BURST, int(rate * _QUEUE_SECONDS)))
 
@@ -92,14 +94,14 @@ def _burst(rate: int) -> int:
 
 
 def shape(netlink: IPRoute, device: str, wanted: Shape | None, own: bool) -> None:
-    """Make traffic that leaves a device obey token buckets; what is right is left alone.
+    """Put token buckets on a device for the traffic that leaves it; change only what differs.
 
-    To put a first queueing discipline on a device, or to take it away, loses what is sent at that
-    moment; to change one loses nothing. So one that is no longer wanted gets the top rate.
+    Adding the first queueing discipline to a device, or deleting it, loses packets that are sent
+    at that moment; changing it loses none. So a bucket that is no longer wanted gets the top rate.
 
     :param netlink: of the network namespace that the calling thread is in
-    :param own: whether nobody else has a say in the device's queueing discipline
-    :raises OSError: there is no such device, or the kernel does not keep the buckets
+    :param own: True if only novadocker sets queueing disciplines on the device
+    :raises OSError: the device does not exist, or the kernel does not keep the buckets
     :raises NetlinkError: the kernel refuses
     """
     index = socket.if_nametoindex(device)
@@ -107,7 +109,7 @@ def shape(netlink: IPRoute, device: str, wanted: Shape | None, own: bool) -> Non
     targets = {}
     for parent, major in _places(netlink, index, qdiscs, own):
         targets[parent, major << 16] = wanted.average if wanted else None
-        # a tbf is a class of its own, with the minor number 1
+        # Because a tbf has one class, with the minor number 1, the peak's bucket goes into it.
         targets[major << 16 | 1, (major + _INNER) << 16] = wanted.peak if wanted else None
     present = _buckets(qdiscs)
     changed = {}
@@ -124,9 +126,9 @@ def shape(netlink: IPRoute, device: str, wanted: Shape | None, own: bool) -> Non
 
 
 def lacking(qdiscs: Sequence[Any], devices: Mapping[int, NetworkRate]) -> set[int]:
-    """Pure: return those devices, by index, on which no token bucket of ours has the rate.
+    """Return the devices, by index, on which no token bucket of novadocker has the rate. Pure.
 
-    :param qdiscs: of all devices, as netlink tells them
+    :param qdiscs: the queueing disciplines of all devices, as messages of netlink
     """
     present: dict[int, list[Bucket]] = {}
     for message in qdiscs:
@@ -145,7 +147,7 @@ def lacking(qdiscs: Sequence[Any], devices: Mapping[int, NetworkRate]) -> set[in
 def _places(
     netlink: IPRoute, index: int, qdiscs: Sequence[Any], own: bool
 ) -> list[tuple[int, int]]:
-    """Return where a device needs token buckets: the parent, and the major number of ours."""
+    """Return the parent and the major number of each token bucket that a device needs."""
     roots = [
         message
         for message in qdiscs
@@ -156,7 +158,7 @@ def _places(
         return [(TC_H_ROOT, _MAJOR)]
     classes = list(netlink.get_classes(index=index))
     parents = {message["parent"] for message in classes}
-    # ours have classes, too
+    # Because novadocker's own queueing disciplines have classes, too, those are left out.
     leaves = sorted(
         message["handle"]
         for message in classes
@@ -173,16 +175,16 @@ def _buckets(qdiscs: Iterable[Any]) -> dict[tuple[int, int], Bucket]:
 def _bucket_of(message: Any) -> Bucket | None:
     if message.get_attr("TCA_KIND") != "tbf":
         return None
-    told = message.get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")
+    parameters = message.get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")
     return Bucket(
-        rate=told["rate"],
-        burst=told["buffer"] * told["rate"] // _TICKS,
-        limit=told["limit"],
+        rate=parameters["rate"],
+        burst=parameters["buffer"] * parameters["rate"] // _TICKS,
+        limit=parameters["limit"],
     )
 
 
 def _alike(first: Bucket, second: Bucket) -> bool:
-    # the kernel keeps a burst as the ticks that it takes
+    # Because the kernel rounds a burst to ticks, bursts are compared with a tolerance.
     return (first.rate, first.limit) == (second.rate, second.limit) and (
         abs(first.burst - second.burst) <= max(second.burst // 50, 1024)
     )
@@ -195,11 +197,11 @@ def set_port_rates(
     inbound: Mapping[str, int] | None,
     outbound: Mapping[str, int] | None,
 ) -> None:
-    """Set the rates of a server's wired VIFs, and see that the kernel keeps them.
+    """Set the rates of a server's wired VIFs, and check that the kernel keeps them.
 
     :param devices: the host end and the guest end of each VIF
-    :param inbound: ``model.NetworkRate`` as a dictionary, of each VIF's traffic to the server
-    :param outbound: the same for traffic from it
+    :param inbound: ``types.NetworkRate`` as a dictionary, of each VIF's traffic to the server
+    :param outbound: ``types.NetworkRate`` as a dictionary, of each VIF's traffic from the server
     :raises ValueError: an argument is not well-formed
     :raises OSError: the kernel does not keep a rate
     """
@@ -224,7 +226,7 @@ def _shape(
             for _, device in pairs:
                 shape(guest, device, outbound, own=True)
     except NetlinkError as error:
-        # an error that the caller can know without pyroute2
+        # Because the caller does not import pyroute2, the error becomes an OSError.
         raise OSError(error.code, str(error)) from error
 
 
@@ -233,5 +235,5 @@ def _parse(rate: object) -> Shape | None:
         return None
     found = NetworkRate(**arguments.rates(_RATE_FIELDS, rate))
     if not found.average:
-        raise ValueError(f"{found} is no rate")
+        raise ValueError(f"The average of {found} is 0.")
     return shape_of(found)

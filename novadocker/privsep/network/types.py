@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What network devices of an instance must be: frozen dataclasses that privileged calls carry."""
+"""The wanted network devices of an instance: dataclasses that privileged calls carry."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Route:
-    """A route of one NIC; without ``gateway`` the destination is on the link itself."""
+    """A route of one NIC; without ``gateway`` the destination is on the NIC's own link."""
 
     destination: str
     gateway: str | None
@@ -14,10 +14,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Bridge:
-    """The Linux bridge that a port's host end is put into.
+    """The Linux bridge into which the host device of a port is put.
 
-    :ivar interface: the host's interface to the physical network, or a bridge that has it; None
-        leaves the other ports of this bridge to whoever made it
+    :ivar interface: the host's interface to the physical network, or a bridge that contains this
+        interface; None if Neutron or os-vif connects the bridge to its network
     :ivar vlan: the network's VLAN on that interface, None for a flat network
     """
 
@@ -30,13 +30,13 @@ class Bridge:
 class Nic:
     """A network device of an instance.
 
-    :ivar host_device: the end that is plugged into the switch
-    :ivar guest_device: the instance's end
+    :ivar host_device: name of the end of the veth pair that is plugged into the switch
+    :ivar guest_device: name of the end in the instance's namespace
     :ivar mtu: bytes, None for the kernel's default
     :ivar addresses: with the prefix length of their subnet, as ``192.0.2.5/24``
-    :ivar routes: those beyond the subnets of the addresses; destinations as ``192.0.2.0/24``
-    :ivar software_checksums: whether packets must leave with their checksums filled in
-    :ivar bridge: the Linux bridge of the host's end; None where a virtual switch takes it
+    :ivar routes: all but the subnets of the addresses; destinations as ``192.0.2.0/24``
+    :ivar software_checksums: True if the kernel must complete the checksums of sent packets
+    :ivar bridge: the Linux bridge of the host device; None if a virtual switch takes the device
     """
 
     port_id: str
@@ -52,11 +52,11 @@ class Nic:
 
 @dataclass(frozen=True)
 class NetworkRate:
-    """How fast traffic of each of a server's VIFs may be in one direction.
+    """The rate limit of each of a server's VIFs in one direction.
 
     :ivar average: bytes per second in the long run
-    :ivar peak: bytes per second while a burst lasts; 0 is no limit
-    :ivar burst: bytes that may go at ``peak``; 0 leaves the size to whoever applies the rate
+    :ivar peak: bytes per second during a burst; 0 is no limit
+    :ivar burst: bytes that may be sent at ``peak``; 0 for a size computed from the rate
     """
 
     average: int
