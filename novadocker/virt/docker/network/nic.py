@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure: computes the devices, addresses and routes of an instance from Nova's network model."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+
+from nova.network import model as network_model
 
 from novadocker import naming
 from novadocker.privsep.network.types import Nic, Route
-
-if TYPE_CHECKING:
-    from nova.network import model as network_model
 
 _DEFAULTS = ("0.0.0.0/0", "::/0")
 
@@ -94,6 +90,7 @@ def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str,
 
 
 def host_device_name(vif: network_model.VIF) -> str:
+    """Return the name of a VIF's host device, the same that Nova passes to os-vif."""
     """Return the name of a VIF's host device, the same that Nova passes to os-vif."""
     name: str = vif["devname"] or naming.host_device(vif["id"])
     return name
