@@ -34,8 +34,8 @@ RESOLVE_IN_ROOT = 0x10
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
-# Because asm-generic/unistd.h numbers newer system calls, the numbers are those of every
-# architecture. glibc 2.36 has functions for the mount calls only, older ones for none of the three.
+# Because asm-generic/unistd.h numbers newer system calls, the numbers are the same on every
+# architecture. glibc 2.36 has functions for the two mount calls, and an older glibc for no call.
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
@@ -67,7 +67,7 @@ def setns(descriptor: int, kind: int) -> None:
 
 
 def unshare(kinds: int) -> None:
-    """Move the calling thread to new namespaces, or out of what it shares; see unshare(2)."""
+    """Move the calling thread to new namespaces, or give it own attributes; see unshare(2)."""
     _check(_library.unshare(kinds), "unshare")
 
 
@@ -83,9 +83,9 @@ def punch_hole(descriptor: int, offset: int, size: int) -> None:
 
 
 def mount(source: str, target: str, flags: int) -> None:
-    """Bind, share or remount a mount, as ``flags`` say; see mount(2).
+    """Bind, share or remount a mount, according to ``flags``; see mount(2).
 
-    Such calls need neither the type of a file system nor its options.
+    These operations need neither a file system type nor options.
     """
     _check(_library.mount(os.fsencode(source), os.fsencode(target), None, flags, None), target)
 

@@ -22,27 +22,27 @@ from typing import Any
 LOG = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
-"""How long a call waits by default."""
+"""The time for which a call waits by default."""
 
 _DATABASE = "Open_vSwitch"
 # ovsdb-server(7): a relative path of a socket starts here, and a port may be left out
 _RUN_DIRECTORY = "/run/openvswitch"
 _TCP_PORT = 6640
 _PART_BYTES = 1 << 16
-# a row has some hundred bytes, and each port of a host a few rows
+# A row has some hundred bytes, and the database has a few rows for each port of a host.
 _LARGEST_ANSWER = 4 << 20
 
 Row = dict[str, Any]
 """A row as RFC 7047, section 5.1, writes it.
 
-A reference is ``["uuid", text]``, a map ``["map", pairs]``, and a set ``["set", values]`` unless it
-has one value only, which stands for itself.
+A reference is ``["uuid", text]``, a map ``["map", pairs]``, and a set ``["set", values]``. A set of
+one value is written as the value alone.
 """
 
 
 @dataclass(frozen=True)
 class Select:
-    """A query: columns of those rows of a table for which all conditions hold."""
+    """A query: columns of the rows of a table that meet all conditions."""
 
     table: str
     columns: Sequence[str]
@@ -76,8 +76,8 @@ def call(
             if not isinstance(answer, dict):
                 raise _refusal(f"{connection} answers {answer!r} to {method}")
             if answer.get("method") == "echo":
-                # Because the database drops a client that does not echo (RFC 7047, section 4.1.11),
-                # a call that waits for long sends the reply.
+                # Because the database disconnects a client that does not echo (RFC 7047, section
+                # 4.1.11), a call that waits for long replies.
                 echo = {"id": answer.get("id"), "result": answer.get("params"), "error": None}
                 channel.send(echo)
             elif answer.get("id") == request["id"]:
@@ -89,10 +89,10 @@ def call(
 def transact(
     connection: str, *operations: Mapping[str, object], seconds: float = ANSWER_SECONDS
 ) -> list[Row]:
-    """Have the database carry out operations in one transaction; return the result of each.
+    """Send operations to the database as one transaction; return the result of each.
 
     :raises OSError: there is no answer within ``seconds``, or the database refuses an operation,
-        which undoes all
+        and so the whole transaction
     """
     results = call(connection, "transact", [_DATABASE, *operations], seconds)
     # Because an error of the transaction as a whole is one more result, the number is compared.
@@ -106,7 +106,7 @@ def transact(
 
 
 def select(connection: str, *queries: Select, seconds: float = ANSWER_SECONDS) -> list[list[Row]]:
-    """Return the rows of each query, all of one moment.
+    """Return the rows of each query, all read in one transaction.
 
     :raises OSError: there is no answer within ``seconds``, or the answer is malformed
     """
@@ -126,8 +126,8 @@ def has_port(connection: str, bridge: str, port: str, seconds: float = ANSWER_SE
 def delete_port(connection: str, bridge: str, port: str, seconds: float = ANSWER_SECONDS) -> None:
     """Delete a port from a bridge, but not its device. Does nothing if there is no such port.
 
-    Waits until ovs-vswitchd has applied the deletion, as ovs-vsctl(8) does, and logs a failure
-    to do so.
+    Waits until ovs-vswitchd has applied the deletion, as ovs-vsctl(8) does. Logs a warning if
+    ovs-vswitchd does not apply it in time.
 
     :raises OSError: the database does not answer within ``seconds``, or the answer is malformed
     """
@@ -157,7 +157,7 @@ def delete_port(connection: str, bridge: str, port: str, seconds: float = ANSWER
     try:
         _wait_for_switch(connection, *_generations(found), deadline)
     except OSError as error:
-        # Because the deletion stands, the caller goes on.
+        # Because the deletion stands, the function returns.
         LOG.warning("Failed to wait until ovs-vswitchd deletes port %s: %s", port, error)
 
 
@@ -221,7 +221,7 @@ def _refusal(reason: str) -> OSError:
 
 
 class _Channel:
-    """A connection that speaks JSON for a limited time."""
+    """A connection for JSON messages that is usable for a limited time."""
 
     def __init__(self, connection: str, seconds: float) -> None:
         self._connection = connection
@@ -276,7 +276,7 @@ class _Channel:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Name the connection in a fault of the body."""
+        """Add the connection to a fault of the body."""
         try:
             yield
         except TimeoutError as error:
@@ -292,7 +292,7 @@ class _Channel:
 def _connect(connection: str, seconds: float) -> socket.socket:
     """Return a connected socket.
 
-    :raises OSError: nobody listens, or the connection is malformed
+    :raises OSError: no process listens, or the connection is malformed
     """
     kind, _, address = connection.partition(":")
     if kind == "tcp":

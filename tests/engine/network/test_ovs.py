@@ -36,7 +36,7 @@ def test_port_is_deleted_when_the_call_returns(ovs: Switch) -> None:
     for _ in range(2):
         ovsdb.delete_port(ovs.connection, BRIDGE, "gone")
         assert not ovsdb.has_port(ovs.connection, BRIDGE, "gone")
-        # neither rows nor, in ovs-vswitchd, a port are left
+        # The database has no row, and ovs-vswitchd no port.
         assert '"gone"' not in ovs.vsctl("--columns=name", "list", "Interface")
         assert "gone" not in ovs.appctl("dpif/show")
 

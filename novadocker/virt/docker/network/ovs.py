@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open vSwitch of this host: ports by os-vif and the database, and its bandwidth limits.
+"""Open vSwitch of this host: its ports, through os-vif and the database, and bandwidth limits.
 
-Neutron's agent sets bandwidth limits in the switch, which accepts them although the kernel may not
-have what they need.
+Open vSwitch accepts the bandwidth limits of Neutron's agent even if the kernel cannot enforce them.
 """
 
 import copy
@@ -129,7 +128,7 @@ def _os_vif_vif(vif: network_model.VIF) -> Any:
 
 @contextmanager
 def _reporting(vif: network_model.VIF) -> Iterator[None]:
-    """Name the port in a fault of the body."""
+    """Raise errors of os-vif and of the database as PlugFailed, which names the port."""
     try:
         yield
     except os_vif_exception.ExceptionBase as error:
@@ -147,7 +146,7 @@ def warn_of_ineffective_limits(connection: str, bridge: str) -> None:
     try:
         datapaths = read_datapaths(connection)
     except OSError as error:
-        LOG.info("Open vSwitch is not asked for its bridges: %s", error)
+        LOG.info("Failed to read the bridges of Open vSwitch: %s", error)
         return
     if reason := ineffective_limits(datapaths, bridge, ovs_support.missing_means()):
         LOG.warning("Neutron's bandwidth limits have no effect on this host: %s", reason)
