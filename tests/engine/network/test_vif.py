@@ -94,6 +94,17 @@ def test_row_in_the_switch(ovs: Switch, plug: Plug) -> None:
     assert port["delegate_create"] is False  # The driver must not change Nova's model.
 
 
+def test_port_for_which_os_vif_may_create_a_tap(ovs: Switch, plug: Plug) -> None:
+    """Neutron 29 sets ovs_create_tap by default; the veth device exists before os-vif plugs."""
+    details = {"datapath_type": DATAPATH, "ovs_hybrid_plug": False, "ovs_create_tap": True}
+    port = networks.simple_vif("10.7.0.5", details=details)
+    first = plug(port)
+    plug(networks.simple_vif("10.7.0.6"))
+    assert networks.pings(first, "10.7.0.6")
+    replug(first, port)
+    assert networks.host_device(port["devname"])["linkinfo"]["info_kind"] == "veth"
+
+
 @pytest.mark.skipif(DATAPATH != "system", reason="this kernel has no datapath of Open vSwitch")
 def test_packets_are_the_kernels(ovs: Switch, plug: Plug) -> None:
     first = plug(networks.simple_vif("10.7.0.5"))
