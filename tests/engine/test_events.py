@@ -12,7 +12,7 @@ from nova.virt import event as virtevent
 
 from novadocker import naming
 from novadocker.virt.docker import events
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from tests.engine.engines import OwnEngine
 from tests.waiting import until
@@ -38,7 +38,7 @@ def told(engine_url: str, instance_uuid: str) -> Iterator[Next]:
     """Yield a function that returns Nova's next lifecycle event."""
     engine = Engine(engine_url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, Listing(engine), seen.put, lambda _: None)
+    watcher = events.Events(engine, ServerList(engine), seen.put, lambda _: None)
     watcher.start()
 
     def take() -> int:

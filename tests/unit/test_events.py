@@ -7,7 +7,7 @@ from nova.virt import event as virtevent
 
 from novadocker import exception, naming
 from novadocker.virt.docker import events
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.model import ContainerEvent
 from tests.unit.fakes import FakeEngine
 
@@ -66,7 +66,7 @@ def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: list[str])
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, Listing(engine), seen.put, killed.append)  # type: ignore[arg-type]
+    watcher = events.Events(engine, ServerList(engine), seen.put, killed.append)  # type: ignore[arg-type]
     watcher.start()
 
     def take() -> tuple[str, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's events, told to Nova as lifecycle events."""
+"""Nova's lifecycle events of instances, from the engine's events of their containers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from nova.virt import event as virtevent
 from oslo_log import log as logging
 
 from novadocker import exception, naming
-from novadocker.virt.docker.containers.servers import Listing
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.model import ContainerEvent
 
 LOG = logging.getLogger(__name__)
 
-# the engine's word for what happened: Nova's
+# Nova's transition by the action of the engine's event
 TRANSITIONS: Mapping[str, int] = {
     "start": virtevent.EVENT_LIFECYCLE_STARTED,
     "die": virtevent.EVENT_LIFECYCLE_STOPPED,
@@ -27,7 +27,7 @@ TRANSITIONS: Mapping[str, int] = {
     "unpause": virtevent.EVENT_LIFECYCLE_RESUMED,
 }
 
-# the engine's word for a state: the transition that leads to it
+# Nova's transition to a state, by the engine's status
 _STATES: Mapping[str, int] = {
     "running": virtevent.EVENT_LIFECYCLE_STARTED,
     "paused": virtevent.EVENT_LIFECYCLE_PAUSED,
@@ -35,47 +35,56 @@ _STATES: Mapping[str, int] = {
     "dead": virtevent.EVENT_LIFECYCLE_STOPPED,
 }
 
-# what is over within this time, a restart above all, reaches Nova as its last event only
+# If a server has several events within this time, as in a restart, Nova gets only the last one.
 _HELD_SECONDS = 0.9
 _QUIET_SECONDS = 10.0
 _RECONNECT_SECONDS = 2.0
 
 
 class Held:
-    """Each server's last transition, until it is due; not safe to share between threads."""
+    """The last transition of each server until it is due; not thread-safe."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._held: dict[str, tuple[float, int]] = {}
 
     def add(self, instance_uuid: str, transition: int, now: float) -> None:
-        """Hold a transition in the place of the server's former one, which was due earlier."""
+        """Hold a transition. It replaces the server's held transition and is due at its time."""
         due, _ = self._held.get(instance_uuid, (now + self._seconds, 0))
         self._held[instance_uuid] = (due, transition)
 
     def seconds_left(self, now: float) -> float | None:
-        """Return for how long nothing is due; None while nothing is held."""
+        """Return the seconds until the next transition is due; None if no transition is held."""
         return max(0.0, min(self._held.values())[0] - now) if self._held else None
 
     def take_due(self, now: float) -> list[tuple[str, int]]:
-        """Return what is due, and hold it no longer."""
+        """Return the transitions that are due, and remove them."""
         due = {uuid: held[1] for uuid, held in self._held.items() if held[0] <= now}
         for uuid in due:
             del self._held[uuid]
         return list(due.items())
 
 
+class EventSource(Protocol):
+    """The part of the engine's client that ``Events`` uses."""
+
+    def watch_events(
+        self, label: str, actions: Iterable[str], since_ns: int, quiet: float
+    ) -> Iterator[ContainerEvent]:
+        """Yield the events of containers with a label until ``quiet`` seconds pass without one."""
+
+
 class Events:
-    """Two threads: one reads the engine's stream, the other tells Nova, which takes its time.
+    """Two threads: one reads the engine's events, the other calls Nova, which may be slow.
 
     :param emit: takes each lifecycle event; ``ComputeDriver.emit_event``
-    :param killed: takes each server of which a process was killed for want of memory
+    :param killed: takes the UUID of each server with a process that was killed out of memory
     """
 
     def __init__(
         self,
-        engine: Engine,
-        listing: Listing,
+        engine: EventSource,
+        listing: ServerList,
         emit: Callable[[virtevent.LifecycleEvent], None],
         killed: Callable[[str], None],
     ) -> None:
@@ -87,13 +96,13 @@ class Events:
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Begin with what happens from now on."""
-        for work in (self._read, self._tell):
-            # daemons: neither may keep a stopping nova-compute
+        """Start the threads; events from now on are reported."""
+        for work in (self._read, self._report):
+            # Daemon threads do not delay the end of nova-compute.
             threading.Thread(target=work, name=f"docker-events{work.__name__}", daemon=True).start()
 
     def stop(self) -> None:
-        """Tell Nova nothing more."""
+        """Report no further events."""
         self._stopped.set()
         self._queue.put(None)
 
@@ -107,31 +116,31 @@ class Events:
                     since,
                     _QUIET_SECONDS,
                 ):
-                    self._take(event)
+                    self._handle(event)
                     since = event.time_ns + 1
             except exception.EngineUnavailable as error:
-                LOG.warning("Lost the engine's events: %s", error)
-                self._return()
+                LOG.warning("Lost the connection to the engine's events: %s", error)
+                self._reconnect()
             except exception.EngineError as error:
-                LOG.warning("The engine's events can't be read: %s", error)
-                # it would say the same again
+                LOG.warning("Failed to read the engine's events: %s", error)
+                # A repeated request with the same time would fail again.
                 since = time.time_ns()
-                self._return()
+                self._reconnect()
 
-    def _return(self) -> None:
-        """Wait until the engine answers, then tell every server's state: events may be lost."""
+    def _reconnect(self) -> None:
+        """Wait until the engine answers, then report each server's state, as events may be lost."""
         while not self._stopped.wait(_RECONNECT_SECONDS):
             try:
                 servers = self._listing.servers()
             except (exception.EngineUnavailable, exception.EngineError):
                 continue
-            LOG.info("The engine answers again; comparing the states of %d servers", len(servers))
+            LOG.info("The engine answers again; reporting the states of %d servers", len(servers))
             for uuid, server in servers.items():
                 if server.status in _STATES:
                     self._queue.put((uuid, _STATES[server.status]))
             return
 
-    def _take(self, event: ContainerEvent) -> None:
+    def _handle(self, event: ContainerEvent) -> None:
         if not naming.owned(event.name, event.attributes):
             return
         uuid = event.attributes[naming.LABEL_UUID]
@@ -141,10 +150,10 @@ class Events:
         else:
             if event.action == "die":
                 code = event.attributes.get("exitCode", "unknown")
-                LOG.info("[instance: %s] Its first process ended, exit code %s", uuid, code)
+                LOG.info("[instance: %s] The first process ended with exit status %s", uuid, code)
             self._queue.put((uuid, TRANSITIONS[event.action]))
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         held = Held(_HELD_SECONDS)
         while True:
             with contextlib.suppress(queue.Empty):

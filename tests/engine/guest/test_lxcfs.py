@@ -14,7 +14,7 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.guest import lxcfs as guest_lxcfs
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.guest import load_average, lxcfs
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
@@ -72,7 +72,7 @@ def view(
     served: Served, engine: Engine, averages: load_average.Loads, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[lxcfs.Lxcfs]:
     monkeypatch.setattr(lxcfs, "_LOOK_SECONDS", 0.1)
-    found = lxcfs.Lxcfs(str(served.mount), engine, Listing(engine), averages)
+    found = lxcfs.Lxcfs(str(served.mount), engine, ServerList(engine), averages)
     found.start()
     yield found
     found.stop()
@@ -83,7 +83,7 @@ def averages(
     engine: Engine, state_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[load_average.Loads]:
     monkeypatch.setattr(load_average, "_LOOK_SECONDS", 0.1)
-    found = load_average.Loads(state_folder, engine, Listing(engine))
+    found = load_average.Loads(state_folder, engine, ServerList(engine))
     found.start()
     yield found
     found.stop()
@@ -193,11 +193,11 @@ def test_a_boot_waits_for_a_broken_lxcfs(
 
 
 def test_a_host_without_lxcfs(engine: Engine, averages: load_average.Loads, tmp_path: Path) -> None:
-    found = lxcfs.Lxcfs(str(tmp_path), engine, Listing(engine), averages)
+    found = lxcfs.Lxcfs(str(tmp_path), engine, ServerList(engine), averages)
     found.start()
     assert found.mounts(UUID, found.look()) == ()
     found.stop()
-    assert lxcfs.Lxcfs("", engine, Listing(engine), averages).mounts(UUID, 0.0) == ()
+    assert lxcfs.Lxcfs("", engine, ServerList(engine), averages).mounts(UUID, 0.0) == ()
 
 
 def shown_load(file: Path) -> tuple[float, int, int]:
@@ -235,7 +235,7 @@ def test_load_averages_where_lxcfs_counts_none(
     # After a restart of nova-compute, the averages continue from their last values.
     averages.stop()
     before = shown_load(load)[0]
-    again = load_average.Loads(state_folder, engine, Listing(engine))
+    again = load_average.Loads(state_folder, engine, ServerList(engine))
     request.addfinalizer(again.stop)
     again.start()
     until(lambda: shown_load(load)[0] != before)

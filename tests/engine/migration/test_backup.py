@@ -10,7 +10,7 @@ import pytest
 from nova import conf
 
 from novadocker import exception, naming
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import backup
 from novadocker.virt.docker.migration.backup import Copies
@@ -39,7 +39,7 @@ def server(docker_client: docker.APIClient, guest: Guest, instance_uuid: str) ->
 def taken(engine: Engine, registry: Registry, tmp_path: Path) -> Iterator[Copies]:
     conf.CONF.set_override("copy_interval", 60, group="docker")
     conf.CONF.set_override("instances_path", str(tmp_path))
-    yield Copies(engine, Listing(engine), tmp_path / "marks")
+    yield Copies(engine, ServerList(engine), tmp_path / "marks")
     conf.CONF.clear_override("copy_interval", group="docker")
     conf.CONF.clear_override("instances_path")
 

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from typing import Any
-
 import pytest
 
 from novadocker import exception
@@ -30,15 +28,17 @@ def names(engine: FakeEngine) -> set[str]:
 
 
 @pytest.mark.parametrize("known", ["id", "name"])
-def test_one_that_cannot_be_removed_is_in_nobodys_way(
+def test_a_refused_removal_does_not_delay_the_others(
     refusing: FakeEngine, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    abandoned = AbandonedContainers(refusing)  # type: ignore[arg-type]
+    abandoned = AbandonedContainers(refusing)
+    refusing.away = True
     for name in ("stuck", "free"):
         if known == "id":
-            abandoned._made.add(f"id-{name}")
+            abandoned.remove(f"id-{name}")
         else:
             abandoned.suspect(name)
+    refusing.away = False
     abandoned.sweep()
     assert names(refusing) == {"stuck"}
     monkeypatch.undo()
@@ -46,7 +46,9 @@ def test_one_that_cannot_be_removed_is_in_nobodys_way(
     assert names(refusing) == set()
 
 
-def test_a_refused_removal_is_tried_again(refusing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_removal_is_tried_again(
+    refusing: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     abandoned = AbandonedContainers(refusing)
     abandoned.remove("id-stuck")
     monkeypatch.undo()
@@ -54,10 +56,10 @@ def test_a_refused_removal_is_tried_again(refusing: Any, monkeypatch: pytest.Mon
     assert names(refusing) == {"free"}
 
 
-def test_what_the_engine_does_not_answer_about_stays() -> None:
+def test_an_unanswered_removal_is_tried_again() -> None:
     engine = FakeEngine(away=True)
     engine.add("lost", {})
-    abandoned = AbandonedContainers(engine)  # type: ignore[arg-type]
+    abandoned = AbandonedContainers(engine)
     abandoned.remove("id-lost")
     with pytest.raises(exception.EngineUnavailable):
         abandoned.sweep()

@@ -62,7 +62,7 @@ def test_stop_says_when_the_engine_is_away() -> None:
 
 
 def start(engine: FakeEngine, grace: float) -> None:
-    with lifecycle.started(engine, "c", grace):  # type: ignore[arg-type]
+    with lifecycle.started(engine, "c", grace):
         pass
 
 
@@ -98,7 +98,7 @@ def test_start_asks_the_kernel_when_the_engine_is_late(monkeypatch: pytest.Monke
 
 def test_start_counts_the_body_in() -> None:
     engine = engine_with("created")
-    with lifecycle.started(engine, "c", 1e-9) as found:  # type: ignore[arg-type]
+    with lifecycle.started(engine, "c", 1e-9) as found:
         engine.away = True
     # The driver asked only the kernel.
     assert found.pid
@@ -108,7 +108,7 @@ def test_start_reports_the_end_and_not_what_came_of_it() -> None:
     engine = engine_with("created", exit_code=3)
     with (
         pytest.raises(exception.ProcessEnded),
-        lifecycle.started(engine, "c", 0.1),  # type: ignore[arg-type]
+        lifecycle.started(engine, "c", 0.1),
     ):
         raise exception.LimitsNotKept(reason="its control group is gone")
 
@@ -117,7 +117,7 @@ def test_start_reports_what_fails_for_one_that_lives() -> None:
     engine = engine_with("created")
     with (
         pytest.raises(exception.LimitsNotKept),
-        lifecycle.started(engine, "c", 0.1),  # type: ignore[arg-type]
+        lifecycle.started(engine, "c", 0.1),
     ):
         raise exception.LimitsNotKept(reason="the kernel did not want to")
 

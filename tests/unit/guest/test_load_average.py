@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.state_files import load_averages
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.guest import load_average
 from novadocker.virt.docker.guest.load_average import Averages, Loads, Tasks
 from novadocker.virt.docker.model import Mount
@@ -67,7 +67,7 @@ def test_a_malformed_line_is_read_as_zero(tmp_path: Path, line: bytes) -> None:
 
 def test_a_file_is_mounted_and_kept(tmp_path: Path) -> None:
     engine = fakes.FakeEngine()
-    found = Loads(tmp_path, engine, Listing(engine))
+    found = Loads(tmp_path, engine, ServerList(engine))
     file = tmp_path / "loads" / UUID
     assert found.mount(UUID) == Mount(str(file), "/proc/loadavg")
     assert file.read_text().split() == ["0.00", "0.00", "0.00", "0/0", "0"]

@@ -1,69 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers of failed builds that could not be removed, mostly as the engine was away."""
-
-import threading
-from collections.abc import Callable
+"""The deletion of containers of failed builds, at once or when the engine answers again."""
 
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.pending import Pending
+from novadocker.virt.docker.containers.protocols import ContainerEngine
 
 LOG = logging.getLogger(__name__)
 
+_FAILURE = "Failed to remove container %s of a failed build: %s"
+
 
 class AbandonedContainers:
-    """Removes what a failed build made, at once or when the engine is back.
+    """The containers of failed builds.
 
-    Nova forgets the host of a build that it gave up, so nobody else would ask for it. What a
-    restart of nova-compute forgets is left to Nova's ``running_deleted_instance_action``.
+    Nova forgets the host of a failed build, so Nova does not delete these containers. After a
+    restart of nova-compute, Nova's ``running_deleted_instance_action`` deletes them.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ContainerEngine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
-        self._made: set[str] = set()
-        self._perhaps_made: set[str] = set()
+        self._created = Pending(self._remove, _FAILURE)
+        self._perhaps_created = Pending(self._remove_unstarted, _FAILURE)
 
     def remove(self, container_id: str) -> None:
-        """Remove a container of a failed build, later if the engine can't now."""
+        """Delete a container of a failed build, or leave it to ``sweep`` if the engine fails."""
         try:
-            self._engine.remove_container(container_id)
+            self._remove(container_id)
         except (exception.EngineUnavailable, exception.EngineError) as error:
-            LOG.warning("Container %s of a failed build is removed later: %s", container_id, error)
-            with self._lock:
-                self._made.add(container_id)
+            LOG.warning(
+                "Failed to remove container %s of a failed build, will try again: %s",
+                container_id,
+                error,
+            )
+            self._created.add(container_id)
 
     def suspect(self, name: str) -> None:
-        """Remember a name that the engine was asked for and did not answer about."""
-        with self._lock:
-            self._perhaps_made.add(name)
+        """Leave a container to ``sweep`` whose creation the engine did not answer."""
+        self._perhaps_created.add(name)
 
     def sweep(self) -> None:
-        """Remove what is left; what the engine refuses or does not answer stays for the next time.
+        """Delete the containers that ``remove`` could not delete, and the suspects.
 
-        :raises EngineUnavailable: the engine is away again
+        :raises EngineUnavailable: the engine does not answer
         """
-        with self._lock:
-            self._clear(self._made, self._engine.remove_container)
-            self._clear(self._perhaps_made, self._remove_unstarted)
+        self._created.sweep()
+        self._perhaps_created.sweep()
 
-    @staticmethod
-    def _clear(containers: set[str], remove: Callable[[str], None]) -> None:
-        for container in list(containers):
-            # one that can't be removed must not stand in the way of the host's next builds
-            try:
-                remove(container)
-            except exception.EngineError as error:
-                LOG.warning("Container %s of a failed build stays: %s", container, error)
-            else:
-                containers.discard(container)
+    def _remove(self, container_id: str) -> None:
+        self._engine.remove_container(container_id)
 
     def _remove_unstarted(self, name: str) -> None:
-        try:
-            found = self._engine.inspect_container(name)
-        except exception.ContainerNotFound:
-            return
-        # anything else has run, so it is not what the lost request made
+        found = self._engine.inspect_container(name)
+        # Any other status means that the container has run, so the lost request did not create it.
         if found.status == "created":
             self._engine.remove_container(found.id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's counters as Nova's diagnostics; pure."""
+"""The conversion of the engine's counters to Nova's diagnostics; pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from oslo_utils import timeutils, units
 
 from novadocker.virt.docker.model import Usage
 
-# by the name psutil gives a host device's counter: Nova's for the guest, whose ends are swapped
+# psutil's counter of the host device: Nova's counter of the guest's device. Because a packet that
+# the host's end receives is one that the guest sent, directions are swapped.
 _NIC_FIELDS = {
     "bytes_recv": "tx_octets",
     "errin": "tx_errors",
@@ -36,10 +37,10 @@ def diagnostics(
 ) -> objects.Diagnostics:
     """Return the diagnostics of a server.
 
-    Nova's list of drivers has no word for this one, so ``driver`` stays unset.
+    ``driver`` stays unset, because Nova's list of drivers does not contain this driver.
 
-    :param usage: None while nothing runs
-    :param nics: MAC address and the host device's counters, None where the device is away
+    :param usage: None if the server does not run
+    :param nics: the MAC address and the counters of each host device; None for a missing device
     """
     found = objects.Diagnostics(
         state=power_state.STATE_MAP[state],

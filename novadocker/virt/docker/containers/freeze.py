@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A freeze that ends, even if nova-compute or the engine is killed in the middle of it.
+"""A freeze of a container that ends even if nova-compute or the engine is killed meanwhile.
 
-A mark lies in nova-compute's folder of instances meanwhile, by which the container is found
-afterwards. What a tenant pauses has none.
+While the container is frozen, a file in nova-compute's directory of instances marks it, so that
+the container can be found afterwards. A server that its tenant paused has no mark.
 """
 
 import contextlib
@@ -13,29 +13,29 @@ from pathlib import Path
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)
 
 PREFIX = "novadocker-frozen-"
-"""What the name of a mark begins with; the container's id follows."""
+"""The start of a mark's name; the container's id follows."""
 
 GIVEN_UP = "novadocker-given-up-"
-"""The same of a freeze that could not be ended, as the engine was away."""
+"""The start of the mark's name after the engine failed to end the freeze."""
 
 
 @contextlib.contextmanager
-def frozen(engine: Engine, container: ContainerDetail, folder: Path) -> Iterator[None]:
-    """Freeze a container for the length of the block, if it runs.
+def frozen(engine: ContainerEngine, container: ContainerDetail, directory: Path) -> Iterator[None]:
+    """Freeze a running container while the block runs.
 
-    :param folder: where the mark lies
+    :param directory: the directory of the mark
     :raises EngineUnavailable: the engine does not answer; ``thaw_given_up`` ends the freeze later
     """
     if container.status != "running":
         yield
         return
-    mark = folder / f"{PREFIX}{container.id}"
+    mark = directory / f"{PREFIX}{container.id}"
     mark.touch()
     started = time.monotonic()
     try:
@@ -45,42 +45,42 @@ def frozen(engine: Engine, container: ContainerDetail, folder: Path) -> Iterator
         try:
             _thaw(engine, container.id)
         except (exception.EngineUnavailable, exception.EngineError):
-            mark.rename(folder / f"{GIVEN_UP}{container.id}")
+            mark.rename(directory / f"{GIVEN_UP}{container.id}")
             raise
         mark.unlink()
-    LOG.info("%s was frozen for %.2f s", container.name, time.monotonic() - started)
+    LOG.info("Container %s was frozen for %.2f s", container.name, time.monotonic() - started)
 
 
-def thaw_left(engine: Engine, folder: Path) -> None:
-    """Let every container go on that an earlier process froze and left so.
+def thaw_left(engine: ContainerEngine, directory: Path) -> None:
+    """Thaw every container that an earlier nova-compute froze and did not thaw.
 
-    :raises EngineUnavailable: the engine does not answer; the marks stay
+    :raises EngineUnavailable: the engine does not answer; the marks are kept
     """
     for prefix in (PREFIX, GIVEN_UP):
-        _thaw_marked(engine, folder, prefix)
+        _thaw_marked(engine, directory, prefix)
 
 
-def thaw_given_up(engine: Engine, folder: Path) -> None:
-    """Let every container go on whose freeze could not be ended.
+def thaw_given_up(engine: ContainerEngine, directory: Path) -> None:
+    """Thaw every container that the engine failed to thaw.
 
-    :raises EngineUnavailable: the engine is away again; the marks stay
+    :raises EngineUnavailable: the engine does not answer; the marks are kept
     """
-    _thaw_marked(engine, folder, GIVEN_UP)
+    _thaw_marked(engine, directory, GIVEN_UP)
 
 
-def _thaw_marked(engine: Engine, folder: Path, prefix: str) -> None:
-    for mark in sorted(folder.glob(f"{prefix}*")):
+def _thaw_marked(engine: ContainerEngine, directory: Path, prefix: str) -> None:
+    for mark in sorted(directory.glob(f"{prefix}*")):
         container_id = mark.name.removeprefix(prefix)
-        LOG.warning("Container %s had been left frozen, and goes on", container_id)
+        LOG.warning("Thawing container %s, which was left frozen", container_id)
         try:
             _thaw(engine, container_id)
         except exception.EngineError as error:
-            LOG.warning("Container %s stays frozen: %s", container_id, error)
+            LOG.warning("Failed to thaw container %s: %s", container_id, error)
         else:
             mark.unlink()
 
 
-def _thaw(engine: Engine, container_id: str) -> None:
+def _thaw(engine: ContainerEngine, container_id: str) -> None:
     with contextlib.suppress(exception.ContainerNotFound):
         if engine.inspect_container(container_id).status == "paused":
             engine.unpause_container(container_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start and stop of a container, each of them verified."""
+"""The start and the stop of a container, with a check that each has happened."""
 
 import contextlib
 import re
@@ -11,12 +11,12 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.privsep.guest import containerd
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)
 
-# a killed process that is gone from no CPU after this long hangs in the kernel
+# A killed process that still exists after this time hangs in the kernel.
 _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
 _MENDING_SECONDS = 10
@@ -24,18 +24,19 @@ _TASK_LEFT = re.compile(r"task ([0-9a-f]{64}): already exists")
 _ENDED_LATE = re.compile(r"cannot start a (stopped process|container that has stopped)")
 _LAST_LINES = 5
 _LAST_BYTES = 4096
-# so that a fault of Nova's, 255 characters at most, holds them
+# Because Nova cuts the text of a fault to 255 characters, the lines are cut here.
 _LAST_CHARACTERS = 180
 
 
 @contextlib.contextmanager
-def started(engine: Engine, container: str, grace: float) -> Iterator[ContainerDetail]:
-    """Start a container, run the body, and see the first process run for ``grace`` seconds.
+def started(engine: ContainerEngine, container: str, grace: float) -> Iterator[ContainerDetail]:
+    """Start a container, run the block, and check that the first process runs ``grace`` seconds.
 
-    The body's time is part of the grace, and its failure is not reported of a process that ended.
+    The time of the block counts as part of ``grace``. If the process ends, ProcessEnded replaces
+    an exception of the block.
 
-    :raises EngineError: the process could not be started
-    :raises ProcessEnded: it ended; with its exit code and the last lines it wrote
+    :raises EngineError: the engine could not start the process
+    :raises ProcessEnded: the process ended; has its exit status and the last lines of its output
     """
     _start(engine, container)
     deadline = time.monotonic() + grace
@@ -50,11 +51,12 @@ def started(engine: Engine, container: str, grace: float) -> Iterator[ContainerD
             )
 
 
-def _start(engine: Engine, container: str) -> None:
+def _start(engine: ContainerEngine, container: str) -> None:
     """Start a container, also after the engine was killed while its last processes ended.
 
-    Docker Engine 20.10 can take their end, of which it hears late, for one of the new process, and
-    then only has to be asked again; or it finds their task, which it has lost sight of, in the way.
+    Docker Engine 20.10 learns late of the end of the old processes. It can mistake this end for the
+    end of the new process; then a second request succeeds. Or containerd still has the task of the
+    old processes, which must be ended before a second request.
     """
     deadline = time.monotonic() + _MENDING_SECONDS
     while True:
@@ -64,18 +66,18 @@ def _start(engine: Engine, container: str) -> None:
             left = _TASK_LEFT.search(str(error))
             if time.monotonic() > deadline or not (left or _ENDED_LATE.search(str(error))):
                 raise
-            LOG.warning("Container %s is started once more: %s", container, error)
+            LOG.warning("Failed to start container %s, will try again: %s", container, error)
             if left:
                 containerd.end_shim(left[1])
         else:
             return
 
 
-def _exit_code(engine: Engine, found: ContainerDetail, deadline: float) -> int | None:
-    """Return the exit code of a process that ends before the deadline, None if it lives."""
+def _exit_code(engine: ContainerEngine, found: ContainerDetail, deadline: float) -> int | None:
+    """Return the exit status of a process that ends before the deadline, None if it runs."""
     left = deadline - time.monotonic()
     code = engine.wait_container(found.id, left) if left > 0 else None
-    # the engine hears of an end later than the kernel knows of it, on a busy host much later
+    # The engine reports an end later than the kernel does, on a busy host much later.
     if code is None and not _lives(found.pid):
         code = engine.wait_container(found.id, _EXIT_SECONDS)
     return code
@@ -88,14 +90,14 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def stop(engine: Engine, container: str, timeout: float, retry_interval: float) -> None:
-    """Ask a container's first process to end, again and again; kill it after ``timeout`` seconds.
+def stop(engine: ContainerEngine, container: str, timeout: float, retry_interval: float) -> None:
+    """Send a container's first process its stop signal; kill it after ``timeout`` seconds.
 
-    A frozen container is thawed first, since frozen processes hear nothing. One that does not
-    run is left alone.
+    Thaws a frozen container first, because frozen processes do not receive signals. Does nothing if
+    the container does not run.
 
-    :param retry_interval: seconds from one request to the next; 0 asks once
-    :raises EngineError: it runs even after it was killed
+    :param retry_interval: seconds between two stop signals; 0 sends one signal only
+    :raises EngineError: the process runs even after SIGKILL
     """
     found = engine.inspect_container(container)
     if found.status == "paused":
@@ -106,20 +108,20 @@ def stop(engine: Engine, container: str, timeout: float, retry_interval: float) 
     while (left := deadline - time.monotonic()) > 0:
         if _ended(engine, found.id, found.stop_signal, min(retry_interval or left, left)):
             return
-    LOG.info("Container %s did not stop within %s s: killing it", found.name, timeout)
+    LOG.info("Container %s did not stop within %s s; killing it", found.name, timeout)
     if not _ended(engine, found.id, "SIGKILL", _KILL_SECONDS):
         raise exception.EngineError(
             operation="to stop the server", reason="its processes survived SIGKILL"
         )
 
 
-def _ended(engine: Engine, container: str, signal: str, seconds: float) -> bool:
-    # the engine refuses a signal to a process that has just ended: the wait tells
+def _ended(engine: ContainerEngine, container: str, signal: str, seconds: float) -> bool:
+    # Because the engine refuses a signal to a process that has just ended, only the wait counts.
     with contextlib.suppress(exception.EngineError):
         engine.signal_container(container, signal)
     return engine.wait_container(container, seconds) is not None
 
 
-def _last_lines(engine: Engine, container: str) -> str:
+def _last_lines(engine: ContainerEngine, container: str) -> str:
     text = engine.read_console(container, _LAST_BYTES).decode(errors="replace").strip()
     return " | ".join(line.strip() for line in text.splitlines()[-_LAST_LINES:])[-_LAST_CHARACTERS:]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rescue: a container of another image stands in for a server's own, whose files it can mend.
+"""A rescue: a container of another image stands in for the server's own container.
 
-The stand-in has the server's name, so whatever Nova asks of the server is done to it. The server's
-own container lies stopped under another name, by which nothing takes it for a server; only the
-server's deletion removes it.
+The stand-in has the server's root file system at ``/rescue``. It also has the name of the server's
+container, so Nova's requests for the server apply to the stand-in. The server's own container is
+stopped and has another name, under which it is not listed as a server. Only the deletion of the
+server deletes it.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,7 +15,8 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.privsep.storage import overlay_names
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.pending import Pending
+from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import (
     ContainerDetail,
     ContainerSpec,
@@ -26,72 +27,77 @@ from novadocker.virt.docker.model import (
 
 LOG = logging.getLogger(__name__)
 
-FOLDER = "/rescue"
-"""Where the stand-in has the server's root file system."""
+DIRECTORY = "/rescue"
+"""The mount point of the server's root file system in the stand-in."""
 
-# mount(2): a page, with the zero at its end
+# mount(2): a page less the zero byte at the end
 _LONGEST_OPTIONS = 4095
 
 
 def stand_in(container: ContainerSpec, storage: Storage, instance_uuid: str) -> ContainerSpec:
-    """Return a container as one that has another's files at ``/rescue``.
+    """Return the specification of a stand-in that has a server's files at ``/rescue``.
 
-    :raises RescueRefused: the engine keeps the files in a way that can't be mounted
+    :param container: the specification of a container of the rescue image
+    :param storage: the directories of the server's own container
+    :raises RescueRefused: an overlay cannot be mounted on the files of the server
     """
     if storage.driver != "overlay2":
         raise exception.RescueRefused(
             reason=f"The engine's storage driver is {storage.driver}; a rescue needs overlay2"
         )
-    folders = _folders(storage)
-    options = _options(folders)
+    directories = _directories(storage)
+    options = _options(directories)
     if len(options) > _LONGEST_OPTIONS:
-        options = _options(overlay_names.names(instance_uuid, len(folders)))
+        options = _options(overlay_names.names(instance_uuid, len(directories)))
     if len(options) > _LONGEST_OPTIONS:
         raise exception.RescueRefused(
             reason=f"The server's image has {len(storage.lowers)} layers, too many for a rescue"
         )
     volumes = tuple(
-        Mount(folder, f"{FOLDER}{path}", writable=True) for path, folder in storage.volumes.items()
+        Mount(directory, f"{DIRECTORY}{path}", writable=True)
+        for path, directory in storage.volumes.items()
     )
     return replace(
         container,
         labels={**container.labels, naming.LABEL_RESCUE: "1"},
         mounts=container.mounts + volumes,
-        overlays=(Overlay(options, FOLDER),),
+        overlays=(Overlay(options, DIRECTORY),),
     )
 
 
-def prepare(engine: Engine, instance_uuid: str) -> None:
-    """Have what a start of the stand-in needs; a reboot of the host takes it away.
+def prepare(engine: ContainerEngine, instance_uuid: str) -> None:
+    """Create the short names of the overlay's directories if the stand-in needs them. Idempotent.
 
-    :raises ContainerNotFound: the own container is gone
-    :raises RescueRefused: another server of this host is in the way
+    They are lost when the host reboots, so this function must run before each start.
+
+    :raises ContainerNotFound: the server's own container does not exist
+    :raises RescueRefused: another server of this host has the same short names
     """
-    folders = _folders(engine.inspect_storage(_aside(instance_uuid)))
-    if len(_options(folders)) > _LONGEST_OPTIONS:
+    directories = _directories(engine.inspect_storage(_aside(instance_uuid)))
+    if len(_options(directories)) > _LONGEST_OPTIONS:
         try:
-            overlay_names.make(instance_uuid, folders)
+            overlay_names.make(instance_uuid, directories)
         except FileExistsError as error:
             raise exception.RescueRefused(reason=str(error)) from error
 
 
 def is_stand_in(found: ContainerDetail) -> bool:
-    """Tell whether a container stands in for a server's own."""
+    """Return True if a container is the stand-in of a rescue."""
     return found.labels.get(naming.LABEL_RESCUE) == "1"
 
 
-def set_aside(engine: Engine, instance_uuid: str, found: ContainerDetail) -> None:
-    """Give a server's own container, which does not run, the name it has during a rescue."""
+def set_aside(engine: ContainerEngine, instance_uuid: str, found: ContainerDetail) -> None:
+    """Rename a server's stopped container to its name during a rescue."""
     engine.rename_container(found.id, _aside(instance_uuid))
 
 
-def put_back(engine: Engine, instance_uuid: str) -> str:
-    """End a rescue: the stand-in goes, the server's own container gets its name back.
+def put_back(engine: ContainerEngine, instance_uuid: str) -> str:
+    """Delete the stand-in and give the server's own container its name back.
 
-    A server that is not rescued is left alone.
+    Does nothing if the server is not rescued.
 
-    :returns: the id of the stand-in; empty if there was none
-    :raises ContainerNotFound: the own container is gone; the stand-in is left alone
+    :returns: the id of the deleted stand-in; empty if there was none
+    :raises ContainerNotFound: the server's own container does not exist; the stand-in is kept
     """
     name = naming.container_name(instance_uuid)
     stand_in_id = ""
@@ -110,61 +116,51 @@ def put_back(engine: Engine, instance_uuid: str) -> str:
 
 
 class RescueEnds:
-    """Ends rescues, at once or when the engine is back.
+    """Ends rescues, at once or when the engine answers again.
 
-    What a restart of nova-compute forgets, ``put_back_left`` finds.
+    After a restart of nova-compute, ``put_back_left`` finds the servers concerned.
 
-    :param release: takes the id of each stand-in that is gone
+    :param release: deletes the files of a deleted stand-in; takes its container's id
     """
 
-    def __init__(self, engine: Engine, release: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, release: Callable[[str], None]) -> None:
         self._engine = engine
         self._release = release
-        self._lock = threading.Lock()
-        self._left: set[str] = set()
+        self._pending = Pending(self._end, "Failed to end the rescue of instance %s: %s")
 
     def end(self, instance_uuid: str) -> None:
-        """End a server's rescue, if it has one; ``sweep`` tries again where the engine can't.
+        """End a server's rescue; if the engine fails, ``sweep`` tries again.
 
-        :raises ContainerNotFound: the own container is gone; the stand-in is left alone
+        Does nothing if the server is not rescued.
+
+        :raises ContainerNotFound: the server's own container does not exist; the stand-in is kept
         """
-        with self._lock:
-            self._left.add(instance_uuid)
-            self._end(instance_uuid)
+        self._pending.send(instance_uuid)
 
     def sweep(self) -> None:
-        """End what could not be ended.
+        """End the rescues that ``end`` could not end.
 
-        :raises EngineUnavailable: the engine is away again
+        :raises EngineUnavailable: the engine does not answer
         """
-        with self._lock:
-            for instance_uuid in list(self._left):
-                try:
-                    self._end(instance_uuid)
-                except exception.ContainerNotFound:
-                    # the server is gone
-                    self._left.discard(instance_uuid)
-                except exception.EngineError as error:
-                    LOG.warning("The rescue of server %s does not end: %s", instance_uuid, error)
+        self._pending.sweep()
 
     def _end(self, instance_uuid: str) -> None:
-        gone = put_back(self._engine, instance_uuid)
-        if gone:
-            self._release(gone)
-        self._left.discard(instance_uuid)
+        if stand_in_id := put_back(self._engine, instance_uuid):
+            self._release(stand_in_id)
 
 
-def remove(engine: Engine, instance_uuid: str) -> None:
-    """Remove the own container of a server that is deleted during a rescue; absent is fine."""
+def remove(engine: ContainerEngine, instance_uuid: str) -> None:
+    """Delete the own container of a server in rescue. Does nothing if it does not exist."""
     engine.remove_container(_aside(instance_uuid))
     overlay_names.remove(instance_uuid)
 
 
-def put_back_left(engine: Engine) -> None:
-    """Give every container its name back that lost it in a rescue which never came to be.
+def put_back_left(engine: ContainerEngine) -> None:
+    """Rename the containers of servers whose rescue nova-compute began and did not finish.
 
-    nova-compute was killed between two of its requests. An engine that was killed during a rescue
-    takes the overlay for mounted until its next start, and keeps it: what is left goes, too.
+    nova-compute was killed after it had renamed the server's container and before it had created
+    the stand-in. Deletes unused overlays, too: an engine that was killed during a rescue considers
+    the overlay mounted until the next start of the engine, and keeps it.
     """
     engine.remove_unused_overlays()
     found = engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
@@ -173,17 +169,17 @@ def put_back_left(engine: Engine) -> None:
         instance_uuid = container.labels.get(naming.LABEL_UUID, "")
         name = naming.container_name(instance_uuid)
         if container.name == _aside(instance_uuid) and name not in names:
-            LOG.warning("%s was left aside by a rescue, and is put back", name)
+            LOG.warning("Ending the unfinished rescue of container %s", name)
             engine.rename_container(container.id, name)
 
 
-def _folders(storage: Storage) -> list[str]:
+def _directories(storage: Storage) -> list[str]:
     return [storage.upper, storage.work, *storage.lowers]
 
 
-def _options(folders: Sequence[str]) -> str:
-    upper, work, *lowers = folders
-    # without an index, as the engine itself mounts them, or it could not any more
+def _options(directories: Sequence[str]) -> str:
+    upper, work, *lowers = directories
+    # The engine mounts overlays without an index and cannot mount one that has had an index.
     return f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},index=off"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers on this engine: one filtered list answers many questions."""
+"""The list of servers on this engine, and the state of a server in Nova's terms."""
 
 import threading
 import time
@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from nova.compute import power_state
 
 from novadocker import naming
-from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import Container, ContainerDetail
 
-# Nova asks for every server in turn when it compares power states
+# Nova asks for one server after the other when it compares power states.
 _FRESH_SECONDS = 5.0
 
 
-class Listing:
-    """Servers by instance uuid, in any state; foreign containers are not among them."""
+class ServerList:
+    """The servers by instance UUID, in any state, without other containers; thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ContainerEngine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._servers: Mapping[str, Container] = {}
         self._read_at = -_FRESH_SECONDS
 
     def servers(self) -> Mapping[str, Container]:
-        """Ask the engine.
+        """Return the servers as the engine lists them now.
 
         :raises EngineUnavailable: the engine does not answer
         """
@@ -33,7 +33,10 @@ class Listing:
             return self._read()
 
     def recent_servers(self) -> Mapping[str, Container]:
-        """Ask the engine unless that was done within the last seconds."""
+        """Return the last list of servers if it is younger than 5 s, otherwise a new one.
+
+        :raises EngineUnavailable: the engine does not answer
+        """
         with self._lock:
             if time.monotonic() - self._read_at < _FRESH_SECONDS:
                 return self._servers
@@ -60,18 +63,22 @@ POWER_STATES: Mapping[str, int] = {
     "removing": power_state.SHUTDOWN,
     "dead": power_state.CRASHED,
 }
+"""Nova's power state by the engine's status of a container."""
 
 
 def power_state_of(server: Container | ContainerDetail) -> int:
-    """Return Nova's number for a server's state; NOSTATE for a word that is not known."""
+    """Return Nova's power state of a server; NOSTATE for a status that is not in the table."""
     return POWER_STATES.get(server.status, power_state.NOSTATE)
 
 
 def has_ended(server: Container | ContainerDetail) -> bool:
-    """Tell whether a server has no process."""
+    """Return True if a server has no process."""
     return power_state_of(server) in (power_state.SHUTDOWN, power_state.CRASHED)
 
 
 def is_silent(server: Container | ContainerDetail) -> bool:
-    """Tell whether nobody may answer for a server: the kernel would, for frozen processes too."""
+    """Return True if the kernel must not answer for a server.
+
+    The kernel would answer pings to the addresses of stopped and of frozen servers.
+    """
     return has_ended(server) or power_state_of(server) == power_state.PAUSED

@@ -23,7 +23,7 @@ from novadocker import exception
 from novadocker.linux import cgroup
 from novadocker.linux.threads import Repeated
 from novadocker.state_files import load_averages
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Mount
 
@@ -98,7 +98,7 @@ class Loads:
     :param state_path: of nova-compute
     """
 
-    def __init__(self, state_path: Path, engine: Engine, listing: Listing) -> None:
+    def __init__(self, state_path: Path, engine: Engine, listing: ServerList) -> None:
         self._folder = Path(load_averages.directory(str(state_path)))
         self._engine = engine
         self._listing = listing

@@ -16,7 +16,7 @@ from oslo_privsep import daemon
 
 from novadocker import exception
 from novadocker.privsep.guest import lxcfs
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.model import Mount
@@ -114,7 +114,7 @@ class Lxcfs:
         self,
         folder: str,
         engine: Engine,
-        listing: Listing,
+        listing: ServerList,
         loads: Loads,
         restore: Callable[[str, int, str], int] = lxcfs.restore_view,
     ) -> None:

@@ -23,7 +23,7 @@ from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.containers import freeze
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import transfer, transport
 from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
@@ -41,7 +41,7 @@ class Copies:
     :param marks: a folder whose files tell when each server's last copy was begun
     """
 
-    def __init__(self, engine: Engine, listing: Listing, marks: Path) -> None:
+    def __init__(self, engine: Engine, listing: ServerList, marks: Path) -> None:
         self._engine = engine
         self._listing = listing
         self._marks = marks

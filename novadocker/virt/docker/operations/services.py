@@ -14,7 +14,7 @@ from novadocker.conf import CONF
 from novadocker.privsep.guest import runtime
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
-from novadocker.virt.docker.containers.servers import Listing
+from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import console
@@ -50,7 +50,7 @@ class Node:
             CONF.docker.image_load_timeout,
             Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
         )
-        self.listing = Listing(self.engine)
+        self.listing = ServerList(self.engine)
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, runtime.release_container)
         self.loads = Loads(state, self.engine, self.listing)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker.containers.pending import Pending
+
+
+class Requests:
+    """Requests that fail with ``failures``, by key; ``sent`` lists those that succeeded."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, Exception] = {}
+        self.sent: list[str] = []
+
+    def __call__(self, key: str) -> None:
+        if key in self.failures:
+            raise self.failures[key]
+        self.sent.append(key)
+
+
+REFUSED = exception.EngineError(operation="the request", reason="busy")
+AWAY = exception.EngineUnavailable(url="fake", reason="away")
+GONE = exception.ContainerNotFound(operation="the request", reason="deleted")
+
+
+@pytest.mark.parametrize("failure", [REFUSED, AWAY])
+def test_a_failed_request_is_sent_again_until_it_succeeds(failure: Exception) -> None:
+    requests = Requests()
+    pending = Pending(requests, "Failed to do %s: %s")
+    requests.failures = {"a": failure}
+    with pytest.raises(type(failure)):
+        pending.send("a")
+    pending.send("b")
+    requests.failures = {}
+    pending.sweep()
+    pending.sweep()
+    assert requests.sent == ["b", "a"]
+
+
+def test_a_refused_request_does_not_delay_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    requests = Requests()
+    requests.failures = {"a": REFUSED}
+    pending = Pending(requests, "Failed to do %s: %s")
+    for key in ("a", "b"):
+        pending.add(key)
+    pending.sweep()
+    assert requests.sent == ["b"]
+    assert "Failed to do a: " in caplog.text
+
+
+def test_an_engine_that_does_not_answer_gets_one_request() -> None:
+    requests = Requests()
+    requests.failures = {"a": AWAY}
+    pending = Pending(requests, "Failed to do %s: %s")
+    for key in ("a", "b"):
+        pending.add(key)
+    with pytest.raises(exception.EngineUnavailable):
+        pending.sweep()
+    assert requests.sent == []
+
+
+def test_a_request_for_a_deleted_container_is_dropped() -> None:
+    requests = Requests()
+    requests.failures = {"a": GONE}
+    pending = Pending(requests, "Failed to do %s: %s")
+    pending.add("a")
+    pending.sweep()
+    requests.failures = {}
+    pending.sweep()
+    assert requests.sent == []
