@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to an instance as an action of it, which its owner can list.
+"""Incidents of an instance, such as a process killed out of memory, in the instance's action log.
 
-The process and the kernel's lines are in the log of ``novadocker-exporter``: an action has a name
-and a time.
+The instance's owner can list the actions. Because an action has only a name and a time, the name of
+the process and the kernel's messages are in the log of ``novadocker-exporter``.
 """
 
 import queue
@@ -22,16 +22,16 @@ from novadocker.state_files import incident_socket
 
 LOG = logging.getLogger(__name__)
 
-# a tenant can cause any number, and each is a row of Nova's database
+# A tenant can cause any number of incidents, and each one is a row of Nova's database.
 _AGAIN_SECONDS = 600.0
 _MOST_REMEMBERED = 10_000
 
 
 class IncidentListener:
-    """A thread that waits for the exporter, which need not be there.
+    """A thread that receives the exporter's incidents; the exporter may be absent.
 
-    :param state_path: nova-compute's, with the socket
-    :param add: takes the kind and the server's UUID of each incident
+    :param state_path: nova-compute's ``state_path``, with the socket
+    :param add: takes the kind of each incident and the instance's UUID
     """
 
     def __init__(self, state_path: Path, add: Callable[[str, str], None]) -> None:
@@ -41,22 +41,22 @@ class IncidentListener:
         self._stopped = False
 
     def start(self) -> None:
-        """Begin to listen; a folder that takes no socket costs what the exporter tells alone."""
+        """Start the thread; if the socket cannot be created, only log a warning."""
         try:
             self._listening = incident_socket.listen(self._state_path)
         except OSError as error:
-            LOG.warning("What novadocker-exporter sees is in no action log: %s", error)
+            LOG.warning("Failed to listen for the incidents of novadocker-exporter: %s", error)
             return
-        # a daemon: it must not keep a stopping nova-compute
+        # A daemon thread does not delay the end of nova-compute.
         threading.Thread(
             target=self._run, args=(self._listening,), name="docker-incidents", daemon=True
         ).start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop the thread."""
         self._stopped = True
         if self._listening:
-            # wakes the thread, which closes it
+            # The shutdown wakes the thread, and the thread closes the socket.
             self._listening.shutdown(socket.SHUT_RDWR)
 
     def _run(self, listening: socket.socket) -> None:
@@ -68,9 +68,9 @@ class IncidentListener:
 
 
 class IncidentActions:
-    """A thread that asks the conductor, which takes its time; ``add`` may be called from others.
+    """A thread that records incidents by the conductor, which may be slow; ``add`` is thread-safe.
 
-    :param clock: in seconds
+    :param clock: returns seconds
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,16 +80,16 @@ class IncidentActions:
         self._queue: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Begin to record."""
-        # a daemon: it must not keep a stopping nova-compute
+        """Start the thread."""
+        # A daemon thread does not delay the end of nova-compute.
         threading.Thread(target=self._run, name="docker-actions", daemon=True).start()
 
     def stop(self) -> None:
-        """Record no more."""
+        """Stop the thread."""
         self._queue.put(None)
 
     def add(self, kind: str, instance_uuid: str) -> None:
-        """Have an incident recorded, unless one of its kind of the server's was ten minutes ago.
+        """Record an incident, unless the instance had one of this kind within ten minutes.
 
         :param kind: the action's name
         """
@@ -108,13 +108,15 @@ class IncidentActions:
             try:
                 record(kind, instance_uuid)
             except (nova_exception.NovaException, oslo_messaging.MessagingException) as error:
-                LOG.warning("[instance: %s] No action %s: %s", instance_uuid, kind, error)
+                LOG.warning(
+                    "[instance: %s] Failed to record action %s: %s", instance_uuid, kind, error
+                )
 
 
 def record(kind: str, instance_uuid: str) -> None:
-    """Record an incident in the instance's action log, as nobody's request.
+    """Record an incident in the instance's action log, without a user's request.
 
-    :raises nova.exception.NovaException: Nova does not take it
+    :raises nova.exception.NovaException: Nova refuses the action
     :raises oslo_messaging.MessagingException: the conductor does not answer
     """
     context = nova_context.get_admin_context()

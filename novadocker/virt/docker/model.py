@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the modules of the driver hand each other: frozen dataclasses, no behaviour, no I/O."""
+"""Data that the modules of the driver exchange: frozen dataclasses without behaviour and I/O."""
 
 import socket
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from novadocker.privsep.network.types import NetworkRate
 
 @dataclass(frozen=True)
 class EngineImage:
-    """An image as the engine knows it.
+    """An image in the engine.
 
     :ivar id: ``sha256:`` and 64 hex digits
-    :ivar size_bytes: of all its layers, unpacked
-    :ivar stop_signal: by which it wants to be stopped; empty if it does not say
+    :ivar size_bytes: size of all its unpacked layers
+    :ivar stop_signal: the signal that stops its first process; empty if the image sets none
     :ivar platform: operating system and architecture, such as ``linux/amd64``
-    :ivar named_at: when it got a name last; None if it never did
+    :ivar named_at: the time when it last got a name; None if it never got one
     """
 
     id: str
@@ -32,17 +32,17 @@ class EngineImage:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server may use at most; each of them can be changed while it runs.
+    """The limits of a server's resources; each limit can change while the server runs.
 
     :ivar cpu_shares: relative weight when CPUs are contended, as in cgroup v1 (1024 is one CPU's)
     :ivar memory_bytes: memory, without swap
-    :ivar swap_bytes: swap beyond it
+    :ivar swap_bytes: swap in addition to the memory
     :ivar pids: processes and threads
-    :ivar cpu_period_us: microseconds for which ``cpu_quota_us`` counts
-    :ivar cpu_quota_us: CPU time, of all CPUs together, in each period; 0 is no limit
-    :ivar cpuset_cpus: the host's CPUs it may run on; empty is any
-    :ivar cpuset_mems: the host's NUMA nodes it may have memory of; empty is any
-    :ivar disk_bytes: size of the root disk; 0 is no limit
+    :ivar cpu_period_us: the period of ``cpu_quota_us`` in microseconds
+    :ivar cpu_quota_us: CPU time, on all CPUs together, in each period; 0 means no limit
+    :ivar cpuset_cpus: the host's CPUs that the server may use; empty means all
+    :ivar cpuset_mems: the host's NUMA nodes whose memory the server may use; empty means all
+    :ivar disk_bytes: size of the root disk; 0 means no limit
     :ivar inbound: traffic to the server
     :ivar outbound: traffic from the server
     """
@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ResourceLimit:
-    """A limit of setrlimit(2), such as ``nofile``, for each process; -1 is none."""
+    """A limit of setrlimit(2), such as ``nofile``, for each process; -1 means no limit."""
 
     name: str
     soft: int
@@ -72,13 +72,13 @@ class ResourceLimit:
 
 @dataclass(frozen=True)
 class Isolation:
-    """How a server is kept apart; nothing of it can be changed while the server lives.
+    """The isolation of a server; it cannot change during the server's life.
 
-    :ivar capabilities: all that its root may have, without ``CAP_``
-    :ivar devices: paths of devices of the host's it may use
-    :ivar shm_bytes: size of /dev/shm; None is the engine's default
-    :ivar oom_score_adj: how much sooner than others it is killed when the host is out of memory
-    :ivar nesting: whether it may run containers itself
+    :ivar capabilities: all capabilities of the server's root, without ``CAP_``
+    :ivar devices: paths of the host's devices that the server may use
+    :ivar shm_bytes: size of /dev/shm; None means the engine's default
+    :ivar oom_score_adj: added to the server's score when the host's kernel is out of memory
+    :ivar nesting: True if the server may run containers itself
     """
 
     capabilities: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or a device of the host's that a container sees, and mostly can't write to."""
+    """A directory or a device of the host in a container; not writable unless set."""
 
     source: str
     target: str
@@ -100,7 +100,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Overlay:
-    """An overlay that the engine mounts while a container runs; the container can write to it.
+    """An overlay that the engine mounts while a container runs; writable.
 
     :ivar options: as for mount(8)
     """
@@ -111,12 +111,12 @@ class Overlay:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """What a container must look like when it is created.
+    """The specification of a container that is to be created.
 
-    An empty ``entrypoint`` and ``command`` leave the image's own in force, and so does an empty
-    ``stop_signal``.
+    The image's entrypoint and command apply if both of these are empty, and its stop signal if
+    ``stop_signal`` is empty.
 
-    :ivar systemd: its first process is systemd, which keeps control groups of its own
+    :ivar systemd: True if the first process is systemd, which has control groups of its own
     """
 
     name: str
@@ -138,7 +138,7 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class Container:
-    """A line of the engine's list: ``status`` is the engine's word (``running``, ``exited``...)."""
+    """A container in the engine's list; ``status`` is the engine's (``running``, ``exited``...)."""
 
     id: str
     name: str
@@ -148,11 +148,11 @@ class Container:
 
 @dataclass(frozen=True)
 class ContainerEvent:
-    """Something that happened to a container.
+    """An event of a container.
 
-    :ivar action: the engine's word (``start``, ``die``, ``oom``...)
-    :ivar time_ns: when, in nanoseconds since the epoch by the engine's clock
-    :ivar attributes: the container's labels, and facts of the event such as ``exitCode``
+    :ivar action: the engine's name of the event (``start``, ``die``, ``oom``...)
+    :ivar time_ns: nanoseconds since the epoch by the engine's clock
+    :ivar attributes: the container's labels and the event's data, such as ``exitCode``
     """
 
     name: str
@@ -163,7 +163,7 @@ class ContainerEvent:
 
 @dataclass(frozen=True)
 class ContainerDetail:
-    """What the engine knows of one container; ``pid`` is 0 unless it runs or is paused."""
+    """The details of a container; ``pid`` is 0 unless the container runs or is paused."""
 
     id: str
     name: str
@@ -177,13 +177,13 @@ class ContainerDetail:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the engine keeps a container's files.
+    """The host's directories of a container's files.
 
     :ivar driver: the storage driver, such as ``overlay2``
-    :ivar upper: the folder of what the container changed; empty with other drivers
-    :ivar lowers: the folders of its image's layers, from the highest
-    :ivar volumes: the folder of each volume by its path in the container
-    :ivar work: the folder that overlayfs needs beside ``upper``
+    :ivar upper: the directory of the container's own files; empty with other drivers
+    :ivar lowers: the directories of its image's layers, from the highest
+    :ivar volumes: the directory of each volume by its path in the container
+    :ivar work: the work directory of overlayfs beside ``upper``
     """
 
     driver: str
@@ -195,14 +195,14 @@ class Storage:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts of the engine and its host.
+    """The engine and its host.
 
     :ivar version: the engine's release, such as ``20.10.24``
     :ivar memory_bytes: physical memory of the host
-    :ivar backing_filesystem: of the data root, such as ``xfs``; empty where it is not told
-    :ivar runtimes: the registered OCI runtimes, by name, with the path of each one's program
+    :ivar backing_filesystem: of the data root, such as ``xfs``; empty if the engine omits it
+    :ivar runtimes: path of the program of each registered OCI runtime by the runtime's name
     :ivar warnings: the engine's own warnings about the host
-    :ivar user_namespaces: whether containers have users of their own (``userns-remap``)
+    :ivar user_namespaces: True if containers have their own users (``userns-remap``)
     """
 
     version: str
@@ -222,10 +222,10 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Usage:
-    """A moment's counters of a container, since its start.
+    """The counters of a container since its start.
 
-    :ivar cpu_nanoseconds: CPU time used, in all
-    :ivar cpu_nanoseconds_each: the same for each CPU of the host, where the kernel counts it
+    :ivar cpu_nanoseconds: CPU time used on all CPUs
+    :ivar cpu_nanoseconds_each: CPU time used on each CPU of the host, if the kernel counts it
     """
 
     cpu_nanoseconds: int
@@ -242,9 +242,9 @@ class Usage:
 class Terminal:
     """A terminal in a container, open until its connection is closed.
 
-    :ivar connection: carries what is typed one way and what is written the other
-    :ivar early: what was written before anybody could read from the connection
-    :ivar path: of the engine's resource that it belongs to
+    :ivar connection: carries the terminal's input and output
+    :ivar early: output that arrived before the connection could be read
+    :ivar path: path of the terminal's resource in the engine's REST API
     """
 
     connection: socket.socket
