@@ -15,11 +15,13 @@ from nova.virt import fake as nova_fake
 from oslo_utils import units
 from oslo_utils.fixture import uuidsentinel as uuids
 
-from novadocker.virt.docker import driver as driver_module
+from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.host import topology
 from novadocker.virt.docker.host.topology import Cell
+from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.network import device_tags
 from tests.unit import fakes
 
 REPLACED = (
@@ -37,19 +39,6 @@ The other fake drivers fail at some operation, or simulate a feature such as liv
 _HOSTS = ipaddress.ip_network("10.0.0.0/8")
 
 
-class Bystander:
-    """A replacement for an object that works in its own thread."""
-
-    def __init__(self, *_args: object) -> None:
-        pass
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class HostInfo(EngineInfo):
     """An engine's description of a host, and the size of the host's disk."""
@@ -57,47 +46,29 @@ class HostInfo(EngineInfo):
     disk_gb: int
 
 
-class StagedDriver(driver_module.DockerDriver):
+class StagedDriver(DockerDriver):
     """The driver on one of several hosts in one process, with the size of a fake driver's host."""
 
-    def __init__(self, virtapi: Any, size: type[nova_fake.FakeDriver]) -> None:
-        super().__init__(virtapi)
-        self._host_name = self._node.name
-        self._engine.info_ = HostInfo(
-            **{
-                **vars(fakes.INFO),
-                "cpus": size.vcpus,
-                "memory_bytes": size.memory_mb * units.Mi,
-                "disk_gb": size.local_gb,
-            }
-        )
-        self._size = size
+    def __init__(self, virtapi: Any, host: fakes.FakeHost) -> None:
+        super().__init__(virtapi, host.collaborators())
+        self._host_name = self._services.name
 
     def init_host(self, host: str) -> None:
         """Start on a host; in Nova's samples, the node of the host ``compute`` has another name."""
         super().init_host(host)
         self._host_name = host
-        self._node.name = "fake-mini" if host == "compute" else host
-        self._node.cells = (
-            Cell(
-                id=0,
-                cores=frozenset(frozenset([cpu]) for cpu in range(self._size.vcpus)),
-                sockets=frozenset([0]),
-                memory_kb=self._size.memory_mb * units.Ki,
-            ),
-        )
-        self._node.cpu_sets = topology.cpu_sets(self._node.cells)
+        self._services.name = "fake-mini" if host == "compute" else host
 
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
         """Return the node's uuid without its file, because all hosts would read the same file."""
-        return {self._node_uuid(): self._node.name}
+        return {self._node_uuid(): self._services.name}
 
     def get_available_resource(self, nodename: str) -> dict[str, object]:
         """Return the host's resources, with the node's uuid."""
         return {**super().get_available_resource(nodename), "uuid": self._node_uuid()}
 
     def _node_uuid(self) -> str:
-        return str(getattr(uuids, f"node_{self._node.name}"))
+        return str(getattr(uuids, f"node_{self._services.name}"))
 
     def get_host_ip_addr(self) -> str:
         """Return this host's own address, by which the driver distinguishes hosts."""
@@ -124,6 +95,9 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.engines: list[fakes.FakeEngine] = []
+        self._network = fakes.FakeNetwork()
+        self._drives = fakes.FakeDrives()
+        self._transfer = fakes.FakeTransfer()
 
     @property
     def booted(self) -> int:
@@ -132,29 +106,9 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
         return sum(call[0] == "start" for call in calls)
 
     def _setUp(self) -> None:
-        network = fakes.FakeNetwork()
-        for name, stand_in in {
-            "Engine": self._engine,
-            "vifs": network,
-            "netns": network,
-            "interior": fakes.FakeInterior(),
-            "Lxcfs": fakes.FakeLxcfs,
-            "Loads": fakes.FakeLoads,
-            "Events": Bystander,
-            "drives": fakes.FakeDrives(),
-            "transfer": fakes.FakeTransfer(),
-            "Enforcement": lambda *_: fakes.FakeEnforcement(),
-            "ImageStore": fakes.FakeImages,
-        }.items():
-            for module, own in fakes.places(name):
-                self.useFixture(fixtures.MockPatchObject(module, own, stand_in))
-        for target, stand_in in {
-            f"{topology.__name__}.read_cells": lambda: fakes.CELLS,
-            f"{host_facts.__name__}.read_resources": read_resources,
-            # This directory exists for a wheel; Nova's default exists only in a checkout.
-            "nova.tests.fixtures.conf.paths.state_path_def": f"{sys.prefix}/{{}}".format,
-        }.items():
-            self.useFixture(fixtures.MonkeyPatch(target, stand_in))
+        # This directory exists for a wheel; Nova's default exists only in a checkout.
+        paths = "nova.tests.fixtures.conf.paths.state_path_def"
+        self.useFixture(fixtures.MonkeyPatch(paths, f"{sys.prefix}/{{}}".format))
         # The driver refuses ephemeral disks, which Nova's test flavors have by default.
         flavors = functools.partialmethod(InstanceHelperMixin._create_flavor, ephemeral=0)
         self.useFixture(fixtures.MockPatchObject(InstanceHelperMixin, "_create_flavor", flavors))
@@ -163,12 +117,36 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
         def load(virtapi: Any, compute_driver: str | None = None) -> Any:
             name = (compute_driver or nova_driver.CONF.compute_driver).rpartition(".")[2]
             if name in REPLACED:
-                return StagedDriver(virtapi, getattr(nova_fake, name))
+                return StagedDriver(virtapi, self._host(getattr(nova_fake, name)))
             return original(virtapi, compute_driver)
 
         self.useFixture(fixtures.MonkeyPatch(f"{nova_driver.__name__}.load_compute_driver", load))
 
-    def _engine(self, *_args: object) -> fakes.FakeEngine:
-        engine = fakes.FakeEngine()
+    def _host(self, size: type[nova_fake.FakeDriver]) -> fakes.FakeHost:
+        """Return the fakes of a host with the size of a fake driver's host."""
+        info = HostInfo(
+            **{
+                **vars(fakes.INFO),
+                "cpus": size.vcpus,
+                "memory_bytes": size.memory_mb * units.Mi,
+                "disk_gb": size.local_gb,
+            }
+        )
+        cell = Cell(
+            id=0,
+            cores=frozenset(frozenset([cpu]) for cpu in range(size.vcpus)),
+            sockets=frozenset([0]),
+            memory_kb=size.memory_mb * units.Ki,
+        )
+        engine = fakes.FakeEngine(info_=info)
         self.engines.append(engine)
-        return engine
+        return fakes.FakeHost(
+            engine=engine,
+            network=self._network,
+            drives=self._drives,
+            transfer=self._transfer,
+            nova_records=nova_records,
+            device_metadata=device_tags.device_metadata,
+            cells=(cell,),
+            read_resources=read_resources,
+        )

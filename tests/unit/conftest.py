@@ -12,7 +12,7 @@ from nova import context as nova_context
 from nova.network import model as network_model
 from nova.tests.unit import fake_instance
 
-from novadocker.virt.docker import driver as driver_module
+from novadocker.virt.docker.driver import DockerDriver
 from tests.unit import fakes
 
 
@@ -103,33 +103,39 @@ def image_meta() -> objects.ImageMeta:
 
 
 @pytest.fixture
-def engine() -> fakes.FakeEngine:
-    return fakes.FakeEngine()
+def fake_host(nova_configuration: None) -> fakes.FakeHost:
+    """Return the fakes of all collaborators of the driver."""
+    return fakes.FakeHost()
 
 
 @pytest.fixture
-def network() -> fakes.FakeNetwork:
-    return fakes.FakeNetwork()
+def engine(fake_host: fakes.FakeHost) -> fakes.FakeEngine:
+    return fake_host.engine
 
 
 @pytest.fixture
-def drives() -> fakes.FakeDrives:
-    return fakes.FakeDrives()
+def network(fake_host: fakes.FakeHost) -> fakes.FakeNetwork:
+    return fake_host.network
 
 
 @pytest.fixture
-def interior() -> fakes.FakeInterior:
-    return fakes.FakeInterior()
+def drives(fake_host: fakes.FakeHost) -> fakes.FakeDrives:
+    return fake_host.drives
 
 
 @pytest.fixture
-def enforcement() -> fakes.FakeEnforcement:
-    return fakes.FakeEnforcement()
+def guest_files(fake_host: fakes.FakeHost) -> fakes.FakeGuestFiles:
+    return fake_host.guest_files
 
 
 @pytest.fixture
-def transfer() -> fakes.FakeTransfer:
-    return fakes.FakeTransfer()
+def enforcement(fake_host: fakes.FakeHost) -> fakes.FakeEnforcement:
+    return fake_host.enforcement
+
+
+@pytest.fixture
+def transfer(fake_host: fakes.FakeHost) -> fakes.FakeTransfer:
+    return fake_host.transfer
 
 
 @pytest.fixture
@@ -138,34 +144,8 @@ def virtapi() -> fakes.FakeVirtAPI:
 
 
 @pytest.fixture
-def driver(
-    monkeypatch: pytest.MonkeyPatch,
-    engine: fakes.FakeEngine,
-    network: fakes.FakeNetwork,
-    interior: fakes.FakeInterior,
-    drives: fakes.FakeDrives,
-    enforcement: fakes.FakeEnforcement,
-    transfer: fakes.FakeTransfer,
-    virtapi: fakes.FakeVirtAPI,
-) -> driver_module.DockerDriver:
+def driver(fake_host: fakes.FakeHost, virtapi: fakes.FakeVirtAPI) -> DockerDriver:
     """Return the driver after ``init_host``, on the fakes."""
-    for name, fake in {
-        "Engine": lambda *_: engine,
-        "vifs": network,
-        "netns": network,
-        "interior": interior,
-        "Lxcfs": fakes.FakeLxcfs,
-        "Loads": fakes.FakeLoads,
-        "drives": drives,
-        "transfer": transfer,
-        "tags": fakes.FakeTags(),
-        "Enforcement": lambda *_: enforcement,
-        "ImageStore": fakes.FakeImages,
-    }.items():
-        for module, own in fakes.places(name):
-            monkeypatch.setattr(module, own, fake)
-    monkeypatch.setattr(driver_module.nova_records, "resume_cut_off", lambda host: None)
-    monkeypatch.setattr(driver_module.topology, "read_cells", lambda: fakes.CELLS)
-    found = driver_module.DockerDriver(virtapi)
+    found = DockerDriver(virtapi, fake_host.collaborators())
     found.init_host("host1")
     return found

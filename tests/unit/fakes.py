@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small fakes of the modules below the driver."""
+"""Small fakes of what is below the driver; mypy compares them with the Protocols."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from nova import objects
 
 from novadocker import exception
-from novadocker.privsep.guest import config_drive, runtime
-from novadocker.privsep.guest import files as guest_files
-from novadocker.privsep.network import namespace
-from novadocker.virt.docker import driver
-from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.events import Events
-from novadocker.virt.docker.guest.load_average import Loads
-from novadocker.virt.docker.guest.lxcfs import Lxcfs
-from novadocker.virt.docker.host.topology import Cell
-from novadocker.virt.docker.images.store import ImageStore
-from novadocker.virt.docker.limits.enforcement import Enforcement
-from novadocker.virt.docker.migration import transfer
+from novadocker.linux.namespaces import IdMaps
+from novadocker.linux.pipes import Write
+from novadocker.virt.docker.containers.servers import ServerList
+from novadocker.virt.docker.guest import config_drive
+from novadocker.virt.docker.guest.console import Opener
+from novadocker.virt.docker.host import resources
+from novadocker.virt.docker.host.topology import Cell, CpuSets
+from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.migration.transfer import Move
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -37,39 +36,8 @@ from novadocker.virt.docker.model import (
     Storage,
     Usage,
 )
-from novadocker.virt.docker.network import device_tags
-from novadocker.virt.docker.network import vif as network_vif
-from novadocker.virt.docker.operations import build, migrate, ports, power, rescue, resize, services
-from novadocker.virt.docker.operations import config_drive as operations_config_drive
-
-USERS = (
-    build,
-    operations_config_drive,
-    driver,
-    services,
-    ports,
-    power,
-    migrate,
-    rescue,
-    resize,
-)
-"""The modules of the driver that use those below them."""
-
-ORIGINALS: dict[str, tuple[object, ...]] = {
-    "Engine": (Engine,),
-    "Enforcement": (Enforcement,),
-    "Events": (Events,),
-    "ImageStore": (ImageStore,),
-    "Loads": (Loads,),
-    "Lxcfs": (Lxcfs,),
-    "drives": (config_drive,),
-    "interior": (guest_files,),
-    "netns": (namespace, runtime),
-    "tags": (device_tags,),
-    "transfer": (transfer,),
-    "vifs": (network_vif,),
-}
-"""The modules and classes that each stand-in replaces."""
+from novadocker.virt.docker.operations import protocols
+from novadocker.virt.docker.operations.collaborators import Collaborators, DeviceMetadata
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -104,24 +72,6 @@ USAGE = Usage(
     disk_write_bytes=3,
     disk_write_requests=4,
 )
-
-
-PLACES: dict[str, list[tuple[object, str]]] = {
-    stand_in: [
-        (user, name)
-        for user in USERS
-        for name, value in vars(user).items()
-        if any(value is original for original in originals)
-    ]
-    for stand_in, originals in ORIGINALS.items()
-}
-"""The modules of the driver that use an original, and its name there, before it is replaced."""
-
-
-def places(stand_in: str) -> list[tuple[object, str]]:
-    """Return each module of the driver that uses an original, and the name it has there."""
-    assert PLACES[stand_in], f"nothing uses {stand_in}"
-    return PLACES[stand_in]
 
 
 @dataclass
@@ -295,7 +245,7 @@ class FakeEngine:
 
 @dataclass
 class FakeNetwork:
-    """A fake of ``vifs`` and ``netns``; ``wired`` and ``bound`` are the kernel's state."""
+    """A fake Network, Namespaces and Runtime; ``wired`` and ``bound`` are the kernel's state."""
 
     wired: set[str] = field(default_factory=set)
     ports: list[str] = field(default_factory=list)
@@ -311,36 +261,41 @@ class FakeNetwork:
     def initialize(self) -> None:
         pass
 
-    def check_supported(self, network_info: object) -> None:
+    def check_supported(self, network_info: Any) -> None:
         pass
 
-    def create_owned_namespace(self, instance_uuid: str, users: object, groups: object) -> None:
+    def create_owned_namespace(
+        self, instance_uuid: str, users: Sequence[object], groups: Sequence[object]
+    ) -> None:
         assert instance_uuid not in self.wired
         self.owned[instance_uuid] = (users, groups)
 
-    def plug_vifs(self, instance: object, network_info: object) -> None:
-        self.wired.add(instance.uuid)  # type: ignore[attr-defined]
-        self.ports = [vif["id"] for vif in network_info]  # type: ignore[attr-defined]
-        self.silent.discard(instance.uuid)  # type: ignore[attr-defined]
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        self.wired.add(instance.uuid)
+        self.ports = [vif["id"] for vif in network_info]
+        self.silent.discard(instance.uuid)
         if self.failure:
             raise self.failure
 
     @contextlib.contextmanager
-    def plugged_vifs(self, instance: object, network_info: object) -> Iterator[None]:
+    def plugged_vifs(self, instance: Any, network_info: Any) -> Iterator[None]:
         self.plug_vifs(instance, network_info)
         yield
 
-    def silence_vifs(self, instance: object, network_info: object) -> None:
-        self.silent.add(instance.uuid)  # type: ignore[attr-defined]
+    def silence_vifs(self, instance: Any, network_info: Any) -> None:
+        self.silent.add(instance.uuid)
 
-    def announce_vifs(self, instance: object, network_info: object) -> None:
-        assert instance.uuid not in self.silent  # type: ignore[attr-defined]
-        self.announced.append(instance.uuid)  # type: ignore[attr-defined]
+    def replug_vifs(self, instance: Any, network_info: Any) -> None:
+        pass
 
-    def unplug_vifs(self, instance: object, network_info: object) -> None:
+    def announce_vifs(self, instance: Any, network_info: Any) -> None:
+        assert instance.uuid not in self.silent
+        self.announced.append(instance.uuid)
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
         if self.unplug_failure:
             raise self.unplug_failure
-        gone = [vif["id"] for vif in network_info]  # type: ignore[attr-defined]
+        gone = [vif["id"] for vif in network_info]
         self.ports = [port for port in self.ports if port not in gone]
 
     def bind_container(
@@ -364,11 +319,24 @@ class FakeNetwork:
 
 @dataclass
 class FakeDrives:
-    """A fake of ``drives``; ``written`` has the files of each instance's config drive."""
+    """A fake Drives; ``written`` has the files of each instance's config drive.
+
+    :ivar content: the files and the image of a new config drive; None to build them as the driver
+    :ivar built: the arguments of each build
+    """
 
     written: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
     attached: set[str] = field(default_factory=set)
+    content: tuple[dict[str, bytes], bytes] | None = None
+    built: list[tuple[object, ...]] = field(default_factory=list)
+
+    def build(
+        self, instance: Any, network_info: Any, injected_files: Any, admin_password: str | None
+    ) -> tuple[Mapping[str, bytes], bytes]:
+        arguments = (instance, network_info, injected_files, admin_password)
+        self.built.append(arguments)
+        return config_drive.build(*arguments) if self.content is None else self.content
 
     def folder(self, host: str, instance_uuid: str) -> str:
         return f"/drives/{host}/{instance_uuid}"
@@ -402,8 +370,8 @@ class FakeDrives:
 
 
 @dataclass
-class FakeInterior:
-    """A fake of ``interior``; ``passwords`` has the users whose passwords were set."""
+class FakeGuestFiles:
+    """A fake GuestFiles; ``passwords`` has the users whose passwords were set."""
 
     passwords: list[str] = field(default_factory=list)
     accounts: bool = True
@@ -420,13 +388,10 @@ class FakeInterior:
 
 @dataclass
 class FakeTransfer:
-    """A fake of ``transfer``; ``steps`` lists the calls that change either host's state.
+    """A fake Transfer and Session; ``steps`` lists the calls that change either host's state.
 
     ``broken`` names the step that fails.
     """
-
-    Move = transfer.Move
-    read_move = staticmethod(transfer.read_move)
 
     steps: list[str] = field(default_factory=list)
     broken: str = ""
@@ -441,16 +406,17 @@ class FakeTransfer:
         image_id: str,
         storage: Storage,
         drive: str,
-    ) -> Iterator[tuple[FakeTransfer, transfer.Move]]:
+    ) -> Iterator[tuple[FakeTransfer, Move]]:
         self._step(f"session {host}")
-        yield self, transfer.Move("0" * 32, image_id, sorted(storage.volumes), bool(drive))
+        yield self, Move("0" * 32, image_id, sorted(storage.volumes), bool(drive))
 
     def send_ahead(self) -> None:
         self._step("send ahead")
 
-    def send(self, live: bool) -> None:
+    def send(self, live: bool) -> float:
         assert not live
         self._step("send")
+        return 0.0
 
     def commit(self) -> None:
         self._step("commit")
@@ -472,71 +438,132 @@ class FakeTransfer:
             raise exception.ResizeRefused(reason=f"{name} is broken")
 
 
-class FakeTags:
-    """A fake of ``tags`` for a tenant without tags."""
+class FakeTransport:
+    """A fake transport, because FakeTransfer sends nothing."""
 
-    def device_metadata(self, *_args: object) -> objects.InstanceDeviceMetadata:
-        return objects.InstanceDeviceMetadata(devices=[])
+    def send_image(self, talk: object, image_id: str) -> None:
+        raise NotImplementedError
+
+    def send_stream(self, talk: object, write: Write) -> int:
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Do nothing."""
 
 
-class FakeLxcfs:
-    """A fake of ``lxcfs.Lxcfs`` on a host without lxcfs."""
+def no_tags(_context: object, _instance: object, _network_info: object) -> Any:
+    """Return the device metadata of a tenant without tags."""
+    return objects.InstanceDeviceMetadata(devices=[])
 
-    found: tuple[Mount, ...] = ()
 
-    def __init__(self, *_args: object) -> None:
-        pass
+class FakeBackground:
+    """A fake of an object that works in its own thread."""
 
     def start(self) -> None:
-        pass
+        """Do nothing."""
 
     def stop(self) -> None:
-        pass
+        """Do nothing."""
+
+
+class FakeLxcfs(FakeBackground):
+    """A fake Lxcfs on a host without lxcfs."""
 
     def look(self) -> float:
         return 0.0
 
     def mounts(self, instance_uuid: str, asked: float) -> tuple[Mount, ...]:
-        return self.found
+        return ()
 
     def await_mended(self) -> None:
         pass
 
 
-class FakeLoads:
-    """A fake of ``loads.Loads``; ``deleted`` has the servers whose files are deleted."""
+class FakeLoadAverages(FakeBackground):
+    """A fake LoadAverages; ``deleted`` has the servers whose files are deleted."""
 
-    def __init__(self, *_args: object) -> None:
+    def __init__(self) -> None:
         self.deleted: list[str] = []
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
 
     def delete(self, instance_uuid: str) -> None:
         self.deleted.append(instance_uuid)
 
 
-class FakeImages:
-    """A fake of ``images.ImageStore``; ``uploads`` lists image ids and their content."""
+class FakeBackups(FakeBackground):
+    """A fake Backups; ``moves`` has the backup of each server."""
 
-    def __init__(self, *_args: object) -> None:
+    def __init__(self) -> None:
+        self.moves: dict[str, Move] = {}
+        self.removed: list[str] = []
+
+    def fetch(self, instance_uuid: str, data_root: str) -> Move | None:
+        return self.moves.get(instance_uuid)
+
+    def remove(self, instance_uuid: str) -> None:
+        self.removed.append(instance_uuid)
+
+
+class FakeConsoles:
+    """A fake Consoles, whose only port is 10000; ``opened`` has the containers by server."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, str] = {}
+
+    def open(self, instance_uuid: str, container_id: str, opener: Opener) -> int:
+        self.opened[instance_uuid] = container_id
+        return 10_000
+
+    def close(self, instance_uuid: str) -> None:
+        self.opened.pop(instance_uuid, None)
+
+    def stop(self) -> None:
+        self.opened.clear()
+
+
+class FakeImages:
+    """A fake Images; ``uploads`` lists image ids and their content."""
+
+    def __init__(self) -> None:
         self.uploads: list[tuple[str, str]] = []
 
     def ensure(self, context: object, image_meta: object) -> EngineImage:
         return IMAGE
 
     @contextlib.contextmanager
-    def snapshot(self, container: ContainerDetail) -> Iterator[str]:
-        yield f"image of {container.name}"
+    def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:
+        yield ArchivedImage(f"image of {container.name}".encode(), ())
 
     def cache(self, context: object, image_id: str) -> bool:
         return True
 
-    def upload(self, context: object, image_id: str, image: str) -> None:
-        self.uploads.append((image_id, image))
+    def upload(self, context: object, image_id: str, image: ArchivedImage) -> None:
+        self.uploads.append((image_id, image.config.decode()))
+
+
+class FakeImageCache:
+    """A fake ImageCache; ``updates`` lists the instances of each update."""
+
+    def __init__(self) -> None:
+        self.updates: list[list[Any]] = []
+
+    def update(self, context: object, all_instances: Iterable[Any]) -> None:
+        self.updates.append(list(all_instances))
+
+
+class FakeNovaRecords:
+    """The real NovaRecords, except for operations that an earlier nova-compute left unfinished."""
+
+    def resume_cut_off(self, host: str) -> None:
+        """Do nothing, because unit tests have no database."""
+
+    def is_reverted_here(self, instance: Any) -> bool:
+        return nova_records.is_reverted_here(instance)
+
+    def take_back(self, context: Any, instance: Any, migration: Any) -> None:
+        nova_records.take_back(context, instance, migration)
+
+    def set_finished(self, instance: Any) -> None:
+        nova_records.set_finished(instance)
 
 
 class FakeVirtAPI:
@@ -569,7 +596,7 @@ class FakeVirtAPI:
 
 @dataclass
 class FakeEnforcement:
-    """A fake of ``enforcement.Enforcement``; ``kept`` is the kernel's state.
+    """A fake Enforcement; ``kept`` is the kernel's state.
 
     ``broken`` lists limits that the kernel does not accept.
     """
@@ -582,6 +609,7 @@ class FakeEnforcement:
     resizes_disks: bool = False
     broken: Callable[[Limits], bool] = lambda limits: False
     broken_rates: bool = False
+    sweeps: int = 0
 
     def check_possible(self, limits: Limits) -> None:
         if any(asdict(limits.disk).values()) and not self.resizes_disks:
@@ -625,4 +653,60 @@ class FakeEnforcement:
         self.disks[found.id] = size
 
     def sweep(self) -> None:
-        """Do nothing."""
+        self.sweeps += 1
+
+
+@dataclass
+class FakeHost:
+    """A fake of each collaborator of a driver; ``collaborators`` returns them to the driver."""
+
+    engine: FakeEngine = field(default_factory=FakeEngine)
+    network: FakeNetwork = field(default_factory=FakeNetwork)
+    guest_files: FakeGuestFiles = field(default_factory=FakeGuestFiles)
+    drives: FakeDrives = field(default_factory=FakeDrives)
+    enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
+    transfer: FakeTransfer = field(default_factory=FakeTransfer)
+    images: FakeImages = field(default_factory=FakeImages)
+    image_cache: FakeImageCache = field(default_factory=FakeImageCache)
+    consoles: FakeConsoles = field(default_factory=FakeConsoles)
+    load_averages: FakeLoadAverages = field(default_factory=FakeLoadAverages)
+    backups: FakeBackups = field(default_factory=FakeBackups)
+    nova_records: protocols.NovaRecords = field(default_factory=FakeNovaRecords)
+    device_metadata: DeviceMetadata = no_tags
+    cells: tuple[Cell, ...] = CELLS
+    id_maps: IdMaps | None = None
+    read_resources: Callable[[EngineInfo, CpuSets], resources.Resources] = resources.read_resources
+
+    def collaborators(self) -> Collaborators:
+        """Return the collaborators of a new driver on this host."""
+        return Collaborators(
+            engine=self.engine,
+            server_list=ServerList(self.engine),
+            create_events=lambda *_: FakeBackground(),
+            network=self.network,
+            namespaces=self.network,
+            device_metadata=self.device_metadata,
+            runtime=self.network,
+            guest_files=self.guest_files,
+            build_config_drive=self.drives.build,
+            drives=self.drives,
+            consoles=lambda: self.consoles,
+            open_terminal=lambda _container, _kind: _no_terminal,
+            lxcfs=FakeLxcfs(),
+            load_averages=self.load_averages,
+            enforcement=lambda _info: self.enforcement,
+            images=lambda _info: self.images,
+            image_cache=lambda: self.image_cache,
+            transfer=self.transfer,
+            transport=lambda _instance_uuid: FakeTransport(),
+            clear_transports=lambda: None,
+            backups=self.backups,
+            nova_records=self.nova_records,
+            read_cells=lambda: self.cells,
+            read_id_maps=lambda _info: self.id_maps,
+            read_resources=self.read_resources,
+        )
+
+
+def _no_terminal() -> Any:
+    raise NotImplementedError

@@ -17,15 +17,14 @@ from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.containers import freeze, servers
-from novadocker.virt.docker.guest import config_drive
-from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.model import Container, ContainerSpec, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
     FakeDrives,
     FakeEnforcement,
     FakeEngine,
-    FakeInterior,
+    FakeGuestFiles,
+    FakeHost,
     FakeNetwork,
     FakeVirtAPI,
 )
@@ -47,10 +46,10 @@ def spawn(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any
 
 
 def test_network_of_a_container_with_users_of_its_own(
-    driver: Any, spawn: Any, instance: Any, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+    driver: Any, spawn: Any, instance: Any, network: FakeNetwork, fake_host: FakeHost
 ) -> None:
     ids = IdMaps(users=((0, 1000, 5),), groups=((0, 2000, 6),))
-    monkeypatch.setattr(id_maps, "read_id_maps", lambda info: ids)
+    fake_host.id_maps = ids
     driver.init_host(NODE)
     spawn()
     # The owner is set before the wiring, because otherwise the host would own the namespace.
@@ -173,6 +172,30 @@ def test_a_container_the_engine_could_not_remove_goes_when_it_is_back(
     assert engine.containers == {}
 
 
+def test_a_failed_step_of_the_sweep_does_not_stop_the_others(
+    driver: Any,
+    fake_host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(_container: str) -> None:
+        raise exception.EngineUnavailable(url="fake", reason="it has just died")
+
+    def lose_limits() -> None:
+        fake_host.enforcement.sweeps += 1
+        raise exception.LimitsNotKept(reason="the kernel refuses")
+
+    monkeypatch.setattr(fake_host.engine, "remove_container", refuse)
+    monkeypatch.setattr(fake_host.enforcement, "sweep", lose_limits)
+    driver._services.abandoned.remove("id")
+    found = tree()
+    driver.update_provider_tree(found, NODE)
+    assert fake_host.enforcement.sweeps == 1
+    assert found.data(NODE).inventory[orc.VCPU]["reserved"] == 0
+    assert "Failed to remove the containers of failed builds: " in caplog.text
+    assert "Failed to keep the limits of servers: " in caplog.text
+
+
 @pytest.mark.parametrize(("status", "left"), [("created", 0), ("exited", 1)])
 def test_a_creation_without_an_answer(
     driver: Any,
@@ -249,14 +272,14 @@ def test_spawn_refuses_volumes(spawn: Any, engine: FakeEngine) -> None:
 
 
 def test_destroy(
-    driver: Any, spawn: Any, instance: Any, network_info: Any, engine: Any, network: Any
+    driver: Any, spawn: Any, instance: Any, network_info: Any, fake_host: FakeHost
 ) -> None:
     spawn()
     driver.destroy(None, instance, network_info)
     driver.destroy(None, instance, network_info)
-    assert engine.containers == {}
-    assert driver._node.loads.deleted[0] == instance.uuid
-    assert network.wired == set()
+    assert fake_host.engine.containers == {}
+    assert fake_host.load_averages.deleted[0] == instance.uuid
+    assert fake_host.network.wired == set()
 
 
 def test_destroy_keeps_the_network_while_the_engine_is_away(
@@ -399,17 +422,17 @@ def test_set_admin_password(
     spawn: Any,
     instance: Any,
     network: FakeNetwork,
-    interior: FakeInterior,
+    guest_files: FakeGuestFiles,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
     instance.system_metadata = {"image_os_admin_user": "web"}
     spawn()
     driver.set_admin_password(instance, "s3cret")
-    assert interior.passwords == ["web"]
+    assert guest_files.passwords == ["web"]
     driver.power_off(instance)
     driver.set_admin_password(instance, "s3cret")
-    assert interior.passwords == ["web"]
+    assert guest_files.passwords == ["web"]
     assert network.login is not None
     assert network.login["user"] == "web"
     assert network.login["keys"] == b""
@@ -423,15 +446,13 @@ def test_config_drive(
     network_info: Any,
     engine: FakeEngine,
     drives: FakeDrives,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     instance.config_drive = "True"
     built = {"openstack/latest/user_data": b"\0"}
-    arguments = []
-    monkeypatch.setattr(config_drive, "build", lambda *a: arguments.append(a) or (built, b""))
+    drives.content = (built, b"")
     files = [("/etc/motd", b"hello")]
     driver.spawn(None, instance, image_meta, files, "pw", {}, network_info=network_info)
-    assert arguments == [(instance, network_info, files, "pw")]
+    assert drives.built == [(instance, network_info, files, "pw")]
     assert drives.written == {instance.uuid: built}
     folder = f"/drives/{NODE}/{instance.uuid}"
     assert engine.specs[f"nova-{instance.uuid}"].mounts == (
@@ -455,11 +476,10 @@ def test_config_drive_that_is_a_device(
     network_info: Any,
     engine: FakeEngine,
     drives: FakeDrives,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     instance.config_drive = "True"
     instance.system_metadata = {"image_img_config_drive_device": "true"}
-    monkeypatch.setattr(config_drive, "build", lambda *a: ({}, b"image"))
+    drives.content = ({}, b"image")
     spawn()
     assert engine.specs[f"nova-{instance.uuid}"].devices == (
         Mount(f"/links/{instance.uuid}", "/dev/disk/by-label/config-2"),
@@ -486,10 +506,10 @@ def test_no_config_drive_unless_asked(
 
 
 def test_no_password_for_an_image_without_accounts(
-    driver: Any, spawn: Any, instance: Any, interior: FakeInterior
+    driver: Any, spawn: Any, instance: Any, guest_files: FakeGuestFiles
 ) -> None:
     spawn()
-    interior.accounts = False
+    guest_files.accounts = False
     with pytest.raises(nova_exception.SetAdminPasswdNotSupported):
         driver.set_admin_password(instance, "s3cret")
 
@@ -616,12 +636,12 @@ def test_a_freeze_that_the_engine_did_not_let_end(
     left, held = (engine.inspect_container(name) for name in ("left", "held"))
     with (
         pytest.raises(exception.EngineUnavailable),
-        freeze.frozen(engine, left, tmp_path),  # type: ignore[arg-type]
+        freeze.frozen(engine, left, tmp_path),
     ):
         engine.away = True
     engine.away = False
     assert engine.inspect_container("left").status == "paused"
-    with freeze.frozen(engine, held, tmp_path):  # type: ignore[arg-type]
+    with freeze.frozen(engine, held, tmp_path):
         driver.update_provider_tree(tree(), NODE)
         assert engine.inspect_container("left").status == "running"
         assert engine.inspect_container("held").status == "paused"
@@ -744,6 +764,20 @@ def test_console(
     assert output.endswith("end")
 
 
+def test_serial_console(
+    driver: Any, spawn: Any, instance: Any, fake_host: FakeHost, options: Any
+) -> None:
+    options("serial_console", proxyclient_address="192.0.2.1")
+    spawn()
+    found = driver.get_serial_console(None, instance)
+    assert (found.host, found.port) == ("192.0.2.1", 10_000)
+    assert fake_host.consoles.opened == {instance.uuid: f"id-nova-{instance.uuid}"}
+    driver.power_off(instance)
+    assert fake_host.consoles.opened == {}
+    with pytest.raises(nova_exception.InstanceNotReady):
+        driver.get_serial_console(None, instance)
+
+
 def test_diagnostics(driver: Any, spawn: Any, instance: Any) -> None:
     spawn()
     found = driver.get_instance_diagnostics(instance)
@@ -773,7 +807,9 @@ def test_diagnostics_of_a_stopped_server(driver: Any, spawn: Any, instance: Any)
     assert isinstance(found, objects.Diagnostics)
 
 
-def test_snapshot_is_uploaded_between_the_two_tasks(driver: Any, spawn: Any, instance: Any) -> None:
+def test_snapshot_is_uploaded_between_the_two_tasks(
+    driver: Any, spawn: Any, instance: Any, fake_host: FakeHost
+) -> None:
     spawn()
     tasks: list[tuple[str, str | None]] = []
 
@@ -785,7 +821,7 @@ def test_snapshot_is_uploaded_between_the_two_tasks(driver: Any, spawn: Any, ins
         ("image_pending_upload", None),
         ("image_uploading", "image_pending_upload"),
     ]
-    assert driver._node.images.uploads == [("image-1", f"image of nova-{instance.uuid}")]
+    assert fake_host.images.uploads == [("image-1", f"image of nova-{instance.uuid}")]
 
 
 def test_snapshot_of_what_is_gone(driver: Any, instance: Any) -> None:
@@ -809,6 +845,8 @@ def test_an_image_that_ages_out_before_its_server_is_loaded_again(
     assert [call[0] for call in engine.calls] == ["create", "start"]
 
 
-def test_cache(driver: Any) -> None:
+def test_cache(driver: Any, instance: Any, fake_host: FakeHost) -> None:
     assert driver.cache_image(None, "image-1") is True
+    driver.manage_image_cache(None, [instance])
+    assert fake_host.image_cache.updates == [[instance]]
     assert driver.capabilities["has_imagecache"] is True

@@ -5,6 +5,7 @@ The test case passes where a driver implements nothing, so this module pins the 
 raise NotImplementedError: ``ComputeDriver`` declares them, and the driver must override the rest.
 """
 
+import functools
 import inspect
 import unittest
 from typing import Any
@@ -13,11 +14,11 @@ from unittest import mock
 import fixtures
 import pytest
 from nova import conf, test
+from nova.tests.unit import utils as nova_utils
 from nova.tests.unit.virt import test_virt_drivers as nova_tests
 from nova.virt import driver as nova_driver
 
-from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker.operations import build
+from novadocker.virt.docker.driver import DockerDriver
 from tests.unit import fakes
 
 # Each method has the issue of this project that implements it, or the reason why none does.
@@ -75,10 +76,17 @@ def test_the_unsupported_set_is_pinned() -> None:
         name
         for name, function in inspect.getmembers(base, inspect.isfunction)
         if "raise NotImplementedError" in inspect.getsource(function)
-        and getattr(driver_module.DockerDriver, name) is function
+        and getattr(DockerDriver, name) is function
     }
     # Older releases of Nova lack some of the methods.
     assert abstract == {name for name in UNSUPPORTED if hasattr(base, name)}
+
+
+class FakedDriver(DockerDriver):
+    """The driver on fakes of its collaborators, as Nova's test constructs it."""
+
+    def __init__(self, virtapi: Any) -> None:
+        super().__init__(virtapi, fakes.FakeHost().collaborators())
 
 
 class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type: ignore[misc]
@@ -87,49 +95,24 @@ class DriverConformance(nova_tests._VirtDriverTestCase, test.TestCase):  # type:
     # A function below runs this class, because Nova's tearDown deletes attributes that pytest sets.
     __test__ = False
 
-    def _get_running_instance(self, obj: bool = True) -> Any:
-        # The flavor of Nova's test has an ephemeral disk, which the driver refuses.
-        with mock.patch.object(build, "refuse_disks"):
-            return super()._get_running_instance(obj)
-
     def setUp(self) -> None:
-        self.driver_module = "novadocker.virt.docker.driver.DockerDriver"
-        network = fakes.FakeNetwork()
-        for name, fake in {
-            "Engine": lambda *_: fakes.FakeEngine(),
-            "Enforcement": lambda *_: fakes.FakeEnforcement(),
-            "ImageStore": fakes.FakeImages,
-            "Lxcfs": fakes.FakeLxcfs,
-            "Loads": fakes.FakeLoads,
-            "vifs": network,
-            "netns": network,
-            "interior": fakes.FakeInterior(),
-            "tags": fakes.FakeTags(),
-            "drives": fakes.FakeDrives(),
-        }.items():
-            for module, own in fakes.places(name):
-                patcher = mock.patch.object(module, own, fake)
-                patcher.start()
-                self.addCleanup(patcher.stop)
-        # Nova's tests have no database of migrations.
-        patcher = mock.patch.object(driver_module.nova_records, "resume_cut_off")
+        self.driver_module = f"{__name__}.{FakedDriver.__name__}"
+        # The driver refuses ephemeral disks, which Nova's test flavor has by default.
+        flavor = functools.partial(nova_utils.get_test_flavor, options={"ephemeral_gb": 0})
+        patcher = mock.patch.object(nova_utils, "get_test_flavor", flavor)
         patcher.start()
         self.addCleanup(patcher.stop)
         super().setUp()
         # Nova's fixture resets the options, so the driver of Nova's setUp has the default.
         self.flags(state_path=self.useFixture(fixtures.TempDir()).path)
-        self.connection = driver_module.DockerDriver(self.connection.virtapi)
+        self.connection = FakedDriver(self.connection.virtapi)
         # Nova 31 replaces Event.wait, without which no thread starts in order.
         self.flags(vif_plugging_timeout=0)
         self.connection.init_host("myhostname")
 
     def test_migrate_disk_and_power_off(self) -> None:
-        # Nova's test resizes to this host and to a flavor with this disk, and the driver refuses
-        # both.
-        with (
-            mock.patch.object(self.connection, "get_host_ip_addr", return_value="dest_host"),
-            mock.patch.object(driver_module.resize, "refuse_disks"),
-        ):
+        # Nova's test takes "dest_host" for this host.
+        with mock.patch.object(self.connection, "get_host_ip_addr", return_value="dest_host"):
             super().test_migrate_disk_and_power_off()
 
 

@@ -7,17 +7,17 @@ The engine tests do the same on a real engine, at some of the requests only.
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 from nova.compute import vm_states
 
-from novadocker.virt.docker import driver as driver_module
-from novadocker.virt.docker.guest import config_drive
+from novadocker.virt.docker.containers.servers import ServerList
+from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import transfer as transfer_module
+from novadocker.virt.docker.operations.collaborators import Collaborators
 from tests.unit import fakes
 
 HOST = "host1"
@@ -65,19 +65,18 @@ class Mortal:
 class World:
     """The state that survives nova-compute, and Nova's records."""
 
-    engine: fakes.FakeEngine
-    network: fakes.FakeNetwork
-    drives: fakes.FakeDrives
-    enforcement: fakes.FakeEnforcement
-    transfer: fakes.FakeTransfer
+    host: fakes.FakeHost
+    collaborators: Collaborators
     instance: Any
     image_meta: Any
     ports: Any
     life: Life
 
-    def driver(self) -> driver_module.DockerDriver:
+    def driver(self) -> DockerDriver:
         """Start nova-compute and return its driver."""
-        found = driver_module.DockerDriver(fakes.FakeVirtAPI())
+        servers = ServerList(self.collaborators.engine)
+        collaborators = replace(self.collaborators, server_list=servers)
+        found = DockerDriver(fakes.FakeVirtAPI(), collaborators)
         found.init_host(HOST)
         return found
 
@@ -85,42 +84,29 @@ class World:
         driver.spawn(None, self.instance, self.image_meta, [], None, {}, network_info=self.ports)
 
     def states(self) -> dict[str, str]:
-        return {c.name: c.status for c in self.engine.containers.values()}
+        return {c.name: c.status for c in self.host.engine.containers.values()}
 
 
 @pytest.fixture
-def world(
-    monkeypatch: pytest.MonkeyPatch,
-    driver: Any,
-    engine: fakes.FakeEngine,
-    network: fakes.FakeNetwork,
-    drives: fakes.FakeDrives,
-    enforcement: fakes.FakeEnforcement,
-    transfer: fakes.FakeTransfer,
-    instance: Any,
-    image_meta: Any,
-    network_info: Any,
-) -> World:
+def world(fake_host: fakes.FakeHost, instance: Any, image_meta: Any, network_info: Any) -> World:
     life = Life()
     instance.config_drive = "True"
     instance.migration_context = None
     instance.old_flavor = copy.deepcopy(instance.flavor)
-    # The threads' actions are not part of the operation.
-    monkeypatch.setattr(driver_module, "Events", mock.Mock())
-    for name, fake in {
-        "Engine": lambda *_: Mortal(engine, life),
-        "vifs": Mortal(network, life),
-        "netns": Mortal(network, life),
-        "drives": Mortal(drives, life),
-        "Enforcement": lambda *_: Mortal(enforcement, life),
-        "transfer": Mortal(transfer, life),
-    }.items():
-        for module, own in fakes.places(name):
-            monkeypatch.setattr(module, own, fake)
-    monkeypatch.setattr(config_drive, "build", lambda *_: ({"a": b"b"}, b""))
-    return World(
-        engine, network, drives, enforcement, transfer, instance, image_meta, network_info, life
+    mortal_network = Mortal(fake_host.network, life)
+    mortal_enforcement = Mortal(fake_host.enforcement, life)
+    fake_host.drives.content = ({"a": b"b"}, b"")
+    collaborators = replace(
+        fake_host.collaborators(),
+        engine=Mortal(fake_host.engine, life),
+        network=mortal_network,
+        namespaces=mortal_network,
+        runtime=mortal_network,
+        drives=Mortal(fake_host.drives, life),
+        enforcement=lambda _info: mortal_enforcement,
+        transfer=Mortal(fake_host.transfer, life),
     )
+    return World(fake_host, collaborators, instance, image_meta, network_info, life)
 
 
 Step = Callable[[Any, World], None]
@@ -239,17 +225,17 @@ def test_killed_before_each_request(world: World, name: str) -> None:
             container = f"nova-{world.instance.uuid}"
             assert world.states() == ({container: "running"} if runs else {}), left
             if runs:
-                assert world.network.wired == {world.instance.uuid}
-                assert world.network.silent == set()
-                assert world.enforcement.kept[world.instance.uuid].memory_bytes == 256 << 20
-                assert world.drives.written.keys() == {world.instance.uuid}
+                assert world.host.network.wired == {world.instance.uuid}
+                assert world.host.network.silent == set()
+                assert world.host.enforcement.kept[world.instance.uuid].memory_bytes == 256 << 20
+                assert world.host.drives.written.keys() == {world.instance.uuid}
         world.instance.vm_state = vm_states.ACTIVE
         destroy(driver, world)
         assert world.states() == {}, left
-        assert world.network.wired == set(), left
-        assert world.network.ports == [], left
-        assert world.network.bound == {}, left
-        assert world.drives.written == {}, left
+        assert world.host.network.wired == set(), left
+        assert world.host.network.ports == [], left
+        assert world.host.network.bound == {}, left
+        assert world.host.drives.written == {}, left
         driver.cleanup_host(HOST)
         if finished:
             assert left > 2

@@ -12,10 +12,11 @@ from nova import objects
 from nova.compute import power_state, task_states, vm_states
 
 from novadocker import exception
+from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration import transfer as transfer_module
 from tests.unit import fakes
-from tests.unit.fakes import FakeEngine, FakeNetwork, FakeTransfer
+from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeTransfer
 
 DEST = "192.0.2.9"
 AWAY = SimpleNamespace(source_compute="host1", dest_compute="host2", cross_cell_move=False)
@@ -375,12 +376,17 @@ def test_a_move_that_was_cut_off_at_its_end_is_finished_when_nova_compute_starts
 
 @pytest.mark.parametrize("length", [0, 20])
 def test_a_damaged_arrival_does_not_stop_nova_compute(
-    driver: Any, instance: Any, options: Any, tmp_path: Path, network_info: Any, length: int
+    fake_host: FakeHost,
+    instance: Any,
+    options: Any,
+    tmp_path: Path,
+    network_info: Any,
+    length: int,
 ) -> None:
     (tmp_path / "arrivals").mkdir()
     (tmp_path / "arrivals" / instance.uuid).write_text(MOVE.to_text()[:length])
     options(state_path=str(tmp_path))
-    driver = type(driver)(None)
+    driver = DockerDriver(None, fake_host.collaborators())
     driver.init_host("host1")
     instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
     driver.plug_vifs(instance, network_info)
@@ -520,25 +526,25 @@ def evacuate(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> 
 
 
 def test_an_evacuated_server_is_made_of_its_copy(
-    driver: Any, instance: Any, evacuate: Any, transfer: FakeTransfer, monkeypatch: Any
+    driver: Any, instance: Any, evacuate: Any, fake_host: FakeHost, monkeypatch: Any
 ) -> None:
     saved = []
     monkeypatch.setattr(instance, "save", lambda **expected: saved.append(expected))
-    monkeypatch.setattr(driver._node.copies, "fetch", lambda _uuid, _root: MOVE)
+    fake_host.backups.moves = {instance.uuid: MOVE}
     evacuate()
     assert driver.get_info(instance, use_cache=False).state == power_state.RUNNING
-    assert transfer.steps == ["adopt", "discard"]
+    assert fake_host.transfer.steps == ["adopt", "discard"]
     # Nova's manager expects this task state.
     assert instance.task_state == task_states.REBUILD_SPAWNING
     assert saved == [{"expected_task_state": [task_states.REBUILDING]}]
 
 
 def test_the_manager_rebuilds_what_has_no_copy(
-    driver: Any, evacuate: Any, monkeypatch: Any
+    instance: Any, evacuate: Any, fake_host: FakeHost
 ) -> None:
     with pytest.raises(NotImplementedError):
         evacuate()
-    monkeypatch.setattr(driver._node.copies, "fetch", lambda _uuid, _root: MOVE)
+    fake_host.backups.moves = {instance.uuid: MOVE}
     with pytest.raises(NotImplementedError):
         evacuate(evacuate=False)
 
@@ -556,14 +562,13 @@ def test_a_copy_goes_with_its_server(
     driver: Any,
     server: Any,
     network_info: Any,
+    fake_host: FakeHost,
     monkeypatch: Any,
     host: str,
     task: str | None,
     removed: bool,
 ) -> None:
-    gone: list[str] = []
-    monkeypatch.setattr(driver._node.copies, "remove", gone.append)
-    monkeypatch.setattr(nova_records, "is_reverted_here", lambda _instance: False)
+    monkeypatch.setattr(fake_host.nova_records, "is_reverted_here", lambda _instance: False)
     server.host, server.task_state = host, task
     driver.destroy(None, server, network_info)
-    assert (gone == [server.uuid]) is removed
+    assert (fake_host.backups.removed == [server.uuid]) is removed

@@ -10,9 +10,8 @@ from nova import objects
 from nova.compute import power_state, task_states
 
 from novadocker import exception
-from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.operations import resize
-from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeNetwork
+from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeHost, FakeNetwork
 
 MIB = 1 << 20
 HERE = SimpleNamespace(source_compute="host1", dest_compute="host1", cross_cell_move=False)
@@ -25,10 +24,11 @@ def server(
     image_meta: Any,
     network_info: Any,
     engine: FakeEngine,
+    fake_host: FakeHost,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     # Skip the update of Nova's own records.
-    monkeypatch.setattr(nova_records, "take_back", lambda *_: None)
+    monkeypatch.setattr(fake_host.nova_records, "take_back", lambda *_: None)
     driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
     instance.migration_context = None
     instance.task_state = task_states.RESIZE_MIGRATING
@@ -130,7 +130,7 @@ def test_refused_disks(
     sized: bool,
     words: str,
 ) -> None:
-    driver._node.sized_disks = True
+    driver._services.sized_disks = True
     enforcement.resizes_disks, enforcement.used_disk = sized, 1536 * MIB
     if "MiB" in words:
         server.flavor.root_gb = 3
@@ -140,7 +140,7 @@ def test_refused_disks(
 
 
 def test_a_disk_grows(driver: Any, server: Any, migrate: Any, enforcement: FakeEnforcement) -> None:
-    driver._node.sized_disks = enforcement.resizes_disks = True
+    driver._services.sized_disks = enforcement.resizes_disks = True
     migrate(flavor(root_gb=5))
     assert list(enforcement.disks.values()) == [5 << 30]
 
@@ -158,7 +158,7 @@ def test_a_failure_puts_the_old_limits_back(
             assert kept(enforcement) == (512, 400_000)
             raise exception.LimitsNotKept(reason="the disk fails")
 
-    driver._node.sized_disks = enforcement.resizes_disks = True
+    driver._services.sized_disks = enforcement.resizes_disks = True
     monkeypatch.setattr(enforcement, "resize_disk", apply_then_fail)
     with pytest.raises(nova_exception.InstanceFaultRollback) as raised:
         migrate(flavor(root_gb=5))

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from nova import objects
 from nova.network import model as network_model
 
-from novadocker.privsep.guest import config_drive
-from novadocker.virt.docker.guest import config_drive as guest_config_drive
+from novadocker.virt.docker.guest import config_drive
 from novadocker.virt.docker.model import Mount
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.operations.services import Services
 
 
-class ConfigDrives:
-    """What an instance without a config drive has of each of these is nothing."""
+class ConfigDrive:
+    """The steps for config drives. They do nothing for an instance without a config drive."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._drives = services.drives
 
     def write(
         self,
@@ -27,47 +27,48 @@ class ConfigDrives:
         injected_files: Sequence[tuple[str, bytes]],
         admin_password: str | None,
     ) -> None:
-        """Make the drive's files, and the image of its device where there is one."""
-        if guest_config_drive.required(instance):
-            files, device = guest_config_drive.build(
+        """Write the files of the config drive, and the image of its device if it has one."""
+        if config_drive.required(instance):
+            files, device = self._services.build_config_drive(
                 instance, ports, injected_files, admin_password
             )
-            config_drive.write_drive(self._node.name, instance.uuid, files, self._root(), device)
+            name = self._services.name
+            self._drives.write_drive(name, instance.uuid, files, self._root(), device)
 
     def attach(self, instance: objects.Instance) -> None:
-        """Have the drive's device there for a start."""
-        if guest_config_drive.wants_device(instance):
-            config_drive.attach_device(self._node.name, instance.uuid)
+        """Attach the device of the config drive before a start. Idempotent."""
+        if config_drive.wants_device(instance):
+            self._drives.attach_device(self._services.name, instance.uuid)
 
     def detach(self, instance: objects.Instance) -> None:
-        """Give the drive's device back; absent is fine."""
-        if guest_config_drive.wants_device(instance):
-            config_drive.detach_device(self._node.name, instance.uuid)
+        """Detach the device of the config drive. Does nothing if it is not attached."""
+        if config_drive.wants_device(instance):
+            self._drives.detach_device(self._services.name, instance.uuid)
 
     def delete(self, instance: objects.Instance) -> None:
-        """Remove the drive; absent is fine."""
-        if guest_config_drive.required(instance):
-            config_drive.delete_drive(self._node.name, instance.uuid)
+        """Delete the config drive. Does nothing if it does not exist."""
+        if config_drive.required(instance):
+            self._drives.delete_drive(self._services.name, instance.uuid)
 
-    def folder(self, instance: objects.Instance) -> str:
-        """Return the folder of the drive, empty without one."""
-        if not guest_config_drive.required(instance):
+    def directory(self, instance: objects.Instance) -> str:
+        """Return the directory of the config drive; empty without a config drive."""
+        if not config_drive.required(instance):
             return ""
-        return config_drive.folder(self._node.name, instance.uuid)
+        return self._drives.folder(self._services.name, instance.uuid)
 
     def mounts(self, instance: objects.Instance) -> tuple[Mount, ...]:
-        """Return how the drive's files are seen in the container."""
-        if not guest_config_drive.required(instance):
+        """Return the mounts of the config drive's files in the container."""
+        if not config_drive.required(instance):
             return ()
-        return guest_config_drive.mounts(config_drive.files_folder(self._node.name, instance.uuid))
+        return config_drive.mounts(self._drives.files_folder(self._services.name, instance.uuid))
 
     def devices(self, instance: objects.Instance) -> tuple[Mount, ...]:
-        """Return how the drive's device is seen in the container."""
-        if not guest_config_drive.wants_device(instance):
+        """Return the mounts of the config drive's device in the container."""
+        if not config_drive.wants_device(instance):
             return ()
-        return (Mount(config_drive.device_link(instance.uuid), guest_config_drive.DEVICE),)
+        return (Mount(self._drives.device_link(instance.uuid), config_drive.DEVICE),)
 
     def _root(self) -> tuple[int, int]:
-        """Return the user and group on the host who are root in a server."""
-        maps = self._node.id_maps
+        """Return the user and the group on the host that are root in a server."""
+        maps = self._services.id_maps
         return (maps.users[0][1], maps.groups[0][1]) if maps else (0, 0)

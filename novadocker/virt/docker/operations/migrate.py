@@ -1,47 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An instance that goes to another host, or comes from one."""
+"""The move of an instance to another host, or from another host."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import task_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 
 from novadocker.conf import CONF
-from novadocker.privsep.guest import runtime
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
-from novadocker.virt.docker.migration import nova_records, transfer, transport
+from novadocker.virt.docker.migration import nova_records, transfer
 from novadocker.virt.docker.model import ContainerDetail
-from novadocker.virt.docker.network import vif
-from novadocker.virt.docker.operations.build import Builds
-from novadocker.virt.docker.operations.config_drive import ConfigDrives
+from novadocker.virt.docker.operations.build import Build
+from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports
 from novadocker.virt.docker.operations.power import Power
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
 
 
-class Relocations:
-    """Sends instances of this host away and takes in those of others."""
+class Migrate:
+    """Sends instances of this host to other hosts and receives those of other hosts."""
 
     def __init__(
         self,
-        node: Node,
+        services: Services,
         ports: Ports,
         power: Power,
-        config_drives: ConfigDrives,
-        builds: Builds,
+        config_drive: ConfigDrive,
+        build: Build,
     ) -> None:
-        self._node = node
+        self._services = services
         self._ports = ports
         self._power = power
-        self._drives = config_drives
-        self._builds = builds
+        self._config_drive = config_drive
+        self._build = build
 
     def send(
         self,
@@ -51,19 +51,19 @@ class Relocations:
         timeout: float,
         retry_interval: float,
     ) -> transfer.Move:
-        """Send an instance's data to a host and stop it; it stays here until that is confirmed."""
-        found = self._node.find(instance)
+        """Send an instance's data to a host and stop it; its container stays until confirmation."""
+        found = self._services.find(instance)
         running = not servers.has_ended(found)
-        storage = self._node.engine.inspect_storage(found.id)
+        storage = self._services.engine.inspect_storage(found.id)
         with contextlib.ExitStack() as undo:
-            with transfer.session(
+            with self._services.transfer.session(
                 CONF.docker.transfer_command,
                 dest,
-                transport.way(self._node.engine, instance.uuid),
+                self._services.transport(instance.uuid),
                 instance.uuid,
                 found.image_id,
                 storage,
-                self._drives.folder(instance),
+                self._config_drive.directory(instance),
             ) as (session, move):
                 if running:
                     session.send_ahead()
@@ -83,11 +83,11 @@ class Relocations:
         image_meta: objects.ImageMeta,
         power_on: bool,
     ) -> None:
-        """Make an instance of what another host sent; that one keeps its own for now.
+        """Create an instance of the data that another host sent; that host keeps its own data.
 
-        What fails keeps what there is of the instance here, and can be done again.
+        A failure keeps the instance's data here, so that ``find_whole`` can finish the move.
         """
-        self._node.arrivals.begin(instance.uuid, move.to_text())
+        self._services.arrivals.begin(instance.uuid, move.to_text())
         plugged = self._ports.plugged(instance, network_info)
         self._take_in(instance, move, network_info, image_meta, power_on, plugged)
 
@@ -96,30 +96,32 @@ class Relocations:
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
     ) -> ContainerDetail:
-        """Return the instance's container, after an arrival that was cut off is finished."""
-        said = self._node.arrivals.get(instance.uuid)
-        move = transfer.read_move(said) if said is not None else None
+        """Return the instance's container; finish an interrupted move to this host first."""
+        text = self._services.arrivals.get(instance.uuid)
+        move = transfer.read_move(text) if text is not None else None
         if move is not None:
-            LOG.info("Its arrival from another host was cut off: finishing it", instance=instance)
-            # without a wait for Neutron's word, which can't come while nova-compute starts
+            LOG.info("Finishing the interrupted move to this host", instance=instance)
+            # Neutron's events do not arrive while nova-compute starts, so nothing waits for them.
             wired = self._ports.wired(instance, network_info)
             self._take_in(instance, move, network_info, instance.image_meta, False, wired)
-        return self._node.find(instance)
+        return self._services.find(instance)
 
     def finish_cut_off(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
     ) -> None:
-        """Do what ``finish_migration`` had not done when nova-compute died, and its caller."""
+        """Finish ``finish_migration`` and its caller's work, during which nova-compute died."""
         try:
             found = self.find_whole(instance, network_info)
             if nova_records.runs_after(instance) and servers.has_ended(found):
                 self._power.start(found, instance, network_info)
-                # what plugs its ports next must not take it for stopped
-                self._node.listing.servers()
-            nova_records.set_finished(instance)
+                # nova-compute wires the ports next and sets down the ports of servers that are not
+                # listed as running, so the list is read again.
+                self._services.server_list.servers()
+            self._services.nova_records.set_finished(instance)
         except (nova_exception.NovaException, OSError) as error:
-            # Nova asks for every server when it starts, and would stop at this one
-            LOG.error("Its move to this host is not finished: %s", error, instance=instance)
+            # nova-compute calls this for every instance when it starts and would not start after an
+            # exception.
+            LOG.error("Failed to finish the move to this host: %s", error, instance=instance)
 
     def come_back(
         self,
@@ -127,11 +129,44 @@ class Relocations:
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        """Start an instance whose move to another host is reverted; one that runs is left alone."""
+        """Wire and start an instance whose move is reverted. Does nothing if it runs."""
         if servers.has_ended(found):
             with self._ports.plugged(instance, network_info):
                 pass
             self._power.start(found, instance, network_info)
+
+    def evacuate(
+        self,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        injected_files: Sequence[tuple[str, bytes]],
+        admin_password: str | None,
+        network_info: network_model.NetworkInfo | None,
+    ) -> None:
+        """Create an instance of its last backup.
+
+        :raises NotImplementedError: there is no backup; Nova's manager must rebuild the instance
+        """
+        move = self._services.backups.fetch(instance.uuid, self._services.data_root)
+        if move is None:
+            raise NotImplementedError
+        instance.task_state = task_states.REBUILD_SPAWNING
+        instance.save(expected_task_state=[task_states.REBUILDING])
+        ports = network_info if network_info is not None else network_model.NetworkInfo()
+        self._config_drive.write(instance, ports, injected_files, admin_password)
+        self.arrive(instance, move, ports, image_meta, True)
+
+    def clean_up(self, instance: objects.Instance) -> None:
+        """Delete the data of a deleted instance whose move between two hosts was interrupted."""
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        self._build.remove(instance, ports)
+        self._services.transfer.discard(self._services.data_root, instance.uuid)
+
+    def restore(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
+        """Finish an interrupted move to this host when nova-compute starts, and wire the ports."""
+        if nova_records.is_cut_off(instance):
+            self.finish_cut_off(instance, ports)
+        self._ports.restore(instance, ports)
 
     def _take_in(
         self,
@@ -142,40 +177,41 @@ class Relocations:
         power_on: bool,
         wired: contextlib.AbstractContextManager[None],
     ) -> None:
-        """Make an instance of what has come.
+        """Create an instance of the received data.
 
-        :param wired: wires its ports
+        :param wired: wires its ports while the block runs
         """
-        node = self._node
-        node.enforcement.check_possible(flavor_limits.instance_limits(instance, node.rules()))
+        services = self._services
+        most = flavor_limits.instance_limits(instance, services.rules())
+        services.enforcement.check_possible(most)
         with contextlib.ExitStack() as undo:
             undo.callback(self._ports.unwire, instance, network_info)
             try:
-                container_id, resumed = node.find(instance).id, True
+                container_id, resumed = services.find(instance).id, True
             except nova_exception.InstanceNotFound:
                 container_id, resumed = self._create(instance, move, image_meta), False
-            storage = node.engine.inspect_storage(container_id)
-            transfer.adopt(node.data_root, instance.uuid, move, storage, resumed)
-            node.arrivals.end(instance.uuid)
-            transfer.discard(node.data_root, instance.uuid)
+            storage = services.engine.inspect_storage(container_id)
+            services.transfer.adopt(services.data_root, instance.uuid, move, storage, resumed)
+            services.arrivals.end(instance.uuid)
+            services.transfer.discard(services.data_root, instance.uuid)
             with wired:
-                runtime.bind_container(container_id, instance.uuid)
+                services.runtime.bind_container(container_id, instance.uuid)
             if power_on:
                 self._power.start_first(instance, container_id, network_info)
             else:
-                vif.silence_vifs(instance, network_info)
+                services.network.silence_vifs(instance, network_info)
             undo.pop_all()
 
     def _create(
         self, instance: objects.Instance, move: transfer.Move, image_meta: objects.ImageMeta
     ) -> str:
-        node = self._node
+        services = self._services
         if move.drive:
-            drive = self._drives.folder(instance)
-            transfer.adopt_drive(node.data_root, instance.uuid, move, drive)
-        image = node.engine.inspect_image(move.image_id)
-        asked = node.lxcfs.look()
-        container = self._builds.container_spec(instance, image_meta, image, asked)
-        node.abandoned.sweep()
-        # when the answer is lost, what has the name later has the data: none is suspect
-        return node.engine.create_container(container)
+            drive = self._config_drive.directory(instance)
+            services.transfer.adopt_drive(services.data_root, instance.uuid, move, drive)
+        image = services.engine.inspect_image(move.image_id)
+        asked = services.lxcfs.look()
+        container = self._build.container_spec(instance, image_meta, image, asked)
+        services.abandoned.sweep()
+        # If the answer is lost, the container is not left to the sweep: it may have the data.
+        return services.engine.create_container(container)

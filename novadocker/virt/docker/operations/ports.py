@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ports of an instance: wired, awaited, attached, detached and held to their rates."""
+"""The ports of an instance: wiring, the wait for Neutron, attachment and detachment, limits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.conf import CONF
-from novadocker.privsep.guest import runtime
-from novadocker.privsep.network import namespace
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import ContainerDetail
-from novadocker.virt.docker.network import device_names, device_tags, neutron, nic
-from novadocker.virt.docker.network import vif as network_vif
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.network import device_names, neutron, nic
+from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
 
@@ -29,35 +26,36 @@ LOG = logging.getLogger(__name__)
 class Ports:
     """The ports of the instances of one host."""
 
-    def __init__(self, node: Node, virtapi: Any) -> None:
-        self._node = node
+    def __init__(self, services: Services, virtapi: Any) -> None:
+        self._services = services
+        self._network = services.network
         self._virtapi = virtapi
 
     def wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Make the instance's namespace and devices what they must be."""
-        self._make_owned(instance)
-        network_vif.plug_vifs(instance, ports)
+        """Create the instance's network namespace and devices, and plug its ports. Idempotent."""
+        self._create_namespace(instance)
+        self._network.plug_vifs(instance, ports)
 
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
-        """Wire an instance while a block runs."""
-        self._make_owned(instance)
-        return network_vif.plugged_vifs(instance, ports)
+        """Wire an instance while a block runs; the ports are wired when the block ends."""
+        self._create_namespace(instance)
+        return self._network.plugged_vifs(instance, ports)
 
     def plugged(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
-        """Wire an instance while a block runs, and wait for Neutron's word at its end."""
+        """Wire an instance while a block runs, then wait for Neutron's event for each port."""
         return neutron.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew)
 
     def unwire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Unwire all ports and remove the instance's network namespace; absent is fine."""
+        """Unplug all ports and delete the instance's network namespace. Idempotent."""
         with device_names.locked(instance.uuid):
             try:
-                network_vif.unplug_vifs(instance, ports)
+                self._network.unplug_vifs(instance, ports)
             finally:
-                runtime.delete_namespace(instance.uuid)
+                self._services.runtime.delete_namespace(instance.uuid)
 
     def apply(
         self,
@@ -65,10 +63,10 @@ class Ports:
         ports: network_model.NetworkInfo,
         found: ContainerDetail,
     ) -> None:
-        """Wire an instance and hold it to its limits; the ports of one that is silent are, too."""
+        """Wire an instance, then set its limits, or set its ports down if it must be silent."""
         self.wire(instance, ports)
         if servers.is_silent(found):
-            network_vif.silence_vifs(instance, ports)
+            self._network.silence_vifs(instance, ports)
         else:
             self.enforce(instance, found, ports)
 
@@ -78,44 +76,47 @@ class Ports:
         found: ContainerDetail,
         ports: network_model.NetworkInfo,
     ) -> None:
-        """Hold an instance to the limits of its present flavor."""
-        self._node.enforcement.enforce(
+        """Set the limits of the instance's present flavor."""
+        self._services.enforcement.enforce(
             instance.uuid,
             found,
-            flavor_limits.instance_limits(instance, self._node.rules()),
+            flavor_limits.instance_limits(instance, self._services.rules()),
             device_pairs(instance, ports),
         )
 
     def restore(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Do for an instance what a start of nova-compute owes it; a fault of its limits is told.
+        """Wire an instance and set its limits when nova-compute starts.
 
-        Nova asks for every instance when it starts, and would stop at one with a fault.
+        A failure to set limits is only logged, because nova-compute calls this for every instance
+        when it starts and would not start after an exception.
         """
         self.wire(instance, ports)
-        server = self._node.listing.recent_servers().get(instance.uuid)
+        server = self._services.server_list.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
-            network_vif.silence_vifs(instance, ports)
+            self._network.silence_vifs(instance, ports)
         elif server is not None:
             try:
-                self.enforce(instance, self._node.find(instance), ports)
+                self.enforce(instance, self._services.find(instance), ports)
             except (exception.EngineError, exception.InvalidLimits, exception.LimitsNotKept) as e:
-                LOG.error("The limits are not kept: %s", e, instance=instance)
+                LOG.error("Failed to set the limits of the instance: %s", e, instance=instance)
 
     def attach(
         self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
     ) -> None:
-        """Wire one more port of an instance, running or not; the others are left alone.
+        """Wire one more port of an instance; the other ports stay as they are.
 
-        :raises PlugFailed: it could not be wired, and nothing is left of it
+        The instance need not run.
+
+        :raises PlugFailed: the port could not be wired and was removed again
         """
         with device_names.locked(instance.uuid), contextlib.ExitStack() as undo:
-            found = self._node.find(instance)
+            found = self._services.find(instance)
             now = device_names.read_instance(context, instance.uuid)
             before = device_names.without_port(now.get_network_info(), vif)
             after = device_names.with_port(now.get_network_info(), vif)
-            _record(context, now, after)
+            self._record(context, now, after)
             undo.callback(self.apply, now, before, found)
-            undo.callback(network_vif.unplug_vifs, now, [vif])
+            undo.callback(self._network.unplug_vifs, now, [vif])
             self.apply(now, after, found)
             undo.pop_all()
             self._refresh_etc(found, now, before, after)
@@ -123,30 +124,41 @@ class Ports:
     def detach(
         self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
     ) -> None:
-        """Unwire one port of an instance; the others keep their names. Absent is fine.
+        """Unplug one port of an instance; the other ports keep their device names. Idempotent.
 
-        :raises InstanceNotFound: there is no container any more, whose other ports it would wire
+        :raises InstanceNotFound: the container does not exist, so the other ports cannot be wired
         """
         with device_names.locked(instance.uuid):
-            network_vif.unplug_vifs(instance, [vif])
-            found = self._node.find(instance)
+            self._network.unplug_vifs(instance, [vif])
+            found = self._services.find(instance)
             now = device_names.read_instance(context, instance.uuid)
             before = device_names.with_port(now.get_network_info(), vif)
             after = device_names.without_port(now.get_network_info(), vif)
-            _record(context, now, after)
-            # the default route may have been the port's
+            self._record(context, now, after)
+            # The default route may have used the detached port, so the other ports are wired again.
             self.apply(now, after, found)
             self._refresh_etc(found, now, before, after)
 
-    def _make_owned(self, instance: objects.Instance) -> None:
-        maps = self._node.id_maps
+    def _record(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+    ) -> None:
+        """Save the device names and the tags of only these ports in Nova's database."""
+        device_names.record_names(instance, ports)
+        instance.device_metadata = self._services.device_metadata(context, instance, ports)
+        instance.save()
+
+    def _create_namespace(self, instance: objects.Instance) -> None:
+        maps = self._services.id_maps
         if maps is not None:
-            namespace.create_owned_namespace(instance.uuid, maps.users, maps.groups)
+            self._services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)
 
     def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        network_vif.replug_vifs(instance, ports)
-        # the switch polices a new port as its own database says: not at all
-        self._node.enforcement.sweep()
+        self._network.replug_vifs(instance, ports)
+        # The switch removes the rates of a new port, because its database has none.
+        self._services.enforcement.sweep()
 
     def _refresh_etc(
         self,
@@ -155,8 +167,8 @@ class Ports:
         before: network_model.NetworkInfo,
         after: network_model.NetworkInfo,
     ) -> None:
-        """Bring hosts and resolv.conf up to date where they are still as the driver wrote them."""
-        engine = self._node.engine
+        """Update hosts and resolv.conf if they still have the content that the driver wrote."""
+        engine = self._services.engine
         old, new = etc_files(instance, before), etc_files(instance, after)
         try:
             changed = {
@@ -168,7 +180,9 @@ class Ports:
             if changed:
                 engine.put_files(found.id, changed)
         except (exception.EngineUnavailable, exception.EngineError) as error:
-            LOG.warning("/etc does not have the new ports: %s", error, instance=instance)
+            LOG.warning(
+                "Failed to update the files in /etc for the ports: %s", error, instance=instance
+            )
 
 
 def device_pairs(
@@ -180,7 +194,7 @@ def device_pairs(
 
 
 def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> dict[str, bytes]:
-    """Return the files of the network in ``/etc`` by name, as an instance must find them."""
+    """Return the content of the network's files in ``/etc`` of an instance, by name."""
     return identity.etc_files(
         instance.uuid,
         instance.hostname or instance.uuid,
@@ -188,14 +202,3 @@ def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> d
         [str(ip["address"]) for ip in ports.fixed_ips()],
         nic.dns_from_network_info(ports),
     )
-
-
-def _record(
-    context: nova_context.RequestContext,
-    instance: objects.Instance,
-    ports: network_model.NetworkInfo,
-) -> None:
-    """Have Nova know the names and tags of exactly these ports' devices."""
-    device_names.record_names(instance, ports)
-    instance.device_metadata = device_tags.device_metadata(context, instance, ports)
-    instance.save()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An instance's processes: started, stopped, frozen; wired and held to its limits meanwhile."""
+"""The power operations of instances, with the wiring and the limits that belong to a start."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
-from novadocker.privsep.guest import runtime
 from novadocker.virt.docker.containers import lifecycle, rescue
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import Container, ContainerDetail
-from novadocker.virt.docker.network import vif
-from novadocker.virt.docker.operations.config_drive import ConfigDrives
+from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports, device_pairs
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.operations.services import Services
 
-# what the manager passes to power_off; a soft reboot gets no figures of its own
+LOG = logging.getLogger(__name__)
+
+# The manager passes this value to power_off; it passes no value to a soft reboot.
 _SHUTDOWN_RETRY_SECONDS = 10
+
+# More starts at once take no less time in total, because the engine's starts keep the CPUs busy.
+_AT_ONCE = 4
 
 
 class Power:
-    """The processes of the instances of one host."""
+    """Starts, stops, freezes and thaws the instances of one host."""
 
-    def __init__(self, node: Node, ports: Ports, config_drives: ConfigDrives) -> None:
-        self._node = node
+    def __init__(self, services: Services, ports: Ports, config_drive: ConfigDrive) -> None:
+        self._services = services
+        self._network = services.network
         self._ports = ports
-        self._drives = config_drives
+        self._config_drive = config_drive
 
     def start(
         self,
@@ -41,27 +45,27 @@ class Power:
         instance: objects.Instance,
         ports: network_model.NetworkInfo,
     ) -> None:
-        """Wire and start an instance; one that runs keeps running."""
+        """Wire and start an instance. An instance that runs keeps running."""
         if rescue.is_stand_in(found) and instance.vm_state != vm_states.RESCUED:
-            self._node.rescue_ends.end(instance.uuid)
-            found = self._node.find(instance)
+            self._services.rescue_ends.end(instance.uuid)
+            found = self._services.find(instance)
         if rescue.is_stand_in(found):
-            rescue.prepare(self._node.engine, instance.uuid)
+            rescue.prepare(self._services.engine, instance.uuid)
         self._ports.wire(instance, ports)
-        runtime.bind_container(found.id, instance.uuid)
-        self._node.lxcfs.await_mended()
-        self._drives.attach(instance)
+        self._services.runtime.bind_container(found.id, instance.uuid)
+        self._services.lxcfs.await_mended()
+        self._config_drive.attach(instance)
         self._run(instance, found.id, ports)
 
     def start_first(
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
     ) -> None:
-        """Start a container that is new and wired.
+        """Start a new container whose ports are wired.
 
-        :raises StartFailed: it does not run
+        :raises StartFailed: the container does not run
         """
         try:
-            self._drives.attach(instance)
+            self._config_drive.attach(instance)
             self._run(instance, container_id, ports)
         except exception.EngineError as error:
             raise exception.StartFailed(
@@ -69,15 +73,17 @@ class Power:
             ) from error
 
     def stop_processes(self, found: ContainerDetail, timeout: float) -> None:
-        """Stop a container's processes within ``timeout`` seconds, to start them right again."""
-        lifecycle.stop(self._node.engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
+        """Stop a container's processes within ``timeout`` seconds before they are started again."""
+        lifecycle.stop(self._services.engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
 
     def stop(self, instance: objects.Instance, timeout: float, retry_interval: float) -> None:
-        """Stop an instance within ``timeout`` seconds; nobody answers for it any more."""
-        self._node.consoles.close(instance.uuid)
-        lifecycle.stop(self._node.engine, self._node.find(instance).id, timeout, retry_interval)
-        self._drives.detach(instance)
-        vif.silence_vifs(instance, instance.get_network_info())
+        """Stop an instance within ``timeout`` seconds and set its ports down. Idempotent."""
+        self._services.consoles.close(instance.uuid)
+        lifecycle.stop(
+            self._services.engine, self._services.find(instance).id, timeout, retry_interval
+        )
+        self._config_drive.detach(instance)
+        self._network.silence_vifs(instance, instance.get_network_info())
 
     def restart(
         self,
@@ -87,14 +93,14 @@ class Power:
         timeout: float,
     ) -> None:
         """Stop an instance within ``timeout`` seconds and start it."""
-        self._node.consoles.close(instance.uuid)
+        self._services.consoles.close(instance.uuid)
         self.stop_processes(found, timeout)
         self.start(found, instance, ports)
 
     def freeze(self, instance: objects.Instance) -> None:
-        """Freeze an instance's processes; nobody answers for them meanwhile."""
-        self._node.engine.pause_container(self._node.find(instance).id)
-        vif.silence_vifs(instance, instance.get_network_info())
+        """Freeze an instance's processes and set its ports down."""
+        self._services.engine.pause_container(self._services.find(instance).id)
+        self._network.silence_vifs(instance, instance.get_network_info())
 
     def thaw(
         self,
@@ -102,9 +108,9 @@ class Power:
         instance: objects.Instance,
         ports: network_model.NetworkInfo,
     ) -> None:
-        """Let an instance's processes go on."""
-        self._node.engine.unpause_container(found.id)
-        self._ports.apply(instance, ports, self._node.find(instance))
+        """Thaw an instance's processes and set its ports up."""
+        self._services.engine.unpause_container(found.id)
+        self._ports.apply(instance, ports, self._services.find(instance))
 
     def resume(
         self,
@@ -112,39 +118,48 @@ class Power:
         instance: objects.Instance,
         ports: network_model.NetworkInfo,
     ) -> None:
-        """Let a frozen instance go on; one that lost its processes meanwhile is started."""
+        """Thaw a frozen instance, or start it if its processes have ended meanwhile."""
         if found.status == "paused":
             self.thaw(found, instance, ports)
         else:
             self.start(found, instance, ports)
 
+    def start_interrupted(
+        self, instances: Iterable[objects.Instance], start: Callable[[objects.Instance], None]
+    ) -> None:
+        """Start the instances that ran until the host went down.
+
+        :param start: starts one of them
+        :raises EngineUnavailable: the engine does not answer
+        """
+        start_all(interrupted(instances, self._services.server_list.servers()), start)
+        # nova-compute wires the ports next and sets down the ports of servers that are not listed
+        # as running, so the list is read again.
+        self._services.server_list.servers()
+
     def _run(
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
     ) -> None:
-        enforcement = self._node.enforcement
-        most = flavor_limits.instance_limits(instance, self._node.rules())
+        enforcement = self._services.enforcement
+        most = flavor_limits.instance_limits(instance, self._services.rules())
         pairs = device_pairs(instance, ports)
         with (
-            # the VIFs are there before the process is
+            # The VIFs exist before the process starts.
             meanwhile(enforcement.limit_ports, instance.uuid, most, pairs),
-            meanwhile(vif.announce_vifs, instance, ports),
-            lifecycle.started(self._node.engine, container_id, CONF.docker.start_grace) as found,
+            meanwhile(self._network.announce_vifs, instance, ports),
+            lifecycle.started(
+                self._services.engine, container_id, CONF.docker.start_grace
+            ) as found,
         ):
             enforcement.limit_container(instance.uuid, found, most, pairs)
-
-
-LOG = logging.getLogger(__name__)
-
-# more at once take no less time in all: the engine's starts keep the CPUs busy
-_AT_ONCE = 4
 
 
 def interrupted(
     instances: Iterable[objects.Instance], servers: Mapping[str, Container]
 ) -> list[objects.Instance]:
-    """Return those that Nova knows as running and nothing else, and that have no process: pure.
+    """Return the instances that were running without a task and whose process has ended; pure.
 
-    What else Nova's manager resumes, such as what was being rebooted, is left to it.
+    Nova's manager resumes other instances, such as those that were being rebooted.
     """
     return [
         instance
@@ -160,9 +175,11 @@ def interrupted(
 def start_all(
     instances: Iterable[objects.Instance], start: Callable[[objects.Instance], None]
 ) -> None:
-    """Start instances, a few at a time; one that fails is told of and does not stop the others."""
+    """Start instances, four at a time. A failure is logged and does not stop the other starts."""
     with futures.ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="startup") as pool:
         begun = [(instance, pool.submit(start, instance)) for instance in instances]
     for instance, started in begun:
         if error := started.exception():
-            LOG.warning("It did not come back with its host: %s", error, instance=instance)
+            LOG.warning(
+                "Failed to restart instance after host reboot: %s", error, instance=instance
+            )

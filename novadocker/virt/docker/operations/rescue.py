@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An instance's rescue, from Nova's request to the stand-in that runs."""
+"""The rescue of an instance, from Nova's request to the running stand-in."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model
 
-from novadocker.privsep.guest import runtime
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
-from novadocker.virt.docker.operations.build import Builds
+from novadocker.virt.docker.operations.build import Build
 from novadocker.virt.docker.operations.ports import Ports, etc_files
 from novadocker.virt.docker.operations.power import Power
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.operations.services import Services
 
 
-class Rescues:
-    """The rescues of the instances of one host."""
+class Rescue:
+    """Begins and ends the rescues of the instances of one host."""
 
-    def __init__(self, node: Node, ports: Ports, power: Power, builds: Builds) -> None:
-        self._node = node
+    def __init__(self, services: Services, ports: Ports, power: Power, build: Build) -> None:
+        self._services = services
         self._ports = ports
         self._power = power
-        self._builds = builds
+        self._build = build
 
     def begin(
         self,
@@ -36,39 +35,40 @@ class Rescues:
         image_meta: objects.ImageMeta,
         password: str,
     ) -> None:
-        """Run another image in an instance's place, which has its files at ``/rescue``.
+        """Run a stand-in of another image, with the instance's files at ``/rescue``.
 
-        :raises RescueRefused: its files can't be mounted
+        :raises RescueRefused: the files of the instance cannot be mounted
         """
-        self._node.rescue_ends.end(instance.uuid)
-        own = self._node.find(instance)
+        self._services.rescue_ends.end(instance.uuid)
+        own = self._services.find(instance)
         container = rescue.stand_in(
-            self._builds.planned(context, instance, image_meta),
-            self._node.engine.inspect_storage(own.id),
+            self._build.planned(context, instance, image_meta),
+            self._services.engine.inspect_storage(own.id),
             instance.uuid,
         )
         login = identity.login(instance, image_meta, password)
         self._power.stop(instance, 0, 0)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._node.rescue_ends.end, instance.uuid)
-            rescue.set_aside(self._node.engine, instance.uuid, own)
-            rescue.prepare(self._node.engine, instance.uuid)
-            # when the answer is lost, what has the name later may be the own one: none is suspect
-            container_id = self._node.engine.create_container(container)
+            undo.callback(self._services.rescue_ends.end, instance.uuid)
+            rescue.set_aside(self._services.engine, instance.uuid, own)
+            rescue.prepare(self._services.engine, instance.uuid)
+            # If the answer is lost, the container is not left to the sweep: the server's own
+            # container may have the name by then.
+            container_id = self._services.engine.create_container(container)
             self._ports.wire(instance, network_info)
-            runtime.bind_container(
+            self._services.runtime.bind_container(
                 container_id,
                 instance.uuid,
                 etc_files=etc_files(instance, network_info),
-                login=login and asdict(login),
+                login=asdict(login) if login else None,
             )
-            self._node.lxcfs.await_mended()
+            self._services.lxcfs.await_mended()
             self._power.start_first(instance, container_id, network_info)
             undo.pop_all()
 
     def end(self, instance: objects.Instance) -> None:
-        """Start an instance's own container again, in the place of the one for its rescue."""
+        """Delete the stand-in and start the instance's own container."""
         self._power.stop(instance, 0, 0)
-        self._node.rescue_ends.end(instance.uuid)
+        self._services.rescue_ends.end(instance.uuid)
         ports = instance.get_network_info() or network_model.NetworkInfo()
-        self._power.start(self._node.find(instance), instance, ports)
+        self._power.start(self._services.find(instance), instance, ports)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A resize on an instance's own host: other limits for a container that stays."""
+"""A resize on the same host: the container stays and its limits change."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
@@ -17,20 +16,24 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
-from novadocker.virt.docker.limits.enforcement import Enforcement
 from novadocker.virt.docker.model import ContainerDetail, Isolation, Limits
 from novadocker.virt.docker.operations.ports import device_pairs
 from novadocker.virt.docker.operations.power import Power
-from novadocker.virt.docker.operations.services import Node
+from novadocker.virt.docker.operations.protocols import Enforcement
+from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
 
 
-class Resizes:
+# The source sends this to the destination as text, because it is part of an RPC of Nova.
+DISK_INFO = json.dumps({"version": 1, "same_host": True})
+
+
+class Resize:
     """Changes the limits of the instances of one host."""
 
-    def __init__(self, node: Node, power: Power) -> None:
-        self._node = node
+    def __init__(self, services: Services, power: Power) -> None:
+        self._services = services
         self._power = power
 
     def begin(
@@ -39,11 +42,11 @@ class Resizes:
         flavor: objects.Flavor,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        """Give an instance another flavor's limits; one that runs goes on, as does a stopped one.
+        """Set the limits of another flavor. The instance keeps its power state.
 
-        :raises ResizeRefused: it can't live with them; nothing has changed
+        :raises ResizeRefused: the instance cannot have these limits; they are unchanged
         """
-        rules = self._node.rules()
+        rules = self._services.rules()
         check_isolation(
             isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
             isolation.isolation(flavor_limits.asked(instance, flavor, rules)),
@@ -53,8 +56,8 @@ class Resizes:
         self._change(instance, old, new, network_info)
 
     def finish(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
-        """See that an instance has the limits of its flavor, which is the new one by now."""
-        rules = self._node.rules()
+        """Set the limits of the instance's flavor, which is the new one now. Idempotent."""
+        rules = self._services.rules()
         old = flavor_limits.limits_for(instance, instance.old_flavor, old_topology(instance), rules)
         self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
 
@@ -64,20 +67,24 @@ class Resizes:
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        """Give an instance the limits of its flavor, which is the old one again.
+        """Set the limits of the instance's flavor, which is the old one again. Idempotent.
 
-        One that has come to need more memory is started anew, as a virtual machine would be.
+        Restarts an instance that uses more memory than the old flavor has, because a virtual
+        machine would be restarted, too.
         """
         most = flavor_limits.limits_for(
-            instance, instance.flavor, old_topology(instance), self._node.rules()
+            instance, instance.flavor, old_topology(instance), self._services.rules()
         )
         devices = device_pairs(instance, network_info)
-        enforcement = self._node.enforcement
+        enforcement = self._services.enforcement
         crowded = enforcement.memory_in_use(found) > most.memory_bytes
         if crowded:
-            LOG.warning("It uses more memory than it is to have: restarting", instance=instance)
+            LOG.warning(
+                "Restarting the instance, which uses more memory than the old flavor has",
+                instance=instance,
+            )
             self._power.stop_processes(found, CONF.shutdown_timeout)
-            found = self._node.find(instance)
+            found = self._services.find(instance)
         set_limits(enforcement, instance.uuid, found, most, devices)
         if crowded:
             self._power.start(found, instance, network_info)
@@ -89,31 +96,17 @@ class Resizes:
         new: Limits,
         network_info: network_model.NetworkInfo,
     ) -> None:
-        found = self._node.find(instance)
-        enforcement = self._node.enforcement
+        found = self._services.find(instance)
+        enforcement = self._services.enforcement
         check_fits(enforcement, found, old, new)
         devices = device_pairs(instance, network_info)
         change(enforcement, instance.uuid, found, old, new, devices)
 
 
-# what the source tells the destination, as text since it travels in a message of Nova's
-DISK_INFO = json.dumps({"version": 1, "same_host": True})
-
-
-def refuse_disks(flavor: objects.Flavor, volumes: Sequence[object]) -> None:
-    """Refuse disks that the driver does not provide.
-
-    :raises ResizeRefused: there are volumes, or the flavor has an ephemeral disk
-    """
-    if volumes or flavor.ephemeral_gb:
-        what = "volumes" if volumes else "an ephemeral disk"
-        raise exception.ResizeRefused(reason=f"The Docker driver does not provide {what}")
-
-
 def check_isolation(old: Isolation, new: Isolation) -> None:
-    """Check that nothing changes that can't while a server lives.
+    """Check that two flavors have the same isolation, which cannot change in a server's life.
 
-    :raises ResizeRefused: something does
+    :raises ResizeRefused: the isolation differs
     """
     for name, value in asdict(old).items():
         if asdict(new)[name] != value:
@@ -124,7 +117,7 @@ def check_isolation(old: Isolation, new: Isolation) -> None:
 
 
 def new_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | None:
-    """Return the CPUs that Nova claimed for the flavor to come."""
+    """Return the CPUs that Nova claimed for the new flavor."""
     claimed = instance.migration_context
     return claimed.new_numa_topology if claimed else instance.numa_topology
 
@@ -136,10 +129,10 @@ def old_topology(instance: objects.Instance) -> objects.InstanceNUMATopology | N
 
 
 def check_fits(enforcement: Enforcement, found: ContainerDetail, old: Limits, new: Limits) -> None:
-    """Check that a server can have other limits, before anything changes.
+    """Check that a server can have new limits, before anything changes.
 
-    :raises InvalidLimits: this host can't hold a server to them
-    :raises ResizeRefused: it uses more already, or this host can't change the size of its disk
+    :raises InvalidLimits: this host cannot enforce the new limits
+    :raises ResizeRefused: the server uses more already, or this host cannot resize its disk
     """
     enforcement.check_possible(new)
     used = enforcement.memory_in_use(found)
@@ -170,7 +163,7 @@ def change(
     new: Limits,
     devices: tuple[tuple[str, str], ...],
 ) -> None:
-    """Change a server's limits; if one of them can't be, all are as before.
+    """Change a server's limits. If one cannot be changed, restore all of them.
 
     :param devices: the host end and the guest end of each VIF
     """
@@ -189,14 +182,14 @@ def set_limits(
     limits: Limits,
     devices: tuple[tuple[str, str], ...],
 ) -> None:
-    """Set a server's limits, with the size of its disk."""
+    """Set a server's limits and the size of its disk. Idempotent."""
     enforcement.enforce(instance_uuid, found, limits, devices)
     if limits.disk_bytes and enforcement.resizes_disks:
         enforcement.resize_disk(found, limits.disk_bytes)
 
 
 def _mib(size: int) -> int:
-    # rounded up, so that what is more looks like more
+    # Rounded up, so that a size above the limit never looks equal to the limit.
     return -(-size // (1 << 20))
 
 

@@ -1,65 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This host as all operations on its instances need it: the engine, and what is kept beside it."""
+"""The services that all operations of one host share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from nova import exception as nova_exception
 from nova import objects
+from oslo_concurrency import processutils
 from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
-from novadocker.privsep.guest import runtime
+from novadocker.virt.docker.containers import freeze, rescue
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
-from novadocker.virt.docker.containers.servers import ServerList
-from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.engine.connection import Tls
-from novadocker.virt.docker.guest import console
-from novadocker.virt.docker.guest.load_average import Loads
-from novadocker.virt.docker.guest.lxcfs import Lxcfs
-from novadocker.virt.docker.host import filesystem, id_maps, topology
-from novadocker.virt.docker.host import resources as host_facts
-from novadocker.virt.docker.images.store import ImageStore
+from novadocker.virt.docker.host import filesystem, topology
+from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
-from novadocker.virt.docker.limits.enforcement import Enforcement
-from novadocker.virt.docker.migration.backup import Copies
 from novadocker.virt.docker.migration.incoming import Arrivals
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
+from novadocker.virt.docker.operations.collaborators import Collaborators
 
 LOG = logging.getLogger(__name__)
 
 
-class Node:
-    """One compute node; what ``open`` finds out does not change while nova-compute runs.
+class Services:
+    """The services of one compute node; the facts that ``open`` reads do not change afterwards.
 
-    :ivar name: the node's and the host's name
-    :ivar sized_disks: whether the size of a server's disk can be limited
-    :ivar id_maps: the users and groups of servers on the host, None without ``userns-remap``
+    :ivar name: the name of the node and of the host
+    :ivar sized_disks: True if the size of a server's disk can be limited
+    :ivar id_maps: the host's users and groups of servers; None without ``userns-remap``
+    :ivar arrivals: the unfinished moves to this host
     """
 
-    def __init__(self) -> None:
-        """Take the options; nothing is asked of the engine yet."""
-        state = Path(CONF.state_path)
+    def __init__(self, collaborators: Collaborators) -> None:
+        """Create the services. Sends no request to the engine."""
+        self._collaborators = collaborators
         self.name = str(CONF.host)
-        self.engine = Engine(
-            CONF.docker.api_url,
-            CONF.docker.api_timeout,
-            CONF.docker.image_load_timeout,
-            Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
-        )
-        self.listing = ServerList(self.engine)
+        self.engine = collaborators.engine
+        self.server_list = collaborators.server_list
+        self.network = collaborators.network
+        self.namespaces = collaborators.namespaces
+        self.device_metadata = collaborators.device_metadata
+        self.runtime = collaborators.runtime
+        self.guest_files = collaborators.guest_files
+        self.build_config_drive = collaborators.build_config_drive
+        self.drives = collaborators.drives
+        self.open_terminal = collaborators.open_terminal
+        self.lxcfs = collaborators.lxcfs
+        self.load_averages = collaborators.load_averages
+        self.image_cache = collaborators.image_cache
+        self.transfer = collaborators.transfer
+        self.transport = collaborators.transport
+        self.backups = collaborators.backups
+        self.nova_records = collaborators.nova_records
+        self.read_resources = collaborators.read_resources
         self.abandoned = AbandonedContainers(self.engine)
-        self.rescue_ends = RescueEnds(self.engine, runtime.release_container)
-        self.loads = Loads(state, self.engine, self.listing)
-        self.arrivals = Arrivals(state / "arrivals")
-        self.copies = Copies(self.engine, self.listing, state / "copies")
-        self.lxcfs = Lxcfs(CONF.docker.lxcfs_folder, self.engine, self.listing, self.loads)
+        self.rescue_ends = RescueEnds(self.engine, self.runtime.release_container)
+        self.arrivals = Arrivals(Path(CONF.state_path) / "arrivals")
 
     def open(self, host: str) -> None:
-        """Claim the engine and check that this host can run servers.
+        """Claim the engine, check this host, and finish what an earlier nova-compute left undone.
 
         :raises EngineUnavailable: the engine does not answer
         :raises InvalidConfiguration: the runtime shim is not registered, or another nova-compute
@@ -71,40 +74,68 @@ class Node:
         _check_runtime(info)
         if not info.live_restore:
             LOG.warning(
-                "live-restore is off: all servers stop when the engine does; set it in daemon.json"
+                "All servers stop when the engine stops, because live-restore is off; set it in "
+                "daemon.json"
             )
-        self.id_maps = id_maps.read_id_maps(info)
-        self.cells = topology.read_cells()
+        self.id_maps = self._collaborators.read_id_maps(info)
+        self.cells = self._collaborators.read_cells()
         self.cpu_sets = topology.cpu_sets(self.cells)
         self.sized_disks = filesystem.can_size_disks(info)
         if not self.sized_disks:
-            LOG.warning("A server can fill the disk of this host: its size can't be limited")
-        self.enforcement = Enforcement(self.engine, info, Path(CONF.state_path))
+            LOG.warning("A server can fill the disk of this host, because its size is not limited")
+        self.enforcement = self._collaborators.enforcement(info)
         self.data_root = info.data_root
-        self.images = ImageStore(self.engine, host_facts.architecture(info))
-        self.consoles = console.Consoles(
-            self.engine,
-            CONF.serial_console.proxyclient_address,
-            console.parse_proxies(CONF.docker.serial_console_proxies),
-            CONF.consoleauth.token_ttl,
-        )
+        self.images = self._collaborators.images(info)
+        self.consoles = self._collaborators.consoles()
+        freeze.thaw_left(self.engine, Path(CONF.instances_path))
+        rescue.put_back_left(self.engine)
+        self._collaborators.clear_transports()
+        self.nova_records.resume_cut_off(host)
+        self.network.initialize()
 
     def start(self) -> None:
-        """Start what runs beside the operations."""
+        """Start the threads that run beside the operations."""
         self.lxcfs.start()
-        self.loads.start()
-        self.copies.start()
+        self.load_averages.start()
+        self.backups.start()
 
     def close(self) -> None:
-        """Stop that, and let another nova-compute have the engine."""
+        """Stop the threads, close all consoles, and release the engine."""
         self.consoles.stop()
         self.lxcfs.stop()
-        self.loads.stop()
-        self.copies.stop()
+        self.load_averages.stop()
+        self.backups.stop()
         self.engine.release()
 
+    def sweep(self, info: EngineInfo) -> None:
+        """Repeat what failed while the engine was down, and set limits again that were lost.
+
+        Nova's periodic ``update_available_resource`` calls this. Each step runs even if another
+        step fails.
+        """
+        directory = Path(CONF.instances_path)
+        steps: dict[str, Callable[[], None]] = {
+            "remove the containers of failed builds": self.abandoned.sweep,
+            "end rescues": self.rescue_ends.sweep,
+            "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
+            "keep the limits of disks": lambda: disk.keep_limited(info),
+            "keep the limits of servers": self.enforcement.sweep,
+        }
+        for action, step in steps.items():
+            try:
+                step()
+            except (
+                nova_exception.NovaException,
+                processutils.ProcessExecutionError,
+                OSError,
+            ) as error:
+                LOG.warning("Failed to %s: %s", action, error)
+
     def find(self, instance: objects.Instance) -> ContainerDetail:
-        """Return the instance's container; InstanceNotFound if there is none of ours."""
+        """Return the instance's container.
+
+        :raises InstanceNotFound: there is no such container, or the driver did not create it
+        """
         try:
             found = self.engine.inspect_container(naming.container_name(instance.uuid))
         except exception.ContainerNotFound as error:
@@ -114,7 +145,7 @@ class Node:
         return found
 
     def rules(self) -> flavor_limits.Rules:
-        """Return what flavors and images may ask of this host."""
+        """Return the rules for the extra specs of flavors and images on this host."""
         return flavor_limits.rules(
             self.cells,
             self.cpu_sets,

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules and objects below the operations, as one value that a test can replace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from nova import context as nova_context
+from nova import objects
+from nova.network import model as network_model
+from nova.virt import event as virtevent
+
+from novadocker.conf import CONF
+from novadocker.linux.namespaces import IdMaps
+from novadocker.privsep.guest import config_drive as drives
+from novadocker.privsep.guest import files as guest_files
+from novadocker.privsep.guest import runtime
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker.containers.servers import ServerList
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.events import Events, EventSource
+from novadocker.virt.docker.guest import config_drive, console
+from novadocker.virt.docker.guest.load_average import Loads
+from novadocker.virt.docker.guest.lxcfs import Lxcfs
+from novadocker.virt.docker.host import id_maps, resources, topology
+from novadocker.virt.docker.images.cache import ImageCache
+from novadocker.virt.docker.images.store import ImageStore
+from novadocker.virt.docker.limits.enforcement import Enforcement
+from novadocker.virt.docker.migration import nova_records, transfer, transport
+from novadocker.virt.docker.migration.backup import Copies
+from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.network import device_tags, vif
+from novadocker.virt.docker.operations import protocols
+
+
+class BuildConfigDrive(Protocol):
+    """Returns the files and the device's image of a config drive; ``guest.config_drive.build``."""
+
+    def __call__(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        injected_files: Sequence[tuple[str, bytes]],
+        admin_password: str | None,
+        /,
+    ) -> tuple[Mapping[str, bytes], bytes]:
+        """Build the config drive of an instance."""
+
+
+class DeviceMetadata(Protocol):
+    """Returns the tagged devices of an instance; ``network.device_tags.device_metadata``."""
+
+    def __call__(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        /,
+    ) -> objects.InstanceDeviceMetadata:
+        """Read the tags from Nova's database."""
+
+
+class CreateEvents(Protocol):
+    """Creates the threads that report events to Nova; ``events.Events``."""
+
+    def __call__(
+        self,
+        engine: EventSource,
+        listing: ServerList,
+        emit: Callable[[virtevent.LifecycleEvent], None],
+        killed: Callable[[str], None],
+        /,
+    ) -> protocols.Background:
+        """Create the threads without starting them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collaborators:
+    """The modules and objects that the operations of one host use.
+
+    :ivar enforcement: creates the object for the engine that ``init_host`` found
+    :ivar images: creates the object for the engine that ``init_host`` found
+    :ivar image_cache: creates an object for one run of the image cache
+    :ivar consoles: creates the object when ``init_host`` has found the engine
+    :ivar transport: returns the transport of an instance's data to another host
+    :ivar clear_transports: deletes what interrupted moves left in the registry
+    """
+
+    engine: protocols.Engine
+    server_list: ServerList
+    create_events: CreateEvents
+    network: protocols.Network
+    namespaces: protocols.Namespaces
+    device_metadata: DeviceMetadata
+    runtime: protocols.Runtime
+    guest_files: protocols.GuestFiles
+    build_config_drive: BuildConfigDrive
+    drives: protocols.Drives
+    consoles: Callable[[], protocols.Consoles]
+    open_terminal: protocols.OpenTerminal
+    lxcfs: protocols.Lxcfs
+    load_averages: protocols.LoadAverages
+    enforcement: Callable[[EngineInfo], protocols.Enforcement]
+    images: Callable[[EngineInfo], protocols.Images]
+    image_cache: Callable[[], protocols.ImageCache]
+    transfer: protocols.Transfer
+    transport: Callable[[str], transport.Way]
+    clear_transports: Callable[[], None]
+    backups: protocols.Backups
+    nova_records: protocols.NovaRecords
+    read_cells: Callable[[], tuple[topology.Cell, ...]]
+    read_id_maps: Callable[[EngineInfo], IdMaps | None]
+    read_resources: Callable[[EngineInfo, topology.CpuSets], resources.Resources]
+
+
+def collaborators() -> Collaborators:
+    """Return the real collaborators, by the options. Sends no request to the engine."""
+    state = Path(CONF.state_path)
+    engine = Engine(
+        CONF.docker.api_url,
+        CONF.docker.api_timeout,
+        CONF.docker.image_load_timeout,
+        Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
+    )
+    servers = ServerList(engine)
+    load_averages = Loads(state, engine, servers)
+    return Collaborators(
+        engine=engine,
+        server_list=servers,
+        create_events=Events,
+        network=vif,
+        namespaces=namespace,
+        device_metadata=device_tags.device_metadata,
+        runtime=runtime,
+        guest_files=guest_files,
+        build_config_drive=config_drive.build,
+        drives=drives,
+        consoles=lambda: console.Consoles(
+            engine,
+            CONF.serial_console.proxyclient_address,
+            console.parse_proxies(CONF.docker.serial_console_proxies),
+            CONF.consoleauth.token_ttl,
+        ),
+        open_terminal=partial(console.terminal_opener, engine),
+        lxcfs=Lxcfs(CONF.docker.lxcfs_folder, engine, servers, load_averages),
+        load_averages=load_averages,
+        enforcement=lambda info: Enforcement(engine, info, state),
+        images=lambda info: ImageStore(engine, resources.architecture(info)),
+        image_cache=lambda: ImageCache(engine),
+        transfer=transfer,
+        transport=partial(transport.way, engine),
+        clear_transports=partial(transport.clear_left, engine),
+        backups=Copies(engine, servers, state / "copies"),
+        nova_records=nova_records,
+        read_cells=topology.read_cells,
+        read_id_maps=id_maps.read_id_maps,
+        read_resources=resources.read_resources,
+    )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inventory and the traits of this host in Placement, and its resources in Nova."""
+
+from __future__ import annotations
+
+from nova.compute import provider_tree as placement
+
+from novadocker.virt.docker.host import resources, topology, traits
+from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.operations.services import Services
+
+
+class Inventory:
+    """Describes this host to Nova and to Placement."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def read(self, nodename: str) -> dict[str, object]:
+        """Return the host's resources for Nova's resource tracker.
+
+        :raises EngineUnavailable: the engine does not answer
+        """
+        info = self._services.engine.info()
+        return resources.available_resource(
+            nodename,
+            info,
+            self._services.read_resources(info, self._services.cpu_sets),
+            topology.numa_topology(self._services.cells, self._services.cpu_sets),
+        )
+
+    def write(
+        self,
+        provider_tree: placement.ProviderTree,
+        nodename: str,
+        info: EngineInfo,
+        ratios: dict[str, float],
+        reserved: dict[str, int],
+    ) -> None:
+        """Write the host's inventory and the driver's traits into the tree."""
+        found = self._services.read_resources(info, self._services.cpu_sets)
+        provider_tree.update_inventory(nodename, resources.inventory(found, ratios, reserved))
+        present = traits.traits(
+            resources.architecture(info),
+            resources.read_cpu_features(),
+            self._services.cells,
+            self._services.sized_disks,
+        )
+        provider_tree.add_traits(nodename, *(name for name, there in present.items() if there))
+        provider_tree.remove_traits(
+            nodename, *(name for name, there in present.items() if not there)
+        )

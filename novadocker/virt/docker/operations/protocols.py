@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operations use of the modules below them; mypy compares the unit tests' fakes with it.
+
+The modules and classes that implement a Protocol document its functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from nova import context as nova_context
+from nova import objects
+from nova.network import model as network_model
+
+from novadocker.virt.docker.containers.protocols import ContainerEngine
+from novadocker.virt.docker.events import EventSource
+from novadocker.virt.docker.guest.console import Opener
+from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.migration.transfer import Move
+from novadocker.virt.docker.migration.transport import Way
+from novadocker.virt.docker.model import (
+    ContainerDetail,
+    ContainerSpec,
+    EngineImage,
+    EngineInfo,
+    Limits,
+    Mount,
+    Storage,
+    Usage,
+)
+
+
+class Engine(ContainerEngine, EventSource, Protocol):
+    """The engine's client."""
+
+    def info(self) -> EngineInfo:
+        """Return the facts of the engine and its host."""
+
+    def claim(self, info: EngineInfo) -> None:
+        """Keep every other nova-compute off the engine until ``release``."""
+
+    def release(self) -> None:
+        """Allow another nova-compute to claim the engine."""
+
+    def create_container(self, spec: ContainerSpec) -> str:
+        """Create a container; return its id."""
+
+    def put_files(self, container: str, files: Mapping[str, bytes]) -> None:
+        """Write files into a container."""
+
+    def read_file(self, container: str, path: str) -> bytes | None:
+        """Return the content of a plain file in a container."""
+
+    def read_usage(self, container: str) -> Usage:
+        """Return the counters of a running container."""
+
+    def inspect_image(self, name: str) -> EngineImage:
+        """Return an image by name or id."""
+
+
+class Network(Protocol):
+    """The VIFs of an instance; ``network.vif``."""
+
+    def initialize(self) -> None:
+        """Load the plugins of os-vif."""
+
+    def check_supported(self, network_info: network_model.NetworkInfo) -> None:
+        """Refuse VIFs that this host cannot wire."""
+
+    def plug_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Wire all VIFs of an instance."""
+
+    def plugged_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> AbstractContextManager[None]:
+        """Wire all VIFs of an instance while a block runs."""
+
+    def replug_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Insert an instance's ports into the switch again."""
+
+    def silence_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Set the VIFs of an instance down."""
+
+    def announce_vifs(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Send the MAC addresses of an instance's addresses to its neighbours."""
+
+    def unplug_vifs(
+        self, instance: objects.Instance, network_info: Iterable[network_model.VIF]
+    ) -> None:
+        """Delete VIFs of an instance."""
+
+
+class Namespaces(Protocol):
+    """Network namespaces as root; ``privsep.network.namespace``."""
+
+    def create_owned_namespace(
+        self,
+        instance_uuid: str,
+        users: Sequence[tuple[int, int, int]],
+        groups: Sequence[tuple[int, int, int]],
+    ) -> None:
+        """Create an instance's network namespace in a user namespace."""
+
+
+class Runtime(Protocol):
+    """The files that the OCI runtime reads when a container starts; ``privsep.guest.runtime``."""
+
+    def bind_container(
+        self,
+        container_id: str,
+        instance_uuid: str,
+        etc_files: Mapping[str, bytes] | None = None,
+        login: Mapping[str, object] | None = None,
+    ) -> None:
+        """Start the container in the instance's network namespace from now on."""
+
+    def release_container(self, container_id: str) -> None:
+        """Delete the files of a container."""
+
+    def delete_namespace(self, instance_uuid: str) -> None:
+        """Delete an instance's network namespace and the files of its containers."""
+
+
+class Drives(Protocol):
+    """Config drives as root; ``privsep.guest.config_drive``."""
+
+    def folder(self, host: str, instance_uuid: str) -> str:
+        """Return the directory of an instance's config drive."""
+
+    def files_folder(self, host: str, instance_uuid: str) -> str:
+        """Return the directory of the files of an instance's config drive."""
+
+    def device_link(self, instance_uuid: str) -> str:
+        """Return the link to the device of an instance's config drive."""
+
+    def write_drive(
+        self,
+        host: str,
+        instance_uuid: str,
+        files: Mapping[str, bytes],
+        owner: tuple[int, int],
+        image: bytes,
+    ) -> None:
+        """Write a config drive."""
+
+    def attach_device(self, host: str, instance_uuid: str) -> None:
+        """Attach the loop device of a config drive."""
+
+    def detach_device(self, host: str, instance_uuid: str) -> None:
+        """Detach the loop device of a config drive."""
+
+    def delete_drive(self, host: str, instance_uuid: str) -> None:
+        """Delete a config drive."""
+
+
+class GuestFiles(Protocol):
+    """Files in a running container as root; ``privsep.guest.files``."""
+
+    def set_password(
+        self, container_id: str, pid: int, user: str, password_hash: str, day: int
+    ) -> bool:
+        """Set a user's password; return False if the container has no such account."""
+
+
+class Session(Protocol):
+    """The transfer of one server; ``migration.transfer.Session``."""
+
+    def send_ahead(self) -> None:
+        """Send the data while the server runs."""
+
+    def send(self, live: bool) -> float:
+        """Send the data that changed; return the seconds it took."""
+
+    def commit(self) -> None:
+        """Make the other host keep the data."""
+
+
+class Transfer(Protocol):
+    """The data of a move; ``migration.transfer``."""
+
+    def session(
+        self,
+        command: Sequence[str],
+        host: str,
+        way: Way,
+        instance_uuid: str,
+        image_id: str,
+        storage: Storage,
+        drive: str,
+    ) -> AbstractContextManager[tuple[Session, Move]]:
+        """Open a session with the destination."""
+
+    def adopt_drive(self, data_root: str, instance_uuid: str, move: Move, folder: str) -> None:
+        """Make the received config drive this host's."""
+
+    def adopt(
+        self, data_root: str, instance_uuid: str, move: Move, storage: Storage, resumed: bool
+    ) -> None:
+        """Make the received data a container's."""
+
+    def discard(self, data_root: str, instance_uuid: str) -> None:
+        """Delete received data."""
+
+
+class NovaRecords(Protocol):
+    """Nova's records of moves in its database; ``migration.nova_records``."""
+
+    def resume_cut_off(self, host: str) -> None:
+        """Continue the confirmations and reverts during which nova-compute died."""
+
+    def is_reverted_here(self, instance: objects.Instance) -> bool:
+        """Return True if a resize is reverted to the container that Nova wants destroyed."""
+
+    def take_back(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        migration: objects.Migration,
+    ) -> None:
+        """Record that an instance has not left this host."""
+
+    def set_finished(self, instance: objects.Instance) -> None:
+        """Record that a move to this host is finished."""
+
+
+class Background(Protocol):
+    """A thread beside the operations."""
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def stop(self) -> None:
+        """Stop the thread."""
+
+
+class Lxcfs(Background, Protocol):
+    """The files of lxcfs in containers; ``guest.lxcfs.Lxcfs``."""
+
+    def look(self) -> float:
+        """Check lxcfs now; return the argument of ``mounts``."""
+
+    def mounts(self, instance_uuid: str, asked: float) -> tuple[Mount, ...]:
+        """Return the mounts of a new container."""
+
+    def await_mended(self) -> None:
+        """Wait, within bounds, while lxcfs is broken."""
+
+
+class LoadAverages(Background, Protocol):
+    """The load averages of servers; ``guest.load_average.Loads``."""
+
+    def delete(self, instance_uuid: str) -> None:
+        """Delete the file of a server."""
+
+
+class Backups(Background, Protocol):
+    """The copies of servers in the registry; ``migration.backup.Copies``."""
+
+    def fetch(self, instance_uuid: str, data_root: str) -> Move | None:
+        """Fetch the last copy of a server."""
+
+    def remove(self, instance_uuid: str) -> None:
+        """Delete the copy of a server."""
+
+
+class Consoles(Protocol):
+    """The serial consoles; ``guest.console.Consoles``."""
+
+    def open(self, instance_uuid: str, container_id: str, opener: Opener) -> int:
+        """Return the port of a server's console."""
+
+    def close(self, instance_uuid: str) -> None:
+        """Close a server's console."""
+
+    def stop(self) -> None:
+        """Close all consoles."""
+
+
+class Enforcement(Protocol):
+    """The limits of servers; ``limits.enforcement.Enforcement``."""
+
+    @property
+    def resizes_disks(self) -> bool:
+        """True if the size of a disk can change."""
+
+    def check_possible(self, limits: Limits) -> None:
+        """Check that this host can enforce limits."""
+
+    def enforce(
+        self,
+        instance_uuid: str,
+        found: ContainerDetail,
+        limits: Limits,
+        devices: tuple[tuple[str, str], ...],
+    ) -> None:
+        """Set the limits of a server and of its ports."""
+
+    def limit_container(
+        self,
+        instance_uuid: str,
+        found: ContainerDetail,
+        limits: Limits,
+        devices: tuple[tuple[str, str], ...],
+    ) -> None:
+        """Set the limits of a server."""
+
+    def limit_ports(
+        self, instance_uuid: str, limits: Limits, devices: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Set the rates of a server's ports."""
+
+    def memory_in_use(self, found: ContainerDetail) -> int:
+        """Return the bytes of memory that a server uses."""
+
+    def disk_in_use(self, found: ContainerDetail) -> int:
+        """Return the bytes of its disk that a server uses."""
+
+    def resize_disk(self, found: ContainerDetail, size: int) -> None:
+        """Set the size of a server's disk."""
+
+    def sweep(self) -> None:
+        """Set the limits again that were lost."""
+
+
+class Images(Protocol):
+    """The images in the engine; ``images.store.ImageStore``."""
+
+    def ensure(
+        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+    ) -> EngineImage:
+        """Load an image into the engine unless it is there."""
+
+    def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
+        """Load an image; return True if it was not in the engine."""
+
+    def snapshot(self, container: ContainerDetail) -> AbstractContextManager[ArchivedImage]:
+        """Create an image of a container."""
+
+    def upload(
+        self, context: nova_context.RequestContext, image_id: str, image: ArchivedImage
+    ) -> None:
+        """Upload an image to Glance."""
+
+
+class ImageCache(Protocol):
+    """The image cache; ``images.cache.ImageCache``."""
+
+    def update(
+        self, context: nova_context.RequestContext, all_instances: Iterable[objects.Instance]
+    ) -> None:
+        """Delete unused images."""
+
+
+OpenTerminal = Callable[[str, str | None], Opener]
+"""Returns the function that opens a container's console of a kind; ``console.terminal_opener``."""
