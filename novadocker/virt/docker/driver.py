@@ -30,7 +30,7 @@ from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations import resize
 from novadocker.virt.docker.operations.admin_password import AdminPassword
 from novadocker.virt.docker.operations.build import Build
-from novadocker.virt.docker.operations.collaborators import Collaborators, collaborators
+from novadocker.virt.docker.operations.collaborators import Collaborators, real_collaborators
 from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.console import Console
 from novadocker.virt.docker.operations.diagnostics import Diagnostics
@@ -62,14 +62,15 @@ class DockerDriver(driver.ComputeDriver):
         "supports_evacuate": True,
     }
 
-    def __init__(self, virtapi: Any, parts: Collaborators | None = None) -> None:
+    def __init__(self, virtapi: Any, collaborators: Collaborators | None = None) -> None:
         """Create the driver. Sends no request to the engine.
 
-        :param parts: the modules and objects below the driver; the real ones by default
+        :param collaborators: the modules and objects below the driver; the real ones by default,
+            which Nova uses
         """
         super().__init__(virtapi)
-        parts = parts or collaborators()
-        self._services = services = Services(parts)
+        collaborators = collaborators or real_collaborators()
+        self._services = services = Services(collaborators)
         self._inventory = Inventory(services)
         self._config_drive = ConfigDrive(services)
         self._ports = Ports(services, virtapi)
@@ -84,7 +85,7 @@ class DockerDriver(driver.ComputeDriver):
         self._diagnostics = Diagnostics(services)
         self._incident_actions = IncidentActions()
         self._incidents = IncidentListener(Path(CONF.state_path), self._incident_actions.add)
-        self._events = parts.create_events(
+        self._events = collaborators.create_events(
             services.engine,
             services.server_list,
             self.emit_event,

@@ -118,7 +118,7 @@ class Collaborators:
     read_resources: Callable[[EngineInfo, topology.CpuSets], resources.Resources]
 
 
-def collaborators() -> Collaborators:
+def real_collaborators() -> Collaborators:
     """Return the real collaborators, by the options. Sends no request to the engine."""
     state = Path(CONF.state_path)
     engine = Engine(

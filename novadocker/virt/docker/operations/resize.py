@@ -111,8 +111,8 @@ def check_isolation(old: Isolation, new: Isolation) -> None:
     for name, value in asdict(old).items():
         if asdict(new)[name] != value:
             raise exception.ResizeRefused(
-                reason=f"The flavors differ in {name.replace('_', ' ')}, which a server keeps for "
-                "life; nothing was changed"
+                reason=f"The flavors differ in {name.replace('_', ' ')}, which cannot change in a "
+                "server's life; nothing was changed"
             )
 
 

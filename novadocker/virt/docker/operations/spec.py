@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instance + image -> what the container must look like; pure."""
+"""The specification of an instance's container; pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from novadocker import exception, naming
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
 
-# systemd(1): halts by it as by "systemctl halt"
+# systemd(1): stops as after "systemctl halt"
 _SYSTEMD_POWER_OFF = "SIGRTMIN+3"
 _INIT = ("/sbin/init", "/usr/sbin/init")
 
@@ -30,21 +30,21 @@ def container_spec(
     mounts: tuple[Mount, ...] = (),
     devices: tuple[Mount, ...] = (),
 ) -> ContainerSpec:
-    """Return the container of an instance.
+    """Return the specification of an instance's container.
 
-    Every label is set here, so that labels of the image never stand in for ours. The command is
-    the image's unless the image property ``os_command_line`` says otherwise.
+    Sets every label of the driver, so that no label of the image replaces one. The command is the
+    image property ``os_command_line``, or the image's own command without that property.
 
-    :raises InvalidImage: the image has no command, or the property can't be split into words
+    :raises InvalidImage: the image has no command, or the property cannot be split into arguments
     """
-    words = _command_line(image_meta)
-    if not words and not image.entrypoint and not image.command:
+    arguments = _command_line(image_meta)
+    if not arguments and not image.entrypoint and not image.command:
         raise exception.InvalidImage(
             image_id=image_meta.id,
-            reason="it has no command to run; build it with one or set the image property "
+            reason="the image has no command; build it with a command or set the image property "
             "os_command_line",
         )
-    systemd = _is_systemd([*words] or [*image.entrypoint, *image.command])
+    systemd = _is_systemd([*arguments] or [*image.entrypoint, *image.command])
     return ContainerSpec(
         name=naming.container_name(instance.uuid),
         image_id=image.id,
@@ -62,8 +62,8 @@ def container_spec(
         limits=limits,
         isolation=isolation,
         console_log_max_mb=console_log_max_mb,
-        entrypoint=tuple(words[:1]),
-        command=tuple(words[1:]),
+        entrypoint=tuple(arguments[:1]),
+        command=tuple(arguments[1:]),
         mounts=mounts,
         devices=devices,
         stop_signal=_SYSTEMD_POWER_OFF if systemd and not image.stop_signal else "",
@@ -72,7 +72,7 @@ def container_spec(
 
 
 def _is_systemd(command: Sequence[str]) -> bool:
-    """Tell whether a command is systemd's, or the name that it goes by as an init system."""
+    """Return True if a command is systemd, or a path at which images install it as init."""
     return PurePosixPath(command[0]).name == "systemd" or command[0] in _INIT
 
 
@@ -82,5 +82,6 @@ def _command_line(image_meta: objects.ImageMeta) -> list[str]:
         return shlex.split(text) if text else []
     except ValueError as error:
         raise exception.InvalidImage(
-            image_id=image_meta.id, reason=f"its property os_command_line is malformed: {error}"
+            image_id=image_meta.id,
+            reason=f"the image property os_command_line is malformed: {error}",
         ) from error
