@@ -21,7 +21,7 @@ from novadocker.virt.docker.host import topology
 from novadocker.virt.docker.host.topology import Cell
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.model import EngineInfo
-from novadocker.virt.docker.network import device_tags
+from novadocker.virt.docker.network import device_names, device_tags
 from tests.unit import fakes
 
 REPLACED = (
@@ -147,6 +147,7 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
             transfer=self._transfer,
             nova_records=nova_records,
             device_metadata=device_tags.device_metadata,
+            read_instance=device_names.read_instance,
             cells=(cell,),
             read_resources=read_resources,
         )

@@ -37,7 +37,11 @@ from novadocker.virt.docker.model import (
     Usage,
 )
 from novadocker.virt.docker.operations import protocols
-from novadocker.virt.docker.operations.collaborators import Collaborators, DeviceMetadata
+from novadocker.virt.docker.operations.collaborators import (
+    Collaborators,
+    DeviceMetadata,
+    ReadInstance,
+)
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -658,7 +662,11 @@ class FakeEnforcement:
 
 @dataclass
 class FakeHost:
-    """A fake of each collaborator of a driver; ``collaborators`` returns them to the driver."""
+    """A fake of each collaborator of a driver; ``collaborators`` returns them to the driver.
+
+    :ivar instances: the instances in Nova's database, by UUID
+    :ivar read_instance: reads ``instances`` by default
+    """
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     network: FakeNetwork = field(default_factory=FakeNetwork)
@@ -673,6 +681,8 @@ class FakeHost:
     backups: FakeBackups = field(default_factory=FakeBackups)
     nova_records: protocols.NovaRecords = field(default_factory=FakeNovaRecords)
     device_metadata: DeviceMetadata = no_tags
+    instances: dict[str, Any] = field(default_factory=dict)
+    read_instance: ReadInstance | None = None
     cells: tuple[Cell, ...] = CELLS
     id_maps: IdMaps | None = None
     read_resources: Callable[[EngineInfo, CpuSets], resources.Resources] = resources.read_resources
@@ -686,6 +696,7 @@ class FakeHost:
             network=self.network,
             namespaces=self.network,
             device_metadata=self.device_metadata,
+            read_instance=self.read_instance or (lambda _context, uuid: self.instances[uuid]),
             runtime=self.network,
             guest_files=self.guest_files,
             build_config_drive=self.drives.build,

@@ -11,16 +11,18 @@ from nova.network import model
 
 from novadocker import exception, naming
 from novadocker.virt.docker.network import device_names
-from tests.unit.fakes import FakeEngine, FakeNetwork
+from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
 
 
 @pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance) -> list[dict[str, str]]:
+def saved(
+    monkeypatch: pytest.MonkeyPatch, instance: objects.Instance, fake_host: FakeHost
+) -> list[dict[str, str]]:
     """Return the names saved in Nova's database; the driver reads its own copy of the instance."""
     saves: list[dict[str, str]] = []
-    monkeypatch.setattr(device_names, "read_instance", lambda _context, _uuid: instance)
+    fake_host.instances[instance.uuid] = instance
     monkeypatch.setattr(
         objects.Instance, "save", lambda self: saves.append(device_names.recorded_names(self))
     )

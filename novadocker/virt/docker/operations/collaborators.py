@@ -34,7 +34,7 @@ from novadocker.virt.docker.limits.enforcement import Enforcement
 from novadocker.virt.docker.migration import nova_records, transfer, transport
 from novadocker.virt.docker.migration.backup import Copies
 from novadocker.virt.docker.model import EngineInfo
-from novadocker.virt.docker.network import device_tags, vif
+from novadocker.virt.docker.network import device_names, device_tags, vif
 from novadocker.virt.docker.operations import protocols
 
 
@@ -63,6 +63,15 @@ class DeviceMetadata(Protocol):
         /,
     ) -> objects.InstanceDeviceMetadata:
         """Read the tags from Nova's database."""
+
+
+class ReadInstance(Protocol):
+    """Returns an instance as it is in Nova's database; ``network.device_names.read_instance``."""
+
+    def __call__(
+        self, context: nova_context.RequestContext, instance_uuid: str, /
+    ) -> objects.Instance:
+        """Read the instance."""
 
 
 class CreateEvents(Protocol):
@@ -97,6 +106,7 @@ class Collaborators:
     network: protocols.Network
     namespaces: protocols.Namespaces
     device_metadata: DeviceMetadata
+    read_instance: ReadInstance
     runtime: protocols.Runtime
     guest_files: protocols.GuestFiles
     build_config_drive: BuildConfigDrive
@@ -136,6 +146,7 @@ def real_collaborators() -> Collaborators:
         network=vif,
         namespaces=namespace,
         device_metadata=device_tags.device_metadata,
+        read_instance=device_names.read_instance,
         runtime=runtime,
         guest_files=guest_files,
         build_config_drive=config_drive.build,

@@ -111,7 +111,7 @@ class Ports:
         """
         with device_names.locked(instance.uuid), contextlib.ExitStack() as undo:
             found = self._services.find(instance)
-            now = device_names.read_instance(context, instance.uuid)
+            now = self._services.read_instance(context, instance.uuid)
             before = device_names.without_port(now.get_network_info(), vif)
             after = device_names.with_port(now.get_network_info(), vif)
             self._record(context, now, after)
@@ -131,7 +131,7 @@ class Ports:
         with device_names.locked(instance.uuid):
             self._network.unplug_vifs(instance, [vif])
             found = self._services.find(instance)
-            now = device_names.read_instance(context, instance.uuid)
+            now = self._services.read_instance(context, instance.uuid)
             before = device_names.with_port(now.get_network_info(), vif)
             after = device_names.without_port(now.get_network_info(), vif)
             self._record(context, now, after)

@@ -44,6 +44,7 @@ class Services:
         self.network = collaborators.network
         self.namespaces = collaborators.namespaces
         self.device_metadata = collaborators.device_metadata
+        self.read_instance = collaborators.read_instance
         self.runtime = collaborators.runtime
         self.guest_files = collaborators.guest_files
         self.build_config_drive = collaborators.build_config_drive
