@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from novadocker.exporter.kernel_log import Record
-from novadocker.exporter.tree import container_of
+from novadocker.linux.cgroup import container_of_path
 
 # TASK_COMM_LEN less the terminating zero is 15 bytes, and each may be escaped as \x41.
 _NAME = r".{0,60}"
 _OOM_BEGINS = re.compile(rf"{_NAME} invoked oom-killer: ")
 # The name of the cpuset has no slash, so the first "_memcg=/" is the kernel's. The path after it
-# may contain names that the tenant chose.
+# may contain names that the tenant chose. If the limit is the parent group's, only the second path
+# names the container.
 _OOM_VICTIM = re.compile(
     r"oom-kill:constraint=.*?_memcg=(?P<group>/.*),task=(?P<name>.*),pid=(?P<pid>[0-9]+),uid=[0-9]+"
 )
@@ -91,7 +92,7 @@ class Attribution:
             return self.take(record)
         self._report.append(record)
         if match := _OOM_VICTIM.fullmatch(record.text):
-            container = self._of_process(int(match["pid"])) or container_of(match["group"])
+            container = self._of_process(int(match["pid"])) or container_of_path(match["group"])
             if container:
                 self._victim = Victim(container, match["name"], int(match["pid"]))
         if not kills(record):
@@ -101,7 +102,7 @@ class Attribution:
 
     def _of_line(self, record: Record) -> str | None:
         if match := _FORK_REJECTED.match(record.text):
-            return container_of(match[1])
+            return container_of_path(match[1])
         for pattern in (_OOM_KILLED, _FAULT, _TASK):
             if match := pattern.match(record.text):
                 return self._of_process(int(match[1]))

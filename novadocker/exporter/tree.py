@@ -3,22 +3,17 @@
 
 import itertools
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from novadocker import naming
 from novadocker.exporter import parsing
 from novadocker.exporter.files import KeptFiles, read, read_start
 from novadocker.exporter.incidents import OOM_KILL, PIDS_LIMIT
 from novadocker.exporter.parsing import DiskCounters, PortCounters
 from novadocker.linux import cgroup
 
-# The engine's cgroup drivers cgroupfs and systemd name a group "<id>" and "docker-<id>.scope".
-_GROUP = re.compile(rf"(?:docker-)?({naming.CONTAINER_ID.pattern})(?:\.scope)?")
-_GROUP_IN_PATH = re.compile(rf"/{_GROUP.pattern}(?=[/,\n]|$)")
 _DEEPEST = 8
 _MOST_COMMANDS = 256
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
@@ -26,17 +21,6 @@ _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 _STATISTICS = ("inactive_file", "slab_reclaimable")
 
 Reader = Callable[[str, str], str | None]
-
-
-def container_of(text: str) -> str | None:
-    """Return the id of the container that a control group belongs to; None if there is none.
-
-    Only the first name in the path that matches counts, because the tenant names the groups below.
-
-    :param text: path of the group; text after a comma is allowed
-    """
-    match = _GROUP_IN_PATH.search(text)
-    return match[1] if match else None
 
 
 @dataclass(frozen=True)
@@ -77,7 +61,7 @@ class Tree:
         self._files = KeptFiles(kept_files)
         self._groups = str(root / "sys/fs/cgroup")
         self._proc = str(root / "proc")
-        self.version = 2 if (root / "sys/fs/cgroup/cgroup.controllers").exists() else 1
+        self.version = cgroup.version(root)
 
     def containers(self) -> Iterator[tuple[str, str]]:
         """Yield the id of each container and the path of its group below the hierarchy's root.
@@ -89,8 +73,8 @@ class Tree:
         while waiting:
             path, depth = waiting.pop()
             for name in _folders(f"{top}{path}"):
-                if found := _GROUP.fullmatch(name):
-                    yield found[1], f"{path}/{name}"
+                if container := cgroup.container_of_name(name):
+                    yield container, f"{path}/{name}"
                 elif depth < _DEEPEST:
                     waiting.append((f"{path}/{name}", depth + 1))
 
@@ -134,7 +118,7 @@ class Tree:
 
     def event_files(self, path: str) -> dict[str, str]:
         """Return the files that count a group's out-of-memory kills and refused forks."""
-        controller, file = cgroup.FILES[self.version]
+        controller, file = cgroup.OOM_FILES[self.version]
         return {
             OOM_KILL: self._file(path, controller, file),
             PIDS_LIMIT: self._file(path, "pids", "pids.events"),
@@ -191,7 +175,7 @@ def _version_1(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_time"), 1e9),
         "memory_limit": parsing.limit(of_group("memory", "memory.limit_in_bytes")),
-        "oom_kills": parsing.flat(of_group(*cgroup.FILES[1])).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*cgroup.OOM_FILES[1])).get("oom_kill"),
         "disks": parsing.disks_version_1(
             of_group("blkio", "blkio.throttle.io_service_bytes"),
             of_group("blkio", "blkio.throttle.io_serviced"),
@@ -212,7 +196,7 @@ def _version_2(of_group: Reader) -> dict[str, object]:
         **_counted(cpu, usage, memory),
         "cpu_throttled_seconds": _scaled(cpu.get("throttled_usec"), 1e6),
         "memory_limit": parsing.limit(of_group("memory", "memory.max")),
-        "oom_kills": parsing.flat(of_group(*cgroup.FILES[2])).get("oom_kill"),
+        "oom_kills": parsing.flat(of_group(*cgroup.OOM_FILES[2])).get("oom_kill"),
         "disks": parsing.disks_version_2(of_group("io", "io.stat")),
         "disk_limits": parsing.disk_limits_version_2(of_group("io", "io.max")),
         "stalled": {

@@ -18,14 +18,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from novadocker.exporter import attribution, files, incidents
+from novadocker.exporter import attribution, incidents
 from novadocker.exporter.connection_tables import ConnectionTables
 from novadocker.exporter.identity import Identities
 from novadocker.exporter.incidents import Incident
 from novadocker.exporter.kernel_log import KernelLog, Record
 from novadocker.exporter.rings import Rings
-from novadocker.exporter.tree import Tree, container_of
+from novadocker.exporter.tree import Tree
 from novadocker.exporter.watched import REPORTED_LINES, Totals, Watched
+from novadocker.linux import cgroup
 
 LOG = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ class Watch:
         log: KernelLog | None,
         report: Callable[[Incident], None],
     ) -> None:
-        self._proc = root / "proc"
+        self._root = root
         self._tree = Tree(root)
-        self._tables = ConnectionTables(self._proc, self._tree)
+        self._tables = ConnectionTables(root / "proc", self._tree)
         self._identities = Identities(containers)
         self._rings = rings
         self._log = log
@@ -275,4 +276,4 @@ class Watch:
         self._lookups += 1
         if self._lookups > _MOST_LOOKUPS:
             return None
-        return container_of(files.read(f"{self._proc}/{process}/cgroup") or "")
+        return cgroup.container_of_process(process, self._root)

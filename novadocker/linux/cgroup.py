@@ -1,28 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the kernel killed a process of a server for want of memory; needs no privilege."""
+"""The control groups of containers on cgroup v1 and v2; reading them needs no privilege.
+
+A tenant can create control groups below the container's own and choose their names. So the first
+name in a path that is a container's counts, and no name is ever compared in part. The kernel writes
+one group a line in /proc/PID/cgroup and refuses a line feed in a name (kernel/cgroup/cgroup.c,
+cgroup_mkdir), but no other byte: a line ends at a line feed alone, and text is decoded by
+``os.fsdecode``.
+"""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES = {1: ("memory", "memory.oom_control"), 2: ("memory", "memory.events")}
-"""Controller and file with the count, by version of control groups."""
+from novadocker import naming
 
+OOM_FILES = {1: ("memory", "memory.oom_control"), 2: ("memory", "memory.events")}
+"""Controller and name of the file that counts out-of-memory kills, by cgroup version."""
 
-# field of DiskRates: the file of version 1, the word in io.max of version 2
 THROTTLES = {
     "read_bytes": ("blkio.throttle.read_bps_device", "rbps"),
     "write_bytes": ("blkio.throttle.write_bps_device", "wbps"),
     "read_iops": ("blkio.throttle.read_iops_device", "riops"),
     "write_iops": ("blkio.throttle.write_iops_device", "wiops"),
 }
+"""By field of ``DiskRates``: the file of version 1, and the key in ``io.max`` of version 2."""
+
+# The engine's cgroup drivers cgroupfs and systemd name a group "<id>" and "docker-<id>.scope".
+_CONTAINER_GROUP = re.compile(rf"(?:docker-)?({naming.CONTAINER_ID.pattern})(?:\.scope)?")
+_MOUNT_POINT = "sys/fs/cgroup"
 
 
 @dataclass(frozen=True)
 class DiskRates:
-    """What a server may read from and write to its disk in a second at most; 0 is no limit."""
+    """Limits of an instance's reads and writes of its disk in a second; 0 means no limit."""
 
     read_bytes: int = 0
     write_bytes: int = 0
@@ -32,91 +44,129 @@ class DiskRates:
 
 @dataclass(frozen=True)
 class Groups:
-    """The control groups of a container: the folder of each controller.
+    """The control groups of a container.
 
-    :ivar version: 1 or 2; in version 2 all controllers have one folder
+    :ivar version: 1 or 2
+    :ivar directories: directory by controller in version 1; in version 2 all controllers have the
+        same directory, with an empty string as key
     """
 
     version: int
-    folders: Mapping[str, Path]
+    directories: Mapping[str, Path]
 
     def read(self, controller: str, file: str) -> str | None:
-        """Return what a file has, None where the kernel or the host's set-up lacks it."""
+        """Return the content of a file; None if the kernel or the host's configuration lacks it."""
         try:
-            return (self._folder(controller) / file).read_text().strip()
+            return (self._directory(controller) / file).read_text().strip()
         except (KeyError, FileNotFoundError):
             return None
 
     def write(self, controller: str, file: str, content: str) -> None:
         """Write a file.
 
+        :raises KeyError: the host lacks the controller
         :raises OSError: the kernel refuses
         """
-        (self._folder(controller) / file).write_text(content)
+        (self._directory(controller) / file).write_text(content)
 
     def read_parent(self, controller: str, file: str) -> str | None:
-        """Return what a file of the group above has."""
+        """Return the content of a file of the parent group; None like ``read``."""
         try:
-            return (self._folder(controller).parent / file).read_text().strip()
+            return (self._directory(controller).parent / file).read_text().strip()
         except (KeyError, FileNotFoundError):
             return None
 
-    def _folder(self, controller: str) -> Path:
-        return self.folders[controller if self.version == 1 else ""]
+    def _directory(self, controller: str) -> Path:
+        return self.directories[controller if self.version == 1 else ""]
 
 
-def read_kills(pid: int, root: Path = Path("/")) -> int:
-    """Return the count since the server's start, 0 when it is gone.
+def version(root: Path = Path("/")) -> int:
+    """Return the version of the host's control groups: 1 or 2.
 
-    :param pid: the server's first process
-    :param root: where /proc and /sys are
+    A host with both, as systemd's hybrid mode has them, counts as 1, because its controllers are
+    in version 1.
+
+    :param root: directory that contains /sys
+    """
+    return 2 if (root / _MOUNT_POINT / "cgroup.controllers").exists() else 1
+
+
+def container_of_name(name: str) -> str | None:
+    """Return the id of the container whose own control group has this name; None otherwise."""
+    match = _CONTAINER_GROUP.fullmatch(name)
+    return match[1] if match else None
+
+
+def container_of_path(path: str) -> str | None:
+    """Return the id of the container that a control group belongs to; None if there is none.
+
+    :param path: path of the group below the root of its hierarchy
+    """
+    container_id, _ = _owner(path)
+    return container_id
+
+
+def container_of_process(pid: int, root: Path = Path("/")) -> str | None:
+    """Return the id of the container that a process is in.
+
+    Returns None if the process is in no container or in several, or if its groups can't be read:
+    the process ended, or a tenant nested groups until their path was too long for the kernel.
+
+    :param root: directory that contains /proc
     """
     try:
-        lines = (root / f"proc/{pid}/cgroup").read_text().splitlines()
-        found = re.search(r"^oom_kill ([0-9]+)$", _counters(root, lines).read_text(), re.MULTILINE)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(found[1]) if found else 0
-
-
-def _counters(root: Path, lines: list[str]) -> Path:
-    """Return the file with the counters (v2 memory.events, v1 memory.oom_control)."""
-    paths = {names: path.lstrip("/") for _, names, path in (line.split(":", 2) for line in lines)}
-    for names, path in paths.items():
-        if "memory" in names.split(","):
-            return root / "sys/fs/cgroup" / names / path / FILES[1][1]
-    return root / "sys/fs/cgroup" / paths[""] / FILES[2][1]
+        paths = [path for _, path in _read_memberships(pid, root)]
+    except OSError:
+        return None
+    found = {container_of_path(path) for path in paths} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def groups(pid: int, container_id: str, root: Path = Path("/")) -> Groups:
-    """Return the control groups of a container, whichever driver the engine made them by.
+    """Return the control groups of a container.
 
-    A first process that manages groups itself, as systemd does, is in one below the container's.
+    They are not always those of its first process: systemd moves itself to a group below.
 
-    :param pid: of the container's first process
-    :param root: where /proc and /sys are
-    :raises ProcessLookupError: there is no such process, or it is not the container's
+    :param pid: id of the container's first process
+    :param root: directory that contains /proc and /sys
+    :raises ProcessLookupError: the process does not exist, or is not in the container
+    :raises OSError: the kernel can't return the groups, because their path is too long
     """
     try:
-        lines = (root / f"proc/{int(pid)}/cgroup").read_text().splitlines()
+        memberships = list(_read_memberships(pid, root))
     except FileNotFoundError as error:
-        raise ProcessLookupError(f"process {pid} is gone") from error
-    folders = {}
-    for _, names, path in (line.split(":", 2) for line in lines):
-        head, found, tail = path.partition(container_id)
-        if found:
-            own = head + found + tail.partition("/")[0]
-            for name in names.split(","):
-                folders[name] = root / "sys/fs/cgroup" / names / own.lstrip("/")
-    if "memory" in folders:
-        return Groups(1, folders)
-    if "" in folders:
-        return Groups(2, folders)
-    raise ProcessLookupError(f"process {pid} is not of container {container_id}")
+        raise ProcessLookupError(f"process {pid} does not exist") from error
+    directories = {}
+    for controllers, path in memberships:
+        owner, own_path = _owner(path)
+        if owner == container_id:
+            directory = root / _MOUNT_POINT / controllers / own_path.lstrip("/")
+            directories.update(dict.fromkeys(controllers.split(","), directory))
+    found = Groups(version(root), directories)
+    if ("memory" if found.version == 1 else "") not in directories:
+        raise ProcessLookupError(f"process {pid} is not in container {container_id}")
+    return found
 
 
-def numbers(text: str) -> frozenset[int]:
-    """Return the numbers of a list as the kernel writes it, such as ``0-2,5``."""
+def read_oom_kills(pid: int, container_id: str, root: Path = Path("/")) -> int:
+    """Return how many processes of a container the kernel killed because memory ran out.
+
+    Counts since the container's start; returns 0 if the container no longer runs.
+
+    :param pid: id of the container's first process
+    :param root: directory that contains /proc and /sys
+    """
+    try:
+        found = groups(pid, container_id, root)
+    except ProcessLookupError:
+        return 0
+    events = found.read(*OOM_FILES[found.version]) or ""
+    match = re.search(r"^oom_kill ([0-9]+)$", events, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def parse_number_list(text: str) -> frozenset[int]:
+    """Return the numbers of a list in the kernel's format, such as ``0-2,5``."""
     ends = [part.partition("-") for part in text.split(",") if part]
     return frozenset(
         number for first, _, last in ends for number in range(int(first), int(last or first) + 1)
@@ -124,11 +174,11 @@ def numbers(text: str) -> frozenset[int]:
 
 
 def disk_of(path: str, sysfs: Path = Path("/sys")) -> str | None:
-    """Return the number of the disk that a block device is (part of), as ``254:0``.
+    """Return the device number, such as ``254:0``, of the whole disk that a device is part of.
 
-    The kernel limits rates on whole disks alone.
+    The whole disk, because the kernel does not limit the rates of a partition.
 
-    :param path: of the device; None is the answer for what is no block device
+    :param path: path of a block device; for any other path the function returns None
     """
     try:
         found = os.stat(path)
@@ -144,21 +194,51 @@ def disk_of(path: str, sysfs: Path = Path("/sys")) -> str | None:
 
 
 def read_disk_rates(found: Groups, disk: str) -> DiskRates:
-    """Return the rates at which a container may use a disk."""
+    """Return the limits of a container's disk rates.
+
+    :param disk: device number of the disk, such as ``254:0``
+    """
     rates = {}
-    for field, (file, word) in THROTTLES.items():
+    for field, (file, key) in THROTTLES.items():
         if found.version == 1:
-            text = found.read("blkio", file) or ""
-            lines = [line.split() for line in text.splitlines()]
-            values = [line[1] for line in lines if line[0] == disk]
+            values = _fields_of(disk, found.read("blkio", file))[:1]
         else:
-            lines = [line.split() for line in (found.read("io", "io.max") or "").splitlines()]
             values = [
                 value.partition("=")[2]
-                for line in lines
-                if line[0] == disk
-                for value in line[1:]
-                if value.startswith(f"{word}=")
+                for value in _fields_of(disk, found.read("io", "io.max"))
+                if value.startswith(f"{key}=")
             ]
         rates[field] = int(values[0]) if values and values[0] != "max" else 0
     return DiskRates(**rates)
+
+
+def _fields_of(disk: str, text: str | None) -> list[str]:
+    """Return the fields after the device number in the first line about a disk."""
+    for line in (text or "").split("\n"):
+        device, *fields = line.split() or [""]
+        if device == disk:
+            return fields
+    return []
+
+
+def _read_memberships(pid: int, root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the controllers, with commas, and the path of each control group of a process.
+
+    :raises FileNotFoundError: the process does not exist
+    :raises ProcessLookupError: the process ended meanwhile
+    :raises OSError: the path of a group is too long for the kernel
+    """
+    for line in (root / f"proc/{int(pid)}/cgroup").read_bytes().split(b"\n"):
+        _, separator, rest = line.partition(b":")
+        controllers, _, path = rest.partition(b":")
+        if separator:
+            yield os.fsdecode(controllers), os.fsdecode(path)
+
+
+def _owner(path: str) -> tuple[str | None, str]:
+    """Return the id of the container that a group belongs to, and the path of its own group."""
+    names = path.split("/")
+    for number, name in enumerate(names, 1):
+        if container_id := container_of_name(name):
+            return container_id, "/".join(names[:number])
+    return None, path

@@ -11,7 +11,8 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+from novadocker.linux import cgroup
 
 from novadocker.linux import libc
 
@@ -40,12 +41,8 @@ def check_process(container_id: str, pid: int) -> None:
 
     :raises ProcessLookupError: it is not, or there is none
     """
-    try:
-        groups = Path(f"/proc/{pid}/cgroup").read_text()
-    except FileNotFoundError:
-        groups = ""
-    if container_id not in groups:
-        raise ProcessLookupError(f"process {pid} is not one of container {container_id}")
+    if cgroup.container_of_process(pid) != container_id:
+        raise ProcessLookupError(f"process {pid} is not in container {container_id}")
 
 
 def read_file(root: int, path: str) -> bytes | None:

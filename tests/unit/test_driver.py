@@ -793,7 +793,7 @@ def test_diagnostics_count_processes_killed_for_want_of_memory(
     driver: Any, spawn: Any, instance: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spawn()
-    monkeypatch.setattr(cgroup, "read_kills", lambda pid: 3 if pid == os.getpid() else 0)
+    monkeypatch.setattr(cgroup, "read_oom_kills", lambda pid, _: 3 if pid == os.getpid() else 0)
     assert driver.get_diagnostics(instance)["oom_kills"] == 3
     driver.power_off(instance)
     assert driver.get_diagnostics(instance)["oom_kills"] == 0

@@ -49,7 +49,7 @@ def test_fork_bomb(engine: Engine, client: docker.APIClient, neighbour: Machine)
 
 def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine) -> None:
     with machines.machine(engine, client) as hog:
-        assert cgroup.read_kills(hog.pid) == 0
+        assert cgroup.read_oom_kills(hog.pid, hog.id) == 0
         told: list[str] = []
         label = f"org.openstack.nova.test={hog.name}"
 
@@ -63,9 +63,9 @@ def test_memory_hog(engine: Engine, client: docker.APIClient, neighbour: Machine
         assert hog.run("perl", "-e", _HOG)[0] == 137
         watcher.join(_SECONDS)
         assert told == [hog.name]
-        assert cgroup.read_kills(hog.pid) == 1
+        assert cgroup.read_oom_kills(hog.pid, hog.id) == 1
         # The kernel did not kill the first process, because it does not allocate memory.
         assert engine.inspect_container(hog.id).status == "running"
         assert hog.run("true")[0] == 0
-        assert cgroup.read_kills(neighbour.pid) == 0
+        assert cgroup.read_oom_kills(neighbour.pid, neighbour.id) == 0
         assert Path(f"/proc/{neighbour.pid}").exists()

@@ -12,7 +12,6 @@ from novadocker.cmd import log as command
 from novadocker.exporter import attribution, kernel_log, rings
 from novadocker.exporter.kernel_log import KernelLog, Record
 from novadocker.exporter.rings import Rings
-from novadocker.exporter.tree import container_of
 
 FIRST, SECOND = "ab" * 32, "cd" * 32
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -193,13 +192,6 @@ def test_a_report_without_an_end_holds_nothing_up() -> None:
     many = ["filler"] * 500
     line = f"cgroup: fork rejected by pids controller in /docker/{SECOND}"
     assert [found.container for found in sort(REPORT[0], *many, line)] == [SECOND]
-
-
-def test_containers_of_groups() -> None:
-    assert container_of(f"/docker/{FIRST}") == FIRST
-    assert container_of(f"0::/system.slice/docker-{FIRST}.scope/init.scope\n") == FIRST
-    assert container_of(f"/docker/{FIRST}0") is None
-    assert container_of("/system.slice") is None
 
 
 # -- keeping ------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def build(root: Path, groups: str, files: dict[str, str]) -> linux_cgroup.Groups
 
 def version_2(root: Path, layout: str = "cgroupfs", **changes: str) -> linux_cgroup.Groups:
     path, parent, group = LAYOUTS[layout]
-    files = {
+    files = {"cgroup.controllers": "cpuset cpu io memory pids"} | {
         name.replace("PARENT", parent).replace("GROUP", group): changes.get(
             name.rpartition("/")[2].replace(".", "_"), content
         )
@@ -172,8 +172,8 @@ def test_weights(shares: int, weights: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("", set()), ("0", {0}), ("0-2,5", {0, 1, 2, 5}), ("1,3", {1, 3})]
 )
-def test_numbers(text: str, expected: set[int]) -> None:
-    assert linux_cgroup.numbers(text) == expected
+def test_number_lists(text: str, expected: set[int]) -> None:
+    assert linux_cgroup.parse_number_list(text) == expected
 
 
 def test_memory_in_use_leaves_out_what_can_be_taken_back(tmp_path: Path) -> None:

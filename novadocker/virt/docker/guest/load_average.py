@@ -181,7 +181,7 @@ class Loads:
         averages, age = read_file(file, found.started_at)
         self._watched[instance_uuid] = _Watched(
             container_id=container_id,
-            group=groups.folders["pids" if groups.version == 1 else ""],
+            group=groups.directories["pids" if groups.version == 1 else ""],
             threads_file="tasks" if groups.version == 1 else "cgroup.threads",
             averages=averages,
             at=time.monotonic() - age,

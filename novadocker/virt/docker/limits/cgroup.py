@@ -9,7 +9,7 @@ Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 import math
 from dataclasses import replace
 
-from novadocker.linux.cgroup import Groups, numbers
+from novadocker.linux.cgroup import Groups, parse_number_list
 from novadocker.virt.docker.model import Limits
 
 # -- what the engine sets -----------------------------------------------------------------------
@@ -23,7 +23,7 @@ def settled(found: Groups, limits: Limits) -> Limits:
 
     def above(file: str) -> frozenset[int]:
         effective = file + ".effective" if found.version == 2 else _effective(file)
-        return numbers(found.read_parent("cpuset", effective) or "")
+        return parse_number_list(found.read_parent("cpuset", effective) or "")
 
     return replace(
         limits,
@@ -51,7 +51,7 @@ def unmet(found: Groups, limits: Limits) -> dict[str, str]:
     for file, chosen in (("cpuset.cpus", limits.cpuset_cpus), ("cpuset.mems", limits.cpuset_mems)):
         effective = file + ".effective" if found.version == 2 else file
         value = found.read("cpuset", effective)
-        if chosen and numbers(value or "") != chosen:
+        if chosen and parse_number_list(value or "") != chosen:
             wrong[effective] = value or "nothing"
     return wrong
 
@@ -102,7 +102,7 @@ def memory_in_use(found: Groups) -> int:
     if used is None or statistics is None:
         raise FileNotFoundError(f"the kernel does not tell {file}")
     prefix = "total_" if found.version == 1 else ""
-    counts = dict(line.split() for line in statistics.splitlines())
+    counts = dict(line.split() for line in statistics.split("\n"))
     cached = ("inactive_file", "active_file", "slab_reclaimable")
     return max(0, int(used) - sum(int(counts.get(prefix + name, 0)) for name in cached))
 

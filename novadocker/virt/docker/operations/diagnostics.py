@@ -44,9 +44,9 @@ class Diagnostics:
 
         Only this form can have the number of processes that were killed out of memory.
         """
-        pid = self._services.find(instance).pid
+        found = self._services.find(instance)
         fields = self.read(instance).obj_to_primitive()["nova_object.data"]
         return {
-            "oom_kills": cgroup.read_kills(pid) if pid else 0,
+            "oom_kills": cgroup.read_oom_kills(found.pid, found.id) if found.pid else 0,
             **{name: value for name, value in fields.items() if isinstance(value, (str, int))},
         }
