@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: files of a running container, reached without ever leaving its root.
+"""Files below a root directory, such as a running container's, opened without leaving that root.
 
-The kernel resolves every link as within the root (openat2(2), ``RESOLVE_IN_ROOT``), whatever the
-tenant does meanwhile. Nothing but plain files is opened.
+The kernel resolves every symbolic link within the root (openat2(2), ``RESOLVE_IN_ROOT``), even if
+the tenant changes links meanwhile. Only regular files and directories are opened. The functions
+that open a container's root need a privilege.
 """
 
 import errno
@@ -12,24 +13,22 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from novadocker.linux import cgroup
+from novadocker.linux import cgroup, libc
 
-from novadocker.linux import libc
-
-# as the kernel, which counts each path's links anew
+# The kernel's own limit for one path (MAXSYMLINKS in linux/namei.h).
 _MAX_LINKS = 40
 _LARGEST_FILE = 1 << 20
 
 
 @contextmanager
 def open_root(container_id: str, pid: int) -> Iterator[int]:
-    """Open the root folder of a container by its first process.
+    """Open the root directory of a container by its first process.
 
-    :raises ProcessLookupError: the process is not the container's
+    :raises ProcessLookupError: the process is not in the container
     """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # when the root is open: the number may have become another process's
+        # Because the process id may be reused, the check follows after the root is open.
         check_process(container_id, pid)
         yield root
     finally:
@@ -37,127 +36,132 @@ def open_root(container_id: str, pid: int) -> Iterator[int]:
 
 
 def check_process(container_id: str, pid: int) -> None:
-    """Check that a process is one of a container's.
+    """Check that a process is in a container.
 
-    :raises ProcessLookupError: it is not, or there is none
+    :raises ProcessLookupError: the process is not in the container, or does not exist
     """
     if cgroup.container_of_process(pid) != container_id:
         raise ProcessLookupError(f"process {pid} is not in container {container_id}")
 
 
 def read_file(root: int, path: str) -> bytes | None:
-    """Return the content of a plain file below a root folder; None if there is nothing.
+    """Return the content of a regular file below a root directory; None if it does not exist.
 
-    :raises OSError: it is no plain file, or larger than 1 MiB
+    :raises OSError: the file is not a regular file, or larger than 1 MiB
     """
-    with _parent(root, path) as (folder, name):
-        return None if name is None else _read(folder, name)[0]
+    with _parent(root, path) as (directory, name):
+        return None if name is None else _read(directory, name)[0]
 
 
 def replace_file(root: int, path: str, content: bytes) -> None:
-    """Replace a plain file below a root folder as a whole; a new one gets mode 0600.
+    """Replace a regular file below a root directory, so that a reader sees no partial content.
 
-    Owner and mode stay; a new one belongs to whom the root folder belongs.
+    The file keeps its owner and mode. A new file gets the owner of the root directory and mode
+    0600.
 
-    :raises OSError: it is no plain file, or can't be replaced
+    :raises OSError: the path is not that of a regular file, or the file can't be replaced
     """
-    with _parent(root, path, missing=True) as (folder, name):
+    with _parent(root, path, missing=True) as (directory, name):
         if name is None:
-            raise OSError(f"{path!r} leads to no plain file")
-        status = _read(folder, name)[1]
-        # a name that the tenant can't foresee
+            raise OSError(f"{path!r} is not the path of a regular file")
+        status = _read(directory, name)[1]
+        # The name is random, so the tenant can't create a file of this name before.
         temporary = f".{name[:200]}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as output:
                 output.write(content)
                 output.flush()
-                # the container's root user may be another one than the host's
+                # With user namespaces, the container's root user is another one than the host's.
                 owner = status or os.fstat(root)
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
                 if status is not None:
                     os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
                 os.fsync(descriptor)
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except OSError:
             with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=folder)
+                os.unlink(temporary, dir_fd=directory)
             raise
 
 
 @contextmanager
 def _parent(root: int, path: str, missing: bool = False) -> Iterator[tuple[int, str | None]]:
-    """Open the folder that really holds a file, with links of the last name followed.
+    """Yield the open directory and the name of a file, after links in its last name are followed.
 
-    The name is None if the file, or a folder above it, is missing and must not be.
+    The name is None if the path ends in ``..`` or the like, or if ``missing`` is false and the file
+    does not exist. If ``missing`` is true, the file may be missing, but not a directory above it.
+
+    :raises OSError: a directory above the file does not exist, or there are too many links
     """
-    folder = -1
+    directory = -1
     try:
         for _ in range(_MAX_LINKS):
             parent, _, name = path.rpartition("/")
             try:
-                folder = open_folder(root, parent or "/")
+                directory = open_directory(root, parent or "/")
             except FileNotFoundError:
                 if missing:
                     raise
                 yield -1, None
                 return
             if name in ("", ".", ".."):
-                yield folder, None
+                yield directory, None
                 return
             try:
-                path = _join(parent, os.readlink(name, dir_fd=folder))
+                path = _join(parent, os.readlink(name, dir_fd=directory))
             except FileNotFoundError:
-                yield folder, name if missing else None
+                yield directory, name if missing else None
                 return
             except OSError:
-                # no link
-                yield folder, name
+                # EINVAL: the file is not a symbolic link.
+                yield directory, name
                 return
-            os.close(folder)
-            folder = -1
+            os.close(directory)
+            directory = -1
         raise OSError(f"{path!r} has too many symbolic links")
     finally:
-        if folder >= 0:
-            os.close(folder)
+        if directory >= 0:
+            os.close(directory)
 
 
 def _join(parent: str, link: str) -> str:
     return link if link.startswith("/") else f"{parent}/{link}"
 
 
-def _read(folder: int, name: str) -> tuple[bytes | None, os.stat_result | None]:
+def _read(directory: int, name: str) -> tuple[bytes | None, os.stat_result | None]:
     try:
-        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return None, None
     try:
         status = os.fstat(found)
-        # to open a device or a pipe has effects, and the tenant may put one here at any moment
+        # Because opening a device or a pipe has effects, and the tenant may create one here at any
+        # moment, the type is read before the file is opened for reading.
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{name!r} is no plain file")
+            raise OSError(f"{name!r} is not a regular file")
         with open(f"/proc/self/fd/{found}", "rb") as source:
             content = source.read(_LARGEST_FILE + 1)
     finally:
         os.close(found)
     if len(content) > _LARGEST_FILE:
-        raise OSError(f"{name!r} has more than {_LARGEST_FILE} bytes")
+        raise OSError(f"{name!r} is larger than {_LARGEST_FILE} bytes")
     return content, status
 
 
 @contextmanager
-def open_plain(root: int, path: str) -> Iterator[int]:
-    """Open a plain file below a root folder, to read it.
+def open_regular(root: int, path: str) -> Iterator[int]:
+    """Open a regular file below a root directory for reading.
 
-    :raises OSError: it is missing, or no plain file
+    :raises OSError: the file does not exist or is not a regular file
     """
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     found = libc.openat2(root, path, flags, libc.RESOLVE_IN_ROOT)
     try:
-        # to open a device or a pipe has effects
+        # Because opening a device or a pipe has effects, the type is read first.
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(errno.EINVAL, "no plain file", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
         opened = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(found)
@@ -167,10 +171,10 @@ def open_plain(root: int, path: str) -> Iterator[int]:
         os.close(opened)
 
 
-def open_folder(root: int, path: str) -> int:
-    """Open a folder below a root folder, without a right to read it.
+def open_directory(root: int, path: str) -> int:
+    """Open a directory below a root directory as a starting point for paths (``O_PATH``).
 
-    :raises OSError: it is missing, or no folder
+    :raises OSError: the path does not exist or is not a directory
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     return libc.openat2(root, path, flags, libc.RESOLVE_IN_ROOT)

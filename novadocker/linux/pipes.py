@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipes between a thread of this process and the privileged one, which can open no socket's end."""
+"""Pipes between a thread of this process and the privileged process.
+
+The privileged process opens the pipe's end by /proc/PID/fd, which is not possible with a socket.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +14,41 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 _CHUNK_BYTES = 256 << 10
-# fewer changes between reader and writer; the most that a user gets by default
+# fs.pipe-max-size: the largest pipe of an unprivileged user by default. A large pipe saves switches
+# between reader and writer.
 _PIPE_BYTES = 1 << 20
 
 Write = Callable[[tuple[int, int]], int]
-"""Writes a stream to a process's descriptor of a pipe; returns the bytes of content."""
+"""Function that writes a stream to a pipe, given as process id and file descriptor.
+
+It returns the number of bytes of content in the stream.
+"""
 
 
 class StreamError(Exception):
-    """A stream is not complete, or not well-formed."""
+    """A stream is incomplete or malformed."""
 
 
 @contextmanager
 def read_from(write: Write) -> Iterator[tuple[Iterator[bytes], Future[int]]]:
-    """Have a thread write a stream; give its pieces, and what the thread returns or raises."""
+    """Run ``write`` in a thread. Yield the chunks of its stream, and its result or exception."""
     read, fill = os.pipe()
-    # a user may have no more of them; it goes without
+    # EPERM: the user's pipes exceed fs.pipe-user-pages-soft, so this pipe keeps its default size.
     with suppress(PermissionError):
         fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     with ThreadPoolExecutor(1) as thread, os.fdopen(read, "rb", buffering=0) as source:
-        # with the block the source closes, and who still writes to it ends
+        # The source is closed at the end of the block, before the executor waits for the thread. So
+        # a thread that still writes gets EPIPE and ends.
         yield _chunks(source), thread.submit(_write, write, fill)
 
 
 @contextmanager
 def written_with(chunks: Iterable[bytes]) -> Iterator[tuple[int, int]]:
-    """Have a thread write pieces; give the process and the descriptor that they are read from.
+    """Write chunks to a pipe in a thread. Yield this process's id and the descriptor to read from.
 
-    What the pieces raise goes before what the block raises.
+    An exception of ``chunks`` takes precedence over one of the block.
 
-    :raises StreamError: the block did not read all of them
+    :raises StreamError: the block did not read all chunks
     """
     read, fill = os.pipe()
     with ThreadPoolExecutor(1) as thread:
@@ -51,11 +59,11 @@ def written_with(chunks: Iterable[bytes]) -> Iterator[tuple[int, int]]:
             os.close(read)
             whole = writing.result()
         if not whole:
-            raise StreamError("it goes on behind its end")
+            raise StreamError("the stream has data after its end")
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of a piece."""
+    """Write all of ``data``."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

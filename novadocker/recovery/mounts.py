@@ -81,7 +81,7 @@ def _folder_in(target: Path, path: str) -> Iterator[Path]:
     """Yield a path to a directory in a mounted file system; its links can't lead out of it."""
     base = os.open(target, os.O_PATH | os.O_DIRECTORY)
     try:
-        inside = openat.open_folder(base, path)
+        inside = openat.open_directory(base, path)
     except OSError as error:
         raise RecoveryError(
             f"the directory {path} of a volume can't be opened: {error.strerror}"

@@ -118,7 +118,7 @@ def _digest(top: Path, relative: Path, read: Callable[[int], None] | None) -> st
     # A running server may meanwhile replace the file by a pipe or by a link to a file of the host.
     with (
         _opened(top) as root,
-        openat.open_plain(root, str(relative)) as file,
+        openat.open_regular(root, str(relative)) as file,
         open(file, "rb", closefd=False) as source,
     ):
         digest = hashlib.sha256()

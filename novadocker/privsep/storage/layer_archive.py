@@ -144,7 +144,7 @@ def _parse(line: bytes) -> bytes | _File:
 def _copy(root: int, file: _File, pipe: int) -> None:
     if not file.size:
         return
-    with openat.open_plain(root, file.name) as source:
+    with openat.open_regular(root, file.name) as source:
         position = 0
         while position < file.size:
             count = os.sendfile(pipe, source, position, min(file.size - position, _COPY_BYTES))

@@ -319,7 +319,7 @@ def test_a_file_that_becomes_a_pipe_meanwhile(
         return listxattr(path, **options)
 
     monkeypatch.setattr(os, "listxattr", swap)
-    assert list(verify.problems(tmp_path)) == ["/file: no plain file"]
+    assert list(verify.problems(tmp_path)) == ["/file: not a regular file"]
 
 
 def test_nothing_stays_mounted_when_a_mount_fails(
