@@ -60,8 +60,8 @@ def counted(engine: Engine) -> None:
         ["btrfs", "subvolume", "sync", info.data_root], check=True, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while limits_disk.lost_count(info):
-        limits_disk.keep_limited(info)
+    while limits_disk.quotas_are_inconsistent(info):
+        limits_disk.restore_quotas(info)
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

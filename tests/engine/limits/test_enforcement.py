@@ -81,7 +81,7 @@ def detail(engine: Engine, machine: Machine) -> ContainerDetail:
 
 def differing(engine: Engine, machine: Machine, limits: Limits) -> dict[str, str]:
     groups = linux_cgroup.groups(detail(engine, machine).pid, machine.id)
-    return cgroup.unmet(groups, cgroup.settled(groups, limits))
+    return cgroup.differences(groups, cgroup.with_cpuset(groups, limits))
 
 
 def disk_rates(engine: Engine, machine: Machine) -> DiskRates:

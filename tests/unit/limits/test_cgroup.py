@@ -110,7 +110,7 @@ def test_versions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(tmp_path: Path, layout: str) -> None:
-    assert cgroup.unmet(version_2(tmp_path, layout), LIMITS) == {}
+    assert cgroup.differences(version_2(tmp_path, layout), LIMITS) == {}
 
 
 @pytest.mark.parametrize("groups", ["0::/docker/other\n", "9:memory:/docker/other\n0::/\n"])
@@ -141,24 +141,26 @@ def test_a_process_that_is_gone(tmp_path: Path) -> None:
         ({"pids": 99}, ({"pids.max"}, {"pids.max"})),
     ],
 )
-def test_unmet(tmp_path: Path, change: dict[str, int], wrong: tuple[set[str], set[str]]) -> None:
+def test_differences(
+    tmp_path: Path, change: dict[str, int], wrong: tuple[set[str], set[str]]
+) -> None:
     for found, names in zip(both(tmp_path), wrong, strict=True):
-        assert set(cgroup.unmet(found, replace(LIMITS, **change))) == names  # type: ignore[arg-type]
+        assert set(cgroup.differences(found, replace(LIMITS, **change))) == names  # type: ignore[arg-type]
 
 
 def test_swap_that_is_not_counted_and_a_missing_file(tmp_path: Path) -> None:
     files = {name: text for name, text in VERSION_1.items() if "memsw" not in name}
     del files["pids/docker/ID/pids.max"]
-    assert cgroup.unmet(build(tmp_path, GROUPS_1, files), LIMITS) == {"pids.max": "nothing"}
+    assert cgroup.differences(build(tmp_path, GROUPS_1, files), LIMITS) == {"pids.max": "nothing"}
 
 
 def test_any_cpu_is_those_of_the_group_above(tmp_path: Path) -> None:
     free = replace(LIMITS, cpuset_cpus=frozenset(), cpuset_mems=frozenset())
     for found in both(tmp_path):
-        settled = cgroup.settled(found, free)
-        assert settled.cpuset_cpus == frozenset(range(8))
-        assert settled.cpuset_mems == {0, 1}
-        assert cgroup.settled(found, LIMITS) == LIMITS
+        named = cgroup.with_cpuset(found, free)
+        assert named.cpuset_cpus == frozenset(range(8))
+        assert named.cpuset_mems == {0, 1}
+        assert cgroup.with_cpuset(found, LIMITS) == LIMITS
 
 
 @pytest.mark.parametrize(

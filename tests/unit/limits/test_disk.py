@@ -25,7 +25,7 @@ class Mount:
         ("overlay2", {"loop1": "1"}, False),
     ],
 )
-def test_lost_count(
+def test_inconsistent_quotas(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     driver: str,
@@ -39,4 +39,7 @@ def test_lost_count(
             (folder / "qgroups").mkdir()
             (folder / "qgroups" / "inconsistent").write_text(f"{flag}\n")
     monkeypatch.setattr(filesystem, "mount_of", lambda path: Mount("/dev/loop1"))
-    assert disk.lost_count(replace(fakes.INFO, storage_driver=driver), tmp_path) is expected
+    assert (
+        disk.quotas_are_inconsistent(replace(fakes.INFO, storage_driver=driver), tmp_path)
+        is expected
+    )

@@ -132,12 +132,12 @@ def test_network_rates(instance: Any, specs: dict[str, str], inbound: Any, outbo
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
-        ({"quota:cpu_shares": "1"}, "quota:cpu_shares: 1 is not 2 to 262144"),
+        ({"quota:cpu_shares": "1"}, "quota:cpu_shares: 1 is not between 2 and 262144"),
         ({"quota:cpu_shares": "262145"}, "262145"),
-        ({"quota:cpu_shares": "many"}, "'many' is no whole number"),
+        ({"quota:cpu_shares": "many"}, "'many' is not a whole number"),
         ({"quota:cpu_period": "999"}, "quota:cpu_period"),
         ({"quota:cpu_period": "1000001"}, "quota:cpu_period"),
-        ({"quota:cpu_quota": "999"}, "quota:cpu_quota: 999 is under 1000"),
+        ({"quota:cpu_quota": "999"}, "quota:cpu_quota: 999 is less than 1000"),
         ({"quota:disk_read_bytes_sec": "-1"}, "quota:disk_read_bytes_sec"),
         (
             {"quota:disk_total_iops_sec": "9", "quota:disk_write_iops_sec": "9"},
@@ -150,7 +150,7 @@ def test_network_rates(instance: Any, specs: dict[str, str], inbound: Any, outbo
         ),
         ({"docker:pids_limit": "15"}, "docker:pids_limit: 15 is not between 16 and 4194304"),
         ({"docker:pid_limit": "99"}, "docker:pid_limit is not an extra spec"),
-        ({"hw:cpu_policy": "dedicated"}, "no CPUs of its own"),
+        ({"hw:cpu_policy": "dedicated"}, "no dedicated CPUs"),
     ],
 )
 def test_refused(instance: Any, specs: dict[str, str], words: str) -> None:
@@ -217,7 +217,7 @@ def test_a_cpu_that_nova_did_not_choose(instance: Any) -> None:
     placed = cell(0, set(), {0: 2})
     placed.pcpuset = {0, 1}
     instance.numa_topology = topology_of(placed)
-    with pytest.raises(exception.InvalidLimits, match="no CPUs of its own"):
+    with pytest.raises(exception.InvalidLimits, match="no dedicated CPUs"):
         flavor_limits.instance_limits(instance, rules(DIVIDED))
 
 

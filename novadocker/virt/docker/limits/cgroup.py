@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running container's limits in the kernel's control groups, version 1 and 2.
+"""Comparison of a running container's control groups with its limits, on cgroup v1 and v2.
 
-What is read needs no privilege; ``write_disk_rates`` runs in the privileged process. Kept free of
-Nova: that process imports it, and stays small. The files are described in the kernel's
-Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
+Needs no privilege. The files are described in the kernel's Documentation/admin-guide/cgroup-v1 and
+cgroup-v2.rst. ``novadocker.privsep.guest.cgroup`` writes the limits that the engine does not set.
 """
 
 import math
@@ -12,23 +11,23 @@ from dataclasses import replace
 from novadocker.linux.cgroup import Groups, parse_number_list
 from novadocker.virt.docker.model import Limits
 
-# -- what the engine sets -----------------------------------------------------------------------
+# -- limits that the engine sets ----------------------------------------------------------------
 
 
-def settled(found: Groups, limits: Limits) -> Limits:
-    """Return limits with CPUs and NUMA nodes named where any will do: those of the group above.
+def with_cpuset(found: Groups, limits: Limits) -> Limits:
+    """Return limits that name CPUs and NUMA nodes: the parent group's if the limits name none.
 
-    The engine takes none for no change.
+    Because an update of the engine with no CPUs changes nothing, "all CPUs" must be named.
     """
 
-    def above(file: str) -> frozenset[int]:
+    def of_parent(file: str) -> frozenset[int]:
         effective = file + ".effective" if found.version == 2 else _effective(file)
         return parse_number_list(found.read_parent("cpuset", effective) or "")
 
     return replace(
         limits,
-        cpuset_cpus=limits.cpuset_cpus or above("cpuset.cpus"),
-        cpuset_mems=limits.cpuset_mems or above("cpuset.mems"),
+        cpuset_cpus=limits.cpuset_cpus or of_parent("cpuset.cpus"),
+        cpuset_mems=limits.cpuset_mems or of_parent("cpuset.mems"),
     )
 
 
@@ -36,11 +35,12 @@ def _effective(file: str) -> str:
     return file.replace("cpuset.", "cpuset.effective_")
 
 
-def unmet(found: Groups, limits: Limits) -> dict[str, str]:
-    """Return the files that do not have what ``settled`` limits ask for, with what they have.
+def differences(found: Groups, limits: Limits) -> dict[str, str]:
+    """Return the content of each file that does not match the limits, by name of the file.
 
-    Disk rates are not among them: see ``read_disk_rates``. Of swap nothing is said where the
-    kernel does not count it.
+    Does not compare disk rates (see ``read_disk_rates``), nor swap if the kernel does not count it.
+
+    :param limits: as ``with_cpuset`` returns them
     """
     wrong = {}
     wanted = _version_1(limits) if found.version == 1 else _version_2(limits)
@@ -78,10 +78,10 @@ def _version_2(limits: Limits) -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def weights(shares: int) -> tuple[int, int]:
-    """Return the ``cpu.weight`` that runc makes of shares: until 1.3.1, and since.
+    """Return the ``cpu.weight`` that runc sets for shares: until release 1.3.1, and since then.
 
-    Older runc maps 2..262144 to 1..10000 in a straight line, so that one CPU's 1024 become 39;
-    newer ones meet the 100 that is the kernel's own default there.
+    Older releases map 2..262144 to 1..10000 linearly, so that the 1024 of one CPU become 39. Newer
+    releases map 1024 to 100, the kernel's default weight.
     """
     exponent = (math.log2(shares) ** 2 + 125 * math.log2(shares)) / 612 - 7 / 34
     newer = 1 if shares <= 2 else 10_000 if shares >= 262_144 else math.ceil(10**exponent)
@@ -92,19 +92,16 @@ def weights(shares: int) -> tuple[int, int]:
 
 
 def memory_in_use(found: Groups) -> int:
-    """Return the bytes of memory that the kernel can't take back: all but the cache of files.
+    """Return the bytes of memory that the kernel can't reclaim: all but the cache of files.
 
-    :raises OSError: the kernel tells no figures
+    :raises OSError: the kernel does not provide the values
     """
     file = "memory.usage_in_bytes" if found.version == 1 else "memory.current"
     used = found.read("memory", file)
     statistics = found.read("memory", "memory.stat")
     if used is None or statistics is None:
-        raise FileNotFoundError(f"the kernel does not tell {file}")
+        raise FileNotFoundError(f"the kernel does not provide {file} and memory.stat")
     prefix = "total_" if found.version == 1 else ""
     counts = dict(line.split() for line in statistics.split("\n"))
     cached = ("inactive_file", "active_file", "slab_reclaimable")
     return max(0, int(used) - sum(int(counts.get(prefix + name, 0)) for name in cached))
-
-
-# -- disk rates -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size of a container's file system while it lives, for which the engine has no request.
+"""The size of a container's file system, which the engine can't change after the creation.
 
-With the storage driver btrfs a container's root is a subvolume with a quota group. The engine
-writes the size down and sets it again at each start, so both have to be changed.
+With the storage driver btrfs, a container's root is a subvolume with a quota group. The engine
+stores the size in a file and sets it again at each start, so both must be changed.
 """
 
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Disk:
-    """A container's file system in bytes; a size of 0 is no limit."""
+    """Size and usage of a container's file system in bytes; a size of 0 means no limit."""
 
     size: int
     used: int
 
 
 def can_resize(info: EngineInfo) -> bool:
-    """Tell whether the size of a container's file system can be changed after its creation."""
+    """Return True if the size of a container's file system can change after its creation."""
     return info.storage_driver == "btrfs"
 
 
-def keep_limited(info: EngineInfo) -> None:
-    """See to it that the limits of disks are kept; to be called now and then."""
-    if lost_count(info):
-        LOG.info("The kernel counts anew what the servers' disks hold")
+def restore_quotas(info: EngineInfo) -> None:
+    """Start a rescan of the disks' usage if the kernel no longer limits it. Idempotent."""
+    if quotas_are_inconsistent(info):
+        LOG.info("Starting a btrfs quota rescan, because the kernel stopped to limit disks")
         btrfs.count_again(info.data_root)
 
 
-def lost_count(info: EngineInfo, sysfs: Path = Path("/sys/fs/btrfs")) -> bool:
-    """Tell whether the kernel has stopped to count, and so to limit, what disks hold.
+def quotas_are_inconsistent(info: EngineInfo, sysfs: Path = Path("/sys/fs/btrfs")) -> bool:
+    """Return True if the kernel no longer counts, and so no longer limits, the disks' usage.
 
-    Newer kernels do, some time after the engine has deleted a container. Needs no privilege.
+    Newer kernels stop some time after the engine has deleted a container. Needs no privilege.
     """
     if info.storage_driver != "btrfs":
         return False
@@ -53,13 +53,13 @@ def lost_count(info: EngineInfo, sysfs: Path = Path("/sys/fs/btrfs")) -> bool:
 
 
 def read_disk(data_root: str, container_id: str) -> Disk:
-    """Return the size of a container's file system and how much of it is in use.
+    """Return the size and usage of a container's file system.
 
-    What the image has counts, as it does on the disk of a virtual machine.
+    The image's files count, as they do on the disk of a virtual machine.
 
-    :param data_root: of the engine
-    :raises ValueError: an argument is not well-formed
-    :raises FileNotFoundError: the engine keeps no such container on btrfs
+    :param data_root: the engine's data root
+    :raises ValueError: an argument is malformed
+    :raises FileNotFoundError: the engine has no such container on btrfs
     """
     size, used = btrfs.read_size_and_usage(data_root, container_id)
     return Disk(size, used)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits -> a server, wherever each of them is set: by the engine or behind its back.
+"""Enforcement of an instance's limits: by the engine, in control groups, and at devices of ports.
 
-The engine keeps most limits itself. It knows nothing of the rates of disks that it was not
-created with, nor of any network's, and forgets them at each start. So limits are enforced after
-every start, and looked after now and then.
+The engine keeps most limits. It can't change a container's disk rates and has no network rates, and
+a start of the container resets both. So the driver sets the limits after every start, and checks
+them periodically.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Duty:
-    """What a running server must be held to.
+class LimitedServer:
+    """A running instance and the limits to enforce.
 
-    :ivar devices: the host end and the guest end of each VIF
+    :ivar devices: names of the host end and the guest end of each VIF
     """
 
     instance_uuid: str
@@ -47,9 +47,9 @@ class Duty:
 
 
 class Enforcement:
-    """Sets limits, and remembers those of running servers for ``sweep``.
+    """Sets limits, and stores those of running instances for ``sweep``.
 
-    :param state_path: nova-compute's, where the rates of ports are left for the exporter
+    :param state_path: nova-compute's state path, where the exporter reads the rates of ports
     """
 
     def __init__(self, engine: Engine, info: EngineInfo, state_path: Path) -> None:
@@ -59,16 +59,16 @@ class Enforcement:
         self._disk = linux_cgroup.disk_of(filesystem.mount_of(info.data_root).device)
         self._resizes_disks = disk.can_resize(info)
         self._lock = threading.Lock()
-        self._duties: dict[str, Duty] = {}
+        self._servers: dict[str, LimitedServer] = {}
 
     def check_possible(self, limits: Limits) -> None:
-        """Check that this host can hold a server to its limits.
+        """Check that this host can enforce the limits.
 
-        :raises InvalidLimits: it can't limit the rates of the disk
+        :raises InvalidLimits: the host can't limit the rates of the disk
         """
         if self._disk is None and any(asdict(limits.disk).values()):
             raise exception.InvalidLimits(
-                reason="the servers' disk on this host is on no device whose rates can be limited"
+                reason="this host keeps disks on no block device, so it can't limit their rates"
             )
 
     def enforce(
@@ -78,15 +78,15 @@ class Enforcement:
         limits: Limits,
         devices: tuple[tuple[str, str], ...],
     ) -> None:
-        """Hold a server to its limits; what is right already is left alone.
+        """Set an instance's limits where they differ.
 
-        One that does not run gets what the engine keeps; the rest follows when it starts. The
-        size of the disk stays: see ``resize_disk``.
+        If the instance does not run, only the engine's limits are set; the others follow after its
+        start. The size of the disk does not change: see ``resize_disk``.
 
-        :param devices: the host end and the guest end of each VIF
-        :raises InvalidLimits: this host can't
-        :raises LimitsNotKept: the kernel does not keep one of them
-        :raises EngineError: the engine refuses one of them
+        :param devices: names of the host end and the guest end of each VIF
+        :raises InvalidLimits: this host can't enforce a limit
+        :raises LimitsNotKept: the kernel does not keep a limit
+        :raises EngineError: the engine refuses a limit
         """
         self.limit_container(instance_uuid, found, limits, devices)
         if found.pid:
@@ -95,9 +95,9 @@ class Enforcement:
     def limit_ports(
         self, instance_uuid: str, limits: Limits, devices: tuple[tuple[str, str], ...]
     ) -> None:
-        """Hold the wired VIFs of a server to their rates, whether it runs or not.
+        """Set the rates of an instance's VIFs, whether the instance runs or not.
 
-        :raises LimitsNotKept: the kernel does not keep one of them
+        :raises LimitsNotKept: the kernel does not keep a rate
         """
         if not devices:
             return
@@ -124,32 +124,32 @@ class Enforcement:
         limits: Limits,
         devices: tuple[tuple[str, str], ...],
     ) -> None:
-        """Hold a server to its limits but for the rates of its VIFs: ``enforce`` in part.
+        """Set an instance's limits except for the rates of its VIFs; otherwise like ``enforce``.
 
-        ``sweep`` looks after those, too.
+        ``sweep`` also restores the rates of the VIFs.
         """
         self.check_possible(limits)
         with self._lock:
-            self._duties.pop(instance_uuid, None)
+            self._servers.pop(instance_uuid, None)
         if not found.pid:
             self._engine.update_container(found.id, limits)
             return
-        duty = Duty(instance_uuid, found.id, found.pid, limits, devices)
+        server = LimitedServer(instance_uuid, found.id, found.pid, limits, devices)
         try:
-            self._hold_container(duty)
+            self._apply(server)
         except ProcessLookupError:
-            # it has just ended
+            # The instance has just stopped.
             self._engine.update_container(found.id, limits)
             return
         except OSError as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
         finally:
-            # what failed now may be made good later
+            # Stored even after a failure, so that sweep tries again.
             with self._lock:
-                self._duties[instance_uuid] = duty
+                self._servers[instance_uuid] = server
 
     def memory_in_use(self, found: ContainerDetail) -> int:
-        """Return the bytes of memory that a server can't do without, 0 if it does not run."""
+        """Return the bytes of an instance's memory that can't be reclaimed; 0 if it is stopped."""
         try:
             return (
                 cgroup.memory_in_use(linux_cgroup.groups(found.pid, found.id)) if found.pid else 0
@@ -159,17 +159,17 @@ class Enforcement:
 
     @property
     def resizes_disks(self) -> bool:
-        """Whether the size of a disk can be changed."""
+        """Whether the size of a disk can change."""
         return self._resizes_disks
 
     def disk_in_use(self, found: ContainerDetail) -> int:
-        """Return the bytes of a server's disk that are in use, where ``resizes_disks``."""
+        """Return the usage of an instance's disk in bytes; needs ``resizes_disks``."""
         return disk.read_disk(self._data_root, found.id).used
 
     def resize_disk(self, found: ContainerDetail, size: int) -> None:
-        """Make a server's disk ``size`` bytes large, unless it is.
+        """Set the size of an instance's disk in bytes. Idempotent.
 
-        :raises LimitsNotKept: it can't be, or is not in the end
+        :raises LimitsNotKept: the size can't be set, or the kernel does not keep it
         """
         try:
             if disk.read_disk(self._data_root, found.id).size == size:
@@ -182,64 +182,75 @@ class Enforcement:
             raise exception.LimitsNotKept(reason=f"the disk has {kept} bytes instead of {size}")
 
     def sweep(self) -> None:
-        """Enforce again what somebody undid: a new process, or the switch that made way for QoS.
+        """Restore limits that are lost after a restart of the container or by a change of a switch.
 
-        Asks the kernel about each server, and the engine only about those that differ.
+        Open vSwitch, for one, replaces the queueing discipline of a port that gets a QoS policy.
+        Reads the limits of each instance from the kernel, and asks the engine only about instances
+        whose limits differ.
         """
         with self._lock:
-            duties = list(self._duties.values())
-        bare = _bare_devices(duties)
-        for duty in duties:
+            servers = list(self._servers.values())
+        unlimited = _devices_without_rate(servers)
+        for server in servers:
             try:
-                if bare.isdisjoint(host for host, _ in duty.devices) and not self._unmet(duty):
+                is_limited = unlimited.isdisjoint(host for host, _ in server.devices)
+                if is_limited and not self._differs(server):
                     continue
-                self._restore(duty)
+                self._restore(server)
             except (OSError, exception.LimitsNotKept, exception.EngineError) as error:
-                LOG.warning("The limits of server %s are not kept: %s", duty.instance_uuid, error)
+                LOG.warning(
+                    "Failed to restore the limits of the instance: %s",
+                    error,
+                    instance_uuid=server.instance_uuid,
+                )
 
-    def _restore(self, duty: Duty) -> None:
+    def _restore(self, server: LimitedServer) -> None:
         try:
-            found = self._engine.inspect_container(duty.container_id)
+            found = self._engine.inspect_container(server.container_id)
         except exception.ContainerNotFound:
             found = None
         with self._lock:
-            if self._duties.get(duty.instance_uuid) is not duty:
-                # somebody knows better by now
+            if self._servers.get(server.instance_uuid) is not server:
+                # An operation has set or removed the limits meanwhile.
                 return
             if found is None or not found.pid:
-                del self._duties[duty.instance_uuid]
+                del self._servers[server.instance_uuid]
                 return
-            now = replace(duty, pid=found.pid)
-            self._duties[duty.instance_uuid] = now
-        LOG.info("The limits of server %s were gone: setting them again", duty.instance_uuid)
-        self._hold_container(now)
+            now = replace(server, pid=found.pid)
+            self._servers[server.instance_uuid] = now
+        LOG.info(
+            "Restoring the limits of the instance, because they differ from its flavor",
+            instance_uuid=server.instance_uuid,
+        )
+        self._apply(now)
         self.limit_ports(now.instance_uuid, now.limits, now.devices)
 
-    def _unmet(self, duty: Duty) -> bool:
+    def _differs(self, server: LimitedServer) -> bool:
         try:
-            groups = linux_cgroup.groups(duty.pid, duty.container_id)
+            groups = linux_cgroup.groups(server.pid, server.container_id)
         except ProcessLookupError:
             return True
-        return bool(cgroup.unmet(groups, cgroup.settled(groups, duty.limits))) or (
+        limits = cgroup.with_cpuset(groups, server.limits)
+        return bool(cgroup.differences(groups, limits)) or (
             self._disk is not None
-            and linux_cgroup.read_disk_rates(groups, self._disk) != duty.limits.disk
+            and linux_cgroup.read_disk_rates(groups, self._disk) != limits.disk
         )
 
-    def _hold_container(self, duty: Duty) -> None:
-        groups = linux_cgroup.groups(duty.pid, duty.container_id)
-        limits = cgroup.settled(groups, duty.limits)
-        if cgroup.unmet(groups, limits):
+    def _apply(self, server: LimitedServer) -> None:
+        groups = linux_cgroup.groups(server.pid, server.container_id)
+        limits = cgroup.with_cpuset(groups, server.limits)
+        if cgroup.differences(groups, limits):
             if groups.version == 2:
-                guest_cgroup.reclaim_memory(duty.pid, duty.container_id, limits.memory_bytes)
-            self._engine.update_container(duty.container_id, limits)
+                guest_cgroup.reclaim_memory(server.pid, server.container_id, limits.memory_bytes)
+            self._engine.update_container(server.container_id, limits)
         if (
             self._disk is not None
             and linux_cgroup.read_disk_rates(groups, self._disk) != limits.disk
         ):
             guest_cgroup.set_disk_rates(
-                duty.container_id, duty.pid, self._disk, asdict(limits.disk)
+                server.container_id, server.pid, self._disk, asdict(limits.disk)
             )
-        if wrong := cgroup.unmet(groups, limits):
+        if wrong := cgroup.differences(groups, limits):
             raise exception.LimitsNotKept(
                 reason=", ".join(f"{file} is {value}" for file, value in wrong.items())
             )
@@ -249,13 +260,13 @@ def _average(rate: NetworkRate | None) -> int | None:
     return rate.average if rate else None
 
 
-def _bare_devices(duties: Sequence[Duty]) -> set[str]:
-    """Return those host ends that should have a rate and do not; needs no privilege."""
+def _devices_without_rate(servers: Sequence[LimitedServer]) -> set[str]:
+    """Return the host ends that lack the rate of their limits; needs no privilege."""
     wanted = {
-        host: duty.limits.inbound
-        for duty in duties
-        if duty.limits.inbound
-        for host, _ in duty.devices
+        host: server.limits.inbound
+        for server in servers
+        if server.limits.inbound
+        for host, _ in server.devices
     }
     if not wanted:
         return set()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flavor, image and Nova's placement on the host's CPUs -> Limits; pure.
+"""Calculation of an instance's limits from its flavor, its image and Nova's CPU pinning; pure.
 
-The extra specs are Nova's, with the units and the meaning that libvirt gives them, so that one
-flavor serves virtual machines and containers.
+The extra specs are Nova's. They have the units and the meaning of the libvirt driver, so that a
+flavor works for virtual machines and containers.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from novadocker.virt.docker.model import Limits
 _DEDICATED = fields.CPUAllocationPolicy.DEDICATED
 _MIXED = fields.CPUAllocationPolicy.MIXED
 
-# the kernel's own default, and what libvirt takes
+# The default of the kernel and of the libvirt driver.
 _PERIOD_US = 100_000
-# the kernel's bounds (sched/core.c), which are libvirt's too
+# The kernel's bounds (sched/core.c), which are also libvirt's.
 _PERIODS_US = (1_000, 1_000_000)
 _LEAST_QUOTA_US = 1_000
-# the kernel's bounds of a weight (cgroup v1 cpu.shares)
+# The kernel's bounds of cpu.shares (cgroup v1).
 _SHARES = (2, 262_144)
 _SHARES_OF_A_CPU = 1024
-# more than any device has, and with its unit still a number of 64 bits
+# Larger than the rate of any device; multiplied by a unit below, it fits 64 bits.
 _MAX_RATE = 10**15
-# libvirt says kilobytes; tc, which it calls, takes 1000 for a rate and 1024 for a size
+# libvirt documents kilobytes and passes them to tc(8), whose unit is 1000 for rates, 1024 for sizes.
 _RATE_UNIT = 1000
 _BURST_UNIT = 1024
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the host and its operator say about every server's limits.
+    """Rules of the host and its operator for the limits of all instances.
 
-    :ivar pids: processes and threads, where nothing else is said
-    :ivar shared_cpus: the CPUs of servers without CPUs of their own; None if there are none for
-        them, empty if they may run on any
-    :ivar shared_cpus_of_cell: the same for each NUMA node
-    :ivar sized_disks: whether the engine can limit the size of a disk
+    :ivar pids: default limit of processes and threads
+    :ivar shared_cpus: CPUs of instances without dedicated CPUs; None if the host has no such CPUs,
+        empty if these instances may use all CPUs
+    :ivar shared_cpus_of_cell: CPUs of instances without dedicated CPUs, by NUMA node
+    :ivar sized_disks: True if the engine can limit the size of a disk
     :ivar image_may_ask: names of the extra specs of ``docker:`` that an image may set
     """
 
@@ -67,7 +67,7 @@ def rules(
     sized_disks: bool,
     image_may_ask: Collection[str],
 ) -> Rules:
-    """Return the rules of a host whose CPUs are divided as given."""
+    """Return the rules of a host with these NUMA nodes and sets of CPUs."""
     return Rules(
         pids=pids,
         shared_cpus=(sets.shared or None) if sets.divided else frozenset(),
@@ -78,7 +78,7 @@ def rules(
 
 
 def instance_limits(instance: objects.Instance, rules: Rules) -> Limits:
-    """Return the limits of an instance by its present flavor and its present CPUs.
+    """Return the limits of an instance with its current flavor and CPUs.
 
     :raises InvalidLimits: see ``limits_for``
     """
@@ -91,13 +91,13 @@ def limits_for(
     numa_topology: objects.InstanceNUMATopology | None,
     rules: Rules,
 ) -> Limits:
-    """Return the limits an instance has with a flavor, when Nova has placed it as given.
+    """Return the limits of an instance with a flavor and the NUMA topology that Nova chose.
 
-    A server gets the CPU time of as many CPUs as its flavor has, like a virtual machine, and a
-    weight in proportion. Its swap is an allowance on the host's.
+    An instance gets the CPU time of as many CPUs as its flavor has, like a virtual machine, and
+    CPU shares in proportion. Its swap is a limit of its use of the host's swap.
 
-    :raises InvalidLimits: one that is asked for is malformed, out of range, forbidden or not to
-        be had on this host
+    :raises InvalidLimits: a requested limit is malformed, out of range, forbidden or unavailable on
+        this host
     """
     specs = flavor.extra_specs or {}
     ours = asked(instance, flavor, rules)
@@ -122,9 +122,9 @@ def limits_for(
 
 
 def asked(instance: objects.Instance, flavor: objects.Flavor, rules: Rules) -> dict[str, str]:
-    """Return the extra specs of ``docker:`` that hold for an instance, each well-formed.
+    """Return the validated extra specs of ``docker:`` of an instance's flavor and image.
 
-    :raises InvalidLimits: one of them is not, or is not the image's to set
+    :raises InvalidLimits: an extra spec is malformed, or the image may not set it
     """
     image = {
         name.removeprefix(utils.SM_IMAGE_PROP_PREFIX): value
@@ -138,9 +138,9 @@ def asked(instance: objects.Instance, flavor: objects.Flavor, rules: Rules) -> d
 
 
 def check_image_fits(image_bytes: int, most: Limits) -> None:
-    """Check that an image leaves something of a disk that is limited.
+    """Check that an image is smaller than the limit of the disk, if the disk has one.
 
-    :raises FlavorDiskSmallerThanImage: it does not
+    :raises FlavorDiskSmallerThanImage: the image is as large as the disk or larger
     """
     if most.disk_bytes and image_bytes >= most.disk_bytes:
         raise nova_exception.FlavorDiskSmallerThanImage(
@@ -151,16 +151,16 @@ def check_image_fits(image_bytes: int, most: Limits) -> None:
 def _cpuset(
     policy: str | None, numa_topology: objects.InstanceNUMATopology | None, rules: Rules
 ) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the host's CPUs and NUMA nodes of a server; CPUs of its own are those Nova chose."""
+    """Return the CPUs and NUMA nodes of an instance. Nova chooses dedicated CPUs."""
     cells = numa_topology.cells if numa_topology else ()
     pinned = {number for cell in cells for number in (cell.cpu_pinning or {}).values()}
     wanted = sum(len(cell.pcpuset) for cell in cells)
     if len(pinned) < wanted or (policy in (_DEDICATED, _MIXED) and not pinned):
-        raise exception.InvalidLimits(reason="Nova chose no CPUs of its own for the server")
+        raise exception.InvalidLimits(reason="Nova chose no dedicated CPUs for the instance")
     if pinned and not any(cell.cpuset for cell in cells):
         shared: frozenset[int] = frozenset()
     elif rules.shared_cpus is None:
-        raise exception.InvalidLimits(reason="all CPUs of this host are for dedicated use")
+        raise exception.InvalidLimits(reason="all CPUs of this host are dedicated")
     elif cells:
         shared = frozenset().union(
             *(rules.shared_cpus_of_cell[cell.id] for cell in cells if cell.cpuset)
@@ -184,28 +184,33 @@ def _period(specs: Mapping[str, str]) -> int:
 
 
 def _quota(specs: Mapping[str, str], period: int, vcpus: int, dedicated: bool) -> int:
-    """Return the CPU time of all CPUs in a period; the extra spec's is one virtual CPU's.
+    """Return the CPU time in a period in microseconds, on all CPUs together; 0 means no limit.
 
-    Negative means no limit but that a virtual CPU is one CPU; for a server with CPUs of its own
-    these are the limit.
+    The extra spec is the time of one virtual CPU. If it is negative or missing, a virtual CPU gets
+    the time of one CPU. An instance with dedicated CPUs needs no limit then.
     """
     quota = _number(specs, "quota:cpu_quota")
     if 0 < quota < _LEAST_QUOTA_US:
-        raise exception.InvalidLimits(reason=f"quota:cpu_quota: {quota} is under {_LEAST_QUOTA_US}")
+        raise exception.InvalidLimits(
+            reason=f"quota:cpu_quota: {quota} is less than {_LEAST_QUOTA_US}"
+        )
     if quota <= 0 and dedicated:
         return 0
     return vcpus * (min(quota, period) if quota > 0 else period)
 
 
 def _disk_rates(specs: Mapping[str, str]) -> DiskRates:
-    """Return the disk's rates. The kernel counts reads and writes apart: a total is for each."""
+    """Return the disk's rates.
+
+    A total becomes the rate of reads and of writes, because the kernel counts them separately.
+    """
     rates = {}
     for unit in ("bytes", "iops"):
         total = _rate(specs, f"quota:disk_total_{unit}_sec")
         for direction in ("read", "write"):
             rate = _rate(specs, f"quota:disk_{direction}_{unit}_sec")
             if total and rate:
-                # as libvirt refuses it
+                # libvirt refuses this, too.
                 raise exception.InvalidLimits(
                     reason=f"quota:disk_total_{unit}_sec excludes quota:disk_{direction}_{unit}_sec"
                 )
@@ -220,7 +225,7 @@ def _network_rate(specs: Mapping[str, str], direction: str) -> NetworkRate | Non
     )
     if not average:
         if peak or burst:
-            # as libvirt refuses it
+            # libvirt refuses this, too.
             raise exception.InvalidLimits(reason=f"{prefix}_average is missing")
         return None
     if peak and peak < average:
@@ -235,15 +240,17 @@ def _rate(specs: Mapping[str, str], name: str) -> int:
 
 
 def _number(specs: Mapping[str, str], name: str) -> int:
-    """Return a number of the flavor's, 0 where it has none."""
+    """Return an extra spec as an int; 0 if the flavor does not have it."""
     text = specs.get(name, "0")
     try:
         return int(text)
     except ValueError as error:
-        raise exception.InvalidLimits(reason=f"{name}: {text[:32]!r} is no whole number") from error
+        raise exception.InvalidLimits(
+            reason=f"{name}: {text[:32]!r} is not a whole number"
+        ) from error
 
 
 def _within(name: str, number: int, least: int, most: int) -> int:
     if not least <= number <= most:
-        raise exception.InvalidLimits(reason=f"{name}: {number} is not {least} to {most}")
+        raise exception.InvalidLimits(reason=f"{name}: {number} is not between {least} and {most}")
     return number

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extra specs of ``docker:`` -> what a server may do to the kernel; pure.
+"""Calculation of an instance's isolation from the extra specs of ``docker:``; pure.
 
-What is not said here is the engine's default: its seccomp profile, the masked and read-only paths
-of /proc and /sys, the few devices that lead nowhere.
+Everything else is the engine's default: its seccomp profile, the masked and read-only paths of
+/proc and /sys, and devices such as /dev/null.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from oslo_utils import units
 from novadocker import extra_specs
 from novadocker.virt.docker.model import Isolation, ResourceLimit
 
-# The engine's own list (moby/oci/caps), but without MKNOD, since no device node made inside could
-# be opened, and with SYS_PTRACE, which sees no process outside and lets root trace any user's.
+# The engine's default list (moby/oci/caps) with two changes. It lacks MKNOD, because the device
+# cgroup denies access to nodes created inside. It has SYS_PTRACE, so that root can trace processes
+# of other users of the instance; processes outside are not visible.
 CAPABILITIES = (
-    # sudo, su and sshd fail without it, where the kernel has audit
+    # Because sudo, su and sshd fail without it if the kernel supports audit.
     "AUDIT_WRITE",
     "CHOWN",
     "DAC_OVERRIDE",
@@ -31,14 +32,14 @@ CAPABILITIES = (
     "SYS_CHROOT",
     "SYS_PTRACE",
 )
-# what an engine inside needs to mount, to wire and to give devices to its containers
+# An engine inside needs these to mount file systems, create devices and networks of containers.
 _NESTING = ("MKNOD", "NET_ADMIN", "SYS_ADMIN")
 
 
 def isolation(asked: Mapping[str, str]) -> Isolation:
-    """Return how a server is kept apart.
+    """Return the isolation of an instance.
 
-    :param asked: well-formed extra specs, as ``limits.asked`` returns them
+    :param asked: validated extra specs, as ``flavor.asked`` returns them
     """
     nesting = extra_specs.NESTING.parse(asked.get(extra_specs.NESTING.name, "false"))
     more = _words(extra_specs.CAPABILITY_LIST, asked)

@@ -119,7 +119,7 @@ class Services:
             "remove the containers of failed builds": self.abandoned.sweep,
             "end rescues": self.rescue_ends.sweep,
             "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
-            "keep the limits of disks": lambda: disk.keep_limited(info),
+            "keep the limits of disks": lambda: disk.restore_quotas(info),
             "keep the limits of servers": self.enforcement.sweep,
         }
         for action, step in steps.items():
