@@ -146,7 +146,7 @@ class DockerDriver(driver.ComputeDriver):
             info = self._services.engine.info()
         except exception.EngineUnavailable as error:
             LOG.warning("Reserving all resources of this host: %s", error)
-            provider_tree.update_inventory(nodename, resources.quiesced(known))
+            provider_tree.update_inventory(nodename, resources.all_reserved(known))
             return
         self._services.sweep(info)
         ratios = self._get_allocation_ratios(known)

@@ -38,7 +38,7 @@ def test_an_engine_without_users_of_its_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("/var/lib/docker", "does not say whose"),
+        ("/var/lib/docker", "names no ids"),
         # This id is in a range, but is not the start of the user's range.
         ("/var/lib/docker/300000.400000", "id 300000"),
         ("/var/lib/docker/200000.500000", "id 500000"),
@@ -50,5 +50,5 @@ def test_what_can_not_be_told(folder: Path, root: str, words: str) -> None:
 
 
 def test_no_files(tmp_path: Path) -> None:
-    with pytest.raises(exception.InvalidConfiguration, match="says nothing"):
+    with pytest.raises(exception.InvalidConfiguration, match="/subuid lacks"):
         id_maps.read_id_maps(info("/d/1.1"), tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which file system holds a path."""
+"""The file system of a path, and whether the engine can limit its containers' disks there."""
 
 from pathlib import Path
 from typing import Any
@@ -8,27 +8,27 @@ import psutil
 
 from novadocker.virt.docker.model import EngineInfo
 
-# storage drivers that give each container a size on any file system
+# Storage drivers that limit the size of each container on any file system.
 _SIZED_DRIVERS = ("btrfs", "devicemapper", "zfs")
 
 
 def mount_of(path: str) -> Any:
     """Return the mount that holds ``path``, as psutil describes it (``device``, ``opts``...)."""
-    folder = Path(path).resolve()
+    resolved = Path(path).resolve()
     found = [
         mount
         for mount in psutil.disk_partitions(all=True)
-        if folder.is_relative_to(mount.mountpoint)
+        if resolved.is_relative_to(mount.mountpoint)
     ]
-    # of two mounts on one point the last is seen
+    # Of several mounts at one mount point, the last one hides the others.
     return max(reversed(found), key=lambda mount: len(mount.mountpoint))
 
 
 def can_size_disks(info: EngineInfo) -> bool:
-    """Tell whether the engine can limit the size of a container's file system.
+    """Return True if the engine can limit the size of a container's file system.
 
-    overlay2 does it by project quotas, for which XFS must be mounted with ``pquota``; the kernel
-    calls that option ``prjquota``. The other drivers need nothing.
+    overlay2 uses project quotas, for which XFS must be mounted with ``pquota``; the kernel shows
+    that option as ``prjquota``. Other storage drivers need no mount option.
     """
     if info.storage_driver != "overlay2":
         return info.storage_driver in _SIZED_DRIVERS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host: what it has, for Nova's resource tracker and Placement."""
+"""The host's resources and inventories for Nova's resource tracker and Placement."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from novadocker.virt.docker.model import EngineInfo
 
 @dataclass(frozen=True)
 class Resources:
-    """What a host has in all.
+    """The total resources of a host.
 
-    :ivar vcpus: CPUs that servers share
-    :ivar pcpus: CPUs that are each given to one server
+    :ivar vcpus: CPUs that instances share
+    :ivar pcpus: CPUs of which each is dedicated to one instance
     :ivar memory_mb: memory in MiB
-    :ivar disk_gb: disk in GiB
+    :ivar disk_gb: size of the disk in GiB
+    :ivar disk_free_gb: free space of the disk in GiB
     """
 
     vcpus: int
@@ -42,7 +43,7 @@ Inventory = dict[str, dict[str, Any]]
 
 
 def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
-    """Return the host's resources; the disk is the one that holds the engine's data root."""
+    """Return the host's resources. The disk is the file system of the engine's data root."""
     disk = _statvfs(Path(info.data_root))
     return Resources(
         vcpus=len(sets.shared),
@@ -53,15 +54,16 @@ def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
     )
 
 
-def _statvfs(folder: Path) -> os.statvfs_result:
-    """Return the figures of a folder's disk; by one above it, where nova-compute may not look.
+def _statvfs(directory: Path) -> os.statvfs_result:
+    """Return the statistics of a directory's file system.
 
-    An engine that remaps users keeps its data a level deeper, in a folder closed to others.
+    An engine that remaps users has its data root one level deeper, in a directory that nova-compute
+    may not enter; then the parent directory is used.
     """
     try:
-        return os.statvfs(folder)
+        return os.statvfs(directory)
     except PermissionError:
-        return os.statvfs(folder.parent)
+        return os.statvfs(directory.parent)
 
 
 def architecture(info: EngineInfo) -> str:
@@ -72,9 +74,9 @@ def architecture(info: EngineInfo) -> str:
 def available_resource(
     nodename: str, info: EngineInfo, resources: Resources, topology: objects.NUMATopology
 ) -> dict[str, object]:
-    """Return what ``ComputeDriver.get_available_resource`` promises.
+    """Return the result of ``ComputeDriver.get_available_resource``.
 
-    Usage is left at 0: the resource tracker computes it from its own claims.
+    Usage is 0, because the resource tracker computes it from its own claims.
     """
     cpu_info = {"arch": architecture(info), "topology": {"cpus": info.cpus}}
     return {
@@ -97,19 +99,19 @@ def available_resource(
 
 
 def read_cpu_features() -> list[str]:
-    """Return the words by which the kernel tells what the CPUs can do; none but on x86."""
+    """Return the kernel's names of the CPUs' features; empty on other architectures than x86."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return found[1].split() if found else []
 
 
 def _version_number(version: str) -> int:
-    """Return a release as Nova's number: distributions append their own words to the engine's."""
+    """Return a release as Nova's number, without the suffix that distributions append to it."""
     release = re.match(r"[0-9.]*[0-9]", version)
     return int(versionutils.convert_version_to_int(release.group())) if release else 0
 
 
 def read_uptime() -> str:
-    """Return the host's uptime as ``uptime(1)`` prints it, the form that Nova's API parses."""
+    """Return the host's uptime in the format of uptime(1), which Nova's API parses."""
     output, _ = processutils.execute("env", "LANG=C", "uptime")
     return str(output)
 
@@ -120,7 +122,7 @@ def inventory(
     """Return the inventories of a host.
 
     :param ratios: allocation ratio by resource class
-    :param reserved: units kept for the host itself, by resource class
+    :param reserved: units that are reserved for the host itself, by resource class
     """
     totals = {
         orc.VCPU: resources.vcpus,
@@ -134,20 +136,20 @@ def inventory(
             "min_unit": 1,
             "max_unit": total,
             "step_size": 1,
-            # a CPU of a server's own is never shared
+            # Because dedicated CPUs are never shared, the operator's ratio does not apply.
             "allocation_ratio": 1.0 if resource == orc.PCPU else ratios[resource],
             "reserved": min(reserved.get(resource, 0), total),
         }
         for resource, total in totals.items()
-        # Placement knows no inventory of nothing
+        # Because Placement refuses an inventory with a total of 0, such a class is left out.
         if total
     }
 
 
-def quiesced(known: Inventory) -> Inventory:
-    """Return inventories of the same size with nothing left to claim.
+def all_reserved(known: Inventory) -> Inventory:
+    """Return inventories with the same totals, all of them reserved.
 
-    A host whose engine is away must attract no server, nor may it look empty: totals of zero
-    would make Placement refuse to keep the allocations that exist.
+    So Placement selects no host whose engine does not answer. Totals of 0 are no alternative,
+    because Placement refuses an inventory that is smaller than the existing allocations.
     """
     return {resource: {**row, "reserved": row["total"]} for resource, row in known.items()}

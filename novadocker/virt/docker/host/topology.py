@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's CPUs and NUMA nodes, and which of them Nova may give to servers.
+"""The host's CPUs and NUMA nodes, and which of them Nova may assign to instances.
 
-The rules are those of Nova's libvirt driver for ``[compute] cpu_shared_set`` and
-``cpu_dedicated_set``, so that a host of either kind is configured alike.
+``[compute] cpu_shared_set`` and ``cpu_dedicated_set`` have the meaning that they have for Nova's
+libvirt driver.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ SYSFS = Path("/sys/devices/system")
 
 @dataclass(frozen=True)
 class Cell:
-    """A NUMA node: its online CPUs, as sets of threads of one core, and its memory in KiB."""
+    """A NUMA node.
+
+    :ivar cores: its online CPUs, as a set of threads for each core
+    :ivar memory_kb: its memory in KiB
+    """
 
     id: int
     cores: frozenset[frozenset[int]]
@@ -35,17 +39,18 @@ class Cell:
 
     @property
     def cpus(self) -> frozenset[int]:
-        """All its CPUs."""
+        """All CPUs of the node."""
         return frozenset().union(*self.cores)
 
 
 @dataclass(frozen=True)
 class CpuSets:
-    """Which CPUs are whose.
+    """The use of the host's CPUs.
 
-    :ivar shared: of servers without CPUs of their own
-    :ivar dedicated: each of one server at a time
-    :ivar divided: whether the operator set either; if not, shared servers run on any CPU
+    :ivar shared: CPUs of instances without dedicated CPUs
+    :ivar dedicated: CPUs of which each is dedicated to one instance at a time
+    :ivar divided: True if the operator set either option; otherwise instances without dedicated
+        CPUs run on all CPUs
     """
 
     shared: frozenset[int]
@@ -54,7 +59,10 @@ class CpuSets:
 
 
 def read_cells(sysfs: Path = SYSFS) -> tuple[Cell, ...]:
-    """Return the host's NUMA nodes that have CPUs; one, with all, where the kernel tells none."""
+    """Return the host's NUMA nodes that have CPUs.
+
+    Returns one node with all CPUs and memory if the kernel has no support for NUMA.
+    """
     online = _cpu_list(sysfs / "cpu" / "online")
     nodes = sorted((sysfs / "node").glob("node[0-9]*"), key=lambda path: int(path.name[4:]))
     found = {int(node.name[4:]): (_cpu_list(node / "cpulist"), node / "meminfo") for node in nodes}
@@ -71,14 +79,14 @@ def _cell(sysfs: Path, number: int, cpus: frozenset[int], meminfo: Path) -> Cell
     threads = {cpu: sysfs / "cpu" / f"cpu{cpu}" / "topology" for cpu in cpus}
     total = re.search(r"MemTotal:\s+([0-9]+) kB", meminfo.read_text())
     if total is None:
-        raise exception.InvalidConfiguration(reason=f"{meminfo} tells no MemTotal")
+        raise exception.InvalidConfiguration(reason=f"{meminfo} has no MemTotal")
     return Cell(
         id=number,
         cores=frozenset(
-            _cpu_list(folder / "thread_siblings_list") & cpus for folder in threads.values()
+            _cpu_list(path / "thread_siblings_list") & cpus for path in threads.values()
         ),
         sockets=frozenset(
-            int((folder / "physical_package_id").read_text()) for folder in threads.values()
+            int((path / "physical_package_id").read_text()) for path in threads.values()
         ),
         memory_kb=int(total[1]),
     )
@@ -90,10 +98,10 @@ def _cpu_list(path: Path) -> frozenset[int]:
 
 
 def cpu_sets(cells: Iterable[Cell]) -> CpuSets:
-    """Return the host's CPUs as Nova's options divide them.
+    """Return the use of the host's CPUs according to Nova's options.
 
-    :raises InvalidConfiguration: an option is malformed, names a CPU that is not there, or both
-        name the same
+    :raises InvalidConfiguration: an option is malformed or names a CPU that is not online, or both
+        options name the same CPU
     """
     online = frozenset().union(*(cell.cpus for cell in cells))
     try:
@@ -120,9 +128,9 @@ def cpu_sets(cells: Iterable[Cell]) -> CpuSets:
 
 
 def numa_topology(cells: Iterable[Cell], sets: CpuSets) -> objects.NUMATopology:
-    """Return what Nova places servers with ``hw:cpu_policy`` or ``hw:numa_nodes`` by.
+    """Return the topology for Nova's placement by ``hw:cpu_policy`` and ``hw:numa_nodes``.
 
-    Large pages are left out, since a container gets none of its own.
+    It has no large pages, because a container cannot have dedicated ones.
     """
     return objects.NUMATopology(cells=[_numa_cell(cell, sets) for cell in cells])
 

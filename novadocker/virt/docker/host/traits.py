@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's traits for Placement; pure."""
+"""Calculation of the host's traits for Placement; pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -7,12 +7,13 @@ import os_traits
 
 from novadocker.virt.docker.host.topology import Cell
 
-# marks hosts of this driver, for flavors that must land on one: trait:CUSTOM_HYPERVISOR_DOCKER
 DOCKER = "CUSTOM_HYPERVISOR_DOCKER"
-# marks hosts where a server can't write more than its flavor's disk
-DISK_QUOTA = "CUSTOM_DOCKER_DISK_QUOTA"
+"""Trait of all hosts of this driver; a flavor requires it by ``trait:CUSTOM_HYPERVISOR_DOCKER``."""
 
-# os_traits' words for features of x86 that the kernel calls otherwise (cpufeatures.h)
+DISK_QUOTA = "CUSTOM_DOCKER_DISK_QUOTA"
+"""Trait of hosts that limit an instance's disk to the size in the flavor."""
+
+# Features of x86 that os_traits names differently than the kernel (cpufeatures.h).
 _FEATURES = {
     "aes": "AESNI",
     "bmi1": "BMI",
@@ -24,16 +25,16 @@ _FEATURES = {
     "vaes": "AVX512VAES",
     "vpclmulqdq": "AVX512VPCLMULQDQ",
 }
-# a container gets no device to use them by
+# A container gets no device for these features.
 _NOT_INSIDE = ("SGX", "SVM", "VMX")
 
 
 def traits(
     architecture: str, features: Iterable[str], cells: Collection[Cell], sized_disks: bool
 ) -> dict[str, bool]:
-    """Return each trait that is the driver's to set or to remove, and whether the host has it.
+    """Return the traits that the driver sets (True) or removes (False).
 
-    :param architecture: Nova's name for it
+    :param architecture: Nova's name of the architecture
     :param features: the words of the line ``flags`` in /proc/cpuinfo
     """
     threads = any(len(core) > 1 for cell in cells for core in cell.cores)
@@ -52,7 +53,7 @@ def _feature(word: str) -> str:
 
 
 def _known(prefix: str, names: Iterable[str]) -> Mapping[str, bool]:
-    """Return those traits of a family that os_traits has."""
+    """Return the traits of these names that os_traits has, set to True."""
     family = set(os_traits.get_traits(prefix))
     found = {prefix + name.upper() for name in names if name.upper() not in _NOT_INSIDE}
     return dict.fromkeys(sorted(family & found), True)

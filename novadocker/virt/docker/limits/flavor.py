@@ -35,7 +35,7 @@ _SHARES = (2, 262_144)
 _SHARES_OF_A_CPU = 1024
 # Larger than the rate of any device; multiplied by a unit below, it fits 64 bits.
 _MAX_RATE = 10**15
-# libvirt documents kilobytes and passes them to tc(8), whose unit is 1000 for rates, 1024 for sizes.
+# libvirt's unit is kilobytes. tc(8), which it calls, uses 1000 for rates and 1024 for bursts.
 _RATE_UNIT = 1000
 _BURST_UNIT = 1024
 
