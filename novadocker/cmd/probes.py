@@ -21,7 +21,7 @@ from novadocker import _loader, exception, privsep
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
 from novadocker.linux import ovsdb
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.engine.connection import Options
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import ovs
 
@@ -52,10 +52,13 @@ def import_driver() -> DriverImport:
     )
 
 
-def read_engine(url: str, tls: Tls) -> tuple[EngineInfo | None, str]:
-    """Return the engine's facts and an empty string; None and the error if it can't be read."""
+def read_engine(options: Options) -> tuple[EngineInfo | None, str]:
+    """Return the engine's facts and an empty string; None and the error if it can't be read.
+
+    :param options: the option group ``docker``
+    """
     try:
-        return Engine(url, _ENGINE_SECONDS, _ENGINE_SECONDS, tls).info(), ""
+        return Engine.from_options(options, _ENGINE_SECONDS).info(), ""
     except (
         exception.EngineUnavailable,
         exception.EngineError,

@@ -14,7 +14,6 @@ from oslo_upgradecheck import upgradecheck
 
 import novadocker.conf  # noqa: F401 - registers [docker]
 from novadocker.cmd import checks, probes
-from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.model import EngineInfo
@@ -36,8 +35,7 @@ class Checks(upgradecheck.UpgradeCommands):
 
     def _check_engine(self) -> upgradecheck.Result:
         url = CONF.docker.api_url
-        tls = Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file)
-        self._info, error = probes.read_engine(url, tls)
+        self._info, error = probes.read_engine(CONF.docker)
         return checks.check_engine(url, probes.user_name(), self._info, error)
 
     def _check_runtime(self) -> upgradecheck.Result:

@@ -20,7 +20,6 @@ from vif_plug_ovs.ovs import OvsPlugin
 from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
-from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
@@ -236,8 +235,11 @@ def test_an_import_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_that_is_away_is_told(tmp_path: Path) -> None:
-    info, error = probes.read_engine(f"unix://{tmp_path}/docker.sock", Tls())
+    configuration = fresh_configuration()
+    configuration.set_override("api_url", f"unix://{tmp_path}/docker.sock", "docker")
+    info, error = probes.read_engine(configuration.docker)
     assert info is None
+    assert f"{tmp_path}/docker.sock" in error
     assert "does not answer" in error
 
 
@@ -414,13 +416,15 @@ def test_a_file_that_is_not_there_is_an_error(
 
 def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
-        def __init__(self, *_: object) -> None: ...
+        @classmethod
+        def from_options(cls, *_: object) -> "Old":
+            return cls()
 
         def info(self) -> EngineInfo:
             raise exception.InvalidConfiguration(reason="it speaks API 1.40")
 
     monkeypatch.setattr(probes, "Engine", Old)
-    info, error = probes.read_engine("unix:///x", Tls())
+    info, error = probes.read_engine(fresh_configuration().docker)
     assert info is None
     assert "it speaks API 1.40" in error
 

@@ -12,7 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def test_nesting_lifts_the_profiles() -> None:
 
 
 def test_tar_holds_root_owned_files_below_the_root() -> None:
-    content = engine_requests.tar_of({"/etc/hosts": b"x", "motd": b"yy"})
+    content = engine_requests.create_archive({"/etc/hosts": b"x", "motd": b"yy"})
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = archive.getmembers()
     assert [(m.name, m.size, m.mode, m.uid) for m in members] == [
@@ -173,7 +173,7 @@ def test_read_timeouts(error: Any, expected: bool) -> None:
     ],
 )
 def test_errors_start_with_the_cause(text: str, expected: str) -> None:
-    assert connection.concise(text) == expected
+    assert connection.concise_error(text) == expected
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -272,6 +272,26 @@ def tls(folder: Path, ca: str, own: str) -> Tls:
         str(folder / f"{own}.pem") if own else "",
         str(folder / f"{own}.key") if own else "",
     )
+
+
+@dataclass
+class Options:
+    api_url: str
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    api_timeout: int = 3
+    image_load_timeout: int = 7
+
+
+def test_an_engine_of_options(encrypted: tuple[str, Path]) -> None:
+    url, folder = encrypted
+    files = (f"{folder}/engine.pem", f"{folder}/engine.pem", f"{folder}/engine.key")
+    asked = client.Engine.from_options(Options(url, *files))
+    assert asked.terminal_process(Terminal(socket.socket(), b"", "/exec/1")) == 0
+    assert (asked._timeout, asked._load_timeout) == (3, 7)
+    asked = client.Engine.from_options(Options(url, *files), timeout=5)
+    assert (asked._timeout, asked._load_timeout) == (5, 5)
 
 
 def test_an_engine_that_proves_who_it_is(encrypted: tuple[str, Path]) -> None:

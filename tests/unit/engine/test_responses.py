@@ -102,7 +102,7 @@ def test_any_answer(name: str, data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(list(places(answer))))
     try:
         found = read(changed(answer, way, data.draw(JUNK), data.draw(st.booleans())))
-    except responses.MalformedAnswer:
+    except responses.MalformedResponse:
         return
     for field, value in dataclasses.asdict(found).items():
         assert type(value) is type(right[field]) or (field, value) == ("started_at", None)
@@ -119,5 +119,5 @@ def test_further_fields_are_no_matter(name: str) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"\xff"])
 def test_what_is_no_event(line: bytes) -> None:
-    with pytest.raises(responses.MalformedAnswer):
+    with pytest.raises(responses.MalformedResponse):
         responses.event(line)

@@ -66,7 +66,7 @@ class FakeEngine:
         self._refuse("load")
         return LOADED
 
-    def layer_folders(self, _image: str, _author: str) -> tuple[str, ...]:
+    def layer_directories(self, _image: str, _author: str) -> tuple[str, ...]:
         return ()
 
     def tag_image(self, image_id: str, repository: str, tag: str) -> None:

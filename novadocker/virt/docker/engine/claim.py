@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One nova-compute for an engine: a second one would take the first one's servers for its own.
+"""The claim of an engine by one nova-compute.
 
-Nova removes from a host what was evacuated from there, if the driver lists it. Servers of another
-nova-compute would be among that.
+After an evacuation, Nova deletes on the former host the instances that the driver lists there. If
+two nova-computes used one engine, each would list, and could delete, the instances of the other.
 """
 
 import errno
@@ -13,22 +13,22 @@ from novadocker import exception
 
 
 class EngineClaim:
-    """Held by a nova-compute; goes with its process, however that ends.
+    """A claim that ends at the latest with the process that holds it.
 
-    It is an abstract Unix socket (unix(7)): the kernel knows each name once in a network namespace.
+    It is an abstract Unix socket (unix(7)), whose name is unique in a network namespace.
     """
 
     def __init__(self) -> None:
         self._held: socket.socket | None = None
 
     def take(self, data_root: str) -> None:
-        """Claim an engine; again is fine.
+        """Claim an engine. Idempotent.
 
-        :param data_root: the folder that the engine alone has
-        :raises InvalidConfiguration: another nova-compute on this host has it
+        :param data_root: the engine's data root, which no other engine uses
+        :raises InvalidConfiguration: another nova-compute on this host holds the claim
         """
         self.release()
-        # a path may be longer than such a name
+        # The hash of the path, because a path may be longer than the name of a socket.
         name = hashlib.sha256(data_root.encode()).hexdigest()
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -39,12 +39,12 @@ class EngineClaim:
                 raise
             raise exception.InvalidConfiguration(
                 reason=f"another nova-compute uses the engine with the data root {data_root}; "
-                "each needs an engine of its own"
+                "each nova-compute needs its own engine"
             ) from error
         self._held = claim
 
     def release(self) -> None:
-        """Give the engine up; absent is fine."""
+        """Release the claim. Does nothing if there is none."""
         if self._held is not None:
             self._held.close()
             self._held = None

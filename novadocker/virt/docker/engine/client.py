@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Docker Engine over its REST API: only this and ``connection`` import the docker SDK.
+"""A client of the Docker Engine's REST API; only this module and ``connection`` import the SDK.
 
-One method is one request. Answers become the dataclasses of ``model``, failures the errors of
-``novadocker.exception``; nothing here knows Nova's objects.
+Methods return the dataclasses of ``model`` and raise errors of ``novadocker.exception``. They take
+and return no object of Nova's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -25,6 +24,7 @@ from novadocker.virt.docker.engine import responses
 from novadocker.virt.docker.engine.claim import EngineClaim
 from novadocker.virt.docker.engine.connection import (
     Connection,
+    Options,
     Tls,
     is_read_timeout,
     read_credentials,
@@ -42,92 +42,110 @@ from novadocker.virt.docker.model import (
     Usage,
 )
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-# the engine splits lines after 16 KiB
+# The engine splits lines after 16 KiB.
 _LOG_TAIL_LINES = 2000
 _CHUNK_BYTES = 65536
 
-# The SDK's default (ctrl-p ctrl-q) takes a key from every shell; nobody types this, and none at all
-# is not to be had.
+# The default (ctrl-p ctrl-q) would take a key from every shell. The engine's API can't turn it off,
+# so this is a sequence that nobody types.
 _DETACH_KEYS = "ctrl-@,ctrl-^,ctrl-@,ctrl-^,ctrl-@"
 
 
 class Engine(Connection):
-    """What the engine at ``url`` does; safe to share between threads.
+    """A client of the engine at ``url``; may be shared between threads.
 
-    Every request ends within ``timeout`` seconds without an answer. Every method raises
-    ``EngineUnavailable`` when the engine does not answer and ``EngineError`` when it refuses.
+    Every method raises ``EngineUnavailable`` if the engine does not answer within ``timeout``
+    seconds, and ``EngineError`` if it answers with an error.
+
+    :param load_timeout: instead of ``timeout`` while the engine loads, pulls or saves an image
     """
 
     def __init__(self, url: str, timeout: int, load_timeout: int, tls: Tls | None = None) -> None:
         super().__init__(url, timeout, load_timeout, tls)
         self._claim = EngineClaim()
 
+    @classmethod
+    def from_options(cls, options: Options, timeout: int | None = None) -> Engine:
+        """Return a client of the engine that nova-compute is configured to use.
+
+        :param options: the option group ``docker``
+        :param timeout: replaces both timeouts of the options
+        """
+        return cls(
+            options.api_url,
+            timeout or options.api_timeout,
+            timeout or options.image_load_timeout,
+            Tls(options.ca_file, options.cert_file, options.key_file),
+        )
+
     # -- the engine ---------------------------------------------------------------------------
 
     def info(self) -> EngineInfo:
-        """Return the facts of the engine and its host."""
-        with self._translated("its facts"):
+        """Return the properties of the engine and its host."""
+        with self._translate_errors("to describe itself"):
             return responses.engine_info(self._client.info(), self._client.api_version)
 
     def claim(self, info: EngineInfo) -> None:
-        """Keep every other nova-compute off the engine until ``release``; again is fine.
+        """Claim the engine for this nova-compute until ``release``. Idempotent.
 
-        :raises InvalidConfiguration: another one has it
+        :raises InvalidConfiguration: another nova-compute holds the claim
         """
         self._claim.take(info.data_root)
 
     def release(self) -> None:
-        """Let another nova-compute have the engine."""
+        """Release the claim. Does nothing if there is none."""
         self._claim.release()
 
     # -- containers ---------------------------------------------------------------------------
 
     def list_containers(self, label: str) -> list[Container]:
-        """Return all containers, in any state, that carry the label."""
-        with self._translated("the list of containers"):
+        """Return all containers with the label, in any state."""
+        with self._translate_errors("to list containers"):
             rows = self._client.containers(all=True, filters={"label": label})
             return [responses.container(row) for row in rows]
 
     def inspect_container(self, container: str) -> ContainerDetail:
-        """Return what the engine knows of a container, by name or id.
+        """Return the details of a container.
 
-        :raises ContainerNotFound: there is none
+        :param container: name or id
+        :raises ContainerNotFound: the container does not exist
         """
-        with self._translated("an inspection"):
+        with self._translate_errors("to inspect a container"):
             return responses.container_detail(self._client.inspect_container(container))
 
     def inspect_storage(self, container: str) -> Storage:
-        """Return where a container's files are; ContainerNotFound if there is none."""
-        with self._translated("an inspection"):
+        """Return the directories of a container's files.
+
+        :raises ContainerNotFound: the container does not exist
+        """
+        with self._translate_errors("to inspect a container"):
             return responses.storage(self._client.inspect_container(container))
 
     def create_container(self, spec: ContainerSpec) -> str:
-        """Create a container that has no network of the engine's; return its id."""
-        with self._translated("the creation"):
+        """Create a container without a network of the engine. Return its id."""
+        with self._translate_errors("to create the container"):
             created = self._client.create_container_from_config(
                 engine_requests.container_config(spec), name=spec.name
             )
         return str(created["Id"])
 
     def start_container(self, container: str) -> None:
-        """Start a container; one that runs already is left alone."""
-        with self._translated("the start"):
+        """Start a container. Does nothing if it runs."""
+        with self._translate_errors("to start the container"):
             self._client.start(container)
 
     def update_container(self, container: str, limits: Limits) -> None:
-        """Change those limits that the engine keeps, of a running container at once.
+        """Change the limits that the engine sets; a running container gets them at once.
 
-        The size of its disk is not among them: no engine changes that. No CPUs or NUMA nodes mean
-        no change: the engine has no word for any.
+        The size of the disk does not change, because no engine can change it. If the limits name no
+        CPUs or NUMA nodes, these do not change either, because the API has no value for "all".
         """
-        with self._translated("the new limits"):
+        with self._translate_errors("to change the limits"):
             client = self._client
-            # the SDK's own call has no limit of processes
+            # The SDK's function does not support the limit of processes.
             response = client.post(
                 f"{client.base_url}/v{client.api_version}/containers/{container}/update",
-                json=engine_requests.limit_changes(limits),
+                json=engine_requests.update_body(limits),
                 timeout=self._timeout,
             )
             try:
@@ -137,13 +155,17 @@ class Engine(Connection):
 
     def signal_container(self, container: str, signal: str) -> None:
         """Send a signal to the first process of a running container."""
-        with self._translated(f"the signal {signal}"):
+        with self._translate_errors(f"to send {signal}"):
             self._client.kill(container, signal)
 
     def wait_container(self, container: str, timeout: float) -> int | None:
-        """Wait until a container does not run; return its exit code, None after ``timeout`` s."""
+        """Wait until a container does not run.
+
+        :param timeout: in seconds
+        :returns: the exit status; None if the container still runs after ``timeout``
+        """
         try:
-            with self._translated("a wait"):
+            with self._translate_errors("to wait for the container's end"):
                 return int(self._client.wait(container, timeout=timeout)["StatusCode"])
         except exception.EngineUnavailable as error:
             if is_read_timeout(error.__cause__):
@@ -152,69 +174,76 @@ class Engine(Connection):
 
     def pause_container(self, container: str) -> None:
         """Freeze all processes of a container."""
-        with self._translated("the pause"):
+        with self._translate_errors("to pause the container"):
             self._client.pause(container)
 
     def unpause_container(self, container: str) -> None:
-        """Let the processes of a frozen container go on."""
-        with self._translated("the end of the pause"):
+        """Thaw the processes of a frozen container."""
+        with self._translate_errors("to unpause the container"):
             self._client.unpause(container)
 
     def rename_container(self, container: str, name: str) -> None:
-        """Give a container another name, which no other may have."""
-        with self._translated("a new name"):
+        """Rename a container.
+
+        :raises EngineError: another container has the name
+        """
+        with self._translate_errors("to rename the container"):
             self._client.rename(container, name)
 
     def remove_container(self, container: str) -> None:
-        """Kill and remove a container and its anonymous volumes; absent is fine."""
+        """Kill and remove a container and its anonymous volumes.
+
+        Does nothing if the container does not exist.
+        """
         with (
             contextlib.suppress(exception.ContainerNotFound),
-            self._translated("the removal"),
+            self._translate_errors("to remove the container"),
         ):
             self._client.remove_container(container, v=True, force=True)
 
     def remove_unused_overlays(self) -> None:
-        """Remove the overlays of containers that are gone; those that can't be are left."""
-        with self._translated("the list of overlays"):
+        """Remove the overlays of containers that no longer exist, except those that are in use."""
+        with self._translate_errors("to list volumes"):
             found = self._client.volumes({"label": naming.LABEL_OVERLAY, "dangling": True})
         for overlay in found["Volumes"] or ():
             with (
                 contextlib.suppress(exception.EngineError),
-                self._translated("the removal of an overlay"),
+                self._translate_errors("to remove a volume"),
             ):
                 self._client.remove_volume(overlay["Name"])
 
     def put_files(self, container: str, files: Mapping[str, bytes]) -> None:
-        """Write files, by path below the container's root, owned by root and readable by all.
+        """Write files by path below the container's root, owned by root and readable by all.
 
-        The engine unpacks them confined to the container's file system, so no link in the image
-        leads out of it. Works on a container that never ran.
+        The engine resolves symbolic links within the container's file system. Works on a container
+        that has never run.
         """
-        with self._translated("the files"):
-            self._client.put_archive(container, "/", engine_requests.tar_of(files))
+        with self._translate_errors("to write files"):
+            self._client.put_archive(container, "/", engine_requests.create_archive(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
-        """Return the content of a plain file; None if there is none, or one above 64 KiB.
+        """Return the content of a regular file of at most 64 KiB.
 
-        A symbolic link is none. Works on a container that does not run.
+        Returns None if the file does not exist, is larger, or is of another type, such as a
+        symbolic link. Works on a container that does not run.
         """
         try:
-            with self._translated("the file"):
+            with self._translate_errors("to read a file"):
                 chunks, _ = self._client.get_archive(container, path)
-                return engine_requests.only_file(chunks)
+                return engine_requests.extract_file(chunks)
         except exception.ContainerNotFound:
-            # the engine says the same of a missing path
+            # The engine's error is the same for a path that does not exist.
             return None
 
     def read_console(self, container: str, most: int) -> bytes:
-        """Return the end of what the container wrote, at most ``most`` bytes.
+        """Return the end of the container's console log, at most ``most`` bytes.
 
-        The engine keeps it through restarts of the container and of itself, in files that it
-        rotates. It is read in pieces, since a tenant decides how long a line is.
+        The log survives restarts of the container and of the engine, which rotates its files. It is
+        read in chunks, because a tenant can write lines of any length.
         """
         end = b""
         with (
-            self._translated("the console log"),
+            self._translate_errors("to read the console log"),
             self._client.get(
                 self._path(f"/containers/{container}/logs"),
                 params={"stdout": 1, "stderr": 1, "tail": _LOG_TAIL_LINES},
@@ -228,9 +257,9 @@ class Engine(Connection):
         return end
 
     def has_file(self, container: str, path: str) -> bool:
-        """Tell whether there is something at a path in a container, links followed inside it."""
+        """Return True if a path exists in a container; symbolic links are resolved inside it."""
         try:
-            with self._translated("a look at a file"):
+            with self._translate_errors("to look up a file"):
                 answer = self._client.head(
                     self._path(f"/containers/{container}/archive"),
                     params={"path": path},
@@ -242,8 +271,8 @@ class Engine(Connection):
         return True
 
     def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
-        """Run a command as root on a terminal of its own in a running container."""
-        with self._translated("a terminal"):
+        """Run a command as root on a new terminal in a running container."""
+        with self._translate_errors("to open a terminal"):
             created = self._client.exec_create(
                 container,
                 list(command),
@@ -258,15 +287,15 @@ class Engine(Connection):
             )
 
     def attach_terminal(self, container: str) -> Terminal:
-        """Open the terminal of a running container's first process, from now on."""
+        """Open the terminal of a running container's first process, without its earlier output."""
         wanted = {"stream": 1, "stdin": 1, "stdout": 1, "stderr": 1, "detachKeys": _DETACH_KEYS}
         path = f"/containers/{container}"
-        with self._translated("its terminal"):
+        with self._translate_errors("to open the console"):
             return self._upgrade(f"{path}/attach", wanted, None, path)
 
     def resize_terminal(self, terminal: Terminal, rows: int, columns: int) -> None:
-        """Tell a terminal its size."""
-        with self._translated("the size of a terminal"):
+        """Set the size of a terminal in characters."""
+        with self._translate_errors("to resize a terminal"):
             answer = self._client.post(
                 self._path(f"{terminal.path}/resize"),
                 params={"h": rows, "w": columns},
@@ -275,29 +304,29 @@ class Engine(Connection):
             self._client._raise_for_status(answer)
 
     def terminal_process(self, terminal: Terminal) -> int:
-        """Return the process that ``open_terminal`` started and that still runs, else 0."""
+        """Return the id of the process that ``open_terminal`` started; 0 if it has ended."""
         if not terminal.path.startswith("/exec/"):
             return 0
-        with self._translated("the state of a terminal"):
+        with self._translate_errors("to inspect a terminal"):
             found = self._client.exec_inspect(terminal.path.removeprefix("/exec/"))
         return int(found["Pid"]) if found["Running"] else 0
 
     def read_usage(self, container: str) -> Usage:
         """Return the counters of a running container."""
-        with self._translated("the usage"):
+        with self._translate_errors("to read the statistics"):
             found = self._client.stats(container, stream=False, one_shot=True)
-            with responses.understood():
+            with responses.parsing():
                 return engine_requests.usage(found)
 
     def watch_events(
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
     ) -> Iterator[ContainerEvent]:
-        """Yield what happens to the containers that carry the label, from a moment on.
+        """Yield the events of containers with the label, beginning at a time in the past.
 
-        Ends when nothing happened for ``quiet`` seconds, so that a dead connection is noticed.
+        Ends after ``quiet`` seconds without an event, so that the caller notices a dead connection.
 
-        :param since_ns: nanoseconds since the epoch by the engine's clock; the engine remembers
-            its last few hundred events, until it restarts
+        :param since_ns: nanoseconds since the epoch by the engine's clock; the engine stores its
+            last few hundred events until it restarts
         """
         query = {
             "since": f"{since_ns // 10**9}.{since_ns % 10**9:09}",
@@ -306,9 +335,9 @@ class Engine(Connection):
             ),
         }
         try:
-            # the SDK's own call waits without a bound
+            # The SDK's function has no timeout.
             with (
-                self._translated("the events"),
+                self._translate_errors("to send events"),
                 self._client.get(
                     self._path("/events"), params=query, stream=True, timeout=quiet
                 ) as response,
@@ -325,9 +354,9 @@ class Engine(Connection):
     def inspect_image(self, name: str) -> EngineImage:
         """Return an image by name or id.
 
-        :raises EngineImageNotFound: there is none
+        :raises EngineImageNotFound: the image does not exist
         """
-        with self._translated("an image's inspection"):
+        with self._translate_errors("to inspect an image"):
             found = self._client.inspect_image(name)
         config = found.get("Config") or {}
         return EngineImage(
@@ -340,23 +369,25 @@ class Engine(Connection):
             named_at=engine_requests.moment((found.get("Metadata") or {}).get("LastTagTime")),
         )
 
-    def layer_folders(self, image: str, author: str) -> tuple[str, ...]:
-        """Return where an image's highest layers are that its history says were made by ``author``.
+    def layer_directories(self, image: str, author: str) -> tuple[str, ...]:
+        """Return the directories of an image's top layers that ``author`` created.
 
-        Only the storage driver overlay2 has such folders.
+        Returns no directories with other storage drivers than overlay2.
+
+        :param author: ``created_by`` of the layers in the image's history
         """
-        with self._translated("an image's history"):
+        with self._translate_errors("to read an image's history"):
             history = self._client.history(image)
             storage = self._client.inspect_image(image)["GraphDriver"]
         made = itertools.takewhile(lambda entry: entry["CreatedBy"] == author, history)
         if storage["Name"] != "overlay2":
             return ()
-        folders = [storage["Data"]["UpperDir"], *storage["Data"].get("LowerDir", "").split(":")]
-        return tuple(folders[: len(list(made))])
+        paths = [storage["Data"]["UpperDir"], *storage["Data"].get("LowerDir", "").split(":")]
+        return tuple(paths[: len(list(made))])
 
     def list_images(self, pattern: str) -> dict[str, int]:
-        """Return the names that match a pattern, each with its image's size in bytes."""
-        with self._translated("the list of images"):
+        """Return the size in bytes of each image whose name matches a pattern, by name."""
+        with self._translate_errors("to list images"):
             rows = self._client.images(filters={"reference": pattern})
         return {
             name: row["Size"]
@@ -366,34 +397,35 @@ class Engine(Connection):
         }
 
     def resolve_digest(self, name: str, registry: str, credentials_path: str) -> str:
-        """Return the digest that a name has in its registry now.
+        """Return the current digest of a name in its registry.
 
-        :param credentials_path: a file as of ``docker login``; may be empty
-        :raises EngineError: the registry does not answer, or does not tell
+        :param credentials_path: path of a file of ``docker login``; empty for no credentials
+        :raises EngineError: the registry does not answer, or refuses
         """
-        with self._of_registry("a look into a registry"):
+        operation = "to look up the image in its registry"
+        with self._translate_registry_errors(operation):
             found = self._client.inspect_distribution(
                 name, auth_config=read_credentials(registry, credentials_path)
             )
         digest = str(found["Descriptor"]["digest"])
-        if not _DIGEST.fullmatch(digest):
+        if not naming.DIGEST.fullmatch(digest):
             raise exception.EngineError(
-                operation="a look into a registry", reason="the registry's digest is malformed"
+                operation=operation, reason="the registry's digest is malformed"
             )
         return digest
 
     def pull_image(
         self, repository: str, digest: str, registry: str, credentials_path: str
     ) -> None:
-        """Fetch an image from a registry, under its digest alone.
+        """Pull an image from a registry by its digest; the image gets no tag.
 
-        :raises EngineError: the registry does not answer, or has no such image
+        :raises EngineError: the registry does not answer, or does not have the image
         """
         credentials = read_credentials(registry, credentials_path)
-        operation = "an image of a registry"
-        # the SDK's own call waits without a bound
+        operation = "to pull the image"
+        # The SDK's function has no timeout.
         with (
-            self._of_registry(operation),
+            self._translate_registry_errors(operation),
             self._client.post(
                 self._path("/images/create"),
                 params={"fromImage": repository, "tag": digest},
@@ -402,19 +434,19 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for _ in self._told(response, operation):
+            for _ in self._read_progress(response, operation):
                 pass
 
     def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
-        """Put an image into a registry, which gets the layers that it lacks; return its digest.
+        """Push an image to a registry. Return its digest there.
 
         :raises EngineError: the registry does not answer, or refuses
         """
         credentials = read_credentials(registry, credentials_path)
-        operation = "an image for a registry"
+        operation = "to push the image"
         digest = ""
         with (
-            self._of_registry(operation),
+            self._translate_registry_errors(operation),
             self._client.post(
                 self._path(f"/images/{repository}/push"),
                 params={"tag": tag},
@@ -423,23 +455,25 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for message in self._told(response, operation):
+            for message in self._read_progress(response, operation):
                 digest = (message.get("aux") or {}).get("Digest", digest)
-        if not _DIGEST.fullmatch(digest):
-            raise exception.EngineError(operation=operation, reason="it got no digest")
+        if not naming.DIGEST.fullmatch(digest):
+            raise exception.EngineError(
+                operation=operation, reason="the registry returned no digest"
+            )
         return digest
 
     def unpack_layer(self, chunks: Iterator[bytes], repository: str, tag: str) -> str:
-        """Unpack a plain tar archive, streamed, as the one layer of a new image.
+        """Unpack an uncompressed tar archive, streamed, as the only layer of a new image.
 
-        The engine writes it once, and takes no name or digest out of it.
+        The engine writes the archive to the disk once, and reads no name or digest from it.
 
-        :return: the layer's SHA-256 in hex, as the engine found it
-        :raises EngineError: the engine can't unpack it; there is no image then
+        :returns: SHA-256 in hex of the layer, calculated by the engine
+        :raises EngineError: the engine can't unpack the archive; then no image is created
         """
-        operation = "a layer"
+        operation = "to unpack a layer"
         with (
-            self._translated(operation),
+            self._translate_errors(operation),
             self._client.post(
                 self._path("/images/create"),
                 params={"fromSrc": "-", "repo": repository, "tag": tag},
@@ -448,35 +482,34 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for _ in self._told(response, operation):
+            for _ in self._read_progress(response, operation):
                 pass
             found = self._client.inspect_image(f"{repository}:{tag}")
         return str(found["RootFS"]["Layers"][0]).removeprefix("sha256:")
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
-        """Load an archive of one image without tags, streamed; return the image's id."""
+        """Load an archive of one image without tags, streamed. Return the image's id."""
         loaded = ""
-        with self._translated("an image archive"):
+        operation = "to load the image"
+        with self._translate_errors(operation):
             client = self._connect(self._load_timeout)
             try:
                 for message in client.load_image(chunks, quiet=True):
                     if "error" in message:
-                        raise exception.EngineError(
-                            operation="an image archive", reason=message["error"]
-                        )
+                        raise exception.EngineError(operation=operation, reason=message["error"])
                     _, marker, tail = message.get("stream", "").partition("Loaded image ID: ")
                     loaded = tail.strip() if marker else loaded
             finally:
                 client.close()
         if not loaded:
             raise exception.EngineError(
-                operation="an image archive", reason="it named no image that it loaded"
+                operation=operation, reason="it did not report the id of the loaded image"
             )
         return loaded
 
     def save_image(self, name: str) -> Iterator[bytes]:
         """Yield the archive of an image, streamed."""
-        with self._translated("an image's archive"):
+        with self._translate_errors("to save the image"):
             client = self._connect(self._load_timeout)
             try:
                 yield from client.get_image(name)
@@ -484,15 +517,18 @@ class Engine(Connection):
                 client.close()
 
     def tag_image(self, image_id: str, repository: str, tag: str) -> None:
-        """Give an image a name of ours."""
-        with self._translated("a tag"):
+        """Add a name to an image."""
+        with self._translate_errors("to tag the image"):
             self._client.tag(image_id, repository, tag)
 
     def remove_image(self, name: str) -> None:
-        """Remove an image's name, and the image with its last name; absent is fine."""
+        """Remove a name of an image, and the image if this was its last name.
+
+        Does nothing if the name does not exist.
+        """
         with (
             contextlib.suppress(exception.EngineImageNotFound),
-            self._translated("an image's removal"),
+            self._translate_errors("to remove the image"),
         ):
             self._client.remove_image(name)
 
@@ -501,12 +537,13 @@ class Engine(Connection):
     def _upgrade(
         self, path: str, query: Mapping[str, Any], body: Any, terminal_path: str
     ) -> Terminal:
-        """Make a request after which its connection is a terminal."""
+        """Send a request that turns its connection into a terminal's."""
         if self._url.startswith("https:"):
             raise exception.EngineError(
-                operation="a terminal", reason="its connection is encrypted; use a Unix socket"
+                operation="to open a terminal",
+                reason="the connection to the engine is encrypted; use a Unix socket",
             )
-        # of its own: this connection serves no other request
+        # A separate client, because its connection serves no other request.
         client = self._connect(self._timeout)
         try:
             response = client.post(
@@ -518,7 +555,7 @@ class Engine(Connection):
                 timeout=self._timeout,
             )
             client._raise_for_status(response)
-            # as the SDK finds it, whose own call drops what has come already
+            # The SDK finds the socket in the same way, but drops output that has already arrived.
             reader = response.raw._fp.fp
             reader.raw._sock.setblocking(False)
             early = bytes(reader.peek())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions with the Docker Engine, and its failures as the errors of ``novadocker.exception``."""
+"""HTTP sessions with the Docker Engine; its errors become those of ``novadocker.exception``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import docker
 import requests
@@ -20,35 +20,36 @@ from docker.transport import UnixHTTPAdapter
 from novadocker import exception
 from novadocker.virt.docker.engine import responses
 
-# 1.41 is Engine 20.10's, the oldest that is supported.
 MINIMUM_API_VERSION = (1, 41)
+"""The API version of Engine 20.10, the oldest supported one."""
 
-# what dockerd, containerd's shim and runc put before the cause of a failed start
+# Prefixes that dockerd, containerd's shim and runc add to the cause of a failed start.
 _WRAPPING = re.compile(
     r"^((failed to create (shim )?task|OCI runtime \w+ failed|\w+ \w+ failed"
     r"|unable to start container process): )+"
 )
 
-_ANSWER = re.compile(r"(error parsing HTTP \d+ response body).*", re.DOTALL)
+_RESPONSE_BODY = re.compile(r"(error parsing HTTP \d+ response body).*", re.DOTALL)
 
 
 class _OnePool(UnixHTTPAdapter):
-    """Connections of which each serves requests for any path.
+    """A connection pool for all paths.
 
-    The SDK's own adapter keeps one for each of the last 25 paths it asked for, in every thread.
+    The SDK's own adapter keeps a connection for each of the last 25 paths, in every thread.
     """
 
     def get_connection(self, url: str, proxies: Any = None) -> Any:  # noqa: ARG002
-        """Return the pool, whatever the path."""
+        """Return the same pool for every path."""
         return super().get_connection("http+docker://localhost", proxies)
 
 
 @dataclass(frozen=True)
 class Tls:
-    """Files for a connection to an engine at https://, each empty for none.
+    """Files for a connection to an engine at https://; an empty path means no file.
 
-    :ivar ca: who may have signed the engine's certificate; the system's authorities unless given
-    :ivar certificate: nova-compute's own, with ``key``
+    :ivar ca: certificate of the authority of the engine; the system's authorities if empty
+    :ivar certificate: nova-compute's own certificate
+    :ivar key: key of ``certificate``
     """
 
     ca: str = ""
@@ -56,10 +57,21 @@ class Tls:
     key: str = ""
 
 
-class Connection:
-    """The engine at ``url``; safe to share between threads.
+class Options(Protocol):
+    """The options of the group ``docker`` that describe the engine; see ``novadocker.conf``."""
 
-    Every request ends within ``timeout`` seconds without an answer.
+    api_url: str
+    api_timeout: int
+    image_load_timeout: int
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+
+class Connection:
+    """Sessions with the engine at ``url``; may be shared between threads.
+
+    A request fails if the engine does not answer within ``timeout`` seconds.
     """
 
     def __init__(self, url: str, timeout: int, load_timeout: int, tls: Tls | None = None) -> None:
@@ -71,13 +83,13 @@ class Connection:
 
     @property
     def _client(self) -> docker.APIClient:
-        # requests promises no thread safety, so each thread has a session of its own
+        # Because requests.Session is not thread-safe, each thread has its own session.
         if not hasattr(self._local, "client"):
             self._local.client = self._connect(self._timeout)
         return self._local.client
 
     def _path(self, path: str) -> str:
-        """Return the address of a resource, for requests that the SDK has no call for."""
+        """Return the URL of a resource, for requests that the SDK has no function for."""
         return f"{self._client.base_url}/v{self._client.api_version}{path}"
 
     def _connect(self, timeout: int) -> docker.APIClient:
@@ -85,18 +97,17 @@ class Connection:
             version = first.version(api_version=False)["ApiVersion"]
         if tuple(map(int, version.split("."))) < MINIMUM_API_VERSION:
             raise exception.InvalidConfiguration(
-                reason=f"the engine at {self._url} speaks API {version}; "
-                f"Docker Engine 20.10 or newer is needed"
+                reason=f"the engine at {self._url} has API version {version}; "
+                f"Docker Engine 20.10 or newer is required"
             )
         return self._open(version, timeout)
 
     def _open(self, version: str, timeout: int) -> docker.APIClient:
-        # the SDK would ask for the version before it could be told to ignore the environment
+        # Without a version, the SDK would request it before trust_env can be set below.
         client = docker.APIClient(
             self._url, version=version, timeout=timeout, tls=self._tls_config()
         )
-        # a proxy and the authorities of the environment have no business between nova-compute and
-        # its engine
+        # Ignore the environment, because its proxy and certificates are not meant for the engine.
         client.trust_env = False
         if self._url.startswith("unix:"):
             client.get_adapter(client.base_url).close()
@@ -108,16 +119,19 @@ class Connection:
             return None
         own = (self._tls.certificate, self._tls.key) if self._tls.certificate else None
         try:
-            # there is no option to trust whoever answers
+            # Verification can't be turned off, because the engine's API gives root on its host.
             return docker.tls.TLSConfig(client_cert=own, ca_cert=self._tls.ca, verify=True)
         except errors.TLSParameterError as error:
             raise exception.InvalidConfiguration(reason=str(error)) from error
 
     @contextlib.contextmanager
-    def _of_registry(self, operation: str) -> Iterator[None]:
-        """Translate as ever, but a registry that hangs is no engine that is away."""
+    def _translate_registry_errors(self, operation: str) -> Iterator[None]:
+        """Translate errors of a request that makes the engine send requests to a registry.
+
+        A timeout then means that the registry does not answer, not that the engine does not.
+        """
         try:
-            with self._translated(operation):
+            with self._translate_errors(operation):
                 yield
         except exception.EngineUnavailable as error:
             if not is_read_timeout(error.__cause__):
@@ -127,7 +141,11 @@ class Connection:
             ) from error
 
     @contextlib.contextmanager
-    def _translated(self, operation: str) -> Iterator[None]:
+    def _translate_errors(self, operation: str) -> Iterator[None]:
+        """Translate errors of the SDK.
+
+        :param operation: completes the sentence "The Docker engine refused to ..."
+        """
         try:
             yield
         except errors.ImageNotFound as error:
@@ -140,29 +158,34 @@ class Connection:
             raise kind(operation=operation, reason=error.explanation) from error
         except errors.APIError as error:
             raise exception.EngineError(
-                operation=operation, reason=concise(error.explanation or str(error))
+                operation=operation, reason=concise_error(error.explanation or str(error))
             ) from error
-        except responses.MalformedAnswer as error:
+        except responses.MalformedResponse as error:
             raise exception.EngineError(operation=operation, reason=str(error)) from error
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
 
-    def _told(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
-        """Yield what the engine says while it works on an image.
+    def _read_progress(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
+        """Yield the messages that the engine sends while it processes an image.
 
-        :raises EngineError: it can't, or a registry refuses
+        :raises EngineError: the engine or a registry reports an error
         """
         self._client._raise_for_status(response)
         for line in filter(None, response.iter_lines(chunk_size=None)):
             message = json.loads(line)
             if "error" in message:
-                raise exception.EngineError(operation=operation, reason=concise(message["error"]))
+                raise exception.EngineError(
+                    operation=operation, reason=concise_error(message["error"])
+                )
             yield message
 
 
 def read_credentials(registry: str, path: str) -> dict[str, Any]:
-    """Return a registry's credentials in a file as of ``docker login``; its path may be empty."""
-    # never those of the home folder, which the SDK would take by itself
+    """Return the credentials of a registry from a file of ``docker login``.
+
+    :param path: path of the file; empty for no credentials
+    """
+    # Without a path, the SDK would read the file in the home directory.
     return (auth.load_config(path).resolve_authconfig(registry) if path else None) or {}
 
 
@@ -170,17 +193,18 @@ def _version(numbers: Iterable[int]) -> str:
     return ".".join(map(str, numbers))
 
 
-def concise(text: str) -> str:
-    """Return an error of the engine without what its layers prepend to the cause.
+def concise_error(text: str) -> str:
+    """Return an error of the engine without the prefixes of its layers and a registry's response.
 
-    Nor with what a registry answered: it can lead the engine to any service that the host reaches.
+    A registry can redirect the engine to any service that the host can reach, so the response must
+    not be shown to a tenant.
     """
-    return _ANSWER.sub(r"\1", _WRAPPING.sub("", text)).removesuffix(": unknown")
+    return _RESPONSE_BODY.sub(r"\1", _WRAPPING.sub("", text)).removesuffix(": unknown")
 
 
 def is_read_timeout(error: BaseException | None) -> bool:
-    """Tell whether the engine took a request and did not answer in time."""
-    # a time-out while the body is read arrives as a ConnectionError around urllib3's
+    """Return True if the engine accepted a request and did not answer in time."""
+    # A timeout during the body is raised as a ConnectionError that contains urllib3's error.
     return isinstance(error, requests.ReadTimeout) or (
         isinstance(error, requests.ConnectionError)
         and bool(error.args)

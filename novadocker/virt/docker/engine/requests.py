@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Docker Engine's words: bodies of requests and parts of answers as dataclasses. All pure."""
+"""Bodies of requests to the Docker Engine, and conversion of parts of its responses; pure."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from novadocker.virt.docker.model import (
     Usage,
 )
 
-# files of the network in /etc; a larger one is none that the driver wrote
+# The driver reads only files that it wrote to /etc, which are smaller.
 _LARGEST_READ = 64 << 10
 
-# what systemd would mount itself if it might
+# Mounts of systemd, which it cannot create without CAP_SYS_ADMIN.
 _SYSTEMD_TMPFS = {
     "/run": "rw,nosuid,nodev,exec,mode=755",
     "/run/lock": "rw,nosuid,nodev,noexec,mode=1777,size=5m",
@@ -38,10 +38,10 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "Image": spec.image_id,
         "Hostname": spec.hostname,
         "Labels": dict(spec.labels),
-        # a terminal, so that init systems and login prompts find the console a server has
+        # With a terminal, init systems and login prompts find a console, as in a virtual machine.
         "Tty": True,
         "OpenStdin": True,
-        # libnetwork stays out; the runtime shim joins the instance's namespace
+        # No network of the engine, because the runtime shim joins the instance's namespace.
         "NetworkDisabled": True,
         "HostConfig": {
             "NetworkMode": "none",
@@ -80,14 +80,15 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
     if spec.stop_signal:
         config["StopSignal"] = spec.stop_signal
     if spec.systemd:
-        # https://systemd.io/CONTAINER_INTERFACE; the runtime shim knows such a server by its /run
+        # See https://systemd.io/CONTAINER_INTERFACE. By the mount at /run, the runtime shim detects
+        # that the first process is systemd.
         config["Env"] = ["container=docker"]
         config["HostConfig"] |= {"CgroupnsMode": "private", "Tmpfs": _SYSTEMD_TMPFS}
     return config
 
 
 def _overlay(overlay: Overlay) -> dict[str, Any]:
-    # a volume without a name goes with its container, that is the folder it was mounted at
+    # Because the volume has no name, the engine removes it and its mount point with the container.
     options = {"type": "overlay", "device": "overlay", "o": overlay.options}
     return {
         "Type": "volume",
@@ -101,7 +102,7 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
 
 
 def _resources(limits: Limits) -> dict[str, Any]:
-    """Return those limits that the engine keeps itself, in its words."""
+    """Return the limits that the engine sets, as a part of a request's body."""
     return {
         "CpuShares": limits.cpu_shares,
         "CpuPeriod": limits.cpu_period_us,
@@ -115,8 +116,8 @@ def _resources(limits: Limits) -> dict[str, Any]:
     }
 
 
-def limit_changes(limits: Limits) -> dict[str, Any]:
-    """Return the body of an update, in which 0 and nothing mean no change."""
+def update_body(limits: Limits) -> dict[str, Any]:
+    """Return the body of an update. 0 and an empty string in it mean no change."""
     changes = {**_resources(limits), "CpuQuota": limits.cpu_quota_us or -1}
     del changes["StorageOpt"]
     return changes
@@ -135,13 +136,13 @@ def _isolation(isolation: Isolation) -> dict[str, Any]:
     if isolation.shm_bytes is not None:
         config["ShmSize"] = isolation.shm_bytes
     if isolation.nesting:
-        # their profiles forbid what making a container takes
+        # Because the default profiles deny system calls that create containers.
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
     return config
 
 
 def usage(stats: Mapping[str, Any]) -> Usage:
-    """Return the counters of a container in bytes, requests and nanoseconds."""
+    """Return the counters of a container from its statistics."""
 
     def total(kind: str, operation: str) -> int:
         rows = stats["blkio_stats"].get(kind) or ()
@@ -161,8 +162,7 @@ def usage(stats: Mapping[str, Any]) -> Usage:
 
 
 def moment(text: str | None) -> datetime.datetime | None:
-    """Return a time in UTC, None for never."""
-    # the engine says year 1
+    """Return a time in UTC; None if it is empty or Go's zero time, which is in year 1."""
     if not text or text.startswith("0001-"):
         return None
     found: datetime.datetime = timeutils.normalize_time(timeutils.parse_isotime(text))
@@ -173,8 +173,8 @@ def _numbers(numbers: frozenset[int]) -> str:
     return ",".join(map(str, sorted(numbers)))
 
 
-def tar_of(files: Mapping[str, bytes]) -> bytes:
-    """Return an archive of plain files by path, all of them root's and readable by all."""
+def create_archive(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar archive of regular files by path, owned by root and readable by all."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path, content in files.items():
@@ -184,14 +184,17 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def only_file(chunks: Iterable[bytes]) -> bytes | None:
-    """Return the content of an archive's first entry, if it is a small plain file."""
+def extract_file(chunks: Iterable[bytes]) -> bytes | None:
+    """Return the content of a tar archive's first entry.
+
+    Returns None if the entry is not a regular file, or the archive is larger than 64 KiB.
+    """
     content = b""
     for chunk in chunks:
         content += chunk
         if len(content) > _LARGEST_READ:
             return None
-    # the file may shrink while the engine reads it
+    # Because the file may shrink while the engine reads it, the archive may be incomplete.
     with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(content)) as read:
         entry = read.next()
         source = read.extractfile(entry) if entry is not None and entry.isreg() else None

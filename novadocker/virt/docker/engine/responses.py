@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure: the engine's answers, JSON, to the dataclasses of ``model``.
+"""Conversion of the engine's JSON responses to the dataclasses of ``model``; pure.
 
-Further fields are fine, and so are words that no engine has used so far. What lacks a field that is
-needed, or has one of another type, raises ``MalformedAnswer``.
+Unknown fields and unknown values are accepted. A response that lacks a required field, or has one
+of another type, raises ``MalformedResponse``.
 """
 
 import contextlib
@@ -23,113 +23,114 @@ from novadocker.virt.docker.model import (
 _Kind = TypeVar("_Kind")
 
 
-class MalformedAnswer(Exception):
-    """The engine answered what can't be understood; the text says what is wrong with it."""
+class MalformedResponse(Exception):
+    """The engine's response has an unexpected structure."""
 
 
 @contextlib.contextmanager
-def understood() -> Iterator[None]:
-    """Raise MalformedAnswer where the body does not find what it looks for."""
+def parsing() -> Iterator[None]:
+    """Raise MalformedResponse if the block does not find a field or type that it expects."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise MalformedAnswer(f"the answer makes no sense: {error!r}") from error
+        raise MalformedResponse(f"the response is malformed: {error!r}") from error
 
 
 def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
-    """Return the facts of the engine and its host."""
-    with understood():
+    """Return the properties of the engine and its host."""
+    with parsing():
         return EngineInfo(
-            version=_a(str, found["ServerVersion"]),
+            version=_typed(str, found["ServerVersion"]),
             api_version=api_version,
-            cpus=_a(int, found["NCPU"]),
-            memory_bytes=_a(int, found["MemTotal"]),
-            architecture=_a(str, found["Architecture"]),
-            data_root=_a(str, found["DockerRootDir"]),
-            storage_driver=_a(str, found["Driver"]),
-            cgroup_version=_a(str, found.get("CgroupVersion", "1")),
-            live_restore=_a(bool, found["LiveRestoreEnabled"]),
+            cpus=_typed(int, found["NCPU"]),
+            memory_bytes=_typed(int, found["MemTotal"]),
+            architecture=_typed(str, found["Architecture"]),
+            data_root=_typed(str, found["DockerRootDir"]),
+            storage_driver=_typed(str, found["Driver"]),
+            cgroup_version=_typed(str, found.get("CgroupVersion", "1")),
+            live_restore=_typed(bool, found["LiveRestoreEnabled"]),
             runtimes={
-                name: _a(str, runtime.get("path", ""))
-                for name, runtime in _a(dict, found["Runtimes"]).items()
+                name: _typed(str, runtime.get("path", ""))
+                for name, runtime in _typed(dict, found["Runtimes"]).items()
             },
-            backing_filesystem=_a(
+            backing_filesystem=_typed(
                 str, dict(found["DriverStatus"] or ()).get("Backing Filesystem", "")
             ),
-            warnings=tuple(_a(str, line) for line in found.get("Warnings") or ()),
+            warnings=tuple(_typed(str, line) for line in found.get("Warnings") or ()),
             user_namespaces="name=userns" in (found.get("SecurityOptions") or ()),
         )
 
 
 def container(row: Mapping[str, Any]) -> Container:
-    """Return a line of the list of containers."""
-    with understood():
+    """Return an entry of the list of containers."""
+    with parsing():
         return Container(
-            id=_a(str, row["Id"]),
-            name=_a(str, row["Names"][0]).lstrip("/") if row.get("Names") else "",
-            status=_a(str, row["State"]),
+            id=_typed(str, row["Id"]),
+            name=_typed(str, row["Names"][0]).lstrip("/") if row.get("Names") else "",
+            status=_typed(str, row["State"]),
             labels=_texts(row.get("Labels")),
         )
 
 
 def container_detail(found: Mapping[str, Any]) -> ContainerDetail:
-    """Return what an inspection tells."""
-    with understood():
+    """Return the details of a container from its inspection."""
+    with parsing():
         state, config = found["State"], found["Config"]
-        pid = _a(int, state["Pid"])
+        pid = _typed(int, state["Pid"])
         return ContainerDetail(
-            id=_a(str, found["Id"]),
-            name=_a(str, found["Name"]).lstrip("/"),
-            status=_a(str, state["Status"]),
+            id=_typed(str, found["Id"]),
+            name=_typed(str, found["Name"]).lstrip("/"),
+            status=_typed(str, state["Status"]),
             labels=_texts(config.get("Labels")),
             pid=pid,
-            stop_signal=_a(str, config.get("StopSignal") or "SIGTERM"),
+            stop_signal=_typed(str, config.get("StopSignal") or "SIGTERM"),
             started_at=timeutils.parse_isotime(state["StartedAt"]) if pid else None,
-            image_id=_a(str, found["Image"]),
+            image_id=_typed(str, found["Image"]),
         )
 
 
 def storage(found: Mapping[str, Any]) -> Storage:
-    """Return where an inspection says that a container's files are."""
-    with understood():
+    """Return the directories of a container's files from its inspection."""
+    with parsing():
         driver = found.get("GraphDriver") or {}
         data = driver.get("Data") or {}
         return Storage(
-            driver=_a(str, driver.get("Name", "unknown")),
-            upper=_a(str, data.get("UpperDir", "")),
-            lowers=tuple(_a(str, data.get("LowerDir", "")).split(":")),
+            driver=_typed(str, driver.get("Name", "unknown")),
+            upper=_typed(str, data.get("UpperDir", "")),
+            lowers=tuple(_typed(str, data.get("LowerDir", "")).split(":")),
             volumes={
-                _a(str, mount["Destination"]): _a(str, mount["Source"])
+                _typed(str, mount["Destination"]): _typed(str, mount["Source"])
                 for mount in found.get("Mounts") or ()
                 if mount["Type"] == "volume"
             },
-            work=_a(str, data.get("WorkDir", "")),
+            work=_typed(str, data.get("WorkDir", "")),
         )
 
 
 def event(line: bytes) -> ContainerEvent:
-    """Return something that happened to a container, from a line of the stream."""
-    with understood():
+    """Return an event of a container from a line of the stream of events."""
+    with parsing():
         message = json.loads(line)
         attributes = _texts(message["Actor"]["Attributes"])
         return ContainerEvent(
             name=attributes.get("name", ""),
-            action=_a(str, message["Action"]),
-            time_ns=_a(int, message["timeNano"]),
+            action=_typed(str, message["Action"]),
+            time_ns=_typed(int, message["timeNano"]),
             attributes=attributes,
         )
 
 
 def _texts(found: object) -> dict[str, str]:
-    return {_a(str, name): _a(str, value) for name, value in _a(dict, found or {}).items()}
+    return {
+        _typed(str, name): _typed(str, value) for name, value in _typed(dict, found or {}).items()
+    }
 
 
-def _a(kind: type[_Kind], value: object) -> _Kind:
-    """Return a value of a type.
+def _typed(kind: type[_Kind], value: object) -> _Kind:
+    """Return ``value`` if it has the type; a bool is not accepted as an int.
 
-    :raises TypeError: it is none
+    :raises TypeError: the value has another type
     """
-    # Python's bool is an int
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
     return value

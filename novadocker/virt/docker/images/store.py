@@ -264,7 +264,7 @@ class ImageStore:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:
             undo.callback(self._engine.remove_image, loaded)
-            snapshots_of_it = self._engine.layer_folders(loaded, squash.SNAPSHOT)
+            snapshots_of_it = self._engine.layer_directories(loaded, squash.SNAPSHOT)
             if snapshots_of_it:
                 sparse_files.dig(snapshots_of_it)
             yield loaded
