@@ -10,11 +10,14 @@ from collections.abc import Mapping
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """An instance's UUID."""
 
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 in hex."""
+
+DIGEST = re.compile(rf"sha256:{SHA256.pattern}")
 """A digest of an image or of a layer; with ``sha256:`` in front it is the engine's image id."""
 
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-"""The engine's id of a container."""
+"""A random id of the engine, such as that of a container."""
 
 LABEL_UUID = "org.openstack.nova.instance_uuid"
 LABEL_NAME = "org.openstack.nova.instance_name"

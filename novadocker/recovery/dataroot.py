@@ -15,7 +15,7 @@ from novadocker import naming
 
 DRIVERS = ("overlay2", "btrfs", "vfs", "devicemapper")
 
-_LAYER = re.compile(r"[0-9a-f]{64}(-init)?")
+_LAYER = re.compile(rf"{naming.CONTAINER_ID.pattern}(-init)?")
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _LARGEST_FILE = 16 << 20
 # With userns-remap the name of the data root has the host's ids of the containers' root: UID.GID.

@@ -4,16 +4,14 @@
 import errno
 import fcntl
 import os
-import re
-import tempfile
 from pathlib import Path
 
 from oslo_concurrency import processutils
 
-from novadocker import privsep
+from novadocker import naming, privsep
+from novadocker.linux import files
 from novadocker.privsep import arguments
 
-_MOUNT_ID = re.compile(r"[0-9a-f]{64}")
 _SIZES = range(1, (1 << 60) + 1)
 # linux/btrfs.h: BTRFS_IOC_QUOTA_RESCAN, struct btrfs_ioctl_quota_rescan_args
 _QUOTA_RESCAN = 0x4040942C
@@ -51,7 +49,8 @@ def resize_disk(data_root: str, container_id: str, size: int) -> None:
     """
     arguments.number(_SIZES, size)
     subvolume, quota = _paths(data_root, container_id)
-    _replace(quota, str(size))
+    quota.parent.mkdir(mode=0o700, exist_ok=True)
+    files.replace_file(quota, str(size).encode(), mode=0o600, sync=False)
     number, _ = processutils.execute("btrfs", "inspect-internal", "rootid", str(subvolume))
     # by number, from outside: asked in the subvolume it would have to write in one that is full
     processutils.execute("btrfs", "qgroup", "limit", str(size), f"0/{int(number)}", data_root)
@@ -73,14 +72,6 @@ def _paths(data_root: str, container_id: str) -> tuple[Path, Path]:
     """Return a container's subvolume and the file with its size (moby/daemon/graphdriver)."""
     root, container = Path(arguments.folder(data_root)), arguments.container_id(container_id)
     mount_id = (root / "image/btrfs/layerdb/mounts" / container / "mount-id").read_text()
-    if not _MOUNT_ID.fullmatch(mount_id):
+    if not naming.CONTAINER_ID.fullmatch(mount_id):
         raise ValueError(f"{mount_id!r} is no id of a mount")
     return root / "btrfs/subvolumes" / mount_id, root / "btrfs/quotas" / mount_id
-
-
-def _replace(path: Path, content: str) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(descriptor, "w") as output:
-        output.write(content)
-    os.rename(temporary, path)

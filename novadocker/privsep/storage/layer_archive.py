@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker import privsep
+from novadocker import naming, privsep
 from novadocker.linux import openat
 from novadocker.linux.pipes import write_all
 from novadocker.privsep import arguments
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CACHE_ID = re.compile(r"[0-9a-z]{25,64}")
 _LARGEST_CONFIG = 4 << 20
 # what is between the contents of two files is some KiB; a tenant can make it any size
@@ -51,7 +50,7 @@ def read_config(data_root: str, image: str) -> bytes:
     :raises ValueError: an argument is not well-formed
     :raises OSError: there is none, or it has more than 4 MiB
     """
-    name = arguments.text(_DIGEST, image)
+    name = arguments.text(naming.SHA256, image)
     path = Path(arguments.folder(data_root), "image/overlay2/imagedb/content/sha256", name)
     with path.open("rb") as source:
         content = source.read(_LARGEST_CONFIG + 1)
@@ -96,7 +95,7 @@ def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
 
 
 def _kept(data_root: object, chain: object) -> Path:
-    name = arguments.text(_DIGEST, chain)
+    name = arguments.text(naming.SHA256, chain)
     return Path(arguments.folder(data_root), "image/overlay2/layerdb/sha256", name)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.privsep.guest import containerd
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import ContainerDetail
@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
 _MENDING_SECONDS = 10
-_TASK_LEFT = re.compile(r"task ([0-9a-f]{64}): already exists")
+_TASK_LEFT = re.compile(rf"task ({naming.CONTAINER_ID.pattern}): already exists")
 _ENDED_LATE = re.compile(r"cannot start a (stopped process|container that has stopped)")
 _LAST_LINES = 5
 _LAST_BYTES = 4096

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from novadocker import naming
 from novadocker.virt.docker.images.regions import ArchiveError, Content, Region, Scratch
 from novadocker.virt.docker.images.tar_reader import Tar, get, get_all, parse
 
@@ -36,7 +37,6 @@ CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -279,9 +279,8 @@ def _wrong_platform(found: set[str], platform: str) -> str:
 
 
 def _hex(digest: object) -> str:
-    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-    if match is None:
+    if not isinstance(digest, str) or not naming.DIGEST.fullmatch(digest):
         raise ArchiveError(
             f"it has the malformed digest {ascii(digest)[:80]}; only sha256 is supported"
         )
-    return match.group(1)
+    return digest.removeprefix("sha256:")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker.engine.client import Engine
 
 LOG = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ _WORD = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _REFERENCE = re.compile(
     rf"(?:(?P<registry>localhost(?::\d{{1,5}})?|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d{{1,5}})?"
     rf"|[A-Za-z0-9-]+:\d{{1,5}})/)?(?P<path>{_WORD}(?:/{_WORD})*)"
-    r"(?::(?P<tag>[A-Za-z0-9_][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    r"(?::(?P<tag>[A-Za-z0-9_][\w.-]{0,127}))?"
+    rf"(?:@(?P<digest>{naming.DIGEST.pattern}))?",
     re.ASCII,
 )
 _LONGEST = 512
