@@ -11,7 +11,7 @@ _METHOD = crypt_r.METHOD_SHA512
 _METHOD_PREFIX = "$6$"
 _DAY_SECONDS = 86400
 
-_NEW_SHADOW_FIELDS = ["0", "99999", "7", "", "", ""]
+_NEW_SHADOW_FIELDS = (b"0", b"99999", b"7", b"", b"", b"")
 
 
 def hash_password(password: str) -> str:
@@ -42,29 +42,23 @@ def set_password(shadow: bytes, user: str, password_hash: str, day: int) -> byte
 
     The runtime shim has the same function for a container that is not running.
     """
-    lines = shadow.splitlines(keepends=True)
-    changed = [password_hash, str(day)]
+    # Because the C library ends a line at a line feed alone, splitlines() is not used.
+    lines = shadow.removesuffix(b"\n").split(b"\n") if shadow else []
+    changed = [user.encode(), password_hash.encode(), str(day).encode()]
     for number, line in enumerate(lines):
-        name, *fields = line.rstrip(b"\n").split(b":")
+        name, *fields = line.split(b":")
         if name == user.encode():
-            lines[number] = _line([name.decode(), *changed]) + b"".join(
-                b":" + field for field in fields[2:]
-            )
-            lines[number] += b"\n"
-            return b"".join(lines)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.append(b"\n")
-    return b"".join(lines) + _line([user, *changed, *_NEW_SHADOW_FIELDS]) + b"\n"
+            lines[number] = b":".join([*changed, *fields[2:]])
+            break
+    else:
+        lines.append(b":".join([*changed, *_NEW_SHADOW_FIELDS]))
+    return b"\n".join(lines) + b"\n"
 
 
 def shadowed(passwd: bytes, user: str) -> bool:
     """Return True if a user exists whose password is in /etc/shadow."""
-    for line in passwd.splitlines():
+    for line in passwd.split(b"\n"):
         name, *fields = line.split(b":")
         if name == user.encode():
             return fields[:1] == [b"x"]
     return False
-
-
-def _line(fields: list[str]) -> bytes:
-    return ":".join(fields).encode()

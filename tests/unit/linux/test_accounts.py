@@ -14,6 +14,7 @@ SHADOWS = [
     ("bin:*:1::::::", "bin:*:1::::::\nroot:$6$x:20000:0:99999:7:::\n"),
     ("rooted:*:1:\nroot:*:0:0\n", "rooted:*:1:\nroot:$6$x:20000:0\n"),
     ("root:*:1\nroot:a:1\n", "root:$6$x:20000\nroot:a:1\n"),
+    ("a\rroot:*:1\nroot:*:2\n", "a\rroot:*:1\nroot:$6$x:20000\n"),
     ("\\n&|\\1:*\nroot:*:1:\n", "\\n&|\\1:*\nroot:$6$x:20000:\n"),
 ]
 
@@ -32,6 +33,8 @@ def test_set_password(before: str, after: str) -> None:
         ("bin:x:0:0:::\n", False),
         ("", False),
         ("root\n", False),
+        # A line ends at a line feed alone.
+        ("a\rroot:x:0:0::/:\n", False),
     ],
 )
 def test_shadowed(passwd: str, expected: bool) -> None:

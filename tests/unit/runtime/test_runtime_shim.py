@@ -578,7 +578,7 @@ def test_password(shim: Shim, root: Path, login: Any, before: str, after: str) -
     shadow.write_text(before)
     shadow.chmod(0o640)
     assert shim.create().returncode == 0
-    assert shadow.read_text() == after
+    assert shadow.read_bytes() == after.encode()
     assert shadow.stat().st_mode & 0o777 == 0o640
     assert sorted(os.listdir(root / "etc")) == ["hosts", "passwd", "shadow"]
     assert not (root / "root").exists()
