@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that repeat a function."""
+"""Threads that repeat a function, or run one beside a block."""
 
 import queue
 import threading
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from novadocker.linux.threads import Polled, Repeated
+from novadocker.linux.threads import Polled, Repeated, meanwhile
 
 Answers = queue.SimpleQueue[int | Exception]
 
@@ -101,3 +101,34 @@ def test_a_stop_ends_the_wait() -> None:
         repeated.stop()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_function_and_block_run_at_once() -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def work(value: int, *, more: int) -> None:
+        begun.set()
+        assert finish.wait(30)
+        done.append((value, more))
+
+    done: list[tuple[int, int]] = []
+    with meanwhile(work, 1, more=2):
+        assert begun.wait(30)
+        assert done == []
+        finish.set()
+    assert done == [(1, 2)]
+
+
+def test_errors_of_function_and_block() -> None:
+    done = threading.Event()
+
+    def fail() -> None:
+        done.set()
+        raise KeyError("the function's")
+
+    with pytest.raises(KeyError, match="the function's"), meanwhile(fail):
+        pass
+    done.clear()
+    with pytest.raises(ValueError, match="the block's"), meanwhile(fail):
+        raise ValueError("the block's")
+    assert done.is_set()
