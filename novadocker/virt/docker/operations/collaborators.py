@@ -22,7 +22,6 @@ from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.events import Events, EventSource
 from novadocker.virt.docker.guest import config_drive, console
 from novadocker.virt.docker.guest.load_average import Loads
@@ -131,12 +130,7 @@ class Collaborators:
 def real_collaborators() -> Collaborators:
     """Return the real collaborators, by the options. Sends no request to the engine."""
     state = Path(CONF.state_path)
-    engine = Engine(
-        CONF.docker.api_url,
-        CONF.docker.api_timeout,
-        CONF.docker.image_load_timeout,
-        Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
-    )
+    engine = Engine.from_options(CONF.docker)
     servers = ServerList(engine)
     load_averages = Loads(state, engine, servers)
     return Collaborators(
