@@ -120,19 +120,20 @@ def disk_limits_version_2(text: str | None) -> dict[str, DiskCounters]:
 def ports(text: str | None) -> dict[str, PortCounters]:
     """Return the devices of ``/proc/PID/net/dev`` (proc(5)) that have a port's name."""
     found: dict[str, PortCounters] = {}
-    for line in (text or "").splitlines():
-        # A name has no white space but may have a colon, which an alias contains.
+    # A tenant can rename devices. The kernel refuses white space in a name, but not all characters
+    # that splitlines() and strip() treat as such. An alias contains a colon.
+    for line in (text or "").split("\n"):
         name, colon, values = line.rpartition(":")
         words = values.split()
         if (
             colon
             and len(words) >= 12
             and len(found) < _MOST_PORTS
-            and naming.GUEST_DEVICE.fullmatch(name.strip())
+            and naming.GUEST_DEVICE.fullmatch(name.strip(" "))
             and all(map(_is_number, words))
         ):
             received, sent = words[0:4], words[8:12]
-            found[name.strip()] = PortCounters(*map(int, received + sent))
+            found[name.strip(" ")] = PortCounters(*map(int, received + sent))
     return found
 
 

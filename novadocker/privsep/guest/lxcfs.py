@@ -25,7 +25,7 @@ _READ_ONLY_BIND = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NOSU
 
 
 @dataclass(frozen=True)
-class _Mounted:
+class Mounted:
     """A mount of lxcfs: its device number, the path within lxcfs, and the mount point."""
 
     device: str
@@ -66,12 +66,21 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
     return len(stale)
 
 
-def _mounts(process: str) -> Iterator[_Mounted]:
-    for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines():
-        words, _, kind = line.partition(" - ")
+def _mounts(process: str) -> Iterator[Mounted]:
+    yield from parse_mounts(Path(f"/proc/{process}/mountinfo").read_bytes())
+
+
+def parse_mounts(mountinfo: bytes) -> Iterator[Mounted]:
+    """Yield the mounts of lxcfs in a file in the format of proc_pid_mountinfo(5).
+
+    In a path, the kernel escapes spaces, tabs, line feeds and backslashes only, so a line ends at a
+    line feed alone, and a field at a space.
+    """
+    for line in os.fsdecode(mountinfo).split("\n"):
+        fields, _, kind = line.partition(" - ")
         if kind.startswith(f"{FILESYSTEM} "):
-            _, _, device, root, point, *_ = words.split()
-            yield _Mounted(device, root, point)
+            _, _, device, root, point, *_ = fields.split(" ")
+            yield Mounted(device, root, point)
 
 
 def _replace(namespace: int, source: str, points: list[str]) -> None:

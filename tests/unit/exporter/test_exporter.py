@@ -533,6 +533,9 @@ def test_ports_are_those_of_the_driver(root: Path) -> None:
     line = " 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n"
     many = "".join(f"eth{number}:{line}" for number in range(500))
     assert list(parsing.ports(f"br0:{line}eth7:{line}eth0x:{line}")) == ["eth7"]
+    # Names of a tenant's devices, which are not those of ports.
+    for name in ("x\x1ceth8", "x\x85eth8", "\x1ceth8", "\x85eth8"):
+        assert parsing.ports(f"{name}:{line}") == {}
     assert len(parsing.ports(many)) < 100
 
 
