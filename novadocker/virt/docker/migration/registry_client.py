@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from dxf.exceptions import DXFDigestMismatchError, DXFUnauthorizedError
 from oslo_log import log as logging
 from urllib3.util import parse_url
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker.engine.connection import read_credentials
 from novadocker.virt.docker.migration.registry_session import (
     MAX_ANSWER_BYTES,
@@ -44,7 +43,6 @@ _DATA_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _DATA_CONFIG = "application/vnd.novadocker.data.config.v1+json"
 _DATA_LAYER = "application/vnd.novadocker.data.v1"
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
 _LONGEST_REASON = 200
 
@@ -350,7 +348,7 @@ def _digest(described: Mapping[str, Any]) -> str:
     :raises ValueError: it is malformed
     """
     digest: str = described["digest"]
-    if not _DIGEST.fullmatch(digest):
+    if not naming.DIGEST.fullmatch(digest):
         raise ValueError(f"{digest} is not a digest")
     return digest
 
