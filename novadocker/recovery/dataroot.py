@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from novadocker import naming
+from novadocker import engine_paths, naming
 
 DRIVERS = ("overlay2", "btrfs", "vfs", "devicemapper")
 
@@ -71,7 +71,7 @@ class DataRoot:
     def __init__(self, path: Path, thin_pool: Path | None = None) -> None:
         self.path = path
         self.thin_pool = thin_pool
-        if not (path / "containers").is_dir():
+        if not engine_paths.containers(path).is_dir():
             raise RecoveryError(
                 f"{path} is not a data root of the Docker Engine: it has no directory containers"
             )
@@ -108,13 +108,18 @@ class DataRoot:
     def unclaimed_volumes(self) -> list[str]:
         """Return the volumes that no metadata names; they include those of damaged containers."""
         claimed = set()
-        for folder in (self.path / "containers").iterdir():
+        for folder in engine_paths.containers(self.path).iterdir():
             with suppress(RecoveryError, KeyError, TypeError, AttributeError):
-                mounts = read_json(folder / "config.v2.json").get("MountPoints") or {}
+                mounts = (
+                    read_json(engine_paths.container_config(self.path, folder.name)).get(
+                        "MountPoints"
+                    )
+                    or {}
+                )
                 claimed |= {mount["Name"] for mount in mounts.values()}
         return sorted(
             folder.parent.name
-            for folder in (self.path / "volumes").glob("*/_data")
+            for folder in engine_paths.volumes(self.path).glob("*/_data")
             if folder.parent.name not in claimed
         )
 
@@ -125,8 +130,8 @@ class DataRoot:
         """
         if not naming.DIGEST.fullmatch(server.image):
             raise RecoveryError(f"the image of container {server.container} is unknown")
-        algorithm, digest = server.image.split(":")
-        path = self.path / "image" / server.driver / "imagedb" / "content" / algorithm / digest
+        digest = server.image.removeprefix("sha256:")
+        path = engine_paths.image_config(self.path, server.driver, digest)
         found = read_json(path)
         config = found.get("config") or {}
         if (
@@ -139,25 +144,25 @@ class DataRoot:
 
     def volume_folder(self, volume: Volume) -> Path:
         """Return the directory with a volume's data."""
-        return self.path / "volumes" / volume.name / "_data"
+        return engine_paths.volume_files(self.path, volume.name)
 
     def layer(self, server: Server) -> str:
         """Return the storage driver's name of a container's own layer.
 
         :raises RecoveryError: the record is missing or malformed
         """
-        mounts = self.path / "image" / server.driver / "layerdb" / "mounts" / server.container
+        mounts = engine_paths.container_layer_record(self.path, server.driver, server.container)
         layer = read_text(mounts / "mount-id").strip()
         if not _LAYER.fullmatch(layer):
             raise RecoveryError(f"{mounts / 'mount-id'} does not name a layer")
         return layer
 
     def _containers(self) -> Iterator[Server]:
-        for folder in (self.path / "containers").iterdir():
+        for folder in engine_paths.containers(self.path).iterdir():
             if not naming.CONTAINER_ID.fullmatch(folder.name):
                 continue
             try:
-                stored = read_json(folder / "config.v2.json")
+                stored = read_json(engine_paths.container_config(self.path, folder.name))
                 server = parse(folder.name, stored)
             except (RecoveryError, KeyError, TypeError, AttributeError, ValueError) as error:
                 yield self._salvaged(folder, error)
@@ -168,7 +173,7 @@ class DataRoot:
     def _salvaged(self, folder: Path, error: Exception) -> Server:
         """Return the readable parts of a container's damaged metadata."""
         try:
-            text = read_text(folder / "config.v2.json")
+            text = read_text(engine_paths.container_config(self.path, folder.name))
         except RecoveryError:
             text = ""
 
@@ -198,7 +203,7 @@ class DataRoot:
 
     def _driver_of(self, container: str) -> str:
         for driver in DRIVERS:
-            if (self.path / "image" / driver / "layerdb" / "mounts" / container).is_dir():
+            if engine_paths.container_layer_record(self.path, driver, container).is_dir():
                 return driver
         return ""
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from novadocker import engine_paths
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, Server, read_text
 
-_SHORT_NAME = re.compile(r"l/[A-Z0-9]{26}")
+_SHORT_NAME = re.compile(engine_paths.SHORT_NAME)
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ def file_system(root: DataRoot, server: Server) -> FileSystem:
     layer = root.layer(server)
     match server.driver:
         case "overlay2":
-            return _overlay(root.path / "overlay2", layer)
+            return _overlay(engine_paths.overlay(root.path), layer)
         case "btrfs":
-            found = FileSystem(root.path / "btrfs" / "subvolumes", (layer,))
+            found = FileSystem(engine_paths.btrfs_subvolumes(root.path), (layer,))
         case "vfs":
-            found = FileSystem(root.path / "vfs" / "dir", (layer,))
+            found = FileSystem(engine_paths.vfs_layers(root.path), (layer,))
         case _:
             raise RecoveryError(f"the storage driver {server.driver!r} is not supported")
     _require(found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As root: the quota groups of containers on the storage driver btrfs."""
+"""Privileged: quota groups of containers with the storage driver btrfs."""
 
 import errno
 import fcntl
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from oslo_concurrency import processutils
 
-from novadocker import naming, privsep
-from novadocker.linux import files
+from novadocker import engine_paths, naming, privsep
+from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 
 _SIZES = range(1, (1 << 60) + 1)
@@ -20,16 +20,16 @@ _QUOTA_RESCAN_BYTES = 64
 
 @privsep.network_pctxt.entrypoint
 def count_again(data_root: str) -> None:
-    """Let the kernel count anew what each container's disk holds, in the background.
+    """Start a rescan of the quota groups: the kernel recounts each disk's usage in the background.
 
     :param data_root: of an engine with the storage driver btrfs
-    :raises ValueError: that is no path
+    :raises ValueError: the argument is not a path
     """
     descriptor = os.open(arguments.folder(data_root), os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.ioctl(descriptor, _QUOTA_RESCAN, bytes(_QUOTA_RESCAN_BYTES))
     except OSError as error:
-        # it does so already
+        # A rescan that runs already serves as well.
         if error.errno != errno.EINPROGRESS:
             raise
     finally:
@@ -40,19 +40,20 @@ def count_again(data_root: str) -> None:
 def resize_disk(data_root: str, container_id: str, size: int) -> None:
     """Change the size of a container's file system, running or not, now and for later starts.
 
-    It can be set below what is in use, so that nothing more can be written: ask ``read_disk``
-    before.
+    The size may be less than the usage, and then nothing more can be written: call
+    ``read_size_and_usage`` before.
 
     :param size: in bytes
-    :raises ValueError: an argument is not well-formed
-    :raises FileNotFoundError: the engine keeps no such container on btrfs
+    :raises ValueError: an argument is malformed
+    :raises FileNotFoundError: the engine has no such container on btrfs
     """
     arguments.number(_SIZES, size)
     subvolume, quota = _paths(data_root, container_id)
     quota.parent.mkdir(mode=0o700, exist_ok=True)
-    files.replace_file(quota, str(size).encode(), mode=0o600, sync=False)
+    replace_file(quota, str(size).encode(), mode=0o600, sync=False)
     number, _ = processutils.execute("btrfs", "inspect-internal", "rootid", str(subvolume))
-    # by number, from outside: asked in the subvolume it would have to write in one that is full
+    # By the number and the data root, because a call with the subvolume's path writes in the
+    # subvolume, which may be full.
     processutils.execute("btrfs", "qgroup", "limit", str(size), f"0/{int(number)}", data_root)
 
 
@@ -60,7 +61,7 @@ def resize_disk(data_root: str, container_id: str, size: int) -> None:
 def read_size_and_usage(data_root: str, container_id: str) -> tuple[int, int]:
     """Return the size of a container's subvolume and its usage in bytes; size 0 means unlimited."""
     subvolume, _ = _paths(data_root, container_id)
-    # without --sync what was written last is not counted yet
+    # Without --sync the kernel has not counted the latest writes yet.
     output, _ = processutils.execute(
         *("btrfs", "qgroup", "show", "--raw", "-r", "-f", "--sync", str(subvolume))
     )
@@ -69,9 +70,10 @@ def read_size_and_usage(data_root: str, container_id: str) -> tuple[int, int]:
 
 
 def _paths(data_root: str, container_id: str) -> tuple[Path, Path]:
-    """Return a container's subvolume and the file with its size (moby/daemon/graphdriver)."""
+    """Return a container's subvolume and the file with its size."""
     root, container = Path(arguments.folder(data_root)), arguments.container_id(container_id)
-    mount_id = (root / "image/btrfs/layerdb/mounts" / container / "mount-id").read_text()
-    if not naming.CONTAINER_ID.fullmatch(mount_id):
-        raise ValueError(f"{mount_id!r} is no id of a mount")
-    return root / "btrfs/subvolumes" / mount_id, root / "btrfs/quotas" / mount_id
+    record = engine_paths.container_layer_record(root, "btrfs", container)
+    layer = (record / "mount-id").read_text()
+    if not naming.CONTAINER_ID.fullmatch(layer):
+        raise ValueError(f"{layer!r} is not the name of a container's layer")
+    return engine_paths.btrfs_subvolumes(root) / layer, engine_paths.btrfs_quota(root, layer)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: an image's configuration and layers as an engine with overlay2 keeps them.
+"""Privileged: an image's configuration and layers as an engine with overlay2 stores them.
 
-``docker save`` copies all of an image before it sends the first byte. Here a layer's archive comes
-straight from where its files are. The engine keeps all of it but the files' contents
-(https://github.com/vbatts/tar-split), so that it can be made again bit by bit. Whoever reads it
-compares the digest, as with any other archive.
+``docker save`` copies a whole image before it sends the first byte. This module reads a layer's
+archive from the layer's files. The engine stores everything of the archive except the contents of
+the files (https://github.com/vbatts/tar-split), so the archive is reproduced bit by bit. Its reader
+compares the digest, as for any other archive.
 """
 
 import base64
@@ -19,18 +19,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker import naming, privsep
+from novadocker import engine_paths, naming, privsep
 from novadocker.linux import openat
 from novadocker.linux.pipes import write_all
 from novadocker.privsep import arguments
 
-_CACHE_ID = re.compile(r"[0-9a-z]{25,64}")
+_CACHE_ID = re.compile(engine_paths.LAYER_ID)
 _LARGEST_CONFIG = 4 << 20
-# what is between the contents of two files is some KiB; a tenant can make it any size
+# A line has what is between the contents of two files: some KiB, but a tenant can make it any size.
 _LONGEST_LINE = 16 << 20
 _COPY_BYTES = 1 << 20
+_DRIVER = "overlay2"
 
-# of an entry, by tar-split: the content of a file, or else bytes of the archive
+# Type of tar-split's entries for the content of a file; others have bytes of the archive.
 _FILE = 1
 
 
@@ -47,11 +48,11 @@ def read_config(data_root: str, image: str) -> bytes:
     """Return an image's configuration.
 
     :param image: SHA-256 of the configuration, in hex
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: there is none, or it has more than 4 MiB
+    :raises ValueError: an argument is malformed
+    :raises OSError: there is no such image, or its configuration has more than 4 MiB
     """
     name = arguments.text(naming.SHA256, image)
-    path = Path(arguments.folder(data_root), "image/overlay2/imagedb/content/sha256", name)
+    path = engine_paths.image_config(Path(arguments.folder(data_root)), _DRIVER, name)
     with path.open("rb") as source:
         content = source.read(_LARGEST_CONFIG + 1)
     if len(content) > _LARGEST_CONFIG:
@@ -61,30 +62,30 @@ def read_config(data_root: str, image: str) -> bytes:
 
 @privsep.storage_pctxt.entrypoint
 def measure_layer(data_root: str, chain: str) -> int:
-    """Return how many bytes a layer's archive has.
+    """Return the size of a layer's archive in bytes.
 
     :param chain: the digest of the layer and all below it, in hex:
         https://github.com/opencontainers/image-spec/blob/main/config.md#layer-chainid
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: there is no such layer, or it can't be read
+    :raises ValueError: an argument is malformed
+    :raises OSError: there is no such layer, or its record cannot be read
     """
-    kept = _kept(data_root, chain)
-    return sum(len(part) if isinstance(part, bytes) else part.size for part in _parts(kept))
+    _, record = _paths(data_root, chain)
+    return sum(len(part) if isinstance(part, bytes) else part.size for part in _parts(record))
 
 
 @privsep.storage_pctxt.entrypoint
 def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
-    """Write a layer's archive into a pipe; return how many bytes.
+    """Write a layer's archive into a pipe; return its size in bytes.
 
     :param chain: as for ``measure_layer``
-    :param target: a process, and its descriptor of the pipe
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: there is no such layer, it can't be read, or nobody reads the pipe
+    :param target: a process id, and the process's file descriptor of the pipe
+    :raises ValueError: an argument is malformed
+    :raises OSError: there is no such layer, the layer cannot be read, or the pipe has no reader
     """
-    kept = _kept(data_root, chain)
+    data, record = _paths(data_root, chain)
     written = 0
-    with open(arguments.open_file(target), "wb", buffering=0) as pipe, _files(kept) as root:
-        for part in _parts(kept):
+    with open(arguments.open_file(target), "wb", buffering=0) as pipe, _files(data, record) as root:
+        for part in _parts(record):
             if isinstance(part, bytes):
                 write_all(pipe.fileno(), part)
                 written += len(part)
@@ -94,29 +95,30 @@ def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
     return written
 
 
-def _kept(data_root: object, chain: object) -> Path:
-    name = arguments.text(naming.SHA256, chain)
-    return Path(arguments.folder(data_root), "image/overlay2/layerdb/sha256", name)
+def _paths(data_root: object, chain: object) -> tuple[Path, Path]:
+    """Return the data root, and the directory of the engine's record of a layer."""
+    name, root = arguments.text(naming.SHA256, chain), Path(arguments.folder(data_root))
+    return root, engine_paths.layer_record(root, _DRIVER, name)
 
 
 @contextmanager
-def _files(kept: Path) -> Iterator[int]:
-    """Open the root folder of a layer's files."""
-    folder = arguments.text(_CACHE_ID, (kept / "cache-id").read_text())
-    root = os.open(kept.parents[4] / "overlay2" / folder / "diff", os.O_PATH | os.O_DIRECTORY)
+def _files(data_root: Path, record: Path) -> Iterator[int]:
+    """Open the directory with a layer's files."""
+    layer = arguments.text(_CACHE_ID, (record / "cache-id").read_text())
+    root = os.open(engine_paths.overlay_files(data_root, layer), os.O_PATH | os.O_DIRECTORY)
     try:
         yield root
     finally:
         os.close(root)
 
 
-def _parts(kept: Path) -> Iterator[bytes | _File]:
-    """Yield what a layer's archive is made of: bytes, or the content of a file.
+def _parts(record: Path) -> Iterator[bytes | _File]:
+    """Yield the parts of a layer's archive: bytes, or a file whose content is the part.
 
-    :raises OSError: the engine's record of it is damaged, or has lines that are too long
+    :raises OSError: the engine's record of the layer is damaged, or has a line that is too long
     """
     try:
-        with gzip.open(kept / "tar-split.json.gz") as lines:
+        with gzip.open(record / "tar-split.json.gz") as lines:
             while line := lines.readline(_LONGEST_LINE):
                 if not line.endswith(b"\n"):
                     raise OSError(
@@ -132,11 +134,11 @@ def _parse(line: bytes) -> bytes | _File:
         entry = json.loads(line)
         if entry["type"] != _FILE:
             return base64.b64decode(entry["payload"])
-        # names that are no UTF-8 are kept otherwise
+        # Names that are not UTF-8 have a field of their own.
         raw = entry.get("name_raw")
         name = os.fsdecode(base64.b64decode(raw)) if raw else str(entry["name"])
         return _File(name, int(entry.get("size", 0)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OSError(errno.EIO, "the record of a layer is damaged") from error
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: what a container changed in its file system, as one layer of an image.
+"""Privileged: the changes of a container in its file system, as one layer of an image.
 
-The engine's own commit leaves out volumes, and of the extended attributes it keeps but one. Here
-the layer is read from the folders of the overlay2 storage driver, while the container is frozen.
-Deletions become the entries that the image format has for them
-(https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
+The engine's own commit omits volumes, and all extended attributes but one. This module reads the
+layer from the directories of the storage driver overlay2, while the container is frozen. Deletions
+become whiteouts (https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
 """
 
 import errno
@@ -12,32 +11,33 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO
 
-from novadocker import privsep
+from novadocker import engine_paths, privsep
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import sparse_files
 
 WHITEOUT = ".wh."
-OPAQUE = ".wh..wh..opq"
+"""Prefix of the name of a layer's entry that deletes a name of the layers below."""
 
-# the driver writes them anew at each first start
+OPAQUE = ".wh..wh..opq"
+"""Name of a layer's entry that hides what the layers below have in its directory."""
+
+# Paths that every snapshot omits, because the driver writes the files anew at each first start.
 INJECTED = frozenset(
     {"etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"}
 )
 
-_OVERLAY_FOLDER = re.compile(
-    r"/(?:[\w.-]+/)+overlay2/(?:[0-9a-z]{25,64}(?:-init)?/diff|l/[0-9A-Z]{26})"
-)
-_VOLUME_FOLDER = re.compile(r"/(?:[\w.-]+/)+volumes/[A-Za-z0-9][\w.-]+/_data")
+_OVERLAY_FOLDER = re.compile(engine_paths.LAYER_PATH)
+_VOLUME_FOLDER = re.compile(engine_paths.VOLUME_PATH)
 
-# of a volume in a container
+# Path of a volume in a container.
 _PATH = re.compile(r"/[^\0]*")
 _SIZES = range(1 << 62)
 
-# attributes by which overlayfs keeps its own state
+# Prefix of the extended attributes with the state of overlayfs.
 _OVERLAY_ATTRIBUTE = "trusted.overlay."
 _UNREADABLE = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 _MAX_LINKS = 40
@@ -46,7 +46,7 @@ _COPY_BYTES = 1 << 30
 
 @privsep.storage_pctxt.entrypoint
 def start() -> None:
-    """Have the privileged process run, which takes it a moment the first time."""
+    """Start the privileged process, so that the next call does not wait for it. Idempotent."""
 
 
 @privsep.storage_pctxt.entrypoint
@@ -59,14 +59,14 @@ def write_layer(
 ) -> None:
     """Write the layer, as a plain tar archive, into a file that the caller has open.
 
-    :param upper: the folder with what the container changed
-    :param lowers: the folders of its image's layers, from the highest
-    :param volumes: the folder of each volume by its path in the container; they are in the layer
-        as if they were no volumes
-    :param target: a process, and its descriptor of an empty file
-    :param limit: how many bytes the layer may have
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the folders can't be read, or the layer is larger than ``limit`` (EFBIG)
+    :param upper: directory with the changes of the container
+    :param lowers: directories of its image's layers, from the highest
+    :param volumes: directory of each volume by its path in the container; their files are in the
+        layer as ordinary files
+    :param target: a process id, and the process's file descriptor of an empty file
+    :param limit: maximal size of the layer in bytes
+    :raises ValueError: an argument is malformed
+    :raises OSError: a directory cannot be read, or the layer is larger than ``limit`` (EFBIG)
     """
     folders = [_folder(_OVERLAY_FOLDER, folder) for folder in (upper, *arguments.items(lowers))]
     places = {
@@ -77,7 +77,7 @@ def write_layer(
     with open(arguments.open_file(target), "r+b", buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink:
-            raise ValueError("the target is no empty file without a name")
+            raise ValueError("the target is not an empty file without a name")
         _Layer(file, room).write([Path(folder) for folder in folders], places)
 
 
@@ -92,7 +92,7 @@ class _Layer:
         self._written: set[str] = set()
 
     def write(self, view: Sequence[Path], volumes: Mapping[str, str]) -> None:
-        """Write what is in the highest folder of a view, then the volumes."""
+        """Write the highest directory of a view, then the volumes."""
         places = {_resolve(view, path): Path(folder) for path, folder in volumes.items()}
         self._write_tree(view[0], "", places.keys() | INJECTED)
         for place, folder in sorted(places.items()):
@@ -127,7 +127,7 @@ class _Layer:
     def _write_entry(
         self, path: Path, name: str, links: dict[tuple[int, int], str], opaque: bool = True
     ) -> bool:
-        """Write one entry; return whether it is a folder."""
+        """Write one entry; return True if it is a directory."""
         status = os.lstat(path)
         kind = stat.S_IFMT(status.st_mode)
         if _is_whiteout(status):
@@ -135,11 +135,11 @@ class _Layer:
             self._write_header(tarfile.TarInfo(f"{folder}/{WHITEOUT}{last}".lstrip("/")))
             return False
         if kind == stat.S_IFSOCK:
-            # nobody listens any more
+            # A socket is useless without the process that listens on it.
             return False
         entry = _entry(name, status, kind)
         attributes = _attributes(path)
-        # those of a hard link, too: the engine gives it its owner, which drops its capabilities
+        # Also for a hard link: the engine sets its owner, which drops the file's capabilities.
         entry.pax_headers = {
             f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape")
             for key, value in attributes.items()
@@ -170,20 +170,20 @@ class _Layer:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write_content(self, path: Path, size: int) -> None:
-        """Copy a file by its pieces of data, so that holes cost neither time nor space."""
+        """Copy the ranges of a file that have data, so that holes take neither time nor space."""
         padded = size + -size % tarfile.BLOCKSIZE
         self._take(padded)
         start = os.lseek(self._descriptor, 0, os.SEEK_CUR)
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            for begin, end in _pieces(source, size):
+            for begin, end in sparse_files.data_ranges(source, size):
                 os.lseek(self._descriptor, start + begin, os.SEEK_SET)
                 while begin < end:
                     count = os.sendfile(
                         self._descriptor, source, begin, min(end - begin, _COPY_BYTES)
                     )
                     if not count:
-                        raise OSError(errno.EIO, "a file shrank while it was read")
+                        raise OSError(errno.EIO, "a file became shorter while it was read")
                     begin += count
         finally:
             os.close(source)
@@ -193,7 +193,7 @@ class _Layer:
     def _take(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise OSError(errno.EFBIG, "there is no room for what the container changed")
+            raise OSError(errno.EFBIG, "there is no room for the changes of the container")
 
 
 def _entry(name: str, status: os.stat_result, kind: int) -> tarfile.TarInfo:
@@ -224,27 +224,12 @@ def _attributes(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data."""
-    end = 0
-    while end < size:
-        try:
-            begin = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            # a hole up to the end
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
-        yield begin, end
-
-
 def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _find(view: Sequence[Path], name: str) -> Path | None:
-    """Return where a name in a stack of layers is, by the highest that has it."""
+    """Return the path of a name in the highest layer that has it; None if it is deleted there."""
     for folder in view:
         path = folder / name
         try:
@@ -256,7 +241,7 @@ def _find(view: Sequence[Path], name: str) -> Path | None:
 
 
 def _resolve(view: Sequence[Path], path: str) -> str:
-    """Return a path with every link resolved as within the view, without a leading slash."""
+    """Return a path with all symbolic links resolved within the view, without a leading slash."""
     place: list[str] = []
     left = path.split("/")
     links = 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: short names for the folders of a server's layers, below /run.
+"""Privileged: short names for the directories of an instance's layers, below /run.
 
-mount(2) takes a page of options. The engine's own names of 40 layers fill it; by these, as many as
-the engine stacks fit.
+mount(2) accepts one page of options. The engine's own names of 40 layers fill a page; with these
+names, as many layers fit as the engine stacks.
 """
 
 import os
@@ -12,30 +12,29 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from novadocker import privsep
+from novadocker import engine_paths, privsep
 from novadocker.privsep import arguments
 
-# each letter counts
+# Short, because it is in the options once a layer.
 FOLDER = Path("/run/novadocker/l")
 
-_LAYER = re.compile(
-    r"/(?:[\w.-]+/)+overlay2/(?:[0-9a-z]{25,64}(?:-init)?/(?:diff|work)|l/[0-9A-Z]{26})"
-)
-# beside the names, a link that leads nowhere
+_LAYER = re.compile(engine_paths.MOUNTED_PATH)
+# A symbolic link beside the names; its target is the UUID of the instance that has the names.
 _OWNER = "of"
 
 
 def names(instance_uuid: str, count: int) -> list[str]:
-    """Return the names that so many folders of a server have."""
+    """Return the names that ``count`` directories of an instance get."""
     return [f"{_folder(instance_uuid)}/{number:x}" for number in range(count)]
 
 
 @privsep.storage_pctxt.entrypoint
 def make(instance_uuid: str, folders: Sequence[str]) -> None:
-    """Give folders of the engine their short names, in order; those of before are gone.
+    """Create the short names of the engine's directories, in order; replace those of before.
 
-    :raises ValueError: an argument is not well-formed
-    :raises FileExistsError: another server of this host has the names
+    :raises ValueError: an argument is malformed
+    :raises FileExistsError: another instance of this host has the names, because the first eight
+        characters of both UUIDs are the same
     """
     owner = arguments.instance_uuid(instance_uuid)
     layers = [_layer(path) for path in arguments.items(folders)]
@@ -46,15 +45,15 @@ def make(instance_uuid: str, folders: Sequence[str]) -> None:
     with suppress(FileExistsError):
         (folder / _OWNER).symlink_to(owner)
     if os.readlink(folder / _OWNER) != owner:
-        raise FileExistsError(f"{folder} is another server's")
+        raise FileExistsError(f"{folder} belongs to another instance")
     for name, path in zip(names(owner, len(layers)), layers, strict=True):
         Path(name).unlink(missing_ok=True)
         Path(name).symlink_to(path)
 
 
 def remove(instance_uuid: str) -> None:
-    """Remove a server's short names; absent is fine."""
-    # most servers have none, and need nobody with privileges
+    """Delete an instance's short names. Does nothing if it has none."""
+    # Because most instances have none, which needs no privileges to see.
     if _folder(instance_uuid).is_dir():
         _remove(instance_uuid)
 

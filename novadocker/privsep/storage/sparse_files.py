@@ -1,40 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged: holes of sparse files, which layers of images have no word for.
+"""Privileged: holes of sparse files, which the image format does not have.
 
-A snapshot marks the files that have holes with an attribute. They arrive full of zeros, and are
-sparse again once the engine has unpacked the snapshot.
+A snapshot marks files with holes by an extended attribute. When the engine has unpacked the
+snapshot, they are full of zeros, and ``dig`` makes them sparse again.
 """
 
 import errno
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from novadocker import privsep
+from novadocker import engine_paths, privsep
 from novadocker.linux import libc
 from novadocker.privsep import arguments
 
 MARK = "trusted.novadocker.sparse"
-"""The attribute of a file that has holes."""
+"""Extended attribute of a file with holes."""
 
-_LAYER = re.compile(r"/(?:[\w.-]+/)+overlay2/[0-9a-z]{25,64}/diff")
+_LAYER = re.compile(engine_paths.IMAGE_LAYER_PATH)
 _BLOCK_BYTES = 512
-# smaller holes are not worth the work
+# Smaller holes save too little.
 _SMALLEST_BYTES = 64 << 10
 _CHUNK = bytes(1 << 20)
 _PAGE = bytes(4096)
 # The file system has no holes, or no space for the metadata of one.
 _REFUSED = (errno.EOPNOTSUPP, errno.ENOSPC)
-# to dig takes these from a file
+# fallocate(2) clears these bits of a file, and its capabilities.
 _PRIVILEGED_MODES = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = "security.capability"
 
 
 def worth_a_mark(status: os.stat_result, attributes: frozenset[str]) -> bool:
-    """Tell whether a file has holes that can be dug again.
+    """Return True if a file has holes that ``dig`` can restore.
 
-    :param attributes: the names of its attributes
+    :param attributes: names of its extended attributes
     """
     return (
         stat.S_ISREG(status.st_mode)
@@ -44,14 +44,35 @@ def worth_a_mark(status: os.stat_result, attributes: frozenset[str]) -> bool:
     )
 
 
+def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each range of a file that has data; the rest is holes.
+
+    :param size: of the file in bytes; if the file has become shorter, the rest counts as a hole
+    :raises OSError: the file cannot be read
+    """
+    end = 0
+    while end < size:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
+        except OSError as error:
+            # There is no data up to the end of the file.
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        if begin < end:
+            yield begin, end
+
+
 @privsep.transfer_pctxt.entrypoint
 def dig(folders: Sequence[str]) -> None:
-    """Make holes of the zeros of marked files in folders of layers, and take the marks away.
+    """Replace the zeros of marked files in layers by holes, and remove the marks.
 
-    A file keeps its content and its time. It keeps its mark, too, if its file system has no holes.
+    Content and times of a file do not change. If its file system has no holes, the mark stays.
 
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: a folder can't be read
+    :param folders: directories of layers
+    :raises ValueError: an argument is malformed
+    :raises OSError: a directory cannot be read
     """
     layers = [_layer(folder) for folder in arguments.items(folders)]
     for layer in layers:
