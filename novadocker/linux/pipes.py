@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -67,6 +69,34 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def await_data(descriptor: int, seconds: float) -> None:
+    """Wait until a read of a pipe does not block.
+
+    :raises TimeoutError: nothing arrives within ``seconds``
+    """
+    # Because select(2) supports no descriptor from 1024 on.
+    arrivals = select.poll()
+    arrivals.register(descriptor, select.POLLIN)
+    if not arrivals.poll(max(seconds, 0) * 1000):
+        raise TimeoutError(f"no data arrived within {max(seconds, 0):.0f} s")
+
+
+def write_within(descriptor: int, data: bytes, seconds: float) -> None:
+    """Write all of ``data`` to a descriptor that does not block.
+
+    :raises TimeoutError: the other end does not read all of it within ``seconds``
+    """
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    end = time.monotonic() + seconds
+    view = memoryview(data)
+    while view:
+        if not room.poll(max(end - time.monotonic(), 0) * 1000):
+            raise TimeoutError(f"the other end read no data within {seconds:.0f} s")
+        with suppress(BlockingIOError):
+            view = view[os.write(descriptor, view) :]
 
 
 def _write(write: Write, fill: int) -> int:

@@ -1,50 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged entry points: a server's folders leave a host, and wait on another to be its own.
+"""Privileged: sending an instance's directories to another host, and staging them there.
 
-What arrives is kept beside the engine's own folders, on the same file system, so that it is moved
-into a new container by renaming, however much it is. Each function checks its arguments.
+Staged data is beside the engine's own directories, on the same file system, so that a rename moves
+it into a new container, however much it is. Each function checks its arguments.
 """
 
 import errno
+import io
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from novadocker import privsep
-from novadocker.linux import libc
+from novadocker import engine_paths, privsep
+from novadocker.linux import libc, pipes
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import tree_stream
 
 FOLDER = "novadocker-staging"
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
-# of a move: the container's, its volumes' and its config drive's
+# Numbers of a move's directories: the container's, its volumes' and its config drive's.
 _FOLDERS = range(1000)
-# of a container, of a volume, of a config drive
+# The directory of a container, of a volume, of a config drive.
 _SERVERS_FOLDER = re.compile(
-    r"/(?:[\w.-]+/)+(?:overlay2/[0-9a-z]{25,64}/diff|volumes/[A-Za-z0-9][\w.-]+/_data"
-    r"|novadocker/config-drives/[\w.-]+/[0-9a-f-]{36})"
+    rf"{engine_paths.IMAGE_LAYER_PATH}|{engine_paths.VOLUME_PATH}"
+    r"|/(?:[\w.-]+/)+novadocker/config-drives/[\w.-]+/[0-9a-f-]{36}"
 )
 
+# The sender is silent while it looks for changes in millions of files, or writes a large file's
+# dirty pages to the disk.
+_STALL_SECONDS = 900.0
+# Less than the timeout of the context, so that the caller never gives up before the stream ends.
+_STREAM_SECONDS = 3500.0
+
 _lock = threading.Lock()
-# what was read already, for the difference that follows
+# What was read for each move, for the changes that follow.
 _readers: dict[str, tree_stream.Reader] = {}
 
 
 @privsep.transfer_pctxt.entrypoint
 def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], live: bool) -> int:
-    """Write a server's folders to a pipe; with the same token again, what changed since.
+    """Write an instance's directories to a pipe; in later calls for a move, what changed since.
 
-    :param token: of the move
-    :param target: a process, and its descriptor of the pipe
-    :param live: whether the server may run; then another call must follow when it does not
+    :param token: names the move
+    :param target: a process id, and the process's file descriptor of the pipe
+    :param live: whether the instance may run; then another call without it must follow
     :returns: the bytes of content
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: the folders can't be read, or nobody reads the pipe
+    :raises ValueError: an argument is malformed
+    :raises OSError: a directory cannot be read, or the pipe has no reader
     """
     arguments.text(_TOKEN, token)
     places = [_servers_folder(folder) for folder in arguments.items(folders)]
@@ -57,7 +65,7 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
 
 @privsep.transfer_pctxt.entrypoint
 def forget_folders(token: str) -> None:
-    """Forget what was read for a move; unknown is fine."""
+    """Forget what was read for a move. Does nothing if the move is unknown."""
     arguments.text(_TOKEN, token)
     with _lock:
         _readers.pop(token, None)
@@ -67,40 +75,58 @@ def forget_folders(token: str) -> None:
 def receive_folders(
     data_root: str, instance_uuid: str, token: str, source: tuple[int, int]
 ) -> None:
-    """Apply what ``send_folders`` wrote to the staged folders of a move; the disk has it then.
+    """Apply the stream of ``send_folders`` to the staged directories of a move, and sync the disk.
 
     :param data_root: the engine's
-    :param source: a process, and its descriptor of a pipe
-    :raises ValueError: an argument is not well-formed
-    :raises trees.StreamError: what comes is not well-formed, or ends too early
-    :raises OSError: it can't be written
+    :param source: a process id, and the process's file descriptor of a pipe
+    :raises ValueError: an argument is malformed
+    :raises StreamError: the stream is malformed, or ends too early
+    :raises TimeoutError: the stream stalls
+    :raises OSError: the data cannot be written
     """
     pipe = arguments.open_file(source)
     folder = _staged(data_root, instance_uuid, token)
     folder.mkdir(0o700, parents=True, exist_ok=True)
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        with open(pipe, "rb") as stream:
-            tree_stream.Writer(top).apply(stream)
-        # each time, so that the last has little to write
+        with open(pipe, "rb", buffering=0) as raw:
+            tree_stream.Writer(top).apply(io.BufferedReader(_Timed(raw.fileno())))
+        # Each call syncs, so that the last one, in the downtime, has little to write.
         libc.syncfs(top)
     finally:
         os.close(top)
 
 
+class _Timed(io.RawIOBase):
+    """A pipe whose reads fail when the writer stalls."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._end = time.monotonic() + _STREAM_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        pipes.await_data(self._descriptor, min(_STALL_SECONDS, self._end - time.monotonic()))
+        return os.readv(self._descriptor, [buffer])
+
+
 @privsep.transfer_pctxt.entrypoint
 def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, target: str) -> bool:
-    """Make a staged folder one of a new container's, in place of what it has; tell whether it was.
+    """Replace a directory of a new container by a staged directory; return True if it was done.
 
-    It was not if that is done already, and no other folder is touched then.
+    False means that an earlier call did it; then no other directory is changed.
 
-    :raises ValueError: an argument is not well-formed
-    :raises OSError: nothing is staged for the move, or it can't be moved
+    :raises ValueError: an argument is malformed
+    :raises OSError: nothing is staged for the move, or the directory cannot be moved
     """
     place = Path(_servers_folder(target))
     name = str(arguments.number(_FOLDERS, number))
     staged = _staged(data_root, instance_uuid, token) / name
-    if not staged.parent.is_dir() or place.is_symlink():
+    # A symbolic link would become the container's directory.
+    if not staged.parent.is_dir() or place.is_symlink() or staged.is_symlink():
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
     if not staged.is_dir():
         return False
@@ -111,10 +137,10 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
         else:
             child.unlink()
     try:
-        # the folder itself, so that nothing is ever half there
+        # The directory itself, so that a crash never leaves a part of it.
         staged.rename(place)
     except OSError as error:
-        # a config drive may be on another file system, and has nothing but plain files
+        # A config drive may be on another file system, and has only regular files.
         if error.errno != errno.EXDEV or "/config-drives/" not in target:
             raise
         shutil.copytree(staged, place, symlinks=True, dirs_exist_ok=True)
@@ -124,7 +150,10 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
 
 @privsep.transfer_pctxt.entrypoint
 def discard_folders(data_root: str, instance_uuid: str) -> None:
-    """Remove whatever is staged for a server; nothing is fine."""
+    """Delete all staged data of an instance. Does nothing if there is none.
+
+    :raises ValueError: an argument is malformed
+    """
     folder = Path(arguments.folder(data_root)) / FOLDER
     arguments.instance_uuid(instance_uuid)
     for found in folder.glob(f"{instance_uuid}.*"):
@@ -136,8 +165,8 @@ def discard_folders(data_root: str, instance_uuid: str) -> None:
 def _staged(data_root: str, instance_uuid: str, token: str) -> Path:
     root = Path(arguments.folder(data_root))
     name = f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(_TOKEN, token)}"
-    if not (root / "overlay2").is_dir():
-        raise ValueError(f"{data_root!r} is no data root of an engine with overlay2")
+    if not engine_paths.overlay(root).is_dir():
+        raise ValueError(f"{data_root!r} is not the data root of an engine with overlay2")
     return root / FOLDER / name
 
 

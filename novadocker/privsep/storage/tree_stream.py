@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders as a stream: everything that they hold, and later what changed since.
+"""Directories as a stream: their whole content, and later the changes since.
 
-A stream is a sequence of lines of JSON, each of which a file's content may follow. Paths begin
-with the number of the folder. Hard links, holes, owners, times, device nodes, attributes and the
-marks of overlayfs for what was deleted are kept; sockets are not. The last line says that it is
-complete.
+A stream is a sequence of JSON objects, each on a line of its own; the content of a file may follow
+a line. Paths begin with the number of the directory. The stream has hard links, holes, owners,
+times, device nodes, extended attributes, and overlayfs's marks of deleted names; it has no sockets.
+Its last line shows that it is complete.
 """
 
 import base64
@@ -19,16 +19,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from novadocker.linux.pipes import StreamError
+from novadocker.privsep import arguments
+from novadocker.privsep.storage import sparse_files
 
-# what tells that nothing of an entry has changed; None for one that may change unnoticed
+# Is equal as long as an entry does not change; None for an entry that may change unnoticed.
 Identity = tuple[int, int, int] | None
 
-# overlayfs keeps its own state in them; of it only what hides the layers below goes along
+# Prefix of the extended attributes with the state of overlayfs. The stream has only the one that
+# hides the layers below a directory.
 _OVERLAY_ATTRIBUTE = "trusted.overlay."
 _OPAQUE = "trusted.overlay.opaque"
 _UNREADABLE = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 
-# a change within the clock's tick after a look at it leaves no trace
+# A change within the clock's tick after the entry was read does not change its ctime.
 _TRACELESS_NS = 2 * 10**9
 _GONE_AT_ONCE = 1000
 _CHUNK = 1 << 20
@@ -37,14 +40,15 @@ _LONGEST_LINE = 64 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One name in a folder.
+    """One name in a directory.
 
-    :ivar path: the folder's number, then the path in it
+    :ivar path: number of the directory, then the path in it
     :ivar mode: with the type, as in ``stat(2)``
     :ivar mtime: in nanoseconds
-    :ivar link: the path of an earlier entry that this is another name of
-    :ivar target: where a symbolic link leads
-    :ivar pieces: where a file has data, from and to; the rest of it is holes
+    :ivar link: path of an earlier entry of the same file; empty for the file's first name
+    :ivar target: target of a symbolic link
+    :ivar pieces: begin and end of each range of a file with data; the rest of the file is holes
+    :ivar attributes: extended attributes, in Base64
     """
 
     path: str
@@ -59,9 +63,61 @@ class Entry:
     pieces: Sequence[Sequence[int]] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> "Entry":
+        """Return the entry of a line.
+
+        :raises ValueError: a field is malformed
+        :raises TypeError: a field is missing or unknown
+        """
+        entry = cls(**fields)
+        for name, allowed in _NUMBERS.items():
+            arguments.number(allowed, getattr(entry, name))
+        for text in (entry.path, entry.link, entry.target, *arguments.mapping(entry.attributes)):
+            _check_text(text)
+        if "/" not in entry.path and not stat.S_ISDIR(entry.mode):
+            raise ValueError(f"{entry.path!r} is not a directory")
+        place = 0
+        for piece in arguments.items(entry.pieces):
+            begin, end = arguments.items(piece)
+            if not place <= arguments.number(_SIZES, begin) <= arguments.number(_SIZES, end):
+                raise ValueError("ranges of data are not in order")
+            place = end
+        if place > entry.size:
+            raise ValueError("the file is smaller than its data")
+        for key, value in entry.attributes.items():
+            base64.b64decode(value, validate=True)
+            if key != _OPAQUE and key.startswith(_OVERLAY_ATTRIBUTE):
+                raise ValueError(f"attribute {key!r} is not allowed")
+        return entry
+
+
+_SIZES = range(1 << 63)
+# chown(2) takes the highest number as "unchanged".
+_IDS = range((1 << 32) - 1)
+_NUMBERS = {
+    "mode": range(1 << 16),
+    "uid": _IDS,
+    "gid": _IDS,
+    "mtime": range(-(1 << 63), 1 << 63),
+    "rdev": range(1 << 64),
+    "size": _SIZES,
+}
+
+
+# The reader's system calls have whole paths, which PATH_MAX limits to half of it.
+_LONGEST_PATH = 8192
+
+
+def _check_text(value: object) -> None:
+    if not isinstance(value, str) or len(value) > _LONGEST_PATH or "\0" in value:
+        raise ValueError("a name is not a text, too long, or has a NUL character")
+    # Raises UnicodeEncodeError, a ValueError, if no file can have the name.
+    os.fsencode(value)
+
 
 class Reader:
-    """Writes folders to streams, the second time only what changed since the first.
+    """Writes directories to streams: first their whole content, then the changes since.
 
     :param folders: in the order of their numbers
     """
@@ -71,11 +127,11 @@ class Reader:
         self._seen: dict[str, Identity] = {}
 
     def write(self, stream: IO[bytes], live: bool) -> int:
-        """Write what is there now; return the bytes of content.
+        """Write a stream; return the bytes of content.
 
-        :param live: whether what is read may change meanwhile. What does is not whole, and has to
-            be written once more
-        :raises OSError: something can't be read or written
+        :param live: whether the directories may change meanwhile. A file that does is not
+            consistent in the stream, and must be written again
+        :raises OSError: a file cannot be read, or the stream not be written
         """
         seen: dict[str, Identity] = {}
         total = 0
@@ -98,7 +154,7 @@ class Reader:
             except FileNotFoundError:
                 if not live:
                     raise
-                # another name of it, if there is one, becomes the first
+                # The file's next name, if it has one, becomes its first.
                 links = {key: name for key, name in links.items() if name != path}
                 continue
             seen[path] = written
@@ -116,7 +172,7 @@ class Reader:
                 try:
                     status = os.lstat(place)
                     if stat.S_ISSOCK(status.st_mode):
-                        # nobody listens any more
+                        # A socket is useless without the process that listens on it.
                         continue
                     yield path, place, status
                     if stat.S_ISDIR(status.st_mode):
@@ -136,7 +192,7 @@ def _identity(status: os.stat_result) -> Identity:
 def _write_entry(
     stream: IO[bytes], path: str, place: Path, first: str, live: bool
 ) -> tuple[Identity, int]:
-    """Write one entry; return what tells of later changes, and the bytes of its content."""
+    """Write one entry; return its identity, and the bytes of its content."""
     if not stat.S_ISREG(os.lstat(place).st_mode):
         status = os.lstat(place)
         target = os.readlink(place) if stat.S_ISLNK(status.st_mode) else ""
@@ -146,7 +202,7 @@ def _write_entry(
     source = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(source, "rb", buffering=0) as content:
         if live:
-            # a mapped page that is dirty already can change without a trace
+            # A change of a mapped page that is dirty already does not change the ctime.
             os.fdatasync(source)
         status = os.fstat(source)
         if not stat.S_ISREG(status.st_mode):
@@ -154,7 +210,7 @@ def _write_entry(
         if first != path:
             _write_line(stream, _header(path, place, status, link=first))
             return _identity(status), 0
-        pieces = list(_pieces(source, status.st_size))
+        pieces = list(sparse_files.data_ranges(source, status.st_size))
         _write_line(stream, _header(path, place, status, size=status.st_size, pieces=pieces))
         for begin, end in pieces:
             _copy(content, stream, begin, end, live)
@@ -178,23 +234,11 @@ def _attributes(place: Path) -> dict[str, str]:
     found = {}
     for name in os.listxattr(place, follow_symlinks=False):
         if name in _UNREADABLE:
-            raise OSError(f"{place} has {name}, which only the host knows how to read")
+            raise OSError(f"{place} has the attribute {name}, which is valid only on its host")
         if name == _OPAQUE or not name.startswith(_OVERLAY_ATTRIBUTE):
             value = os.getxattr(place, name, follow_symlinks=False)
             found[name] = base64.b64encode(value).decode()
     return found
-
-
-def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data."""
-    end = 0
-    # the rest is a hole, or the file has become shorter
-    with suppress(OSError):
-        while end < size:
-            begin = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size)
-            if begin < end:
-                yield begin, end
 
 
 def _copy(source: IO[bytes], stream: IO[bytes], begin: int, end: int, live: bool) -> None:
@@ -215,36 +259,39 @@ def _write_line(stream: IO[bytes], fields: Mapping[str, Any]) -> None:
 
 
 class Writer:
-    """Applies streams to folders ``0``, ``1``, ... of a folder that nobody else writes to."""
+    """Applies streams to the subdirectories ``0``, ``1``, ... of a directory.
+
+    :param folder: file descriptor of the directory, which no other process writes to
+    """
 
     def __init__(self, folder: int) -> None:
-        """Take the folder's descriptor."""
         self._top = folder
         self._times: list[tuple[str, int]] = []
 
     def apply(self, stream: IO[bytes]) -> None:
         """Apply one stream.
 
-        :raises StreamError: it is not well-formed, or ends too early
-        :raises OSError: something can't be written
+        :raises StreamError: the stream is malformed, or ends too early
+        :raises OSError: a file cannot be written
         """
         while True:
             line = stream.readline(_LONGEST_LINE)
             if not line.endswith(b"\n"):
                 raise StreamError("the stream ended too early")
             try:
-                fields = json.loads(line)
+                fields = arguments.mapping(json.loads(line))
                 if "end" in fields:
                     break
                 if "gone" in fields:
-                    for path in fields["gone"]:
+                    for path in arguments.items(fields["gone"]):
+                        _check_text(path)
                         self._remove(path)
                     continue
-                entry = Entry(**fields)
-            except (ValueError, TypeError) as error:
-                raise StreamError(f"not well-formed: {error}") from error
+                entry = Entry.parse(fields)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise StreamError(f"the stream is malformed: {str(error)[:200]}") from error
             self._make(entry, stream)
-        # to write into a folder changes its time
+        # Because a write into a directory changes its time.
         for path, mtime in reversed(self._times):
             with suppress(FileNotFoundError), self._named(path) as (parent, name):
                 os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
@@ -307,14 +354,14 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Place:
-    """The folder that a path's last name is in, open, with no link followed on the way."""
+    """The parent directory of a path, opened without following symbolic links."""
 
     def __init__(self, top: int, path: str) -> None:
         self._names = path.split("/")
         if not self._names[0].isdecimal() or any(
             name in ("", ".", "..") or "\0" in name for name in self._names
         ):
-            raise StreamError(f"{path!r} is no path")
+            raise StreamError(f"{path!r} is not a path in the stream")
         self._top = top
 
     def __enter__(self) -> tuple[int, str]:
@@ -350,13 +397,13 @@ def _fill(parent: int, name: str, entry: Entry, stream: IO[bytes]) -> None:
 
 
 def _dress(parent: int, name: str, entry: Entry) -> None:
-    """Give an entry its owner, mode, attributes and time, in an order that keeps each."""
+    """Set an entry's owner, mode, extended attributes and time, in an order that keeps each."""
     place = f"/proc/self/fd/{parent}/{name}"
     os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     if not stat.S_ISLNK(entry.mode):
-        # it was made a moment ago, so it is no link
+        # The entry was created just now, so it is not a link.
         os.chmod(place, stat.S_IMODE(entry.mode))
-    # of a folder that was there already
+    # A directory that existed before may have other attributes.
     for key in os.listxattr(place, follow_symlinks=False):
         if key not in entry.attributes:
             os.removexattr(place, key, follow_symlinks=False)

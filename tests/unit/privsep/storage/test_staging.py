@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Staged directories: streams that stall, links in their place."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from novadocker import privsep
+from novadocker.privsep.storage import staging
+
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
+TOKEN = "0" * 32
+
+
+@pytest.fixture
+def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(privsep.transfer_pctxt, "client_mode", False)
+    (tmp_path / "docker/overlay2").mkdir(parents=True)
+    return tmp_path / "docker"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("_STALL_SECONDS", b'{"en'), ("_STALL_SECONDS", b""), ("_STREAM_SECONDS", b"")],
+)
+def test_a_stream_that_stalls(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes
+) -> None:
+    monkeypatch.setattr(staging, name, 0.2)
+    read, write = os.pipe()
+    begin = time.monotonic()
+    try:
+        os.write(write, data)
+        with pytest.raises(TimeoutError):
+            staging.receive_folders(str(data_root), UUID, TOKEN, (os.getpid(), read))
+    finally:
+        os.close(read)
+        os.close(write)
+    assert time.monotonic() - begin < 20
+    staging.discard_folders(str(data_root), UUID)
+    assert not (data_root / staging.FOLDER).exists()
+
+
+def test_a_link_is_not_adopted(data_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/file").write_text("secret")
+    staged = data_root / staging.FOLDER / f"{UUID}.{TOKEN}"
+    staged.mkdir(parents=True)
+    (staged / "0").symlink_to(tmp_path / "secret")
+    target = data_root / "overlay2" / ("a" * 64) / "diff"
+    target.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError):
+        staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(target))
+    assert list(target.iterdir()) == []
+    assert (tmp_path / "secret/file").read_text() == "secret"
+
+
+def test_a_directory_is_adopted_once(data_root: Path) -> None:
+    staged = data_root / staging.FOLDER / f"{UUID}.{TOKEN}"
+    (staged / "0").mkdir(parents=True)
+    (staged / "0/new").write_text("new")
+    target = data_root / "overlay2" / ("a" * 64) / "diff"
+    (target / "old").mkdir(parents=True)
+    assert staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(target))
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert not staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(target))
+    assert [path.name for path in target.iterdir()] == ["new"]
