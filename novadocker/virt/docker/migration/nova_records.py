@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resize: what a change of a server's limits must not break, and the way back.
+"""Nova's records of moves and resizes: instances, migrations, instance actions, allocations.
 
-On the same host the container stays what it is and its limits change under it. They do so in
-``migrate_disk_and_power_off``, the one step after which Nova can put everything back: flavor,
-claims and allocations. The later steps find them set.
+A resize on the same host changes the limits in ``migrate_disk_and_power_off``, because that is the
+only step after whose failure Nova restores flavor, claims and allocations.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from oslo_utils import timeutils
 
 @contextmanager
 def rolled_back() -> Iterator[None]:
-    """Have Nova put the server back to what it was, not into ERROR, when the body fails.
+    """Translate a failure of the body, so that Nova restores the instance instead of setting ERROR.
 
-    :raises InstanceFaultRollback: it failed; the fault is the failure's own
+    :raises InstanceFaultRollback: the body failed; the fault is that of the failure
     """
     try:
         yield
@@ -34,17 +33,17 @@ def rolled_back() -> Iterator[None]:
 
 
 def is_to_other_host(migration: objects.Migration) -> bool:
-    """Tell whether a server moves to another host."""
+    """Return True if an instance moves to another host."""
     return bool(migration.source_compute != migration.dest_compute)
 
 
 def is_reverted_here(instance: objects.Instance) -> bool:
-    """Tell whether a server that Nova wants destroyed is the one that a resize goes back to.
+    """Return True if Nova destroys an instance because its resize on this host is reverted.
 
-    Nova destroys what the destination has, and here that is the only copy. Its own records say
-    so, which outlive a restart of nova-compute.
+    Nova destroys the destination's instance, which after a resize on the same host is the only one.
+    Nova's records show it, and outlive a restart of nova-compute.
 
-    :raises MigrationNotFoundByStatus: they do not say; nothing must be destroyed then
+    :raises MigrationNotFoundByStatus: the records do not show it; nothing may be destroyed then
     """
     if instance.task_state != task_states.RESIZE_REVERTING:
         return False
@@ -59,14 +58,14 @@ def is_reverted_here(instance: objects.Instance) -> bool:
 
 
 def is_gone_for_good(instance: objects.Instance, host: str) -> bool:
-    """Tell whether what a host destroys of an instance is the instance, not what it left there."""
+    """Return True if a host destroys an instance itself, not the remains of a move."""
     return bool(instance.host == host and instance.task_state != task_states.RESIZE_REVERTING)
 
 
 def is_cut_off(instance: objects.Instance) -> bool:
-    """Tell whether nova-compute died while it finished a move to this host.
+    """Return True if nova-compute died while it finished a move to this host.
 
-    To be asked when nova-compute starts. Nova itself leaves such an instance as it is.
+    Valid only while nova-compute starts. Nova itself does not change such an instance.
     """
     return bool(instance.task_state == task_states.RESIZE_FINISH)
 
@@ -74,10 +73,10 @@ def is_cut_off(instance: objects.Instance) -> bool:
 def take_back(
     context: nova_context.RequestContext, instance: objects.Instance, migration: objects.Migration
 ) -> None:
-    """Have Nova's records say that an instance has not left, after nova-compute died in a move.
+    """Set Nova's records to an instance that has not left, after nova-compute died in a move.
 
-    As the manager does when ``migrate_disk_and_power_off`` fails; after its own end it leaves the
-    allocations to the destination. Does nothing for a move that nova-compute did not die in.
+    The manager does the same when ``migrate_disk_and_power_off`` fails, but when it dies, the
+    destination keeps the allocations. Does nothing if nova-compute did not die in the move.
     """
     if instance.task_state != task_states.RESIZE_MIGRATING:
         return
@@ -89,14 +88,14 @@ def take_back(
 
 
 def runs_after(instance: objects.Instance) -> bool:
-    """Tell whether an instance is to run when it has moved."""
+    """Return True if an instance runs after its move."""
     return bool(instance.system_metadata.get("old_vm_state") != vm_states.STOPPED)
 
 
 def set_finished(instance: objects.Instance) -> None:
-    """Have Nova's records say that a move is finished, to be confirmed or reverted.
+    """Set Nova's records to a move that is finished and can be confirmed or reverted.
 
-    They are those that the manager sets after ``finish_migration``.
+    The manager sets the same ones after ``finish_migration``.
     """
     migration = objects.Migration.get_by_id_and_instance(
         instance._context, instance.migration_context.migration_id, instance.uuid
@@ -110,18 +109,18 @@ def set_finished(instance: objects.Instance) -> None:
 
 
 def resume_cut_off(host: str) -> None:
-    """Have confirmations and reverts go on that nova-compute died in.
+    """Resume the confirmations and reverts in which nova-compute died.
 
-    To be called when nova-compute starts. Requests that still wait for this host are not harmed.
+    Call it when nova-compute starts. It does not affect requests in this host's queue.
     """
     reopen_confirmations(host)
     resume_reverts(host)
 
 
 def reopen_confirmations(host: str) -> None:
-    """Let moves from this host be confirmed once more whose confirmation was cut off.
+    """Allow another confirmation of moves from this host whose confirmation was cut off.
 
-    The API refuses what Nova takes for under way, for good.
+    Otherwise the API refuses it for ever, because the migration's status is ``confirming``.
     """
     found = objects.MigrationList.get_by_filters(
         nova_context.get_admin_context(), {"source_compute": host, "status": "confirming"}
@@ -132,10 +131,10 @@ def reopen_confirmations(host: str) -> None:
 
 
 def resume_reverts(host: str) -> None:
-    """Ask this host once more for its part of reverts that were cut off in it.
+    """Re-send the revert RPC for every resize revert that this host had begun when it was cut off.
 
-    It is the removal on the destination, or the return on the source; both can be repeated. What
-    has not begun waits in this host's queue, and is left alone.
+    The RPC is ``revert_resize`` on the destination and ``finish_revert_resize`` on the source. Both
+    are idempotent. An RPC that has not begun is still in this host's queue and is not re-sent.
     """
     context = nova_context.get_admin_context()
     compute = rpcapi.ComputeAPI()
@@ -145,7 +144,7 @@ def resume_reverts(host: str) -> None:
     for instance in reverting:
         begun = _cut_off_events(context, instance, host)
         migration = _last_migration(context, instance)
-        # without the request's resources, which are for ports with a guaranteed bandwidth
+        # Without request_spec resources, because only ports with a guaranteed bandwidth need them.
         if "compute_finish_revert_resize" in begun:
             compute.finish_revert_resize(context, instance, migration, host, None)
         elif "compute_revert_resize" in begun:
@@ -155,12 +154,12 @@ def resume_reverts(host: str) -> None:
 def _cut_off_events(
     context: nova_context.RequestContext, instance: objects.Instance, host: str
 ) -> set[str]:
-    """Return what a host has begun of an instance's last action and not ended."""
+    """Return the names of the events of an instance's last revert that a host began, not ended."""
     actions = objects.InstanceActionList.get_by_instance_uuid(context, instance.uuid, limit=1)
     if not actions or actions[0].action != instance_actions.REVERT_RESIZE:
         return set()
     events = objects.InstanceActionEventList.get_by_action(context, actions[0].id)
-    # of what was done twice Nova ends the first
+    # If an event was done twice, Nova sets the end of the first one.
     ended = {event.event for event in events if event.finish_time}
     return {event.event for event in events if event.host == host} - ended
 
