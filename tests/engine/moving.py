@@ -6,16 +6,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 
 import docker
 import pytest
 from nova import conf
 
-from novadocker.cmd import receive
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration import transfer, transport
+from novadocker.virt.docker.images import announced
+from novadocker.virt.docker.migration import receiver, transfer, transport
+from novadocker.virt.docker.migration.disk_info import Move
 from tests.engine.images.test_snapshot import Boot, Guest
 
 # A replacement for ssh between two hosts.
@@ -37,10 +39,10 @@ except BrokenPipeError:
     pass
 """
 
-Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, transfer.Move]]]
+Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, Move]]]
 """The type of the fixture ``opened``."""
 
-Arrive = Callable[[transfer.Move], Guest]
+Arrive = Callable[[Move], Guest]
 """The type of the fixture ``arrive``."""
 
 
@@ -49,6 +51,7 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
     """Run a host that receives servers; yield the command that connects to it."""
     path = tmp_path / "socket"
     conf.CONF.set_override("api_url", engine_url, group="docker")
+    conf.CONF.set_override("instances_path", str(tmp_path / "instances"))
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -62,9 +65,11 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
                 with (
                     link,
                     link.makefile("rb", buffering=0) as source,
-                    link.makefile("w") as answers,
+                    link.makefile("wb", buffering=0) as answers,
                 ):
-                    receive.serve(source, answers)  # type: ignore[arg-type]
+                    destination = Engine(conf.CONF.docker.api_url, timeout=30, load_timeout=60)
+                    load = partial(announced.load, destination)
+                    receiver.serve(destination, load, source, answers)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -72,6 +77,7 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
     conf.CONF.clear_override("api_url", group="docker")
+    conf.CONF.clear_override("instances_path")
 
 
 @pytest.fixture
@@ -94,11 +100,11 @@ def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) ->
 
     def begin(
         command: Sequence[str] = host,
-    ) -> AbstractContextManager[tuple[transfer.Session, transfer.Move]]:
+    ) -> AbstractContextManager[tuple[transfer.Session, Move]]:
         return transfer.session(
             command,
             "there",
-            transport.way(engine, instance_uuid),
+            transport.choose(engine, instance_uuid),
             instance_uuid,
             engine.inspect_container(guest.id).image_id,
             engine.inspect_storage(guest.id),
@@ -115,7 +121,7 @@ def arrive(
     """Yield a function that creates and starts a container of the received data."""
     made: list[str] = []
 
-    def call(move: transfer.Move) -> Guest:
+    def call(move: Move) -> Guest:
         network = docker_client.create_host_config(network_mode="none")
         made.append(docker_client.create_container(base, host_config=network)["Id"])
         storage = engine.inspect_storage(made[-1])

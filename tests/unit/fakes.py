@@ -23,7 +23,7 @@ from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.host.topology import Cell, CpuSets
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.migration import nova_records
-from novadocker.virt.docker.migration.transfer import Move
+from novadocker.virt.docker.migration.disk_info import Move
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -405,7 +405,7 @@ class FakeTransfer:
         self,
         command: object,
         host: str,
-        way: object,
+        transport: object,
         instance_uuid: str,
         image_id: str,
         storage: Storage,

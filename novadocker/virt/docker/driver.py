@@ -24,10 +24,10 @@ from novadocker.state_files import alive, incident_socket
 from novadocker.virt.docker.containers.servers import power_state_of
 from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
-from novadocker.virt.docker.migration import nova_records, transfer
+from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.migration.disk_info import SAME_HOST, read_move
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.network import device_names
-from novadocker.virt.docker.operations import resize
 from novadocker.virt.docker.operations.admin_password import AdminPassword
 from novadocker.virt.docker.operations.build import Build
 from novadocker.virt.docker.operations.collaborators import Collaborators, real_collaborators
@@ -420,7 +420,7 @@ class DockerDriver(driver.ComputeDriver):
                     instance, dest, network_info, timeout, retry_interval
                 ).to_text()
             self._resize.begin(instance, flavor, network_info)
-        return resize.DISK_INFO
+        return SAME_HOST
 
     def finish_migration(
         self,
@@ -442,7 +442,7 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises InstanceFaultRollback: the new limits could not be set; the old limits are set
         """
-        move = transfer.read_move(disk_info)
+        move = read_move(disk_info)
         if move is not None:
             self._migrate.arrive(instance, move, network_info, image_meta, power_on)
             return

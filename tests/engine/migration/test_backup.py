@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of running servers in a registry, and servers created from them."""
+"""Backups of running servers in a registry, and servers created from them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from novadocker import exception, naming
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import backup
-from novadocker.virt.docker.migration.backup import Copies
+from novadocker.virt.docker.migration.backup import Backups
 from tests.engine.images.test_snapshot import Guest, base, boot, check, prepare
 from tests.engine.images.test_store import folder, store
 from tests.engine.migration.test_transport import (
@@ -36,17 +36,17 @@ def server(docker_client: docker.APIClient, guest: Guest, instance_uuid: str) ->
 
 
 @pytest.fixture
-def taken(engine: Engine, registry: Registry, tmp_path: Path) -> Iterator[Copies]:
+def taken(engine: Engine, registry: Registry, tmp_path: Path) -> Iterator[Backups]:
     conf.CONF.set_override("copy_interval", 60, group="docker")
     conf.CONF.set_override("instances_path", str(tmp_path))
-    yield Copies(engine, ServerList(engine), tmp_path / "marks")
+    yield Backups(engine, ServerList(engine), tmp_path / "marks")
     conf.CONF.clear_override("copy_interval", group="docker")
     conf.CONF.clear_override("instances_path")
 
 
 @either_authentication
 def test_a_server_is_made_of_its_last_copy(
-    taken: Copies,
+    taken: Backups,
     registry: Registry,
     engine: Engine,
     docker_client: docker.APIClient,
@@ -57,14 +57,14 @@ def test_a_server_is_made_of_its_last_copy(
 ) -> None:
     prepare(guest)
     guest.run("echo first >/written")
-    taken.take(server)
+    taken.create(server)
     repository = backup._repository(server)
     first = repository.find_image(backup.TAG)
     assert first is not None
     guest.run("echo second >/written")
     # The second copy has no changes to send.
     for _ in range(2):
-        taken.take(server)
+        taken.create(server)
     now = repository.find_image(backup.TAG)
     assert now is not None
     # The registry has no blob of the previous copy any more.
@@ -85,22 +85,22 @@ def test_a_server_is_made_of_its_last_copy(
 
 
 def test_a_copy_that_fails_leaves_the_one_before(
-    taken: Copies, registry: Registry, guest: Guest, server: str, monkeypatch: Any, data_root: Path
+    taken: Backups, registry: Registry, guest: Guest, server: str, monkeypatch: Any, data_root: Path
 ) -> None:
-    taken.take(server)
+    taken.create(server)
     before = registry.images()
     guest.run("dd if=/dev/urandom of=/big bs=1M count=8")
     registry.fill()
     with pytest.raises(exception.RegistryFailed, match="No space left"):
-        taken.take(server)
+        taken.create(server)
     assert registry.images() == before
     assert guest.run("echo goes on") == "goes on\n"
 
 
 def test_nothing_is_staged_of_a_copy_that_is_damaged(
-    taken: Copies, registry: Registry, server: str, data_root: Path
+    taken: Backups, registry: Registry, server: str, data_root: Path
 ) -> None:
-    taken.take(server)
+    taken.create(server)
     for blob in registry.disk.rglob("data"):
         if blob.read_bytes().endswith(b"}\n"):
             blob.write_bytes(blob.read_bytes()[:-2] + b" }\n")
@@ -110,18 +110,18 @@ def test_nothing_is_staged_of_a_copy_that_is_damaged(
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "full"])
 def test_a_copy_that_can_not_be_fetched_is_not_taken_for_none(
-    taken: Copies, registry: Registry, server: str, data_root: Path, fault: str
+    taken: Backups, registry: Registry, server: str, data_root: Path, fault: str
 ) -> None:
     """Otherwise the server would be rebuilt from its image and lose its data."""
     fail, words = FAULTS[fault]
-    taken.take(server)
+    taken.create(server)
     conf.CONF.set_override("api_timeout", SHORT_PATIENCE_SECONDS, group="docker")
     fail(registry)
     with pytest.raises(exception.RegistryFailed, match=words):
         taken.fetch(server, str(data_root))
 
 
-def test_when_a_copy_is_due(taken: Copies, tmp_path: Path, monkeypatch: Any) -> None:
+def test_when_a_copy_is_due(taken: Backups, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "marks").mkdir()
     mark = tmp_path / "marks/uuid"
     assert taken._is_due("uuid")

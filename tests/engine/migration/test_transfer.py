@@ -82,8 +82,8 @@ def test_nothing_is_kept_of_a_move_that_is_cut_off(opened: Opened, when: str) ->
             session.send(live=True)
         if when == "commit":
             session.send(live=False)
-        session._talk._process.kill()
-        session._talk._process.wait()
+        session._target._process.kill()
+        session._target._process.wait()
         if when == "commit":
             session.commit()
         session.send(live=when == "live")

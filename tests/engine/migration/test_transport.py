@@ -120,8 +120,8 @@ def test_of_an_image_travels_what_the_host_lacks(
         names.add(f"novadocker/moved:{image_id.removeprefix('sha256:')[:12]}")
         server = new_instance_uuid()
         storage = engine.inspect_storage(moved.id)
-        way = transport.way(engine, server)
-        with transfer.session(host, "there", way, server, image_id, storage, ""):
+        carrier = transport.choose(engine, server)
+        with transfer.session(host, "there", carrier, server, image_id, storage, ""):
             assert other_engine.inspect_image(image_id).id == image_id
         served.append(len(registry.served()) - sum(served))
         assert registry.images() == []
@@ -245,14 +245,14 @@ def test_what_a_move_left_that_was_cut_off(
     class Gone(Exception):
         pass
 
-    class Talk:
-        def tell(self, _fields: object) -> None:
+    class Cut:
+        def ask(self, _order: object) -> None:
             raise Gone
 
     with pytest.raises(Gone):
-        transport.way(engine, instance_uuid).send_image(Talk(), base)  # type: ignore[arg-type]
+        transport.choose(engine, instance_uuid).send_image(Cut(), base)  # type: ignore[arg-type]
     assert registry.images()
-    transport.clear_left(engine)
+    transport.clear_leftovers(engine)
     assert registry.images() == []
     assert engine.list_images(f"{registry.address}/moves/*") == {}
 

@@ -16,14 +16,14 @@ from nova.compute import vm_states
 
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.driver import DockerDriver
-from novadocker.virt.docker.migration import transfer as transfer_module
+from novadocker.virt.docker.migration.disk_info import Move
 from novadocker.virt.docker.operations.collaborators import Collaborators
 from tests.unit import fakes
 
 HOST = "host1"
 AWAY = SimpleNamespace(source_compute=HOST, dest_compute="host2", cross_cell_move=False)
 HERE = SimpleNamespace(source_compute=HOST, dest_compute=HOST, cross_cell_move=False)
-MOVE = transfer_module.Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
+MOVE = Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 
 class Dead(BaseException):

@@ -10,7 +10,7 @@ from nova import objects
 from nova.compute import power_state, task_states
 
 from novadocker import exception
-from novadocker.virt.docker.operations import resize
+from novadocker.virt.docker.migration.disk_info import SAME_HOST
 from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeHost, FakeNetwork
 
 MIB = 1 << 20
@@ -173,7 +173,7 @@ def test_the_last_step_failing_puts_the_old_limits_back(
     enforcement.broken = lambda limits: limits.memory_bytes == 512 * MIB
     with pytest.raises(nova_exception.InstanceFaultRollback):
         driver.finish_migration(
-            None, None, server, resize.DISK_INFO, network_info, None, True, {}, None, True
+            None, None, server, SAME_HOST, network_info, None, True, {}, None, True
         )
     assert kept(enforcement) == (256, 200_000)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of running servers in the registry, from which they are evacuated when their host dies.
+"""Backups of running instances in the registry, for their evacuation when this host fails.
 
-A copy is an image of the server's own, tag ``copy``, by which the registry keeps its data: the
-streams of ``trees``. The server's base image is beside it. The server is frozen for the difference
-to what was read while it ran, so a copy is what a crash would have left.
+The options and the documentation call a backup a copy. It is an image with the tag ``copy``, by
+which the registry keeps the streams of ``tree_stream``; the instance's base image is beside it. The
+instance is frozen while the changes since the first stream are sent: a backup is crash-consistent.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import transfer, transport
+from novadocker.virt.docker.migration.disk_info import Move, read_move
 from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
 
 LOG = logging.getLogger(__name__)
@@ -35,10 +36,10 @@ _IMAGE_TAG = "copy-image"
 _LOOK_SECONDS = 30.0
 
 
-class Copies:
-    """The copies of this host's servers.
+class Backups:
+    """The backups of this host's instances.
 
-    :param marks: a folder whose files tell when each server's last copy was begun
+    :param marks: directory of empty files, whose times show when each instance's last backup began
     """
 
     def __init__(self, engine: Engine, listing: ServerList, marks: Path) -> None:
@@ -49,23 +50,23 @@ class Copies:
         self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
 
     def start(self) -> None:
-        """Begin to take copies, if the operator wants any."""
+        """Start the thread that creates backups, if the operator configured them."""
         if wanted():
             self._marks.mkdir(parents=True, exist_ok=True)
             for name in self._engine.list_images(f"{CONF.docker.transfer_registry}/*/{TAG}"):
-                # left by one that was cut off
+                # A backup that was cut off leaves its image's name in the engine.
                 self._engine.remove_image(name)
             self._thread.start()
 
     def stop(self) -> None:
-        """Begin no more copies."""
+        """Stop the thread after the backup that it creates. Does not wait for it."""
         self._ended.set()
 
-    def take(self, instance_uuid: str) -> None:
-        """Copy a server; the copy before is removed then.
+    def create(self, instance_uuid: str) -> None:
+        """Create a backup of an instance, then delete its previous one.
 
-        :raises NovaException: the engine or the registry refuses; the copy before is still there
-        :raises OSError: its data can't be read
+        :raises NovaException: the engine or the registry refuses; the previous backup remains
+        :raises OSError: the instance's data cannot be read
         """
         found = self._engine.inspect_container(naming.container_name(instance_uuid))
         storage = self._engine.inspect_storage(found.id)
@@ -92,19 +93,19 @@ class Copies:
             )
         finally:
             self._engine.remove_image(name)
-        move = transfer.Move(token, found.image_id, volumes, drive=False)
+        move = Move(token, found.image_id, volumes, drive=False)
         now = repository.put_image(TAG, {"image": image, "move": move.to_text()}, blobs)
         if before is not None:
-            # what did not change has the same digest
+            # Data that did not change has the same digest in both.
             _remove(repository, before, kept=now.blobs)
         seconds = time.monotonic() - begin
-        LOG.info("Copied server %s in %.1f s", instance_uuid, seconds)
+        LOG.info("Copied instance %s to the registry in %.1f s", instance_uuid, seconds)
 
-    def fetch(self, instance_uuid: str, data_root: str) -> transfer.Move | None:
-        """Stage the last copy of a server here, with its image; None if there is none.
+    def fetch(self, instance_uuid: str, data_root: str) -> Move | None:
+        """Stage the last backup of an instance, and pull its image; return None if it has none.
 
         :raises NovaException: the engine or the registry refuses; nothing is staged
-        :raises OSError: this host has no room for it
+        :raises OSError: this host has no room for the data
         """
         if not wanted():
             return None
@@ -112,9 +113,8 @@ class Copies:
         copy = repository.find_image(TAG)
         if copy is None:
             return None
-        move = transfer.read_move(copy.config["move"])
-        assert move is not None
-        transport.pull_image(self._engine, repository, copy.config["image"], move.image_id)
+        image, move = _read(repository, copy)
+        transport.pull_image(self._engine, repository, image, move.image_id)
         with ExitStack() as undo:
             undo.callback(staging.discard_folders, data_root, instance_uuid)
             for layer in copy.layers:
@@ -124,7 +124,7 @@ class Copies:
         return move
 
     def remove(self, instance_uuid: str) -> None:
-        """Remove the copy of a server that is deleted; absent is fine."""
+        """Delete the backup of an instance that is deleted. Does nothing if it has none."""
         if not wanted():
             return
         with suppress(FileNotFoundError):
@@ -134,16 +134,16 @@ class Copies:
             copy = repository.find_image(TAG)
             if copy is not None:
                 _remove(repository, copy)
-                repository.remove_image(copy.config["image"])
+                repository.remove_image(_read(repository, copy)[0])
         except exception.RegistryFailed as error:
-            LOG.warning("The copy of server %s is left: %s", instance_uuid, error)
+            LOG.warning("Failed to delete the copy of instance %s: %s", instance_uuid, error)
 
     def _run(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 servers = self._listing.servers()
             except nova_exception.NovaException as error:
-                LOG.warning("No server has a new copy: %s", error)
+                LOG.warning("Failed to list the instances to copy: %s", error)
                 continue
             for uuid, server in servers.items():
                 if self._ended.is_set():
@@ -152,34 +152,45 @@ class Copies:
                     continue
                 (self._marks / uuid).touch()
                 try:
-                    self.take(uuid)
+                    self.create(uuid)
                 except (nova_exception.NovaException, OSError) as error:
-                    LOG.warning("Server %s has no new copy: %s", uuid, error)
+                    LOG.warning("Failed to copy instance %s: %s", uuid, error)
 
     def _is_due(self, instance_uuid: str) -> bool:
         try:
             last = (self._marks / instance_uuid).stat().st_mtime
         except FileNotFoundError:
             return True
-        # a clock that was set back must not put it off for ever
+        # If the clock was set back, the time of the last backup may lie far in the future.
         return not 0 <= time.time() - last < CONF.docker.copy_interval * 60
 
 
-def _repository(instance_uuid: str) -> Repository:
-    # not that of its moves, which remove the image
-    return transport.repository(f"{instance_uuid}/{TAG}")
-
-
 def wanted() -> bool:
-    """Tell whether the operator wants copies."""
+    """Return True if the operator configured backups."""
     return bool(CONF.docker.copy_interval and CONF.docker.transfer_registry)
 
 
-def _upload(repository: Repository, token: str, folders: list[str], live: bool) -> Blob:
-    def write(target: tuple[int, int]) -> int:
-        return int(staging.send_folders(token, folders, target, live))
+def _repository(instance_uuid: str) -> Repository:
+    # Not the repository of the instance's moves, because a move deletes the image in it.
+    return transport.repository(f"{instance_uuid}/{TAG}")
 
-    with pipes.read_from(write) as (chunks, writing):
+
+def _read(repository: Repository, copy: DataImage) -> tuple[str, Move]:
+    """Return the digest of a backup's base image, and what was copied.
+
+    :raises RegistryFailed: the registry has something else under the backup's tag
+    """
+    image, text = copy.config.get("image"), copy.config.get("move")
+    move = read_move(text) if isinstance(text, str) else None
+    if move is None or not isinstance(image, str) or not naming.DIGEST.fullmatch(image):
+        raise exception.RegistryFailed(
+            registry=repository.registry, reason=f"its image with the tag {TAG} is not a copy"
+        )
+    return image, move
+
+
+def _upload(repository: Repository, token: str, folders: list[str], live: bool) -> Blob:
+    with pipes.read_from(transfer.stream_writer(token, folders, live)) as (chunks, writing):
         blob = repository.upload(chunks)
         writing.result()
     return blob

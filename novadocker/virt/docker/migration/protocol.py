@@ -1,130 +1,370 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of JSON to and from a command that speaks for another host, and bytes between them."""
+"""The protocol of a move: the messages between the source host and the destination host.
+
+Both ends use this module. A message is a JSON object on a line of its own. The source sends a
+greeting, then orders; the destination answers each of them::
+
+    source                                               destination
+    {"version": 1, "uuid": U, "token": T, "image": D}    {"ready": true, "image": true or false}
+    {"load": true}, then frames of an image archive      {"loaded": true}
+    {"pull": D}                                          {"loaded": true}
+    {"fetch": D}                                         {"applied": true}
+    {"apply": true}, then a stream of ``tree_stream``    {"applied": true}
+    {"commit": true}                                     {"kept": true}
+
+A frame is the line ``{"bytes": N}`` and N bytes; ``{"bytes": 0}`` ends the frames. Instead of its
+answer the destination may send ``{"refused": REASON}``, after which it ends. The destination
+deletes the data that it received unless the source commits the move.
+"""
 
 from __future__ import annotations
 
 import json
-import select
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self, TypeVar
 
-from oslo_log import log as logging
+from novadocker import naming
+from novadocker.linux import pipes
+from novadocker.privsep import arguments
 
-from novadocker import exception
+VERSION = 1
+"""Version of the protocol and of the text in ``disk_info``; both hosts must have the same."""
 
-LOG = logging.getLogger(__name__)
+LONGEST_LINE = 1 << 16
+"""Size of a message's line in bytes, with its end."""
 
-# the other host may have to start its privileged helper
-ANSWER_SECONDS = 120.0
-# to write gigabytes to a slow disk
-APPLY_SECONDS = 1800.0
-_LAST_WORDS = 2000
-_LAST_WORD_SECONDS = 5.0
+LARGEST_FRAME = 64 << 20
+"""Size of a frame in bytes."""
+
+GREETING_SECONDS = 120.0
+"""How long each end waits for the other's first message: ssh connects, privsep-helper starts."""
+
+ANSWER_SECONDS = 1800.0
+"""How long the source waits for the answer to an order: the destination loads an image, syncs."""
+
+ORDER_SECONDS = 7200.0
+"""How long the destination waits for an order.
+
+In between the source uploads a stream (3600 s, the timeout of the privileged call) and stops the
+instance.
+"""
+
+STALL_SECONDS = 600.0
+"""How long each end waits for the next bytes of a frame, or until the other end reads them."""
+
+LINE_SECONDS = 30.0
+"""How long a line may take from its first byte to its end."""
+
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_LONGEST_REASON = 1000
+_CHUNK_BYTES = 1 << 20
+
+M = TypeVar("M", bound="Message")
 
 
-class Conversation:
-    """Speaks with the other host."""
+class ProtocolError(Exception):
+    """The other host sent something else than a message of the protocol, or nothing in time."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None
-        self._process = process
-        self._input = process.stdin
 
-    def fileno(self) -> int:
-        """Return the descriptor of the pipe that the other host reads."""
-        return self._input.fileno()
+class ConnectionEnded(ProtocolError):
+    """The other host closed the connection."""
 
-    def tell(self, fields: Mapping[str, Any]) -> None:
-        """Send a line.
 
-        :raises ResizeRefused: it can't be sent
+class Message:
+    """A message; ``KEY`` is the key of the JSON object that identifies its kind."""
+
+    KEY: ClassVar[str]
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        raise NotImplementedError
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the message that a JSON object describes.
+
+        :raises ValueError: the object is not well-formed
         """
-        self.write(json.dumps(fields).encode() + b"\n")
+        raise NotImplementedError
 
-    def write(self, data: bytes) -> None:
-        """Send bytes. Raises as ``tell``."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._input.write(view) or 0 :]
-        except OSError as error:
-            raise self.refusal(error) from error
 
-    def expect(self, word: str, seconds: float = APPLY_SECONDS) -> dict[str, Any]:
-        """Wait for a line that has a word, and return it.
+class _Signal(Message):
+    """A message that consists of its key."""
 
-        :raises ResizeRefused: another one comes, or none
-        """
-        try:
-            answer = json.loads(self._line(seconds))
-        except ValueError:
-            raise self.refusal("it does not answer") from None
-        if word not in answer:
-            raise _refusal(answer.get("refused"))
-        return dict(answer)
+    def fields(self) -> dict[str, object]:
+        return {self.KEY: True}
 
-    def _line(self, seconds: float) -> bytes:
-        assert self._process.stdout is not None
-        # select() takes no descriptor from 1024 on
-        answers = select.poll()
-        answers.register(self._process.stdout, select.POLLIN)
-        return self._process.stdout.readline() if answers.poll(seconds * 1000) else b""
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        _only_true(arguments.fields([cls.KEY], fields)[cls.KEY])
+        return cls()
 
-    def _refused(self) -> object:
-        """Return what the other host said before it took no more."""
-        try:
-            return json.loads(self._line(_LAST_WORD_SECONDS)).get("refused")
-        except (ValueError, AttributeError):
-            return None
 
-    def refusal(self, what: object) -> exception.ResizeRefused:
-        """End it; return the error, with what the other host or the command says of its end."""
-        refused = self._refused()
-        self._process.kill()
-        if refused:
-            return _refusal(refused)
-        assert self._process.stderr is not None
-        words = self._process.stderr.read(_LAST_WORDS).decode(errors="replace").strip()
-        LOG.error("The command that sends a server's data ended: %s", words or what)
-        last = words.splitlines()[-1] if words else str(what)
-        return exception.ResizeRefused(
-            reason=f"The server's data could not be sent to the destination host: {last}"
+@dataclass(frozen=True)
+class _Reference(Message):
+    """An order that names data in the registry by its digest."""
+
+    digest: str
+
+    def fields(self) -> dict[str, object]:
+        return {self.KEY: self.digest}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        return cls(arguments.text(naming.DIGEST, arguments.fields([cls.KEY], fields)[cls.KEY]))
+
+
+# -- from the source ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Greeting(Message):
+    """The first message of the source.
+
+    :ivar uuid: UUID of the instance
+    :ivar token: name of the move, which the staged data has
+    :ivar image: the engine's id of the instance's image
+    """
+
+    KEY = "version"
+
+    uuid: str
+    token: str
+    image: str
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {self.KEY: VERSION, **asdict(self)}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the greeting that a JSON object describes. Raises as ``Message.parse``."""
+        # Because the other fields may differ between versions.
+        if type(fields[cls.KEY]) is not int or fields[cls.KEY] != VERSION:
+            raise ValueError("the hosts have different releases of the driver")
+        found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)
+        return cls(
+            arguments.instance_uuid(found["uuid"]),
+            arguments.text(_TOKEN, found["token"]),
+            arguments.text(naming.DIGEST, found["image"]),
         )
 
 
-def _refusal(what: object) -> exception.ResizeRefused:
-    return exception.ResizeRefused(reason=f"The destination host refuses the server: {what}")
+@dataclass(frozen=True)
+class Load(_Signal):
+    """Order to load the instance's image; frames with its archive follow."""
+
+    KEY = "load"
 
 
-@contextmanager
-def conversation(command: Sequence[str], host: str) -> Iterator[Conversation]:
-    """Speak with a host as long as the block runs.
+@dataclass(frozen=True)
+class Frame(Message):
+    """Announces so many bytes; 0 ends the frames."""
 
-    :param command: with ``{host}`` for the address
-    :raises ResizeRefused: the command can't be run
+    KEY = "bytes"
+
+    size: int
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {self.KEY: self.size}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the frame that a JSON object describes. Raises as ``Message.parse``."""
+        size = arguments.fields([cls.KEY], fields)[cls.KEY]
+        return cls(arguments.number(range(LARGEST_FRAME + 1), size))
+
+
+@dataclass(frozen=True)
+class Pull(_Reference):
+    """Order to pull the instance's image from the registry, by the digest of its manifest."""
+
+    KEY = "pull"
+
+
+@dataclass(frozen=True)
+class Fetch(_Reference):
+    """Order to download a stream from the registry and apply it to the staged directories."""
+
+    KEY = "fetch"
+
+
+@dataclass(frozen=True)
+class Apply(_Signal):
+    """Order to apply the stream that follows to the staged directories."""
+
+    KEY = "apply"
+
+
+@dataclass(frozen=True)
+class Commit(_Signal):
+    """Order to keep the staged directories."""
+
+    KEY = "commit"
+
+
+Order = Load | Pull | Fetch | Apply | Commit
+ORDERS: tuple[type[Order], ...] = (Load, Pull, Fetch, Apply, Commit)
+
+
+# -- from the destination -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready(Message):
+    """Answer to the greeting.
+
+    :ivar image: whether the destination has the instance's image
+    """
+
+    KEY = "ready"
+
+    image: bool
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {self.KEY: True, "image": self.image}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the answer that a JSON object describes. Raises as ``Message.parse``."""
+        found = arguments.fields([cls.KEY, "image"], fields)
+        _only_true(found[cls.KEY])
+        return cls(arguments.flag(found["image"]))
+
+
+@dataclass(frozen=True)
+class Loaded(_Signal):
+    """Answer: the engine has the image."""
+
+    KEY = "loaded"
+
+
+@dataclass(frozen=True)
+class Applied(_Signal):
+    """Answer: the disk has the data of the stream."""
+
+    KEY = "applied"
+
+
+@dataclass(frozen=True)
+class Kept(_Signal):
+    """Answer: the staged directories stay until Nova finishes the move."""
+
+    KEY = "kept"
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """Answer: the destination cannot receive the instance and has deleted what it received."""
+
+    KEY = "refused"
+
+    reason: str
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object; a long reason is cut off."""
+        return {self.KEY: self.reason[:_LONGEST_REASON]}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the answer that a JSON object describes. Raises as ``Message.parse``."""
+        reason = arguments.fields([cls.KEY], fields)[cls.KEY]
+        if not isinstance(reason, str):
+            raise ValueError(f"{cls.KEY} is not a text")
+        return cls(reason[:_LONGEST_REASON])
+
+
+Answer = Loaded | Applied | Kept
+
+ANSWERS: Mapping[type[Order], type[Answer]] = {
+    Load: Loaded,
+    Pull: Loaded,
+    Fetch: Applied,
+    Apply: Applied,
+    Commit: Kept,
+}
+"""The answer to each order if the destination does not refuse."""
+
+
+# -- on the wire ----------------------------------------------------------------------------------
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as a line."""
+    return json.dumps(message.fields()).encode() + b"\n"
+
+
+def decode(line: bytes, *kinds: type[M]) -> M:
+    """Return the message of a line, which must be one of ``kinds``.
+
+    :raises ProtocolError: it is not
     """
     try:
-        process = subprocess.Popen(
-            [word.format(host=host) for word in command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # an answer is not to be read ahead of
-            bufsize=0,
-        )
-    except OSError as error:
-        raise exception.ResizeRefused(reason=f"{command[0]} can't be run: {error}") from error
+        fields = json.loads(line)
+        if isinstance(fields, dict):
+            for kind in kinds:
+                if kind.KEY in fields:
+                    return kind.parse(fields)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the message is malformed: {str(error)[:_LONGEST_REASON]}") from error
+    keys = ", ".join(kind.KEY for kind in kinds)
+    raise ProtocolError(f"the message is none of: {keys}")
+
+
+def read_line(descriptor: int, seconds: float) -> bytes:
+    """Read a line.
+
+    It is read byte by byte, because the bytes that follow may be for another process.
+
+    :param seconds: how long to wait for its first byte; the rest must arrive in LINE_SECONDS
+    :raises ProtocolError: the line is too long or too late
+    :raises ConnectionEnded: the other host closed the connection
+    """
+    line = bytearray()
+    end = time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        if len(line) == LONGEST_LINE:
+            raise ProtocolError(f"a message has more than {LONGEST_LINE} bytes")
+        line += _read(descriptor, 1, end - time.monotonic())
+        if len(line) == 1:
+            end = time.monotonic() + LINE_SECONDS
+    return bytes(line)
+
+
+def read_frames(descriptor: int, limit: int) -> Iterator[bytes]:
+    """Yield the content of frames until their end.
+
+    :param limit: how many bytes the frames may have together
+    :raises ProtocolError: they have more, are malformed or do not arrive in time
+    :raises ConnectionEnded: the other host closed the connection
+    """
+    while left := decode(read_line(descriptor, STALL_SECONDS), Frame).size:
+        limit -= left
+        if limit < 0:
+            raise ProtocolError("the image archive is larger than this host has room for")
+        while left:
+            chunk = _read(descriptor, min(left, _CHUNK_BYTES), STALL_SECONDS)
+            left -= len(chunk)
+            yield chunk
+
+
+def _read(descriptor: int, size: int, seconds: float) -> bytes:
     try:
-        yield Conversation(process)
-    finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        # on the end of its input the other side ends
-        try:
-            process.wait(ANSWER_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        pipes.await_data(descriptor, seconds)
+    except TimeoutError as error:
+        raise ProtocolError(f"the other host sent no message in time: {error}") from error
+    chunk = os.read(descriptor, size)
+    if not chunk:
+        raise ConnectionEnded("the other host closed the connection")
+    return chunk
+
+
+def _only_true(value: object) -> None:
+    if value is not True:
+        raise ValueError(f"{value!r} is not true")

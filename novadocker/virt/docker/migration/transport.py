@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ways of a server's data to another host: straight there, or through a registry.
+"""Transports of an instance's data to another host: directly, or through a registry.
 
-On both, the command that speaks for the other host is told what comes, and says when it has that.
-So whatever breaks, on the way or there, is known before the source lets the server go.
+With each transport the destination confirms all that it received, so the source has every failure
+before it gives the instance up. A new transport is a class that ``TRANSPORTS`` lists.
 """
 
 from __future__ import annotations
@@ -18,106 +18,142 @@ from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.linux.pipes import Write
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration.protocol import Conversation
+from novadocker.virt.docker.migration import protocol
+from novadocker.virt.docker.migration.destination import Destination
 from novadocker.virt.docker.migration.registry_client import Repository
 
 LOG = logging.getLogger(__name__)
 
-# of a server's image in the registry, as long as the move lasts
+# An image has it in the registry as long as the move lasts.
 TAG = "move"
 
 
-class Way(Protocol):
-    """How data gets to another host."""
+class Transport(Protocol):
+    """The transport of one instance's move."""
 
-    def send_image(self, talk: Conversation, image_id: str) -> None:
-        """Send an image that the other host lacks.
+    def send_image(self, destination: Destination, image_id: str) -> None:
+        """Send an image that the destination lacks.
 
-        :raises NovaException: it can't be sent, or the other engine refuses it
+        :raises NovaException: the image cannot be sent, or the destination's engine refuses it
         """
 
-    def send_stream(self, talk: Conversation, write: Write) -> int:
-        """Send a stream, which the other host then has applied; return its bytes of content.
+    def send_stream(self, destination: Destination, write: Write) -> int:
+        """Send a stream and have the destination apply it; return its bytes of content.
 
-        :raises NovaException: it can't be sent or kept
-        :raises OSError: it can't be read
+        :raises NovaException: the stream cannot be sent or applied
+        :raises OSError: the data cannot be read
         """
 
     def clear(self) -> None:
-        """Remove what is left on the way; nothing is fine."""
+        """Delete what this move left between the hosts. Idempotent."""
+
+
+class Kind(Protocol):
+    """A class of transports."""
+
+    def __call__(self, engine: Engine, instance_uuid: str, /) -> Transport:
+        """Return the transport of an instance's move."""
+
+    def is_configured(self) -> bool:
+        """Return True if the operator's options choose this transport."""
+
+    def clear_leftovers(self, engine: Engine, /) -> None:
+        """Delete what moves left between the hosts because nova-compute died. Idempotent."""
 
 
 class Direct:
-    """Through the command's own pipe."""
+    """Sends everything through the pipe of the command that speaks for the destination."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, _instance_uuid: str) -> None:
         self._engine = engine
 
-    def send_image(self, talk: Conversation, image_id: str) -> None:
-        """See ``Way``."""
-        talk.tell({"load": True})
-        for chunk in self._engine.save_image(image_id):
-            talk.tell({"bytes": len(chunk)})
-            talk.write(chunk)
-        talk.tell({"bytes": 0})
-        talk.expect("loaded")
+    @classmethod
+    def is_configured(cls) -> bool:
+        """Return True: this transport needs no option."""
+        return True
 
-    def send_stream(self, talk: Conversation, write: Write) -> int:
-        """See ``Way``."""
-        talk.tell({"apply": True})
+    @classmethod
+    def clear_leftovers(cls, _engine: Engine) -> None:
+        """Do nothing: a pipe keeps nothing."""
+
+    def send_image(self, destination: Destination, image_id: str) -> None:
+        """Send an image. See ``Transport``."""
+        order = protocol.Load()
+        destination.send(order)
+        for chunk in self._engine.save_image(image_id):
+            destination.send(protocol.Frame(len(chunk)))
+            destination.write(chunk)
+        destination.send(protocol.Frame(0))
+        destination.expect_answer(order)
+
+    def send_stream(self, destination: Destination, write: Write) -> int:
+        """Send a stream. See ``Transport``."""
+        order = protocol.Apply()
+        destination.send(order)
         try:
-            sent = write((os.getpid(), talk.fileno()))
+            sent = write((os.getpid(), destination.fileno()))
         except OSError as error:
-            raise talk.refusal(error) from error
-        talk.expect("applied")
+            raise destination.failure(error) from error
+        destination.expect_answer(order)
         return sent
 
     def clear(self) -> None:
-        """See ``Way``."""
+        """Do nothing: a pipe keeps nothing."""
 
 
 class ThroughRegistry:
-    """Through a repository of the registry that both hosts use, by digest.
+    """Sends everything through a repository of the registry that both hosts use, by digest.
 
-    The engines carry the image: of its layers travel those that the registry, and then the other
-    engine, lacks.
+    The engines push and pull the image, so only the layers travel that the registry, and then the
+    destination's engine, lacks.
     """
 
-    def __init__(self, engine: Engine, repository: Repository) -> None:
+    def __init__(self, engine: Engine, instance_uuid: str) -> None:
         self._engine = engine
-        self._repository = repository
+        self._repository = repository(instance_uuid)
         self._blobs: list[str] = []
         self._images: list[str] = []
 
-    def send_image(self, talk: Conversation, image_id: str) -> None:
-        """See ``Way``."""
+    @classmethod
+    def is_configured(cls) -> bool:
+        """Return True if the operator names a registry for moves."""
+        return bool(CONF.docker.transfer_registry)
+
+    @classmethod
+    def clear_leftovers(cls, engine: Engine) -> None:
+        """Delete the images of moves from registry and engine, and the moves' blobs. Idempotent."""
+        if not cls.is_configured():
+            return
+        for name in engine.list_images(f"{CONF.docker.transfer_registry}/*"):
+            path, _, tag = name.rpartition(":")
+            left = cls(engine, path.rpartition("/")[2])
+            with suppress(exception.RegistryFailed):
+                left._images.append(left._repository.resolve(tag))
+            left.clear()
+
+    def send_image(self, destination: Destination, image_id: str) -> None:
+        """Send an image. See ``Transport``."""
         name = self._repository.name
-        # until what it names in the registry is gone, too
+        # The tag stays until the image in the registry is deleted, so that clear_leftovers finds
+        # the image if nova-compute dies.
         self._engine.tag_image(image_id, name, TAG)
         digest = self._engine.push_image(
             name, TAG, self._repository.registry, CONF.docker.registry_credentials_file
         )
         self._images.append(digest)
-        talk.tell({"pull": digest})
-        talk.expect("loaded")
+        destination.ask(protocol.Pull(digest))
 
-    def send_stream(self, talk: Conversation, write: Write) -> int:
-        """See ``Way``."""
+    def send_stream(self, destination: Destination, write: Write) -> int:
+        """Send a stream. See ``Transport``."""
         with pipes.read_from(write) as (chunks, writing):
             digest = self._repository.upload(chunks).digest
             self._blobs.append(digest)
             sent = writing.result()
-        talk.tell({"fetch": digest})
-        talk.expect("applied")
+        destination.ask(protocol.Fetch(digest))
         return sent
 
-    def find(self, tag: str) -> None:
-        """Take on an image that the registry has."""
-        with suppress(exception.RegistryFailed):
-            self._images.append(self._repository.resolve(tag))
-
     def clear(self) -> None:
-        """See ``Way``."""
+        """Delete the blobs and images of this move in the registry, and the image's tag here."""
         try:
             for digest in self._blobs:
                 self._repository.remove_blob(digest)
@@ -129,11 +165,27 @@ class ThroughRegistry:
             exception.EngineError,
             exception.EngineUnavailable,
         ) as error:
-            LOG.warning("Something of a move is left in %s: %s", self._repository.name, error)
+            LOG.warning("Failed to delete data of a move in %s: %s", self._repository.name, error)
+
+
+TRANSPORTS: tuple[Kind, ...] = (ThroughRegistry, Direct)
+"""All transports; a move takes the first that is configured."""
+
+
+def choose(engine: Engine, instance_uuid: str) -> Transport:
+    """Return the transport that the operator's options choose."""
+    kind = next(kind for kind in TRANSPORTS if kind.is_configured())
+    return kind(engine, instance_uuid)
+
+
+def clear_leftovers(engine: Engine) -> None:
+    """Delete what moves left between the hosts because nova-compute died. Idempotent."""
+    for kind in TRANSPORTS:
+        kind.clear_leftovers(engine)
 
 
 def repository(name: str) -> Repository:
-    """Return a repository in the operator's registry; that of a server's moves has its uuid."""
+    """Return a repository in the operator's registry; that of an instance's moves has its UUID."""
     return Repository(
         f"{CONF.docker.transfer_registry}/{name}",
         CONF.docker.registry_credentials_file,
@@ -141,46 +193,28 @@ def repository(name: str) -> Repository:
     )
 
 
-def way(engine: Engine, instance_uuid: str) -> Way:
-    """Return the way that the operator chose."""
-    if CONF.docker.transfer_registry:
-        return ThroughRegistry(engine, repository(instance_uuid))
-    return Direct(engine)
-
-
 def keep_image(engine: Engine, image_id: str) -> bool:
-    """Tell whether the engine has an image; one that it has does not age for now."""
+    """Name an image so that the image cache keeps it for now; return False if there is none."""
     try:
-        # the image cache removes it when no container has it any more
+        # The image cache removes an image of this name when no container uses it any more.
         engine.tag_image(image_id, naming.MOVED_IMAGES, image_id.removeprefix("sha256:")[:12])
     except exception.EngineImageNotFound:
         return False
     return True
 
 
-def pull_image(engine: Engine, place: Repository, digest: str, image_id: str) -> None:
-    """Fetch an image, which has its name of the registry no longer than that.
+def pull_image(engine: Engine, source: Repository, digest: str, image_id: str) -> None:
+    """Pull an image from a repository by digest, and remove the name that this gives it.
 
     :raises EngineError: the registry or the engine refuses
-    :raises RegistryFailed: it was another image
+    :raises RegistryFailed: the digest is of another image
     """
     credentials = CONF.docker.registry_credentials_file
-    engine.pull_image(place.name, digest, place.registry, credentials)
+    engine.pull_image(source.name, digest, source.registry, credentials)
     try:
         if not keep_image(engine, image_id):
             raise exception.RegistryFailed(
-                registry=place.registry, reason="it gave another image than was asked for"
+                registry=source.registry, reason="it gave another image than was asked for"
             )
     finally:
-        engine.remove_image(f"{place.name}@{digest}")
-
-
-def clear_left(engine: Engine) -> None:
-    """Remove what moves have left in the registry that nova-compute's end cut off."""
-    if not CONF.docker.transfer_registry:
-        return
-    for name in engine.list_images(f"{CONF.docker.transfer_registry}/*"):
-        path, _, tag = name.rpartition(":")
-        left = ThroughRegistry(engine, repository(path.rpartition("/")[2]))
-        left.find(tag)
-        left.clear()
+        engine.remove_image(f"{source.name}@{digest}")

@@ -15,7 +15,8 @@ from oslo_log import log as logging
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
-from novadocker.virt.docker.migration import nova_records, transfer
+from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.migration.disk_info import Move, read_move
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.operations.build import Build
 from novadocker.virt.docker.operations.config_drive import ConfigDrive
@@ -50,7 +51,7 @@ class Migrate:
         network_info: network_model.NetworkInfo,
         timeout: float,
         retry_interval: float,
-    ) -> transfer.Move:
+    ) -> Move:
         """Send an instance's data to a host and stop it; its container stays until confirmation."""
         found = self._services.find(instance)
         running = not servers.has_ended(found)
@@ -78,7 +79,7 @@ class Migrate:
     def arrive(
         self,
         instance: objects.Instance,
-        move: transfer.Move,
+        move: Move,
         network_info: network_model.NetworkInfo,
         image_meta: objects.ImageMeta,
         power_on: bool,
@@ -98,7 +99,7 @@ class Migrate:
     ) -> ContainerDetail:
         """Return the instance's container; finish an interrupted move to this host first."""
         text = self._services.arrivals.get(instance.uuid)
-        move = transfer.read_move(text) if text is not None else None
+        move = read_move(text) if text is not None else None
         if move is not None:
             LOG.info("Finishing the interrupted move to this host", instance=instance)
             # Neutron's events do not arrive while nova-compute starts, so nothing waits for them.
@@ -171,7 +172,7 @@ class Migrate:
     def _take_in(
         self,
         instance: objects.Instance,
-        move: transfer.Move,
+        move: Move,
         network_info: network_model.NetworkInfo,
         image_meta: objects.ImageMeta,
         power_on: bool,
@@ -202,9 +203,7 @@ class Migrate:
                 services.network.silence_vifs(instance, network_info)
             undo.pop_all()
 
-    def _create(
-        self, instance: objects.Instance, move: transfer.Move, image_meta: objects.ImageMeta
-    ) -> str:
+    def _create(self, instance: objects.Instance, move: Move, image_meta: objects.ImageMeta) -> str:
         services = self._services
         if move.drive:
             drive = self._config_drive.directory(instance)

@@ -18,8 +18,8 @@ from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.events import EventSource
 from novadocker.virt.docker.guest.console import Opener
 from novadocker.virt.docker.images.archive import ArchivedImage
-from novadocker.virt.docker.migration.transfer import Move
-from novadocker.virt.docker.migration.transport import Way
+from novadocker.virt.docker.migration.disk_info import Move
+from novadocker.virt.docker.migration.transport import Transport
 from novadocker.virt.docker.model import (
     ContainerDetail,
     ContainerSpec,
@@ -192,7 +192,7 @@ class Transfer(Protocol):
         self,
         command: Sequence[str],
         host: str,
-        way: Way,
+        transport: Transport,
         instance_uuid: str,
         image_id: str,
         storage: Storage,
@@ -264,7 +264,7 @@ class LoadAverages(Background, Protocol):
 
 
 class Backups(Background, Protocol):
-    """The copies of servers in the registry; ``migration.backup.Copies``."""
+    """The copies of servers in the registry; ``migration.backup.Backups``."""
 
     def fetch(self, instance_uuid: str, data_root: str) -> Move | None:
         """Fetch the last copy of a server."""

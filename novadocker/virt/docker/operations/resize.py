@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 
@@ -23,10 +22,6 @@ from novadocker.virt.docker.operations.protocols import Enforcement
 from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
-
-
-# The source sends this to the destination as text, because it is part of an RPC of Nova.
-DISK_INFO = json.dumps({"version": 1, "same_host": True})
 
 
 class Resize:

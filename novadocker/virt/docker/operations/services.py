@@ -19,7 +19,7 @@ from novadocker.virt.docker.containers.rescue import RescueEnds
 from novadocker.virt.docker.host import filesystem, topology
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
-from novadocker.virt.docker.migration.incoming import Arrivals
+from novadocker.virt.docker.migration.incoming import IncomingMoves
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 from novadocker.virt.docker.operations.collaborators import Collaborators
 
@@ -60,7 +60,7 @@ class Services:
         self.read_resources = collaborators.read_resources
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, self.runtime.release_container)
-        self.arrivals = Arrivals(Path(CONF.state_path) / "arrivals")
+        self.arrivals = IncomingMoves(Path(CONF.state_path) / "arrivals")
 
     def open(self, host: str) -> None:
         """Claim the engine, check this host, and finish what an earlier nova-compute left undone.

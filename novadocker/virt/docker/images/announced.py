@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that another host sends in a move, announced by their id.
+
+The archive is read and written anew as a tenant's: names in it have no effect, its image must be
+the announced one before the engine gets a manifest, and its layers must match their digests. This
+module imports nothing of Nova's objects, because ``novadocker-receive`` uses it.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from novadocker import naming
+from novadocker.conf import CONF
+from novadocker.virt.docker.images import archive, streaming, writer
+from novadocker.virt.docker.images.regions import ArchiveError
+from novadocker.virt.docker.model import EngineInfo
+
+
+class Engine(Protocol):
+    """The functions of the engine's client that this module calls."""
+
+    def info(self) -> EngineInfo:
+        """Return the facts of the engine and its host."""
+
+    def load_image(self, chunks: Iterable[bytes]) -> str:
+        """Load an archive of one image; return the image's id."""
+
+
+def load(engine: Engine, image_id: str, receive: Callable[[int], Iterator[bytes]]) -> None:
+    """Load an image from an archive that arrives.
+
+    :param image_id: the engine's id of the image
+    :param receive: yields the archive of at most so many bytes
+    :raises ValueError: the archive is malformed, or has another image
+    :raises EngineError: the engine refuses the image
+    """
+    folder = Path(CONF.instances_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    room = _room(folder)
+
+    def write(file: streaming.Arrival) -> None:
+        for chunk in receive(room):
+            file.write(chunk)
+
+    architecture = naming.docker_architecture(engine.info().architecture)
+    try:
+        with streaming.arriving(folder, write) as arrival:
+            engine.load_image(_checked(arrival, image_id, architecture, folder))
+    except ArchiveError as error:
+        raise ValueError(f"the archive of image {image_id} is refused: {error}") from error
+
+
+def _checked(
+    arrival: streaming.Arrival, image_id: str, architecture: str, folder: Path
+) -> Iterator[bytes]:
+    """Yield the archive that the engine loads."""
+    try:
+        yield from arrival.layers(None)
+        with archive.open_image(arrival.complete(), architecture, folder) as image:
+            if f"sha256:{image.digest}" != image_id:
+                raise ArchiveError("the archive has another image than the announced one")
+            yield from writer.docker_archive(image, arrival.early)
+    except OSError as error:
+        # Because the engine's client takes an OSError for one of its own connection.
+        raise ArchiveError(f"the archive cannot be stored: {error}") from error
+
+
+def _room(folder: Path) -> int:
+    """Return the maximal size of an archive in bytes: the engine needs as much again."""
+    return shutil.disk_usage(folder).free // 2
