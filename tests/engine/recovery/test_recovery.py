@@ -179,7 +179,7 @@ def test_a_copy_has_everything_and_differences_are_found(
     assert dead.run("verify", "i1", "--against", copy) == 3
     assert sorted(capsys.readouterr().out.splitlines()) == [
         "/added: only in the copy",
-        "/root/null: the copy: No such file or directory",
+        "/root/null: the copy can't be read: No such file or directory",
         "/srv/real/kept: the copy differs in content",
     ]
 
@@ -330,4 +330,4 @@ def test_a_lost_record_of_a_thin_device(dead: Dead, tmp_path: Path) -> None:
 
 def test_what_is_no_data_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recover.main(["--root", str(tmp_path), "list"]) == 1
-    assert "no data root" in capsys.readouterr().err
+    assert "is not a data root" in capsys.readouterr().err
