@@ -16,7 +16,6 @@ from oslo_privsep import priv_context
 
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.images import announced
 from novadocker.virt.docker.migration import receiver
 
@@ -29,12 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     config.parse_args(["nova-compute", *options], configure_db=False, init_rpc=False)
     priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
-    engine = Engine(
-        CONF.docker.api_url,
-        CONF.docker.api_timeout,
-        CONF.docker.image_load_timeout,
-        Tls(CONF.docker.ca_file, CONF.docker.cert_file, CONF.docker.key_file),
-    )
+    engine = Engine.from_options(CONF.docker)
     source = os.fdopen(0, "rb", buffering=0)
     kept = receiver.serve(engine, partial(announced.load, engine), source, answers)
     return 0 if kept else 1
