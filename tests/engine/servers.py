@@ -22,7 +22,7 @@ from nova.network import model
 from novadocker import naming
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
-from novadocker.virt.docker.network import device_names, device_tags
+from novadocker.virt.docker.network import device_tags
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -180,14 +180,14 @@ class Nova:
         """Attach a port, which Nova's database contains from the beginning of the operation."""
         after = replace(server, ports=(*server.ports, number))
         instance = after.instance()
-        with _database(instance):
+        with self._database(instance):
             self.driver.attach_interface(self.context, instance, self.image, server.port(number))
         return _kept(after, instance)
 
     def detach(self, server: Server, number: int) -> Server:
         """Detach a port, which Nova's database contains until the end of the operation."""
         instance = server.instance()
-        with _database(instance):
+        with self._database(instance):
             self.driver.detach_interface(self.context, instance, server.port(number))
         after = replace(server, ports=tuple(port for port in server.ports if port != number))
         return _kept(after, instance)
@@ -258,6 +258,14 @@ class Nova:
     def state(self, server: Server) -> int:
         return int(self.driver.get_info(server.instance(), use_cache=False).state)
 
+    @contextlib.contextmanager
+    def _database(self, instance: objects.Instance) -> Iterator[None]:
+        """Make the driver read this instance in place of Nova's database."""
+        instance.save = lambda: None
+        services = self.driver._services
+        with mock.patch.object(services, "read_instance", return_value=instance):
+            yield
+
     def _known_state(self, server: Server) -> int:
         try:
             return self.state(server)
@@ -273,14 +281,6 @@ class Nova:
 
 def _kept(server: Server, instance: objects.Instance) -> Server:
     return replace(server, metadata=dict(instance.system_metadata))
-
-
-@contextlib.contextmanager
-def _database(instance: objects.Instance) -> Iterator[None]:
-    """Make the driver read this instance in place of Nova's database."""
-    instance.save = lambda: None
-    with mock.patch.object(device_names, "read_instance", return_value=instance):
-        yield
 
 
 @contextlib.contextmanager
