@@ -5,6 +5,7 @@ All files of a session are below one state directory, whose lock distinguishes a
 from an interrupted one.
 """
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -42,12 +43,15 @@ def make_state_folder() -> tuple[Path, IO[str]]:
 
 def clear_if_abandoned(folder: Path) -> None:
     """Delete a state directory, its processes and mounts, unless its session is still running."""
-    with (folder / "lock").open("a") as lock:
+    with contextlib.ExitStack() as opened:
         try:
+            lock = opened.enter_context((folder / "lock").open("r+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, FileNotFoundError):
             return
-        clear(folder)
+        # Another session may have deleted the directory before this one got the lock.
+        if os.fstat(lock.fileno()).st_nlink:
+            clear(folder)
 
 
 def clear(folder: Path) -> None:

@@ -4,9 +4,10 @@
 By default the tests kill at some points; with ``--every-point`` at all of them.
 """
 
+import contextlib
 import itertools
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -193,60 +194,79 @@ class Rig:
     def trial(self, case: Case, point: int) -> bool:
         """Kill nova-compute at a point of an operation; return False if it has no such point."""
         server = self.host.new_server(ports=(1, 2))
-        if case.prepare:
-            _, made = self.run(spawn, server, None)
-            assert made is not None
-            self.host.survey.mark(made)
-            _, prepared = self.run(case.prepare, made, made)
-            assert prepared is not None
-            server = prepared
-        killed, after = self.run(case.operation, server, case.prepare and server, point)
-        if killed:
-            known = case.known(server)
-            _, after = self.run(case.follow, known or server, known)
+        with self._deleted_on_failure(server):
+            if case.prepare:
+                _, made = self.run(spawn, server, None)
+                assert made is not None
+                self.host.survey.mark(made)
+                _, prepared = self.run(case.prepare, made, made)
+                assert prepared is not None
+                server = prepared
+            killed, after = self.run(case.operation, server, case.prepare and server, point)
+            if killed:
+                known = case.known(server)
+                _, after = self.run(case.follow, known or server, known)
+                if after is not None:
+                    self.host.survey.check_running(after)
+                self.host.survey.check_nothing_else([after] if after else [])
             if after is not None:
-                self.host.survey.check_running(after)
-            self.host.survey.check_nothing_else([after] if after else [])
-        if after is not None:
-            self.run(destroy, after, None)
-        self.host.survey.check_nothing_else([])
-        return killed
+                self.run(destroy, after, None)
+            self.host.survey.check_nothing_else([])
+            return killed
 
     def engine_trial(self, case: Case, point: int) -> bool:
         """Kill the engine at a point of an operation; return False if it has no such point."""
-        nova = self.host.start_nova()
-        server: Server | None = self.host.new_server(ports=(1, 2))
-        if case.prepare:
-            server = nova.spawn(server)
-            self.host.survey.mark(server)
-            server = case.prepare(nova, server)
-        assert server is not None
-        after: Server | None = server
-        with dies_at(self.host.engine, point) as died:
+        server = self.host.new_server(ports=(1, 2))
+        with self._deleted_on_failure(server):
+            nova = self.host.start_nova()
             try:
-                # Some operations succeed without the engine.
-                after = case.operation(nova, server)
-            except (exception.EngineUnavailable, nova_exception.NovaException):
-                if not died():
-                    raise
-        if died():
-            self.host.engine.start()
-            nova.periodic()
-            after = case.follow(nova, after or server)
-            overlays = int(server.vm_state == vm_states.RESCUED or case.operation is rescue)
-            if after is not None:
-                self.host.survey.check_running(after)
-            self.host.survey.check_nothing_else([after] if after else [], overlays=overlays)
-            if overlays:
-                self.host.engine.kill()
-                self.host.engine.start()
+                if case.prepare:
+                    server = nova.spawn(server)
+                    self.host.survey.mark(server)
+                    prepared = case.prepare(nova, server)
+                    assert prepared is not None
+                    server = prepared
+                after: Server | None = server
+                with dies_at(self.host.engine, point) as died:
+                    try:
+                        # Some operations succeed without the engine.
+                        after = case.operation(nova, server)
+                    except (exception.EngineUnavailable, nova_exception.NovaException):
+                        if not died():
+                            raise
+                if died():
+                    self.host.engine.start()
+                    nova.periodic()
+                    after = case.follow(nova, after or server)
+                    overlays = int(server.vm_state == vm_states.RESCUED or case.operation is rescue)
+                    if after is not None:
+                        self.host.survey.check_running(after)
+                    self.host.survey.check_nothing_else([after] if after else [], overlays=overlays)
+                    if overlays:
+                        self.host.engine.kill()
+                        self.host.engine.start()
+                        nova.stop()
+                        nova = self.host.start_nova([after] if after else [])
+                if after is not None:
+                    nova.destroy(after)
+                self.host.survey.check_nothing_else([])
+                return died()
+            finally:
                 nova.stop()
-                nova = self.host.start_nova([after] if after else [])
-        if after is not None:
-            nova.destroy(after)
-        self.host.survey.check_nothing_else([])
-        nova.stop()
-        return died()
+
+    @contextlib.contextmanager
+    def _deleted_on_failure(self, server: Server) -> Iterator[None]:
+        """Delete a server if the block fails, so that later tests find an empty host."""
+        try:
+            yield
+        except BaseException:
+            # The block may fail while the engine is dead, so it is started in any case.
+            self.host.engine.kill()
+            self.host.engine.start()
+            nova = self.host.start_nova()
+            nova.destroy(replace(server, ports=(*server.ports, 3)))
+            nova.stop()
+            raise
 
 
 @pytest.fixture
