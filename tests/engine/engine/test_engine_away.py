@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from nova import exception as nova_exception
 from nova.compute import power_state
@@ -130,6 +131,32 @@ def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) ->
         survey.check_nothing_else([server])
         nova.destroy(server)
         survey.check_nothing_else([])
+        nova.stop()
+
+
+def test_a_server_that_ended_while_the_engine_was_dead(
+    session_engine: OwnEngine, host_of: HostOf
+) -> None:
+    """Docker Engine 20.10 closes the terminal of such a container at its next start."""
+    with host_of(session_engine) as host:
+        nova = host.start_nova()
+        server = nova.spawn(host.new_server())
+        host.survey.mark(server)
+        process = psutil.Process(host.client.inspect_container(server.name)["State"]["Pid"])
+        session_engine.kill()
+        process.kill()
+        process.wait(_SECONDS)
+        session_engine.start()
+        assert nova.state(server) == power_state.SHUTDOWN
+        nova.power_on(server)
+        terminal = host.client.attach_socket(server.name, {"stdin": 1, "stdout": 1, "stream": 1})
+        terminal._sock.settimeout(_SECONDS)
+        terminal._sock.sendall(b"still there")
+        assert terminal._sock.recv(64) == b"still there", "the terminal does not echo"
+        terminal.close()
+        host.survey.check_running(server)
+        nova.destroy(server)
+        host.survey.check_nothing_else([])
         nova.stop()
 
 

@@ -124,8 +124,7 @@ def test_start_reports_what_fails_for_one_that_lives() -> None:
 
 TASK = "0123456789abcdef" * 4
 LEFT = f"task {TASK}: already exists"
-LATE = "cannot start a stopped process: unknown"
-STOPPED = "OCI runtime start failed: cannot start a container that has stopped: unknown"
+CLOSED = f"novadocker: the engine has closed the terminal of container {TASK}"
 
 
 @pytest.fixture
@@ -155,11 +154,10 @@ def refusing(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> FakeEngine:
 @pytest.mark.parametrize(
     ("reasons", "shims_ended"),
     [
-        ((LATE,), []),
-        ((STOPPED,), []),
+        ((CLOSED,), []),
         ((LEFT,), [TASK]),
         # containerd needs some time.
-        ((LEFT, LEFT, LATE), [TASK, TASK]),
+        ((LEFT, LEFT, CLOSED), [TASK, TASK]),
     ],
 )
 def test_start_after_the_engine_lost_sight_of_an_end(
@@ -174,7 +172,7 @@ def test_start_after_the_engine_lost_sight_of_an_end(
     assert ended == shims_ended
 
 
-@pytest.mark.parametrize("reasons", [["no space left"], [LEFT] * 100, [LATE] * 100])
+@pytest.mark.parametrize("reasons", [["no space left"], [LEFT] * 100, [CLOSED] * 100])
 def test_start_that_is_refused(
     monkeypatch: pytest.MonkeyPatch, ended: list[str], reasons: list[str]
 ) -> None:

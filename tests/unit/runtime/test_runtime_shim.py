@@ -74,10 +74,10 @@ class Shim:
             timeout=30,
         )
 
-    def create(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def create(self, *arguments: str, root: str = "/run/x") -> subprocess.CompletedProcess[str]:
         """Call the shim as containerd does."""
         return self.run(
-            "--root", "/run/x", "--log", str(self.log), "--log-format", "json", "--systemd-cgroup",
+            "--root", root, "--log", str(self.log), "--log-format", "json", "--systemd-cgroup",
             "create", *(arguments or ("--bundle", str(self.bundle), "--pid-file", "/p", ID)),
         )  # fmt: skip
 
@@ -181,6 +181,23 @@ def test_no_record(shim: Shim) -> None:
 def test_empty_record(shim: Shim) -> None:
     (shim.records / ID).write_text("")
     assert "is recorded" in shim.refusal(shim.create())
+
+
+# With userns-remap the engine adds ids to the directories' names.
+@pytest.mark.parametrize("ids", ["", ".1000.1000"])
+def test_terminal_that_the_engine_has_closed(shim: Shim, ids: str) -> None:
+    folder = shim.folder / f"exec{ids}" / f"containerd{ids}" / f"{ID}{ids}"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "init-stdin")
+    root = f"{shim.folder}/exec/runtime-runc/moby"
+    message = shim.refusal(shim.create(root=root))
+    assert message == f"novadocker: the engine has closed the terminal of container {ID}"
+    engine = os.open(folder / "init-stdin", os.O_RDWR)
+    try:
+        result = shim.create(root=root)
+    finally:
+        os.close(engine)
+    assert result.returncode == 0, result.stderr
 
 
 def test_namespace_gone(shim: Shim) -> None:

@@ -21,7 +21,7 @@ _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
 _MENDING_SECONDS = 10
 _TASK_LEFT = re.compile(rf"task ({naming.CONTAINER_ID.pattern}): already exists")
-_ENDED_LATE = re.compile(r"cannot start a (stopped process|container that has stopped)")
+_TERMINAL_CLOSED = re.compile(r"the engine has closed the terminal of container")
 _LAST_LINES = 5
 _LAST_BYTES = 4096
 # Because Nova cuts the text of a fault to 255 characters, the lines are cut here.
@@ -52,11 +52,11 @@ def started(engine: ContainerEngine, container: str, grace: float) -> Iterator[C
 
 
 def _start(engine: ContainerEngine, container: str) -> None:
-    """Start a container, also after the engine was killed while its last processes ended.
+    """Start a container, also if its last processes ended while the engine did not run.
 
-    Docker Engine 20.10 learns late of the end of the old processes. It can mistake this end for the
-    end of the new process; then a second request succeeds. Or containerd still has the task of the
-    old processes, which must be ended before a second request.
+    Docker Engine 20.10 then reuses the closed streams of the old processes, which would close the
+    new terminal; the runtime shim refuses this start, and the next start has new streams. Or
+    containerd still has the task of the old processes, which must be ended before the next start.
     """
     deadline = time.monotonic() + _MENDING_SECONDS
     while True:
@@ -64,7 +64,7 @@ def _start(engine: ContainerEngine, container: str) -> None:
             engine.start_container(container)
         except exception.EngineError as error:
             left = _TASK_LEFT.search(str(error))
-            if time.monotonic() > deadline or not (left or _ENDED_LATE.search(str(error))):
+            if time.monotonic() > deadline or not (left or _TERMINAL_CLOSED.search(str(error))):
                 raise
             LOG.warning("Failed to start container %s, will try again: %s", container, error)
             if left:
