@@ -187,7 +187,7 @@ def test_a_failed_step_of_the_sweep_does_not_stop_the_others(
 
     monkeypatch.setattr(fake_host.engine, "remove_container", refuse)
     monkeypatch.setattr(fake_host.enforcement, "sweep", lose_limits)
-    driver._services.abandoned.remove("id")
+    driver._services.abandoned.remove("id", lambda: None)
     found = tree()
     driver.update_provider_tree(found, NODE)
     assert fake_host.enforcement.sweeps == 1
@@ -495,6 +495,28 @@ def test_config_drive_that_is_a_device(
     with pytest.raises(exception.StartFailed):
         spawn()
     assert (drives.attached, drives.written) == (set(), {})
+
+
+def test_a_device_stays_attached_while_the_engine_does_not_answer(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    engine: FakeEngine,
+    drives: FakeDrives,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The container of a failed build may still run, and may have detached its device itself."""
+
+    instance.config_drive = "True"
+    instance.system_metadata = {"image_img_config_drive_device": "true"}
+    drives.content = ({}, b"image")
+    monkeypatch.setattr(engine, "start_container", lambda _: setattr(engine, "away", True))
+    with pytest.raises(exception.EngineUnavailable):
+        spawn()
+    assert drives.attached == {instance.uuid}
+    engine.away = False
+    driver._services.abandoned.sweep()
+    assert drives.attached == set()
 
 
 def test_no_config_drive_unless_asked(

@@ -3,8 +3,8 @@
 
 Only root can read the directory, because config drives contain passwords. It survives a restart of
 the host, because a container does not start if the source of a bind mount is missing. If an image
-asks for a block device, the config drive's image is attached to a loop device before each start.
-The engine finds the loop device by a symbolic link below /run.
+asks for a block device, a copy of the config drive's image is attached to a loop device before each
+start. The engine finds the loop device by a symbolic link below /run.
 """
 
 import os
@@ -12,12 +12,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from oslo_concurrency import lockutils, processutils
+from oslo_concurrency import lockutils
 
 from novadocker import privsep
+from novadocker.linux import loop
 from novadocker.privsep import arguments
 
 FOLDER = Path("/var/lib/novadocker/config-drives")
@@ -28,6 +29,8 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 # The names of directories precede the name of the file.
 _PATH = re.compile(r"([^/]+/){0,8}[^/]+")
 _IMAGE = "config-2.iso"
+# One sector; blkid(8) finds no label on such a device.
+_HOLDER_BYTES = 512
 _MOST_FILES = 1000
 _MOST_BYTES = 32 << 20
 # chown(2) takes the highest id for "unchanged".
@@ -106,9 +109,7 @@ def write_drive(
 
 @privsep.interior_pctxt.entrypoint
 def delete_drive(host: str, instance_uuid: str) -> None:
-    """Delete an instance's config drive, whose device must be detached.
-
-    Does nothing if it does not exist.
+    """Delete an instance's config drive. Does nothing if it does not exist.
 
     :raises ValueError: an argument is malformed
     """
@@ -119,50 +120,102 @@ def delete_drive(host: str, instance_uuid: str) -> None:
 def attach_device(host: str, instance_uuid: str) -> None:
     """Attach the image of an instance's config drive to a loop device. Idempotent.
 
+    The number of the loop device stays in use until ``detach_device``, whatever the container does
+    with the device.
+
     :raises ValueError: an argument is malformed
-    :raises OSError: the config drive has no image
-    :raises ProcessExecutionError: no loop device is free, or the kernel refuses
+    :raises OSError: the config drive has no image, no loop device is free, or the kernel refuses
     """
     image = _folder(host, instance_uuid) / _IMAGE
-    link = Path(device_link(instance_uuid))
-    with lockutils.lock(f"novadocker-drive-{instance_uuid}"):
-        device = _attached(image)
-        if not device:
-            image.stat()
-            found, _ = processutils.execute("losetup", "--find", "--show", "--read-only", image)
-            device = found.strip()
+    with lockutils.lock(f"novadocker-drive-{instance_uuid}"), ExitStack() as opened:
+        if _is_attached(opened, instance_uuid):
+            return
         for folder in (LINKS.parent, LINKS):
             with suppress(FileExistsError):
                 folder.mkdir(0o755)
                 folder.chmod(0o755)
-        link.unlink(missing_ok=True)
-        link.symlink_to(device)
+        path, device = loop.attach(_copy_in_memory(opened, image), instance_uuid)
+        opened.callback(os.close, device)
+        # A container can detach a loop device that it can open (LOOP_CLR_FD needs no capability).
+        # The kernel postpones that while another opener remains, so a second loop device, which
+        # no container gets, has the first one as its backing file. A file descriptor of this
+        # process would not do, because it closes when nova-compute restarts.
+        holder_path, holder = loop.attach(device, instance_uuid, _HOLDER_BYTES)
+        opened.callback(os.close, holder)
+        _replace_link(_holder_link(instance_uuid), holder_path)
+        _replace_link(Path(device_link(instance_uuid)), path)
+        # Up to here the kernel would detach both devices if this process died.
+        loop.keep(holder)
 
 
 @privsep.network_pctxt.entrypoint
 def detach_device(host: str, instance_uuid: str) -> None:
-    """Detach the loop device of an instance's config drive.
+    """Detach the loop device of an instance's config drive, whose container must not run.
 
     Does nothing if no device is attached.
 
     :raises ValueError: an argument is malformed
-    :raises ProcessExecutionError: the kernel refuses
+    :raises OSError: the kernel refuses
     """
-    image = _folder(host, instance_uuid) / _IMAGE
-    with lockutils.lock(f"novadocker-drive-{instance_uuid}"):
-        if device := _attached(image):
-            processutils.execute("losetup", "--detach", device)
+    _folder(host, instance_uuid)
+    with lockutils.lock(f"novadocker-drive-{instance_uuid}"), ExitStack() as opened:
+        holder = _open_holder(opened, instance_uuid)
+        if holder is not None:
+            # The kernel then closes the held device, and detaches it with its last opener.
+            loop.detach(holder)
         Path(device_link(instance_uuid)).unlink(missing_ok=True)
+        _holder_link(instance_uuid).unlink(missing_ok=True)
 
 
-def _attached(image: Path) -> str:
-    """Return the path of the loop device that a file is attached to; empty if there is none."""
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
-        # The file vanishes if the device is detached at this moment.
-        with suppress(FileNotFoundError):
-            if entry.read_text().removesuffix("\n") == str(image):
-                return f"/dev/{entry.parent.parent.name}"
-    return ""
+def _is_attached(opened: ExitStack, instance_uuid: str) -> bool:
+    """Return True if the link leads to a loop device that the instance's holder keeps open."""
+    holder = _open_holder(opened, instance_uuid)
+    if holder is None:
+        return False
+    with suppress(FileNotFoundError):
+        number = os.stat(device_link(instance_uuid)).st_rdev
+        found = loop.status(holder)
+        return found is not None and found.backing_device == number
+    return False
+
+
+def _open_holder(opened: ExitStack, instance_uuid: str) -> int | None:
+    """Return a file descriptor of the loop device that keeps an instance's device attached.
+
+    Returns None if there is none. ``opened`` closes the file descriptor.
+    """
+    try:
+        holder = os.open(_holder_link(instance_uuid), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    opened.callback(os.close, holder)
+    # An administrator may have detached the device, and another program may have its number.
+    found = loop.status(holder)
+    return holder if found is not None and found.name == instance_uuid else None
+
+
+def _copy_in_memory(opened: ExitStack, image: Path) -> int:
+    """Return a file descriptor of a copy in memory. ``opened`` closes the file descriptor.
+
+    Every container can read the paths of all backing files in /sys/block, and a file in memory has
+    no path.
+    """
+    content = image.read_bytes()
+    copy = os.memfd_create("config-2")
+    opened.callback(os.close, copy)
+    with os.fdopen(copy, "wb", closefd=False) as output:
+        output.write(content)
+    return copy
+
+
+def _holder_link(instance_uuid: str) -> Path:
+    """Return the path of the link to the loop device that keeps an instance's device attached."""
+    return Path(f"{device_link(instance_uuid)}.holder")
+
+
+def _replace_link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
 
 
 def _write(file: Path, content: bytes, owner: tuple[int, int]) -> None:

@@ -35,7 +35,7 @@ def test_a_refused_removal_does_not_delay_the_others(
     refusing.away = True
     for name in ("stuck", "free"):
         if known == "id":
-            abandoned.remove(f"id-{name}")
+            abandoned.remove(f"id-{name}", lambda: None)
         else:
             abandoned.suspect(name)
     refusing.away = False
@@ -50,7 +50,7 @@ def test_a_refused_removal_is_tried_again(
     refusing: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     abandoned = AbandonedContainers(refusing)
-    abandoned.remove("id-stuck")
+    abandoned.remove("id-stuck", lambda: None)
     monkeypatch.undo()
     abandoned.sweep()
     assert names(refusing) == {"free"}
@@ -60,9 +60,21 @@ def test_an_unanswered_removal_is_tried_again() -> None:
     engine = FakeEngine(away=True)
     engine.add("lost", {})
     abandoned = AbandonedContainers(engine)
-    abandoned.remove("id-lost")
+    calls = iter([OSError("the device is busy"), None])
+    after = []
+
+    def afterwards() -> None:
+        after.append(names(engine))
+        if error := next(calls):
+            raise error
+
+    abandoned.remove("id-lost", afterwards)
     with pytest.raises(exception.EngineUnavailable):
         abandoned.sweep()
+    assert after == []
     engine.away = False
-    abandoned.sweep()
-    assert names(engine) == set()
+    with pytest.raises(OSError, match="the device is busy"):
+        abandoned.sweep()
+    for _ in range(2):
+        abandoned.sweep()
+    assert after == [set(), set()]

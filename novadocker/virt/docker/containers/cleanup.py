@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The deletion of containers of failed builds, at once or when the engine answers again."""
 
+import threading
+from collections.abc import Callable
+
 from oslo_log import log as logging
 
 from novadocker import exception
@@ -23,9 +26,16 @@ class AbandonedContainers:
         self._engine = engine
         self._created = Pending(self._remove, _FAILURE)
         self._perhaps_created = Pending(self._remove_unstarted, _FAILURE)
+        self._lock = threading.Lock()
+        self._afterwards: dict[str, Callable[[], None]] = {}
 
-    def remove(self, container_id: str) -> None:
-        """Delete a container of a failed build, or leave it to ``sweep`` if the engine fails."""
+    def remove(self, container_id: str, afterwards: Callable[[], None]) -> None:
+        """Delete a container of a failed build, or leave it to ``sweep`` if the engine fails.
+
+        :param afterwards: called when the container is deleted, repeatedly if it fails
+        """
+        with self._lock:
+            self._afterwards[container_id] = afterwards
         try:
             self._remove(container_id)
         except (exception.EngineUnavailable, exception.EngineError) as error:
@@ -50,6 +60,11 @@ class AbandonedContainers:
 
     def _remove(self, container_id: str) -> None:
         self._engine.remove_container(container_id)
+        with self._lock:
+            afterwards = self._afterwards[container_id]
+        afterwards()
+        with self._lock:
+            del self._afterwards[container_id]
 
     def _remove_unstarted(self, name: str) -> None:
         found = self._engine.inspect_container(name)

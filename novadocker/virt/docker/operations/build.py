@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,10 +71,12 @@ class Build:
             with self._ports.plugged(instance, ports):
                 instance.device_metadata = self._services.device_metadata(context, instance, ports)
                 undo.callback(self._config_drive.delete, instance)
-                undo.callback(self._config_drive.detach, instance)
                 self._config_drive.write(instance, ports, injected_files, admin_password)
                 container_id = self._create_of(context, image_meta, container)
-                undo.callback(self._services.abandoned.remove, container_id)
+                # The container may run until the engine answers again. Until then the number of
+                # its device must not become another server's.
+                detach = functools.partial(self._config_drive.detach, instance)
+                undo.callback(self._services.abandoned.remove, container_id, detach)
                 if injected_files:
                     self._services.engine.put_files(container_id, dict(injected_files))
                 self._services.runtime.bind_container(
