@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Permitted and forbidden operations of a server, tried inside it on a real kernel."""
 
+import ctypes
+import json
 import platform
 import re
 import shutil
@@ -13,6 +15,7 @@ import docker
 import pytest
 from oslo_privsep import capabilities as privsep_capabilities
 
+from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.limits import isolation
 from tests import CHECKOUT
@@ -32,8 +35,12 @@ _CALLS = {
     "kexec_load": (246, 104),
     "userfaultfd": (323, 282),
     "settimeofday": (164, 170),
+    "ioctl": (16, 29),
+    "socket": (41, 198),
 }
 _EPERM = 1
+_EBADF = 9
+_ENOSYS = 38
 
 
 def system_call(name: str, *arguments: object) -> str:
@@ -153,6 +160,59 @@ def test_denied(plain: Machine, script: str) -> None:
 )
 def test_denied_system_call(plain: Machine, call: Any) -> None:
     assert plain.run("perl", "-e", system_call(*call)) == (0, str(_EPERM))
+
+
+def native_calls() -> dict[str, int]:
+    """Return the numbers of this machine's system calls by name, as libseccomp knows them."""
+    library = ctypes.CDLL("libseccomp.so.2")
+    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
+    found = {}
+    for number in range(1024):
+        # 0 means the machine's own architecture.
+        if name := library.seccomp_syscall_resolve_num_arch(0, number):
+            found[ctypes.string_at(name).decode()] = number
+    return found
+
+
+def test_every_system_call_that_the_profile_does_not_list(plain: Machine) -> None:
+    rules = json.loads(seccomp.profile(machines.PLAIN))["syscalls"]
+    listed = {name for rule in rules for name in rule["names"]} - {"clone3"}
+    denied = {number: name for name, number in native_calls().items() if name not in listed}
+    assert "io_uring_setup" in denied.values()
+    program = f"""
+        for my $number ({", ".join(map(str, denied))}) {{
+            syscall($number, -1, -1, -1, -1, -1, -1);
+            print $number, " ", $!+0, "\\n";
+        }}
+    """
+    code, output = plain.run("perl", "-e", program)
+    assert code == 0, output
+    errors = {
+        denied[int(number)]: int(error) for number, error in map(str.split, output.split("\n"))
+    }
+    assert len(errors) == len(denied) > 50
+    # runc answers ENOSYS for calls that are newer than the newest listed one.
+    assert {name for name, error in errors.items() if error not in (_EPERM, _ENOSYS)} == set()
+    assert errors["clone3"] == _ENOSYS
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        # LOOP_CLR_FD, LOOP_GET_STATUS64, and TCGETS of a file descriptor that is not open.
+        (("ioctl", -1, 0x4C01, 0), _EPERM),
+        (("ioctl", -1, 0x1_0000_4C05, 0), _EPERM),
+        (("ioctl", -1, 0x5401, 0), _EBADF),
+        (("ioctl", -1, 0x1_0000_5401, 0), _EBADF),
+        # AF_ALG, AF_VSOCK and AF_UNIX
+        (("socket", 38, 5, 0), _EPERM),
+        (("socket", 0x1_0000_0026, 5, 0), _EPERM),
+        (("socket", 40, 1, 0), _EPERM),
+        (("socket", 1, 1, 0), 0),
+    ],
+)
+def test_denied_arguments(plain: Machine, call: Any, error: int) -> None:
+    assert plain.run("perl", "-e", system_call(*call)) == (0, str(error))
 
 
 def test_only_devices_that_lead_nowhere(plain: Machine) -> None:

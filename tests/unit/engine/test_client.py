@@ -21,7 +21,7 @@ import requests
 import urllib3
 
 from novadocker import exception
-from novadocker.virt.docker.engine import client, connection
+from novadocker.virt.docker.engine import client, connection, seccomp
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
@@ -86,8 +86,9 @@ def test_container_isolation() -> None:
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
     assert (host["ShmSize"], host["OomScoreAdj"]) == (1 << 20, 5)
-    # The engine applies its own profiles and masked paths.
-    assert not {"SecurityOpt", "MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
+    assert host["SecurityOpt"] == [f"seccomp={seccomp.profile(SPEC.isolation)}"]
+    # The engine applies its own AppArmor profile and masked paths.
+    assert not {"MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
 
 
 def test_systemd() -> None:

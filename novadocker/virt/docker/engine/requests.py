@@ -14,6 +14,7 @@ from oslo_utils import timeutils
 
 from novadocker import naming
 from novadocker.state_files import console_log
+from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.model import (
     ContainerSpec,
     Isolation,
@@ -138,6 +139,8 @@ def _isolation(isolation: Isolation) -> dict[str, Any]:
     if isolation.nesting:
         # Because the default profiles deny system calls that create containers.
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
+    else:
+        config["SecurityOpt"] = [f"seccomp={seccomp.profile(isolation)}"]
     return config
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calculation of an instance's isolation from the extra specs of ``docker:``; pure.
 
-Everything else is the engine's default: its seccomp profile, the masked and read-only paths of
-/proc and /sys, and devices such as /dev/null.
+``engine/seccomp`` derives the seccomp profile from the isolation. Everything else is the engine's
+default: its AppArmor profile, the masked and read-only paths of /proc and /sys, and devices such as
+/dev/null.
 """
 
 from collections.abc import Mapping
