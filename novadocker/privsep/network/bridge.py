@@ -21,6 +21,8 @@ from novadocker.privsep.network.types import Bridge, Nic
 
 # linux/if.h: IFNAMSIZ, without the terminating NUL
 _NAME_LENGTH = 15
+# linux/rtnetlink.h: RT_SCOPE_LINK
+_SCOPE_LINK = 253
 
 # Because a bridge is deleted with its last port, this lock is held while ports are put into
 # bridges and deleted: no call deletes a bridge into which another call is about to put a port.
@@ -125,7 +127,7 @@ def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mappin
         return _ensure_vlan(host, interface, bridge.vlan, _uplink_name(bridge) or "", found)
     free = network_link.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
     if free and any(
-        address["index"] == interface["index"] and address["family"] == socket.AF_INET
+        address["index"] == interface["index"] and _is_of_host(address)
         for address in host.dump(rtnetlink.list_addresses())
     ):
         raise OSError(
@@ -134,6 +136,11 @@ def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mappin
             bridge.interface,
         )
     return interface
+
+
+def _is_of_host(address: Any) -> bool:
+    """Return True unless the kernel itself gave an interface the address, when it went up."""
+    return bool(address["family"] == socket.AF_INET or address["scope"] != _SCOPE_LINK)
 
 
 def _ensure_vlan(

@@ -213,6 +213,11 @@ def test_bridge_of_neutrons_agent(plug: Plug) -> None:
         ("link set phys0 name other0", "link set other0 name phys0", "no such interface"),
         ("address add 192.0.2.1/24 dev phys0", "address flush dev phys0", "addresses of the host"),
         (
+            "address add 2001:db8::1/64 dev phys0 nodad",
+            "address del 2001:db8::1/64 dev phys0",
+            "addresses of the host",
+        ),
+        (
             "link set phys0 mtu 1400",
             "link set phys0 mtu 1500",
             "MTU of 1450 is more than the interface's 1400",
