@@ -9,6 +9,7 @@ that open a container's root need a privilege.
 import errno
 import os
 import secrets
+import select
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,23 +25,41 @@ _LARGEST_FILE = 1 << 20
 def open_root(container_id: str, pid: int) -> Iterator[int]:
     """Open the root directory of a container by its first process.
 
-    :raises ProcessLookupError: the process is not in the container
-    """
-    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Because the process id may be reused, the check follows after the root is open.
-        check_process(container_id, pid)
-        yield root
-    finally:
-        os.close(root)
-
-
-def check_process(container_id: str, pid: int) -> None:
-    """Check that a process is in a container.
-
     :raises ProcessLookupError: the process is not in the container, or does not exist
     """
-    if cgroup.container_of_process(pid) != container_id:
+    with pinned(pid) as process:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            check_process(container_id, pid, process)
+            yield root
+        finally:
+            os.close(root)
+
+
+@contextmanager
+def pinned(pid: int) -> Iterator[int]:
+    """Open the pidfd of a process. While the process lives, no other process gets its id.
+
+    :raises ProcessLookupError: the process does not exist
+    """
+    process = os.pidfd_open(pid)
+    try:
+        yield process
+    finally:
+        os.close(process)
+
+
+def check_process(container_id: str, pid: int, process: int) -> None:
+    """Check that a process is in a container, and that everything opened by its id is its own.
+
+    :param process: pidfd of the process, opened before anything below /proc/PID
+    :raises ProcessLookupError: the process is not in the container, or ended
+    """
+    owner = cgroup.container_of_process(pid)
+    # The id may be another process's only if the process has ended.
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    if owner != container_id or ended.poll(0):
         raise ProcessLookupError(f"process {pid} is not in container {container_id}")
 
 

@@ -4,7 +4,6 @@
 Each checks its arguments and does not trust the files in the container.
 """
 
-import os
 import select
 import signal
 from contextlib import suppress
@@ -50,15 +49,10 @@ def hang_up(container_id: str, pid: int) -> None:
     :raises ValueError: an argument is malformed
     """
     container, number = arguments.container_id(container_id), arguments.process(pid)
-    with suppress(ProcessLookupError):
-        process = os.pidfd_open(number)
-        try:
-            # The pidfd pins the process, so the check after it can't be of another process.
-            openat.check_process(container, number)
-            signal.pidfd_send_signal(process, signal.SIGHUP)
-            ended = select.poll()
-            ended.register(process, select.POLLIN)
-            if not ended.poll(_HANG_UP_MILLISECONDS):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-        finally:
-            os.close(process)
+    with suppress(ProcessLookupError), openat.pinned(number) as process:
+        openat.check_process(container, number, process)
+        signal.pidfd_send_signal(process, signal.SIGHUP)
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        if not ended.poll(_HANG_UP_MILLISECONDS):
+            signal.pidfd_send_signal(process, signal.SIGKILL)

@@ -48,21 +48,21 @@ def restore_view(container_id: str, pid: int, source: str) -> int:
     current = [m for m in _mounts("self") if m.point == folder and m.root == "/"]
     if not current:
         raise ValueError(f"lxcfs is not mounted at {folder!r}")
-    namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # The process id may have been reused before the open, so the process is checked after it.
-        openat.check_process(container, process)
-        stale = [
-            mount
-            for mount in _mounts(str(process))
-            if mount.device != current[-1].device
-            and mount.root == mount.point
-            and _VIEWED.fullmatch(mount.point)
-        ]
-        if stale:
-            namespaces.run_in_thread(_replace, namespace, folder, [m.point for m in stale])
-    finally:
-        os.close(namespace)
+    with openat.pinned(process) as pidfd:
+        namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stale = [
+                mount
+                for mount in _mounts(str(process))
+                if mount.device != current[-1].device
+                and mount.root == mount.point
+                and _VIEWED.fullmatch(mount.point)
+            ]
+            openat.check_process(container, process, pidfd)
+            if stale:
+                namespaces.run_in_thread(_replace, namespace, folder, [m.point for m in stale])
+        finally:
+            os.close(namespace)
     return len(stale)
 
 

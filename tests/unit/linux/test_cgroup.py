@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control groups of a process, in trees of files like the kernel's."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,8 @@ def test_a_process_of_another_container_is_refused(
     monkeypatch: pytest.MonkeyPatch, found: str | None
 ) -> None:
     monkeypatch.setattr(cgroup, "container_of_process", lambda _: found)
-    with pytest.raises(ProcessLookupError, match="process 7 is not in container 5e"):
-        openat.check_process(ID, 7)
-    if found:
-        openat.check_process(found, 7)
+    with openat.pinned(os.getpid()) as process:
+        with pytest.raises(ProcessLookupError, match="process 7 is not in container 5e"):
+            openat.check_process(ID, 7, process)
+        if found:
+            openat.check_process(found, 7, process)
