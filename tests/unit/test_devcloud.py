@@ -78,8 +78,8 @@ def test_alertmanager_takes_the_quick_sample(tmp_path: Path, state_folder: Path)
     check(["amtool", "check-config", tmp_path / "config.yml"])
 
 
-def test_hosts_have_their_states_back_after_a_block(tmp_path: Path):
-    settings = load_settings({"DEVCLOUD_DIR": str(tmp_path), "DEVCLOUD_HOSTS": "3"})
+def test_hosts_have_their_states_back_after_a_block(state_folder: Path):
+    settings = load_settings({"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_HOSTS": "3"})
     states = {"host1": "enabled", "host2": "disabled", "host3": "disabled", "fake1": "enabled"}
 
     def listed(binary: str) -> list[mock.Mock]:
