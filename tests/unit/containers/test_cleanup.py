@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterable
+
 import pytest
+from oslo_privsep import comm, daemon
 
 from novadocker import exception
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
@@ -56,25 +59,61 @@ def test_a_refused_removal_is_tried_again(
     assert names(refusing) == {"free"}
 
 
+class Detachments:
+    """Calls after the deletion of a container; the first ones raise these errors.
+
+    :ivar containers: the names of the engine's containers at each call
+    """
+
+    def __init__(self, engine: FakeEngine, errors: Iterable[Exception] = ()) -> None:
+        self._engine = engine
+        self._errors = iter(errors)
+        self.containers: list[set[str]] = []
+
+    def __call__(self) -> None:
+        self.containers.append(names(self._engine))
+        if error := next(self._errors, None):
+            raise error
+
+
 def test_an_unanswered_removal_is_tried_again() -> None:
     engine = FakeEngine(away=True)
     engine.add("lost", {})
     abandoned = AbandonedContainers(engine)
-    calls = iter([OSError("the device is busy"), None])
-    after = []
-
-    def afterwards() -> None:
-        after.append(names(engine))
-        if error := next(calls):
-            raise error
-
-    abandoned.remove("id-lost", afterwards)
+    detachments = Detachments(engine)
+    abandoned.remove("id-lost", detachments)
     with pytest.raises(exception.EngineUnavailable):
         abandoned.sweep()
-    assert after == []
+    assert detachments.containers == []
     engine.away = False
-    with pytest.raises(OSError, match="the device is busy"):
-        abandoned.sweep()
     for _ in range(2):
         abandoned.sweep()
-    assert after == [set(), set()]
+    assert detachments.containers == [set()]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("the device is busy"),
+        comm.PrivsepTimeout("the device is busy"),
+        daemon.FailedToDropPrivileges("the device is busy"),
+    ],
+)
+def test_a_device_that_cannot_be_detached_delays_nothing(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    engine = FakeEngine()
+    for name in ("a", "b"):
+        engine.add(name, {})
+    abandoned = AbandonedContainers(engine)
+    busy, free = Detachments(engine, [error, error]), Detachments(engine, [error])
+    abandoned.remove("id-a", busy)
+    abandoned.remove("id-b", free)
+    assert "container id-a, will try again: the device is busy" in caplog.text
+    caplog.clear()
+    abandoned.sweep()
+    assert (len(busy.containers), len(free.containers)) == (2, 2)
+    assert "container id-a, will try again: the device is busy" in caplog.text
+    for _ in range(2):
+        abandoned.sweep()
+    assert (len(busy.containers), len(free.containers)) == (3, 2)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.containers.pending import Pending
+from novadocker.virt.docker.containers.pending import FAILURES, Pending
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 
 LOG = logging.getLogger(__name__)
 
-_FAILURE = "Failed to remove container %s of a failed build: %s"
+_FAILURE = "Failed to clean up after the failed build of container %s, will try again: %s"
 
 
 class AbandonedContainers:
@@ -30,20 +30,17 @@ class AbandonedContainers:
         self._afterwards: dict[str, Callable[[], None]] = {}
 
     def remove(self, container_id: str, afterwards: Callable[[], None]) -> None:
-        """Delete a container of a failed build, or leave it to ``sweep`` if the engine fails.
+        """Delete a container of a failed build, or leave it to ``sweep`` after a failure.
 
-        :param afterwards: called when the container is deleted, repeatedly if it fails
+        :param afterwards: called when the container is deleted; ``sweep`` repeats it if it fails
         """
         with self._lock:
             self._afterwards[container_id] = afterwards
         try:
             self._remove(container_id)
-        except (exception.EngineUnavailable, exception.EngineError) as error:
-            LOG.warning(
-                "Failed to remove container %s of a failed build, will try again: %s",
-                container_id,
-                error,
-            )
+        except (exception.EngineUnavailable, *FAILURES) as error:
+            # An exception would replace the fault of the build.
+            LOG.warning(_FAILURE, container_id, error)
             self._created.add(container_id)
 
     def suspect(self, name: str) -> None:

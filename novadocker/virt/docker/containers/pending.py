@@ -10,10 +10,19 @@ import threading
 from collections.abc import Callable
 
 from oslo_log import log as logging
+from oslo_privsep import comm, daemon
 
 from novadocker import exception
 
 LOG = logging.getLogger(__name__)
+
+FAILURES = (
+    exception.EngineError,
+    OSError,
+    comm.PrivsepTimeout,
+    daemon.FailedToDropPrivileges,
+)
+"""Failures that concern one key only; a request may call functions that run as root."""
 
 
 class Pending:
@@ -41,7 +50,7 @@ class Pending:
             self._send(key)
 
     def sweep(self) -> None:
-        """Send the kept requests; keep those that the engine refuses for the next call.
+        """Send the kept requests; keep those that fail for the next call.
 
         :raises EngineUnavailable: the engine does not answer; the requests are kept
         """
@@ -52,8 +61,8 @@ class Pending:
                 except exception.ContainerNotFound:
                     # The container was deleted, so the request has no object any more.
                     self._keys.discard(key)
-                except exception.EngineError as error:
-                    # A refused request must not delay the other requests.
+                except FAILURES as error:
+                    # A failed request must not delay the other requests.
                     LOG.warning(self._failure, key, error)
 
     def _send(self, key: str) -> None:
