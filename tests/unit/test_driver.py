@@ -12,12 +12,14 @@ from nova import objects
 from nova.compute import power_state
 from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
+from oslo_privsep import comm, daemon
 
 from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.containers import freeze, servers
-from novadocker.virt.docker.model import Container, ContainerSpec, Mount
+from novadocker.virt.docker.limits import disk
+from novadocker.virt.docker.model import Container, ContainerSpec, EngineInfo, Mount
 from tests.unit import fakes
 from tests.unit.fakes import (
     FakeDrives,
@@ -172,19 +174,32 @@ def test_a_container_the_engine_could_not_remove_goes_when_it_is_back(
     assert engine.containers == {}
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        exception.LimitsNotKept(reason="the kernel refuses"),
+        comm.PrivsepTimeout("3600 s"),
+        daemon.FailedToDropPrivileges("no answer"),
+    ],
+)
 def test_a_failed_step_of_the_sweep_does_not_stop_the_others(
     driver: Any,
     fake_host: FakeHost,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    failure: Exception,
 ) -> None:
     def refuse(_container: str) -> None:
         raise exception.EngineUnavailable(url="fake", reason="it has just died")
 
+    def rescan(_info: EngineInfo) -> None:
+        raise failure
+
     def lose_limits() -> None:
         fake_host.enforcement.sweeps += 1
-        raise exception.LimitsNotKept(reason="the kernel refuses")
+        raise failure
 
+    monkeypatch.setattr(disk, "restore_quotas", rescan)
     monkeypatch.setattr(fake_host.engine, "remove_container", refuse)
     monkeypatch.setattr(fake_host.enforcement, "sweep", lose_limits)
     driver._services.abandoned.remove("id", lambda: None)
@@ -193,7 +208,8 @@ def test_a_failed_step_of_the_sweep_does_not_stop_the_others(
     assert fake_host.enforcement.sweeps == 1
     assert found.data(NODE).inventory[orc.VCPU]["reserved"] == 0
     assert "Failed to remove the containers of failed builds: " in caplog.text
-    assert "Failed to keep the limits of servers: " in caplog.text
+    assert f"Failed to keep the limits of disks: {failure}" in caplog.text
+    assert f"Failed to keep the limits of servers: {failure}" in caplog.text
 
 
 @pytest.mark.parametrize(("status", "left"), [("created", 0), ("exited", 1)])

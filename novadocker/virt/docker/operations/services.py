@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova import objects
 from oslo_concurrency import processutils
 from oslo_log import log as logging
+from oslo_privsep import comm, daemon
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
@@ -128,6 +129,8 @@ class Services:
             except (
                 nova_exception.NovaException,
                 processutils.ProcessExecutionError,
+                comm.PrivsepTimeout,
+                daemon.FailedToDropPrivileges,
                 OSError,
             ) as error:
                 LOG.warning("Failed to %s: %s", action, error)
