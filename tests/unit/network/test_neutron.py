@@ -51,9 +51,17 @@ def test_a_missing_event(instance: Any, options: Any, outcome: str, text: str) -
     assert wait(FakeVirtAPI(outcome), instance) == ["plugging", "body"]
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        exception.PlugFailed(port_id=PORT, reason="the switch is away"),
+        exception.EngineUnavailable(url="fake", reason="the engine is away"),
+        OSError("the switch is away"),
+    ],
+)
 def test_ports_are_plugged_anew_once_while_neutron_is_silent(
-    instance: Any, options: Any, caplog: pytest.LogCaptureFixture, fails: bool
+    instance: Any, options: Any, caplog: pytest.LogCaptureFixture, fault: Exception | None
 ) -> None:
     options(vif_plugging_timeout=1)
     coming, ports, anew = threading.Event(), network_info(False), []
@@ -62,15 +70,18 @@ def test_ports_are_plugged_anew_once_while_neutron_is_silent(
     def plug_anew(*arguments: object) -> None:
         anew.append(arguments)
         coming.set()
-        if fails:
-            raise exception.PlugFailed(port_id=PORT, reason="the switch is away")
+        if fault:
+            raise fault
 
     with neutron.plugged(
         FakeVirtAPI(coming=coming), instance, ports, lambda *_: nothing, plug_anew
     ):
         assert not anew
     assert anew == [(instance, ports)]
-    assert ("the switch is away" in caplog.text) is fails
+    failures = [vars(record) for record in caplog.records if "Failed" in record.getMessage()]
+    assert [(failure["message"], failure["instance"]) for failure in failures] == (
+        [(f"Failed to plug the ports again: {fault}", instance)] if fault else []
+    )
 
 
 class Client:

@@ -98,8 +98,8 @@ def _reminder(
         )
         try:
             plug_anew(instance, network_info)
-        except exception.PlugFailed as error:
-            # Because no event comes then, the thread that waits for it raises the fault.
+        except (nova_exception.NovaException, OSError) as error:
+            # If no event comes, the thread that waits for it raises the fault.
             LOG.warning("Failed to plug the ports again: %s", error, instance=instance)
 
     timer = threading.Timer(seconds, remind)
