@@ -58,7 +58,8 @@ def test_the_terminal_by_image(kind: str | None, files: set[str], opened: tuple[
 
 def test_a_login_prompt_that_the_image_lacks() -> None:
     engine = Opened(frozenset({"/bin/sh"}))
-    with pytest.raises(exception.EngineError, match="no program /bin/login"):
+    fault = "refused to open a login prompt: the image has no program /bin/login"
+    with pytest.raises(exception.EngineError, match=fault):
         console.terminal_opener(engine, "c" * 64, "login")()  # type: ignore[arg-type]
 
 

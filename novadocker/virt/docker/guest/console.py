@@ -311,7 +311,7 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
             return engine.open_terminal(container_id, (login,))
         if kind == "login":
             raise exception.EngineError(
-                operation="a login prompt", reason="the image has no program /bin/login"
+                operation="to open a login prompt", reason="the image has no program /bin/login"
             )
         return engine.attach_terminal(container_id)
 

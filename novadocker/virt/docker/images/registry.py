@@ -116,4 +116,4 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")
         else:
             return f"{repository}@{digest}"
-    raise exception.EngineError(operation="the pull of an image", reason="; ".join(failures))
+    raise exception.EngineError(operation="to pull the image", reason="; ".join(failures))
