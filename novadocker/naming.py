@@ -29,6 +29,9 @@ LABEL_OVERLAY = "org.openstack.nova.overlay"
 LABEL_SCHEMA = "org.openstack.nova.schema"
 SCHEMA = "1"
 
+SERVER_FILTER = f"{LABEL_SCHEMA}={SCHEMA}"
+"""The engine's filter of labels that selects the containers of the driver."""
+
 ASIDE = "-rescued"
 """Suffix of the name of an instance's own container during a rescue."""
 

@@ -111,7 +111,7 @@ class Events:
         while not self._stopped.is_set():
             try:
                 for event in self._engine.watch_events(
-                    f"{naming.LABEL_SCHEMA}={naming.SCHEMA}",
+                    naming.SERVER_FILTER,
                     (*TRANSITIONS, "oom"),
                     since,
                     _QUIET_SECONDS,

@@ -163,7 +163,7 @@ def put_back_left(engine: ContainerEngine) -> None:
     the overlay mounted until the next start of the engine, and keeps it.
     """
     engine.remove_unused_overlays()
-    found = engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
+    found = engine.list_containers(naming.SERVER_FILTER)
     names = {container.name for container in found}
     for container in found:
         instance_uuid = container.labels.get(naming.LABEL_UUID, "")

@@ -44,7 +44,7 @@ class ServerList:
 
     def _read(self) -> Mapping[str, Container]:
         started = time.monotonic()
-        containers = self._engine.list_containers(f"{naming.LABEL_SCHEMA}={naming.SCHEMA}")
+        containers = self._engine.list_containers(naming.SERVER_FILTER)
         self._servers = {
             container.labels[naming.LABEL_UUID]: container
             for container in containers
