@@ -112,4 +112,10 @@ def test_out_of_memory(
     while told() != virtevent.EVENT_LIFECYCLE_STOPPED:
         pass
     # The event of the out-of-memory kill may follow the event of the stop.
-    until(lambda: f"[instance: {instance_uuid}] The kernel killed a process" in caplog.text)
+    killed = (instance_uuid, "The kernel killed a process: out of memory")
+    until(
+        lambda: (
+            killed
+            in [(vars(line).get("instance_uuid"), line.getMessage()) for line in caplog.records]
+        )
+    )

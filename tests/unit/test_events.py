@@ -114,9 +114,17 @@ def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: N
 def test_an_out_of_memory_kill_is_logged_and_recorded(
     engine: FakeEngine, told: Next, killed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", events.__name__)
     engine.events.put(event("oom", name="nova-of-someone"))
     engine.events.put(event("oom"))
     engine.events.put(event("die"))
     told()
-    assert f"[instance: {UUID}] The kernel killed a process: out of memory" in caplog.text
+    assert [
+        (vars(record)["instance_uuid"], record.getMessage())
+        for record in caplog.records
+        if record.name == events.__name__
+    ] == [
+        (UUID, "The kernel killed a process: out of memory"),
+        (UUID, "The first process ended with exit status unknown"),
+    ]
     assert killed == [UUID]

@@ -76,7 +76,9 @@ def test_a_server_has_one_of_a_kind_in_ten_minutes_and_hinders_no_other(
     assert actions.calls.empty()
 
 
-def test_a_conductor_that_is_away_costs_that_action_alone(actions: FakeActions) -> None:
+def test_a_conductor_that_is_away_costs_that_action_alone(
+    actions: FakeActions, caplog: pytest.LogCaptureFixture
+) -> None:
     actions.broken = 1
     found = IncidentActions()
     found.start()
@@ -84,6 +86,9 @@ def test_a_conductor_that_is_away_costs_that_action_alone(actions: FakeActions) 
     found.add("oom_kill", OTHER)
     assert actions.calls.get(timeout=10)[2] == OTHER
     found.stop()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Failed to record action oom_kill: ")
+    assert vars(record)["instance_uuid"] == UUID
 
 
 # -- the listener: only novadocker-exporter's reports reach nova-compute -------------------------

@@ -145,12 +145,12 @@ class Events:
             return
         uuid = event.attributes[naming.LABEL_UUID]
         if event.action == "oom":
-            LOG.warning("[instance: %s] The kernel killed a process: out of memory", uuid)
+            LOG.warning("The kernel killed a process: out of memory", instance_uuid=uuid)
             self._killed(uuid)
         else:
             if event.action == "die":
                 code = event.attributes.get("exitCode", "unknown")
-                LOG.info("[instance: %s] The first process ended with exit status %s", uuid, code)
+                LOG.info("The first process ended with exit status %s", code, instance_uuid=uuid)
             self._queue.put((uuid, TRANSITIONS[event.action]))
 
     def _report(self) -> None:

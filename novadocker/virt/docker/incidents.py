@@ -109,7 +109,7 @@ class IncidentActions:
                 record(kind, instance_uuid)
             except (nova_exception.NovaException, oslo_messaging.MessagingException) as error:
                 LOG.warning(
-                    "[instance: %s] Failed to record action %s: %s", instance_uuid, kind, error
+                    "Failed to record action %s: %s", kind, error, instance_uuid=instance_uuid
                 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import ContainerDetail
 
@@ -48,7 +48,12 @@ def frozen(engine: ContainerEngine, container: ContainerDetail, directory: Path)
             mark.rename(directory / f"{GIVEN_UP}{container.id}")
             raise
         mark.unlink()
-    LOG.info("Container %s was frozen for %.2f s", container.name, time.monotonic() - started)
+    LOG.info(
+        "Container %s was frozen for %.2f s",
+        container.name,
+        time.monotonic() - started,
+        instance_uuid=container.labels.get(naming.LABEL_UUID),
+    )
 
 
 def thaw_left(engine: ContainerEngine, directory: Path) -> None:

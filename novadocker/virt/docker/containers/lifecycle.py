@@ -108,7 +108,12 @@ def stop(engine: ContainerEngine, container: str, timeout: float, retry_interval
     while (left := deadline - time.monotonic()) > 0:
         if _ended(engine, found.id, found.stop_signal, min(retry_interval or left, left)):
             return
-    LOG.info("Container %s did not stop within %s s; killing it", found.name, timeout)
+    LOG.info(
+        "Container %s did not stop within %s s; killing it",
+        found.name,
+        timeout,
+        instance_uuid=found.labels.get(naming.LABEL_UUID),
+    )
     if not _ended(engine, found.id, "SIGKILL", _KILL_SECONDS):
         raise exception.EngineError(
             operation="to stop the server", reason="its processes survived SIGKILL"

@@ -169,7 +169,9 @@ def put_back_left(engine: ContainerEngine) -> None:
         instance_uuid = container.labels.get(naming.LABEL_UUID, "")
         name = naming.container_name(instance_uuid)
         if container.name == _aside(instance_uuid) and name not in names:
-            LOG.warning("Ending the unfinished rescue of container %s", name)
+            LOG.warning(
+                "Ending the unfinished rescue of container %s", name, instance_uuid=instance_uuid
+            )
             engine.rename_container(container.id, name)
 
 

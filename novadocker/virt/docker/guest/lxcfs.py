@@ -208,21 +208,31 @@ class Lxcfs:
         """Replace the mounts of lxcfs in every running container."""
         complete = True
         try:
-            servers = self._listing.servers().values()
+            servers = self._listing.servers()
         except (exception.EngineUnavailable, exception.EngineError) as error:
             LOG.warning("Failed to list containers for their mounts of lxcfs: %s", error)
             return
-        for server in servers:
+        for instance_uuid, server in servers.items():
             try:
                 pid = self._engine.inspect_container(server.id).pid
                 count = self._restore(server.id, pid, self._folder) if pid else 0
             except exception.ContainerNotFound:
                 continue
             except _FAILURES as error:
-                LOG.warning("Failed to replace mounts of lxcfs in %s: %s", server.name, error)
+                LOG.warning(
+                    "Failed to replace mounts of lxcfs in %s: %s",
+                    server.name,
+                    error,
+                    instance_uuid=instance_uuid,
+                )
                 complete = False
             else:
                 if count:
-                    LOG.info("Replaced %d mounts of lxcfs in %s", count, server.name)
+                    LOG.info(
+                        "Replaced %d mounts of lxcfs in %s",
+                        count,
+                        server.name,
+                        instance_uuid=instance_uuid,
+                    )
         if complete:
             self._restored = device
