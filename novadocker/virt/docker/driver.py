@@ -78,7 +78,9 @@ class DockerDriver(driver.ComputeDriver):
         self._build = Build(services, self._ports, self._power, self._config_drive)
         self._rescue = Rescue(services, self._ports, self._power, self._build)
         self._resize = Resize(services, self._power)
-        self._migrate = Migrate(services, self._ports, self._power, self._config_drive, self._build)
+        self._migrate = Migrate(
+            services, self._ports, self._power, self._config_drive, self._build, self._resize
+        )
         self._snapshot = Snapshot(services)
         self._admin_password = AdminPassword(services)
         self._console = Console(services)
@@ -259,11 +261,7 @@ class DockerDriver(driver.ComputeDriver):
         destroy_secrets: bool = True,
     ) -> None:
         """Delete the instance's data on this host, or all of it except the disk. Idempotent."""
-        if destroy_disks:
-            self._build.remove_containers(instance)
-        if destroy_vifs:
-            self._ports.unwire(instance, network_info)
-        self._build.clean(instance, destroy_disks)
+        self._build.cleanup(instance, network_info, destroy_disks, destroy_vifs)
 
     # -- power ---------------------------------------------------------------------------------
 
@@ -313,7 +311,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def suspend(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
         """Freeze the instance's processes; their memory stays allocated."""
-        self.pause(instance)
+        self._power.suspend(instance)
 
     def resume(
         self,
@@ -475,14 +473,7 @@ class DockerDriver(driver.ComputeDriver):
         nova-compute calls this, too, when it starts after its death during a resize. An instance
         that uses more memory than the old flavor has is restarted, as a virtual machine would be.
         """
-        if migration.cross_cell_move:
-            self._build.bring_back(instance)
-        found = self._services.find(instance)
-        if not nova_records.is_to_other_host(migration):
-            self._resize.revert(found, instance, network_info)
-        elif power_on:
-            self._migrate.come_back(found, instance, network_info)
-        self._services.nova_records.take_back(context, instance, migration)
+        self._migrate.finish_revert(context, instance, network_info, migration, power_on)
 
     def rebuild(
         self,

@@ -177,6 +177,20 @@ class Build:
             self._services.engine.remove_container(own)
         rescue.remove(self._services.engine, instance.uuid)
 
+    def cleanup(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        destroy_disks: bool,
+        destroy_vifs: bool,
+    ) -> None:
+        """Delete the instance's data on this host, or all of it except the disk. Idempotent."""
+        if destroy_disks:
+            self.remove_containers(instance)
+        if destroy_vifs:
+            self._ports.unwire(instance, network_info)
+        self.clean(instance, destroy_disks)
+
     def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
         """Delete the data of an instance outside its container and its network. Idempotent."""
         self._config_drive.detach(instance)

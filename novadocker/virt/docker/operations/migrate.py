@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
@@ -22,6 +23,7 @@ from novadocker.virt.docker.operations.build import Build
 from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports
 from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
@@ -37,12 +39,14 @@ class Migrate:
         power: Power,
         config_drive: ConfigDrive,
         build: Build,
+        resize: Resize,
     ) -> None:
         self._services = services
         self._ports = ports
         self._power = power
         self._config_drive = config_drive
         self._build = build
+        self._resize = resize
 
     def send(
         self,
@@ -124,17 +128,23 @@ class Migrate:
             # exception.
             LOG.error("Failed to finish the move to this host: %s", error, instance=instance)
 
-    def come_back(
+    def finish_revert(
         self,
-        found: ContainerDetail,
+        context: nova_context.RequestContext,
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
+        migration: objects.Migration,
+        power_on: bool,
     ) -> None:
-        """Wire and start an instance whose move is reverted. Does nothing if it runs."""
-        if servers.has_ended(found):
-            with self._ports.plugged(instance, network_info):
-                pass
-            self._power.start(found, instance, network_info)
+        """Set the limits of the old flavor, or start the instance that had moved away."""
+        if migration.cross_cell_move:
+            self._build.bring_back(instance)
+        found = self._services.find(instance)
+        if not nova_records.is_to_other_host(migration):
+            self._resize.revert(found, instance, network_info)
+        elif power_on:
+            self._come_back(found, instance, network_info)
+        self._services.nova_records.take_back(context, instance, migration)
 
     def evacuate(
         self,
@@ -168,6 +178,18 @@ class Migrate:
         if nova_records.is_cut_off(instance):
             self.finish_cut_off(instance, ports)
         self._ports.restore(instance, ports)
+
+    def _come_back(
+        self,
+        found: ContainerDetail,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+    ) -> None:
+        """Wire and start an instance whose move is reverted. Does nothing if it runs."""
+        if servers.has_ended(found):
+            with self._ports.plugged(instance, network_info):
+                pass
+            self._power.start(found, instance, network_info)
 
     def _take_in(
         self,

@@ -112,6 +112,10 @@ class Power:
         self._services.engine.unpause_container(found.id)
         self._ports.apply(instance, ports, self._services.find(instance))
 
+    def suspend(self, instance: objects.Instance) -> None:
+        """Freeze an instance's processes, whose memory stays allocated; set its ports down."""
+        self.freeze(instance)
+
     def resume(
         self,
         found: ContainerDetail,
