@@ -92,7 +92,7 @@ def set_aside(engine: ContainerEngine, instance_uuid: str, found: ContainerDetai
 
 
 def put_back(engine: ContainerEngine, instance_uuid: str) -> str:
-    """Delete the stand-in and give the server's own container its name back.
+    """Delete the stand-in and rename the server's own container back.
 
     Does nothing if the server is not rescued.
 

@@ -33,7 +33,7 @@ def can_resize(info: EngineInfo) -> bool:
 def restore_quotas(info: EngineInfo) -> None:
     """Start a rescan of the disks' usage if the kernel no longer limits it. Idempotent."""
     if quotas_are_inconsistent(info):
-        LOG.info("Starting a btrfs quota rescan, because the kernel stopped to limit disks")
+        LOG.info("Starting a btrfs quota rescan, because the kernel stopped limiting disks")
         btrfs.count_again(info.data_root)
 
 

@@ -158,7 +158,7 @@ class Build:
             self._services.engine.rename_container(name, name + naming.AWAY)
 
     def bring_back(self, instance: objects.Instance) -> None:
-        """Give the container its name back after ``put_away``. Idempotent."""
+        """Rename the container back to ``nova-<uuid>`` after ``put_away``. Idempotent."""
         name = naming.container_name(instance.uuid)
         with contextlib.suppress(exception.ContainerNotFound):
             self._services.engine.rename_container(name + naming.AWAY, name)

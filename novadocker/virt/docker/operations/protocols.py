@@ -39,7 +39,7 @@ class Engine(ContainerEngine, EventSource, Protocol):
         """Return the facts of the engine and its host."""
 
     def claim(self, info: EngineInfo) -> None:
-        """Keep every other nova-compute off the engine until ``release``."""
+        """Claim the engine, so that no other nova-compute can use it."""
 
     def release(self) -> None:
         """Allow another nova-compute to claim the engine."""
@@ -182,7 +182,7 @@ class Session(Protocol):
         """Send the data that changed; return the seconds it took."""
 
     def commit(self) -> None:
-        """Make the other host keep the data."""
+        """Commit the move."""
 
 
 class Transfer(Protocol):
@@ -201,12 +201,12 @@ class Transfer(Protocol):
         """Open a session with the destination."""
 
     def adopt_drive(self, data_root: str, instance_uuid: str, move: Move, folder: str) -> None:
-        """Make the received config drive this host's."""
+        """Move the received config drive into place."""
 
     def adopt(
         self, data_root: str, instance_uuid: str, move: Move, storage: Storage, resumed: bool
     ) -> None:
-        """Make the received data a container's."""
+        """Move the received data into a container."""
 
     def discard(self, data_root: str, instance_uuid: str) -> None:
         """Delete received data."""
