@@ -27,6 +27,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from novadocker.privsep.network.types import Route
 
@@ -157,6 +158,11 @@ def list_addresses() -> Any:
 def list_routes() -> Any:
     """Return a request of all routes of the namespace."""
     return _request(rtmsg, rtnl.RTM_GETROUTE, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
+
+
+def list_qdiscs() -> Any:
+    """Return a request of the queueing disciplines of all devices of the namespace."""
+    return _request(tcmsg, rtnl.RTM_GETQDISC, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
 
 
 def add_veth(

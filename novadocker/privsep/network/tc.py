@@ -24,7 +24,9 @@ from pyroute2.netlink.rtnl.tcmsg.common import calc_xmittime
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.privsep import arguments
-from novadocker.privsep.network import namespace
+from novadocker.privsep.network import link as network_link
+from novadocker.privsep.network import namespace, rtnetlink
+from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import NetworkRate
 
 # The major number of novadocker's queueing disciplines; those in the classes of another queueing
@@ -73,8 +75,8 @@ _RATE_FIELDS = [field.name for field in dataclasses.fields(NetworkRate)]
 def shape_of(rate: NetworkRate | None) -> Shape | None:
     """Return the token buckets of a rate, or None if there is no limit. Pure.
 
-    A rate beyond 34 Gbit/s is no limit: the kernel's shaper has no higher rate, and no veth device
-    is faster.
+    A rate beyond 34 Gbit/s means unlimited: the kernel's shaper has no higher rate, and no veth
+    device is faster.
     """
     if rate is None or rate.average > _TOP_RATE:
         return None
@@ -125,7 +127,25 @@ def shape(netlink: IPRoute, device: str, wanted: Shape | None, own: bool) -> Non
             raise OSError(f"the kernel keeps {kept.get(place)} instead of {target}")
 
 
-def lacking(qdiscs: Sequence[Any], devices: Mapping[int, NetworkRate]) -> set[int]:
+def devices_without_rate(rates: Mapping[str, NetworkRate]) -> set[str]:
+    """Return the devices on which no token bucket of novadocker has the rate.
+
+    Ignores devices that do not exist. Needs no privilege.
+
+    :param rates: the rate by the name of the device, in the calling thread's namespace
+    :raises OSError: the kernel refuses, or its list changes during each attempt
+    """
+    if not rates:
+        return set()
+    with Netlink() as netlink:
+        links = network_link.find_links(netlink, rates)
+        names = {link["index"]: name for name, link in links.items()}
+        qdiscs = netlink.dump(rtnetlink.list_qdiscs())
+    lacking = _lacking(qdiscs, {index: rates[name] for index, name in names.items()})
+    return {names[index] for index in lacking}
+
+
+def _lacking(qdiscs: Sequence[Any], devices: Mapping[int, NetworkRate]) -> set[int]:
     """Return the devices, by index, on which no token bucket of novadocker has the rate. Pure.
 
     :param qdiscs: the queueing disciplines of all devices, as messages of netlink

@@ -9,13 +9,11 @@ them periodically.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from oslo_concurrency import processutils
 from oslo_log import log as logging
-from pyroute2 import IPRoute
 
 from novadocker import exception
 from novadocker.linux import cgroup as linux_cgroup
@@ -187,10 +185,19 @@ class Enforcement:
         Open vSwitch, for one, replaces the queueing discipline of a port that gets a QoS policy.
         Reads the limits of each instance from the kernel, and asks the engine only about instances
         whose limits differ.
+
+        :raises OSError: the queueing disciplines cannot be read
         """
         with self._lock:
             servers = list(self._servers.values())
-        unlimited = _devices_without_rate(servers)
+        unlimited = tc.devices_without_rate(
+            {
+                host: server.limits.inbound
+                for server in servers
+                if server.limits.inbound
+                for host, _ in server.devices
+            }
+        )
         for server in servers:
             try:
                 is_limited = unlimited.isdisjoint(host for host, _ in server.devices)
@@ -258,20 +265,3 @@ class Enforcement:
 
 def _average(rate: NetworkRate | None) -> int | None:
     return rate.average if rate else None
-
-
-def _devices_without_rate(servers: Sequence[LimitedServer]) -> set[str]:
-    """Return the host ends that lack the rate of their limits; needs no privilege."""
-    wanted = {
-        host: server.limits.inbound
-        for server in servers
-        if server.limits.inbound
-        for host, _ in server.devices
-    }
-    if not wanted:
-        return set()
-    with IPRoute() as netlink:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
-        rated = {index: wanted[name] for index, name in names.items() if name in wanted}
-        lacking = tc.lacking(list(netlink.get_qdiscs()), rated)
-    return {names[index] for index in lacking}

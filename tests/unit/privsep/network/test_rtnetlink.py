@@ -2,7 +2,6 @@
 """Lists that change while the kernel writes them."""
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 from pyroute2.netlink import NLM_F_DUMP_INTR, NLM_F_MULTI, NLMSG_DONE, nlmsg
@@ -11,15 +10,6 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from novadocker.privsep.network import rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
-
-
-@pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Yield a socket that replaces the kernel for each Netlink of the test."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monkeypatch.setattr(socket, "socket", lambda *_: ours)
-    yield theirs
-    theirs.close()
 
 
 def listing(address: str, *, change_seen_in: type | None = None) -> bytes:
