@@ -41,6 +41,7 @@ class FakeHost:
     def __init__(self, devices: Sequence[str] = (), anew: Sequence[model.VIF] = ()) -> None:
         self.done: list[str] = []
         self.bridges: dict[str, Any] = {}
+        self.software_checksums: set[str] = set()
         self.reported: list[str] = []
         self.failing: dict[str, Exception] = {}
         self._devices = devices
@@ -71,6 +72,7 @@ class FakeHost:
     def wire_nics(self, instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         self._do("wire")
         self.bridges = {nic["host_device"]: nic["bridge"] for nic in nics}
+        self.software_checksums = {nic["host_device"] for nic in nics if nic["software_checksums"]}
         return self._anew
 
     def unwire_nic(
@@ -116,6 +118,12 @@ def test_new_ports(instance: Any) -> None:
         "tap5": "brqabc",
     }
     assert host.reported == ["tap4"]
+
+
+def test_kinds_determine_the_checksums(instance: Any) -> None:
+    host, userspace = FakeHost(), port(8, datapath_type="netdev")
+    host.plugger.plug_vifs(instance, info(PLAIN, userspace))
+    assert host.software_checksums == {"tap8"}
 
 
 def test_a_port_that_neutron_has_up_is_not_reported(instance: Any) -> None:

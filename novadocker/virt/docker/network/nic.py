@@ -37,6 +37,8 @@ def nics_from_network_info(
 ) -> tuple[Nic, ...]:
     """Return the NICs in Neutron's order, with the names of ``device_names``.
 
+    The NICs lack the fields that depend on the kind of the VIF.
+
     Each destination has one route: the first NIC with a route to it keeps it, and no route
     replaces the subnet of a NIC's address. So each address family has one default route. A
     subnet's gateway precedes a default route among its host routes, as in Neutron's DHCP agent.
@@ -65,9 +67,6 @@ def nics_from_network_info(
                 mtu=vif["network"].get_meta("mtu") if vif["network"] else None,
                 addresses=tuple(_addresses(vif)),
                 routes=tuple(routes),
-                # Because Open vSwitch's userspace datapath forwards a packet with an unfinished
-                # checksum as it is, the sender completes the checksum.
-                software_checksums=(vif["details"] or {}).get("datapath_type") == "netdev",
             )
         )
     return tuple(found)
@@ -90,7 +89,6 @@ def dns_from_network_info(network_info: network_model.NetworkInfo) -> tuple[str,
 
 
 def host_device_name(vif: network_model.VIF) -> str:
-    """Return the name of a VIF's host device, the same that Nova passes to os-vif."""
     """Return the name of a VIF's host device, the same that Nova passes to os-vif."""
     name: str = vif["devname"] or naming.host_device(vif["id"])
     return name

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The VIFs of an instance: wired into its network namespace and plugged into a virtual switch.
 
-``kinds`` describes each kind of VIF. This module orders their steps, and plugs ports at once.
+``kinds`` describes each kind of VIF. This module orders their steps and plugs ports in parallel.
 """
 
 import socket
@@ -17,6 +17,7 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, wiring
+from novadocker.privsep.network.types import Nic
 from novadocker.virt.docker.network import device_names, neutron, ovs
 from novadocker.virt.docker.network import nic as network_nic
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging
@@ -195,7 +196,7 @@ class Plugger:
         names = device_names.recorded_names(instance)
         found = network_nic.nics_from_network_info(network_info, names)
         wanted = [
-            asdict(replace(nic, bridge=self._kind_of(vif).bridge(vif)))
+            asdict(_of_kind(self._kind_of(vif), nic, vif))
             for nic, vif in zip(found, network_info, strict=True)
         ]
         try:
@@ -239,6 +240,11 @@ class Plugger:
     def _absent(self, names: Iterable[str]) -> set[str]:
         """Return the names that no device of the host bears."""
         return set(names).difference(self._host_devices())
+
+
+def _of_kind(kind: Kind, nic: Nic, vif: network_model.VIF) -> Nic:
+    """Return a NIC with the fields that depend on the kind of its VIF."""
+    return replace(nic, bridge=kind.bridge(vif), software_checksums=kind.software_checksums(vif))
 
 
 def _host_devices() -> list[str]:

@@ -142,6 +142,23 @@ def test_description(
     assert (kind.plugging, kind.reported, kind.devices(port)) == (plugging, reported, devices)
 
 
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [
+        (OVS, False),
+        (OVN, False),
+        (HYBRID, False),
+        (vif("ovs", datapath_type="netdev"), True),
+        (vif("ovs", ovs_hybrid_plug=True, datapath_type="netdev"), True),
+        (model.VIF(id=PORT, type="ovs", vnic_type="normal", details=None), False),
+        (vif("tap", **TAP), False),
+        (vif("bridge", "brqabc"), False),
+    ],
+)
+def test_software_checksums(port: model.VIF, expected: bool) -> None:
+    assert registry().kind_of(port).software_checksums(port) is expected
+
+
 @pytest.mark.parametrize(("port", "hybrid"), [(OVS, False), (HYBRID, True)])
 def test_the_other_firewall_of_a_port(port: model.VIF, hybrid: bool) -> None:
     found = registry()
@@ -201,15 +218,15 @@ def test_other_kinds_ask_nothing_of_the_switch(port: model.VIF) -> None:
     assert registry().kind_of(port).other_form(port) is None
 
 
-def reads_of_the_type(path: Path) -> list[str]:
-    """Return the places of a module that ask for the type of a VIF."""
+def reads_of_the_binding(path: Path) -> list[str]:
+    """Return the places of a module that ask for the type or the details of a VIF."""
     return [
         f"{path.name}:{node.lineno}"
         for node in ast.walk(ast.parse(path.read_text()))
         if (
             isinstance(node, ast.Subscript)
             and isinstance(node.slice, ast.Constant)
-            and node.slice.value == "type"
+            and node.slice.value in ("type", "details", "vnic_type")
         )
         or (
             isinstance(node, ast.Attribute)
@@ -218,11 +235,11 @@ def reads_of_the_type(path: Path) -> list[str]:
     ]
 
 
-def test_only_the_kinds_read_the_type_of_a_vif() -> None:
+def test_only_the_kinds_read_the_binding_of_a_vif() -> None:
     directory = Path(kinds.__file__).parent
     driver = directory.parents[1]
-    assert reads_of_the_type(directory / "kind.py")
-    assert reads_of_the_type(directory / "tap.py")
+    for name in ("kind.py", "tap.py", "open_vswitch.py", "refused.py"):
+        assert reads_of_the_binding(directory / name)
     others = [path for path in driver.rglob("*.py") if path.parent != directory]
     assert len(others) > 50
-    assert [place for path in others for place in reads_of_the_type(path)] == []
+    assert [place for path in others for place in reads_of_the_binding(path)] == []

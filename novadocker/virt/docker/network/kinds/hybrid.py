@@ -6,7 +6,10 @@ from nova.network import model as network_model
 
 from novadocker.privsep.network.types import Bridge
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging, Switch, Wait
-from novadocker.virt.docker.network.kinds.open_vswitch import with_hybrid_plug
+from novadocker.virt.docker.network.kinds.open_vswitch import (
+    has_userspace_datapath,
+    with_hybrid_plug,
+)
 
 # Names of os-vif (vif_plug_ovs): the bridge, its end of the link to Open vSwitch, the other end.
 _PREFIXES = ("qbr", "qvb", "qvo")
@@ -31,6 +34,10 @@ class HybridOpenVSwitch(Kind):
     def bridge(self, vif: network_model.VIF) -> Bridge | None:
         """Return the bridge that os-vif creates."""
         return Bridge(self.devices(vif)[0])
+
+    def software_checksums(self, vif: network_model.VIF) -> bool:
+        """Return True if the bridge of Open vSwitch has the userspace datapath."""
+        return has_userspace_datapath(vif)
 
     def devices(self, vif: network_model.VIF) -> tuple[str, ...]:
         """Return the names of the bridge and of both ends of its link to Open vSwitch."""

@@ -67,6 +67,10 @@ class Kind:
         """Return the Linux bridge into which wiring puts the host device, or None."""
         return None
 
+    def software_checksums(self, vif: network_model.VIF) -> bool:
+        """Return True if the kernel must complete the checksums of the packets that a VIF sends."""
+        return False
+
     def devices(self, vif: network_model.VIF) -> tuple[str, ...]:
         """Return the names of the devices that plugging creates on the host."""
         return ()

@@ -22,6 +22,10 @@ class OpenVSwitch(Kind):
         """Return True if no Linux bridge is between the port and Open vSwitch."""
         return super().matches(vif) and not vif.is_hybrid_plug_enabled()
 
+    def software_checksums(self, vif: network_model.VIF) -> bool:
+        """Return True if the port's bridge has the userspace datapath."""
+        return has_userspace_datapath(vif)
+
     def plug(self, instance: objects.Instance, vif: network_model.VIF) -> Wait:
         """Begin to add the port to Open vSwitch."""
         return self._switch.plug(instance, vif)
@@ -44,6 +48,15 @@ class OpenVSwitch(Kind):
     def other_form(self, vif: network_model.VIF) -> network_model.VIF | None:
         """Return the VIF as a host with the firewall ``iptables_hybrid`` plugs it."""
         return with_hybrid_plug(vif, True)
+
+
+def has_userspace_datapath(vif: network_model.VIF) -> bool:
+    """Return True if the switch of a VIF reads packets outside the kernel.
+
+    Because this datapath forwards a packet with an unfinished checksum as it is, the sender must
+    complete the checksum.
+    """
+    return bool((vif["details"] or {}).get("datapath_type") == "netdev")
 
 
 def with_hybrid_plug(vif: network_model.VIF, hybrid: bool) -> network_model.VIF:
