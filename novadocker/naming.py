@@ -53,8 +53,15 @@ HOST_DEVICE = re.compile(r"(?:tap|nic)[0-9a-f][0-9a-f-]{0,11}")
 GUEST_DEVICE = re.compile(r"eth[0-9]{1,3}")
 """A port's device in an instance."""
 
+BRIDGE = re.compile(r"(brq|qbr)[0-9a-f][0-9a-f-]{0,11}")
+"""A Linux bridge for ports: of Neutron or the driver for a network, or of os-vif for one port."""
+
 # nova.network.model.NIC_NAME_LEN
 _DEVICE_LENGTH = 14
+# Prefixes of os-vif (vif_plug_ovs) for a port with a bridge between it and Open vSwitch: the
+# bridge, its end of the link to the switch, the switch's end.
+_BRIDGED_PREFIXES = ("qbr", "qvb", "qvo")
+_SWITCH_END = re.compile(r"qvo([0-9a-f-]{1,11})")
 # Nova names architectures as the kernel does; Docker names these differently.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -62,6 +69,24 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 def host_device(port_id: str) -> str:
     """Return the name of a port's device on the host if Neutron names none."""
     return f"nic{port_id}"[:_DEVICE_LENGTH]
+
+
+def bridged_devices(port_id: str) -> tuple[str, str, str]:
+    """Return the names of os-vif's devices for a port with a bridge between it and Open vSwitch.
+
+    :returns: the bridge, its end of the link to the switch, and the switch's end
+    """
+    bridge, end, switch_end = (f"{kind}{port_id}"[:_DEVICE_LENGTH] for kind in _BRIDGED_PREFIXES)
+    return bridge, end, switch_end
+
+
+def bridged_host_device(switch_end: str) -> str | None:
+    """Return the host device of a port, given the switch's end of ``bridged_devices``.
+
+    :returns: None for any other device
+    """
+    match = _SWITCH_END.fullmatch(switch_end)
+    return f"tap{match[1]}" if match else None
 
 
 def guest_device(number: int) -> str:

@@ -22,9 +22,6 @@ LOG = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 60.0
 _NAMESPACE = re.compile(naming.namespace_name(f"({naming.UUID.pattern})"))
-# Names of the bridge's end of the veth pair that os-vif creates for a port with a bridge between it
-# and the switch.
-_BRIDGE_END = re.compile(r"qvo([0-9a-f-]{1,11})")
 _INTERFACES = ovsdb.Select("Interface", ("name", "external_ids", "error"))
 
 
@@ -166,7 +163,8 @@ def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
             continue
         if naming.HOST_DEVICE.fullmatch(name) and link.get_attr("IFLA_LINK_NETNSID") not in numbers:
             found.add(name)
-        if (match := _BRIDGE_END.fullmatch(name)) and f"tap{match[1]}" not in links:
+        host_device = naming.bridged_host_device(name)
+        if host_device is not None and host_device not in links:
             found.add(name)
     return found
 

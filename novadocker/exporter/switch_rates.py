@@ -5,10 +5,10 @@ The policing of an interface limits the traffic that an instance sends, the firs
 the traffic that it receives (ovs-vswitchd.conf.db(5)).
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from novadocker import naming
 from novadocker.exporter import probes
 from novadocker.linux import ovsdb
 from novadocker.state_files.port_rates import PortRate
@@ -20,8 +20,6 @@ _QUERIES = (
     ovsdb.Select("Queue", ("_uuid", "other_config")),
 )
 _QUEUE = 0
-# The switch's device of a port with a bridge between it and the switch, as for iptables_hybrid.
-_BRIDGE_END = re.compile(r"qvo(?=[0-9a-f-]{1,11}$)")
 _BYTE = 8
 _KILOBIT = 1000
 
@@ -64,7 +62,7 @@ def _rates(
         if row["ingress_policing_rate"]
     }
     return {
-        _BRIDGE_END.sub("tap", name): PortRate(received.get(name), sent.get(name))
+        naming.bridged_host_device(name) or name: PortRate(received.get(name), sent.get(name))
         for name in received.keys() | sent.keys()
     }
 

@@ -25,3 +25,15 @@ def test_device_names_fit_their_patterns() -> None:
     assert name == "nic0e6e0b4b-7a"
     assert naming.HOST_DEVICE.fullmatch(name)
     assert naming.GUEST_DEVICE.fullmatch(naming.guest_device(12))
+
+
+def test_devices_of_os_vif() -> None:
+    devices = naming.bridged_devices("0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1")
+    assert devices == ("qbr0e6e0b4b-7a", "qvb0e6e0b4b-7a", "qvo0e6e0b4b-7a")
+    assert naming.BRIDGE.fullmatch(devices[0])
+    assert list(map(naming.bridged_host_device, devices)) == [None, None, "tap0e6e0b4b-7a"]
+
+
+@pytest.mark.parametrize("name", ["qvo", "qvox", "aqvo1", "tap0e6e0b4b-7a", "qvo0e6e0b4b-7a41"])
+def test_other_devices(name: str) -> None:
+    assert naming.bridged_host_device(name) is None

@@ -26,8 +26,6 @@ USER_NAMESPACES = "/run/novadocker/users"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # from the smallest that IPv4 allows (RFC 791) to the largest of a veth device
 _MTU = range(68, 65536)
-# Because only these names are allowed, no other device of the host is used as a bridge.
-_BRIDGE = re.compile(r"(brq|qbr)[0-9a-f][0-9a-f-]{0,11}")
 # linux/if.h, net/core/dev.c: dev_valid_name
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}")
 # IEEE 802.1Q
@@ -161,7 +159,8 @@ def _parse_bridge(value: object) -> Bridge | None:
     bridge = arguments.fields(_BRIDGE_FIELDS, value)
     interface, vlan = bridge["interface"], bridge["vlan"]
     return Bridge(
-        name=arguments.text(_BRIDGE, bridge["name"]),
+        # Because only these names are allowed, no other device of the host is used as a bridge.
+        name=arguments.text(naming.BRIDGE, bridge["name"]),
         interface=None if interface is None else arguments.text(_INTERFACE, interface),
         vlan=None if vlan is None else arguments.number(_VLAN, vlan),
     )

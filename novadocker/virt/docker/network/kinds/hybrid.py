@@ -4,15 +4,13 @@
 from nova import objects
 from nova.network import model as network_model
 
+from novadocker import naming
 from novadocker.privsep.network.types import Bridge
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging, Switch, Wait
 from novadocker.virt.docker.network.kinds.open_vswitch import (
     has_userspace_datapath,
     with_hybrid_plug,
 )
-
-# Names of os-vif (vif_plug_ovs): the bridge, its end of the link to Open vSwitch, the other end.
-_PREFIXES = ("qbr", "qvb", "qvo")
 
 
 class HybridOpenVSwitch(Kind):
@@ -41,7 +39,7 @@ class HybridOpenVSwitch(Kind):
 
     def devices(self, vif: network_model.VIF) -> tuple[str, ...]:
         """Return the names of the bridge and of both ends of its link to Open vSwitch."""
-        return tuple(f"{prefix}{vif['id']}"[: network_model.NIC_NAME_LEN] for prefix in _PREFIXES)
+        return naming.bridged_devices(vif["id"])
 
     def plug(self, instance: objects.Instance, vif: network_model.VIF) -> Wait:
         """Begin to create the bridge and its link to Open vSwitch."""
