@@ -10,8 +10,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from novadocker.privsep.network import link as network_link
@@ -23,6 +22,9 @@ from novadocker.privsep.network.types import Bridge, Nic
 _NAME_LENGTH = 15
 # linux/rtnetlink.h: RT_SCOPE_LINK
 _SCOPE_LINK = 253
+# Because the interface stays up after its last port, no router may give it an address then.
+_INTERFACE_SYSCTL = {"ipv6": {"accept_ra": "0", "autoconf": "0"}}
+_CREATED_SYSCTL = {"ipv6": {"disable_ipv6": "1"}}
 
 # Because a bridge is deleted with its last port, this lock is held while ports are put into
 # bridges and deleted: no call deletes a bridge into which another call is about to put a port.
@@ -121,25 +123,45 @@ def _ensure_uplink(host: Netlink, bridge: Bridge, mtu: int | None, found: Mappin
             f"the network's MTU of {mtu} is more than the interface's {carries}",
             bridge.interface,
         )
-    if not network_link.is_up(interface):
+    up = network_link.is_up(interface)
+    free = network_link.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
+    if free and (bridge.vlan is None or not up):
+        _take(host, interface, bridge)
+    if not up:
         host.ask(rtnetlink.set_link(interface["index"], up=True))
     if bridge.vlan is not None:
         return _ensure_vlan(host, interface, bridge.vlan, _uplink_name(bridge) or "", found)
-    free = network_link.kind_of(interface) != "bridge" and not interface.get_attr("IFLA_MASTER")
-    if free and any(
-        address["index"] == interface["index"] and _is_of_host(address)
-        for address in host.dump(rtnetlink.list_addresses())
-    ):
-        raise OSError(
-            errno.EADDRINUSE,
-            "the interface has addresses of the host, which a bridge would disconnect",
-            bridge.interface,
-        )
     return interface
 
 
+def _take(host: Netlink, interface: Any, bridge: Bridge) -> None:
+    """Disable router advertisements on an interface that has no address of the host.
+
+    :raises OSError: the interface has such an address, and is to become a port of the bridge
+    """
+    name = interface.get_attr("IFLA_IFNAME")
+    if not any(
+        address["index"] == interface["index"] and _is_of_host(address)
+        for address in host.dump(rtnetlink.list_addresses())
+    ):
+        network_link.write_sysctl(name, _INTERFACE_SYSCTL)
+    elif bridge.vlan is None:
+        raise OSError(
+            errno.EADDRINUSE,
+            # sysctl(8) separates the names by dots, so a dot in a name becomes a slash.
+            "the interface has addresses of the host, which a bridge would disconnect; if a router "
+            f"assigned them, set net.ipv6.conf.{name.replace('.', '/')}.accept_ra to 0 and delete "
+            "them",
+            name,
+        )
+
+
 def _is_of_host(address: Any) -> bool:
-    """Return True unless the kernel itself gave an interface the address, when it went up."""
+    """Return True unless it is an IPv6 link-local address.
+
+    The kernel gives every interface that is up a link-local address. An address that came by a
+    router advertisement counts as the host's, because the host may use it.
+    """
     return bool(address["family"] == socket.AF_INET or address["scope"] != _SCOPE_LINK)
 
 
@@ -165,9 +187,7 @@ def _ensure_vlan(
 def _create(host: Netlink, name: str, request: Any) -> Any:
     """Create a device without IPv6, so that the host sends nothing into a tenant's network."""
     host.ask(request)
-    with suppress(FileNotFoundError):
-        # Because the name can contain a dot, the path of the sysctl is used instead of its name.
-        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    network_link.write_sysctl(name, _CREATED_SYSCTL)
     return network_link.find_link(host, name)
 
 

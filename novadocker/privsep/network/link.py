@@ -6,7 +6,9 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from novadocker.privsep.network import rtnetlink
@@ -160,6 +162,16 @@ def delete_link(netlink: Netlink, index: int) -> None:
     The kernel may delete it at the same time, with the namespace of the other end.
     """
     netlink.ask(rtnetlink.delete_link(index), ignoring=errno.ENODEV)
+
+
+def write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:
+    """Set sysctls of a device by protocol, in the calling thread's namespace."""
+    for protocol, settings in values.items():
+        # A kernel without IPv6 lacks its sysctls.
+        with suppress(FileNotFoundError):
+            for key, value in settings.items():
+                # Because a device's name can contain a dot, the path of the sysctl is used.
+                Path(f"/proc/sys/net/{protocol}/conf/{device}/{key}").write_text(value)
 
 
 def is_up(link: Any) -> bool:

@@ -10,9 +10,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from pyroute2.ethtool.ioctl import ETHTOOL_STXCSUM, EthtoolValue, IoctlEthtool
@@ -97,7 +96,7 @@ def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
     """
     if not namespaces.is_namespace(path):
         namespaces.enter_new_owned_namespace(user_path, ids)
-        _write_sysctl("default", _GUEST_SYSCTL)
+        network_link.write_sysctl("default", _GUEST_SYSCTL)
         namespaces.mount_namespace(path)
 
 
@@ -160,7 +159,7 @@ def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
     try:
         if fresh := not namespaces.is_namespace(path):
             namespaces.enter_new_namespace()
-            _write_sysctl("default", _GUEST_SYSCTL)
+            network_link.write_sysctl("default", _GUEST_SYSCTL)
         else:
             namespaces.enter_namespace_at(path)
         with Netlink() as guest:
@@ -220,7 +219,7 @@ def _create_pair(host: Netlink, namespace: int, nic: Nic, bridge: int | None) ->
         # A veth device with this name exists, whose peer is not in the instance's namespace.
         _delete_veth(host, nic.host_device)
         host.ask(request)
-    _write_sysctl(nic.host_device, _HOST_SYSCTL)
+    network_link.write_sysctl(nic.host_device, _HOST_SYSCTL)
 
 
 def _is_peer(host: Netlink, link: Any, namespace: int, device: network_link.Device) -> bool:
@@ -250,7 +249,7 @@ def _new_state(nics: Sequence[Nic]) -> network_link.State:
 
 
 def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
-    """Change a device to what its NIC needs.
+    """Apply a NIC's settings to its device.
 
     :returns: True if anything was removed, so that the state must be read again; the kernel has
         acknowledged every addition
@@ -311,12 +310,3 @@ def _delete_veth(host: Netlink, name: str) -> None:
     if network_link.kind_of(link) != "veth":
         raise OSError(errno.EEXIST, "a device that is not a veth bears the name", name)
     network_link.delete_link(host, link["index"])
-
-
-def _write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:
-    """Set sysctls of a device by protocol, in the calling thread's namespace."""
-    for protocol, settings in values.items():
-        # A kernel without IPv6 lacks its sysctls.
-        with suppress(FileNotFoundError):
-            for key, value in settings.items():
-                Path(f"/proc/sys/net/{protocol}/conf/{device}/{key}").write_text(value)

@@ -2,10 +2,13 @@
 """Ports on Linux bridges: reachability, VLANs, repair, failure, and the deletion of bridges."""
 
 import json
+import socket
+import struct
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,11 @@ from nova.network import model
 
 from novadocker import exception
 from novadocker.conf import CONF
+from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import bridge
 from novadocker.virt.docker.network import vif
+from tests import waiting
 from tests.engine import networks
 
 Plug = Callable[..., str]
@@ -215,7 +220,7 @@ def test_bridge_of_neutrons_agent(plug: Plug) -> None:
         (
             "address add 2001:db8::1/64 dev phys0 nodad",
             "address del 2001:db8::1/64 dev phys0",
-            "addresses of the host",
+            r"addresses of the host.*net\.ipv6\.conf\.phys0\.accept_ra",
         ),
         (
             "link set phys0 mtu 1400",
@@ -237,6 +242,61 @@ def test_fault_names_the_port_and_can_be_mended(
     ip(*after.split())
     plug(only)
     assert networks.host_device(only["devname"])["master"] == "brqaaaaaaaa-aa"
+
+
+def accept_routers() -> None:
+    """Accept advertisements on the interface, even if the machine forwards packets."""
+    Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra").write_text("2")
+
+
+def advertise(far: str) -> None:
+    """Send the advertisement of a prefix (RFC 4861) from the far end."""
+    namespaces.enter_namespace_at(f"/run/netns/{far}")
+    header = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+    prefix = socket.inet_pton(socket.AF_INET6, "2001:db8:7::")
+    # The prefix is on the link and serves for addresses; both lifetimes are an hour.
+    option = struct.pack("!BBBBIII16s", 3, 4, 64, 0xC0, 3600, 3600, 0, prefix)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        sender.sendto(header + option, ("ff02::1", 0, 0, socket.if_nametoindex(FAR_END)))
+
+
+def has_address() -> bool:
+    """Return True if the interface has another address than a link-local one."""
+    command = ["ip", "-json", "address", "show", "dev", INTERFACE, "scope", "global"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return any(link.get("addr_info") for link in json.loads(shown))
+
+
+def test_no_router_gives_the_interface_an_address(cable: str, plug: Plug) -> None:
+    accept_routers()
+    ip("-n", cable, "address", "add", "fe80::1/64", "dev", FAR_END, "nodad")
+    only = port("10.7.0.5")
+    unplug(plug(only), only)
+    namespaces.run_in_thread(advertise, cable)
+    assert not has_address()
+    # The interface would accept the advertisement if the driver did not prevent it.
+    accept_routers()
+    Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/autoconf").write_text("1")
+    namespaces.run_in_thread(advertise, cable)
+    waiting.until(has_address)
+    with pytest.raises(exception.PlugFailed, match="accept_ra"):
+        plug(only)
+
+
+@needs_vlans
+def test_router_on_the_interface_of_a_vlan(cable: str, plug: Plug) -> None:
+    accept_routers()
+    plug(port("10.7.0.5", "a", 100))
+    assert Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra").read_text() == "0\n"
+
+
+def test_interface_of_the_host_keeps_its_router(cable: str, plug: Plug) -> None:
+    accept_routers()
+    ip("address", "add", "2001:db8::1/64", "dev", INTERFACE, "nodad")
+    with pytest.raises(exception.PlugFailed, match="addresses of the host"):
+        plug(port("10.7.0.5"))
+    assert Path(f"/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra").read_text() == "2\n"
 
 
 def test_interface_in_another_bridge(plug: Plug) -> None:
