@@ -25,7 +25,7 @@ def hash_password(password: str) -> str:
         found: str = crypt_r.crypt(password, crypt_r.mksalt(_METHOD))
     except OSError:
         found = ""
-    # Because some releases of libxcrypt return a string that is no hash on a failure, the prefix
+    # Because some releases of libxcrypt return a string that is not a hash on a failure, the prefix
     # is checked, too.
     if not found.startswith(_METHOD_PREFIX):
         raise ValueError("crypt(3) refuses the password.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loop devices, by the requests of linux/loop.h.
 
-losetup(8) is no alternative, because it takes the backing file by its path and gives the device
-the path as its name, which everybody who can open the device can read.
+losetup(8) cannot be used, because it takes the backing file by its path and gives the device the
+path as its name, which everybody who can open the device can read.
 """
 
 import errno

@@ -42,7 +42,7 @@ def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     """Run a function in a new thread, which ends with the function; return the result.
 
     The function may leave its thread in another namespace, because the thread serves no other
-    call. (A child process is no alternative: a process with threads must not fork.)
+    call. (A child process cannot be used, because a process with threads must not fork.)
     """
     with futures.ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(function, *args, **kwargs).result()

@@ -55,7 +55,7 @@ class NetworkRate:
     """The rate limit of each of a server's VIFs in one direction.
 
     :ivar average: bytes per second in the long run
-    :ivar peak: bytes per second during a burst; 0 is no limit
+    :ivar peak: bytes per second during a burst; 0 means unlimited
     :ivar burst: bytes that may be sent at ``peak``; 0 for a size computed from the rate
     """
 

@@ -149,7 +149,7 @@ def inventory(
 def all_reserved(known: Inventory) -> Inventory:
     """Return inventories with the same totals, all of them reserved.
 
-    So Placement selects no host whose engine does not answer. Totals of 0 are no alternative,
+    So Placement selects no host whose engine does not answer. Totals of 0 cannot be used,
     because Placement refuses an inventory that is smaller than the existing allocations.
     """
     return {resource: {**row, "reserved": row["total"]} for resource, row in known.items()}

@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 
 # os-vif sends two requests for a port, each with a time-out of its own.
 _REQUESTS = 2
-# Because an ovs_vsctl_timeout of 0 is no bound, os-vif's default takes its place.
+# An ovs_vsctl_timeout of 0 disables the time-out, so os-vif's default applies.
 _LONGEST_ANSWER_SECONDS = 120
 
 
@@ -38,7 +38,7 @@ def initialize() -> None:
 
 
 class Switch:
-    """Ports of Open vSwitch, as the options of ``[os_vif_ovs]`` say."""
+    """Ports of the Open vSwitch that ``[os_vif_ovs]`` configures."""
 
     def plug(self, instance: objects.Instance, vif: network_model.VIF) -> Callable[[], None]:
         """Begin to plug a VIF by os-vif. Idempotent.
