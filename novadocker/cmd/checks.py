@@ -178,6 +178,18 @@ def check_cgroups(info: EngineInfo | None) -> Result:
     return _success(f"cgroup v{info.cgroup_version} with all controllers that limits need")
 
 
+def check_seccomp(info: EngineInfo | None) -> Result:
+    """Check that the engine can start instances with the driver's seccomp profile."""
+    if info is None:
+        return _unknown()
+    if info.seccomp:
+        return _success("the engine supports seccomp profiles")
+    return _failure(
+        "the engine supports no seccomp profiles, so it starts only servers with docker:nesting: "
+        "use a kernel with CONFIG_SECCOMP_FILTER and an engine that is built with seccomp"
+    )
+
+
 def check_switch(connection: str, error: str) -> Result:
     """Check that Open vSwitch's database answers.
 

@@ -53,6 +53,9 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_cgroups(self) -> upgradecheck.Result:
         return checks.check_cgroups(self._info)
 
+    def _check_seccomp(self) -> upgradecheck.Result:
+        return checks.check_seccomp(self._info)
+
     def _check_switch(self) -> upgradecheck.Result:
         # os-vif's plug-in registers the option ovsdb_connection.
         os_vif.initialize()
@@ -85,6 +88,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Live restore", _check_live_restore),
         ("Storage driver", _check_storage),
         ("Control groups", _check_cgroups),
+        ("Seccomp", _check_seccomp),
         ("Open vSwitch", _check_switch),
         ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),

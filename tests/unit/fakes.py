@@ -54,6 +54,7 @@ INFO = EngineInfo(
     cgroup_version="1",
     live_restore=True,
     runtimes={"runc": "runc", "novadocker": "/usr/bin/novadocker-runtime"},
+    seccomp=True,
 )
 # Two NUMA nodes with four cores each, without hyper-threads.
 CELLS = tuple(

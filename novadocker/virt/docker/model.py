@@ -203,6 +203,7 @@ class EngineInfo:
     :ivar runtimes: path of the program of each registered OCI runtime by the runtime's name
     :ivar warnings: the engine's own warnings about the host
     :ivar user_namespaces: True if containers have their own users (``userns-remap``)
+    :ivar seccomp: True if the engine and the kernel support seccomp profiles
     """
 
     version: str
@@ -218,6 +219,7 @@ class EngineInfo:
     backing_filesystem: str = ""
     warnings: tuple[str, ...] = ()
     user_namespaces: bool = False
+    seccomp: bool = False
 
 
 @dataclass(frozen=True)

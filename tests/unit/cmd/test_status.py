@@ -148,12 +148,19 @@ def test_cgroups(version: str, warnings: tuple[str, ...], code: Code, part: str)
     assert says(checks.check_cgroups(info), code, part)
 
 
+def test_seccomp() -> None:
+    assert says(checks.check_seccomp(fakes.INFO), SUCCESS)
+    without = replace(fakes.INFO, seccomp=False)
+    assert says(checks.check_seccomp(without), FAILURE, "only servers with docker:nesting")
+
+
 def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
     for result in (
         checks.check_runtime(None, "ours", True),
         checks.check_live_restore(None),
         checks.check_storage(None, False),
         checks.check_cgroups(None),
+        checks.check_seccomp(None),
     ):
         assert says(result, WARNING, "the engine does not answer")
 
@@ -382,7 +389,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 
@@ -390,6 +397,12 @@ def test_the_worst_check_is_the_exit_code(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, live_restore=False))
     assert code == 1
     assert rows["Live restore"]["result"] == WARNING
+
+
+def test_an_engine_without_seccomp_fails_the_command(run: Callable[..., Any]) -> None:
+    code, rows = run(replace(fakes.INFO, seccomp=False))
+    assert code == 2
+    assert rows["Seccomp"]["result"] == FAILURE
 
 
 def test_the_file_of_the_runtime_is_looked_at(run: Callable[..., Any]) -> None:

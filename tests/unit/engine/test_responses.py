@@ -45,7 +45,7 @@ INFO = {
     "Runtimes": {"novadocker": {"path": "/usr/bin/novadocker-runtime"}},
     "DriverStatus": [["Backing Filesystem", "extfs"]],
     "Warnings": ["WARNING: no swap limit support"],
-    "SecurityOptions": ["name=userns"],
+    "SecurityOptions": ["name=seccomp,profile=default", "name=userns"],
 }
 
 CASES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
@@ -115,6 +115,22 @@ def test_further_fields_are_no_matter(name: str) -> None:
     answer, read = CASES[name]
     more = {"Novelty": {"of": ["a", "later", "engine"]}}
     assert read({**answer, **more}) == read(answer)
+
+
+@pytest.mark.parametrize(
+    ("options", "seccomp", "user_namespaces"),
+    [
+        (None, False, False),
+        ([], False, False),
+        (["name=apparmor", "name=seccomp,profile=default"], True, False),
+        (["name=seccomp,profile=builtin", "name=userns"], True, True),
+        (["name=seccomp"], True, False),
+        (["name=userns", "name=cgroupns"], False, True),
+    ],
+)
+def test_security_options(options: list[str] | None, seccomp: bool, user_namespaces: bool) -> None:
+    found = responses.engine_info({**INFO, "SecurityOptions": options}, "1.41")
+    assert (found.seccomp, found.user_namespaces) == (seccomp, user_namespaces)
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"5", b"[]", b"\xff"])

@@ -39,6 +39,7 @@ def parsing() -> Iterator[None]:
 def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
     """Return the properties of the engine and its host."""
     with parsing():
+        security = found.get("SecurityOptions") or ()
         return EngineInfo(
             version=_typed(str, found["ServerVersion"]),
             api_version=api_version,
@@ -57,7 +58,9 @@ def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
                 str, dict(found["DriverStatus"] or ()).get("Backing Filesystem", "")
             ),
             warnings=tuple(_typed(str, line) for line in found.get("Warnings") or ()),
-            user_namespaces="name=userns" in (found.get("SecurityOptions") or ()),
+            user_namespaces="name=userns" in security,
+            # The engine appends the profile: name=seccomp,profile=default.
+            seccomp=any(option.split(",")[0] == "name=seccomp" for option in security),
         )
 
 
