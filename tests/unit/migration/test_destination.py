@@ -69,6 +69,17 @@ def test_an_answer_that_does_not_come(
     assert time.monotonic() - begin < 20
 
 
+def test_each_order_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.Fetch, "SECONDS", 0.2)
+    begin = time.monotonic()
+    with (
+        pytest.raises(exception.ResizeRefused, match="does not answer"),
+        destination.connect(["sleep", LONG_SECONDS], "host") as found,
+    ):
+        found.ask(protocol.Fetch(f"sha256:{'1' * 64}"))
+    assert time.monotonic() - begin < 20
+
+
 @pytest.mark.parametrize(
     ("answer", "order"),
     [

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from novadocker import privsep
 from novadocker.virt.docker.migration import protocol
 from novadocker.virt.docker.migration.protocol import (
     Applied,
@@ -52,6 +53,7 @@ WIRE: list[tuple[Message, dict[str, object]]] = [
     (Refused("it is full"), {"refused": "it is full"}),
 ]
 KINDS = tuple({type(message) for message, _ in WIRE})
+ANSWERS = {Load: Loaded, Pull: Loaded, Fetch: Applied, Apply: Applied, Commit: Kept}
 
 Pipe = tuple[int, Callable[[bytes], None], Callable[[], None]]
 
@@ -65,7 +67,14 @@ def test_the_form_on_the_wire(message: Message, fields: dict[str, object]) -> No
 
 
 def test_each_order_has_an_answer() -> None:
-    assert set(protocol.ANSWERS) == set(protocol.ORDERS)
+    assert {order: order.ANSWER for order in protocol.ORDERS} == ANSWERS
+
+
+@pytest.mark.parametrize("order", [Pull, Fetch])
+def test_the_source_waits_for_a_download_longer_than_the_destination(
+    order: type[protocol.Order],
+) -> None:
+    assert privsep.transfer_pctxt.timeout < order.SECONDS
 
 
 @pytest.mark.parametrize("line", NO_MESSAGES.values(), ids=NO_MESSAGES)

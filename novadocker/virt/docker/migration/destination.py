@@ -45,7 +45,7 @@ class Destination:
 
     def expect_answer(self, order: protocol.Order) -> None:
         """Wait for the answer to an order that was sent. Raises as ``expect``."""
-        self.expect(protocol.ANSWERS[type(order)], protocol.ANSWER_SECONDS)
+        self.expect(order.ANSWER, order.SECONDS)
 
     def send(self, message: protocol.Message) -> None:
         """Send a message.

@@ -44,7 +44,13 @@ GREETING_SECONDS = 120.0
 """How long each end waits for the other's first message: ssh connects, privsep-helper starts."""
 
 ANSWER_SECONDS = 1800.0
-"""How long the source waits for the answer to an order: the destination loads an image, syncs."""
+"""How long the source waits for the answer to most orders: the destination loads, syncs."""
+
+DOWNLOAD_SECONDS = 3900.0
+"""How long the source waits for the answer to an order to download.
+
+The privileged call that applies a download and syncs the disk ends after 3600 s.
+"""
 
 ORDER_SECONDS = 7200.0
 """How long the destination waits for an order.
@@ -92,6 +98,17 @@ class Message:
         raise NotImplementedError
 
 
+class Order(Message):
+    """A message of the source that the destination answers.
+
+    :cvar ANSWER: kind of the answer if the destination does not refuse
+    :cvar SECONDS: how long the source waits for the answer
+    """
+
+    ANSWER: ClassVar[type[Message]]
+    SECONDS: ClassVar[float] = ANSWER_SECONDS
+
+
 class _Signal(Message):
     """A message that consists of its key."""
 
@@ -105,7 +122,7 @@ class _Signal(Message):
 
 
 @dataclass(frozen=True)
-class _Reference(Message):
+class _Reference(Order):
     """An order that names data in the registry by its digest."""
 
     digest: str
@@ -116,100 +133,6 @@ class _Reference(Message):
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
         return cls(arguments.text(naming.DIGEST, arguments.fields([cls.KEY], fields)[cls.KEY]))
-
-
-# -- from the source ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Greeting(Message):
-    """The first message of the source.
-
-    :ivar uuid: UUID of the instance
-    :ivar token: name of the move, which the staged data has
-    :ivar image: the engine's id of the instance's image
-    """
-
-    KEY = "version"
-
-    uuid: str
-    token: str
-    image: str
-
-    def fields(self) -> dict[str, object]:
-        """Return the JSON object."""
-        return {self.KEY: VERSION, **asdict(self)}
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the greeting that a JSON object describes. Raises as ``Message.parse``."""
-        # Because the other fields may differ between versions.
-        if type(fields[cls.KEY]) is not int or fields[cls.KEY] != VERSION:
-            raise ValueError("the hosts have different releases of the driver")
-        found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)
-        return cls(
-            arguments.instance_uuid(found["uuid"]),
-            arguments.text(_TOKEN, found["token"]),
-            arguments.text(naming.DIGEST, found["image"]),
-        )
-
-
-@dataclass(frozen=True)
-class Load(_Signal):
-    """Order to load the instance's image; frames with its archive follow."""
-
-    KEY = "load"
-
-
-@dataclass(frozen=True)
-class Frame(Message):
-    """Announces so many bytes; 0 ends the frames."""
-
-    KEY = "bytes"
-
-    size: int
-
-    def fields(self) -> dict[str, object]:
-        """Return the JSON object."""
-        return {self.KEY: self.size}
-
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the frame that a JSON object describes. Raises as ``Message.parse``."""
-        size = arguments.fields([cls.KEY], fields)[cls.KEY]
-        return cls(arguments.number(range(LARGEST_FRAME + 1), size))
-
-
-@dataclass(frozen=True)
-class Pull(_Reference):
-    """Order to pull the instance's image from the registry, by the digest of its manifest."""
-
-    KEY = "pull"
-
-
-@dataclass(frozen=True)
-class Fetch(_Reference):
-    """Order to download a stream from the registry and apply it to the staged directories."""
-
-    KEY = "fetch"
-
-
-@dataclass(frozen=True)
-class Apply(_Signal):
-    """Order to apply the stream that follows to the staged directories."""
-
-    KEY = "apply"
-
-
-@dataclass(frozen=True)
-class Commit(_Signal):
-    """Order to keep the staged directories."""
-
-    KEY = "commit"
-
-
-Order = Load | Pull | Fetch | Apply | Commit
-ORDERS: tuple[type[Order], ...] = (Load, Pull, Fetch, Apply, Commit)
 
 
 # -- from the destination -------------------------------------------------------------------------
@@ -280,16 +203,104 @@ class Refused(Message):
         return cls(reason[:_LONGEST_REASON])
 
 
-Answer = Loaded | Applied | Kept
+# -- from the source ------------------------------------------------------------------------------
 
-ANSWERS: Mapping[type[Order], type[Answer]] = {
-    Load: Loaded,
-    Pull: Loaded,
-    Fetch: Applied,
-    Apply: Applied,
-    Commit: Kept,
-}
-"""The answer to each order if the destination does not refuse."""
+
+@dataclass(frozen=True)
+class Greeting(Message):
+    """The first message of the source.
+
+    :ivar uuid: UUID of the instance
+    :ivar token: name of the move, which the staged data has
+    :ivar image: the engine's id of the instance's image
+    """
+
+    KEY = "version"
+
+    uuid: str
+    token: str
+    image: str
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {self.KEY: VERSION, **asdict(self)}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the greeting that a JSON object describes. Raises as ``Message.parse``."""
+        # Because the other fields may differ between versions.
+        if type(fields[cls.KEY]) is not int or fields[cls.KEY] != VERSION:
+            raise ValueError("the hosts have different releases of the driver")
+        found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)
+        return cls(
+            arguments.instance_uuid(found["uuid"]),
+            arguments.text(_TOKEN, found["token"]),
+            arguments.text(naming.DIGEST, found["image"]),
+        )
+
+
+@dataclass(frozen=True)
+class Load(_Signal, Order):
+    """Order to load the instance's image; frames with its archive follow."""
+
+    KEY = "load"
+    ANSWER = Loaded
+
+
+@dataclass(frozen=True)
+class Frame(Message):
+    """Announces so many bytes; 0 ends the frames."""
+
+    KEY = "bytes"
+
+    size: int
+
+    def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
+        return {self.KEY: self.size}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the frame that a JSON object describes. Raises as ``Message.parse``."""
+        size = arguments.fields([cls.KEY], fields)[cls.KEY]
+        return cls(arguments.number(range(LARGEST_FRAME + 1), size))
+
+
+@dataclass(frozen=True)
+class Pull(_Reference):
+    """Order to pull the instance's image from the registry, by the digest of its manifest."""
+
+    KEY = "pull"
+    ANSWER = Loaded
+    SECONDS = DOWNLOAD_SECONDS
+
+
+@dataclass(frozen=True)
+class Fetch(_Reference):
+    """Order to download a stream from the registry and apply it to the staged directories."""
+
+    KEY = "fetch"
+    ANSWER = Applied
+    SECONDS = DOWNLOAD_SECONDS
+
+
+@dataclass(frozen=True)
+class Apply(_Signal, Order):
+    """Order to apply the stream that follows to the staged directories."""
+
+    KEY = "apply"
+    ANSWER = Applied
+
+
+@dataclass(frozen=True)
+class Commit(_Signal, Order):
+    """Order to keep the staged directories."""
+
+    KEY = "commit"
+    ANSWER = Kept
+
+
+ORDERS: tuple[type[Order], ...] = (Load, Pull, Fetch, Apply, Commit)
 
 
 # -- on the wire ----------------------------------------------------------------------------------

@@ -74,10 +74,10 @@ class Receiver:
             protocol.Commit: self.commit,
         }
 
-    def execute(self, order: protocol.Order) -> protocol.Answer:
+    def execute(self, order: protocol.Order) -> protocol.Message:
         """Execute an order and return the answer. Raises what its method raises."""
         self._methods[type(order)](order)
-        return protocol.ANSWERS[type(order)]()
+        return order.ANSWER()
 
     def has_image(self) -> bool:
         """Return True if the engine has the instance's image, which then stays for now."""
