@@ -76,7 +76,7 @@ def await_data(descriptor: int, seconds: float) -> None:
 
     :raises TimeoutError: nothing arrives within ``seconds``
     """
-    # Because select(2) supports no descriptor from 1024 on.
+    # select(2) supports no descriptor above 1023, so poll(2) is used.
     arrivals = select.poll()
     arrivals.register(descriptor, select.POLLIN)
     if not arrivals.poll(max(seconds, 0) * 1000):

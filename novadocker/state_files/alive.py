@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file whose modification time is that of the last periodic task of nova-compute."""
+"""A file whose modification time records the last periodic task of nova-compute."""
 
 import time
 from contextlib import suppress

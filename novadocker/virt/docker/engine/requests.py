@@ -137,7 +137,7 @@ def _isolation(isolation: Isolation) -> dict[str, Any]:
     if isolation.shm_bytes is not None:
         config["ShmSize"] = isolation.shm_bytes
     if isolation.nesting:
-        # Because the default profiles deny system calls that create containers.
+        # The default profiles deny system calls that create containers, so neither applies.
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
     else:
         config["SecurityOpt"] = [f"seccomp={seccomp.profile(isolation)}"]

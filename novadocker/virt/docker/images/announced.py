@@ -63,7 +63,7 @@ def _checked(
                 raise ArchiveError("the archive has another image than the announced one")
             yield from writer.docker_archive(image, arrival.early)
     except OSError as error:
-        # Because the engine's client takes an OSError for one of its own connection.
+        # The engine's client takes an OSError for one of its own connection, so it is translated.
         raise ArchiveError(f"the archive cannot be stored: {error}") from error
 
 

@@ -272,7 +272,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _unpacking(self, image_id: str) -> Iterator[streaming.Unpack]:
-        """Yield a function that has the engine unpack an image's lowest layer, for the block.
+        """Yield a function that unpacks the lowest layer of an image in the engine.
 
         The engine keeps the layer until the end of the block.
         """

@@ -38,7 +38,7 @@ _SMALLEST_LAYER = 1 << 20
 _PLAIN_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 Unpack = Callable[[Iterator[bytes]], str]
-"""Has the engine unpack a layer, and returns the digest that the engine computed; "" on failure."""
+"""Unpacks a layer in the engine; returns its digest, or an empty string on failure."""
 
 
 class Guess:

@@ -77,7 +77,7 @@ class Destination:
     def failure(self, cause: object) -> exception.ResizeRefused:
         """Kill the command after a failed write; return the fault, with the reason for it."""
         try:
-            # Because the destination may have refused before it stopped to read.
+            # The destination may have refused before it stopped to read, so its answer is read.
             return _refusal(protocol.decode(self._line(_ERROR_SECONDS), protocol.Refused))
         except protocol.ProtocolError:
             return self._failure(cause)
@@ -101,7 +101,7 @@ class Destination:
         """Return the end of what the command wrote to its standard error."""
         assert self._process.stderr is not None
         errors = b""
-        # Because a child of the command may keep the pipe open.
+        # A child of the command may keep the pipe open, so the read has a bound.
         with suppress(TimeoutError):
             pipes.await_data(self._process.stderr.fileno(), _ERROR_SECONDS)
             errors = self._process.stderr.read(_ERROR_BYTES)

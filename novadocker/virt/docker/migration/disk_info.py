@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``disk_info``: the text in which Nova carries what the source tells the destination of a resize.
+"""``disk_info``: the description of a move that Nova passes from source to destination.
 
 The source returns it from ``migrate_disk_and_power_off``; Nova passes it to ``finish_migration`` on
 the destination. It is a JSON object with a version.

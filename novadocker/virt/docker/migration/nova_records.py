@@ -22,7 +22,7 @@ from oslo_utils import timeutils
 def rolled_back() -> Iterator[None]:
     """Translate a failure of the body, so that Nova restores the instance instead of setting ERROR.
 
-    :raises InstanceFaultRollback: the body failed; the fault is that of the failure
+    :raises InstanceFaultRollback: the body failed; contains its exception
     """
     try:
         yield
@@ -73,10 +73,11 @@ def is_cut_off(instance: objects.Instance) -> bool:
 def take_back(
     context: nova_context.RequestContext, instance: objects.Instance, migration: objects.Migration
 ) -> None:
-    """Set Nova's records to an instance that has not left, after nova-compute died in a move.
+    """Restore allocations and migration status of an instance that stayed on this host.
 
-    The manager does the same when ``migrate_disk_and_power_off`` fails, but when it dies, the
-    destination keeps the allocations. Does nothing if nova-compute did not die in the move.
+    nova-compute died in its move. The manager does the same when ``migrate_disk_and_power_off``
+    fails, but when it dies, the destination keeps the allocations. Does nothing if nova-compute did
+    not die in the move.
     """
     if instance.task_state != task_states.RESIZE_MIGRATING:
         return
@@ -93,9 +94,9 @@ def runs_after(instance: objects.Instance) -> bool:
 
 
 def set_finished(instance: objects.Instance) -> None:
-    """Set Nova's records to a move that is finished and can be confirmed or reverted.
+    """Set migration and instance to a finished, unconfirmed move.
 
-    The manager sets the same ones after ``finish_migration``.
+    The manager does the same after ``finish_migration``.
     """
     migration = objects.Migration.get_by_id_and_instance(
         instance._context, instance.migration_context.migration_id, instance.uuid

@@ -228,7 +228,7 @@ class Greeting(Message):
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
         """Return the greeting that a JSON object describes. Raises as ``Message.parse``."""
-        # Because the other fields may differ between versions.
+        # The other fields may differ between versions, so the version is checked first.
         if type(fields[cls.KEY]) is not int or fields[cls.KEY] != VERSION:
             raise ValueError("the hosts have different releases of the driver")
         found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)

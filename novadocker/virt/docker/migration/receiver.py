@@ -137,7 +137,8 @@ def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[
     :param source: unbuffered, with the messages of the source host
     :param answers: unbuffered, for the answers to it
     """
-    # Because the privileged process cannot open a socket of ssh's by its path in /proc.
+    # The privileged process cannot open a socket of ssh's by its path in /proc, so a pipe
+    # is between.
     read, write = os.pipe()
     threading.Thread(target=_relay, args=(os.dup(source.fileno()), write), daemon=True).start()
     kept = False
@@ -163,7 +164,7 @@ def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[
                     _send(answers, answer)
     except _FAILURES as error:
         print(f"novadocker-receive: {error}", file=sys.stderr)
-        # Because the source may be gone.
+        # The source may be gone, so a failed write is ignored.
         with suppress(OSError):
             _send(answers, protocol.Refused(str(error)))
     return kept

@@ -49,7 +49,8 @@ _LONGEST_REASON = 200
 # What reading a malformed answer raises; RecursionError is of JSON with many brackets.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
-# Because the parser of www_authenticate takes time quadratic in the header's length.
+# The parser of www_authenticate takes time quadratic in the header's length, so a longer header is
+# refused.
 _MAX_CHALLENGE = 4096
 
 
@@ -68,7 +69,7 @@ class Blob:
 class DataImage:
     """An image that no engine can run: it keeps data in a registry.
 
-    :ivar config: says what the layers are
+    :ivar config: description of the layers
     :ivar layers: the digests of the data
     :ivar blobs: of all that it needs in the registry
     """
@@ -80,7 +81,7 @@ class DataImage:
 
 
 class _Client(dxf.DXF):
-    """The library's client of one repository, on a session of ours.
+    """Client of one repository: the library's, on a restricted session.
 
     :ivar challenge: the last answer 401
     """
@@ -113,7 +114,10 @@ class _Client(dxf.DXF):
             self._auth = authenticate
 
     def forget_token(self) -> None:
-        """Have the next request fetch a token. Does nothing with basic authentication."""
+        """Discard the token, so that the next request fetches a new one.
+
+        Does nothing with basic authentication.
+        """
         if self._token is not None:
             self._token = None
             self._headers = {}
@@ -129,7 +133,7 @@ class Repository:
     :param name: with the registry, as ``registry.example.com:5000/moves/1``
     :param credentials_path: a file as ``docker login`` writes it; may be empty
     :param timeout: seconds that the registry may take to connect, for each read and write, and for
-        an answer that is no download
+        every answer except a download
     """
 
     def __init__(self, name: str, credentials_path: str, timeout: float) -> None:
@@ -166,7 +170,9 @@ class Repository:
         return Blob(name, size)
 
     def download(self, digest: str) -> Iterator[bytes]:
-        """Yield the data of a digest, which is verified at the end: be able to undo its use.
+        """Yield the data of a digest.
+
+        The digest is verified after the last chunk, so the caller must be able to undo.
 
         :raises RegistryFailed: the registry does not answer, refuses, or sent other data
         """
@@ -175,7 +181,7 @@ class Repository:
             yield from cast(Iterable[bytes], found)
 
     def put_image(self, tag: str, config: Mapping[str, str], layers: Sequence[Blob]) -> DataImage:
-        """Keep data under a tag. Raises as ``upload``."""
+        """Store data as an image under a tag. Raises as ``upload``."""
         described = self.upload([json.dumps(config).encode()])
         manifest = {
             "schemaVersion": 2,
@@ -222,7 +228,8 @@ class Repository:
         with self._translated(), _passing(404, 405) as refused:
             self._client.request("delete", f"blobs/{digest}")
         if 405 in refused:
-            # Because Quay deletes no blobs, but collects those that no manifest names.
+            # Quay deletes no blobs, but collects those that no manifest names, so this is not a
+            # failure.
             LOG.warning(
                 "The registry does not delete blob %s of %s: its garbage collection has to",
                 digest,
@@ -247,7 +254,7 @@ class Repository:
 
     def _location(self, response: requests.Response) -> str:
         place = urljoin(response.url, response.headers.get("Location", ""))
-        # Because the credentials go to the registry alone.
+        # The credentials may go to the registry alone, so an upload at another host is refused.
         if urlsplit(place)[:2] != ("https", self.registry):
             raise self._failure("it leads uploads to another place")
         return place

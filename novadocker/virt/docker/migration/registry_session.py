@@ -142,7 +142,7 @@ class _Reader(io.RawIOBase):
         try:
             return self._source.readinto(buffer)
         finally:
-            # Because the body of a download is read with this timeout.
+            # The body of a download is read with this timeout, so it must not stay shortened.
             self._sock.settimeout(self._timeout)
 
     def close(self) -> None:

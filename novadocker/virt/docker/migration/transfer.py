@@ -57,7 +57,7 @@ class Session:
             if seconds < _SHORT_SECONDS or seconds > before / 2:
                 break
             before = seconds
-        LOG.info("Sent all but what changes from now on")
+        LOG.info("Sent the data of the running instance; only later changes remain")
 
     def send(self, live: bool) -> float:
         """Send everything, or what changed since the last call; return the seconds it took.
@@ -74,7 +74,7 @@ class Session:
         return seconds
 
     def commit(self) -> None:
-        """Have the destination keep what was sent.
+        """Make the staged data permanent on the destination.
 
         :raises ResizeRefused: the destination does not confirm it
         """
@@ -157,7 +157,9 @@ def adopt(data_root: str, instance_uuid: str, move: Move, storage: Storage, resu
     for number, folder in enumerate(folders):
         adopted = staging.adopt_folder(data_root, instance_uuid, move.token, number, folder)
         if not adopted and not resumed:
-            raise exception.ResizeRefused(reason="What the source host sent is not there any more")
+            raise exception.ResizeRefused(
+                reason="The staged data of the move does not exist on this host"
+            )
 
 
 def discard(data_root: str, instance_uuid: str) -> None:

@@ -24,8 +24,8 @@ from novadocker.virt.docker.migration.registry_client import Repository
 
 LOG = logging.getLogger(__name__)
 
-# An image has it in the registry as long as the move lasts.
 TAG = "move"
+"""Tag of a move's image in the registry until the move ends."""
 
 
 class Transport(Protocol):
@@ -77,7 +77,7 @@ class Direct:
         """Do nothing: a pipe keeps nothing."""
 
     def send_image(self, destination: Destination, image_id: str) -> None:
-        """Send an image. See ``Transport``."""
+        """Send the image over the pipe. Raises as ``Transport.send_image``."""
         order = protocol.Load()
         destination.send(order)
         for chunk in self._engine.save_image(image_id):
@@ -87,7 +87,7 @@ class Direct:
         destination.expect_answer(order)
 
     def send_stream(self, destination: Destination, write: Write) -> int:
-        """Send a stream. See ``Transport``."""
+        """Send the stream over the pipe. Raises as ``Transport.send_stream``."""
         order = protocol.Apply()
         destination.send(order)
         try:
@@ -132,7 +132,7 @@ class ThroughRegistry:
             left.clear()
 
     def send_image(self, destination: Destination, image_id: str) -> None:
-        """Send an image. See ``Transport``."""
+        """Send the image through the registry. Raises as ``Transport.send_image``."""
         name = self._repository.name
         # The tag stays until the image in the registry is deleted, so that clear_leftovers finds
         # the image if nova-compute dies.
@@ -144,7 +144,7 @@ class ThroughRegistry:
         destination.ask(protocol.Pull(digest))
 
     def send_stream(self, destination: Destination, write: Write) -> int:
-        """Send a stream. See ``Transport``."""
+        """Send the stream as a blob. Raises as ``Transport.send_stream``."""
         with pipes.read_from(write) as (chunks, writing):
             digest = self._repository.upload(chunks).digest
             self._blobs.append(digest)
