@@ -45,7 +45,7 @@ def architecture(docker_client: docker.APIClient) -> str:
 
 
 def send(host: list[str], instance_uuid: str, announced: str, content: bytes) -> None:
-    with destination.connect(host, "there") as found:
+    with destination.connect(host, "there", instance_uuid) as found:
         found.send(protocol.Greeting(instance_uuid, secrets.token_hex(16), announced))
         assert not found.expect(protocol.Ready, 30).image
         found.send(protocol.Load())

@@ -12,6 +12,7 @@ from novadocker import exception
 from novadocker.virt.docker.migration import destination, nova_records, protocol
 from tests.unit.migration.hostile import NO_MESSAGES
 
+UUID = "01234567-89ab-cdef-0123-456789abcdef"
 ORDERS = [protocol.Apply(), protocol.Load(), protocol.Commit(), protocol.Pull(f"sha256:{'1' * 64}")]
 # Longer than a test may take.
 LONG_SECONDS = "600"
@@ -33,7 +34,9 @@ def command(answer: bytes, after: str = "exec cat >/dev/null", *, path: Path) ->
 def test_what_is_no_answer(tmp_path: Path, answer: bytes) -> None:
     with (
         pytest.raises(exception.ResizeRefused, match="does not answer"),
-        destination.connect(command(answer, "true", path=tmp_path / "answer"), "host") as found,
+        destination.connect(
+            command(answer, "true", path=tmp_path / "answer"), "host", UUID
+        ) as found,
     ):
         found.expect(protocol.Ready, 30)
 
@@ -46,7 +49,7 @@ def test_nova_rolls_back_what_has_no_answer(
     with (
         pytest.raises(nova_exception.InstanceFaultRollback, match="does not answer"),
         nova_records.rolled_back(),
-        destination.connect(command(answer, path=tmp_path / "answer"), "host") as found,
+        destination.connect(command(answer, path=tmp_path / "answer"), "host", UUID) as found,
     ):
         found.ask(order)
 
@@ -62,7 +65,7 @@ def test_an_answer_that_does_not_come(
     with (
         pytest.raises(exception.ResizeRefused, match="does not answer"),
         destination.connect(
-            command(answer, f"exec sleep {LONG_SECONDS}", path=tmp_path / "answer"), "host"
+            command(answer, f"exec sleep {LONG_SECONDS}", path=tmp_path / "answer"), "host", UUID
         ) as found,
     ):
         found.expect(protocol.Ready, 1)
@@ -74,7 +77,7 @@ def test_each_order_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     with (
         pytest.raises(exception.ResizeRefused, match="does not answer"),
-        destination.connect(["sleep", LONG_SECONDS], "host") as found,
+        destination.connect(["sleep", LONG_SECONDS], "host", UUID) as found,
     ):
         found.ask(protocol.Fetch(f"sha256:{'1' * 64}"))
     assert time.monotonic() - begin < 20
@@ -93,7 +96,7 @@ def test_each_order_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_answer_to_something_else(tmp_path: Path, answer: bytes, order: protocol.Order) -> None:
     with (
         pytest.raises(exception.ResizeRefused, match="does not answer"),
-        destination.connect(command(answer, path=tmp_path / "answer"), "host") as found,
+        destination.connect(command(answer, path=tmp_path / "answer"), "host", UUID) as found,
     ):
         found.ask(order)
 
@@ -102,7 +105,7 @@ def test_a_refusal(tmp_path: Path) -> None:
     answer = protocol.encode(protocol.Refused("it is full"))
     with (
         pytest.raises(exception.ResizeRefused, match="refuses the server: it is full"),
-        destination.connect(command(answer, path=tmp_path / "answer"), "host") as found,
+        destination.connect(command(answer, path=tmp_path / "answer"), "host", UUID) as found,
     ):
         found.ask(protocol.Apply())
 
@@ -111,18 +114,21 @@ def test_a_refusal_before_the_data_is_sent(tmp_path: Path) -> None:
     answer = protocol.encode(protocol.Refused("it is full"))
     with (
         pytest.raises(exception.ResizeRefused, match="refuses the server: it is full"),
-        destination.connect(command(answer, "exec <&-", path=tmp_path / "answer"), "host") as found,
+        destination.connect(
+            command(answer, "exec <&-", path=tmp_path / "answer"), "host", UUID
+        ) as found,
     ):
         found.write(bytes(100 << 20))
 
 
-def test_the_last_words_of_the_command() -> None:
+def test_the_last_words_of_the_command(caplog: pytest.LogCaptureFixture) -> None:
     words = ["sh", "-c", "echo warning >&2; echo no route to host >&2; exit 255"]
     with (
         pytest.raises(exception.ResizeRefused, match="no route to host"),
-        destination.connect(words, "host") as found,
+        destination.connect(words, "host", UUID) as found,
     ):
         found.expect(protocol.Ready, 30)
+    assert [vars(record)["instance_uuid"] for record in caplog.records] == [UUID]
 
 
 def test_a_destination_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +136,7 @@ def test_a_destination_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> No
     begin = time.monotonic()
     with (
         pytest.raises(exception.ResizeRefused, match="read no data"),
-        destination.connect(["sleep", LONG_SECONDS], "host") as found,
+        destination.connect(["sleep", LONG_SECONDS], "host", UUID) as found,
     ):
         found.write(bytes(1 << 20))
     assert time.monotonic() - begin < 20
@@ -144,7 +150,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
         "right = sys.stdin.read(300000) == 'x' * 300000 and right\n"
         "print('{\"kept\": true}' if right else 'other')\n"
     )
-    with destination.connect([sys.executable, str(script)], "host") as found:
+    with destination.connect([sys.executable, str(script)], "host", UUID) as found:
         found.send(protocol.Frame(300_000))
         found.write(b"x" * 300_000)
         assert found.expect(protocol.Kept, 30) == protocol.Kept()
@@ -152,7 +158,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
 
 def test_the_host_in_the_command() -> None:
     with (
-        destination.connect(["sh", "-c", 'echo "$0" >&2', "to-{host}"], "192.0.2.9") as found,
+        destination.connect(["sh", "-c", 'echo "$0" >&2', "to-{host}"], "192.0.2.9", UUID) as found,
         pytest.raises(exception.ResizeRefused, match=r"to-192\.0\.2\.9"),
     ):
         found.expect(protocol.Ready, 30)

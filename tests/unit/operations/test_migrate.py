@@ -256,7 +256,7 @@ def test_while_a_server_runs_it_is_sent_until_little_is_left(
     monkeypatch.setattr(transfer_module.staging, "send_folders", send_folders)
     transport: Any = SimpleNamespace(send_stream=send_stream)
     destination: Any = None
-    transfer_module.Session(destination, transport, "0" * 32, []).send_ahead()
+    transfer_module.Session("-", destination, transport, "0" * 32, []).send_ahead()
     assert live == [True] * sent
 
 

@@ -99,7 +99,9 @@ class Backups:
             # Data that did not change has the same digest in both.
             _remove(repository, before, kept=now.blobs)
         seconds = time.monotonic() - begin
-        LOG.info("Copied instance %s to the registry in %.1f s", instance_uuid, seconds)
+        LOG.info(
+            "Copied the instance to the registry in %.1f s", seconds, instance_uuid=instance_uuid
+        )
 
     def fetch(self, instance_uuid: str, data_root: str) -> Move | None:
         """Stage the last backup of an instance, and pull its image; return None if it has none.
@@ -136,7 +138,9 @@ class Backups:
                 _remove(repository, copy)
                 repository.remove_image(_read(repository, copy)[0])
         except exception.RegistryFailed as error:
-            LOG.warning("Failed to delete the copy of instance %s: %s", instance_uuid, error)
+            LOG.warning(
+                "Failed to delete the copy of the instance: %s", error, instance_uuid=instance_uuid
+            )
 
     def _run(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
@@ -154,7 +158,7 @@ class Backups:
                 try:
                     self.create(uuid)
                 except (nova_exception.NovaException, OSError) as error:
-                    LOG.warning("Failed to copy instance %s: %s", uuid, error)
+                    LOG.warning("Failed to copy the instance: %s", error, instance_uuid=uuid)
 
     def _is_due(self, instance_uuid: str) -> bool:
         try:

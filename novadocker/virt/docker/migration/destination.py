@@ -25,10 +25,11 @@ _END_SECONDS = 120.0
 class Destination:
     """Sends messages to the destination host and reads its answers."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], instance_uuid: str) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
+        self._instance_uuid = instance_uuid
         self._input = process.stdin.fileno()
         self._output = process.stdout.fileno()
         # A privileged process that opens the pipe by its path in /proc has a mode of its own.
@@ -88,7 +89,11 @@ class Destination:
         """Kill the command; return the fault, with the last line of the command's errors."""
         self._process.kill()
         errors = self._errors()
-        LOG.error("The command that sends an instance's data failed: %s", errors or cause)
+        LOG.error(
+            "The command that sends an instance's data failed: %s",
+            errors or cause,
+            instance_uuid=self._instance_uuid,
+        )
         last = errors.splitlines()[-1] if errors else str(cause)
         return exception.ResizeRefused(
             reason=f"The server's data could not be sent to the destination host: {last}"
@@ -116,10 +121,11 @@ def _refusal(refused: protocol.Message) -> exception.ResizeRefused:
 
 
 @contextmanager
-def connect(command: Sequence[str], host: str) -> Iterator[Destination]:
+def connect(command: Sequence[str], host: str, instance_uuid: str) -> Iterator[Destination]:
     """Run the command that speaks for a host as long as the block runs.
 
     :param command: with ``{host}`` for the address
+    :param instance_uuid: the instance that moves, for the log
     :raises ResizeRefused: the command cannot be run
     """
     try:
@@ -133,7 +139,7 @@ def connect(command: Sequence[str], host: str) -> Iterator[Destination]:
     except OSError as error:
         raise exception.ResizeRefused(reason=f"{command[0]} can't be run: {error}") from error
     try:
-        yield Destination(process)
+        yield Destination(process, instance_uuid)
     finally:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:

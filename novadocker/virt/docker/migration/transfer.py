@@ -37,8 +37,14 @@ class Session:
     """Sends an instance's directories to one host."""
 
     def __init__(
-        self, target: Destination, transport: Transport, token: str, folders: list[str]
+        self,
+        instance_uuid: str,
+        target: Destination,
+        transport: Transport,
+        token: str,
+        folders: list[str],
     ) -> None:
+        self._instance_uuid = instance_uuid
         self._target = target
         self._transport = transport
         self._token = token
@@ -57,7 +63,10 @@ class Session:
             if seconds < _SHORT_SECONDS or seconds > before / 2:
                 break
             before = seconds
-        LOG.info("Sent the data of the running instance; only later changes remain")
+        LOG.info(
+            "Sent the data of the running instance; only later changes remain",
+            instance_uuid=self._instance_uuid,
+        )
 
     def send(self, live: bool) -> float:
         """Send everything, or what changed since the last call; return the seconds it took.
@@ -70,7 +79,13 @@ class Session:
         write = stream_writer(self._token, self._folders, live)
         sent = self._transport.send_stream(self._target, write)
         seconds = time.monotonic() - begin
-        LOG.info("Sent %.1f MiB in %.2f s%s", sent / 2**20, seconds, ", live" if live else "")
+        LOG.info(
+            "Sent %.1f MiB in %.2f s%s",
+            sent / 2**20,
+            seconds,
+            ", live" if live else "",
+            instance_uuid=self._instance_uuid,
+        )
         return seconds
 
     def commit(self) -> None:
@@ -107,15 +122,19 @@ def session(
     token = secrets.token_hex(16)
     volumes = sorted(storage.volumes)
     folders = [storage.upper, *(storage.volumes[path] for path in volumes), *filter(None, [drive])]
-    with destination.connect(command, host) as target, ExitStack() as after:
+    with destination.connect(command, host, instance_uuid) as target, ExitStack() as after:
         after.callback(staging.forget_folders, token)
         after.callback(transport.clear)
         target.send(protocol.Greeting(instance_uuid, token, image_id))
         if not target.expect(protocol.Ready, protocol.GREETING_SECONDS).image:
-            LOG.info("The destination has no image %s: sending it", image_id)
+            LOG.info(
+                "The destination does not have image %s, so it is sent",
+                image_id,
+                instance_uuid=instance_uuid,
+            )
             transport.send_image(target, image_id)
         yield (
-            Session(target, transport, token, folders),
+            Session(instance_uuid, target, transport, token, folders),
             Move(token, image_id, volumes, bool(drive)),
         )
 

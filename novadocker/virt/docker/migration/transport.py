@@ -110,6 +110,7 @@ class ThroughRegistry:
 
     def __init__(self, engine: Engine, instance_uuid: str) -> None:
         self._engine = engine
+        self._instance_uuid = instance_uuid
         self._repository = repository(instance_uuid)
         self._blobs: list[str] = []
         self._images: list[str] = []
@@ -165,7 +166,12 @@ class ThroughRegistry:
             exception.EngineError,
             exception.EngineUnavailable,
         ) as error:
-            LOG.warning("Failed to delete data of a move in %s: %s", self._repository.name, error)
+            LOG.warning(
+                "Failed to delete data of a move in %s: %s",
+                self._repository.name,
+                error,
+                instance_uuid=self._instance_uuid,
+            )
 
 
 TRANSPORTS: tuple[Kind, ...] = (ThroughRegistry, Direct)
