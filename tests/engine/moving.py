@@ -16,8 +16,9 @@ from nova import conf
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import announced
-from novadocker.virt.docker.migration import receiver, transfer, transport
+from novadocker.virt.docker.migration import receiver, transfer
 from novadocker.virt.docker.migration.disk_info import Move
+from novadocker.virt.docker.migration.transports import choice
 from tests.engine.images.test_snapshot import Boot, Guest
 
 # A replacement for ssh between two hosts.
@@ -104,7 +105,7 @@ def opened(engine: Engine, guest: Guest, host: list[str], instance_uuid: str) ->
         return transfer.session(
             command,
             "there",
-            transport.choose(engine, instance_uuid),
+            choice.choose(engine, instance_uuid),
             instance_uuid,
             engine.inspect_container(guest.id).image_id,
             engine.inspect_storage(guest.id),

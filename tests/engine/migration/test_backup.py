@@ -16,7 +16,7 @@ from novadocker.virt.docker.migration import backup
 from novadocker.virt.docker.migration.backup import Backups
 from tests.engine.images.test_snapshot import Guest, base, boot, check, prepare
 from tests.engine.images.test_store import folder, store
-from tests.engine.migration.test_transport import (
+from tests.engine.migration.transports.test_registry import (
     FAULTS,
     SHORT_PATIENCE_SECONDS,
     either_authentication,

@@ -10,6 +10,7 @@ import pytest
 
 from novadocker import exception
 from novadocker.virt.docker.migration import destination, protocol
+from novadocker.virt.docker.migration.transports.direct import Load
 from tests import archives
 from tests.engine.busybox import busybox_archive
 from tests.engine.moving import data_root, host
@@ -48,11 +49,11 @@ def send(host: list[str], instance_uuid: str, announced: str, content: bytes) ->
     with destination.connect(host, "there", instance_uuid) as found:
         found.send(protocol.Greeting(instance_uuid, secrets.token_hex(16), announced))
         assert not found.expect(protocol.Ready, 30).image
-        found.send(protocol.Load())
+        found.send(Load())
         found.send(protocol.Frame(len(content)))
         found.write(content)
         found.send(protocol.Frame(0))
-        found.expect_answer(protocol.Load())
+        found.expect_answer(Load())
 
 
 def test_names_in_an_archive_have_no_effect(

@@ -10,10 +10,12 @@ from nova import exception as nova_exception
 
 from novadocker import exception
 from novadocker.virt.docker.migration import destination, nova_records, protocol
+from novadocker.virt.docker.migration.transports.direct import Apply, Load
+from novadocker.virt.docker.migration.transports.registry import Fetch, Pull
 from tests.unit.migration.hostile import NO_MESSAGES
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
-ORDERS = [protocol.Apply(), protocol.Load(), protocol.Commit(), protocol.Pull(f"sha256:{'1' * 64}")]
+ORDERS = [Apply(), Load(), protocol.Commit(), Pull(f"sha256:{'1' * 64}")]
 # Longer than a test may take.
 LONG_SECONDS = "600"
 
@@ -73,20 +75,20 @@ def test_an_answer_that_does_not_come(
 
 
 def test_each_order_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.Fetch, "SECONDS", 0.2)
+    monkeypatch.setattr(Fetch, "SECONDS", 0.2)
     begin = time.monotonic()
     with (
         pytest.raises(exception.ResizeRefused, match="does not answer"),
         destination.connect(["sleep", LONG_SECONDS], "host", UUID) as found,
     ):
-        found.ask(protocol.Fetch(f"sha256:{'1' * 64}"))
+        found.ask(Fetch(f"sha256:{'1' * 64}"))
     assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize(
     ("answer", "order"),
     [
-        (b'{"loaded": true}\n', protocol.Apply()),
+        (b'{"loaded": true}\n', Apply()),
         (b'{"applied": true}\n', protocol.Commit()),
         (b'{"ready": true, "image": true}\n', protocol.Commit()),
         (b'{"kept": 1}\n', protocol.Commit()),
@@ -107,7 +109,7 @@ def test_a_refusal(tmp_path: Path) -> None:
         pytest.raises(exception.ResizeRefused, match="refuses the server: it is full"),
         destination.connect(command(answer, path=tmp_path / "answer"), "host", UUID) as found,
     ):
-        found.ask(protocol.Apply())
+        found.ask(Apply())
 
 
 def test_a_refusal_before_the_data_is_sent(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from novadocker import exception
 from novadocker.virt.docker.images import announced
 from novadocker.virt.docker.migration import protocol, receiver
 from novadocker.virt.docker.migration.protocol import Message
+from novadocker.virt.docker.migration.transports.direct import Apply, Load
+from novadocker.virt.docker.migration.transports.registry import Fetch, Pull
 from tests import archives
 from tests.unit.fakes import INFO
 from tests.unit.migration.hostile import JSON, NO_MESSAGES
@@ -156,7 +158,7 @@ READY = {"ready": True, "image": False}
 
 
 def test_a_move(world: World) -> None:
-    sent = orders(protocol.Apply()) + b"stream" + orders(protocol.Commit())
+    sent = orders(Apply()) + b"stream" + orders(protocol.Commit())
     answers = world.serve(GREETING, sent)
     assert answers == [READY, {"applied": True}, {"kept": True}]
     assert world.kept
@@ -179,7 +181,7 @@ def test_what_is_no_greeting(world: World, line: bytes) -> None:
 
 @pytest.mark.parametrize("line", NO_MESSAGES.values(), ids=NO_MESSAGES)
 def test_what_is_no_order(world: World, line: bytes) -> None:
-    answers = world.serve(GREETING, orders(protocol.Apply()), b"stream", line)
+    answers = world.serve(GREETING, orders(Apply()), b"stream", line)
     assert answers[:2] == [READY, {"applied": True}]
     assert list(answers[2]) == ["refused"]
     assert not world.kept
@@ -192,9 +194,9 @@ def test_what_is_no_order(world: World, line: bytes) -> None:
         ("GREETING_SECONDS", b""),
         ("LINE_SECONDS", b"{"),
         ("ORDER_SECONDS", GREETING),
-        ("LINE_SECONDS", GREETING + orders(protocol.Apply()) + b"stream{"),
-        ("STALL_SECONDS", GREETING + orders(protocol.Load(), protocol.Frame(5)) + b"abc"),
-        ("STALL_SECONDS", GREETING + orders(protocol.Load())),
+        ("LINE_SECONDS", GREETING + orders(Apply()) + b"stream{"),
+        ("STALL_SECONDS", GREETING + orders(Load(), protocol.Frame(5)) + b"abc"),
+        ("STALL_SECONDS", GREETING + orders(Load())),
     ],
 )
 def test_a_source_that_falls_silent(
@@ -210,7 +212,7 @@ def test_a_source_that_falls_silent(
 
 
 def test_a_source_that_is_gone(world: World) -> None:
-    answers = world.serve(GREETING, orders(protocol.Apply()), b"stream")
+    answers = world.serve(GREETING, orders(Apply()), b"stream")
     assert answers[:2] == [READY, {"applied": True}]
     assert not world.kept
     assert world.staging.applied == []
@@ -232,7 +234,7 @@ def test_another_release(world: World) -> None:
 )
 def test_a_stream_that_fails(world: World, failure: Exception) -> None:
     world.staging.failure = failure
-    answers = world.serve(GREETING, orders(protocol.Apply()), b"stream", orders(protocol.Commit()))
+    answers = world.serve(GREETING, orders(Apply()), b"stream", orders(protocol.Commit()))
     assert list(answers[-1]) == ["refused"]
     assert not world.kept
     assert world.staging.applied == []
@@ -241,11 +243,11 @@ def test_a_stream_that_fails(world: World, failure: Exception) -> None:
 def test_nothing_stays_staged_after_an_error_of_the_program(world: World) -> None:
     world.staging.failure = RuntimeError("a defect")
     with pytest.raises(RuntimeError, match="a defect"):
-        world.serve(GREETING, orders(protocol.Apply()), b"stream")
+        world.serve(GREETING, orders(Apply()), b"stream")
     assert world.staging.applied == []
 
 
-@pytest.mark.parametrize("order", [protocol.Pull(DIGEST), protocol.Fetch(DIGEST)])
+@pytest.mark.parametrize("order", [Pull(DIGEST), Fetch(DIGEST)])
 def test_a_host_without_a_registry(world: World, order: Message) -> None:
     assert world.serve(GREETING, orders(order))[-1] == {
         "refused": "its option transfer_registry is not set"
@@ -254,7 +256,7 @@ def test_a_host_without_a_registry(world: World, order: Message) -> None:
 
 def test_an_image_is_loaded_without_its_names(world: World) -> None:
     sent = frames(archive(tags=["victim:latest"]))
-    assert world.serve(GREETING, orders(protocol.Load()), sent)[1] == {"loaded": True}
+    assert world.serve(GREETING, orders(Load()), sent)[1] == {"loaded": True}
     (given,) = world.engine.loaded
     assert b'"RepoTags": null' in given
     assert b"victim" not in given
@@ -275,7 +277,7 @@ OTHER = archives.config(LAYERS, config={"Cmd": ["other"]})
     ],
 )
 def test_another_image_than_the_announced_one(world: World, content: bytes, words: str) -> None:
-    answers = world.serve(GREETING, orders(protocol.Load()), frames(content))
+    answers = world.serve(GREETING, orders(Load()), frames(content))
     assert words in answers[-1]["refused"]
     # Without a manifest an engine makes no image, and gives no name.
     assert all(b"manifest.json" not in given for given in world.engine.loaded)
@@ -283,13 +285,13 @@ def test_another_image_than_the_announced_one(world: World, content: bytes, word
 
 def test_an_image_larger_than_there_is_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announced, "_room", lambda _folder: 1 << 20)
-    answers = world.serve(GREETING, orders(protocol.Load()), frames(archive()))
+    answers = world.serve(GREETING, orders(Load()), frames(archive()))
     assert "room" in answers[-1]["refused"]
 
 
 def test_an_engine_that_refuses_the_image(world: World) -> None:
     world.engine.failure = exception.EngineError(operation="an image archive", reason="it is full")
-    answers = world.serve(GREETING, orders(protocol.Load()), frames(archive()))
+    answers = world.serve(GREETING, orders(Load()), frames(archive()))
     assert "it is full" in answers[-1]["refused"]
 
 
@@ -306,7 +308,7 @@ def test_an_engine_that_refuses_the_image(world: World) -> None:
         st.one_of(
             st.binary(max_size=32),
             JSON.map(lambda found: json.dumps(found).encode()),
-            st.sampled_from([orders(kind()) for kind in (protocol.Load, protocol.Apply)]),
+            st.sampled_from([orders(kind()) for kind in (Load, Apply)]),
             st.just(orders(protocol.Frame(3)) + b"abc"),
             st.just(orders(protocol.Frame(0))),
         ).map(lambda line: line + b"\n"),

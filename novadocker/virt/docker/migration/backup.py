@@ -25,9 +25,10 @@ from novadocker.privsep.storage import staging
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration import transfer, transport
+from novadocker.virt.docker.migration import moved_images, transfer
 from novadocker.virt.docker.migration.disk_info import Move, read_move
 from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
+from novadocker.virt.docker.migration.transports import registry
 
 LOG = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Backups:
         if copy is None:
             return None
         image, move = _read(repository, copy)
-        transport.pull_image(self._engine, repository, image, move.image_id)
+        moved_images.pull_image(self._engine, repository, image, move.image_id)
         with ExitStack() as undo:
             undo.callback(staging.discard_folders, data_root, instance_uuid)
             for layer in copy.layers:
@@ -176,7 +177,7 @@ def wanted() -> bool:
 
 def _repository(instance_uuid: str) -> Repository:
     # Not the repository of the instance's moves, because a move deletes the image in it.
-    return transport.repository(f"{instance_uuid}/{TAG}")
+    return registry.repository(f"{instance_uuid}/{TAG}")
 
 
 def _read(repository: Repository, copy: DataImage) -> tuple[str, Move]:

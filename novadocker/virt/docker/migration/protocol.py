@@ -2,7 +2,8 @@
 """The protocol of a move: the messages between the source host and the destination host.
 
 Both ends use this module. A message is a JSON object on a line of its own. The source sends a
-greeting, then orders; the destination answers each of them::
+greeting, then orders; the destination answers each of them. The orders of a transport are in its
+module below ``transports``::
 
     source                                               destination
     {"version": 1, "uuid": U, "token": T, "image": D}    {"ready": true, "image": true or false}
@@ -45,12 +46,6 @@ GREETING_SECONDS = 120.0
 
 ANSWER_SECONDS = 1800.0
 """How long the source waits for the answer to most orders: the destination loads, syncs."""
-
-DOWNLOAD_SECONDS = 3900.0
-"""How long the source waits for the answer to an order to download.
-
-The privileged call that applies a download and syncs the disk ends after 3600 s.
-"""
 
 ORDER_SECONDS = 7200.0
 """How long the destination waits for an order.
@@ -109,29 +104,33 @@ class Order(Message):
     SECONDS: ClassVar[float] = ANSWER_SECONDS
 
 
-class _Signal(Message):
+class Signal(Message):
     """A message that consists of its key."""
 
     def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
         return {self.KEY: True}
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the message that a JSON object describes. Raises as ``Message.parse``."""
         _only_true(arguments.fields([cls.KEY], fields)[cls.KEY])
         return cls()
 
 
 @dataclass(frozen=True)
-class _Reference(Order):
+class Reference(Order):
     """An order that names data in the registry by its digest."""
 
     digest: str
 
     def fields(self) -> dict[str, object]:
+        """Return the JSON object."""
         return {self.KEY: self.digest}
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the order that a JSON object describes. Raises as ``Message.parse``."""
         return cls(arguments.text(naming.DIGEST, arguments.fields([cls.KEY], fields)[cls.KEY]))
 
 
@@ -162,21 +161,21 @@ class Ready(Message):
 
 
 @dataclass(frozen=True)
-class Loaded(_Signal):
+class Loaded(Signal):
     """Answer: the engine has the image."""
 
     KEY = "loaded"
 
 
 @dataclass(frozen=True)
-class Applied(_Signal):
+class Applied(Signal):
     """Answer: the disk has the data of the stream."""
 
     KEY = "applied"
 
 
 @dataclass(frozen=True)
-class Kept(_Signal):
+class Kept(Signal):
     """Answer: the staged directories stay until Nova finishes the move."""
 
     KEY = "kept"
@@ -240,14 +239,6 @@ class Greeting(Message):
 
 
 @dataclass(frozen=True)
-class Load(_Signal, Order):
-    """Order to load the instance's image; frames with its archive follow."""
-
-    KEY = "load"
-    ANSWER = Loaded
-
-
-@dataclass(frozen=True)
 class Frame(Message):
     """Announces so many bytes; 0 ends the frames."""
 
@@ -267,40 +258,11 @@ class Frame(Message):
 
 
 @dataclass(frozen=True)
-class Pull(_Reference):
-    """Order to pull the instance's image from the registry, by the digest of its manifest."""
-
-    KEY = "pull"
-    ANSWER = Loaded
-    SECONDS = DOWNLOAD_SECONDS
-
-
-@dataclass(frozen=True)
-class Fetch(_Reference):
-    """Order to download a stream from the registry and apply it to the staged directories."""
-
-    KEY = "fetch"
-    ANSWER = Applied
-    SECONDS = DOWNLOAD_SECONDS
-
-
-@dataclass(frozen=True)
-class Apply(_Signal, Order):
-    """Order to apply the stream that follows to the staged directories."""
-
-    KEY = "apply"
-    ANSWER = Applied
-
-
-@dataclass(frozen=True)
-class Commit(_Signal, Order):
+class Commit(Signal, Order):
     """Order to keep the staged directories."""
 
     KEY = "commit"
     ANSWER = Kept
-
-
-ORDERS: tuple[type[Order], ...] = (Load, Pull, Fetch, Apply, Commit)
 
 
 # -- on the wire ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import IO, Any
+from typing import IO
 
 from oslo_privsep import comm, daemon
 
@@ -21,8 +21,9 @@ from novadocker import exception, naming
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration import protocol, transport
-from novadocker.virt.docker.migration.registry_client import Repository
+from novadocker.virt.docker.migration import moved_images, protocol
+from novadocker.virt.docker.migration.transports import transport
+from novadocker.virt.docker.migration.transports.choice import TRANSPORTS
 from novadocker.virt.docker.model import EngineInfo
 
 _CHUNK_BYTES = 1 << 20
@@ -47,10 +48,11 @@ The second argument yields its archive, of at most so many bytes; see ``images.a
 
 
 class Receiver:
-    """Executes the orders of one source host, a method each.
+    """Executes the orders of one source host; ``transports.transport.Receiver``.
 
-    :param greeting: the instance and the move
-    :param pipe: file descriptor of a pipe with the orders and what follows them
+    :ivar engine: the engine of this host
+    :ivar greeting: the instance and the move
+    :ivar pipe: file descriptor of a pipe with the orders and what follows them
     """
 
     def __init__(
@@ -61,74 +63,45 @@ class Receiver:
         greeting: protocol.Greeting,
         pipe: int,
     ) -> None:
-        self._engine = engine
+        self.engine = engine
         self._load_image = load_image
         self._info = info
-        self._greeting = greeting
-        self._pipe = pipe
-        self._methods: Mapping[type[protocol.Order], Callable[[Any], None]] = {
-            protocol.Load: self.load,
-            protocol.Pull: self.pull,
-            protocol.Fetch: self.fetch,
-            protocol.Apply: self.apply,
-            protocol.Commit: self.commit,
-        }
+        self.greeting = greeting
+        self.pipe = pipe
 
     def execute(self, order: protocol.Order) -> protocol.Message:
-        """Execute an order and return the answer. Raises what its method raises."""
-        self._methods[type(order)](order)
+        """Execute an order and return the answer. Raises what the order's function raises."""
+        _ORDERS[type(order)](self, order)
         return order.ANSWER()
 
     def has_image(self) -> bool:
         """Return True if the engine has the instance's image, which then stays for now."""
-        return transport.keep_image(self._engine, self._greeting.image)
+        return moved_images.keep_image(self.engine, self.greeting.image)
 
-    def load(self, _order: protocol.Load) -> None:
-        """Load the instance's image from the archive in the frames that follow.
-
-        :raises ValueError: the archive is malformed, or has another image
-        :raises EngineError: the engine refuses the image
-        :raises ProtocolError: the archive does not arrive whole
-        """
-        self._load_image(self._greeting.image, partial(protocol.read_frames, self._pipe))
+    def load_image(self) -> None:
+        """Load the instance's image. Raises as ``transports.transport.Receiver.load_image``."""
+        self._load_image(self.greeting.image, partial(protocol.read_frames, self.pipe))
         if not self.has_image():
             raise ValueError("its engine made another image of the archive")
 
-    def pull(self, order: protocol.Pull) -> None:
-        """Pull the instance's image from the registry. Raises as ``transport.pull_image``."""
-        transport.pull_image(self._engine, self._repository(), order.digest, self._greeting.image)
-
-    def fetch(self, order: protocol.Fetch) -> None:
-        """Download a stream from the registry and apply it.
-
-        :raises RegistryFailed: the registry refuses, or has other data
-        :raises StreamError: the stream is malformed
-        """
-        with pipes.written_with(self._repository().download(order.digest)) as stream:
-            self._stage(stream)
-
-    def apply(self, _order: protocol.Apply) -> None:
-        """Apply the stream that follows.
-
-        :raises StreamError: the stream is malformed, or ends too early
-        """
-        self._stage((os.getpid(), self._pipe))
-
-    def commit(self, _order: protocol.Commit) -> None:
-        """Keep the staged data: the caller then does not discard it."""
+    def stage(self, stream: tuple[int, int]) -> None:
+        """Apply a stream. Raises as ``transports.transport.Receiver.stage``."""
+        greeting = self.greeting
+        staging.receive_folders(self._info.data_root, greeting.uuid, greeting.token, stream)
 
     def discard(self) -> None:
         """Delete the staged data of the instance. Does nothing if there is none."""
-        staging.discard_folders(self._info.data_root, self._greeting.uuid)
+        staging.discard_folders(self._info.data_root, self.greeting.uuid)
 
-    def _stage(self, stream: tuple[int, int]) -> None:
-        greeting = self._greeting
-        staging.receive_folders(self._info.data_root, greeting.uuid, greeting.token, stream)
 
-    def _repository(self) -> Repository:
-        if not transport.ThroughRegistry.is_configured():
-            raise ValueError("its option transfer_registry is not set")
-        return transport.repository(self._greeting.uuid)
+def _commit(_receiver: transport.Receiver, _order: protocol.Commit) -> None:
+    """Keep the staged data: the caller then does not discard it."""
+
+
+_ORDERS: Mapping[type[protocol.Order], transport.Execute] = {
+    protocol.Commit: _commit,
+    **{order: execute for kind in TRANSPORTS for order, execute in kind.ORDERS.items()},
+}
 
 
 def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[bytes]) -> bool:
@@ -156,7 +129,7 @@ def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[
                 _send(answers, protocol.Ready(receiver.has_image()))
                 while not kept:
                     line = protocol.read_line(read, protocol.ORDER_SECONDS)
-                    order: protocol.Order = protocol.decode(line, *protocol.ORDERS)
+                    order = protocol.decode(line, *_ORDERS)
                     answer = receiver.execute(order)
                     if isinstance(order, protocol.Commit):
                         unless_kept.pop_all()

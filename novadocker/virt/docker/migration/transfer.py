@@ -3,7 +3,7 @@
 
 The operator's ``transfer_command``, ssh by default, starts ``novadocker-receive`` on the
 destination. Both ends speak ``protocol``; the streams of ``tree_stream`` take one of the
-``transport``s. The destination keeps no data unless the source commits the move.
+``transports``. The destination keeps no data unless the source commits the move.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from novadocker.privsep.storage import staging
 from novadocker.virt.docker.migration import destination, protocol
 from novadocker.virt.docker.migration.destination import Destination
 from novadocker.virt.docker.migration.disk_info import Move
-from novadocker.virt.docker.migration.transport import Transport
+from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import Storage
 
 LOG = logging.getLogger(__name__)

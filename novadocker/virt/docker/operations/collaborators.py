@@ -30,8 +30,10 @@ from novadocker.virt.docker.host import id_maps, resources, topology
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.limits.enforcement import Enforcement
-from novadocker.virt.docker.migration import nova_records, transfer, transport
+from novadocker.virt.docker.migration import nova_records, transfer
 from novadocker.virt.docker.migration.backup import Backups
+from novadocker.virt.docker.migration.transports import choice
+from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import device_names, device_tags, vif
 from novadocker.virt.docker.operations import protocols
@@ -118,7 +120,7 @@ class Collaborators:
     images: Callable[[EngineInfo], protocols.Images]
     image_cache: Callable[[], protocols.ImageCache]
     transfer: protocols.Transfer
-    transport: Callable[[str], transport.Transport]
+    transport: Callable[[str], Transport]
     clear_transports: Callable[[], None]
     backups: protocols.Backups
     nova_records: protocols.NovaRecords
@@ -158,8 +160,8 @@ def real_collaborators() -> Collaborators:
         images=lambda info: ImageStore(engine, resources.architecture(info)),
         image_cache=lambda: ImageCache(engine),
         transfer=transfer,
-        transport=partial(transport.choose, engine),
-        clear_transports=partial(transport.clear_leftovers, engine),
+        transport=partial(choice.choose, engine),
+        clear_transports=partial(choice.clear_leftovers, engine),
         backups=Backups(engine, servers, state / "copies"),
         nova_records=nova_records,
         read_cells=topology.read_cells,

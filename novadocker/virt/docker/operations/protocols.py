@@ -19,7 +19,7 @@ from novadocker.virt.docker.events import EventSource
 from novadocker.virt.docker.guest.console import Opener
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.migration.disk_info import Move
-from novadocker.virt.docker.migration.transport import Transport
+from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import (
     ContainerDetail,
     ContainerSpec,

@@ -18,8 +18,10 @@ from nova import exception as nova_exception
 from novadocker import exception
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
-from novadocker.virt.docker.migration import registry_client, transfer, transport
+from novadocker.virt.docker.migration import registry_client, transfer
 from novadocker.virt.docker.migration.registry_client import Blob, Repository
+from novadocker.virt.docker.migration.transports import choice
+from novadocker.virt.docker.migration.transports.registry import repository
 from tests import archives
 from tests.engine import engines, registries
 from tests.engine.busybox import busybox_archive
@@ -120,7 +122,7 @@ def test_of_an_image_travels_what_the_host_lacks(
         names.add(f"novadocker/moved:{image_id.removeprefix('sha256:')[:12]}")
         server = new_instance_uuid()
         storage = engine.inspect_storage(moved.id)
-        carrier = transport.choose(engine, server)
+        carrier = choice.choose(engine, server)
         with transfer.session(host, "there", carrier, server, image_id, storage, ""):
             assert other_engine.inspect_image(image_id).id == image_id
         served.append(len(registry.served()) - sum(served))
@@ -197,7 +199,7 @@ def test_a_registry_that_does_not_know_the_user(registry: Registry, opened: Open
 
 @pytest.mark.parametrize("registry", [TOKEN_SECONDS], indirect=True)
 def test_a_token_that_ends_while_data_travels(registry: Registry, instance_uuid: str) -> None:
-    repository = transport.repository(instance_uuid)
+    moves = repository(instance_uuid)
     chunks = [os.urandom(1 << 20) for _ in range(4)]
 
     def slowly() -> Iterator[bytes]:
@@ -205,10 +207,10 @@ def test_a_token_that_ends_while_data_travels(registry: Registry, instance_uuid:
             time.sleep(TOKEN_SECONDS * 0.4)
             yield chunk
 
-    blob = repository.upload(slowly())
+    blob = moves.upload(slowly())
     assert blob.size == 4 << 20
-    assert b"".join(repository.download(blob.digest)) == b"".join(chunks)
-    repository.remove_blob(blob.digest)
+    assert b"".join(moves.download(blob.digest)) == b"".join(chunks)
+    moves.remove_blob(blob.digest)
     assert registry.tokens is not None
     actions = [set(scope.rpartition(":")[2].split(",")) for scope in registry.tokens.granted]
     # at the beginning of the upload and at its end; what is fetched needs no other
@@ -220,7 +222,7 @@ def test_a_token_server_that_does_not_know_the_user(registry: Registry, instance
     secret = base64.b64encode(b"mover:other").decode()
     registry.credentials.write_text(json.dumps({"auths": {registry.address: {"auth": secret}}}))
     with pytest.raises(exception.RegistryFailed, match=r"token server .* refuses the credentials"):
-        transport.repository(instance_uuid).upload([b"data"])
+        repository(instance_uuid).upload([b"data"])
 
 
 def test_a_registry_that_gives_other_data(
@@ -250,9 +252,9 @@ def test_what_a_move_left_that_was_cut_off(
             raise Gone
 
     with pytest.raises(Gone):
-        transport.choose(engine, instance_uuid).send_image(Cut(), base)  # type: ignore[arg-type]
+        choice.choose(engine, instance_uuid).send_image(Cut(), base)  # type: ignore[arg-type]
     assert registry.images()
-    transport.clear_leftovers(engine)
+    choice.clear_leftovers(engine)
     assert registry.images() == []
     assert engine.list_images(f"{registry.address}/moves/*") == {}
 

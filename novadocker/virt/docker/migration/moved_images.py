@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images that came to this host with a move or a backup, for the image cache."""
+
+from __future__ import annotations
+
+from novadocker import exception, naming
+from novadocker.conf import CONF
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.migration.registry_client import Repository
+
+
+def keep_image(engine: Engine, image_id: str) -> bool:
+    """Name an image so that the image cache keeps it for now; return False if there is none."""
+    try:
+        # The image cache removes an image of this name when no container uses it any more.
+        engine.tag_image(image_id, naming.MOVED_IMAGES, image_id.removeprefix("sha256:")[:12])
+    except exception.EngineImageNotFound:
+        return False
+    return True
+
+
+def pull_image(engine: Engine, source: Repository, digest: str, image_id: str) -> None:
+    """Pull an image from a repository by digest, and remove the name that this gives it.
+
+    :raises EngineError: the registry or the engine refuses
+    :raises RegistryFailed: the digest is of another image
+    """
+    credentials = CONF.docker.registry_credentials_file
+    engine.pull_image(source.name, digest, source.registry, credentials)
+    try:
+        if not keep_image(engine, image_id):
+            raise exception.RegistryFailed(
+                registry=source.registry, reason="it gave another image than was asked for"
+            )
+    finally:
+        engine.remove_image(f"{source.name}@{digest}")
