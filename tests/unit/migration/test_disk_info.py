@@ -41,9 +41,9 @@ def test_the_text_is_the_one_of_earlier_releases() -> None:
     assert json.loads(SAME_HOST) == {"version": 1, "same_host": True}
 
 
-def test_another_release() -> None:
+def test_another_version() -> None:
     text = MOVE.to_text().replace('"version": 1', '"version": 2')
-    with pytest.raises(exception.ResizeRefused, match="another release"):
+    with pytest.raises(exception.ResizeRefused, match="another version"):
         read_move(text)
 
 

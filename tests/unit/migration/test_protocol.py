@@ -109,9 +109,9 @@ def test_a_malformed_message(kind: type[Message], fields: dict[str, object]) -> 
 
 
 @pytest.mark.parametrize("version", [0, 2, True, 1.0, "1", None])
-def test_another_release(version: object) -> None:
+def test_another_version(version: object) -> None:
     line = json.dumps({"version": version, "whatever": "it has"}).encode() + b"\n"
-    with pytest.raises(ProtocolError, match="different releases"):
+    with pytest.raises(ProtocolError, match="different versions"):
         protocol.decode(line, Greeting)
 
 

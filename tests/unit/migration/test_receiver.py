@@ -218,9 +218,9 @@ def test_a_source_that_is_gone(world: World) -> None:
     assert world.staging.applied == []
 
 
-def test_another_release(world: World) -> None:
+def test_another_version(world: World) -> None:
     (answer,) = world.serve(GREETING.replace(b'"version": 1', b'"version": 2'))
-    assert "different releases" in answer["refused"]
+    assert "different versions" in answer["refused"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Move:
 def read_move(text: str) -> Move | None:
     """Return the move that a text describes; None if the instance stays on its host.
 
-    :raises ResizeRefused: the text is damaged, or from another release of the driver
+    :raises ResizeRefused: the text is damaged, or has another version of the protocol of moves
     """
     try:
         found = json.loads(text)
@@ -56,7 +56,7 @@ def read_move(text: str) -> Move | None:
             reason="The disk_info from the source host is damaged"
         ) from error
     raise exception.ResizeRefused(
-        reason="The disk_info is from another release of the driver on the source host"
+        reason="The disk_info has another version of the protocol of moves than this host"
     )
 
 

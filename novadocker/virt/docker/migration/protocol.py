@@ -229,7 +229,7 @@ class Greeting(Message):
         """Return the greeting that a JSON object describes. Raises as ``Message.parse``."""
         # The other fields may differ between versions, so the version is checked first.
         if type(fields[cls.KEY]) is not int or fields[cls.KEY] != VERSION:
-            raise ValueError("the hosts have different releases of the driver")
+            raise ValueError("the hosts have different versions of the protocol of moves")
         found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)
         return cls(
             arguments.instance_uuid(found["uuid"]),
