@@ -19,6 +19,9 @@ DIGEST = re.compile(rf"sha256:{SHA256.pattern}")
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 """A random id of the engine, such as that of a container."""
 
+TOKEN = re.compile(r"[0-9a-f]{32}")
+"""A random name of a move or of a backup."""
+
 LABEL_UUID = "org.openstack.nova.instance_uuid"
 LABEL_NAME = "org.openstack.nova.instance_name"
 LABEL_PROJECT = "org.openstack.nova.project_id"

@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from novadocker import engine_paths, privsep
+from novadocker import engine_paths, naming, privsep
 from novadocker.linux import libc, pipes
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import tree_stream
 
 FOLDER = "novadocker-staging"
 
-_TOKEN = re.compile(r"[0-9a-f]{32}")
 # Numbers of a move's directories: the container's, its volumes' and its config drive's.
 _FOLDERS = range(1000)
 # The directory of a container, of a volume, of a config drive.
@@ -54,7 +53,7 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
     :raises ValueError: an argument is malformed
     :raises OSError: a directory cannot be read, or the pipe has no reader
     """
-    arguments.text(_TOKEN, token)
+    arguments.text(naming.TOKEN, token)
     places = [_servers_folder(folder) for folder in arguments.items(folders)]
     pipe, running = arguments.open_file(target), arguments.flag(live)
     with _lock:
@@ -66,7 +65,7 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
 @privsep.transfer_pctxt.entrypoint
 def forget_folders(token: str) -> None:
     """Forget what was read for a move. Does nothing if the move is unknown."""
-    arguments.text(_TOKEN, token)
+    arguments.text(naming.TOKEN, token)
     with _lock:
         _readers.pop(token, None)
 
@@ -164,7 +163,7 @@ def discard_folders(data_root: str, instance_uuid: str) -> None:
 
 def _staged(data_root: str, instance_uuid: str, token: str) -> Path:
     root = Path(arguments.folder(data_root))
-    name = f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(_TOKEN, token)}"
+    name = f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(naming.TOKEN, token)}"
     if not engine_paths.overlay(root).is_dir():
         raise ValueError(f"{data_root!r} is not the data root of an engine with overlay2")
     return root / FOLDER / name

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -60,7 +59,6 @@ STALL_SECONDS = 600.0
 LINE_SECONDS = 30.0
 """How long a line may take from its first byte to its end."""
 
-_TOKEN = re.compile(r"[0-9a-f]{32}")
 _LONGEST_REASON = 1000
 _CHUNK_BYTES = 1 << 20
 
@@ -233,7 +231,7 @@ class Greeting(Message):
         found = arguments.fields([cls.KEY, "uuid", "token", "image"], fields)
         return cls(
             arguments.instance_uuid(found["uuid"]),
-            arguments.text(_TOKEN, found["token"]),
+            arguments.text(naming.TOKEN, found["token"]),
             arguments.text(naming.DIGEST, found["image"]),
         )
 
