@@ -56,12 +56,27 @@ def images(root: Path, driver: str) -> Path:
     return root / "image" / driver
 
 
+def repositories(root: Path, driver: str) -> Path:
+    """Return the file with the names of the images."""
+    return images(root, driver) / "repositories.json"
+
+
+def image_configs(root: Path, driver: str) -> Path:
+    """Return the directory of the images' configurations."""
+    return images(root, driver) / "imagedb/content/sha256"
+
+
+def image_metadata(root: Path, driver: str) -> Path:
+    """Return the directory of the engine's own data of images, such as their parents."""
+    return images(root, driver) / "imagedb/metadata/sha256"
+
+
 def image_config(root: Path, driver: str, digest: str) -> Path:
     """Return the file with the configuration of an image.
 
     :param digest: SHA-256 of the configuration, in hex
     """
-    return images(root, driver) / "imagedb/content/sha256" / digest
+    return image_configs(root, driver) / digest
 
 
 def layer_record(root: Path, driver: str, chain: str) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from novadocker import engine_paths
 from novadocker.exporter import (
     files,
     incidents,
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     chosen = parser.parse_args(arguments)
     # If the data root can't be read, the metrics would look like those of a host without servers.
-    if not os.access(chosen.data_root / "containers", os.R_OK | os.X_OK):
+    if not os.access(engine_paths.containers(chosen.data_root), os.R_OK | os.X_OK):
         parser.error(
             f"{chosen.data_root} is not a data root of the engine or can't be read (is "
             "CAP_DAC_READ_SEARCH missing?)"
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     registry.register(HostCollector(places, asked, files.most_kept()))
     watch = Watch(
         places.root,
-        places.data_root / "containers",
+        engine_paths.containers(places.data_root),
         Rings(chosen.kernel_log_folder),
         _open_log(),
         partial(incidents.report, places.state_path),

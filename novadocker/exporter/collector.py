@@ -11,6 +11,7 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from novadocker import engine_paths
 from novadocker.exporter import files, host, metrics, tree
 from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
@@ -67,7 +68,7 @@ class HostCollector(Collector):
         self._tree = tree.Tree(places.root, kept_files)
         self._asked = asked
         self._lock = threading.Lock()
-        self._identities = Identities(places.data_root / "containers")
+        self._identities = Identities(engine_paths.containers(places.data_root))
 
     def close(self) -> None:
         """Close the files of control groups."""
@@ -84,7 +85,7 @@ class HostCollector(Collector):
         """Return the instances that have a container, running or not, by container id."""
         names = set()
         with suppress(FileNotFoundError):
-            names = set(os.listdir(self._places.data_root / "containers"))
+            names = set(os.listdir(engine_paths.containers(self._places.data_root)))
         self._identities.keep(names)
         return {name: found for name in names if (found := self._identities.find(name))}
 

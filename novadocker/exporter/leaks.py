@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
 
-from novadocker import naming
+from novadocker import engine_paths, naming
 from novadocker.exporter import probes
 from novadocker.exporter.identity import Identities
 from novadocker.linux import ovsdb
@@ -83,7 +83,7 @@ class Search:
         self._namespaces = namespaces
         self._data_root = data_root
         self._switch = switch
-        self._identities = Identities(data_root / "containers")
+        self._identities = Identities(engine_paths.containers(data_root))
         self._repeated = Repeated("leaks", self._update, _EVERY_SECONDS)
         self._found = Found()
 
@@ -104,7 +104,7 @@ class Search:
 
         :raises OSError: the containers or the network namespaces can't be listed
         """
-        names = os.listdir(self._data_root / "containers")
+        names = os.listdir(engine_paths.containers(self._data_root))
         self._identities.keep(set(names))
         servers = filter(None, map(self._identities.find, names))
         uuids = {server.labels["uuid"] for server in servers}
@@ -118,7 +118,7 @@ class Search:
             leaked["port"] = ports_without_server(self._switch, uuids, veths)
         with suppress(OSError, dataroot.RecoveryError):
             images = read_images(self._data_root)
-            used = set(_used_images(self._data_root / "containers", names))
+            used = set(_used_images(self._data_root, names))
             leaked["image"] = images.nobodys(used)
             unused = images.unused(used, naming.IMAGES)
         return Found(leaked, unused)
@@ -200,19 +200,19 @@ def read_images(data_root: Path) -> Images:
     :raises RecoveryError: the data root has no known storage driver, or is damaged
     """
     for driver in dataroot.DRIVERS:
-        folder = data_root / "image" / driver
-        if (folder / "repositories.json").exists():
+        path = engine_paths.repositories(data_root, driver)
+        if path.exists():
             break
     else:
         raise dataroot.RecoveryError(f"{data_root} has no repositories.json of a storage driver")
-    stored = {f"sha256:{name}" for name in os.listdir(folder / "imagedb/content/sha256")}
-    path = folder / "repositories.json"
+    configs = os.listdir(engine_paths.image_configs(data_root, driver))
+    stored = {f"sha256:{name}" for name in configs}
     repositories = dataroot.read_json(path).get("Repositories") or {}
     try:
         named = {name: image for names in repositories.values() for name, image in names.items()}
     except AttributeError as error:
         raise dataroot.RecoveryError(f"{path} is damaged: {error}") from error
-    return Images(stored, named, dict(_parents(folder / "imagedb/metadata/sha256")))
+    return Images(stored, named, dict(_parents(engine_paths.image_metadata(data_root, driver))))
 
 
 def _parents(folder: Path) -> Iterator[tuple[str, str]]:
@@ -222,8 +222,9 @@ def _parents(folder: Path) -> Iterator[tuple[str, str]]:
                 yield f"sha256:{name}", (folder / name / "parent").read_text().strip()
 
 
-def _used_images(folder: Path, containers: list[str]) -> Iterator[str]:
+def _used_images(data_root: Path, containers: list[str]) -> Iterator[str]:
     for container in containers:
         # A container may be deleted meanwhile.
         with suppress(dataroot.RecoveryError, FileNotFoundError):
-            yield str(dataroot.read_json(folder / container / "config.v2.json").get("Image"))
+            config = dataroot.read_json(engine_paths.container_config(data_root, container))
+            yield str(config.get("Image"))
