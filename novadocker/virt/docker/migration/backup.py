@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nova import exception as nova_exception
 from oslo_log import log as logging
+from oslo_privsep import comm, daemon
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
@@ -35,6 +36,12 @@ LOG = logging.getLogger(__name__)
 TAG = "copy"
 _IMAGE_TAG = "copy-image"
 _LOOK_SECONDS = 30.0
+_FAILURES = (
+    nova_exception.NovaException,
+    daemon.FailedToDropPrivileges,
+    comm.PrivsepTimeout,
+    OSError,
+)
 
 
 class Backups:
@@ -158,7 +165,7 @@ class Backups:
                 (self._marks / uuid).touch()
                 try:
                     self.create(uuid)
-                except (nova_exception.NovaException, OSError) as error:
+                except _FAILURES as error:
                     LOG.warning("Failed to copy the instance: %s", error, instance_uuid=uuid)
 
     def _is_due(self, instance_uuid: str) -> bool:

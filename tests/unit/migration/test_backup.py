@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that creates backups."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from oslo_privsep import comm, daemon
+
+from novadocker import exception
+from novadocker.virt.docker.migration import backup
+from novadocker.virt.docker.migration.backup import Backups
+from tests import waiting
+
+UUIDS = ["01234567-89ab-cdef-0123-456789abcdef", "11234567-89ab-cdef-0123-456789abcdef"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        exception.RegistryFailed(registry="registry.example.com", reason="it is full"),
+        OSError(5, "Input/output error"),
+        comm.PrivsepTimeout("3600 s"),
+        daemon.FailedToDropPrivileges("sudo refuses"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_backup_that_fails_does_not_end_the_thread(
+    options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
+) -> None:
+    options("docker", transfer_registry="registry.example.com/moves", copy_interval=60)
+    monkeypatch.setattr(backup, "_LOOK_SECONDS", 0.01)
+    engine: Any = SimpleNamespace(list_images=lambda _pattern: {})
+    listing: Any = SimpleNamespace(
+        servers=lambda: {uuid: SimpleNamespace(status="running") for uuid in UUIDS}
+    )
+    tried: list[str] = []
+
+    def create(_backups: Backups, instance_uuid: str) -> None:
+        tried.append(instance_uuid)
+        raise failure
+
+    monkeypatch.setattr(Backups, "create", create)
+    backups = Backups(engine, listing, tmp_path / "marks")
+    backups.start()
+    waiting.until(lambda: len(tried) == len(UUIDS), interval=0.01)
+    backups.stop()
+    assert tried == UUIDS
