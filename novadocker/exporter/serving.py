@@ -8,33 +8,49 @@ longer than the scrape itself.
 import base64
 import hmac
 import logging
+import math
 import os
 import signal
 import socket
 import ssl
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from io import BufferedIOBase
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from novadocker.exporter.rendering import CONTENT_TYPE, render
+from novadocker.linux.threads import Sparse
 
 LOG = logging.getLogger(__name__)
 
 PATH = "/metrics"
 
-# A client that sends nothing is disconnected after this time; more clients at a time are refused.
+# A client is disconnected if it sends or accepts no data for this time. The TLS handshake and the
+# head of the request together must end within the same time.
 _CLIENT_SECONDS = 10
+# Time for the answer to a client without a password.
+_ANSWER_SECONDS = 120
 _MOST_CLIENTS = 16
+_LARGEST_HEAD = 32 << 10
+_ERROR_SECONDS = 60.0
 _READABLE_BY_OTHERS = 0o007
 _STOPS = {signal.SIGTERM, signal.SIGINT}
+
+# Key of a function in the WSGI environment, which is called when the client sent the password.
+_TRUST = "novadocker.trust"
 
 Environment = dict[str, Any]
 Start = Callable[[str, list[tuple[str, str]]], object]
@@ -98,6 +114,8 @@ def with_password(inner: Application, password: bytes) -> Application:
         if not hmac.compare_digest(given, wanted):
             start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="novadocker"')])
             return []
+        if trust := environment.get(_TRUST):
+            trust()
         return inner(environment, start)
 
     return application
@@ -105,35 +123,157 @@ def with_password(inner: Application, password: bytes) -> Application:
 
 class _Handler(WSGIRequestHandler):
     timeout = _CLIENT_SECONDS
+    server: "_Server"
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Do nothing: requests are not logged."""
 
+    def parse_request(self) -> bool:
+        """Parse the request's head, whose size is limited."""
+        body = self.rfile
+        try:
+            self.rfile = cast(BufferedIOBase, _Head(body))
+            is_parsed = super().parse_request()
+        finally:
+            self.rfile = body
+        self.server.note_head(self.request)
+        return is_parsed
+
+    def get_environ(self) -> Environment:
+        """Return the WSGI environment."""
+        trust = partial(self.server.note_password, self.request)
+        return super().get_environ() | {_TRUST: trust}
+
+
+class _Head:
+    """The lines of a request's head after the first one.
+
+    :param source: is at the beginning of the second line
+    """
+
+    def __init__(self, source: BufferedIOBase) -> None:
+        self._source = source
+        self._left = _LARGEST_HEAD
+
+    def readline(self, size: int) -> bytes:
+        """Return the next line.
+
+        :raises HTTPException: the head is too large
+        :raises ConnectionError: the connection ended before the head
+        """
+        line = self._source.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise HTTPException(f"the head is larger than {_LARGEST_HEAD} bytes")
+        if not line:
+            raise ConnectionError("the connection ended in the head of the request")
+        return line
+
+
+@dataclass
+class _Client:
+    """A client, at most one request of which is answered.
+
+    :ivar ends_at: monotonic time at which the client is disconnected
+    :ivar has_head: the head of its request was read
+    :ivar is_trusted: it sent the password
+    """
+
+    address: str
+    ends_at: float
+    has_head: bool = False
+    is_trusted: bool = False
+
 
 class _Server(ThreadingWSGIServer):
-    """A server with one thread for each client, up to a limit."""
+    """A server with one thread for each client, up to a limit.
+
+    Anyone who reaches the port can use up the places, so a further client takes the place of one
+    that did not send the password.
+    """
+
+    # The kernel drops connections beyond the queue, and a client repeats them after a second.
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any) -> None:
-        self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
+        self._lock = threading.Lock()
+        self._clients: dict[socket.socket, _Client] = {}
+        self._errors = Sparse(_ERROR_SECONDS)
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a client's thread, or close the connection if there are too many clients."""
-        if not self._places.acquire(blocking=False):
+        """Start a client's thread; close the connection if all other clients are trusted."""
+        client = _Client(client_address[0], time.monotonic() + _CLIENT_SECONDS)
+        with self._lock:
+            is_admitted = len(self._clients) < _MOST_CLIENTS or self._disconnect_one()
+            if is_admitted:
+                self._clients[request] = client
+        if is_admitted:
+            super().process_request(request, client_address)
+        else:
             self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a client and release its place."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
+    def shutdown_request(self, request: Any) -> None:
+        """Release a client's place and close the connection."""
+        # Because the number of a closed descriptor is given again, the place is released first.
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Disconnect the clients whose time is over. The server's thread calls this repeatedly."""
+        super().service_actions()
+        now = time.monotonic()
+        with self._lock:
+            for request in [key for key, client in self._clients.items() if client.ends_at <= now]:
+                self._disconnect(request)
+
+    def note_head(self, request: socket.socket) -> None:
+        """Record that the head of a client's request was read."""
+        with self._lock:
+            if client := self._clients.get(request):
+                client.has_head = True
+                client.ends_at = time.monotonic() + _ANSWER_SECONDS
+
+    def note_password(self, request: socket.socket) -> None:
+        """Record that a client sent the password."""
+        with self._lock:
+            if client := self._clients.get(request):
+                client.is_trusted = True
+                client.ends_at = math.inf
 
     def handle_error(self, *request_and_address: Any) -> None:
-        """Log the error of a client's thread."""
-        LOG.warning("Failed to answer client %s: %s", request_and_address[1][0], sys.exception())
+        """Log the error of a client's thread, at most one a minute."""
+        if (others := self._errors.count()) is not None:
+            LOG.warning(
+                "Failed to answer client %s: %s (further errors since the last line: %d)",
+                request_and_address[1][0],
+                sys.exception(),
+                others,
+            )
+
+    def _disconnect_one(self) -> bool:
+        """Disconnect a client that is not trusted. Return False if all are trusted.
+
+        Clients whose request is not read yet come first, then those of the address with most
+        clients, then the oldest one.
+        """
+        untrusted = [key for key, client in self._clients.items() if not client.is_trusted]
+        if not untrusted:
+            return False
+        clients = self._clients
+        each = Counter(clients[key].address for key in untrusted)
+        self._disconnect(
+            min(untrusted, key=lambda key: (clients[key].has_head, -each[clients[key].address]))
+        )
+        return True
+
+    def _disconnect(self, request: socket.socket) -> None:
+        """Release a client's place and end its connection, which its thread closes."""
+        del self._clients[request]
+        with suppress(OSError):
+            # SSLSocket.shutdown changes the object, which the client's thread uses.
+            socket.socket.shutdown(request, socket.SHUT_RDWR)
 
 
 def hold_stops() -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that repeat a function at an interval, or run one beside a block."""
+"""Threads that repeat a function or run one beside a block, and a limit for what they log."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,3 +105,31 @@ def meanwhile(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) 
         running = executor.submit(function, *args, **kwargs)
         yield
         running.result()
+
+
+class Sparse:
+    """A limit for log lines of events that others can cause; safe to share between threads.
+
+    :param seconds: least time between two lines
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next_at = -math.inf
+        self._others = 0
+
+    def count(self) -> int | None:
+        """Count an event. Return None if it must not be logged.
+
+        :returns: if the event is to be logged, the number of events since the last logged one
+        """
+        with self._lock:
+            now = self._clock()
+            if now < self._next_at:
+                self._others += 1
+                return None
+            others, self._others = self._others, 0
+            self._next_at = now + self._seconds
+            return others

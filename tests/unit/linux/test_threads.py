@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from novadocker.linux.threads import Polled, Repeated, meanwhile
+from novadocker.linux.threads import Polled, Repeated, Sparse, meanwhile
 
 Answers = queue.SimpleQueue[int | Exception]
 
@@ -132,3 +132,13 @@ def test_errors_of_function_and_block() -> None:
     with pytest.raises(ValueError, match="the block's"), meanwhile(fail):
         raise ValueError("the block's")
     assert done.is_set()
+
+
+def test_events_are_logged_once_in_an_interval_with_their_number() -> None:
+    now = [5.0]
+    found = Sparse(60.0, clock=lambda: now[0])
+    assert [found.count() for _ in range(4)] == [0, None, None, None]
+    now[0] += 60
+    assert [found.count() for _ in range(2)] == [3, None]
+    now[0] += 60
+    assert found.count() == 1
