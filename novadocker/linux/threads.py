@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that repeat a function or run one beside a block, and a limit for what they log."""
+"""Threads that repeat a function or run one beside a block, and limits for what they log."""
 
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Generic, ParamSpec, TypeVar
@@ -26,7 +26,7 @@ class Repeated:
     not keep the process from its end.
 
     :param name: name of the thread
-    :param function: handles its own errors; an exception ends the thread
+    :param function: an exception is logged once until a call succeeds, and does not end the thread
     :param seconds: interval between the end of a call and the begin of the next one
     """
 
@@ -35,6 +35,7 @@ class Repeated:
         self._function = function
         self._seconds = seconds
         self._stopped = threading.Event()
+        self._failures = Failures("Failed to run the thread")
 
     def start(self) -> None:
         """Start the thread."""
@@ -46,9 +47,44 @@ class Repeated:
 
     def _run(self) -> None:
         while True:
-            self._function()
+            with self._failures.of(self._name):
+                self._function()
             if self._stopped.wait(self._seconds):
                 return
+
+
+class Failures:
+    """Blocks for one object each, in a loop over all; not safe to share between threads.
+
+    A block that fails is logged, and does not affect the blocks for other objects. A tenant can
+    cause failures, so the next one of the same object is logged only after a success.
+
+    :param action: begin of the log line, which continues with the name of the object
+    """
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._failed: set[str] = set()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Log an exception of the block, with a traceback unless it is an OSError.
+
+        :param name: name of the object
+        """
+        try:
+            yield
+        except Exception as error:
+            if name not in self._failed:
+                trace = None if isinstance(error, OSError) else error
+                LOG.error("%s %s: %s", self._action, name, error, exc_info=trace)
+            self._failed.add(name)
+        else:
+            self._failed.discard(name)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Forget all objects but these."""
+        self._failed.intersection_update(names)
 
 
 class Polled(Generic[Answer]):

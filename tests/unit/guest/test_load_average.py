@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load averages: the kernel's arithmetic, proc(5)'s format, and files that survive their writer."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from novadocker import exception, naming
 from novadocker.state_files import load_averages
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.guest import load_average
@@ -129,3 +131,121 @@ def test_threads_are_counted_in_groups_below_too(tmp_path: Path, busy: int, stop
     assert load_average.count_tasks(tmp_path, "cgroup.threads").last == max(busy, stopped)
     with pytest.raises(FileNotFoundError):
         load_average.count_tasks(tmp_path / "gone", "cgroup.threads")
+
+
+def nest(top: Path, deep: int) -> None:
+    """Nest directories below another, and write a thread's number into each."""
+    descriptor = os.open(top, os.O_RDONLY)
+    for _ in range(deep):
+        os.mkdir("n" * 200, dir_fd=descriptor)
+        inner = os.open("n" * 200, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+        file = os.open("tasks", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor)
+        os.write(file, b"1\n")
+        os.close(file)
+    os.close(descriptor)
+
+
+def test_groups_that_a_tenant_nests_are_counted_to_a_limit(tmp_path: Path) -> None:
+    (tmp_path / "tasks").write_text("1\n")
+    try:
+        nest(tmp_path, 1100)
+        assert load_average.count_tasks(tmp_path, "tasks").total == 13
+    finally:
+        # The paths are too long for pytest, which else removes the directories.
+        subprocess.run(["rm", "-rf", str(tmp_path / ("n" * 200))], check=True, timeout=60)
+
+
+def test_groups_side_by_side_are_counted_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_average, "_MOST_GROUPS", 10)
+    for name in ("", *(f"{number}/{inner}" for number in range(8) for inner in "abc")):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    for group in (tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())):
+        (group / "tasks").write_text("1\n")
+    assert load_average.count_tasks(tmp_path, "tasks").total == 10
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.EACCES])
+def test_a_group_below_that_cannot_be_read_is_not_counted(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for group in (tmp_path, tmp_path / "below", tmp_path / "other"):
+        group.mkdir(exist_ok=True)
+        (group / "tasks").write_text("1\n")
+
+    def fail(path: str) -> Iterator[str]:
+        if path == str(tmp_path / "below"):
+            raise OSError(number, os.strerror(number))
+        return below(path)
+
+    below = load_average._groups_below
+    monkeypatch.setattr(load_average, "_groups_below", fail)
+    assert load_average.count_tasks(tmp_path, "tasks").total == 3
+
+
+def watched(loads: Loads, tmp_path: Path, *uuids: str) -> None:
+    for uuid in uuids:
+        loads.mount(uuid)
+        (tmp_path / uuid).mkdir()
+        (tmp_path / uuid / "tasks").write_text("1\n")
+        loads._watched[uuid] = load_average._Watched(
+            "c" * 64, tmp_path / uuid, "tasks", Averages(), time.monotonic()
+        )
+
+
+def test_a_fault_of_one_server_does_not_affect_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = fakes.FakeEngine()
+    loads = Loads(tmp_path / "state", engine, ServerList(engine))
+    uuids = [f"{number}{UUID[1:]}" for number in range(3)]
+    watched(loads, tmp_path, *uuids)
+    (tmp_path / uuids[1] / "tasks").write_text("not a number\n")
+    for _ in range(3):
+        loads._count()
+    written = [load_averages.read(tmp_path / "state/loads" / uuid)[0] for uuid in uuids]
+    assert [loads._watched[uuid].line != b"" for uuid in uuids] == [True, False, True]
+    assert None not in written
+    assert caplog.text.count("Failed to update the load averages of server") == 1
+    assert uuids[1] in caplog.text
+    (tmp_path / uuids[1] / "tasks").write_text("1\n")
+    loads._count()
+    assert loads._watched[uuids[1]].line != b""
+
+
+@pytest.mark.parametrize(
+    ("fault", "number"),
+    [
+        (exception.EngineError(operation="inspect the container", reason="a fault"), 3),
+        (OSError(errno.ENAMETOOLONG, "a fault"), 3),
+        (exception.EngineUnavailable(url="unix:", reason="a fault"), 1),
+    ],
+)
+def test_a_fault_of_one_new_server_does_not_hide_the_others(
+    tmp_path: Path,
+    fault: Exception,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = fakes.FakeEngine()
+    loads = Loads(tmp_path, engine, ServerList(engine))
+    uuids = [f"{number}{UUID[1:]}" for number in range(3)]
+    for uuid in uuids:
+        loads.mount(uuid)
+        labels = {naming.LABEL_UUID: uuid, naming.LABEL_SCHEMA: naming.SCHEMA}
+        engine.add(naming.container_name(uuid), labels, "running")
+    looked: list[str] = []
+
+    def fail(instance_uuid: str, container_id: str) -> None:
+        looked.append(instance_uuid)
+        raise fault
+
+    monkeypatch.setattr(loads, "_watch", fail)
+    loads._count()
+    assert len(set(looked)) == number
+    logged = [line for line in caplog.messages if line.startswith("Failed to update")]
+    assert len(logged) == (number if number > 1 else 0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from novadocker.linux.threads import Polled, Repeated, Sparse, meanwhile
+from novadocker.linux.threads import Failures, Polled, Repeated, Sparse, meanwhile
 
 Answers = queue.SimpleQueue[int | Exception]
 
@@ -142,3 +142,41 @@ def test_events_are_logged_once_in_an_interval_with_their_number() -> None:
     assert [found.count() for _ in range(2)] == [3, None]
     now[0] += 60
     assert found.count() == 1
+
+
+def test_a_fault_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    calls: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def fail() -> None:
+        calls.put(1)
+        raise KeyError("a fault")
+
+    repeated = Repeated("again", fail, 0.001)
+    repeated.start()
+    try:
+        assert [calls.get(timeout=60) for _ in range(3)] == [1] * 3
+    finally:
+        repeated.stop()
+    assert caplog.text.count("Failed to run the thread again: 'a fault'") == 1
+    assert "Traceback" in caplog.text
+
+
+def test_failures_are_logged_once_for_each_object(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures("Failed to count")
+
+    def fail(name: str) -> None:
+        with failures.of(name):
+            raise OSError(f"fault of {name}")
+
+    for _ in range(3):
+        fail("one")
+        fail("two")
+    expected = ["Failed to count one: fault of one", "Failed to count two: fault of two"]
+    assert caplog.messages == expected
+    assert "Traceback" not in caplog.text
+    with failures.of("one"):
+        pass
+    failures.keep(["one"])
+    fail("one")
+    fail("two")
+    assert caplog.messages == expected * 2

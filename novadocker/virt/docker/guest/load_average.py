@@ -11,17 +11,19 @@ import math
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from oslo_log import log as logging
 
 from novadocker import exception
 from novadocker.linux import cgroup
-from novadocker.linux.threads import Repeated
+from novadocker.linux.threads import Failures, Repeated
 from novadocker.state_files import load_averages
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
@@ -36,6 +38,12 @@ _LOOK_SECONDS = 5.0
 _PERIODS_SECONDS = (60, 300, 900)
 # The kernel's load counts threads in these states: runnable, and uninterruptible sleep.
 _RUNNING, _UNINTERRUPTIBLE = b"R", b"D"
+
+# So deep below a container's group, no path is longer than the kernel's PATH_MAX.
+_DEEPEST = 12
+_MOST_GROUPS = 4096
+# The kernel returns ENODEV if the group was removed after its file was opened.
+_GROUP_GONE = (errno.ENOENT, errno.ENODEV)
 
 # An instance may stop or be deleted at any moment. If it is started again, _find finds it.
 _GONE = (exception.ContainerNotFound, FileNotFoundError, ProcessLookupError)
@@ -105,7 +113,7 @@ class Loads:
         self._repeated = Repeated("loads", self._count, _LOOK_SECONDS)
         # Only the thread uses these two.
         self._watched: dict[str, _Watched] = {}
-        self._unwritten: set[str] = set()
+        self._failures = Failures("Failed to update the load averages of server")
 
     def start(self) -> None:
         """Start the thread."""
@@ -135,21 +143,15 @@ class Loads:
         files = set(os.listdir(self._folder)) if self._folder.is_dir() else set()
         for instance_uuid in self._watched.keys() - files:
             del self._watched[instance_uuid]
+        self._failures.keep(files)
         if files - self._watched.keys():
             self._find(files - self._watched.keys())
         for instance_uuid, server in list(self._watched.items()):
-            try:
-                self._update(instance_uuid, server)
-            except _GONE:
-                del self._watched[instance_uuid]
-            except OSError as error:
-                if instance_uuid not in self._unwritten:
-                    LOG.warning(
-                        "Failed to update load averages: %s", error, instance_uuid=instance_uuid
-                    )
-                self._unwritten.add(instance_uuid)
-            else:
-                self._unwritten.discard(instance_uuid)
+            with self._failures.of(instance_uuid):
+                try:
+                    self._update(instance_uuid, server)
+                except _GONE:
+                    del self._watched[instance_uuid]
 
     def _update(self, instance_uuid: str, server: _Watched) -> None:
         tasks = count_tasks(server.group, server.threads_file)
@@ -165,12 +167,17 @@ class Loads:
         """Add the running ones of these instances to the watched ones."""
         try:
             servers = self._listing.recent_servers()
-            for instance_uuid in uuids & servers.keys():
-                if servers[instance_uuid].status in ("running", "paused"):
-                    with suppress(*_GONE):
-                        self._watch(instance_uuid, servers[instance_uuid].id)
         except (exception.EngineUnavailable, exception.EngineError) as error:
             LOG.debug("Failed to list new servers for load averages: %s", error)
+            return
+        for instance_uuid in uuids & servers.keys():
+            if servers[instance_uuid].status in ("running", "paused"):
+                with self._failures.of(instance_uuid), suppress(*_GONE):
+                    try:
+                        self._watch(instance_uuid, servers[instance_uuid].id)
+                    except exception.EngineUnavailable as error:
+                        LOG.debug("Failed to inspect new servers for load averages: %s", error)
+                        return
 
     def _watch(self, instance_uuid: str, container_id: str) -> None:
         found = self._engine.inspect_container(container_id)
@@ -205,10 +212,13 @@ def read_file(file: Path, started_at: datetime | None) -> tuple[Averages, float]
 def count_tasks(group: Path, threads_file: str) -> Tasks:
     """Count the threads in a control group and in the groups below it.
 
+    A tenant can create any number of groups. Groups deeper than 12 levels below, and those beyond
+    4,096 groups, are not counted.
+
     :param threads_file: name of the file with the thread ids of a group
     :raises FileNotFoundError: the group no longer exists
     """
-    threads = sorted(_threads(group, threads_file))
+    threads = sorted(_read_threads(group, threads_file))
     if not threads:
         # The directory of a version 1 group exists for a moment after its last process ended.
         return Tasks()
@@ -221,20 +231,33 @@ def count_tasks(group: Path, threads_file: str) -> Tasks:
     )
 
 
-def _threads(group: Path, threads_file: str) -> Iterator[int]:
-    try:
-        yield from map(int, (group / threads_file).read_text().split())
-    except OSError as error:
-        # The kernel returns ENODEV if the group was removed after its file was opened.
-        if error.errno == errno.ENODEV:
-            raise FileNotFoundError(f"{group} is gone") from error
-        raise
+def _read_threads(top: Path, threads_file: str) -> list[int]:
+    found: list[int] = []
+    waiting = deque([(str(top), 0)])
+    left = _MOST_GROUPS - 1
+    while waiting:
+        group, depth = waiting.popleft()
+        try:
+            with open(f"{group}/{threads_file}", "rb") as source:
+                found += map(int, source.read().split())
+            below = list(islice(_groups_below(group), left if depth < _DEEPEST else 0))
+        except OSError as error:
+            # The tenant can remove groups at any time, and change the modes of those below.
+            if depth and error.errno in (*_GROUP_GONE, errno.EACCES):
+                continue
+            if error.errno in _GROUP_GONE:
+                raise FileNotFoundError(f"{group} is gone") from error
+            raise
+        left -= len(below)
+        waiting += ((path, depth + 1) for path in below)
+    return found
+
+
+def _groups_below(group: str) -> Iterator[str]:
     # A directory without subdirectories has two links, or one on file systems that do not count.
-    if group.stat().st_nlink != 2:
-        for entry in os.scandir(group):
-            if entry.is_dir(follow_symlinks=False):
-                with suppress(FileNotFoundError):
-                    yield from _threads(Path(entry.path), threads_file)
+    if os.stat(group).st_nlink != 2:
+        with os.scandir(group) as entries:
+            yield from (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
 def _state(thread: int) -> bytes:
