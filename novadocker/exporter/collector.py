@@ -17,6 +17,7 @@ from novadocker.exporter.identity import Identities, Server
 from novadocker.exporter.leaks import Search
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
+from novadocker.linux.threads import Failures
 from novadocker.state_files import load_averages, port_rates
 from novadocker.state_files.port_rates import PortRate
 
@@ -68,6 +69,7 @@ class HostCollector(Collector):
         self._tree = tree.Tree(places.root, kept_files)
         self._asked = asked
         self._lock = threading.Lock()
+        self._failures = Failures("Failed to read the counters of container")
         self._identities = Identities(engine_paths.containers(places.data_root))
 
     def close(self) -> None:
@@ -93,24 +95,33 @@ class HostCollector(Collector):
         found = dict(self._tree.containers())
         self._tree.keep(set(found.values()))
         switched = self._asked.rates()
+        self._failures.keep(found)
         for container, path in found.items():
-            server = servers.get(container)
-            # A container that is deleted during the walk has no sample.
-            if server and (sample := self._tree.sample(path)):
-                loads, rates = self._state_files(server.labels["uuid"])
-                yield metrics.Seen(
-                    labels=server.labels,
-                    sample=sample,
-                    started_at=server.started_at,
-                    console_bytes=self._identities.console_bytes(container),
-                    loads=load_averages.parse(loads),
-                    rates={
-                        device: port_rates.lower(
-                            port.rate, switched.get(port.host_device, _NO_RATE)
-                        )
-                        for device, port in port_rates.parse(rates).items()
-                    },
-                )
+            if server := servers.get(container):
+                seen = None
+                with self._failures.of(container):
+                    seen = self._see(container, path, server, switched)
+                if seen:
+                    yield seen
+
+    def _see(
+        self, container: str, path: str, server: Server, switched: Mapping[str, PortRate]
+    ) -> metrics.Seen | None:
+        # A container that is deleted during the walk has no sample.
+        if (sample := self._tree.sample(path)) is None:
+            return None
+        loads, rates = self._state_files(server.labels["uuid"])
+        return metrics.Seen(
+            labels=server.labels,
+            sample=sample,
+            started_at=server.started_at,
+            console_bytes=self._identities.console_bytes(container),
+            loads=load_averages.parse(loads),
+            rates={
+                device: port_rates.lower(port.rate, switched.get(port.host_device, _NO_RATE))
+                for device, port in port_rates.parse(rates).items()
+            },
+        )
 
     def _state_files(self, uuid: str) -> tuple[str | None, str | None]:
         """Return the content of an instance's files of load averages and of port rates."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from novadocker.exporter import files, incidents, parsing
 from novadocker.exporter.tree import Tree
 from novadocker.exporter.watched import Watched
+from novadocker.linux.threads import Failures
 
 _EVERY_SECONDS = 10.0
 # The counter of dropped packets has other causes, too, so it counts only if the table is nearly
@@ -29,6 +30,7 @@ class ConnectionTables:
         self._tree = tree
         self._is_one_full = False
         self._look_at = 0.0
+        self._failures = Failures("Failed to read the connection tracking table of control group")
 
     def note_full(self) -> None:
         """Note that the kernel logged a full table, of any network namespace."""
@@ -47,17 +49,22 @@ class ConnectionTables:
         if not self._is_one_full and now < self._look_at:
             return
         limit = parsing.number(files.read(f"{self._proc}/sys/net/netfilter/nf_conntrack_max"))
+        self._failures.keep(watched.path for watched in servers)
         for watched in servers:
-            statistics = self._statistics(watched.path)
-            refused = parsing.dropped_connections(statistics) or 0
-            tracked = parsing.tracked_connections(statistics) or 0
-            is_nearly_full = limit is not None and tracked >= limit * _NEARLY_FULL
-            if self._is_one_full or is_nearly_full:
-                known = watched.counts.get(incidents.TABLE_FULL, 0)
-                watched.add(incidents.TABLE_FULL, refused - known, now)
-            watched.counts[incidents.TABLE_FULL] = refused
+            with self._failures.of(watched.path):
+                self._look_at_one(watched, limit, now)
         self._is_one_full = False
         self._look_at = now + _EVERY_SECONDS
+
+    def _look_at_one(self, watched: Watched, limit: int | None, now: float) -> None:
+        statistics = self._statistics(watched.path)
+        refused = parsing.dropped_connections(statistics) or 0
+        tracked = parsing.tracked_connections(statistics) or 0
+        is_nearly_full = limit is not None and tracked >= limit * _NEARLY_FULL
+        if self._is_one_full or is_nearly_full:
+            known = watched.counts.get(incidents.TABLE_FULL, 0)
+            watched.add(incidents.TABLE_FULL, refused - known, now)
+        watched.counts[incidents.TABLE_FULL] = refused
 
     def _statistics(self, path: str) -> str | None:
         process = self._tree.process(path)

@@ -2,9 +2,11 @@
 """Parsing the kernel's counters. Pure.
 
 Every function accepts None for a file that does not exist, and leaves out values that it can't
-parse, so that a kernel without one counter still gives the others.
+parse, so that a kernel without one counter still gives the others. A line ends at a line feed
+alone: a tenant can choose names that contain other characters at which ``splitlines`` cuts.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +17,9 @@ from novadocker import naming
 _MOST_PORTS = 64
 # "Unlimited" is the largest long less a page (Documentation/admin-guide/cgroup-v1/memory.rst).
 _UNLIMITED = 1 << 62
+# The kernel's counters have 64 bits.
+_MOST_DIGITS = 20
+_HEXADECIMAL = re.compile(r"[0-9a-f]{1,16}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def limit(text: str | None) -> int | None:
 
 def flat(text: str | None) -> dict[str, int]:
     """Return the numbers of a file with a name and a number on each line."""
-    lines = (line.split() for line in (text or "").splitlines())
+    lines = (line.split() for line in _lines(text))
     return {words[0]: int(words[1]) for words in lines if len(words) == 2 and _is_number(words[1])}
 
 
@@ -122,7 +127,7 @@ def ports(text: str | None) -> dict[str, PortCounters]:
     found: dict[str, PortCounters] = {}
     # A tenant can rename devices. The kernel refuses white space in a name, but not all characters
     # that splitlines() and strip() treat as such. An alias contains a colon.
-    for line in (text or "").split("\n"):
+    for line in _lines(text):
         name, colon, values = line.rpartition(":")
         words = values.split()
         if (
@@ -152,7 +157,7 @@ def dropped_connections(text: str | None) -> int | None:
 def stalled_seconds(text: str | None) -> dict[str, float]:
     """Return the stall times of a ``*.pressure`` file in seconds, by ``some`` and ``full``."""
     found = {}
-    for kind, *words in filter(None, (line.split() for line in (text or "").splitlines())):
+    for kind, *words in filter(None, (line.split() for line in _lines(text))):
         values = dict(word.split("=", 1) for word in words if "=" in word)
         if _is_number(values.get("total", "")):
             found[kind] = int(values["total"]) / 1e6
@@ -162,7 +167,7 @@ def stalled_seconds(text: str | None) -> dict[str, float]:
 def memory_info(text: str | None) -> dict[str, int]:
     """Return the bytes of ``/proc/meminfo`` by name."""
     found = {}
-    for line in (text or "").splitlines():
+    for line in _lines(text):
         name, _, value = line.partition(":")
         words = value.split()
         if words[1:] == ["kB"] and _is_number(words[0]):
@@ -197,7 +202,7 @@ def _cores(quota: int | None, period: int | None) -> float | None:
 
 def _by_device(text: str | None, names: tuple[str, str, str, str]) -> dict[str, DiskCounters]:
     found = {}
-    for device, *words in filter(None, (line.split() for line in (text or "").splitlines())):
+    for device, *words in filter(None, (line.split() for line in _lines(text))):
         pairs = (word.partition("=") for word in words)
         values = {name: int(value) for name, _, value in pairs if _is_number(value)}
         if not values.keys().isdisjoint(names):
@@ -206,7 +211,7 @@ def _by_device(text: str | None, names: tuple[str, str, str, str]) -> dict[str, 
 
 
 def _blkio(text: str | None) -> dict[tuple[str, str], int]:
-    lines = (line.split() for line in (text or "").splitlines())
+    lines = (line.split() for line in _lines(text))
     return {
         (words[0], words[1]): int(words[2])
         for words in lines
@@ -215,12 +220,17 @@ def _blkio(text: str | None) -> dict[tuple[str, str], int]:
 
 
 def _tracking_column(text: str | None, column: str) -> list[int]:
-    lines = [line.split() for line in (text or "").splitlines()]
+    lines = [line.split() for line in _lines(text)]
     if not lines or column not in lines[0]:
         return []
     place = lines[0].index(column)
-    return [int(words[place], 16) for words in lines[1:] if len(words) > place]
+    words = (line[place] for line in lines[1:] if len(line) > place)
+    return [int(word, 16) for word in words if _HEXADECIMAL.fullmatch(word)]
+
+
+def _lines(text: str | None) -> list[str]:
+    return (text or "").split("\n")
 
 
 def _is_number(word: str) -> bool:
-    return word.isascii() and word.isdigit()
+    return len(word) <= _MOST_DIGITS and word.isascii() and word.isdigit()

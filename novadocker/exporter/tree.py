@@ -3,7 +3,7 @@
 
 import itertools
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from novadocker.linux import cgroup
 
 _DEEPEST = 8
 _MOST_COMMANDS = 256
+_MOST_GROUPS = 1024
 _RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
 # Names in memory.stat of cgroup v2.
 _STATISTICS = ("inactive_file", "slab_reclaimable")
@@ -128,16 +129,21 @@ class Tree:
         hierarchy = f"/{controller}" if self.version == 1 else ""
         return f"{self._groups}{hierarchy}{path}/{file}"
 
-    def _processes(self, path: str, depth: int = 0) -> Iterator[int]:
-        """Yield the processes of a group and of those below it.
+    def _processes(self, path: str) -> Iterator[int]:
+        """Yield the processes of a group and of those below it, to a depth of 2.
 
-        systemd in a container moves all processes to groups below its own.
+        systemd in a container moves all processes to groups below its own. At most 1,024 groups are
+        read, because a tenant can create any number of them.
         """
-        listed = self._files.read(path, self._file(path, "pids", "cgroup.procs")) or ""
-        yield from map(int, listed.split())
-        folder = self._file(path, "pids", "")
-        for name in _folders(folder) if depth < 2 else ():
-            yield from self._processes(f"{path}/{name}", depth + 1)
+        waiting = deque([(path, 0)])
+        left = _MOST_GROUPS - 1
+        while waiting:
+            group, depth = waiting.popleft()
+            listed = self._files.read(group, self._file(group, "pids", "cgroup.procs")) or ""
+            yield from map(int, filter(str.isdecimal, listed.split()))
+            below = _folders(self._file(group, "pids", ""), left if depth < 2 else 0)
+            left -= len(below)
+            waiting += ((f"{group}/{name}", depth + 1) for name in below)
 
 
 def _common(of_group: Reader) -> dict[str, object]:
@@ -213,9 +219,13 @@ def _scaled(value: int | None, divisor: float) -> float | None:
     return None if value is None else value / divisor
 
 
-def _folders(path: str) -> list[str]:
+def _folders(path: str, most: int | None = None) -> list[str]:
+    """Return the names of the directories in a directory, all or the first ones."""
+    if most == 0:
+        return []
     try:
         with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            names = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            return list(itertools.islice(names, most))
     except (FileNotFoundError, NotADirectoryError):
         return []

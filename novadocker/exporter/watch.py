@@ -27,6 +27,7 @@ from novadocker.exporter.rings import Rings
 from novadocker.exporter.tree import Tree
 from novadocker.exporter.watched import REPORTED_LINES, Totals, Watched
 from novadocker.linux import cgroup
+from novadocker.linux.threads import Failures
 
 LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Watch:
         self._is_kept = True
         self._lookups = 0
         self._thread: threading.Thread | None = None
+        self._turns = Failures("Failed to watch")
+        self._failures = Failures("Failed to watch container")
         self._walk(first=True)
 
     def start(self) -> None:
@@ -109,11 +112,10 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped:
-            try:
+            with self._turns.of("for incidents of servers"):
                 self.turn(_WALK_SECONDS)
-            except OSError as error:
-                LOG.error("Failed to watch the servers for incidents: %s", error)
-                select.select([self._stop], [], [], _WALK_SECONDS)
+                continue
+            select.select([self._stop], [], [], _WALK_SECONDS)
 
     def turn(self, seconds: float) -> None:
         """Wait for an event or until ``seconds`` have passed, then report incidents."""
@@ -208,8 +210,11 @@ class Watch:
 
     def _count(self, container: str, now: float) -> None:
         """Read the counters of a container and add the incidents since the last read."""
-        if (watched := self._watched.get(container)) is None:
-            return
+        if watched := self._watched.get(container):
+            with self._failures.of(container):
+                self._count_watched(container, watched, now)
+
+    def _count_watched(self, container: str, watched: Watched, now: float) -> None:
         counts = watched.read_counts()
         if counts is None:
             self._forget(container)
@@ -234,10 +239,12 @@ class Watch:
         found = dict(self._tree.containers())
         for container in self._watched.keys() - found.keys():
             self._forget(container)
+        self._failures.keep(found)
         for container in found.keys() - self._watched.keys():
-            if server := self._identities.find(container):
-                totals = self._totals.setdefault(container, Totals(server.labels))
-                self._begin(container, Watched(totals, found[container], {}), first)
+            with self._failures.of(container):
+                if server := self._identities.find(container):
+                    totals = self._totals.setdefault(container, Totals(server.labels))
+                    self._begin(container, Watched(totals, found[container], {}), first)
         self._identities.keep(self._totals.keys() | found.keys())
         for container in self._totals.keys() - found.keys():
             if self._identities.find(container) is None:
@@ -250,6 +257,18 @@ class Watch:
             self._sweep_at = now + _SWEEP_SECONDS
 
     def _begin(self, container: str, watched: Watched, first: bool) -> None:
+        try:
+            self._register(container, watched)
+        except Exception:
+            self._forget(container)
+            raise
+        if first:
+            # Incidents before this program's start are not reported.
+            watched.counts = watched.read_counts() or {}
+            self._tables.begin(watched)
+
+    def _register(self, container: str, watched: Watched) -> None:
+        """Open the files with the counters of a container, and poll them."""
         self._watched[container] = watched
         for kind, file in self._tree.event_files(watched.path).items():
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -259,10 +278,6 @@ class Watch:
                 # EPERM: this kernel does not notify of changes of this file.
                 with suppress(PermissionError):
                     self._poll.register(descriptor, select.EPOLLPRI)
-        if first:
-            # Incidents before this program's start are not reported.
-            watched.counts = watched.read_counts() or {}
-            self._tables.begin(watched)
 
     def _forget(self, container: str) -> None:
         watched = self._watched.pop(container)

@@ -75,7 +75,7 @@ def parse(text: str | None) -> dict[str, Port]:
 
     :param text: content of the file; None if it does not exist
     """
-    found = (_LINE.fullmatch(line) for line in (text or "").splitlines())
+    found = (_LINE.fullmatch(line) for line in (text or "").split("\n"))
     return {
         match[1]: Port(PortRate(_rate(match[2]), _rate(match[3])), match[4] or "")
         for match in found

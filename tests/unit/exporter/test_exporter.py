@@ -323,6 +323,29 @@ def test_a_server_that_is_removed_at_any_moment_of_a_scrape(
     assert moments > 20
 
 
+def test_a_fault_of_one_server_costs_no_other(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = UUID.replace("1", "2")
+    put_container(root, Tree(root).version, FOREIGN)
+    put_identity(root, FOREIGN, uuid=other)
+
+    def fail(tree: Tree, path: str) -> Any:
+        if path.endswith(CONTAINER):
+            raise ValueError("a fault")
+        return sample(tree, path)
+
+    sample = Tree.sample
+    monkeypatch.setattr(Tree, "sample", fail)
+    collector = HostCollector(places(root))
+    for _ in range(3):
+        text = render(collector.collect())
+    collector.close()
+    assert f'uuid="{other}"'.encode() in text
+    assert f'uuid="{UUID}"'.encode() not in text
+    assert caplog.text.count(f"counters of container {CONTAINER}: a fault") == 1
+
+
 def test_a_group_that_vanished_has_no_sample(root: Path) -> None:
     assert Tree(root).sample(f"/docker/{FOREIGN}") is None
 

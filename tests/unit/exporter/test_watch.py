@@ -13,12 +13,15 @@ import pytest
 
 from novadocker.exporter import connection_tables, incidents, rings, watch
 from novadocker.exporter.collector import WatchCollector
+from novadocker.exporter.connection_tables import ConnectionTables
 from novadocker.exporter.incidents import Incident, Pending
 from novadocker.exporter.kernel_log import KernelLog
 from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.rings import Rings
+from novadocker.exporter.tree import Tree
 from novadocker.exporter.watch import Watch
+from novadocker.exporter.watched import Watched
 from novadocker.state_files import incident_socket
 from tests.unit.exporter.test_exporter import (
     CONTAINER,
@@ -313,3 +316,63 @@ def test_what_is_pending_is_due_at_once_and_then_every_ten_seconds() -> None:
     assert pending.seconds_left(2, False) == 8
     assert list(pending.take_due(9, False)) == []
     assert list(pending.take_due(10, False)) == [("pids_limit", 5)]
+
+
+def put_second(root: Path) -> str:
+    """Add a server whose container comes after the other one, and return its UUID."""
+    uuid = UUID.replace("1", "2")
+    put_container(root, version_of(root), FOREIGN)
+    put_identity(root, FOREIGN, uuid=uuid)
+    return uuid
+
+
+@pytest.mark.parametrize("part", ["read_counts", "event_files", "dropped_connections"])
+@pytest.mark.parametrize("fault", [OSError("a fault"), ValueError("a fault")])
+def test_a_fault_of_one_server_costs_no_other(
+    root: Path,
+    part: str,
+    fault: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host(root, version_of(root), None)
+    uuid = put_second(root)
+    group = f"/docker/{CONTAINER}"
+    classes = {"read_counts": Watched, "event_files": Tree, "dropped_connections": ConnectionTables}
+    methods = {"dropped_connections": "_statistics"}
+    kind, name = classes[part], methods.get(part, part)
+    real = getattr(kind, name)
+
+    def fail(self: object, *arguments: str) -> object:
+        if group in (*arguments, getattr(self, "path", "")):
+            raise fault
+        return real(self, *arguments)
+
+    monkeypatch.setattr(kind, name, fail)
+    host.watch._forget(CONTAINER)
+    host.turn()
+    assert ("oom_kill", uuid) in [(one.kind, one.labels["uuid"]) for one in host.told]
+    for _ in range(3):
+        host.turn()
+    assert uuid in {totals.labels["uuid"] for totals in host.watch.totals()}
+    assert len([line for line in caplog.messages if line.endswith(": a fault")]) == 1
+    host.watch.close()
+
+
+def test_a_fault_does_not_end_the_watch(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def fail(self: Watch, seconds: float) -> None:
+        turns.put(1)
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(Watch, "turn", fail)
+    host = Host(root, version_of(root), None)
+    host.watch.start()
+    try:
+        assert [turns.get(timeout=60) for _ in range(3)] == [1] * 3
+    finally:
+        host.watch.close()
+    assert caplog.text.count("Failed to watch for incidents of servers: a fault") == 1

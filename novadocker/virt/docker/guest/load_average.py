@@ -273,8 +273,9 @@ def _state(thread: int) -> bytes:
 def _own_id(thread: int) -> int:
     """Return a thread's id in its innermost process id namespace; 0 if the thread has ended."""
     try:
-        status = Path(f"/proc/{thread}/status").read_text(errors="replace")
+        # The kernel escapes line feeds in the thread's name, but not carriage returns.
+        status = Path(f"/proc/{thread}/status").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    found = re.search(r"^NSpid:.*?([0-9]+)$", status, re.MULTILINE)
+    found = re.search(rb"^NSpid:.*?([0-9]+)$", status, re.MULTILINE)
     return int(found[1]) if found else 0
