@@ -16,6 +16,8 @@ PATH = "/dev/kmsg"
 _LARGEST_RECORD = 8192
 _MOST_PER_SECOND = 20_000
 _FACILITY_KERNEL = 0
+# Flag of a line that is not a fragment.
+_WHOLE = b"-"
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class Record:
     :ivar microseconds: time since the host's boot
     :ivar task: id of the thread that ran; None if the kernel does not record it
     :ivar text: the text, with escapes for all characters that are not printable
+    :ivar continues: the text is the rest of a line whose begin is in an earlier record
     """
 
     sequence: int
     microseconds: int
     task: int | None
     text: str
+    continues: bool = False
 
 
 def parse(content: bytes) -> Record | None:
@@ -47,7 +51,8 @@ def parse(content: bytes) -> Record | None:
     # CONFIG_PRINTK_CALLER adds "caller=T" with a thread's id or "caller=C" with a CPU's number.
     callers = [field[8:] for field in fields[4:] if field.startswith(b"caller=T")]
     task = int(callers[0]) if callers and callers[0].isdigit() else None
-    return Record(sequence, microseconds, task, rest.partition(b"\n")[0].decode("ascii", "replace"))
+    text = rest.partition(b"\n")[0].decode("ascii", "replace")
+    return Record(sequence, microseconds, task, text, continues=fields[3:4] != [_WHOLE])
 
 
 class KernelLog:

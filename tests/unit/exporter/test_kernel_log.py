@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from novadocker.cmd import log as command
 from novadocker.exporter import attribution, kernel_log, rings
@@ -27,6 +29,8 @@ OTHER = "99999999-2222-3333-4444-555555555555"
         (b"6,339,5140900,-;NET: family 10\n", Record(339, 5140900, None, "NET: family 10")),
         (b"4,1,2,-,caller=T42;text\n SUBSYSTEM=net\n", Record(1, 2, 42, "text")),
         (b"4,1,2,-,caller=C1;a;b\n", Record(1, 2, None, "a;b")),
+        (b"4,1,2,c;rest of a line\n", Record(1, 2, None, "rest of a line", continues=True)),
+        (b"4,1,2,+,caller=T42;rest\n", Record(1, 2, 42, "rest", continues=True)),
         (b"12,1,2,-;systemd[1]: from a program\n", None),
         (b"nonsense", None),
         (b"6,1;short", None),
@@ -166,8 +170,19 @@ def test_a_process_that_still_is_says_more_than_the_line() -> None:
         ("sh (42): drop_caches: 3", FIRST),
         ("Memory cgroup out of memory: Killed process 42 (sh) total-vm:1kB", FIRST),
         # The process's name resembles the number of another server's process.
-        ("x[43]: segfault[42]: segfault at 0 ip 0000", FIRST),
+        ("x[43]: segfault[42]: segfault at 0 ip 0000 sp 0000 error 4", FIRST),
         ("x (43): (42): drop_caches: 3", FIRST),
+        ("traps: [43] trap x[42] trap int3 ip:0 sp:0 error:0", FIRST),
+        # So does the name of the mapped file.
+        ("traps: a[42] trap int3 ip:0 sp:0 error:0 in [43] trap z[400000+1000]", FIRST),
+        ("traps: [42] trap int3 ip:0 sp:0 error:0 in [43] trap z ip:0 sp:0 error:0[0+1]", FIRST),
+        ("sh[42]: segfault at 0 ip 0 sp 0 error 4 in [43]: segfault at 0 ip 0 sp 0 error 4", FIRST),
+        ("[42]: segfault at 0 ip 0 sp 0 error 4 in (43): drop_caches: 3[0+1]", FIRST),
+        ("sh[42]: segfault at 0 ip 0 sp 0 error 4 likely on CPU 1 (core 1, socket 0)", FIRST),
+        ("\\x0a" * 15 + "[42]: segfault at 0 ip 0 sp 0 error 4", FIRST),
+        ("x" * 16 + "[43]: segfault at 0 ip 0 sp 0 error 4", None),
+        ("sh[43]: segfault at 0 x", None),
+        ("x (43): anything", None),
         ("x[43]", None),
         ("eth0: link up", None),
         (
@@ -179,6 +194,114 @@ def test_a_process_that_still_is_says_more_than_the_line() -> None:
 def test_single_lines(line: str, container: str | None) -> None:
     found = sort(line, processes={42: FIRST, 43: SECOND})
     assert [one.container for one in found] == ([container] if container else [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[43]: segfault at 0 ip 0 sp 0 error 4",
+        "traps: x[43] trap int3 ip:0 sp:0 error:0",
+        "x (43): drop_caches: 3",
+        "Memory cgroup out of memory: Killed process 43 (sh) total-vm:1kB",
+        f"cgroup: fork rejected by pids controller in /docker/{SECOND}",
+    ],
+)
+def test_the_rest_of_a_line_is_not_a_line(text: str) -> None:
+    sorter = attribution.Attribution({43: SECOND}.get)
+    assert sorter.take(Record(1, 1, None, text, continues=True)) is None
+    assert sorter.take(Record(1, 1, None, text)) is not None
+    sorter = attribution.Attribution({42: FIRST, 43: SECOND}.get)
+    found = sorter.take(Record(1, 1, 42, text, continues=True))
+    assert found is not None
+    assert found.container == FIRST
+
+
+def test_the_rest_of_a_line_begins_no_report() -> None:
+    sorter = attribution.Attribution({42: FIRST}.get)
+    for record in (
+        Record(1, 1, None, f" in{REPORT[0]}", continues=True),
+        Record(1, 1, None, "nf_conntrack: table full", continues=True),
+    ):
+        assert sorter.take(record) is None
+        assert not attribution.reports_full_table(record)
+    assert sorter.take(Record(2, 2, None, "sh (42): drop_caches: 3")) is not None
+
+
+# Parts of the names that tenants choose, most of them parts of the kernel's forms.
+PARTS = (
+    *("[43]", "(43)", ": ", " ", "=", ",", "\n", "\\", "\x7f", "\udc80"),
+    *("segfault at 0", " ip 0", " sp 0", " error 4", "traps: ", "trap ", " ip:0", " sp:0"),
+    *(" error:0", "drop_caches: 3", " invoked oom-killer: gfp_mask=", "_memcg="),
+    *(",task=x,pid=43,uid=0", f"/docker/{SECOND}", "Out of memory: Killed process 43 "),
+    f"cgroup: fork rejected by pids controller in /docker/{SECOND}",
+)
+HOSTILE = st.lists(
+    st.sampled_from(PARTS)
+    | st.text(st.characters(max_codepoint=255, exclude_characters="\0"), max_size=6),
+    max_size=12,
+).map(lambda parts: "".join(parts).encode("utf-8", "surrogateescape"))
+COMMANDS = HOSTILE.map(lambda name: name[:15])
+FILES = HOSTILE.map(lambda name: name.replace(b"/", b"")[:255])
+GROUPS = HOSTILE.map(lambda name: name.replace(b"\n", b"")[:255])
+
+
+def escaped(text: bytes) -> str:
+    """Return text as /dev/kmsg shows it (msg_add_ext_text in kernel/printk/printk.c)."""
+    return "".join(
+        chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\x{byte:02x}" for byte in text
+    )
+
+
+@given(COMMANDS, FILES)
+@settings(max_examples=400, deadline=1000)
+def test_no_name_of_a_process_or_file_blames_another_server(name: bytes, file: bytes) -> None:
+    mapped = b" in %b[400000+1000]" % file
+    for line in (
+        b"%b[42]: segfault at 0 ip 4004d6 sp 7ffd0 error 4" % name,
+        b"traps: %b[42] trap int3 ip:4004d6 sp:7ffd0 error:0" % name,
+        b"traps: %b[42] general protection fault ip:1 sp:2 error:0" % name,
+    ):
+        (found,) = sort(escaped(line + mapped), processes={42: FIRST, 43: SECOND})
+        assert found.container == FIRST
+        # A line of another CPU may separate the name of the file.
+        sorter = attribution.Attribution({42: FIRST, 43: SECOND}.get)
+        found = sorter.take(Record(1, 1, None, escaped(line)))
+        assert found is not None
+        assert found.container == FIRST
+        assert sorter.take(Record(2, 2, None, escaped(mapped), continues=True)) is None
+    for line in (
+        b"%b (42): drop_caches: 3" % name,
+        b"Memory cgroup out of memory: Killed process 42 (%b) total-vm:1kB" % name,
+    ):
+        (found,) = sort(escaped(line), processes={42: FIRST, 43: SECOND})
+        assert found.container == FIRST
+
+
+@given(COMMANDS, COMMANDS, GROUPS)
+@settings(max_examples=400, deadline=1000)
+def test_no_name_in_a_report_of_a_kill_blames_another_server(
+    killer: bytes, victim: bytes, group: bytes
+) -> None:
+    own = f"/docker/{FIRST}".encode()
+    lines = [
+        b"%b invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0" % killer,
+        b"oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=%b,mems_allowed=0,"
+        b"oom_memcg=%b/%b,task_memcg=%b/%b,task=%b,pid=42,uid=0"
+        % (group.replace(b"/", b""), own, group, own, group, victim),
+        b"Memory cgroup out of memory: Killed process 42 (%b) total-vm:1kB" % victim,
+    ]
+    (found,) = sort(*map(escaped, lines), processes={43: SECOND})
+    assert found.container == FIRST
+    assert found.victim is not None
+    assert found.victim.pid == 42
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda rest: b"4,1,2,-;" + rest))
+@settings(max_examples=200, deadline=1000)
+def test_no_record_is_an_error(content: bytes) -> None:
+    record = kernel_log.parse(content)
+    if record is not None:
+        attribution.Attribution({}.get).take(record)
 
 
 def test_the_task_that_the_kernel_names_is_asked() -> None:

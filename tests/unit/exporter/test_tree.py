@@ -4,10 +4,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from novadocker.exporter import tree
 from novadocker.exporter.tree import Tree
-from tests.unit.exporter.test_exporter import CONTAINER, put, put_container
+from novadocker.linux import cgroup
+from tests.unit.exporter.test_exporter import CONTAINER, FOREIGN, put, put_container
 
 PATH = f"/docker/{CONTAINER}"
 
@@ -39,3 +42,44 @@ def test_groups_below_are_read_to_a_limit(root: Path, monkeypatch: pytest.Monkey
 def test_groups_that_are_too_deep_are_not_read(root: Path) -> None:
     put(root / f"sys/fs/cgroup{PATH}", {"a/b/cgroup.procs": "1\n", "a/b/c/cgroup.procs": "2\n"})
     assert list(Tree(root)._processes(PATH)) == [1]
+
+
+# Names of groups that a tenant creates: any bytes but a slash, a line feed and a zero.
+PARTS = (
+    *(b"\n", b"0::", b"1:memory:", b":", b"docker", f"docker-{FOREIGN}.scope".encode()),
+    *(FOREIGN.encode(), b"\f", b"\r", b"\x1c", b"\x85", b"\xe2\x80\xa8", b" "),
+)
+NAMES = st.lists(st.sampled_from(PARTS) | st.binary(max_size=4), max_size=6).map(
+    lambda parts: b"".join(parts).translate(None, b"/\n\0") or b"x"
+)
+
+
+@given(st.lists(NAMES, max_size=5), st.sampled_from([b"0:", b"7:pids", b"1:name=systemd"]))
+@settings(
+    max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_name_of_a_group_hides_its_container(
+    tmp_path: Path, names: list[bytes], controllers: bytes
+) -> None:
+    (tmp_path / "proc/7").mkdir(parents=True, exist_ok=True)
+    path = b"/".join([b"/docker", CONTAINER.encode(), *names])
+    (tmp_path / "proc/7/cgroup").write_bytes(b"12:cpu:/\n%b:%b\n" % (controllers, path))
+    assert cgroup.container_of_process(7, tmp_path) == CONTAINER
+
+
+@given(st.binary(max_size=200) | st.lists(NAMES, max_size=20).map(b"\n".join))
+@settings(
+    max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_content_of_the_kernels_files_is_an_error(root: Path, content: bytes) -> None:
+    (root / "proc/42").mkdir(parents=True, exist_ok=True)
+    folder = root / f"sys/fs/cgroup{PATH}"
+    for file in (*folder.iterdir(), root / "proc/7/cgroup", root / "proc/42/comm"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+    cgroup.container_of_process(7, root)
+    found = Tree(root)
+    found.sample(PATH)
+    (folder / "cgroup.procs").write_text("42\n")
+    assert found.sample(PATH) is not None
+    found.commonest_command(PATH)
