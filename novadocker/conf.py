@@ -186,6 +186,21 @@ Related options:
 * ``[serial_console] enabled``
 * ``[serial_console] proxyclient_address``: address on which the ports of consoles are opened
 * ``[serial_console] port_range``
+* ``[docker] serial_console_users``: users who may connect from this host
+""",
+    ),
+    cfg.ListOpt(
+        "serial_console_users",
+        default=[],
+        help="""
+Names or ids of users whose programs on this host may connect to the ports of serial consoles.
+
+Root and the user of nova-compute always may. Add the user of a nova-serialproxy on this host if it
+is another one. Programs on other hosts are accepted by their address only.
+
+Related options:
+
+* ``[docker] serial_console_proxies``
 """,
     ),
     cfg.FloatOpt(

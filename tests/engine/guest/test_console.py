@@ -4,6 +4,8 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -37,7 +39,8 @@ def make(engine: Engine) -> Iterator[Callable[..., console.Consoles]]:
     made = []
 
     def call(proxies: Any = HOME, idle: float = 60.0) -> console.Consoles:
-        made.append(console.Consoles(engine, "127.0.0.1", proxies, idle))
+        users = console.parse_users([])
+        made.append(console.Consoles(engine, "127.0.0.1", proxies, users, idle))
         return made[-1]
 
     yield call
@@ -175,6 +178,30 @@ def test_only_proxies_get_in(engine: Engine, create: Any, make: Any) -> None:
     with closing(Screen(port)) as screen:
         assert screen.ends()
     assert processes(engine, container) == [b"sleep\x00100\x00"]
+
+
+COMMAND = """
+import os, socket, sys
+os.setuid(65534)
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60) as connection:
+    connection.sendall(b"touch /tmp/entered\\n")
+    if sys.argv[2] == "waits":
+        connection.recv(1)
+"""
+
+
+@pytest.mark.parametrize("client", ["waits", "closes"])
+def test_another_user_of_this_host_does_not_get_in(
+    engine: Engine, create: Any, make: Any, client: str
+) -> None:
+    container = create("sleep", "100")
+    engine.start_container(container)
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "shell"))
+    command = [sys.executable, "-c", COMMAND, str(port), client]
+    subprocess.run(command, timeout=SECONDS, check=False, capture_output=True)
+    with closing(Screen(port)) as screen:
+        screen.socket.sendall(b"ls /tmp/entered; echo a$((1+1))b\n")
+        assert b"No such file" in screen.wait(b"a2b")
 
 
 def test_the_first_process_is_the_console_of_an_image_without_login(

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terminal that is a server's console, and the clients that may connect to it."""
 
+import contextlib
+import os
+import socket
 import threading
 from dataclasses import dataclass, field
 
@@ -11,8 +14,10 @@ from nova import exception as nova_exception
 from nova import objects
 
 from novadocker import exception, naming
+from novadocker.linux import tcp_owner
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.guest import console
+from novadocker.virt.docker.model import Terminal
 from tests.unit.fakes import FakeEngine
 
 CONTEXT = nova_context.get_admin_context()
@@ -74,6 +79,112 @@ def test_proxies_are_addresses_or_networks() -> None:
         console.parse_proxies(["proxy"])
 
 
+def test_users_are_names_or_ids() -> None:
+    assert console.parse_users([]) == {0, os.geteuid()}
+    assert console.parse_users(["root", "4242"]) == {0, os.geteuid(), 4242}
+    with pytest.raises(exception.InvalidConfiguration, match=r"serial_console_users.*'no-one'"):
+        console.parse_users(["no-one"])
+
+
+def connect(found: console.Consoles, opened: threading.Event) -> bytes:
+    """Connect to a console and return what it sends until the end."""
+
+    def open_terminal() -> Terminal:
+        opened.set()
+        raise exception.EngineError(operation="open a terminal", reason="a test")
+
+    port = found.open(UUID, "c" * 64, open_terminal)
+    with (
+        socket.create_connection(("127.0.0.1", port), 60) as client,
+        contextlib.suppress(ConnectionResetError),
+        client.makefile("rb") as source,
+    ):
+        return source.read()
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("proxies", "users", "reason"),
+    [
+        (["127.0.0.1"], {os.getuid()}, None),
+        (["127.0.0.1"], {4242}, f"user {os.getuid()} of this host is not in"),
+        (["192.0.2.1"], {os.getuid()}, "address 127.0.0.1 is not in"),
+    ],
+)
+def test_only_users_and_addresses_of_the_options_connect(
+    proxies: list[str], users: set[int], reason: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    networks = console.parse_proxies(proxies)
+    found = console.Consoles(FakeEngine(), "127.0.0.1", networks, users, 60.0)  # type: ignore[arg-type]
+    opened = threading.Event()
+    try:
+        answers = [connect(found, opened) for _ in range(5)]
+    finally:
+        found.stop()
+    assert opened.is_set() == (reason is None)
+    assert all(answers) == (reason is None)
+    refusals = [line for line in caplog.messages if "Refused console connection" in line]
+    assert len(refusals) == (1 if reason else 0)
+    assert reason is None or reason in refusals[0]
+
+
+def test_a_fault_does_not_end_the_thread_that_accepts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = [ValueError("a fault"), ValueError("a fault")]
+
+    def uid_of_peer(client: object) -> int:
+        if faults:
+            raise faults.pop()
+        return 0
+
+    monkeypatch.setattr(tcp_owner, "uid_of_peer", uid_of_peer)
+    networks = console.parse_proxies(["127.0.0.1"])
+    found = console.Consoles(FakeEngine(), "127.0.0.1", networks, {0}, 60.0)  # type: ignore[arg-type]
+    opened = threading.Event()
+    try:
+        answers = [connect(found, opened) for _ in range(3)]
+    finally:
+        found.stop()
+    assert [bool(answer) for answer in answers] == [False, False, True]
+    assert len([line for line in caplog.messages if line.endswith(": a fault")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "user", "refused"),
+    [
+        ("127.0.0.1", None, True),
+        ("192.0.2.11", None, True),
+        ("192.0.2.2", None, False),
+        ("192.0.2.2", 4242, True),
+        ("192.0.2.2", 0, False),
+        ("192.0.2.2", OSError("a fault"), True),
+    ],
+)
+def test_a_client_on_this_host_must_have_a_user(
+    peer: str, user: int | OSError | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        def getpeername(self) -> tuple[str, int]:
+            return peer, 5000
+
+        def getsockname(self) -> tuple[str, int]:
+            return "192.0.2.11", 10000
+
+    def uid_of_peer(client: object) -> int | None:
+        if isinstance(user, OSError):
+            raise user
+        return user
+
+    monkeypatch.setattr(tcp_owner, "uid_of_peer", uid_of_peer)
+    networks = console.parse_proxies(["127.0.0.1", "192.0.2.0/24"])
+    found = console.Consoles(FakeEngine(), "192.0.2.11", networks, {0}, 60.0)  # type: ignore[arg-type]
+    try:
+        assert (found._refusal(Client()) is not None) == refused  # type: ignore[arg-type]
+    finally:
+        found.stop()
+
+
 def test_a_server_that_does_not_run_has_no_console(
     driver: DockerDriver, engine: FakeEngine, instance: objects.Instance
 ) -> None:
@@ -95,7 +206,7 @@ def test_there_is_no_screen(driver: DockerDriver, instance: objects.Instance, ki
 def test_a_stop_closes_all_that_was_opened(opened: bool) -> None:
     process = psutil.Process()
     before, threads = process.num_fds(), threading.active_count()
-    found = console.Consoles(FakeEngine(), "127.0.0.1", (), 60.0)  # type: ignore[arg-type]
+    found = console.Consoles(FakeEngine(), "127.0.0.1", (), (), 60.0)  # type: ignore[arg-type]
     if opened:
         found.open(UUID, "c" * 64, lambda: pytest.fail("nobody came"))
     found.stop()

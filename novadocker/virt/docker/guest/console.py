@@ -7,12 +7,14 @@ number is limited.
 
 import contextlib
 import ipaddress
+import os
+import pwd
 import re
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from nova import exception as nova_exception
@@ -20,6 +22,8 @@ from nova.console import serial
 from oslo_log import log as logging
 
 from novadocker import exception
+from novadocker.linux import tcp_owner
+from novadocker.linux.threads import Failures, Sparse
 from novadocker.privsep.guest import files
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Terminal
@@ -37,6 +41,7 @@ _MOST_OPENING = 4
 _BACKLOG = 16
 _LOOK_SECONDS = 30.0
 _ACCEPT_TRIES = 5
+_REFUSALS_SECONDS = 60.0
 # A client that accepts no data for this time is disconnected.
 _SEND_SECONDS = 30.0
 _CHUNK_BYTES = 16384
@@ -69,15 +74,25 @@ class Consoles:
 
     :param address: address to listen on
     :param proxies: networks from which connections are accepted
+    :param users: ids of the users whose connections from this host are accepted
     :param idle_seconds: a port without a connection is closed after this time
     """
 
     def __init__(
-        self, engine: Engine, address: str, proxies: Sequence[Network], idle_seconds: float
+        self,
+        engine: Engine,
+        address: str,
+        proxies: Sequence[Network],
+        users: Collection[int],
+        idle_seconds: float,
     ) -> None:
         self._engine = engine
         self._address = address
         self._proxies = proxies
+        self._users = users
+        self._refusals = Sparse(_REFUSALS_SECONDS)
+        # Only the accepting thread uses it.
+        self._failures = Failures("Failed to accept a console connection of server")
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._consoles: dict[str, _Console] = {}
@@ -170,12 +185,14 @@ class Consoles:
                 if key.data is None:
                     self._bell.recv(4096)
                 else:
-                    self._take(key.data)
+                    with self._failures.of(key.data):
+                        self._take(key.data)
             self._close_idle()
 
     def _close_idle(self) -> None:
         oldest = time.monotonic() - self._idle_seconds
         with self._lock:
+            self._failures.keep(self._consoles)
             for instance_uuid, console in list(self._consoles.items()):
                 if not console.clients and console.used_at < oldest:
                     self._close(instance_uuid)
@@ -190,17 +207,29 @@ class Consoles:
             if console is None:
                 return
             try:
-                client, peer = console.listener.accept()
+                client, _ = console.listener.accept()
             except OSError:
                 # The peer reset the connection before it was accepted.
                 return
-            if not self._may_connect(peer[0]):
+        # Without the lock, because this asks the kernel.
+        try:
+            refusal = self._refusal(client)
+        except Exception:
+            client.close()
+            raise
+        if refusal:
+            client.close()
+            # Anyone who reaches the port can be refused any number of times.
+            if (others := self._refusals.count()) is not None:
                 LOG.warning(
-                    "Refused console connection from %s: it is not in [docker] "
-                    "serial_console_proxies",
-                    peer[0],
+                    "Refused console connection: %s (further refusals since the last line: %d)",
+                    refusal,
+                    others,
                     instance_uuid=instance_uuid,
                 )
+            return
+        with self._lock:
+            if self._consoles.get(instance_uuid) is not console:
                 client.close()
                 return
             if self._threads >= _MOST_CONNECTIONS:
@@ -215,9 +244,22 @@ class Consoles:
             target=self._serve, args=(console, client), name="serial-console-client", daemon=True
         ).start()
 
-    def _may_connect(self, address: str) -> bool:
-        found = ipaddress.ip_address(address)
-        return any(found in network for network in self._proxies)
+    def _refusal(self, client: socket.socket) -> str | None:
+        """Return why a client may not connect; None if it may."""
+        try:
+            peer, own = client.getpeername()[0], client.getsockname()[0]
+            address = ipaddress.ip_address(peer)
+            if not any(address in network for network in self._proxies):
+                return f"address {peer} is not in [docker] serial_console_proxies"
+            user = tcp_owner.uid_of_peer(client)
+        except OSError as error:
+            return f"the kernel does not return the user of the connection: {error}"
+        if user is None:
+            is_on_this_host = address.is_loopback or peer == own
+            return f"the client at {peer} has closed its socket" if is_on_this_host else None
+        if user not in self._users:
+            return f"user {user} of this host is not in [docker] serial_console_users"
+        return None
 
     def _serve(self, console: _Console, client: socket.socket) -> None:
         try:
@@ -288,6 +330,23 @@ def parse_proxies(texts: Sequence[str]) -> tuple[Network, ...]:
         raise exception.InvalidConfiguration(
             reason=f"[docker] serial_console_proxies: {error}"
         ) from error
+
+
+def parse_users(texts: Sequence[str]) -> frozenset[int]:
+    """Return the ids of an option's users, of root and of the user of this process.
+
+    :param texts: names or ids of users
+    :raises InvalidConfiguration: this host has no user with a name
+    """
+    users = {0, os.geteuid()}
+    for text in texts:
+        try:
+            users.add(int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid)
+        except KeyError as error:
+            raise exception.InvalidConfiguration(
+                reason=f"[docker] serial_console_users: this host has no user {text!r}"
+            ) from error
+    return frozenset(users)
 
 
 def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Opener:

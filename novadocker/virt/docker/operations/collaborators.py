@@ -151,6 +151,7 @@ def real_collaborators() -> Collaborators:
             engine,
             CONF.serial_console.proxyclient_address,
             console.parse_proxies(CONF.docker.serial_console_proxies),
+            console.parse_users(CONF.docker.serial_console_users),
             CONF.consoleauth.token_ttl,
         ),
         open_terminal=partial(console.terminal_opener, engine),
