@@ -125,7 +125,7 @@ def test_it_hangs(fault: Callable[[str, str], str], name: str, greets: bool) -> 
             over.set()
 
 
-@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("status", [200, 403, 404, 429, 500])
 @pytest.mark.parametrize("name", ["web:1", f"web@sha256:{'1' * 64}"])
 def test_it_redirects_to_a_service_of_the_host(
     fault: Callable[[str, str], str], name: str, status: int

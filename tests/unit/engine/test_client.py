@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import requests
 import urllib3
 
 from novadocker import exception
-from novadocker.virt.docker.engine import client, connection, seccomp
+from novadocker.virt.docker.engine import client, connection, registry_errors, seccomp
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
@@ -169,12 +170,91 @@ def test_read_timeouts(error: Any, expected: bool) -> None:
             'start container process: exec: "/x": stat /x: no such file or directory: unknown',
             'exec: "/x": stat /x: no such file or directory',
         ),
+        (
+            # Engine 23 and newer.
+            "failed to create task for container: failed to create shim task: OCI runtime create "
+            "failed: novadocker: no network namespace: unknown",
+            "novadocker: no network namespace",
+        ),
         ("OCI runtime create failed: novadocker: no record: unknown", "novadocker: no record"),
         ("Conflict. The name is in use", "Conflict. The name is in use"),
     ],
 )
 def test_errors_start_with_the_cause(text: str, expected: str) -> None:
     assert connection.concise_error(text) == expected
+
+
+SECRET = "the-secret-of-a-service"
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """An engine that refuses each request to a registry with a status and a message."""
+
+    status = 500
+    message = ""
+
+    def do_GET(self) -> None:
+        is_version = self.path.endswith("/version")
+        found = {"ApiVersion": "1.41"} if is_version else {"message": self.message}
+        self._send(200 if is_version else max(400, self.status), found)
+
+    def do_POST(self) -> None:
+        # The engine reports an error of a pull or push in the body.
+        self._send(*((200, {"error": self.message}) if self.status == 200 else (self.status, {})))
+
+    def _send(self, status: int, found: dict[str, str]) -> None:
+        body = json.dumps(found or {"message": self.message}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500])
+@pytest.mark.parametrize("request_of", ["look-up", "pull", "push"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"error parsing HTTP 404 response body: invalid character: '{SECRET}'",
+        f"unknown: {SECRET}",
+        f"denied: {SECRET}",
+        f"pull access denied for r.example/web, repository does not exist: denied: {SECRET}",
+        f"toomanyrequests: {SECRET}",
+        f"received unexpected HTTP status: 500 {SECRET}",
+        f"No such image: {SECRET}",
+        f"Get http://{SECRET}:22/v2/: dial tcp 192.0.2.7:22: connect: connection refused",
+    ],
+)
+def test_a_fault_of_a_registry_shows_nothing_of_its_answer(
+    tmp_path: Path,
+    status: int,
+    request_of: str,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    handler = type("Handler", (Refusing,), {"status": status, "message": message})
+    path = tmp_path / "docker.sock"
+    with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        asked = client.Engine(f"unix://{path}", 10, 10)
+        requests_of = {
+            "look-up": lambda: asked.resolve_digest("r.example/web:1", "r.example", ""),
+            "pull": lambda: asked.pull_image("r.example/web", "sha256:1", "r.example", ""),
+            "push": lambda: asked.push_image("r.example/web", "1", "r.example", ""),
+        }
+        with pytest.raises(exception.EngineError) as caught:
+            requests_of[request_of]()
+        server.shutdown()
+    # Nova stores the traceback with the chain of exceptions as the details of the fault.
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert "192.0.2.7" not in shown
+    assert caught.value.kwargs["reason"] in registry_errors.SENTENCES
+    assert SECRET in caplog.text
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -16,20 +16,21 @@ import requests
 import urllib3
 from docker import auth, errors
 from docker.transport import UnixHTTPAdapter
+from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine import responses
+from novadocker.virt.docker.engine import registry_errors, responses
+
+LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 41)
 """The API version of Engine 20.10, the oldest supported one."""
 
 # Prefixes that dockerd, containerd's shim and runc add to the cause of a failed start.
 _WRAPPING = re.compile(
-    r"^((failed to create (shim )?task|OCI runtime \w+ failed|\w+ \w+ failed"
+    r"^((failed to create (shim )?task( for container)?|OCI runtime \w+ failed|\w+ \w+ failed"
     r"|unable to start container process): )+"
 )
-
-_RESPONSE_BODY = re.compile(r"(error parsing HTTP \d+ response body).*", re.DOTALL)
 
 
 class _OnePool(UnixHTTPAdapter):
@@ -128,7 +129,8 @@ class Connection:
     def _translate_registry_errors(self, operation: str) -> Iterator[None]:
         """Translate errors of a request that makes the engine send requests to a registry.
 
-        A timeout then means that the registry does not answer, not that the engine does not.
+        A timeout then means that the registry does not answer, not that the engine does not. The
+        engine's message is logged, and the error contains a sentence of ``registry_errors``.
         """
         try:
             with self._translate_errors(operation):
@@ -139,6 +141,13 @@ class Connection:
             raise exception.EngineError(
                 operation=operation, reason="the registry does not answer"
             ) from error
+        except exception.EngineError as error:
+            message = str(error.kwargs["reason"])
+            LOG.warning("The Docker engine refused %s: %.1000r", operation, message)
+            # Nova stores the chain of exceptions with the fault, so the message is cut off.
+            raise exception.EngineError(
+                operation=operation, reason=registry_errors.describe(message)
+            ) from None
 
     @contextlib.contextmanager
     def _translate_errors(self, operation: str) -> Iterator[None]:
@@ -194,12 +203,8 @@ def _version(numbers: Iterable[int]) -> str:
 
 
 def concise_error(text: str) -> str:
-    """Return an error of the engine without the prefixes of its layers and a registry's response.
-
-    A registry can redirect the engine to any service that the host can reach, so the response must
-    not be shown to a tenant.
-    """
-    return _RESPONSE_BODY.sub(r"\1", _WRAPPING.sub("", text)).removesuffix(": unknown")
+    """Return an error of the engine without the prefixes of its layers."""
+    return _WRAPPING.sub("", text).removesuffix(": unknown")
 
 
 def is_read_timeout(error: BaseException | None) -> bool:
