@@ -45,7 +45,7 @@ def save(**changes: Any) -> bytes:
     [
         (b"this is not an archive" * 100, "archive"),
         (b"x", "archive|damaged"),
-        (save()[:700], "unexpected end"),
+        (save()[:700], "it is truncated"),
         (save(architecture="arm64"), "arm64"),
         (save(config={}), "no command"),
     ],
