@@ -28,6 +28,9 @@ UMOUNT_NOFOLLOW = 8
 # linux/fcntl.h
 _AT_FDCWD = -100
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # linux/falloc.h

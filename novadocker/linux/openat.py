@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files below a root directory, such as a running container's, opened without leaving that root.
+"""Files that a tenant may replace at any moment, opened without being led elsewhere.
 
-The kernel resolves every symbolic link within the root (openat2(2), ``RESOLVE_IN_ROOT``), even if
-the tenant changes links meanwhile. Only regular files and directories are opened. The functions
-that open a container's root need a privilege.
+Below a container's root the kernel resolves every symbolic link within the root (openat2(2),
+``RESOLVE_IN_ROOT``), even if the tenant changes links meanwhile. Names of an open directory are
+opened without any link (``open_inside``). Only regular files and directories are opened; a
+descriptor with ``O_PATH`` holds others. The functions that open a container's root need a
+privilege.
 """
 
 import errno
@@ -13,12 +15,17 @@ import select
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from novadocker.linux import cgroup, libc
 
 # The kernel's own limit for one path (MAXSYMLINKS in linux/namei.h).
 _MAX_LINKS = 40
 _LARGEST_FILE = 1 << 20
+
+# The kernel follows no link and does not leave the directory.
+_INSIDE = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS
+_CHANGES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 
 @contextmanager
@@ -197,3 +204,80 @@ def open_directory(root: int, path: str) -> int:
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     return libc.openat2(root, path, flags, libc.RESOLVE_IN_ROOT)
+
+
+def open_inside(directory: int, path: str, flags: int, mounts: bool = False) -> int:
+    """Open a file below a directory, without following a link or entering another mount.
+
+    :param flags: as of open(2); with ``O_PATH`` a symbolic link itself can be opened
+    :param mounts: whether other mounts may be entered
+    :raises OSError: the file does not exist; a component is a link (ELOOP, or ENOTDIR with
+        ``O_DIRECTORY``) or another mount (EXDEV)
+    """
+    resolve = _INSIDE if mounts else _INSIDE | libc.RESOLVE_NO_XDEV
+    return libc.openat2(directory, path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, resolve)
+
+
+class ChangedError(OSError):
+    """A file changed while it was read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ESTALE, "the file changed while it was read", path)
+
+
+def shows_change(error: OSError) -> bool:
+    """Return True if a failed call shows that the name has another file than before, or none."""
+    return error.errno in _CHANGES
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file held by a descriptor, so that it stays the same whatever its name becomes.
+
+    :ivar descriptor: of a directory for reading, of any other file with ``O_PATH``
+    """
+
+    descriptor: int
+    status: os.stat_result
+
+    def target(self) -> str:
+        """Return the target of a symbolic link."""
+        return os.readlink("", dir_fd=self.descriptor)
+
+    def attributes(self) -> dict[str, bytes]:
+        """Return the extended attributes, without those that are removed meanwhile."""
+        # Because the system calls for descriptors refuse one with O_PATH.
+        place = f"/proc/self/fd/{self.descriptor}"
+        found = {}
+        for name in os.listxattr(place):
+            try:
+                found[name] = os.getxattr(place, name)
+            except OSError as error:
+                if error.errno != errno.ENODATA:
+                    raise
+        return found
+
+    @contextmanager
+    def opened(self, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """Open the file; it must be a regular file.
+
+        :raises OSError: the file is not a regular file, or the kernel refuses
+        """
+        # Because opening a device or a pipe has effects.
+        if not stat.S_ISREG(self.status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        descriptor = os.open(f"/proc/self/fd/{self.descriptor}", flags | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def held(directory: int, path: str, mounts: bool = False) -> Iterator[Held]:
+    """Hold a file below a directory, of any type, without opening it. Raises as ``open_inside``."""
+    descriptor = open_inside(directory, path, os.O_PATH, mounts)
+    try:
+        yield Held(descriptor, os.fstat(descriptor))
+    finally:
+        os.close(descriptor)

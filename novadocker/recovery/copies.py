@@ -2,7 +2,9 @@
 """Copies of a mounted file system as a directory, a tar archive or an image archive.
 
 GNU tar reads the files, because it keeps hard links, sparse files, extended attributes, ACLs and
-device nodes.
+device nodes. The server may run and replace directories by links to those of the host meanwhile.
+tar opens each name below a descriptor and never through a link (``O_NOFOLLOW``; on its way back up
+it compares device and inode), and the mount has no device nodes (``nodev``).
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 """Output on a terminal: the progress of long work, and text that is safe to print."""
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from novadocker.linux import walk
 
 _SECONDS = 0.2
 _WIDTH = 30
@@ -56,12 +59,17 @@ def shown(chunks: Iterable[bytes], bar: Bar) -> Iterator[bytes]:
 
 def used_bytes(source: Path) -> int:
     """Return the size of all files below a directory, without those that can't be read."""
-    found = 0
-    for folder, _, files in os.walk(source):
-        for name in files:
-            with suppress(OSError):
-                found += os.lstat(os.path.join(folder, name)).st_size
-    return found
+    size = 0
+    top = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # A name that is too long ends the walk.
+        with suppress(OSError):
+            for found in walk.Walk(top, tolerate=lambda _error: True, mounts=True):
+                if found.status and not stat.S_ISDIR(found.status.st_mode):
+                    size += found.status.st_size
+    finally:
+        os.close(top)
+    return size
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,8 @@
 """Privileged: the changes of a container in its file system, as one layer of an image.
 
 The engine's own commit omits volumes, and all extended attributes but one. This module reads the
-layer from the directories of the storage driver overlay2, while the container is frozen. Deletions
+layer from the directories of the storage driver overlay2, while the container is frozen. Because a
+stopped container is not frozen and may start, it follows no link there all the same. Deletions
 become whiteouts (https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
 """
 
@@ -11,11 +12,12 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 from novadocker import engine_paths, privsep
+from novadocker.linux import openat, walk
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import sparse_files
 
@@ -42,6 +44,8 @@ _OVERLAY_ATTRIBUTE = "trusted.overlay."
 _UNREADABLE = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 _MAX_LINKS = 40
 _COPY_BYTES = 1 << 30
+# The engine's names of lower layers are links beside the layers.
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @privsep.storage_pctxt.entrypoint
@@ -78,11 +82,20 @@ def write_layer(
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink:
             raise ValueError("the target is not an empty file without a name")
-        _Layer(file, room).write([Path(folder) for folder in folders], places)
+        with ExitStack() as opened:
+            view = [_open(opened, folder) for folder in folders]
+            tops = {path: _open(opened, folder) for path, folder in places.items()}
+            _Layer(file, room).write(view, tops)
 
 
 def _folder(pattern: re.Pattern[str], value: object) -> str:
     return arguments.without_detours(arguments.text(pattern, value))
+
+
+def _open(opened: ExitStack, folder: str) -> int:
+    descriptor = os.open(folder, _DIRECTORY)
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 class _Layer:
@@ -91,54 +104,57 @@ class _Layer:
         self._left = limit
         self._written: set[str] = set()
 
-    def write(self, view: Sequence[Path], volumes: Mapping[str, str]) -> None:
-        """Write the highest directory of a view, then the volumes."""
-        places = {_resolve(view, path): Path(folder) for path, folder in volumes.items()}
+    def write(self, view: Sequence[int], volumes: Mapping[str, int]) -> None:
+        """Write the highest directory of a view, then the volumes.
+
+        :param view: descriptors of the directories
+        :param volumes: descriptor of each volume's directory by its path in the container
+        """
+        places = {_resolve(view, path): folder for path, folder in volumes.items()}
         self._write_tree(view[0], "", places.keys() | INJECTED)
         for place, folder in sorted(places.items()):
             self._write_parents(view, place)
-            self._write_entry(folder, place, {})
+            self._write_entry(openat.Held(folder, os.fstat(folder)), place, {})
             self._write_header(tarfile.TarInfo(f"{place}/{OPAQUE}"))
             self._write_tree(folder, place, places.keys())
         self._write_bytes(bytes(2 * tarfile.BLOCKSIZE))
 
-    def _write_tree(self, top: Path, place: str, excluded: Set[str]) -> None:
+    def _write_tree(self, top: int, place: str, excluded: Set[str]) -> None:
+        """Write a directory; the top itself only if it is that of the container."""
         links: dict[tuple[int, int], str] = {}
-        pending = [(top, place)]
-        while pending:
-            folder, name = pending.pop()
-            if name == place == "":
-                self._write_entry(folder, ".", links)
-            for child in sorted(os.listdir(folder)):
-                inner = f"{name}/{child}" if name else child
-                if inner in excluded:
-                    continue
-                if self._write_entry(folder / child, inner, links):
-                    pending.append((folder / child, inner))
+        prefix = f"{place}/" if place else ""
+        for found in walk.Walk(top, skip=lambda path: prefix + path in excluded):
+            if found.path or not place:
+                with found.held() as file:
+                    self._write_entry(file, prefix + found.path or ".", links)
 
-    def _write_parents(self, view: Sequence[Path], place: str) -> None:
+    def _write_parents(self, view: Sequence[int], place: str) -> None:
         words = place.split("/")
         for end in range(1, len(words)):
             parent = "/".join(words[:end])
-            found = _find(view, parent)
-            if found is not None and parent not in self._written:
-                self._write_entry(found, parent, {}, opaque=False)
+            if parent not in self._written:
+                with _found(view, parent) as file:
+                    if file is not None:
+                        self._write_entry(file, parent, {}, opaque=False)
 
     def _write_entry(
-        self, path: Path, name: str, links: dict[tuple[int, int], str], opaque: bool = True
-    ) -> bool:
-        """Write one entry; return True if it is a directory."""
-        status = os.lstat(path)
+        self,
+        file: openat.Held,
+        name: str,
+        links: dict[tuple[int, int], str],
+        opaque: bool = True,
+    ) -> None:
+        status = file.status
         kind = stat.S_IFMT(status.st_mode)
         if _is_whiteout(status):
             folder, _, last = name.rpartition("/")
             self._write_header(tarfile.TarInfo(f"{folder}/{WHITEOUT}{last}".lstrip("/")))
-            return False
+            return
         if kind == stat.S_IFSOCK:
             # A socket is useless without the process that listens on it.
-            return False
+            return
         entry = _entry(name, status, kind)
-        attributes = _attributes(path)
+        attributes = _attributes(file)
         # Also for a hard link: the engine sets its owner, which drops the file's capabilities.
         entry.pax_headers = {
             f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape")
@@ -148,18 +164,17 @@ class _Layer:
         if sparse_files.worth_a_mark(status, frozenset(attributes)):
             entry.pax_headers[f"SCHILY.xattr.{sparse_files.MARK}"] = "1"
         if kind == stat.S_IFLNK:
-            entry.linkname = os.readlink(path)
+            entry.linkname = file.target()
         elif kind != stat.S_IFDIR and status.st_nlink > 1:
             first = links.setdefault((status.st_dev, status.st_ino), name)
             if first != name:
                 entry.type, entry.size, entry.linkname = tarfile.LNKTYPE, 0, first
         self._write_header(entry)
         if entry.isreg():
-            self._write_content(path, status.st_size)
+            self._write_content(file)
         self._written.add(name)
         if opaque and attributes.get("trusted.overlay.opaque") == b"y":
             self._write_header(tarfile.TarInfo(f"{name}/{OPAQUE}"))
-        return kind == stat.S_IFDIR
 
     def _write_header(self, entry: tarfile.TarInfo) -> None:
         self._write_bytes(entry.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
@@ -169,13 +184,13 @@ class _Layer:
         if os.write(self._descriptor, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _write_content(self, path: Path, size: int) -> None:
+    def _write_content(self, file: openat.Held) -> None:
         """Copy the ranges of a file that have data, so that holes take neither time nor space."""
+        size = file.status.st_size
         padded = size + -size % tarfile.BLOCKSIZE
         self._take(padded)
         start = os.lseek(self._descriptor, 0, os.SEEK_CUR)
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
+        with file.opened() as source:
             for begin, end in sparse_files.data_ranges(source, size):
                 os.lseek(self._descriptor, start + begin, os.SEEK_SET)
                 while begin < end:
@@ -185,8 +200,6 @@ class _Layer:
                     if not count:
                         raise OSError(errno.EIO, "a file became shorter while it was read")
                     begin += count
-        finally:
-            os.close(source)
         os.ftruncate(self._descriptor, start + padded)
         os.lseek(self._descriptor, start + padded, os.SEEK_SET)
 
@@ -214,11 +227,8 @@ def _entry(name: str, status: os.stat_result, kind: int) -> tarfile.TarInfo:
     return entry
 
 
-def _attributes(path: Path) -> dict[str, bytes]:
-    found = {
-        name: os.getxattr(path, name, follow_symlinks=False)
-        for name in os.listxattr(path, follow_symlinks=False)
-    }
+def _attributes(file: openat.Held) -> dict[str, bytes]:
+    found = file.attributes()
     if any(name in found for name in _UNREADABLE):
         raise OSError(errno.EOPNOTSUPP, "overlayfs redirects or metacopies, which are unsupported")
     return found
@@ -228,19 +238,25 @@ def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def _find(view: Sequence[Path], name: str) -> Path | None:
-    """Return the path of a name in the highest layer that has it; None if it is deleted there."""
-    for folder in view:
-        path = folder / name
-        try:
-            status = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        return None if _is_whiteout(status) else path
-    return None
+@contextmanager
+def _found(view: Sequence[int], name: str) -> Iterator[openat.Held | None]:
+    """Hold the file of a name in the highest layer that has it; yield None if it is deleted."""
+    with ExitStack() as stack:
+        found = None
+        for folder in view:
+            try:
+                found = stack.enter_context(openat.held(folder, name))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if not openat.shows_change(error):
+                    raise
+                # A file or a link in place of a directory hides the layers below.
+            break
+        yield None if found is None or _is_whiteout(found.status) else found
 
 
-def _resolve(view: Sequence[Path], path: str) -> str:
+def _resolve(view: Sequence[int], path: str) -> str:
     """Return a path with all symbolic links resolved within the view, without a leading slash."""
     place: list[str] = []
     left = path.split("/")
@@ -252,14 +268,14 @@ def _resolve(view: Sequence[Path], path: str) -> str:
         if word == "..":
             place = place[:-1]
             continue
-        found = _find(view, "/".join([*place, word]))
-        if found is None or not found.is_symlink():
-            place.append(word)
-            continue
+        with _found(view, "/".join([*place, word])) as found:
+            if found is None or not stat.S_ISLNK(found.status.st_mode):
+                place.append(word)
+                continue
+            target = found.target()
         links += 1
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        target = os.readlink(found)
         place = [] if target.startswith("/") else place
         left = target.split("/") + left
     return "/".join(place)

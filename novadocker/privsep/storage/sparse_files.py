@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from novadocker import engine_paths, privsep
-from novadocker.linux import libc
+from novadocker.linux import libc, openat, walk
 from novadocker.privsep import arguments
 
 MARK = "trusted.novadocker.sparse"
@@ -76,27 +76,31 @@ def dig(folders: Sequence[str]) -> None:
     """
     layers = [_layer(folder) for folder in arguments.items(folders)]
     for layer in layers:
-        for place, _, names in os.walk(layer):
-            for name in names:
-                _dig(f"{place}/{name}")
+        top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _dig(top)
+        finally:
+            os.close(top)
 
 
-def _dig(path: str) -> None:
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode) or MARK not in os.listxattr(path):
-        return
+def _dig(top: int) -> None:
+    for found in walk.Walk(top):
+        with found.held() as file:
+            if stat.S_ISREG(file.status.st_mode) and MARK in file.attributes():
+                _dig_file(file)
+
+
+def _dig_file(file: openat.Held) -> None:
     # Because an image can bear any number of marks, a file must not cost a process.
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        punch_zeros(descriptor)
-    except OSError as error:
-        if error.errno not in _REFUSED:
-            raise
-    else:
+    with file.opened(os.O_RDWR) as descriptor:
+        try:
+            punch_zeros(descriptor)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            return
         os.removexattr(descriptor, MARK)
-        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
-    finally:
-        os.close(descriptor)
+        os.utime(descriptor, ns=(file.status.st_atime_ns, file.status.st_mtime_ns))
 
 
 def punch_zeros(descriptor: int) -> None:

@@ -8,16 +8,17 @@ Its last line shows that it is complete.
 """
 
 import base64
+import errno
 import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
+from novadocker.linux import openat, walk
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import sparse_files
@@ -105,7 +106,7 @@ _NUMBERS = {
 }
 
 
-# The reader's system calls have whole paths, which PATH_MAX limits to half of it.
+# Twice PATH_MAX. A tenant can nest directories deeper, which programs hardly do.
 _LONGEST_PATH = 8192
 
 
@@ -119,12 +120,16 @@ def _check_text(value: object) -> None:
 class Reader:
     """Writes directories to streams: first their whole content, then the changes since.
 
+    A tenant may change the directories meanwhile. What is sent under a name is the file that the
+    walk found there; a name whose file vanished or was replaced is sent by the next stream.
+
     :param folders: in the order of their numbers
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
         self._folders = folders
-        self._seen: dict[str, Identity] = {}
+        # What the destination has: the names in each directory, by its path.
+        self._seen: dict[str, dict[str, Identity]] = {}
 
     def write(self, stream: IO[bytes], live: bool) -> int:
         """Write a stream; return the bytes of content.
@@ -133,54 +138,132 @@ class Reader:
             consistent in the stream, and must be written again
         :raises OSError: a file cannot be read, or the stream not be written
         """
-        seen: dict[str, Identity] = {}
-        total = 0
-        found = list(self._walk(live))
-        present = {path for path, _, _ in found}
-        gone = sorted(self._seen.keys() - present, reverse=True)
-        for start in range(0, len(gone), _GONE_AT_ONCE):
-            _write_line(stream, {"gone": gone[start : start + _GONE_AT_ONCE]})
-        links: dict[tuple[int, int], str] = {}
-        for path, place, status in found:
-            first = path
-            if not stat.S_ISDIR(status.st_mode) and status.st_nlink > 1:
-                first = links.setdefault((status.st_dev, status.st_ino), path)
-            identity = _identity(status)
-            if identity is not None and self._seen.get(path) == identity:
-                seen[path] = identity
-                continue
-            try:
-                written, size = _write_entry(stream, path, place, first, live)
-            except FileNotFoundError:
-                if not live:
-                    raise
-                # The file's next name, if it has one, becomes its first.
-                links = {key: name for key, name in links.items() if name != path}
-                continue
-            seen[path] = written
-            total += size
-        self._seen = seen
-        _write_line(stream, {"end": len(found)})
-        stream.flush()
-        return total
-
-    def _walk(self, live: bool) -> Iterator[tuple[str, Path, os.stat_result]]:
+        changes = _Changes(stream, live, self._seen)
         for number, folder in enumerate(self._folders):
-            pending = [(str(number), Path(folder))]
-            while pending:
-                path, place = pending.pop()
-                try:
-                    status = os.lstat(place)
-                    if stat.S_ISSOCK(status.st_mode):
-                        # A socket is useless without the process that listens on it.
-                        continue
-                    yield path, place, status
-                    if stat.S_ISDIR(status.st_mode):
-                        names = sorted(os.listdir(place), reverse=True)
-                        pending += [(f"{path}/{name}", place / name) for name in names]
-                except FileNotFoundError:
-                    if not live:
-                        raise
+            top = os.open(folder, _FOLDER)
+            try:
+                changes.write(str(number), top)
+            finally:
+                os.close(top)
+        self._seen = changes.seen
+        _write_line(stream, {"end": changes.count})
+        stream.flush()
+        return changes.total
+
+
+class _Changes:
+    """One stream of a reader.
+
+    :param before: what the destination has
+    :ivar seen: what it has after the stream
+    """
+
+    def __init__(
+        self, stream: IO[bytes], live: bool, before: Mapping[str, Mapping[str, Identity]]
+    ) -> None:
+        self._stream = stream
+        self._live = live
+        self._before = before
+        # The first path that was sent of each file, by device and inode.
+        self._links: dict[tuple[int, int], str] = {}
+        self.seen: dict[str, dict[str, Identity]] = {}
+        self.count = 0
+        self.total = 0
+
+    def write(self, number: str, top: int) -> None:
+        """Write a directory.
+
+        :param number: of the directory, with which the paths begin
+        :param top: its descriptor
+        """
+        for found in walk.Walk(top, tolerate=self._is_change):
+            path = f"{number}/{found.path}" if found.path else number
+            # Otherwise the destination would refuse it.
+            if len(path) > _LONGEST_PATH:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:200])
+            self._write_found(found, path)
+
+    def _is_change(self, error: OSError) -> bool:
+        return self._live and openat.shows_change(error)
+
+    def _write_found(self, found: walk.Found, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        before = self._before.get(folder, {})
+        gone = self._before.get(path, {}).keys() - set(found.names)
+        self._write_gone(f"{path}/{child}" for child in sorted(gone))
+        # A socket is useless without the process that listens on it.
+        if found.status is not None and not stat.S_ISSOCK(found.status.st_mode):
+            try:
+                identity = self._write_entry(found, found.status, path, before.get(name))
+            except OSError as error:
+                if not self._is_change(error):
+                    raise
+            else:
+                self.seen.setdefault(folder, {})[name] = identity
+                self.count += 1
+                return
+        # The destination must have no file of which the reader has no record.
+        if name in before:
+            self._write_gone([path])
+
+    def _write_entry(
+        self, found: walk.Found, status: os.stat_result, path: str, before: Identity
+    ) -> Identity:
+        """Write an entry unless the destination has it; return its identity."""
+        if before is not None and _identity(status) == before:
+            self._first(status, path)
+            return before
+        with found.held() as file:
+            if stat.S_ISREG(file.status.st_mode):
+                return self._write_regular(file, path)
+            target = file.target() if stat.S_ISLNK(file.status.st_mode) else ""
+            link = self._first(file.status, path)
+            self._write_header(path, file.status, file.attributes(), target=target, link=link)
+            return _identity(file.status)
+
+    def _write_regular(self, file: openat.Held, path: str) -> Identity:
+        with file.opened() as descriptor, open(descriptor, "rb", 0, closefd=False) as content:
+            if self._live:
+                # A change of a mapped page that is dirty already does not change the ctime.
+                os.fdatasync(descriptor)
+            status, attributes = os.fstat(descriptor), file.attributes()
+            if link := self._first(status, path):
+                self._write_header(path, status, attributes, link=link)
+                return _identity(status)
+            size = status.st_size
+            pieces = list(sparse_files.data_ranges(descriptor, size))
+            self._write_header(path, status, attributes, size=size, pieces=pieces)
+            for begin, end in pieces:
+                _copy(content, self._stream, begin, end, self._live)
+        self.total += sum(end - begin for begin, end in pieces)
+        return _identity(status)
+
+    def _first(self, status: os.stat_result, path: str) -> str:
+        """Return the path of an earlier entry of the same file; empty if this is the first."""
+        if stat.S_ISDIR(status.st_mode) or status.st_nlink < 2:
+            return ""
+        first = self._links.setdefault((status.st_dev, status.st_ino), path)
+        return "" if first == path else first
+
+    def _write_gone(self, paths: Iterable[str]) -> None:
+        gone = list(paths)
+        for start in range(0, len(gone), _GONE_AT_ONCE):
+            _write_line(self._stream, {"gone": gone[start : start + _GONE_AT_ONCE]})
+
+    def _write_header(
+        self, path: str, status: os.stat_result, attributes: Mapping[str, bytes], **more: Any
+    ) -> None:
+        fields = {
+            "path": path,
+            "mode": status.st_mode,
+            "uid": status.st_uid,
+            "gid": status.st_gid,
+            "mtime": status.st_mtime_ns,
+            "rdev": status.st_rdev,
+            "attributes": _sent(path, attributes),
+            **more,
+        }
+        _write_line(self._stream, fields)
 
 
 def _identity(status: os.stat_result) -> Identity:
@@ -189,56 +272,16 @@ def _identity(status: os.stat_result) -> Identity:
     return status.st_ino, status.st_ctime_ns, status.st_mode
 
 
-def _write_entry(
-    stream: IO[bytes], path: str, place: Path, first: str, live: bool
-) -> tuple[Identity, int]:
-    """Write one entry; return its identity, and the bytes of its content."""
-    if not stat.S_ISREG(os.lstat(place).st_mode):
-        status = os.lstat(place)
-        target = os.readlink(place) if stat.S_ISLNK(status.st_mode) else ""
-        link = "" if first == path else first
-        _write_line(stream, _header(path, place, status, target=target, link=link))
-        return _identity(status), 0
-    source = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(source, "rb", buffering=0) as content:
-        if live:
-            # A change of a mapped page that is dirty already does not change the ctime.
-            os.fdatasync(source)
-        status = os.fstat(source)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(place)
-        if first != path:
-            _write_line(stream, _header(path, place, status, link=first))
-            return _identity(status), 0
-        pieces = list(sparse_files.data_ranges(source, status.st_size))
-        _write_line(stream, _header(path, place, status, size=status.st_size, pieces=pieces))
-        for begin, end in pieces:
-            _copy(content, stream, begin, end, live)
-    return _identity(status), sum(end - begin for begin, end in pieces)
-
-
-def _header(path: str, place: Path, status: os.stat_result, **more: Any) -> dict[str, Any]:
+def _sent(path: str, attributes: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the extended attributes that the stream has, in Base64."""
+    for name in _UNREADABLE:
+        if name in attributes:
+            raise OSError(f"{path} has the attribute {name}, which is valid only on its host")
     return {
-        "path": path,
-        "mode": status.st_mode,
-        "uid": status.st_uid,
-        "gid": status.st_gid,
-        "mtime": status.st_mtime_ns,
-        "rdev": status.st_rdev,
-        "attributes": _attributes(place),
-        **more,
+        name: base64.b64encode(value).decode()
+        for name, value in attributes.items()
+        if name == _OPAQUE or not name.startswith(_OVERLAY_ATTRIBUTE)
     }
-
-
-def _attributes(place: Path) -> dict[str, str]:
-    found = {}
-    for name in os.listxattr(place, follow_symlinks=False):
-        if name in _UNREADABLE:
-            raise OSError(f"{place} has the attribute {name}, which is valid only on its host")
-        if name == _OPAQUE or not name.startswith(_OVERLAY_ATTRIBUTE):
-            value = os.getxattr(place, name, follow_symlinks=False)
-            found[name] = base64.b64encode(value).decode()
-    return found
 
 
 def _copy(source: IO[bytes], stream: IO[bytes], begin: int, end: int, live: bool) -> None:
@@ -303,7 +346,7 @@ class Writer:
                 self._make_folder(parent, name)
                 self._times.append((entry.path, entry.mtime))
             else:
-                self._clear(parent, name)
+                walk.remove(parent, name)
             if entry.link:
                 with self._named(entry.link) as (other, origin):
                     os.link(
@@ -328,23 +371,7 @@ class Writer:
 
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError), self._named(path) as (parent, name):
-            self._clear(parent, name)
-
-    def _clear(self, parent: int, name: str) -> None:
-        try:
-            status = os.lstat(name, dir_fd=parent)
-        except FileNotFoundError:
-            return
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(name, dir_fd=parent)
-            return
-        inner = os.open(name, _FOLDER, dir_fd=parent)
-        try:
-            for child in os.listdir(inner):
-                self._clear(inner, child)
-        finally:
-            os.close(inner)
-        os.rmdir(name, dir_fd=parent)
+            walk.remove(parent, name)
 
     def _named(self, path: str) -> "_Place":
         return _Place(self._top, path)

@@ -4,9 +4,12 @@
 import io
 import itertools
 import os
+import shutil
+import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -61,6 +64,70 @@ def test_all_that_a_server_has(
     assert os.listxattr(found.root / "folder") == []
     # The file is as sparse as the original.
     assert os.lstat(found.root / "sparse").st_blocks < 100
+
+
+def test_a_directory_that_becomes_a_link_to_the_host(
+    docker_client: docker.APIClient,
+    guest: Guest,
+    opened: Opened,
+    arrive: Arrive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the file at the tenant's path nor its hard link is a file of the host."""
+    outside = Path(tempfile.mkdtemp(prefix="novadocker-outside-"))
+    (outside / "shadow").write_text("the host's\n")
+    guest.run(
+        "mkdir /x && echo mine >/x/shadow && ln /x/shadow /z && sleep 3 &&"
+        "dd if=/dev/zero of=/x/a_big bs=1M count=20"
+    )
+    copy = tree_stream._copy
+    attacks = iter([f"mv /x /y && ln -s {outside} /x"])
+
+    def attacked(source: Any, stream: Any, begin: int, end: int, live: bool) -> None:
+        # While the large file is copied, which comes before the other one.
+        if end - begin > 1 << 20:
+            for attack in attacks:
+                guest.run(attack)
+        copy(source, stream, begin, end, live)
+
+    try:
+        with opened() as (session, move):
+            monkeypatch.setattr(tree_stream, "_copy", attacked)
+            session.send(live=True)
+            assert next(attacks, None) is None
+            guest.run("rm /x && mv /y /x")
+            session.send(live=True)
+            docker_client.kill(guest.id)
+            docker_client.wait(guest.id)
+            session.send(live=False)
+            session.commit()
+        found = arrive(move)
+        assert found.run("cat /z /x/shadow") == "mine\nmine\n"
+        assert os.lstat(found.root / "z").st_ino == os.lstat(found.root / "x/shadow").st_ino
+    finally:
+        shutil.rmtree(outside)
+
+
+def test_a_server_that_swaps_a_directory_all_the_time_moves(
+    docker_client: docker.APIClient, guest: Guest, opened: Opened, arrive: Arrive
+) -> None:
+    guest.run("mkdir /x /other && for i in $(seq 500); do echo $i >/x/$i; done")
+    guest.client.exec_start(
+        guest.client.exec_create(
+            guest.id,
+            ["sh", "-c", "while :; do mv /x /y; ln -s /other /x; rm /x; mv /y /x; done"],
+        )["Id"],
+        detach=True,
+    )
+    with opened() as (session, move):
+        for _ in range(3):
+            session.send(live=True)
+        docker_client.kill(guest.id)
+        docker_client.wait(guest.id)
+        session.send(live=False)
+        session.commit()
+    found = arrive(move)
+    assert found.run("cat /[xy]/* | sort -n | uniq | wc -l") == "500\n"
 
 
 def test_a_second_time_only_what_changed(engine: Engine, guest: Guest) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from novadocker import naming
 from novadocker.cmd import recover
 from novadocker.recovery import copies, layers, mounts, progress, thin, verify
 from novadocker.recovery.dataroot import DataRoot, RecoveryError, volume
+from tests.unit.linux import swapping
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 CONTAINER = "c" * 64
@@ -294,14 +296,14 @@ def test_a_damaged_configuration_of_an_image(root: DataRoot, damage: dict[str, A
 
 def test_a_folder_that_can_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").mkdir()
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def fail(path: Any) -> Any:
-        if Path(path).name == "broken":
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return scandir(path)
+    def fail(directory: int) -> list[str]:
+        if Path(f"/proc/self/fd/{directory}").readlink().name == "broken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listdir(directory)
 
-    monkeypatch.setattr(os, "scandir", fail)
+    monkeypatch.setattr(os, "listdir", fail)
     assert list(verify.problems(tmp_path)) == ["/broken: Input/output error"]
 
 
@@ -310,16 +312,71 @@ def test_a_file_that_becomes_a_pipe_meanwhile(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("content")
-    listxattr = os.listxattr
 
-    def swap(path: Path, **options: Any) -> list[str]:
-        if path == file:
-            file.unlink()
-            os.mkfifo(file)
-        return listxattr(path, **options)
+    def swap() -> None:
+        file.unlink()
+        os.mkfifo(file)
 
-    monkeypatch.setattr(os, "listxattr", swap)
-    assert list(verify.problems(tmp_path)) == ["/file: not a regular file"]
+    swapping.before_open(monkeypatch, "file", swap)
+    assert list(verify.problems(tmp_path)) == ["/file: the file changed while it was read"]
+
+
+def test_a_directory_that_becomes_a_link_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    (source / "x").mkdir(parents=True)
+    (source / "x/mine").touch()
+    outside.mkdir()
+    (outside / "host").touch()
+
+    def swap() -> None:
+        (source / "x").rename(source / "y")
+        (source / "x").symlink_to(outside)
+
+    swapping.before_open(monkeypatch, "x", swap)
+    (problem,) = verify.problems(source)
+    assert problem.startswith("/x: ")
+
+
+def test_directories_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
+    swapping.nest(tmp_path, 2000)
+    assert list(verify.problems(tmp_path)) == []
+    assert progress.used_bytes(tmp_path) == len("deep")
+    swapping.remove(tmp_path)
+
+
+def test_a_copy_follows_no_directory_that_becomes_a_link(
+    tmp_path: Path,
+) -> None:
+    """GNU tar opens each name below a descriptor, and never through a link."""
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    (source / "x").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "shadow").write_text("the host's")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            (source / "x").rename(source / "y")
+            (source / "x").symlink_to(outside)
+            (source / "x").unlink()
+            (source / "y").rename(source / "x")
+
+    for number in range(300):
+        (source / "x" / f"{number}").write_text("mine")
+    (source / "x/shadow").write_text("mine")
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for number in range(10):
+            target = tmp_path / f"{number}.tar"
+            with contextlib.suppress(RecoveryError):
+                copies.write_tar(source, target)
+            assert not target.exists() or b"the host's" not in target.read_bytes()
+    finally:
+        stop.set()
+        swapper.join()
 
 
 def test_nothing_stays_mounted_when_a_mount_fails(

@@ -5,8 +5,10 @@ import contextlib
 import io
 import json
 import os
+import socket
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep.storage import sparse_files, tree_stream
+from tests.unit.linux import swapping
 
 ME = {"uid": os.getuid(), "gid": os.getgid(), "mtime": 0}
 FOLDER = {"path": "0", "mode": stat.S_IFDIR | 0o755, **ME}
@@ -169,3 +172,184 @@ def test_the_ranges_of_a_file_with_data(tmp_path: Path, size: int) -> None:
         # A file that has become shorter since its size was read ends with a hole.
         os.ftruncate(file.fileno(), 0)
         assert list(sparse_files.data_ranges(file.fileno(), size)) == []
+
+
+class Watched(io.BytesIO):
+    """A stream that runs an attack when a path has been written to it."""
+
+    def __init__(self, path: str, attack: Callable[[], object]) -> None:
+        super().__init__()
+        self._mark = f'"path": "{path}"'.encode()
+        self._attack = attack
+        self.ran = False
+
+    def write(self, data: Any) -> int:
+        written = super().write(data)
+        if not self.ran and self._mark in data:
+            self.ran = True
+            self._attack()
+        return written
+
+
+class Move:
+    """A directory that is sent to another one, with one that must not be read beside it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.source, self.target, self.outside = (
+            folder / name for name in ("source", "target", "outside")
+        )
+        for path in (self.source, self.target, self.outside):
+            path.mkdir()
+        self.reader = tree_stream.Reader([str(self.source)])
+        self._monkeypatch = monkeypatch
+
+    def send(self, live: bool, stream: io.BytesIO | None = None) -> bytes:
+        """Send what changed since the last call; return the stream."""
+        stream = io.BytesIO() if stream is None else stream
+        # As if the last change were long ago.
+        self._monkeypatch.setattr(tree_stream, "_TRACELESS_NS", 0)
+        self.reader.write(stream, live)
+        stream.seek(0)
+        top = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            tree_stream.Writer(top).apply(stream)
+        finally:
+            os.close(top)
+        # A change within the kernel's clock tick does not change a ctime.
+        time.sleep(0.02)
+        return stream.getvalue()
+
+    def arrived(self) -> dict[str, str]:
+        """Return the contents of the target."""
+        top = self.target / "0"
+        return {
+            str(path.relative_to(top)): f"-> {path.readlink()}"
+            if path.is_symlink()
+            else path.read_text()
+            for path in sorted(top.rglob("*"))
+            if path.is_symlink() or path.is_file()
+        }
+
+
+@pytest.fixture
+def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Move:
+    return Move(tmp_path, monkeypatch)
+
+
+def test_a_directory_that_becomes_a_link_while_it_is_read(move: Move) -> None:
+    """In place of the tenant's file, a file of the host would be read, and linked at ``z``."""
+    (move.outside / "shadow").write_text("the host's")
+    (move.source / "x").mkdir()
+    (move.source / "x/a").write_text("a")
+    (move.source / "x/shadow").write_text("mine")
+    os.link(move.source / "x/shadow", move.source / "z")
+
+    def swap() -> None:
+        (move.source / "x").rename(move.source / "y")
+        (move.source / "x").symlink_to(move.outside)
+
+    stream = Watched("0/x/a", swap)
+    assert b"the host's" not in move.send(live=True, stream=stream)
+    assert stream.ran
+    assert move.arrived() == {"x/a": "a", "x/shadow": "mine", "z": "mine"}
+    (move.source / "x").unlink()
+    (move.source / "y").rename(move.source / "x")
+    assert b"the host's" not in move.send(live=False)
+    assert move.arrived() == {"x/a": "a", "x/shadow": "mine", "z": "mine"}
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "nothing"])
+def test_a_directory_that_changes_is_read_again(
+    move: Move, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (move.source / "x").mkdir()
+    (move.source / "x/file").write_text("mine")
+    (move.source / "z").write_text("z")
+    move.send(live=True)
+
+    def swap() -> None:
+        (move.source / "x").rename(move.source / "y")
+        if kind == "link":
+            (move.source / "x").symlink_to(move.outside)
+        elif kind == "file":
+            (move.source / "x").write_text("now a file")
+
+    with monkeypatch.context() as patched:
+        ran = swapping.before_open(patched, "x", swap)
+        move.send(live=True)
+        assert ran == ["x"]
+    assert move.arrived() == {"z": "z"}
+    move.send(live=False)
+    now = {"link": {"x": f"-> {move.outside}"}, "file": {"x": "now a file"}, "nothing": {}}
+    assert move.arrived() == {"y/file": "mine", "z": "z", **now[kind]}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "file", "nothing"])
+def test_a_file_that_changes_is_read_again(
+    move: Move, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (move.outside / "secret").write_text("the host's")
+    (move.source / "file").write_text("before")
+    move.send(live=True)
+    assert move.arrived() == {"file": "before"}
+    (move.source / "file").write_text("changed")
+
+    def swap() -> None:
+        (move.source / "file").rename(move.source / "kept")
+        if kind == "link":
+            (move.source / "file").symlink_to(move.outside / "secret")
+        elif kind == "pipe":
+            os.mkfifo(move.source / "file")
+        elif kind == "file":
+            (move.source / "file").write_text("another")
+
+    with monkeypatch.context() as patched:
+        ran = swapping.before_open(patched, "file", swap)
+        assert b"the host's" not in move.send(live=True)
+        assert ran == ["file"]
+    # The next round may find nothing at the name, so nothing may stay there.
+    assert move.arrived() == {}
+    assert b"the host's" not in move.send(live=False)
+    now = {"link": {"file": f"-> {move.outside / 'secret'}"}, "file": {"file": "another"}}
+    assert move.arrived() == {"kept": "changed", **now.get(kind, {})}
+    assert (move.target / "0/file").is_fifo() == (kind == "pipe")
+
+
+def test_a_file_that_becomes_a_socket_is_deleted(move: Move) -> None:
+    (move.source / "file").write_text("before")
+    move.send(live=True)
+    (move.source / "file").unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(move.source / "file"))
+        move.send(live=False)
+    assert not (move.target / "0/file").exists()
+
+
+def test_only_changes_are_sent_again(move: Move) -> None:
+    (move.source / "x").mkdir()
+    for name in ("x/one", "x/two", "gone"):
+        (move.source / name).write_text(name)
+    os.link(move.source / "x/two", move.source / "linked")
+    move.send(live=True)
+    (move.source / "gone").unlink()
+    (move.source / "x/one").write_text("changed")
+    stream = move.send(live=False)
+    assert b"x/two" not in stream
+    assert move.arrived() == {"linked": "x/two", "x/one": "changed", "x/two": "x/two"}
+    assert (move.target / "0/linked").samefile(move.target / "0/x/two")
+
+
+def test_directories_nested_deeper_than_python_recurses(move: Move) -> None:
+    swapping.nest(move.source, 1100)
+    move.send(live=True)
+    swapping.remove(move.source)
+    (move.source / "d").write_text("now a file")
+    move.send(live=False)
+    assert move.arrived() == {"d": "now a file"}
+
+
+def test_a_path_that_the_destination_refuses(move: Move) -> None:
+    swapping.nest(move.source, 4200)
+    with pytest.raises(OSError, match="File name too long"):
+        move.send(live=True)
+    swapping.remove(move.source)
