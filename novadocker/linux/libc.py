@@ -42,6 +42,7 @@ _FALLOC_FL_PUNCH_HOLE = 2
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
+_SYS_PIDFD_GETFD = 438
 
 _library = ctypes.CDLL(None, use_errno=True)
 _library.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
@@ -136,6 +137,20 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
         ctypes.c_char_p(os.fsencode(path)),
         ctypes.byref(how),
         ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+
+
+def pidfd_getfd(process: int, descriptor: int) -> int:
+    """Return a duplicate of another process's file descriptor; see pidfd_getfd(2).
+
+    :param process: pidfd of the process
+    """
+    return _call(
+        "pidfd_getfd",
+        _SYS_PIDFD_GETFD,
+        ctypes.c_int(process),
+        ctypes.c_int(descriptor),
+        ctypes.c_uint(0),
     )
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a tenant may replace at any moment, opened without being led elsewhere.
+"""Files that a tenant or a caller may replace at any moment, opened without being led elsewhere.
 
 Below a container's root the kernel resolves every symbolic link within the root (openat2(2),
 ``RESOLVE_IN_ROOT``), even if the tenant changes links meanwhile. Names of an open directory are
-opened without any link (``open_inside``). Only regular files and directories are opened; a
-descriptor with ``O_PATH`` holds others. The functions that open a container's root need a
-privilege.
+opened without any link (``open_inside``), and paths of the engine only if no user but root can
+change them (``open_trusted``). Only regular files and directories are opened; a descriptor with
+``O_PATH`` holds others. The functions that open a container's root need a privilege.
 """
 
 import errno
@@ -25,6 +25,8 @@ _LARGEST_FILE = 1 << 20
 
 # The kernel follows no link and does not leave the directory.
 _INSIDE = libc.RESOLVE_BENEATH | libc.RESOLVE_NO_SYMLINKS
+# User ids whose directories a path of ``open_trusted`` may have.
+_TRUSTED = frozenset({0})
 _CHANGES = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 
@@ -281,3 +283,62 @@ def held(directory: int, path: str, mounts: bool = False) -> Iterator[Held]:
         yield Held(descriptor, os.fstat(descriptor))
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def trusted(path: str, create: bool = False) -> Iterator[int]:
+    """Yield the descriptor of ``open_trusted``."""
+    descriptor = open_trusted(path, create)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_trusted(path: str, create: bool = False) -> int:
+    """Open a directory whose path no user but root can change (``O_PATH``).
+
+    No component is a symbolic link; each belongs to root, and no other user can write to it. A
+    component above may be like /tmp, where others can only add files of their own (``S_ISVTX``).
+
+    :param path: absolute
+    :param create: whether to create missing directories, for root only
+    :raises PermissionError: another user can change the path
+    :raises OSError: a component does not exist, or is not a directory
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open("/", flags)
+    shared = False
+    try:
+        for name in filter(None, path.split("/")):
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=descriptor)
+            inner = libc.openat2(descriptor, name, flags, _INSIDE)
+            os.close(descriptor)
+            descriptor = inner
+            shared = _check_owner(descriptor, path)
+        if shared:
+            raise _shared(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_owner(directory: int, path: str) -> bool:
+    """Return True if others can add files of their own to a directory.
+
+    :raises PermissionError: others can change the directory otherwise
+    """
+    status = os.fstat(directory)
+    shared = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    if status.st_uid not in _TRUSTED or (shared and not status.st_mode & stat.S_ISVTX):
+        raise _shared(path)
+    return shared
+
+
+def _shared(path: str) -> PermissionError:
+    return PermissionError(
+        errno.EPERM, "users other than root can change the path of the directory", path
+    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pipes between a thread of this process and the privileged process.
 
-The privileged process opens the pipe's end by /proc/PID/fd, which is not possible with a socket.
+The privileged process duplicates the pipe's end, and accepts no other file than a pipe.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ storage_pctxt = priv_context.PrivContext(
     cfg_section="novadocker_storage",
     pypath=f"{__name__}.storage_pctxt",
     # DAC_OVERRIDE: open files of any owner. SYS_ADMIN: extended attributes of overlayfs.
-    # SYS_PTRACE: open the caller's file descriptor by /proc/PID/fd.
+    # SYS_PTRACE: duplicate the caller's file descriptor.
     capabilities=[
         capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_SYS_ADMIN,
@@ -77,7 +77,7 @@ transfer_pctxt = priv_context.PrivContext(
     pypath=f"{__name__}.transfer_pctxt",
     # DAC_OVERRIDE: open files of any owner. CHOWN, FOWNER, FSETID, MKNOD, SETFCAP: keep owner,
     # mode, device nodes and file capabilities. SYS_ADMIN: extended attributes of overlayfs.
-    # SYS_PTRACE: open the caller's pipe by /proc/PID/fd.
+    # SYS_PTRACE: duplicate the caller's end of a pipe.
     capabilities=[
         capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_CHOWN,

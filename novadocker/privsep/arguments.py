@@ -104,10 +104,10 @@ def process(value: object) -> int:
     return number(_PROCESSES, value)
 
 
-def open_file(value: object) -> str:
-    """Return the /proc path of an open file, from a pair of process id and file descriptor."""
+def open_file(value: object) -> tuple[int, int]:
+    """Return a process id and the number of a file descriptor of the process."""
     pid, descriptor = _pair(value)
-    return f"/proc/{process(pid)}/fd/{number(_DESCRIPTORS, descriptor)}"
+    return process(pid), number(_DESCRIPTORS, descriptor)
 
 
 def device_pair(value: object) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from oslo_concurrency import processutils
 
 from novadocker import engine_paths, naming, privsep
+from novadocker.linux import openat
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 
@@ -25,7 +26,8 @@ def count_again(data_root: str) -> None:
     :param data_root: of an engine with the storage driver btrfs
     :raises ValueError: the argument is not a path
     """
-    descriptor = os.open(arguments.folder(data_root), os.O_RDONLY | os.O_DIRECTORY)
+    with openat.trusted(arguments.folder(data_root)) as root:
+        descriptor = openat.open_inside(root, ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.ioctl(descriptor, _QUOTA_RESCAN, bytes(_QUOTA_RESCAN_BYTES))
     except OSError as error:
@@ -45,6 +47,7 @@ def resize_disk(data_root: str, container_id: str, size: int) -> None:
 
     :param size: in bytes
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the data root
     :raises FileNotFoundError: the engine has no such container on btrfs
     """
     arguments.number(_SIZES, size)
@@ -72,6 +75,9 @@ def read_size_and_usage(data_root: str, container_id: str) -> tuple[int, int]:
 def _paths(data_root: str, container_id: str) -> tuple[Path, Path]:
     """Return a container's subvolume and the file with its size."""
     root, container = Path(arguments.folder(data_root)), arguments.container_id(container_id)
+    # Because only root can change the path, the paths below stay the engine's.
+    with openat.trusted(str(root)):
+        pass
     record = engine_paths.container_layer_record(root, "btrfs", container)
     layer = (record / "mount-id").read_text()
     if not naming.CONTAINER_ID.fullmatch(layer):

@@ -18,13 +18,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from novadocker import engine_paths, naming, privsep
 from novadocker.linux import openat
 from novadocker.linux.pipes import write_all
 from novadocker.privsep import arguments
+from novadocker.privsep.storage import callers
 
 _CACHE_ID = re.compile(engine_paths.LAYER_ID)
+_LONGEST_ID = 1024
+# The engine's paths are relative to the descriptor of the data root.
+_TOP = Path()
 _LARGEST_CONFIG = 4 << 20
 # A line has what is between the contents of two files: some KiB, but a tenant can make it any size.
 _LONGEST_LINE = 16 << 20
@@ -52,8 +57,8 @@ def read_config(data_root: str, image: str) -> bytes:
     :raises OSError: there is no such image, or its configuration has more than 4 MiB
     """
     name = arguments.text(naming.SHA256, image)
-    path = engine_paths.image_config(Path(arguments.folder(data_root)), _DRIVER, name)
-    with path.open("rb") as source:
+    path = engine_paths.image_config(_TOP, _DRIVER, name)
+    with openat.trusted(arguments.folder(data_root)) as root, _open(root, path) as source:
         content = source.read(_LARGEST_CONFIG + 1)
     if len(content) > _LARGEST_CONFIG:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
@@ -69,8 +74,10 @@ def measure_layer(data_root: str, chain: str) -> int:
     :raises ValueError: an argument is malformed
     :raises OSError: there is no such layer, or its record cannot be read
     """
-    _, record = _paths(data_root, chain)
-    return sum(len(part) if isinstance(part, bytes) else part.size for part in _parts(record))
+    record = _record(chain)
+    with openat.trusted(arguments.folder(data_root)) as root:
+        parts = _parts(root, record)
+        return sum(len(part) if isinstance(part, bytes) else part.size for part in parts)
 
 
 @privsep.storage_pctxt.entrypoint
@@ -82,43 +89,53 @@ def write_layer(data_root: str, chain: str, target: tuple[int, int]) -> int:
     :raises ValueError: an argument is malformed
     :raises OSError: there is no such layer, the layer cannot be read, or the pipe has no reader
     """
-    data, record = _paths(data_root, chain)
-    written = 0
-    with open(arguments.open_file(target), "wb", buffering=0) as pipe, _files(data, record) as root:
-        for part in _parts(record):
+    record, written = _record(chain), 0
+    folder, end = arguments.folder(data_root), arguments.open_file(target)
+    with (
+        callers.pipe(end, os.O_WRONLY) as pipe,
+        openat.trusted(folder) as root,
+        _files(root, record) as files,
+    ):
+        for part in _parts(root, record):
             if isinstance(part, bytes):
-                write_all(pipe.fileno(), part)
+                write_all(pipe, part)
                 written += len(part)
             else:
-                _copy(root, part, pipe.fileno())
+                _copy(files, part, pipe)
                 written += part.size
     return written
 
 
-def _paths(data_root: object, chain: object) -> tuple[Path, Path]:
-    """Return the data root, and the directory of the engine's record of a layer."""
-    name, root = arguments.text(naming.SHA256, chain), Path(arguments.folder(data_root))
-    return root, engine_paths.layer_record(root, _DRIVER, name)
+def _record(chain: object) -> Path:
+    """Return the directory of the engine's record of a layer, relative to the data root."""
+    return engine_paths.layer_record(_TOP, _DRIVER, arguments.text(naming.SHA256, chain))
+
+
+def _open(root: int, path: Path) -> IO[bytes]:
+    """Open a file of the engine; its data may be on several mounts."""
+    return os.fdopen(openat.open_inside(root, str(path), os.O_RDONLY, mounts=True), "rb")
 
 
 @contextmanager
-def _files(data_root: Path, record: Path) -> Iterator[int]:
+def _files(root: int, record: Path) -> Iterator[int]:
     """Open the directory with a layer's files."""
-    layer = arguments.text(_CACHE_ID, (record / "cache-id").read_text())
-    root = os.open(engine_paths.overlay_files(data_root, layer), os.O_PATH | os.O_DIRECTORY)
+    with _open(root, record / "cache-id") as source:
+        layer = arguments.text(_CACHE_ID, source.read(_LONGEST_ID).decode("ascii"))
+    path = str(engine_paths.overlay_files(_TOP, layer))
+    files = openat.open_inside(root, path, os.O_PATH | os.O_DIRECTORY, mounts=True)
     try:
-        yield root
+        yield files
     finally:
-        os.close(root)
+        os.close(files)
 
 
-def _parts(record: Path) -> Iterator[bytes | _File]:
+def _parts(root: int, record: Path) -> Iterator[bytes | _File]:
     """Yield the parts of a layer's archive: bytes, or a file whose content is the part.
 
     :raises OSError: the engine's record of the layer is damaged, or has a line that is too long
     """
     try:
-        with gzip.open(record / "tar-split.json.gz") as lines:
+        with _open(root, record / "tar-split.json.gz") as packed, gzip.open(packed) as lines:
             while line := lines.readline(_LONGEST_LINE):
                 if not line.endswith(b"\n"):
                     raise OSError(

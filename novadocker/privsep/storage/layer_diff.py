@@ -14,12 +14,11 @@ import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from typing import IO
 
 from novadocker import engine_paths, privsep
 from novadocker.linux import openat, walk
 from novadocker.privsep import arguments
-from novadocker.privsep.storage import sparse_files
+from novadocker.privsep.storage import callers, sparse_files
 
 WHITEOUT = ".wh."
 """Prefix of the name of a layer's entry that deletes a name of the layers below."""
@@ -44,8 +43,6 @@ _OVERLAY_ATTRIBUTE = "trusted.overlay."
 _UNREADABLE = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 _MAX_LINKS = 40
 _COPY_BYTES = 1 << 30
-# The engine's names of lower layers are links beside the layers.
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @privsep.storage_pctxt.entrypoint
@@ -70,6 +67,7 @@ def write_layer(
     :param target: a process id, and the process's file descriptor of an empty file
     :param limit: maximal size of the layer in bytes
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the path of a directory
     :raises OSError: a directory cannot be read, or the layer is larger than ``limit`` (EFBIG)
     """
     folders = [_folder(_OVERLAY_FOLDER, folder) for folder in (upper, *arguments.items(lowers))]
@@ -78,29 +76,21 @@ def write_layer(
         for path, folder in arguments.mapping(volumes).items()
     }
     room = arguments.number(_SIZES, limit)
-    with open(arguments.open_file(target), "r+b", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink:
-            raise ValueError("the target is not an empty file without a name")
-        with ExitStack() as opened:
-            view = [_open(opened, folder) for folder in folders]
-            tops = {path: _open(opened, folder) for path, folder in places.items()}
-            _Layer(file, room).write(view, tops)
+    with callers.empty_file(arguments.open_file(target)) as file, ExitStack() as opened:
+        view = [opened.enter_context(callers.opened(folder)) for folder in folders]
+        tops = {
+            path: opened.enter_context(callers.opened(folder)) for path, folder in places.items()
+        }
+        _Layer(file, room).write(view, tops)
 
 
 def _folder(pattern: re.Pattern[str], value: object) -> str:
     return arguments.without_detours(arguments.text(pattern, value))
 
 
-def _open(opened: ExitStack, folder: str) -> int:
-    descriptor = os.open(folder, _DIRECTORY)
-    opened.callback(os.close, descriptor)
-    return descriptor
-
-
 class _Layer:
-    def __init__(self, file: IO[bytes], limit: int) -> None:
-        self._descriptor = file.fileno()
+    def __init__(self, file: int, limit: int) -> None:
+        self._descriptor = file
         self._left = limit
         self._written: set[str] = set()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from novadocker import engine_paths, privsep
 from novadocker.privsep import arguments
+from novadocker.privsep.storage import callers
 
 # Short, because it is in the options once a layer.
 FOLDER = Path("/run/novadocker/l")
@@ -33,11 +34,16 @@ def make(instance_uuid: str, folders: Sequence[str]) -> None:
     """Create the short names of the engine's directories, in order; replace those of before.
 
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the path of a directory
     :raises FileExistsError: another instance of this host has the names, because the first eight
         characters of both UUIDs are the same
     """
     owner = arguments.instance_uuid(instance_uuid)
     layers = [_layer(path) for path in arguments.items(folders)]
+    # The engine, which is root, mounts the directories.
+    for path in layers:
+        with callers.opened(path):
+            pass
     folder = _folder(owner)
     for parent in (FOLDER.parent, FOLDER, folder):
         with suppress(FileExistsError):

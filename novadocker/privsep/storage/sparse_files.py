@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from novadocker import engine_paths, privsep
 from novadocker.linux import libc, openat, walk
 from novadocker.privsep import arguments
+from novadocker.privsep.storage import callers
 
 MARK = "trusted.novadocker.sparse"
 """Extended attribute of a file with holes."""
@@ -72,15 +73,13 @@ def dig(folders: Sequence[str]) -> None:
 
     :param folders: directories of layers
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the path of a directory
     :raises OSError: a directory cannot be read
     """
     layers = [_layer(folder) for folder in arguments.items(folders)]
     for layer in layers:
-        top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with callers.opened(layer) as top:
             _dig(top)
-        finally:
-            os.close(top)
 
 
 def _dig(top: int) -> None:

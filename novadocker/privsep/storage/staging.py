@@ -10,16 +10,17 @@ import io
 import os
 import re
 import shutil
+import stat
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from novadocker import engine_paths, naming, privsep
-from novadocker.linux import libc, pipes
+from novadocker.linux import libc, openat, pipes, walk
 from novadocker.privsep import arguments
-from novadocker.privsep.storage import tree_stream
+from novadocker.privsep.storage import callers, tree_stream
 
 FOLDER = "novadocker-staging"
 
@@ -30,6 +31,8 @@ _SERVERS_FOLDER = re.compile(
     rf"{engine_paths.IMAGE_LAYER_PATH}|{engine_paths.VOLUME_PATH}"
     r"|/(?:[\w.-]+/)+novadocker/config-drives/[\w.-]+/[0-9a-f-]{36}"
 )
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 # The sender is silent while it looks for changes in millions of files, or writes a large file's
 # dirty pages to the disk.
@@ -50,15 +53,16 @@ def send_folders(token: str, folders: Sequence[str], target: tuple[int, int], li
     :param target: a process id, and the process's file descriptor of the pipe
     :param live: whether the instance may run; then another call without it must follow
     :returns: the bytes of content
-    :raises ValueError: an argument is malformed
+    :raises ValueError: an argument is malformed, or the descriptor is not of a pipe for writing
+    :raises PermissionError: users other than root can change the path of a directory
     :raises OSError: a directory cannot be read, or the pipe has no reader
     """
     arguments.text(naming.TOKEN, token)
     places = [_servers_folder(folder) for folder in arguments.items(folders)]
-    pipe, running = arguments.open_file(target), arguments.flag(live)
+    end, running = arguments.open_file(target), arguments.flag(live)
     with _lock:
         reader = _readers.setdefault(token, tree_stream.Reader(places))
-    with open(pipe, "wb") as stream:
+    with callers.pipe(end, os.O_WRONLY) as pipe, open(pipe, "wb", closefd=False) as stream:
         return reader.write(stream, running)
 
 
@@ -78,22 +82,18 @@ def receive_folders(
 
     :param data_root: the engine's
     :param source: a process id, and the process's file descriptor of a pipe
-    :raises ValueError: an argument is malformed
+    :raises ValueError: an argument is malformed, or the descriptor is not of a pipe for reading
+    :raises PermissionError: users other than root can change the data root
     :raises StreamError: the stream is malformed, or ends too early
     :raises TimeoutError: the stream stalls
     :raises OSError: the data cannot be written
     """
-    pipe = arguments.open_file(source)
-    folder = _staged(data_root, instance_uuid, token)
-    folder.mkdir(0o700, parents=True, exist_ok=True)
-    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        with open(pipe, "rb", buffering=0) as raw:
-            tree_stream.Writer(top).apply(io.BufferedReader(_Timed(raw.fileno())))
+    end, name = arguments.open_file(source), _name(instance_uuid, token)
+    root = arguments.folder(data_root)
+    with callers.pipe(end, os.O_RDONLY) as pipe, _staged(root, name, create=True) as top:
+        tree_stream.Writer(top).apply(io.BufferedReader(_Timed(pipe)))
         # Each call syncs, so that the last one, in the downtime, has little to write.
         libc.syncfs(top)
-    finally:
-        os.close(top)
 
 
 class _Timed(io.RawIOBase):
@@ -119,32 +119,50 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
     False means that an earlier call did it; then no other directory is changed.
 
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change a path
     :raises OSError: nothing is staged for the move, or the directory cannot be moved
     """
-    place = Path(_servers_folder(target))
-    name = str(arguments.number(_FOLDERS, number))
-    staged = _staged(data_root, instance_uuid, token) / name
-    # A symbolic link would become the container's directory.
-    if not staged.parent.is_dir() or place.is_symlink() or staged.is_symlink():
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(staged))
-    if not staged.is_dir():
-        return False
-    place.mkdir(0o700, parents=True, exist_ok=True)
-    for child in list(place.iterdir()):
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
-    try:
-        # The directory itself, so that a crash never leaves a part of it.
-        staged.rename(place)
-    except OSError as error:
-        # A config drive may be on another file system, and has only regular files.
-        if error.errno != errno.EXDEV or "/config-drives/" not in target:
-            raise
-        shutil.copytree(staged, place, symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(staged)
+    above, _, last = _servers_folder(target).rpartition("/")
+    number_name = str(arguments.number(_FOLDERS, number))
+    name, root = _name(instance_uuid, token), arguments.folder(data_root)
+    is_drive = "/config-drives/" in target
+    with (
+        _staged(root, name) as staged,
+        # The destination may have had no config drive before.
+        openat.trusted(above, create=is_drive) as parent,
+    ):
+        try:
+            with openat.held(staged, number_name) as found:
+                # A symbolic link would become the container's directory.
+                if not stat.S_ISDIR(found.status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
+        except FileNotFoundError:
+            return False
+        _clear(parent, last)
+        try:
+            # The directory itself, so that a crash never leaves a part of it.
+            os.rename(number_name, last, src_dir_fd=staged, dst_dir_fd=parent)
+        except OSError as error:
+            # A config drive may be on another file system, and has only regular files.
+            if error.errno != errno.EXDEV or not is_drive:
+                raise
+            places = [f"/proc/self/fd/{folder}" for folder in (staged, parent)]
+            source, place = f"{places[0]}/{number_name}", f"{places[1]}/{last}"
+            shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True)
+            walk.remove(staged, number_name)
     return True
+
+
+def _clear(parent: int, name: str) -> None:
+    """Create a directory, or delete all in it."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    # A volume may be a mount.
+    folder = openat.open_inside(parent, name, _DIRECTORY, mounts=True)
+    try:
+        walk.empty(folder)
+    finally:
+        os.close(folder)
 
 
 @privsep.transfer_pctxt.entrypoint
@@ -152,21 +170,53 @@ def discard_folders(data_root: str, instance_uuid: str) -> None:
     """Delete all staged data of an instance. Does nothing if there is none.
 
     :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the data root
     """
-    folder = Path(arguments.folder(data_root)) / FOLDER
-    arguments.instance_uuid(instance_uuid)
-    for found in folder.glob(f"{instance_uuid}.*"):
-        shutil.rmtree(found)
-    with suppress(OSError):
-        folder.rmdir()
+    root, prefix = arguments.folder(data_root), f"{arguments.instance_uuid(instance_uuid)}."
+    with suppress(FileNotFoundError), openat.trusted(root) as top:
+        folder = openat.open_inside(top, FOLDER, _DIRECTORY)
+        try:
+            for name in os.listdir(folder):
+                if name.startswith(prefix):
+                    walk.remove(folder, name)
+        finally:
+            os.close(folder)
+        with suppress(OSError):
+            os.rmdir(FOLDER, dir_fd=top)
 
 
-def _staged(data_root: str, instance_uuid: str, token: str) -> Path:
-    root = Path(arguments.folder(data_root))
-    name = f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(naming.TOKEN, token)}"
-    if not engine_paths.overlay(root).is_dir():
-        raise ValueError(f"{data_root!r} is not the data root of an engine with overlay2")
-    return root / FOLDER / name
+def _name(instance_uuid: object, token: object) -> str:
+    return f"{arguments.instance_uuid(instance_uuid)}.{arguments.text(naming.TOKEN, token)}"
+
+
+@contextmanager
+def _staged(data_root: str, name: str, create: bool = False) -> Iterator[int]:
+    """Open the directory with the staged data of a move.
+
+    :param create: whether to create it if it does not exist
+    :raises ValueError: the directory is not the data root of an engine
+    :raises PermissionError: users other than root can change the data root
+    :raises OSError: the directory does not exist, or is a link
+    """
+    with ExitStack() as opened:
+        folder = opened.enter_context(openat.trusted(data_root))
+        if not _is_folder(folder, str(engine_paths.overlay(Path()))):
+            raise ValueError(f"{data_root!r} is not the data root of an engine with overlay2")
+        for inner in (FOLDER, name):
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(inner, 0o700, dir_fd=folder)
+            folder = openat.open_inside(folder, inner, _DIRECTORY)
+            opened.callback(os.close, folder)
+        yield folder
+
+
+def _is_folder(parent: int, name: str) -> bool:
+    try:
+        with openat.held(parent, name, mounts=True) as found:
+            return stat.S_ISDIR(found.status.st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _servers_folder(value: object) -> str:

@@ -21,7 +21,7 @@ from typing import IO, Any
 from novadocker.linux import openat, walk
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep import arguments
-from novadocker.privsep.storage import sparse_files
+from novadocker.privsep.storage import callers, sparse_files
 
 # Is equal as long as an entry does not change; None for an entry that may change unnoticed.
 Identity = tuple[int, int, int] | None
@@ -140,11 +140,8 @@ class Reader:
         """
         changes = _Changes(stream, live, self._seen)
         for number, folder in enumerate(self._folders):
-            top = os.open(folder, _FOLDER)
-            try:
+            with callers.opened(folder) as top:
                 changes.write(str(number), top)
-            finally:
-                os.close(top)
         self._seen = changes.seen
         _write_line(stream, {"end": changes.count})
         stream.flush()

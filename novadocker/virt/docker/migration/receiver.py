@@ -110,8 +110,7 @@ def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[
     :param source: unbuffered, with the messages of the source host
     :param answers: unbuffered, for the answers to it
     """
-    # The privileged process cannot open a socket of ssh's by its path in /proc, so a pipe
-    # is between.
+    # Because the privileged process accepts only a pipe, and ssh may have given a socket.
     read, write = os.pipe()
     threading.Thread(target=_relay, args=(os.dup(source.fileno()), write), daemon=True).start()
     kept = False

@@ -51,7 +51,7 @@ def test_a_link_is_not_adopted(data_root: Path, tmp_path: Path) -> None:
     (staged / "0").symlink_to(tmp_path / "secret")
     target = data_root / "overlay2" / ("a" * 64) / "diff"
     target.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotADirectoryError):
         staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(target))
     assert list(target.iterdir()) == []
     assert (tmp_path / "secret/file").read_text() == "secret"

@@ -340,7 +340,7 @@ def test_only_changes_are_sent_again(move: Move) -> None:
 
 
 def test_directories_nested_deeper_than_python_recurses(move: Move) -> None:
-    swapping.nest(move.source, 1100)
+    swapping.nest(move.source, 1050)
     move.send(live=True)
     swapping.remove(move.source)
     (move.source / "d").write_text("now a file")
