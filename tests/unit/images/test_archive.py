@@ -18,6 +18,7 @@ from novadocker.virt.docker.images.archive import ArchiveError
 from novadocker.virt.docker.images.regions import ChunkReader, Region
 from tests import archives
 from tests.archives import config, dump, entry, sha256, tar, tar_of
+from tests.unit.images import disks
 
 LAYERS = [tar({"etc/one": b"1" * 700}), tar({"etc/two": b"2"})]
 CONFIG = config(LAYERS)
@@ -493,8 +494,7 @@ def test_a_bomb_stops_at_the_room_there_is(
     rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     bomb = archives.compress(bytes(64 << 20), program)
-    free = shutil.disk_usage("/")._replace(free=16 << 20)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    disks.small(monkeypatch, 16 << 20)
     with pytest.raises(ArchiveError, match="the archive unpacks to more than this host has room"):
         rewrite(bomb)
     layers = [archives.tar({"zeros": bytes(5 << 20)}), archives.tar({"ones": b"1" * (5 << 20)})]

@@ -284,7 +284,7 @@ def test_another_image_than_the_announced_one(world: World, content: bytes, word
 
 
 def test_an_image_larger_than_there_is_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announced, "_room", lambda _folder: 1 << 20)
+    monkeypatch.setattr(announced.room, "left", lambda _folder: 1 << 20)
     answers = world.serve(GREETING, orders(Load()), frames(archive()))
     assert "room" in answers[-1]["refused"]
 

@@ -6,14 +6,13 @@ the announced one before the engine gets a manifest, and its layers must match t
 module imports nothing of Nova's objects, because ``novadocker-receive`` uses it.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from novadocker import naming
 from novadocker.conf import CONF
-from novadocker.virt.docker.images import archive, streaming, writer
+from novadocker.virt.docker.images import archive, room, streaming, writer
 from novadocker.virt.docker.images.regions import ArchiveError
 from novadocker.virt.docker.model import EngineInfo
 
@@ -38,15 +37,15 @@ def load(engine: Engine, image_id: str, receive: Callable[[int], Iterator[bytes]
     """
     folder = Path(CONF.instances_path)
     folder.mkdir(parents=True, exist_ok=True)
-    room = _room(folder)
+    most = room.left(folder)
 
     def write(file: streaming.Arrival) -> None:
-        for chunk in receive(room):
+        for chunk in receive(most):
             file.write(chunk)
 
     architecture = naming.docker_architecture(engine.info().architecture)
     try:
-        with streaming.arriving(folder, write) as arrival:
+        with streaming.arriving(folder, 0, write) as arrival:
             engine.load_image(_checked(arrival, image_id, architecture, folder))
     except ArchiveError as error:
         raise ValueError(f"the archive of image {image_id} is refused: {error}") from error
@@ -65,8 +64,3 @@ def _checked(
     except OSError as error:
         # The engine's client takes an OSError for one of its own connection, so it is translated.
         raise ArchiveError(f"the archive cannot be stored: {error}") from error
-
-
-def _room(folder: Path) -> int:
-    """Return the maximal size of an archive in bytes: the engine needs as much again."""
-    return shutil.disk_usage(folder).free // 2

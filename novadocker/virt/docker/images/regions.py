@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regions of files, and the decompression of regions into files without a name.
 
-The programs ``gzip`` and ``zstd`` decompress: Python has no zstd before 3.14, and the kernel can
-limit the size of the file that a process writes.
+The programs ``gzip`` and ``zstd`` decompress, because Python has no zstd before 3.14.
 """
 
 import contextlib
@@ -11,13 +10,16 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
+
+from novadocker.linux import pipes
+from novadocker.virt.docker.images import room
 
 # Programs that decompress a file, by the first bytes of the file.
 _PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -30,6 +32,8 @@ _NAME = re.compile(rb"[ -~]+\0*")
 # Larger chunks are slower, because the allocator maps and unmaps memory for each.
 CHUNK_BYTES = 256 << 10
 _UNPACK_SECONDS = 900
+_SPLICED_BYTES = 1 << 20
+_LONGEST_MESSAGE = 4096
 
 
 class ArchiveError(Exception):
@@ -120,16 +124,15 @@ def is_plain(content: Region) -> bool:
 
 
 class Scratch(contextlib.ExitStack):
-    """Temporary files without a name in the directory ``folder``, with a limit of their total size.
+    """Temporary files without a name in the directory ``folder``, within the budget of ``room``.
 
-    The kernel deletes them at the end of the block or of the process. The limit is half of the free
-    space, because the engine needs the other half.
+    The kernel deletes them at the end of the block or of the process.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        self._room = shutil.disk_usage(folder).free // 2
+        self._share = self.enter_context(room.Share(folder))
 
     def unpack(self, packed: Region, name: str) -> Region:
         """Return a region's plain bytes. Decompresses the region if it is in gzip or zstd format.
@@ -154,27 +157,54 @@ class Scratch(contextlib.ExitStack):
             )
         target = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with self)
         self.callback(target.close)
-        with tempfile.TemporaryFile(dir=self._folder) as source:
-            for chunk in packed.chunks():
-                source.write(chunk)
-            source.flush()
-            os.lseek(source.fileno(), 0, os.SEEK_SET)
+        with (
+            room.Share(self._folder) as copied,
+            tempfile.TemporaryFile(dir=self._folder) as source,
+            tempfile.TemporaryFile() as messages,
+        ):
             try:
-                done = subprocess.run(
-                    ["prlimit", f"--fsize={self._room}", program, "--decompress", "--stdout"],
-                    stdin=source,
-                    stdout=target,
-                    stderr=subprocess.PIPE,
-                    timeout=_UNPACK_SECONDS,
-                    check=False,
+                copied.reserve(packed.size)
+                for chunk in packed.chunks():
+                    source.write(chunk)
+                source.flush()
+                os.lseek(source.fileno(), 0, os.SEEK_SET)
+                copied.use(packed.size)
+                code = self._decompress(
+                    [program, "--decompress", "--stdout"], source, target, messages
                 )
-            except subprocess.TimeoutExpired as error:
+            except room.NoRoomError as error:
+                raise ArchiveError(f"{name} unpacks to more than this host has room for") from error
+            except TimeoutError as error:
                 raise ArchiveError(f"{name} takes over {_UNPACK_SECONDS} s to unpack") from error
-        if done.returncode == -signal.SIGXFSZ:
-            raise ArchiveError(f"{name} unpacks to more than this host has room for")
-        if done.returncode != 0:
-            last = done.stderr.decode("ascii", "replace").strip().splitlines()[-1:]
-            raise ArchiveError(f"{name} is damaged: {''.join(last)}")
-        size = os.fstat(target.fileno()).st_size
-        self._room -= size
-        return Region(target.fileno(), 0, size)
+            messages.seek(0)
+            if code != 0:
+                last = messages.read(_LONGEST_MESSAGE).decode("ascii", "replace").strip()
+                raise ArchiveError(f"{name} is damaged: {''.join(last.splitlines()[-1:])}")
+        return Region(target.fileno(), 0, os.fstat(target.fileno()).st_size)
+
+    def _decompress(
+        self, command: Sequence[str], source: IO[bytes], target: IO[bytes], messages: IO[bytes]
+    ) -> int:
+        """Write the output of a program to a file; return the program's exit status.
+
+        :raises NoRoomError: the budget ends before the output
+        :raises TimeoutError: the program takes too long
+        """
+        end = time.monotonic() + _UNPACK_SECONDS
+        with subprocess.Popen(
+            command, stdin=source, stdout=subprocess.PIPE, stderr=messages
+        ) as process:
+            assert process.stdout
+            try:
+                output = process.stdout.fileno()
+                while True:
+                    pipes.await_data(output, end - time.monotonic())
+                    # The output is counted after the write, so it may exceed the budget by this.
+                    count = os.splice(output, target.fileno(), _SPLICED_BYTES)
+                    if not count:
+                        return process.wait(max(end - time.monotonic(), 0))
+                    self._share.use(count)
+            except subprocess.TimeoutExpired as error:
+                raise TimeoutError from error
+            finally:
+                process.kill()

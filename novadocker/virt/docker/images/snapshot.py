@@ -4,7 +4,6 @@
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from novadocker.linux import pipes
 from novadocker.privsep.storage import layer_archive, layer_diff
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.images import archive, squash
+from novadocker.virt.docker.images import archive, room, squash
 from novadocker.virt.docker.images.archive import ArchivedImage, Layer
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 from novadocker.virt.docker.model import ContainerDetail
@@ -47,7 +46,7 @@ def take(
             layer = _read_changes(engine, container, new_file(), folder)
             base = _base(engine.info().data_root, container.image_id)
             merged = base.layers[squash.count_kept(base, depth) :]
-            if sum(lower.content.size for lower in merged) > _room(folder):
+            if sum(lower.content.size for lower in merged) > room.left(folder):
                 raise ArchiveError("this host has not enough free space for the image")
             yield squash.on_top(base, layer, depth, new_file)
         except (ArchiveError, OSError) as error:
@@ -69,7 +68,7 @@ def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder:
             list(storage.lowers),
             dict(storage.volumes),
             (os.getpid(), file),
-            _room(folder),
+            room.left(folder),
         )
     content = Region(file, 0, os.fstat(file).st_size)
     return Layer(content.digest(), content)
@@ -118,8 +117,3 @@ def _base(data_root: str, image_id: str) -> ArchivedImage:
     if f"sha256:{found.digest}" != image_id:
         raise ArchiveError("the configuration of its image does not match its digest")
     return found
-
-
-def _room(folder: Path) -> int:
-    # The engine needs the other half.
-    return shutil.disk_usage(folder).free // 2

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import (
     archive,
     registry,
+    room,
     snapshot,
     squash,
     streaming,
@@ -241,12 +241,7 @@ class ImageStore:
         self, context: nova_context.RequestContext, image_id: str, load: _Loader
     ) -> Iterator[str]:
         """Load an image from Glance and yield its id. Remove it if the block fails."""
-        folder = Path(CONF.instances_path)
         record = self._glance.get(context, image_id)
-        if (record.get("size") or 0) > shutil.disk_usage(folder).free // 2:
-            raise exception.DownloadFailed(
-                image_id=image_id, reason="this host has not enough free space"
-            )
 
         def fetch(file: streaming.Arrival) -> None:
             self._glance.download(context, image_id, data=file)
@@ -255,7 +250,7 @@ class ImageStore:
         _checksum(image_id, record)
         with (
             self._unpacking(image_id) as unpack,
-            streaming.arriving(folder, fetch) as arriving,
+            self._arriving(image_id, record.get("size") or 0, fetch) as arriving,
         ):
             chunks = self._forwarded(image_id, load, arriving, unpack)
             try:
@@ -269,6 +264,21 @@ class ImageStore:
                 sparse_files.dig(snapshots_of_it)
             yield loaded
             undo.pop_all()
+
+    @contextlib.contextmanager
+    def _arriving(
+        self, image_id: str, size: int, fetch: Callable[[streaming.Arrival], None]
+    ) -> Iterator[streaming.Arrival]:
+        with contextlib.ExitStack() as arrived:
+            try:
+                found = arrived.enter_context(
+                    streaming.arriving(Path(CONF.instances_path), size, fetch)
+                )
+            except room.NoRoomError as error:
+                raise exception.DownloadFailed(
+                    image_id=image_id, reason=str(error.strerror)
+                ) from error
+            yield found
 
     @contextlib.contextmanager
     def _unpacking(self, image_id: str) -> Iterator[streaming.Unpack]:

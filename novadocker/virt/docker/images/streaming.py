@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-from novadocker.virt.docker.images import tar_check
+from novadocker.virt.docker.images import room, tar_check
 from novadocker.virt.docker.images.archive import is_tar
 from novadocker.virt.docker.images.regions import (
     CHUNK_BYTES,
@@ -91,12 +91,14 @@ class Guess:
 class Arrival(io.RawIOBase):
     """A file that one thread writes while another one reads the written part.
 
+    :param share: of the budget for such files, which counts the file
     :ivar early: the layers that ``layers`` has sent, by their region of the file
     :ivar unpacked: SHA-256 in hex of the layer that the engine has unpacked; empty if there is none
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], share: room.Share) -> None:
         super().__init__()
+        self._share = share
         self.early: dict[Content, Sent] = {}
         self.unpacked = ""
         self._descriptor = file.fileno()
@@ -114,8 +116,10 @@ class Arrival(io.RawIOBase):
     def write(self, chunk: bytes) -> int:  # type: ignore[override]
         """Write all of a chunk.
 
+        :raises NoRoomError: the budget has no room for it
         :raises OSError: the file can't be written, or the block of ``arriving`` has ended
         """
+        self._share.use(len(chunk))
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -233,19 +237,22 @@ class Arrival(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def arriving(folder: Path, fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
+def arriving(folder: Path, size: int, fetch: Callable[[Arrival], None]) -> Iterator[Arrival]:
     """Write a file without a name in a thread, and yield it. The thread ends with the block.
 
     The file is deleted at the end of the block: before the return if the block failed, else in the
     background.
 
     :param folder: directory for the file
+    :param size: bytes for which room is reserved
     :param fetch: function that writes the file
+    :raises NoRoomError: the budget is less
     """
-    with contextlib.ExitStack() as failed:
+    with room.Share(folder) as share, contextlib.ExitStack() as failed:
+        share.reserve(size)
         # The kernel deletes a file without a name, even if nova-compute is killed.
         file = failed.enter_context(tempfile.TemporaryFile(dir=folder, prefix="novadocker-"))
-        arrival = Arrival(file)
+        arrival = Arrival(file, share)
         with ThreadPoolExecutor(1) as threads:
             arrival._fetched = threads.submit(arrival._fetch, fetch)
             try:
