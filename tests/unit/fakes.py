@@ -528,11 +528,13 @@ class FakeConsoles:
 class FakeImages:
     """A fake Images; ``uploads`` lists image ids and their content."""
 
+    image = IMAGE
+
     def __init__(self) -> None:
         self.uploads: list[tuple[str, str]] = []
 
     def ensure(self, context: object, image_meta: object) -> EngineImage:
-        return IMAGE
+        return self.image
 
     @contextlib.contextmanager
     def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:

@@ -101,6 +101,17 @@ def test_only_the_first_start_writes_files(
     assert network.login is None
 
 
+def test_spawn_refuses_an_image_with_too_many_volumes(
+    spawn: Any, engine: FakeEngine, network: FakeNetwork, fake_host: FakeHost
+) -> None:
+    volumes = tuple(f"/v{number}" for number in range(300))
+    fake_host.images.image = replace(fake_host.images.image, volumes=volumes)
+    with pytest.raises(exception.InvalidImage, match="has 300 volumes"):
+        spawn()
+    assert engine.calls == []
+    assert network.wired == set()
+
+
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
     spawn(power_on=False)
     assert [call[0] for call in engine.calls] == ["create"]

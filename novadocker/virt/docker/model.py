@@ -19,6 +19,10 @@ class EngineImage:
     :ivar stop_signal: the signal that stops its first process; empty if the image sets none
     :ivar platform: operating system and architecture, such as ``linux/amd64``
     :ivar named_at: the time when it last got a name; None if it never got one
+    :ivar environment: its environment variables (ENV), each as ``NAME=value``
+    :ivar labels: names and values of its labels (LABEL)
+    :ivar working_folder: its working directory (WORKDIR)
+    :ivar volumes: mount points of its volumes (VOLUME)
     """
 
     id: str
@@ -28,6 +32,10 @@ class EngineImage:
     stop_signal: str = ""
     platform: str = ""
     named_at: datetime | None = None
+    environment: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    working_folder: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,19 @@ def test_labels_of_an_image_do_not_stand_in_for_ours(
     assert found.labels == {LABEL: "1", "other": "kept"}
 
 
+def test_settings_of_an_image(engine: Engine, docker_client: docker.APIClient) -> None:
+    settings = ["ENV A=1 B=2", "LABEL x=y", "WORKDIR /w", "VOLUME /v1 /v2"]
+    docker_client.import_image_from_data(b"\0" * 10240, "settings", "test", changes=settings)
+    try:
+        found = engine.inspect_image("settings:test")
+        assert {"A=1", "B=2"} <= set(found.environment)
+        assert found.labels == ("x", "y")
+        assert found.working_folder == "/w"
+        assert set(found.volumes) == {"/v1", "/v2"}
+    finally:
+        docker_client.remove_image("settings:test")
+
+
 def test_a_name_in_use_is_refused(engine: Engine, create: Any) -> None:
     first = create("sleep", "100")
     with pytest.raises(exception.EngineError, match="already in use"):

@@ -131,3 +131,33 @@ def test_hostname(instance: Any, image_meta: Any, hostname: str, expected: str |
 )
 def test_owned(name: str, labels: dict[str, str], expected: bool) -> None:
     assert naming.owned(name, labels) is expected
+
+
+def test_an_image_with_the_largest_settings() -> None:
+    text = ("x" * (32 << 10), "y" * (32 << 10))
+    image = replace(
+        fakes.IMAGE,
+        environment=text,
+        labels=text,
+        entrypoint=text[:1],
+        command=text[1:],
+        volumes=tuple(f"/v{number}" for number in range(100)),
+    )
+    spec.check_image_settings("an id", image)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"environment": ("A=" + "x" * 65_535,)}, r"environment variables \(ENV\) of 65537 bytes"),
+        ({"environment": ("ж" * 40_000,)}, "of 80000 bytes, more than 65536"),
+        ({"labels": ("name", "x" * 65_536)}, r"labels \(LABEL\) of 65540 bytes"),
+        ({"entrypoint": ("x" * 40_000,), "command": ("x" * 40_000,)}, "ENTRYPOINT, CMD.* 80000"),
+        ({"working_folder": "/" * 70_000}, r"WORKDIR\) of 70000 bytes"),
+        ({"volumes": ("/" + "x" * 70_000,)}, r"VOLUME\) of 70001 bytes"),
+        ({"volumes": tuple(map(str, range(101)))}, "101 volumes .* more than 100"),
+    ],
+)
+def test_an_image_with_too_large_settings(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(exception.InvalidImage, match=reason):
+        spec.check_image_settings("an id", replace(fakes.IMAGE, **changes))

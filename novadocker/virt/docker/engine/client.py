@@ -367,6 +367,10 @@ class Engine(Connection):
             stop_signal=config.get("StopSignal") or "",
             platform=f"{found.get('Os', '')}/{found.get('Architecture', '')}",
             named_at=engine_requests.moment((found.get("Metadata") or {}).get("LastTagTime")),
+            environment=tuple(config.get("Env") or ()),
+            labels=tuple(itertools.chain.from_iterable((config.get("Labels") or {}).items())),
+            working_folder=config.get("WorkingDir") or "",
+            volumes=tuple(config.get("Volumes") or ()),
         )
 
     def layer_directories(self, image: str, author: str) -> tuple[str, ...]:

@@ -105,6 +105,7 @@ class Build:
         self._services.enforcement.check_possible(most)
         image = self._services.images.ensure(context, image_meta)
         flavor_limits.check_image_fits(image.size_bytes, most)
+        spec.check_image_settings(image_meta.id, image)
         return self.container_spec(instance, image_meta, image, asked)
 
     def container_spec(

@@ -18,6 +18,36 @@ _SYSTEMD_POWER_OFF = "SIGRTMIN+3"
 _INIT = ("/sbin/init", "/usr/sbin/init")
 
 
+_LARGEST_TEXT = 64 << 10
+_MOST_VOLUMES = 100
+
+
+def check_image_settings(image_id: str, image: EngineImage) -> None:
+    """Refuse an image whose settings would hold up the engine and the runtime at each start.
+
+    :raises InvalidImage: a setting is too large
+    """
+    for name, texts in (
+        ("environment variables (ENV)", image.environment),
+        ("labels (LABEL)", image.labels),
+        ("a command (ENTRYPOINT, CMD)", (*image.entrypoint, *image.command)),
+        ("a working directory (WORKDIR)", (image.working_folder,)),
+        ("paths of volumes (VOLUME)", image.volumes),
+    ):
+        size = sum(len(text.encode()) for text in texts)
+        if size > _LARGEST_TEXT:
+            raise exception.InvalidImage(
+                image_id=image_id,
+                reason=f"the image has {name} of {size} bytes, more than {_LARGEST_TEXT}",
+            )
+    if len(image.volumes) > _MOST_VOLUMES:
+        raise exception.InvalidImage(
+            image_id=image_id,
+            reason=f"the image has {len(image.volumes)} volumes (VOLUME), more than "
+            f"{_MOST_VOLUMES}",
+        )
+
+
 def container_spec(
     instance: objects.Instance,
     image_meta: objects.ImageMeta,
