@@ -4,10 +4,14 @@
 Neither pbr nor setuptools can place a file directly in site-packages for both normal and editable
 wheels. A wheel is a zip file with a list of its files, so this backend adds the file to the zip
 file.
+
+The runtime shim finds its package relative to its own path. An editable wheel would install a copy
+of the script without the package, so this backend replaces the copy by a call of the checkout's.
 """
 
 import base64
 import hashlib
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,20 +20,32 @@ from pbr.build import *  # noqa: F403
 from pbr.build import build_editable as _build_editable
 from pbr.build import build_wheel as _build_wheel
 
-_PTH = Path(__file__).resolve().parent.parent / "novadocker-loader.pth"
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_PTH = _CHECKOUT / "novadocker-loader.pth"
+_SHIM = _CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 
 
-def _add_loader(directory: str, wheel: str) -> str:
+def _complete(directory: str, wheel: str, scripts: dict[str, bytes]) -> str:
+    """Add the loader to a wheel and replace scripts.
+
+    :param scripts: contents by names
+    """
     path = Path(directory, wheel)
     content = _PTH.read_bytes()
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     source = path.with_suffix(".tmp")
     path.rename(source)
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        lines = {}
         for entry in old.infolist():
             data = old.read(entry)
+            if ".data/scripts/" in entry.filename and Path(entry.filename).name in scripts:
+                data = scripts[Path(entry.filename).name]
+                lines[entry.filename] = _line(entry.filename, data)
             if entry.filename.endswith(".dist-info/RECORD"):
-                data += f"{_PTH.name},sha256={digest},{len(content)}\n".encode()
+                # RECORD is the last file of a wheel.
+                found = data.decode().splitlines()
+                found = [lines.get(line.split(",")[0], line) for line in found]
+                data = "".join(f"{line}\n" for line in [*found, _line(_PTH.name, content)]).encode()
                 # SOURCE_DATE_EPOCH determines the date of RECORD, so the loader's entry copies it.
                 loader = zipfile.ZipInfo(_PTH.name, entry.date_time)
                 # Some installers ignore the umask; nova-compute is not root and must read the file.
@@ -40,11 +56,19 @@ def _add_loader(directory: str, wheel: str) -> str:
     return wheel
 
 
+def _line(name: str, content: bytes) -> str:
+    """Return the line of RECORD for a file."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    return f"{name},sha256={digest},{len(content)}"
+
+
 def build_wheel(wheel_directory: str, *args: Any, **kwargs: Any) -> str:
     """Build a wheel that contains the loader."""
-    return _add_loader(wheel_directory, _build_wheel(wheel_directory, *args, **kwargs))
+    return _complete(wheel_directory, _build_wheel(wheel_directory, *args, **kwargs), {})
 
 
 def build_editable(wheel_directory: str, *args: Any, **kwargs: Any) -> str:
-    """Build an editable wheel that contains the loader."""
-    return _add_loader(wheel_directory, _build_editable(wheel_directory, *args, **kwargs))
+    """Build an editable wheel that contains the loader and calls the checkout's runtime shim."""
+    wheel = _build_editable(wheel_directory, *args, **kwargs)
+    call = f'#!/bin/sh\nexec {shlex.quote(str(_SHIM))} "$@"\n'
+    return _complete(wheel_directory, wheel, {_SHIM.name: call.encode()})

@@ -113,8 +113,67 @@ def test_the_record_lists_every_file_with_its_digest(wheel: Path) -> None:
 def test_the_runtime_shim_is_a_script(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(f".data/scripts/{RUNTIME}"))
-        assert archive.read(name) == (CHECKOUT / "novadocker/runtime" / RUNTIME).read_bytes()
         assert archive.getinfo(name).external_attr >> 16 & 0o111
+
+
+VERSIONED = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize(
+    ("scripts", "packages"),
+    [
+        ("bin", f"lib/{VERSIONED}/site-packages"),
+        ("usr/local/bin", f"usr/local/lib/{VERSIONED}/dist-packages"),
+        ("usr/bin", "usr/lib/python3/dist-packages"),
+        ("target/bin", "target"),
+        ("bin", "novadocker is missing"),
+        ("bin", "lib/python3.2/site-packages"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_runtime_shim_finds_the_package(
+    built: Built, tmp_path: Path, scripts: str, packages: str, linked: bool
+) -> None:
+    folder, programs = tmp_path / packages, tmp_path / scripts
+    with zipfile.ZipFile(built.wheel) as archive:
+        archive.extractall(folder)
+    programs.mkdir(parents=True, exist_ok=True)
+    script = next(folder.glob(f"*.data/scripts/{RUNTIME}")).rename(programs / RUNTIME)
+    if linked:
+        (tmp_path / "link").symlink_to(script)
+        script = tmp_path / "link"
+    expected = "the container id is not an id of the engine"
+    if packages.endswith("missing") or "3.2" in packages:
+        expected = "the Python package novadocker of the runtime shim is missing"
+    assert expected in _call_shim(script, tmp_path)
+
+
+def test_the_runtime_shim_of_an_editable_wheel_is_the_source_s(
+    built: Built, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(built.editable) as archive:
+        archive.extractall(tmp_path)
+    script = next(tmp_path.glob(f"*.data/scripts/{RUNTIME}"))
+    assert str(built.source) in script.read_text()
+    assert "is not an id of the engine" in _call_shim(script, tmp_path)
+
+
+def _call_shim(script: Path, folder: Path) -> str:
+    """Return the error of the shim for the id of no container, which the Python program finds."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in ("python3", VERSIONED):
+        (tools / name).symlink_to(sys.executable)
+    done = subprocess.run(
+        ["sh", script, "create", "x"],
+        env={"PATH": f"{tools}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_the_wheel_has_the_package_and_nothing_else(built: Built) -> None:

@@ -9,9 +9,10 @@ import signal
 from contextlib import suppress
 
 from novadocker import privsep
-from novadocker.linux import accounts, openat
+from novadocker.linux import openat
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import runtime
+from novadocker.runtime import accounts
 
 # A shell saves its history within this time.
 _HANG_UP_MILLISECONDS = 2000

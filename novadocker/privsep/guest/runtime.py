@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Privileged functions that write the records of containers for the runtime shim, below /run.
 
-The record ``<container id>`` contains the path of a network namespace. The directory ``<container
-id>.files`` beside it exists until the next start of the container. It contains ``etc/`` with files
-for /etc, ``login`` with the account that gets a password, and ``.ssh/`` with the account's keys.
-The shim has the same paths.
+``novadocker.runtime.record`` describes the records.
 """
 
 import dataclasses
@@ -22,14 +19,10 @@ from novadocker.linux import namespaces
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
+from novadocker.runtime import record as records
 
-FOLDER = Path("/run/novadocker/containers")
+FOLDER = Path(records.FOLDER)
 
-ETC_FILES = {"hostname": 0o644, "hosts": 0o644, "resolv.conf": 0o644, "machine-id": 0o444}
-"""Names of the files that the shim may write into /etc, and their permissions."""
-
-LARGEST_ETC_FILE = 64 << 10
-LARGEST_KEYS = 1 << 20
 # Days since 1970, until the year 4707.
 DAYS = range(1_000_000)
 
@@ -75,13 +68,14 @@ def write(
     """Write the record of a container, and the files for its next start.
 
     :param namespace: path of a network namespace
-    :param etc_files: contents for /etc, by the names in ``ETC_FILES``
+    :param etc_files: contents for /etc, by the names in ``records.ETC_FILES``
     """
     record = FOLDER / container_id
+    content = records.serialize(records.of_instance(namespace))
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
-    replace_file(record, f"{namespace}\n".encode(), mode=0o644, sync=False)
+    replace_file(record, content, mode=0o644, sync=False)
     if not etc_files and login is None:
         return
     files = _files_of(record)
@@ -89,7 +83,7 @@ def write(
     if etc_files:
         (files / "etc").mkdir(exist_ok=True)
         for name, content in etc_files.items():
-            replace_file(files / "etc" / name, content, mode=ETC_FILES[name], sync=False)
+            replace_file(files / "etc" / name, content, mode=records.ETC_FILES[name], sync=False)
     if login is not None:
         _write_login(files, login)
 
@@ -110,11 +104,16 @@ def containers_of(namespace: str) -> list[str]:
     found = []
     with suppress(FileNotFoundError):
         for entry in os.scandir(FOLDER):
-            # Another call may delete a record at this moment.
-            with suppress(FileNotFoundError):
-                if entry.is_file() and Path(entry).read_text() == f"{namespace}\n":
+            # Another call may delete a record at this moment, and one malformed record must not
+            # keep the others.
+            with suppress(FileNotFoundError, ValueError):
+                if entry.is_file() and _names(Path(entry).read_bytes(), namespace):
                     found.append(entry.name)
     return found
+
+
+def _names(record: bytes, namespace: str) -> bool:
+    return records.parse(record).namespaces["network"] == namespace
 
 
 def _write_login(files: Path, login: Login) -> None:
@@ -158,7 +157,7 @@ def bind_container(
 
     The record appears atomically. The files and the login apply to the next start only.
 
-    :param etc_files: contents for the container's /etc, by the names in ``ETC_FILES``
+    :param etc_files: contents for the container's /etc, by the names in ``records.ETC_FILES``
     :param login: a ``Login`` as a dictionary
     :raises ValueError: an argument is malformed
     """
@@ -183,7 +182,9 @@ def release_container(container_id: str) -> None:
 
 def _parse_etc_files(value: object) -> Mapping[str, bytes]:
     return {
-        arguments.one_of(ETC_FILES.keys(), name): arguments.data(LARGEST_ETC_FILE, content)
+        arguments.one_of(records.ETC_FILES.keys(), name): arguments.data(
+            records.LARGEST_ETC_FILE, content
+        )
         for name, content in arguments.mapping(value).items()
     }
 
@@ -191,7 +192,7 @@ def _parse_etc_files(value: object) -> Mapping[str, bytes]:
 def _parse_login(value: object) -> Login:
     login = arguments.fields(_LOGIN_FIELDS, value)
     check_login(login["user"], login["password_hash"])
-    keys = arguments.data(LARGEST_KEYS, login["keys"])
+    keys = arguments.data(records.LARGEST_KEYS, login["keys"])
     if b"\0" in keys:
         raise ValueError("the keys are malformed")
     return Login(

@@ -18,10 +18,10 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep import arguments
 from novadocker.privsep.network import wiring
 from novadocker.privsep.network.types import Bridge, Nic, Route
+from novadocker.runtime import record
 
-NAMESPACES = "/run/netns"
-# the runtime shim has the same path
-USER_NAMESPACES = "/run/novadocker/users"
+NAMESPACES = record.NETWORK_NAMESPACES
+USER_NAMESPACES = record.USER_NAMESPACES
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # from the smallest that IPv4 allows (RFC 791) to the largest of a veth device

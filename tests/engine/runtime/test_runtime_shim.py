@@ -4,6 +4,7 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -240,3 +241,24 @@ def test_tenant_s_text_does_not_confuse_the_shim(create: Create, wired: str) -> 
     )
     container.start()
     assert container.output() == f"{text}{text}2\n"
+
+
+def test_a_large_environment_does_not_hold_up_the_start(create: Create, wired: str) -> None:
+    def start(environment: dict[str, str]) -> float:
+        container = create(wired, command=["sleep", "1d"], environment=environment)
+        before = time.monotonic()
+        container.start()
+        return time.monotonic() - before
+
+    usual = start({})
+    # A program that is quadratic in the configuration's length takes minutes.
+    assert start({f"X{number}": 'a"{}:,' * 8000 for number in range(4)}) < usual + 2
+
+
+def test_a_record_of_an_older_driver(create: Create, wired: str, port: model.VIF) -> None:
+    container = create(wired, command=["sleep", "1d"])
+    record = runtime.FOLDER / container.id
+    record.write_text(f"{namespace.namespace_path(wired)}\n")
+    container.start()
+    assert_network(container, port)
+    assert container.id in runtime.containers_of(namespace.namespace_path(wired))

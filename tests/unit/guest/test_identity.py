@@ -5,7 +5,7 @@ import pytest
 from nova import objects
 
 from novadocker import exception
-from novadocker.linux import accounts
+from novadocker.linux import passwords
 from novadocker.privsep.guest.runtime import Login
 from novadocker.virt.docker.guest import identity
 
@@ -93,8 +93,8 @@ def test_login(
     properties: dict[str, str],
     expected: Login | None,
 ) -> None:
-    monkeypatch.setattr(accounts, "hash_password", lambda text: f"hashed {text}")
-    monkeypatch.setattr(accounts, "today", lambda: 7)
+    monkeypatch.setattr(passwords, "hash_password", lambda text: f"hashed {text}")
+    monkeypatch.setattr(passwords, "today", lambda: 7)
     instance.key_data = key
     assert identity.login(instance, image(**properties), password) == expected
 

@@ -6,16 +6,20 @@ The shim's paths are absolute, so the tests use a copy of it with paths below a 
 
 import json
 import os
+import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import novadocker.runtime
-from tests.unit.linux.test_accounts import SHADOWS
+from novadocker.runtime import record
+from tests import CHECKOUT
+from tests.unit.runtime.test_accounts import SHADOWS
 
-SHIM = Path(novadocker.runtime.__file__).parent / "novadocker-runtime"
+PACKAGE = CHECKOUT / "novadocker"
 ID = "0123456789abcdef" * 4
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
@@ -27,7 +31,8 @@ class Shim:
         self.log = folder / "log.json"
         self.records = folder / "records"
         self.namespaces = folder / "netns"
-        for made in (self.bundle, self.records, self.namespaces, folder / "bin"):
+        self.users = folder / "users"
+        for made in (self.bundle, self.records, self.namespaces, self.users, folder / "bin"):
             made.mkdir()
         self.files = self.records / f"{ID}.files"
         self.namespace = self.namespaces / f"nova-{UUID}"
@@ -36,15 +41,36 @@ class Shim:
         runc = folder / "bin" / "runc"
         runc.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         runc.chmod(0o755)
-        self.program = folder / "novadocker-runtime"
-        text = SHIM.read_text()
-        assert "/run/novadocker/containers" in text
-        assert "/run/netns/nova-" in text
-        text = text.replace("/run/novadocker/containers", str(self.records))
-        text = text.replace("groups=/sys/fs/cgroup\n", f"groups={folder}/groups\n")
-        text = text.replace("/proc/mounts", f"{folder}/mounts")
-        self.program.write_text(text.replace("/run/netns/nova-", f"{self.namespaces}/nova-"))
-        self.program.chmod(0o755)
+        (folder / "bin" / "python3").symlink_to(sys.executable)
+        self.program = self.install() / "runtime" / "novadocker-runtime"
+
+    def install(self) -> Path:
+        """Copy the shim with paths below the test's directory."""
+        package = self.folder / "novadocker"
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PACKAGE / "runtime", package / "runtime", ignore=skipped)
+        shutil.copy(PACKAGE / "__init__.py", package / "__init__.py")
+        for name, old, new in (
+            ("record.py", record.FOLDER, str(self.records)),
+            ("record.py", f'"{record.NETWORK_NAMESPACES}"', f'"{self.namespaces}"'),
+            ("record.py", f'"{record.USER_NAMESPACES}"', f'"{self.users}"'),
+            (
+                "create.py",
+                '_CONTROL_GROUPS = "/sys/fs/cgroup"',
+                f'_CONTROL_GROUPS = "{self.folder}/groups"',
+            ),
+            ("create.py", "/proc/mounts", f"{self.folder}/mounts"),
+        ):
+            path = package / "runtime" / name
+            text = path.read_text()
+            assert old in text
+            path.write_text(text.replace(old, new))
+        return package
+
+    def record(self) -> str:
+        """Return a record in the form of version 1."""
+        namespaces = {"network": str(self.namespace), "user": f"{self.users}/nova-{UUID}"}
+        return json.dumps({"version": 1, "namespaces": namespaces})
 
     def write_config(self, **changes: Any) -> dict[str, Any]:
         config = {
@@ -54,7 +80,7 @@ class Shim:
             **changes,
         }
         # Go writes JSON in this form.
-        text = json.dumps(config, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(config, separators=(",", ":"), ensure_ascii="\\ud800" in repr(config))
         (self.bundle / "config.json").write_text(text)
         return config
 
@@ -154,6 +180,29 @@ def test_any_other_command_is_runc(shim: Shim, arguments: tuple[str, ...]) -> No
     assert shim.config == before
 
 
+def test_runc_runs_as_the_engine_called_it(shim: Shim) -> None:
+    shows = "umask; env | sort; ulimit -a; grep -E 'SigIgn|SigBlk' /proc/self/status"
+    (shim.folder / "bin" / "runc").write_text(f"#!/bin/sh\n{shows}\n")
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    assert "SigIgn" in done.stdout
+    assert done.stdout == shim.run("start", ID).stdout
+
+
+def test_a_program_that_fails(shim: Shim) -> None:
+    (shim.folder / "novadocker/runtime/record.py").write_text("raise RuntimeError")
+    message = shim.refusal(shim.create())
+    expected = "the program python3 that prepares containers failed with exit status 1"
+    assert message == f"novadocker: {expected}"
+
+
+def test_a_python_that_does_not_start(shim: Shim) -> None:
+    (shim.folder / "bin" / "python3").unlink()
+    (shim.folder / "bin" / "python3").write_text("#!/bin/sh\nexit 127\n")
+    (shim.folder / "bin" / "python3").chmod(0o755)
+    assert "that prepares containers failed with exit status 127" in shim.refusal(shim.create())
+
+
 TRICK = '{"type":"network"}'
 
 
@@ -163,13 +212,79 @@ TRICK = '{"type":"network"}'
         {"env": [f"X={TRICK}", TRICK], "args": [TRICK, "}" + TRICK, '\\"' + TRICK, "\\"]},
         {"env": ["X=" + "".join(map(chr, range(0x80, 0x250)))], "args": ["&", "|", "\\1", "'`$("]},
         {"env": ["X=" + "ж" * 30000], "args": ["\u2028\u0081\u0082\u0088"]},
+        {"env": ["\ud800"], "args": ["\udcff"], "numbers": [2**64 - 1, -1, 0.5, 1e300]},
     ],
 )
 def test_text_of_a_tenant_changes_nothing(shim: Shim, process: dict[str, Any]) -> None:
-    wanted = joined(shim.write_config(process=process), shim.namespace)
+    annotations = {"type": "network", TRICK: TRICK}
+    wanted = joined(shim.write_config(process=process, annotations=annotations), shim.namespace)
     result = shim.create()
     assert result.returncode == 0, result.stderr
     assert shim.config == wanted
+
+
+@pytest.mark.parametrize("place", ["env", "args", "volume", "name"])
+def test_the_time_is_linear_in_what_an_image_controls(
+    shim: Shim, root: Path, login: Any, place: str
+) -> None:
+    """The start with the longest configuration takes little more than one with a short one."""
+
+    def start(length: int) -> float:
+        text = '\\"ж{}:,' * (length // 12)
+        shim.files.mkdir(exist_ok=True)
+        login()
+        process = {
+            "env": [text] if place == "env" else [],
+            "args": [text] if place == "args" else [],
+        }
+        mount = {"destination": f"/{text}", "type": "tmpfs", "source": "tmpfs"}
+        shim.write_config(
+            process=process,
+            mounts=[mount] if place == "volume" else [],
+            annotations={text: ""} if place == "name" else {},
+            root={"path": str(root)},
+        )
+        before = time.perf_counter()
+        done = shim.create()
+        taken = time.perf_counter() - before
+        assert done.returncode == 0, done.stderr
+        return taken
+
+    short = min(start(50_000) for _ in range(3))
+    long = min(start(400_000) for _ in range(3))
+    # A quadratic start takes 64 times as long.
+    assert long < 8 * short
+
+
+def test_hundreds_of_volumes(shim: Shim, root: Path, login: Any) -> None:
+    login()
+    mounts = []
+    for number in range(300):
+        source = shim.folder / f"volume{number}"
+        source.mkdir()
+        mounts.append({"destination": f"/v{number}", "type": "bind", "source": str(source)})
+    (root / "root").symlink_to("/v299/home")
+    shim.write_config(root={"path": str(root)}, mounts=mounts)
+    before = time.perf_counter()
+    assert shim.create().returncode == 0
+    assert time.perf_counter() - before < 5
+    assert (shim.folder / "volume299/home/.ssh/authorized_keys").read_text() == "ssh-rsa A\n"
+
+
+def test_a_configuration_without_an_end(shim: Shim) -> None:
+    with (shim.bundle / "config.json").open("ab") as output:
+        output.truncate(1 << 40)
+    message = shim.refusal(shim.create())
+    assert message.endswith("has more than 1048576 bytes")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "1", "NaN", "[" * 500_000, '{"linux":[]}', '{"linux":{"namespaces":[1]}}'],
+)
+def test_a_malformed_configuration(shim: Shim, content: str) -> None:
+    (shim.bundle / "config.json").write_text(content)
+    assert "is malformed" in shim.refusal(shim.create())
 
 
 def test_no_record(shim: Shim) -> None:
@@ -216,6 +331,64 @@ def test_record_of_something_else(shim: Shim, path: str) -> None:
     assert "does not name the network namespace of a server" in shim.refusal(shim.create())
 
 
+def test_the_record_that_the_driver_writes(shim: Shim) -> None:
+    wanted = joined(shim.write_config(), shim.namespace)
+    (shim.records / ID).write_text(shim.record())
+    assert shim.create().returncode == 0
+    assert shim.config == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "has a version that this runtime shim does not support"),
+        ({"version": True}, "has a version that this runtime shim does not support"),
+        ({"devices": []}, "has a member that this runtime shim does not support"),
+        ({"namespaces": {}}, "does not name the network namespace of a server"),
+        ({"namespaces": {"network": "/proc/1/ns/net"}}, "does not name the network namespace"),
+        ({"namespaces": {"network": 1}}, "does not name the network namespace"),
+        ({"namespaces": {"pid": "/proc/1/ns/pid"}}, "has malformed namespaces"),
+        ({"namespaces": []}, "has malformed namespaces"),
+    ],
+)
+def test_a_record_with_something_else(shim: Shim, changes: dict[str, Any], message: str) -> None:
+    before = shim.config
+    (shim.records / ID).write_text(json.dumps(json.loads(shim.record()) | changes))
+    assert message in shim.refusal(shim.create())
+    assert shim.config == before
+
+
+def test_a_record_with_the_user_namespace_of_another_server(shim: Shim) -> None:
+    found = json.loads(shim.record())
+    found["namespaces"]["user"] = found["namespaces"]["user"].replace("0e6e", "1e6e")
+    (shim.records / ID).write_text(json.dumps(found))
+    assert "user namespace of the same server" in shim.refusal(shim.create())
+
+
+@pytest.mark.parametrize("trap", ["link", "pipe", "writable", "folder writable", "large", "login"])
+def test_a_record_that_somebody_else_may_have_written(shim: Shim, root: Path, trap: str) -> None:
+    path = shim.records / ID
+    elsewhere = path.rename(shim.folder / "elsewhere")
+    if trap == "link":
+        path.symlink_to(elsewhere)
+    elif trap == "pipe":
+        os.mkfifo(path)
+    else:
+        elsewhere.rename(path)
+    if trap == "writable":
+        path.chmod(0o666)
+    elif trap == "folder writable":
+        shim.records.chmod(0o777)
+    elif trap == "large":
+        path.write_text("{" * 70_000)
+    elif trap == "login":
+        (shim.files / "login").symlink_to("/etc/passwd")
+    message = shim.refusal(shim.create())
+    assert (
+        str(path) in message or "record" in message or "can write" in message or "link" in message
+    )
+
+
 @pytest.mark.parametrize("container_id", ["..", "x", ID[:-1], ID + "0", f"../records/{ID}", ""])
 def test_id_of_no_container(shim: Shim, container_id: str) -> None:
     message = shim.refusal(shim.create("--bundle", str(shim.bundle), container_id))
@@ -227,7 +400,6 @@ def test_id_of_no_container(shim: Shim, container_id: str) -> None:
     [
         ({"linux": {"namespaces": [{"type": "mount"}]}}, "has no network namespace"),
         ({"linux": {"namespaces": [{"type": "network"}] * 2}}, "has two network namespaces"),
-        ({"annotations": {"type": "network"}}, "has two network namespaces"),
         (
             {"linux": {"namespaces": [{"type": "network", "path": "/proc/1/ns/net"}]}},
             "has no network namespace",
@@ -535,6 +707,16 @@ def test_keys_through_links(
     assert where.read_text() == "ssh-rsa A\n"
 
 
+def test_links_that_make_a_path_long(shim: Shim, root: Path, login: Any) -> None:
+    login()
+    for number in range(39):
+        (root / f"n{number}").symlink_to(f"n{number + 1}/" + "a/" * 2000)
+    (root / "root").symlink_to("n0")
+    before = time.perf_counter()
+    assert "a path of more than 200 directories" in shim.refusal(shim.create())
+    assert time.perf_counter() - before < 5
+
+
 @pytest.mark.parametrize("trap", ["pipe", "device", "link to the host's device"])
 @pytest.mark.parametrize(
     "place", ["etc/passwd", "etc/shadow", "root/.ssh/authorized_keys", "etc/shadow.nova"]
@@ -570,6 +752,10 @@ def test_nothing_but_plain_files_is_opened(
         ("root:x:0:0::/root:\n", "no user web"),
         ("web:x:0\n", "malformed entry of the user web"),
         ("web:x:1 2:3::/:\n", "malformed entry of the user web"),
+        ("web:x:4294967295:3::/:\n", "malformed entry of the user web"),
+        (f"web:x:{'9' * 100_000}:3::/:\n", "malformed entry of the user web"),
+        (f"web:x:1:2::/{'a/' * 100_000}:\n", "path of more than 4096"),
+        (f"web:x:1:2::/{'a' * 300}\r\x1b[2J:\n", "aaa in the image can't be opened"),
     ],
 )
 def test_a_user_the_image_does_not_have(
@@ -578,6 +764,28 @@ def test_a_user_the_image_does_not_have(
     login("web")
     (root / "etc/passwd").write_text(passwd)
     assert text in shim.refusal(shim.create())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to change owners")
+def test_ids_with_leading_zeros_are_decimal(shim: Shim, root: Path, login: Any) -> None:
+    login("web")
+    (root / "etc/passwd").write_text("web:x:08:0019::/home/web:\n")
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    found = (root / "home/web/.ssh/authorized_keys").stat()
+    assert (found.st_uid, found.st_gid) == (8, 19)
+    assert (root / "home").stat().st_uid == 0
+
+
+def test_a_message_with_text_of_the_image_is_one_line(shim: Shim, root: Path, login: Any) -> None:
+    login("web")
+    (root / "etc/passwd").write_bytes(b'web:x:1:2::/f/"\\\x1b\xff\xc3\x84:\n')
+    (root / "f").touch()
+    message = shim.refusal(shim.create())
+    assert message == (
+        'novadocker: the directory /f/"\\\\\\x1b\\udcff\\xc4 '
+        "can't be created in the image's file system"
+    )
 
 
 def test_accounts_that_never_end(shim: Shim, root: Path, login: Any) -> None:
@@ -607,6 +815,19 @@ def test_password_of_an_image_without_shadow(shim: Shim, root: Path, login: Any)
     assert shim.create().returncode == 0
     assert (root / "etc/shadow").read_text() == "root:$6$x:20000:0:99999:7:::\n"
     assert (root / "etc/shadow").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("trap", ["folder", "link to the root", "link to a folder"])
+def test_a_shadow_that_cannot_take_a_password(
+    shim: Shim, root: Path, login: Any, trap: str
+) -> None:
+    login(password="$6$x 20000")
+    (root / "etc/passwd").write_text("root:x:0:0::/root:\n")
+    if trap == "folder":
+        (root / "etc/shadow").mkdir()
+    else:
+        (root / "etc/shadow").symlink_to("/" if trap == "link to the root" else "/etc")
+    assert "the /etc/shadow in the image is not a regular file" in shim.refusal(shim.create())
 
 
 def test_password_of_an_image_that_keeps_it_elsewhere(shim: Shim, root: Path, login: Any) -> None:

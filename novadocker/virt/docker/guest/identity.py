@@ -9,9 +9,10 @@ from dataclasses import replace
 from nova import objects
 
 from novadocker import exception
-from novadocker.linux import accounts
+from novadocker.linux import passwords
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest.runtime import Login
+from novadocker.runtime import record
 
 _LOCAL_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 # glibc ignores further ones (resolv.conf(5), MAXNS).
@@ -93,10 +94,10 @@ def password_login(
 ) -> Login:
     """Return the login with a new password and without keys. Raises as ``login`` does."""
     try:
-        hashed = accounts.hash_password(admin_password)
+        hashed = passwords.hash_password(admin_password)
     except ValueError as error:
         raise exception.StartFailed(instance_uuid=instance.uuid, reason=str(error)) from error
-    return Login(admin_user(image_meta), b"", hashed, accounts.today())
+    return Login(admin_user(image_meta), b"", hashed, passwords.today())
 
 
 def _keys(instance: objects.Instance) -> bytes:
@@ -105,9 +106,9 @@ def _keys(instance: objects.Instance) -> bytes:
     if not keys or keys.startswith("-----BEGIN"):
         return b""
     content = keys.encode() + b"\n"
-    if len(content) > runtime.LARGEST_KEYS or b"\0" in content:
+    if len(content) > record.LARGEST_KEYS or b"\0" in content:
         raise exception.StartFailed(
             instance_uuid=instance.uuid,
-            reason=f"the key pair is malformed or larger than {runtime.LARGEST_KEYS} bytes",
+            reason=f"the key pair is malformed or larger than {record.LARGEST_KEYS} bytes",
         )
     return content

@@ -1,0 +1,604 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that prepares a container before runc creates it; ``novadocker-runtime`` runs it.
+
+It makes the container join the namespaces that the driver created for its server, lets a systemd
+manage its control groups, and copies the driver's files into the container's file system. It
+refuses a container whose terminal the engine has closed.
+
+The engine has no option for an existing network namespace, but the OCI configuration has one: the
+``path`` of a namespace in the bundle's ``config.json``. A container is not created if it has no
+record, or if its network namespace does not exist. With userns-remap the driver's user namespace
+owns the network namespace. The container joins that user namespace, too, because a process in
+another one has no capabilities over the network.
+
+No process of the tenant runs yet, and no program of the image is run. Because each start of a
+container waits for this program, it runs without Python's site directories and imports no more than
+it needs: instead of ``os`` and ``stat``, the modules in C behind them.
+"""
+
+import _stat
+import posix
+import sys
+
+from novadocker.runtime import accounts, documents, record, tree
+from novadocker.runtime.tree import Fault, Owner, Tree
+
+LARGEST_CONFIGURATION = 1 << 20
+# As in novadocker.linux.openat for running containers.
+LARGEST_FILE = 1 << 20
+_CONTROL_GROUPS = "/sys/fs/cgroup"
+_MOUNTS = "/proc/mounts"
+_FAILURE_STATUS = 3
+_NS_GET_NSTYPE = 0xB703
+_CLONE_NEWUSER = 0x10000000
+_OWN_FILE = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+
+
+class Call:
+    """The arguments of a call of runc.
+
+    :ivar log: path of runc's log; empty without one
+    :ivar state: directory of runc's state; empty without one
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.log = ""
+        self.state = ""
+        self.command = ""
+        self.bundle = "."
+        self.container_id = ""
+        option = ""
+        for word in arguments:
+            if option:
+                self._set(option, word)
+                option = ""
+            elif word.startswith("-"):
+                option, equals, value = word.partition("=")
+                if equals:
+                    self._set(option, value)
+                if equals or option not in _OPTIONS_WITH_VALUE:
+                    option = ""
+            elif not self.command:
+                self.command = word
+            else:
+                self.container_id = word
+
+    def _set(self, option: str, value: str) -> None:
+        if option == "--log":
+            self.log = value
+        elif option == "--root":
+            self.state = value
+        elif option in ("-b", "--bundle"):
+            self.bundle = value
+
+
+class Configuration:
+    """The bundle's ``config.json``.
+
+    :ivar content: the configuration, which this program changes
+    """
+
+    def __init__(self, path: str, container_id: str) -> None:
+        self._path = path
+        self._id = container_id
+        try:
+            with open(path, "rb", buffering=0) as source:
+                content = tree.read_all(source.fileno(), LARGEST_CONFIGURATION)
+        except OSError as error:
+            raise self._fault(f"can't be read: {error.strerror}") from error
+        if content is None:
+            raise self._fault(f"has more than {LARGEST_CONFIGURATION} bytes")
+        try:
+            found = documents.parse(content)
+        except ValueError as error:
+            raise self._fault("is malformed") from error
+        self.content = self._object(found)
+        linux = self._object(self.content.get("linux", {}))
+        self.linux = linux
+        self.namespaces = self._objects(linux.get("namespaces", []))
+        self.mounts = self._objects(self.content.get("mounts", []))
+
+    def write(self) -> None:
+        """Write the configuration for runc."""
+        try:
+            with open(self._path, "wb") as output:
+                output.write(documents.serialize(self.content) + b"\n")
+        except (OSError, ValueError) as error:
+            raise self._fault("can't be written") from error
+
+    @property
+    def root(self) -> str:
+        """The root directory on the host."""
+        found = self._object(self.content.get("root", {})).get("path")
+        if not isinstance(found, str) or not found.startswith("/"):
+            raise Fault(f"container {self._id} has no root directory in its configuration")
+        return found
+
+    @property
+    def volumes(self) -> dict[str, str]:
+        """Sources of bind mounts by their destinations."""
+        found = {}
+        for mount in self.mounts:
+            destination, source = mount.get("destination"), mount.get("source")
+            if mount.get("type") == "bind":
+                if not isinstance(destination, str) or not isinstance(source, str):
+                    raise self._fault("is malformed")
+                found[destination] = source
+        return found
+
+    def host_id(self, kind: str, number: int) -> int:
+        """Return the id on the host of a container's user or group.
+
+        :param kind: ``uid`` or ``gid``
+        :raises Fault: the container's user namespace does not map the id
+        """
+        if not _find(self.namespaces, type="user"):
+            return number
+        for mapping in self._objects(self.linux.get(f"{kind}Mappings", [])):
+            inside, outside, size = (mapping.get(key) for key in ("containerID", "hostID", "size"))
+            if not (isinstance(inside, int) and isinstance(outside, int) and isinstance(size, int)):
+                raise self._fault("is malformed")
+            if 0 <= number - inside < size:
+                return outside + number - inside
+        raise Fault(f"the user namespace of container {self._id} does not map {kind} {number}")
+
+    def owner(self, uid: int, gid: int) -> Owner:
+        """Return the user and group on the host of a user and group of the container."""
+        return Owner(self.host_id("uid", uid), self.host_id("gid", gid))
+
+    def _object(self, value: object) -> dict[str, object]:
+        if not isinstance(value, dict):
+            raise self._fault("is malformed")
+        return value
+
+    def _objects(self, value: object) -> list[dict[str, object]]:
+        if not isinstance(value, list):
+            raise self._fault("is malformed")
+        for item in value:
+            self._object(item)
+        return value
+
+    def _fault(self, reason: str) -> Fault:
+        return Fault(f"the configuration of container {self._id} {reason}")
+
+
+def join_namespaces(config: Configuration, container_id: str, paths: dict[str, str]) -> None:
+    """Make the container join its server's network namespace and user namespace.
+
+    :param paths: paths of namespaces by their types
+    """
+    network = paths["network"]
+    if not _exists(network):
+        raise Fault(
+            f"network namespace {network} of container {container_id} is missing; start the server "
+            "through Nova"
+        )
+    found = _find(config.namespaces, type="network")
+    if len(found) > 1:
+        raise Fault(f"container {container_id} has two network namespaces")
+    if not found or found[0].get("path"):
+        raise Fault(
+            f"container {container_id} has no network namespace of its own in its configuration"
+        )
+    found[0]["path"] = network
+    for space in _find(config.namespaces, type="user"):
+        user = paths.get("user", "")
+        if not _is_user_namespace(user):
+            raise Fault(
+                f"user namespace {user} of container {container_id} is missing; start the server "
+                "through Nova"
+            )
+        space["path"] = user
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _is_user_namespace(path: str) -> bool:
+    # Most containers have no user namespace, so most starts do not wait for this import.
+    import fcntl
+
+    try:
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWUSER
+    except OSError:
+        return False
+    finally:
+        posix.close(descriptor)
+
+
+def let_systemd_manage(config: Configuration) -> None:
+    """Make the control group of a systemd that is the container's first process writable.
+
+    With cgroup v1 that is its group in the hierarchy name=systemd, which has no limits; hierarchies
+    with limits stay read-only. With cgroup v2 it is its group in the only hierarchy; the host's
+    mount option nsdelegate keeps the container from writing the limits at the root of the group.
+    """
+    # Only the driver can request a tmpfs at /run, and it does so only for systemd.
+    if not _find(config.mounts, destination="/run", type="tmpfs"):
+        return
+    groups = _find(config.mounts, destination="/sys/fs/cgroup", type="cgroup")
+    options = groups[0].get("options") if groups else None
+    own_groups = any(not space.get("path") for space in _find(config.namespaces, type="cgroup"))
+    if not own_groups or not isinstance(options, list) or "ro" not in options:
+        return
+    if _exists(f"{_CONTROL_GROUPS}/cgroup.controllers"):
+        if not _delegates():
+            raise Fault(
+                "systemd in a server needs /sys/fs/cgroup on the host to be mounted with nsdelegate"
+            )
+        groups[0]["options"] = ["rw" if option == "ro" else option for option in options]
+        return
+    if not _exists(f"{_CONTROL_GROUPS}/systemd"):
+        raise Fault(
+            "systemd in a server needs the control group hierarchy name=systemd on the host"
+        )
+    group = config.linux.get("cgroupsPath")
+    if not isinstance(group, str):
+        raise Fault("the container has no control group in its configuration")
+    if group.count(":") == 2:
+        parent, prefix, name = group.split(":")
+        group = f"/{parent}/{prefix}-{name}.scope"
+    own: dict[str, object] = {
+        "destination": "/sys/fs/cgroup/systemd",
+        "type": "bind",
+        "source": f"{_CONTROL_GROUPS}/systemd{group}",
+        "options": ["bind", "nosuid", "noexec", "nodev"],
+    }
+    config.mounts.insert(config.mounts.index(groups[0]) + 1, own)
+
+
+def _find(items: list[dict[str, object]], **members: str) -> list[dict[str, object]]:
+    """Return the objects that have all these members."""
+    return [
+        item for item in items if all(item.get(name) == value for name, value in members.items())
+    ]
+
+
+def _delegates() -> bool:
+    """Return True if the host mounts its control groups with nsdelegate."""
+    with open(_MOUNTS, "rb") as source:
+        for line in source:
+            _, point, kind, options, *_ = line.split(b" ")
+            if (point, kind) == (b"/sys/fs/cgroup", b"cgroup2") and b"nsdelegate" in options.split(
+                b","
+            ):
+                return True
+    return False
+
+
+def check_terminal(state: str, container_id: str) -> None:
+    """Refuse to start if the engine has closed its end of the input of the container's terminal.
+
+    Docker Engine 20.10 does so at the first start of a container that ended while the engine did
+    not run, because it uses that container's closed streams again. containerd then hangs the
+    terminal up, which kills the first process or leaves it without a terminal. After a failed start
+    the engine has new streams.
+
+    :param state: directory of runc's state
+    :raises Fault: the engine has closed it
+    """
+    if not state:
+        return
+    # With userns-remap the engine adds ids to the names of these directories.
+    folders = _expand([state.rpartition("/runtime-")[0] or state])
+    folders = _expand([f"{folder}/containerd" for folder in folders])
+    folders = _expand([f"{folder}/{container_id}" for folder in folders])
+    for folder in folders:
+        try:
+            descriptor = posix.open(f"{folder}/init-stdin", posix.O_RDONLY | posix.O_NONBLOCK)
+        except FileNotFoundError:
+            continue
+        # A read finds the end of the pipe only if no process has it open, or is about to open it,
+        # for writing.
+        try:
+            is_pipe = _stat.S_ISFIFO(posix.fstat(descriptor).st_mode)
+            if is_pipe and not posix.read(descriptor, 1):
+                raise Fault(f"the engine has closed the terminal of container {container_id}")
+        except BlockingIOError:
+            pass
+        finally:
+            posix.close(descriptor)
+
+
+def _expand(prefixes: list[str]) -> list[str]:
+    """Return the paths that begin with one of these prefixes and have no further component."""
+    found = []
+    for prefix in prefixes:
+        parent, _, begin = prefix.rpartition("/")
+        try:
+            names = posix.listdir(parent or "/")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found += [f"{parent}/{name}" for name in names if name.startswith(begin)]
+    return found
+
+
+class Files:
+    """The directory with the driver's files for a container.
+
+    :param descriptor: a descriptor of the directory
+    """
+
+    def __init__(self, container_id: str, descriptor: int) -> None:
+        self._id = container_id
+        self._descriptor = descriptor
+        self._names = {folder: self._list(folder) for folder in (".", "etc", ".ssh")}
+        self.etc = {
+            name: self._read(f"etc/{name}", record.LARGEST_ETC_FILE) for name in self._names["etc"]
+        }
+        self.login = (
+            self._read("login", record.LARGEST_LOGIN) if "login" in self._names["."] else b""
+        )
+        self.keys = (
+            self._read(".ssh/authorized_keys", record.LARGEST_KEYS) if self._names[".ssh"] else b""
+        )
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            found = posix.open(folder, _OWN_FILE | posix.O_DIRECTORY, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return []
+        try:
+            return posix.listdir(found)
+        finally:
+            posix.close(found)
+
+    def _read(self, name: str, limit: int) -> bytes:
+        return _read_own(name, self._descriptor, limit, f"the file {name} of container {self._id}")
+
+    def remove(self, folder: int, name: str) -> None:
+        """Delete the files, because they are for one start only.
+
+        :param folder: a descriptor of the directory that has this one under ``name``
+        """
+        for parent in ("etc", ".ssh"):
+            for child in self._names[parent]:
+                posix.unlink(f"{parent}/{child}", dir_fd=self._descriptor)
+        for child in self._names["."]:
+            if child == "login":
+                posix.unlink(child, dir_fd=self._descriptor)
+            else:
+                posix.rmdir(child, dir_fd=self._descriptor)
+        posix.rmdir(name, dir_fd=folder)
+
+
+def put_etc(root: Tree, files: Files, container_id: str, owner: Owner) -> None:
+    """Write the driver's files into the container's /etc."""
+    if not files.etc:
+        return
+    etc = root.make_folder("/etc")
+    try:
+        for name, content in files.etc.items():
+            tree.replace(etc, name, content, record.ETC_FILES[name], owner)
+    except OSError as error:
+        raise Fault(
+            f"the files for /etc of container {container_id} can't be copied: {error.strerror}"
+        ) from error
+    except KeyError as error:
+        raise Fault(f"the record of container {container_id} has an unknown file") from error
+    machine_id = files.etc.get("machine-id")
+    if machine_id is None:
+        return
+    folder = root.locate("/var/lib/dbus")[-1]
+    if not folder.is_folder:
+        return
+    try:
+        mode = posix.stat("machine-id", dir_fd=folder.descriptor, follow_symlinks=False).st_mode
+        if _stat.S_ISREG(mode):
+            tree.replace(folder, "machine-id", machine_id, record.ETC_FILES["machine-id"], owner)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Fault(f"the machine id of container {container_id} can't be written") from error
+
+
+def put_login(root: Tree, files: Files, config: Configuration) -> None:
+    """Set the password of the login user and write the SSH keys.
+
+    The file ``login`` has the user's name and, if there is a password, its hash and the day of its
+    change (shadow(5)). If the image has no /etc/passwd, only root can be the user.
+    """
+    if not files.login:
+        return
+    user, *password = files.login.decode().split()
+    passwd = _read_accounts(root.locate("/etc/passwd")[-1])
+    fields = accounts.find_entry(passwd, user)
+    if password and accounts.shadowed(passwd, user):
+        put_password(root, user, password[0], int(password[1]), config.owner(0, 0))
+    if not files.keys:
+        return
+    if fields is None:
+        if user != "root":
+            raise Fault(f"the image has no user {user} (image property os_admin_user)")
+        fields = [b"", b"0", b"0", b"", b"/root"]
+    try:
+        uid, gid, home = accounts.read_identity(fields)
+    except ValueError as error:
+        raise Fault(f"the image's /etc/passwd has a malformed entry of the user {user}") from error
+    put_keys(root, user, home.decode(errors="surrogateescape"), files.keys, config.owner(uid, gid))
+
+
+def put_password(root: Tree, user: str, password_hash: str, day: int, owner: Owner) -> None:
+    """Set a password in the container's /etc/shadow, which keeps its owner and permissions.
+
+    :param owner: owner of a new file
+    """
+    *above, shadow = root.locate("/etc/shadow")
+    content = accounts.set_password(_read_accounts(shadow), user, password_hash, day)
+    try:
+        if shadow.is_file:
+            tree.overwrite(shadow, content)
+        elif not above or shadow.is_folder:
+            raise Fault("the /etc/shadow in the image is not a regular file")
+        elif above[-1].is_folder:
+            tree.replace(above[-1], shadow.name, content, 0o600, owner)
+    except OSError as error:
+        raise Fault(f"the /etc/shadow in the image can't be written: {error.strerror}") from error
+
+
+def put_keys(root: Tree, user: str, home: str, keys: bytes, owner: Owner) -> None:
+    """Add SSH keys to those of the image's user.
+
+    :param home: the user's home directory
+    """
+    root.make_folder(home, owner=owner)
+    root.make_folder(f"{home}/.ssh", 0o700, owner)
+    fault = f"the authorized_keys of the user {user} can't be written"
+    try:
+        *above, file = root.locate(f"{home}/.ssh/authorized_keys")
+        if not above or not above[-1].is_folder:
+            raise Fault(fault)
+        present = b""
+        if file.is_file:
+            found = tree.read(file, LARGEST_FILE)
+            if found is None:
+                raise Fault("the authorized_keys in the image is too large")
+            present = found
+            # The image may be a snapshot of a server with the same keys.
+            if keys.rstrip(b"\n") in present:
+                return
+            if present and not present.endswith(b"\n"):
+                present += b"\n"
+        tree.replace(above[-1], file.name, present + keys, 0o600, owner)
+    except OSError as error:
+        raise Fault(f"{fault}: {error.strerror}") from error
+
+
+def _read_accounts(node: tree.Node) -> bytes:
+    """Return the content of passwd(5) or shadow(5); nothing if it is not a regular file."""
+    if not node.is_file:
+        return b""
+    try:
+        content = tree.read(node, LARGEST_FILE)
+    except OSError as error:
+        raise Fault("the /etc/passwd or /etc/shadow in the image is unreadable") from error
+    if content is None:
+        raise Fault("the /etc/passwd or /etc/shadow in the image is too large")
+    return content
+
+
+def _read_own(path: str, folder: int, limit: int, what: str) -> bytes:
+    """Return the content of a file of the driver, which only root may have written.
+
+    :param folder: a descriptor of the directory from which the path leads
+    :raises FileNotFoundError: the file does not exist
+    """
+    descriptor = posix.open(path, _OWN_FILE, dir_fd=folder)
+    try:
+        status = posix.fstat(descriptor)
+        if not _stat.S_ISREG(status.st_mode) or not _is_own(status):
+            raise Fault(f"{what} is not a file that only root can write")
+        content = tree.read_all(descriptor, limit)
+    finally:
+        posix.close(descriptor)
+    if content is None:
+        raise Fault(f"{what} has more than {limit} bytes")
+    return content
+
+
+def _is_own(status: posix.stat_result) -> bool:
+    # The shim's user is root, except in tests.
+    return status.st_uid == posix.geteuid() and not status.st_mode & (_stat.S_IWGRP | _stat.S_IWOTH)
+
+
+def _open_own_folder(path: str, folder: int | None = None) -> int:
+    """Open a directory that only root can change.
+
+    :raises FileNotFoundError: the directory does not exist
+    """
+    descriptor = posix.open(path, _OWN_FILE | posix.O_DIRECTORY, dir_fd=folder)
+    if not _is_own(posix.fstat(descriptor)):
+        raise Fault(f"{path} is not a directory that only root can write")
+    return descriptor
+
+
+def read_record(container_id: str, folder: int) -> record.Record:
+    """Return the record of a container."""
+    try:
+        what = f"the record of container {container_id}"
+        content = _read_own(container_id, folder, record.LARGEST_RECORD, what)
+    except FileNotFoundError:
+        content = b""
+    if not content:
+        raise _no_record(container_id)
+    try:
+        return record.parse(content)
+    except ValueError as error:
+        raise Fault(f"the record of container {container_id} {error}") from error
+
+
+def _no_record(container_id: str) -> Fault:
+    return Fault(
+        f"no network namespace is recorded for container {container_id}; start the server through "
+        "Nova"
+    )
+
+
+def prepare(call: Call) -> None:
+    """Prepare a container.
+
+    :raises Fault: the container must not be created
+    """
+    container_id = call.container_id
+    if not record.is_container_id(container_id):
+        raise Fault("the container id is not an id of the engine")
+    if call.command == "create":
+        check_terminal(call.state, container_id)
+    try:
+        folder = _open_own_folder(record.FOLDER)
+    except FileNotFoundError:
+        raise _no_record(container_id) from None
+    additions = read_record(container_id, folder)
+    config = Configuration(f"{call.bundle}/config.json", container_id)
+    join_namespaces(config, container_id, additions.namespaces)
+    let_systemd_manage(config)
+    config.write()
+    name = f"{container_id}.files"
+    try:
+        descriptor = _open_own_folder(name, folder)
+    except FileNotFoundError:
+        return
+    files = Files(container_id, descriptor)
+    owner = config.owner(0, 0)
+    root = Tree(config.root, config.volumes, owner)
+    put_etc(root, files, container_id, owner)
+    put_login(root, files, config)
+    files.remove(folder, name)
+
+
+def main() -> None:
+    """Prepare the container of a call of runc, and exit with status 0, or 3 after a logged fault.
+
+    The engine reports the last error in runc's log, so a fault is written to the log, too.
+    """
+    posix.umask(0o022)
+    call = Call(sys.argv[1:])
+    status = 0
+    try:
+        prepare(call)
+    except (Fault, OSError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"{error.strerror}: {tree.shown(str(error.filename))}"
+        message = f"novadocker: {reason}"
+        if call.log:
+            with open(call.log, "ab") as log:
+                log.write(documents.serialize({"level": "error", "msg": message}) + b"\n")
+        posix.write(2, f"{message}\n".encode(errors="backslashreplace"))
+        status = _FAILURE_STATUS
+    # Python's own end would take a tenth of the whole program.
+    posix._exit(status)
+
+
+_OPTIONS_WITH_VALUE = frozenset(
+    ["--root", "--log", "--log-format", "--criu", "--rootless", "-b", "--bundle"]
+)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records by which the driver says what the runtime shim adds to a container.
+
+The record ``<container id>`` is a JSON object::
+
+    {"version": 1,
+     "namespaces": {"network": "/run/netns/nova-<uuid>",
+                    "user": "/run/novadocker/users/nova-<uuid>"}}
+
+The shim adds the user namespace only to a container that the engine gives a user namespace. Each
+further kind of addition is a further member, with a function here that checks it and a function in
+``create`` that adds it. The shim refuses a record with a member or a version that it does not
+support, so that a container never starts without an addition.
+
+The directory ``<container id>.files`` beside the record exists until the next start of the
+container. It contains ``etc/`` with files for /etc, ``login`` with the account that gets a
+password, and ``.ssh/`` with the account's keys.
+
+The driver writes by these rules, the shim reads by them. Because each start of a container waits
+for the shim, this module imports only ``documents``.
+"""
+
+from novadocker.runtime import documents
+
+FOLDER = "/run/novadocker/containers"
+NETWORK_NAMESPACES = "/run/netns"
+USER_NAMESPACES = "/run/novadocker/users"
+
+VERSION = 1
+LARGEST_RECORD = 64 << 10
+
+ETC_FILES = {"hostname": 0o644, "hosts": 0o644, "resolv.conf": 0o644, "machine-id": 0o444}
+"""Names of the files that the shim may write into /etc, and their permissions."""
+
+LARGEST_ETC_FILE = 64 << 10
+LARGEST_KEYS = 1 << 20
+LARGEST_LOGIN = 1 << 10
+
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+class Record:
+    """The additions to a container.
+
+    :ivar namespaces: paths of namespaces by their types in the OCI configuration
+    """
+
+    def __init__(self, namespaces: dict[str, str]) -> None:
+        self.namespaces = namespaces
+
+
+def is_container_id(text: str) -> bool:
+    """Return True if the text is a container id of the engine."""
+    return len(text) == 64 and _HEXADECIMAL.issuperset(text)
+
+
+def of_instance(network_namespace: str) -> Record:
+    """Return the record of a container that joins an instance's namespaces.
+
+    :raises ValueError: the path is not a network namespace of an instance
+    """
+    name = network_namespace.removeprefix(f"{NETWORK_NAMESPACES}/")
+    found = {"network": network_namespace, "user": f"{USER_NAMESPACES}/{name}"}
+    return Record(_check_namespaces(found))
+
+
+def serialize(record: Record) -> bytes:
+    """Return the content of a record's file."""
+    return documents.serialize({"version": VERSION, "namespaces": record.namespaces}) + b"\n"
+
+
+def parse(content: bytes) -> Record:
+    """Return the record in a file.
+
+    The drivers before version 1 of the record wrote the path of the network namespace as a line.
+    Containers that they created have such records until the next start by the driver.
+
+    :raises ValueError: the record is malformed or contains something that is not supported
+    """
+    if not content.startswith(b"{"):
+        return of_instance(content.decode(errors="replace").removesuffix("\n"))
+    found = documents.parse(content)
+    if not isinstance(found, dict):
+        raise ValueError("is not an object")
+    version = found.pop("version", None)
+    if type(version) is not int or version != VERSION:
+        raise ValueError("has a version that this runtime shim does not support")
+    checked = {}
+    for name, value in found.items():
+        if name not in _CHECKS:
+            raise ValueError("has a member that this runtime shim does not support")
+        checked[name] = _CHECKS[name](value)
+    if "namespaces" not in checked:
+        raise ValueError("does not name the network namespace of a server")
+    return Record(**checked)
+
+
+def _check_namespaces(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not value.keys() <= {"network", "user"}:
+        raise ValueError("has malformed namespaces")
+    network = value.get("network")
+    name = network.removeprefix(f"{NETWORK_NAMESPACES}/") if isinstance(network, str) else ""
+    if network != f"{NETWORK_NAMESPACES}/{name}" or not _is_namespace_name(name):
+        raise ValueError("does not name the network namespace of a server")
+    if value.get("user", f"{USER_NAMESPACES}/{name}") != f"{USER_NAMESPACES}/{name}":
+        raise ValueError("does not name the user namespace of the same server")
+    return value
+
+
+_CHECKS = {"namespaces": _check_namespaces}
+
+
+def _is_namespace_name(name: str) -> bool:
+    prefix, *parts = name.split("-")
+    return (
+        prefix == "nova"
+        and [len(part) for part in parts] == [8, 4, 4, 4, 12]
+        and _HEXADECIMAL.issuperset("".join(parts))
+    )
