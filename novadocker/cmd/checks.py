@@ -102,10 +102,10 @@ def check_engine(url: str, user: str, info: EngineInfo | None, error: str) -> Re
     return _failure(f"{error}; start the engine, or correct [docker] api_url")
 
 
-def check_runtime(info: EngineInfo | None, name: str, executable: bool) -> Result:
-    """Check that the runtime shim is registered.
+def check_runtime(info: EngineInfo | None, name: str, error: str) -> Result:
+    """Check that the runtime shim is registered and finds its Python program.
 
-    :param executable: whether the registered path is an executable file
+    :param error: why the registered path does not serve; empty if it does
     """
     if info is None:
         return _unknown()
@@ -119,10 +119,10 @@ def check_runtime(info: EngineInfo | None, name: str, executable: bool) -> Resul
         return _failure(
             f"runtime {name!r} has the path {path!r}: write an absolute path to daemon.json"
         )
-    if not executable:
+    if error:
         return _failure(
-            f"runtime {name!r} is registered as {path}, which is not an executable file: correct "
-            "the path in daemon.json and reload the engine, or install novadocker there"
+            f"runtime {name!r} is registered as {path}, which is {error}: correct the path in "
+            "daemon.json and reload the engine, or install novadocker there"
         )
     return _success(f"runtime {name!r} is {path}")
 

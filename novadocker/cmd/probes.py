@@ -27,6 +27,10 @@ from novadocker.virt.docker.network import ovs
 
 _ENGINE_SECONDS = 10
 _PRIVILEGED_SECONDS = 30
+_SHIM_SECONDS = 10
+_SHIM_REFUSAL = "the container id is not an id of the engine"
+# The engine's runtimes have this search path (systemd.exec(5)).
+_SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # oslo.privsep puts this prefix before each line that the privileged process writes.
 _HELPER_PREFIX = "privsep log: "
@@ -67,9 +71,29 @@ def read_engine(options: Options) -> tuple[EngineInfo | None, str]:
         return None, error.format_message()
 
 
-def is_executable(path: str) -> bool:
-    """Return True if a path is an executable file."""
-    return os.path.isfile(path) and os.access(path, os.X_OK)
+def ask_shim(path: str) -> str:
+    """Return why the runtime shim can't prepare containers, or an empty string if it can.
+
+    The shim's Python program refuses an id that is not a container's; runc is not called.
+    """
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+        return "not an executable file"
+    try:
+        done = subprocess.run(
+            [path, "create", "check"],
+            env={"PATH": _SYSTEMD_PATH},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SHIM_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"not able to prepare containers: {error}"
+    if _SHIM_REFUSAL in done.stderr:
+        return ""
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return f"not able to prepare containers: {lines[-1]}"
 
 
 def ask_switch(connection: str) -> str:

@@ -41,7 +41,7 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_runtime(self) -> upgradecheck.Result:
         name = CONF.docker.runtime
         path = self._info.runtimes.get(name, "") if self._info else ""
-        return checks.check_runtime(self._info, name, probes.is_executable(path))
+        return checks.check_runtime(self._info, name, probes.ask_shim(path))
 
     def _check_live_restore(self) -> upgradecheck.Result:
         return checks.check_live_restore(self._info)

@@ -23,6 +23,7 @@ from novadocker.cmd import checks, privileged, probes, status
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
+from tests import CHECKOUT
 from tests.unit import fakes
 
 SUCCESS, WARNING, FAILURE = Code.SUCCESS, Code.WARNING, Code.FAILURE
@@ -97,17 +98,42 @@ def test_engine(info: EngineInfo | None, error: str, code: Code, parts: list[str
 
 
 @pytest.mark.parametrize(
-    ("runtimes", "executable", "code", "parts"),
+    ("runtimes", "error", "code", "parts"),
     [
-        ({"ours": "/usr/bin/shim"}, True, SUCCESS, ["/usr/bin/shim"]),
-        ({"ours": "/usr/bin/shim"}, False, FAILURE, ["not an executable file", "daemon.json"]),
-        ({"ours": "shim"}, True, FAILURE, ["absolute"]),
-        ({"runc": "runc"}, False, FAILURE, ["no runtime 'ours'", "novadocker-runtime"]),
+        ({"ours": "/usr/bin/shim"}, "", SUCCESS, ["/usr/bin/shim"]),
+        ({"ours": "/usr/bin/shim"}, "broken", FAILURE, ["which is broken", "daemon.json"]),
+        ({"ours": "shim"}, "", FAILURE, ["absolute"]),
+        ({"runc": "runc"}, "broken", FAILURE, ["no runtime 'ours'", "novadocker-runtime"]),
     ],
 )
-def test_runtime(runtimes: dict[str, str], executable: bool, code: Code, parts: list[str]) -> None:
+def test_runtime(runtimes: dict[str, str], error: str, code: Code, parts: list[str]) -> None:
     info = replace(fakes.INFO, runtimes=runtimes)
-    assert says(checks.check_runtime(info, "ours", executable), code, *parts)
+    assert says(checks.check_runtime(info, "ours", error), code, *parts)
+
+
+def test_the_shim_of_this_package_prepares_containers() -> None:
+    assert probes.ask_shim(str(CHECKOUT / "novadocker/runtime/novadocker-runtime")) == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        (None, "not an executable file"),
+        ("#!/bin/sh\necho no Python >&2; exit 1", "not able to prepare containers: no Python"),
+        ("#!/bin/sh\nexit 127", "not able to prepare containers: exit status 127"),
+        ("#!/missing", "not able to prepare containers: "),
+        ("#!/bin/sh\nexec sleep 100", "not able to prepare containers: "),
+    ],
+)
+def test_a_shim_that_does_not_prepare_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, error: str
+) -> None:
+    monkeypatch.setattr(probes, "_SHIM_SECONDS", 2)
+    path = tmp_path / "shim"
+    if script is not None:
+        path.write_text(script)
+        path.chmod(0o755)
+    assert probes.ask_shim(str(path)).startswith(error)
 
 
 def test_live_restore() -> None:
@@ -370,7 +396,9 @@ def run(
         call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), "")
         monkeypatch.setattr(probes, "import_driver", imported)
         monkeypatch.setattr(probes, "read_engine", lambda *_: (info, error))
-        monkeypatch.setattr(probes, "is_executable", lambda path: path.startswith("/usr/bin/"))
+        monkeypatch.setattr(
+            probes, "ask_shim", lambda path: "" if path.startswith("/usr/bin/") else "x"
+        )
         monkeypatch.setattr(probes, "ask_switch", lambda _: "")
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
         monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
