@@ -169,20 +169,16 @@ def test_a_registry_that_fails(
     assert guest.run("echo goes on") == "goes on\n"
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("down", "connection refused"),
-        # Engines' versions have different texts.
-        ("hangs", "deadline exceeded|Timeout|timeout"),
-    ],
-)
+@pytest.mark.parametrize("fault", ["down", "hangs"])
 def test_a_registry_that_fails_gets_no_image(
-    registry: Registry, guest: Guest, opened: Opened, other_engine: Engine, fault: str, words: str
+    registry: Registry, guest: Guest, opened: Opened, other_engine: Engine, fault: str
 ) -> None:
     fail, _ = FAULTS[fault]
     fail(registry)
-    with pytest.raises(nova_exception.NovaException, match=words), opened():
+    with (
+        pytest.raises(nova_exception.NovaException, match="failed to connect to the registry"),
+        opened(),
+    ):
         pass
     assert other_engine.list_images("novadocker/*") == {}
     assert guest.run("echo goes on") == "goes on\n"
