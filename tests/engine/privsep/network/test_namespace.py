@@ -2,6 +2,7 @@
 """Network devices that the driver wires, read back from the kernel by iproute2."""
 
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -371,7 +372,13 @@ def test_records(uuid: str) -> None:
     record = Path("/run/novadocker/containers") / container_id
     runtime.bind_container(container_id, uuid)
     runtime.bind_container(container_id, uuid)
-    assert record.read_text() == f"/run/netns/nova-{uuid}\n"
+    assert json.loads(record.read_bytes()) == {
+        "version": 1,
+        "namespaces": {
+            "network": f"/run/netns/nova-{uuid}",
+            "user": f"/run/novadocker/users/nova-{uuid}",
+        },
+    }
     assert record.stat().st_mode & 0o777 == 0o644
     assert record.parent.stat().st_mode & 0o777 == 0o755
     runtime.release_container(container_id)
