@@ -126,6 +126,8 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
     number_name = str(arguments.number(_FOLDERS, number))
     name, root = _name(instance_uuid, token), arguments.folder(data_root)
     is_drive = "/config-drives/" in target
+    if is_drive:
+        _close_to_others(above)
     with (
         _staged(root, name) as staged,
         # The destination may have had no config drive before.
@@ -151,6 +153,21 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
             shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True)
             walk.remove(staged, number_name)
     return True
+
+
+def _close_to_others(path: str) -> None:
+    """Remove other users' write permission from a directory of root, which old releases gave.
+
+    Does nothing if the directory does not exist.
+    """
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid == os.geteuid():
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
+        finally:
+            os.close(descriptor)
 
 
 def _clear(parent: int, name: str) -> None:

@@ -67,3 +67,12 @@ def test_a_directory_is_adopted_once(data_root: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["new"]
     assert not staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(target))
     assert [path.name for path in target.iterdir()] == ["new"]
+
+
+def test_a_directory_of_an_old_release_is_closed_to_others(tmp_path: Path) -> None:
+    drives = tmp_path / "host2"
+    staging._close_to_others(str(drives))
+    drives.mkdir()
+    drives.chmod(0o777)
+    staging._close_to_others(str(drives))
+    assert drives.stat().st_mode & 0o777 == 0o755
