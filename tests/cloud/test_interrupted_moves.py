@@ -21,6 +21,7 @@ from openstack.connection import Connection
 
 from devcloud import supervise
 from devcloud.settings import Settings
+from novadocker.virt.docker.migration.transfer import SENT_AHEAD
 from tests.cloud.guests import until
 from tests.cloud.owners import allocated_from, engine_of, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
@@ -57,7 +58,7 @@ class Move:
         """Return True if the destination has all data except for the final copy."""
         with (self.cloud.log / "nova-compute-host1.log").open(errors="replace") as log:
             log.seek(self.log)
-            return "Sent all but" in log.read()
+            return SENT_AHEAD in log.read()
 
     def task(self) -> str | None:
         task: str | None = self.admin.compute.get_server(self.server.id).task_state

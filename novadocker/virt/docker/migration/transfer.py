@@ -32,6 +32,9 @@ LOG = logging.getLogger(__name__)
 _ROUNDS = 4
 _SHORT_SECONDS = 1.0
 
+# The cloud tests wait for this log line, so it has a name.
+SENT_AHEAD = "Sent the data of the running instance; only later changes remain"
+
 
 class Session:
     """Sends an instance's directories to one host."""
@@ -63,10 +66,7 @@ class Session:
             if seconds < _SHORT_SECONDS or seconds > before / 2:
                 break
             before = seconds
-        LOG.info(
-            "Sent the data of the running instance; only later changes remain",
-            instance_uuid=self._instance_uuid,
-        )
+        LOG.info(SENT_AHEAD, instance_uuid=self._instance_uuid)
 
     def send(self, live: bool) -> float:
         """Send everything, or what changed since the last call; return the seconds it took.
