@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each line of the page "Differences from a virtual machine", tried in a container."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from novadocker.virt.docker.engine.client import Engine
+from tests import CHECKOUT
+from tests.engine import machines
+from tests.engine.machines import Machine
+
+_PAGE = CHECKOUT / "docs" / "differences.rst"
+_PROGRAMS = ("chrt", "iptables", "unshare")
+
+Try = Callable[[Machine], None]
+
+
+@pytest.fixture(scope="module")
+def plain(engine: Engine, engine_url: str) -> Iterator[Machine]:
+    """Yield a container of a flavor without extra specs."""
+    with (
+        machines.connected(engine_url, *map(str, map(shutil.which, _PROGRAMS))) as client,
+        machines.machine(engine, client) as found,
+    ):
+        yield found
+
+
+def denied(*scripts: str) -> Try:
+    """Return a test that each script fails because the kernel denies a permission."""
+
+    def attempt(server: Machine) -> None:
+        for script in scripts:
+            code, output = server.shell(script)
+            assert code != 0, (script, output)
+            assert re.search("permitted|[Pp]ermission denied", output), output
+
+    return attempt
+
+
+def refused_call(numbers: tuple[int, int], *arguments: int) -> Try:
+    """Return a test that a system call fails with EPERM.
+
+    :param numbers: the number of the call on x86-64 and on 64-bit Arm
+    """
+
+    def attempt(server: Machine) -> None:
+        number = numbers[os.uname().machine == "aarch64"]
+        words = ", ".join(map(str, (number, *arguments)))
+        program = f"$r = syscall({words}); print $r == -1 ? $!+0 : 0"
+        assert server.run("perl", "-e", program) == (0, str(errno.EPERM))
+
+    return attempt
+
+
+def both(*tries: Try) -> Try:
+    def attempt(server: Machine) -> None:
+        for each in tries:
+            each(server)
+
+    return attempt
+
+
+def kernel_is_the_hosts(server: Machine) -> None:
+    assert server.run("uname", "-r") == (0, os.uname().release)
+    refused_call((175, 105), 0, 0, 0)(server)
+
+
+def clock_is_the_hosts(server: Machine) -> None:
+    # date prints the error and goes on, so its exit status differs between versions.
+    assert "permitted" in server.shell("date -s 2000-01-01")[1]
+
+
+def no_kernel_log(server: Machine) -> None:
+    denied("dmesg")(server)
+    assert server.shell("test -e /dev/kmsg")[0] == 1
+
+
+def sysinfo_is_the_hosts(server: Machine) -> None:
+    total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert total
+    assert re.search(rf"Mem: +{total[1]} ", server.run("free", "-k")[1])
+    path = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+    limit = server.shell(f"cat {path} || cat /sys/fs/cgroup/memory.max")
+    assert limit[1].split()[-1] == str(machines.LIMITS.memory_bytes)
+
+
+def boot_id_is_the_hosts(server: Machine) -> None:
+    name = "/proc/sys/kernel/random/boot_id"
+    assert server.run("cat", name) == (0, Path(name).read_text().strip())
+    code, started = server.shell("stat -c %Z /proc/1")
+    assert code == 0
+    assert abs(int(started) - os.stat(f"/proc/{server.pid}").st_ctime) <= 1
+
+
+def directories_of_the_image(server: Machine) -> None:
+    root = Path(f"/proc/{server.pid}/root")
+    with pytest.raises(OSError, match="Invalid cross-device link"):
+        (root / "root").rename(root / "moved")
+    assert server.shell("mv /root /moved && mv /moved /root") == (0, "")
+
+
+def no_device_nodes(server: Machine) -> None:
+    denied("mknod /tmp/null c 1 3", "mknod /tmp/disk b 7 0")(server)
+    assert server.shell("mknod /tmp/fifo p && rm /tmp/fifo") == (0, "")
+
+
+_TRIES: dict[str, Try] = {
+    "Mounts": denied("mount -t tmpfs none /tmp", "mount -o bind /etc /tmp", "umount /dev/shm"),
+    "Kernel modules": kernel_is_the_hosts,
+    "Clock": clock_is_the_hosts,
+    "Realtime": denied("chrt -f 50 true", "perl -e 'setpriority 0, 0, -5 or die $!'"),
+    "Kernel log": no_kernel_log,
+    "Memory and uptime by sysinfo": sysinfo_is_the_hosts,
+    "Swap": denied("swapon /bin/busybox"),
+    "Boot id": boot_id_is_the_hosts,
+    "Host name": denied("hostname other"),
+    "Kernel parameters": lambda server: _read_only(server, "kernel/panic"),
+    "Directories of the image": directories_of_the_image,
+    "Device nodes": no_device_nodes,
+    "Addresses": denied("ip address add 10.9.9.9/24 dev lo", "ip route add 10.8.0.0/16 dev lo"),
+    "Firewall": denied("iptables -A INPUT -j DROP"),
+    "Namespaces": denied("unshare -m true", "unshare -n true", "unshare -U true"),
+    "Memory policy": both(
+        refused_call((238, 237), 0, 0, 0), refused_call((237, 235), 0, 0, 0, 0, 0, 0)
+    ),
+    "Kernel keys": both(refused_call((250, 219), 0, 0), refused_call((248, 217), 0, 0, 0, 0, 0)),
+    "Performance counters": both(
+        refused_call((298, 241), 0, 0, -1, -1, 0), refused_call((321, 280), 0, 0, 0)
+    ),
+}
+
+
+def _read_only(server: Machine, parameter: str) -> None:
+    code, output = server.shell(f"echo 1 > /proc/sys/{parameter}")
+    assert code != 0
+    assert "Read-only file system" in output
+
+
+def subjects() -> list[str]:
+    """Return the first column of the page's table without its header."""
+    return re.findall(r"^   \* - (.+)$", _PAGE.read_text(), re.MULTILINE)[1:]
+
+
+def test_every_line_of_the_page_is_tried() -> None:
+    assert subjects() == list(_TRIES)
+
+
+@pytest.mark.parametrize("subject", _TRIES)
+def test_difference(plain: Machine, subject: str) -> None:
+    _TRIES[subject](plain)
