@@ -65,6 +65,7 @@ _DEVICE_LENGTH = 14
 # bridge, its end of the link to the switch, the switch's end.
 _BRIDGED_PREFIXES = ("qbr", "qvb", "qvo")
 _SWITCH_END = re.compile(r"qvo([0-9a-f-]{1,11})")
+_NAMESPACE = re.compile(rf"nova-({UUID.pattern})")
 # Nova names architectures as the kernel does; Docker names these differently.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -108,6 +109,12 @@ def container_name(instance_uuid: str) -> str:
 def namespace_name(instance_uuid: str) -> str:
     """Return the name of an instance's network namespace below /run/netns."""
     return f"nova-{instance_uuid}"
+
+
+def instance_of_namespace(name: str) -> str | None:
+    """Return the UUID in the name of a network namespace; None for any other name."""
+    match = _NAMESPACE.fullmatch(name)
+    return match[1] if match else None
 
 
 def docker_architecture(machine: str) -> str:

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         partial(incidents.report, places.state_path),
     )
     registry.register(WatchCollector(watch))
-    search = Search(places.root / "run/netns", places.data_root, chosen.ovs_folder)
+    search = Search(places.root / "run", places.data_root, chosen.ovs_folder)
     registry.register(LeakCollector(search))
     serving.hold_stops()
     watch.start()

@@ -3,7 +3,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from novadocker.exporter.identity import Identities
 from novadocker.linux import ovsdb
 from novadocker.linux.threads import Repeated
 from novadocker.recovery import dataroot
+from novadocker.state_files import namespaces
 
 LOG = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 60.0
-_NAMESPACE = re.compile(naming.namespace_name(f"({naming.UUID.pattern})"))
 _INTERFACES = ovsdb.Select("Interface", ("name", "external_ids", "error"))
 
 
@@ -74,13 +73,13 @@ class Images:
 class Search:
     """The search in a thread of its own; ``found`` may be called from any thread.
 
-    :param namespaces: directory of the named network namespaces
+    :param run: the directory /run
     :param data_root: data root of the engine
     :param switch: directory of the sockets of Open vSwitch
     """
 
-    def __init__(self, namespaces: Path, data_root: Path, switch: Path) -> None:
-        self._namespaces = namespaces
+    def __init__(self, run: Path, data_root: Path, switch: Path) -> None:
+        self._run = run
         self._data_root = data_root
         self._switch = switch
         self._identities = Identities(engine_paths.containers(data_root))
@@ -108,11 +107,11 @@ class Search:
         self._identities.keep(set(names))
         servers = filter(None, map(self._identities.find, names))
         uuids = {server.labels["uuid"] for server in servers}
-        leaked = {"namespace": len(namespaces(self._namespaces) - uuids)}
+        leaked = {"namespace": len(namespaces.marked(self._run) - uuids)}
         unused = None
         veths: set[str] = set()
         with suppress(OSError):
-            veths = veths_without_server(self._namespaces, uuids)
+            veths = veths_without_server(self._run / namespaces.NAMESPACES, uuids)
             leaked["veth"] = len(veths)
         with suppress(OSError, ValueError):
             leaked["port"] = ports_without_server(self._switch, uuids, veths)
@@ -131,15 +130,6 @@ class Search:
             self._found = Found()
 
 
-def namespaces(folder: Path) -> set[str]:
-    """Return the UUIDs of the instances that have a network namespace on this host."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return set()
-    return {match[1] for name in names if (match := _NAMESPACE.fullmatch(name))}
-
-
 def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
     """Return the names of the host ends whose other end is in no instance's network namespace.
 
@@ -150,7 +140,7 @@ def veths_without_server(folder: Path, uuids: Set[str]) -> set[str]:
     numbers = set()
     try:
         with IPRoute() as netlink:
-            for uuid in namespaces(folder) & uuids:
+            for uuid in uuids:
                 path = folder / naming.namespace_name(uuid)
                 with suppress(FileNotFoundError), path.open() as file:
                     numbers.add(netlink.get_netnsid(fd=file.fileno())["nsid"])

@@ -20,6 +20,7 @@ from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 from novadocker.runtime import record as records
+from novadocker.state_files import namespaces as marks
 
 FOLDER = Path(records.FOLDER)
 
@@ -134,15 +135,20 @@ def _files_of(record: Path) -> Path:
 def delete_namespace(instance_uuid: str) -> None:
     """Delete an instance's network namespace and the records that name it.
 
-    The kernel deletes the veth pairs in it. Does nothing if the namespace does not exist.
+    The kernel deletes the veth pairs in it. Does nothing if the namespace does not exist, or if
+    another program created it: it has neither a mark nor a record.
 
     :raises ValueError: the argument is malformed
     """
     path = namespace_path(instance_uuid)
     with locked(instance_uuid):
-        namespaces.unmount_namespace(path)
+        containers = containers_of(path)
+        # Because the drivers before the marks left namespaces without one, a record suffices.
+        if containers or marks.is_marked(path) or not namespaces.is_namespace(path):
+            namespaces.unmount_namespace(path)
+        marks.unmark(path)
         namespaces.unmount_namespace(user_namespace_path(instance_uuid))
-        for container_id in containers_of(path):
+        for container_id in containers:
             remove(container_id)
 
 

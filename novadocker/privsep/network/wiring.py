@@ -23,6 +23,7 @@ from novadocker.privsep.network import link as network_link
 from novadocker.privsep.network import rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import Bridge, Nic, Route
+from novadocker.state_files import namespaces as marks
 
 # Because Neutron assigns the addresses, no router may add one and no duplicate address detection
 # may delay one. ``announce`` makes the kernel announce them.
@@ -97,6 +98,7 @@ def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
     if not namespaces.is_namespace(path):
         namespaces.enter_new_owned_namespace(user_path, ids)
         network_link.write_sysctl("default", _GUEST_SYSCTL)
+        marks.mark(path)
         namespaces.mount_namespace(path)
 
 
@@ -162,6 +164,8 @@ def _open_guest(path: str) -> Iterator[tuple[Netlink, bool]]:
             network_link.write_sysctl("default", _GUEST_SYSCTL)
         else:
             namespaces.enter_namespace_at(path)
+        # Because nova-compute can be killed at any moment, a namespace is marked before its mount.
+        marks.mark(path)
         with Netlink() as guest:
             if fresh:
                 namespaces.mount_namespace(path)

@@ -19,6 +19,7 @@ from novadocker.exporter.rings import Rings
 from novadocker.exporter.watch import Watch
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
+from novadocker.state_files import namespaces
 from novadocker.virt.docker.network import vif
 from tests.engine import control_groups, machines, networks
 from tests.engine.engines import THIN_OPTIONS, own_engine
@@ -160,7 +161,7 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
     folder, device = Path(namespace.NAMESPACES), port["devname"]
     vif.plug_vifs(networks.instance(uuid), ports)
     try:
-        assert uuid in leaks.namespaces(folder)
+        assert uuid in namespaces.marked()
         assert device not in leaks.veths_without_server(folder, {uuid})
         left = leaks.veths_without_server(folder, set())
         assert device in left

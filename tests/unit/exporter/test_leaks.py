@@ -28,13 +28,20 @@ def put_image(root: Path, image: str, parent: str = "") -> None:
         put(root, {f"{IMAGES}/imagedb/metadata/sha256/{name}/parent": parent})
 
 
+def put_namespace(root: Path, uuid: str) -> None:
+    put(root, {f"run/netns/nova-{uuid}": ""})
+    status = (root / f"run/netns/nova-{uuid}").stat()
+    put(root, {f"run/novadocker/networks/nova-{uuid}": f"{status.st_dev}:{status.st_ino}\n"})
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Return the root of a host with one server, whose image is untagged and has a base image."""
     put_identity(tmp_path, CONTAINER)
     config = tmp_path / f"data/containers/{CONTAINER}/config.v2.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "Image": SERVERS}))
-    put(tmp_path, {f"run/netns/nova-{UUID}": "", "run/netns/qdhcp-1": ""})
+    put_namespace(tmp_path, UUID)
+    put(tmp_path, {"run/netns/qdhcp-1": ""})
     put_image(tmp_path, SERVERS, BASE)
     put_image(tmp_path, BASE)
     put_image(tmp_path, NAMED)
@@ -44,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def look(root: Path) -> Found:
-    return Search(root / "run/netns", root / "data", root / "switch").look()
+    return Search(root / "run", root / "data", root / "switch").look()
 
 
 def test_nothing_is_left_where_all_is_well(root: Path) -> None:
@@ -53,10 +60,20 @@ def test_nothing_is_left_where_all_is_well(root: Path) -> None:
 
 
 def test_a_namespace_without_a_container_and_an_image_of_nobody(root: Path) -> None:
-    put(root, {f"run/netns/nova-{GONE}": ""})
+    put_namespace(root, GONE)
     put_image(root, LOST, BASE)
     found = look(root)
     assert (found.leaked["namespace"], found.leaked["image"]) == (1, 1)
+
+
+def test_a_namespace_of_another_program_is_not_left_by_the_driver(root: Path) -> None:
+    put(root, {f"run/netns/nova-{GONE}": ""})
+    assert look(root).leaked["namespace"] == 0
+    put_namespace(root, GONE)
+    # Another program mounts its namespace where the driver's was.
+    put(root, {"run/netns/other": ""})
+    (root / "run/netns/other").rename(root / f"run/netns/nova-{GONE}")
+    assert look(root).leaked["namespace"] == 0
 
 
 def test_what_can_not_be_asked_is_left_out(root: Path) -> None:

@@ -24,6 +24,7 @@ from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace, wiring
 from novadocker.privsep.network.types import Nic, Route
+from novadocker.state_files import namespaces as marks
 from tests.engine import networks
 from tests.waiting import until
 
@@ -109,6 +110,34 @@ def test_namespace_comes_and_goes(uuid: str) -> None:
     runtime.delete_namespace(uuid)
     assert not os.path.exists(namespace.namespace_path(uuid))
     runtime.delete_namespace(uuid)
+
+
+def test_namespace_of_another_program_stays(uuid: str) -> None:
+    path = namespace.namespace_path(uuid)
+    name = os.path.basename(path)
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        assert uuid not in marks.marked()
+        runtime.delete_namespace(uuid)
+        assert namespaces.is_namespace(path)
+        # The namespace has the name of an instance of Nova, so the driver uses it.
+        namespace.wire_nics(uuid, [])
+        assert uuid in marks.marked()
+        runtime.delete_namespace(uuid)
+        assert not os.path.exists(path)
+        assert uuid not in marks.marked()
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def test_namespace_of_an_earlier_driver_is_deleted(uuid: str) -> None:
+    namespace.wire_nics(uuid, [])
+    path = namespace.namespace_path(uuid)
+    marks.unmark(path)
+    container_id = os.urandom(32).hex()
+    runtime.bind_container(container_id, uuid)
+    runtime.delete_namespace(uuid)
+    assert not os.path.exists(path)
 
 
 def test_file_left_by_a_cut_off_creation(uuid: str) -> None:
