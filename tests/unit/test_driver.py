@@ -376,6 +376,16 @@ def test_power_cycle(
     assert network.announced == [instance.uuid] * 2
 
 
+def test_a_stop_sends_one_signal_whatever_interval_nova_asks_for(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine
+) -> None:
+    engine.stubborn = frozenset({"SIGTERM"})
+    spawn()
+    driver.power_off(instance, 0.1, 0.01)
+    signals = [call[-1] for call in engine.calls if call[0] == "signal"]
+    assert signals == ["SIGTERM", "SIGKILL"]
+
+
 @pytest.mark.parametrize(("stopped", "silent"), [(True, True), (False, False)])
 def test_plugging_at_start_up_keeps_a_stopped_server_silent(
     driver: Any,

@@ -281,8 +281,11 @@ class DockerDriver(driver.ComputeDriver):
     def power_off(
         self, instance: objects.Instance, timeout: int = 0, retry_interval: int = 0
     ) -> None:
-        """Stop an instance within ``timeout`` seconds. Idempotent."""
-        self._power.stop(instance, timeout, retry_interval)
+        """Stop an instance within ``timeout`` seconds. Idempotent.
+
+        :param retry_interval: has no effect, because the driver sends one stop signal
+        """
+        self._power.stop(instance, timeout)
 
     def reboot(
         self,
@@ -414,9 +417,7 @@ class DockerDriver(driver.ComputeDriver):
         with nova_records.rolled_back():
             refuse_disks(flavor, block_device_info, _resize_refused)
             if dest != self.get_host_ip_addr():
-                return self._migrate.send(
-                    instance, dest, network_info, timeout, retry_interval
-                ).to_text()
+                return self._migrate.send(instance, dest, network_info, timeout).to_text()
             self._resize.begin(instance, flavor, network_info)
         return SAME_HOST
 

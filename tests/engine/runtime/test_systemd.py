@@ -102,7 +102,7 @@ def test_systemd(
             assert run("cat", limit) == "268435456\n"
             # The container sees no control group of the host.
             assert run("cat", "/proc/1/cgroup").count("docker") == 0
-            lifecycle.stop(engine, container, 30, 10)
+            lifecycle.stop(engine, container, 30)
             found = docker_client.inspect_container(container)["State"]
             assert found["ExitCode"] == 0
             assert "Exiting container" in engine.read_console(container, 100 << 10).decode()

@@ -28,37 +28,34 @@ def engine_with(status: str, **kwargs: object) -> FakeEngine:
 )
 def test_stop(status: str, timeout: int, expected: list[tuple[str, ...]]) -> None:
     engine = engine_with(status)
-    lifecycle.stop(engine, "c", timeout, 10)
+    lifecycle.stop(engine, "c", timeout)
     assert engine.calls == expected
 
 
-def test_stop_asks_again_then_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_asks_once_then_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_with("running", stubborn=frozenset({"SIGTERM"}))
-    now = [0.0]
     waits: list[float] = []
 
     def wait(container: str, timeout: float) -> int | None:
         waits.append(timeout)
-        now[0] += timeout
         return None if engine.containers["id-c"].status == "running" else 137
 
-    monkeypatch.setattr(lifecycle.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(engine, "wait_container", wait)
-    lifecycle.stop(engine, "c", timeout=25, retry_interval=10)
-    assert [call[-1] for call in engine.calls] == ["SIGTERM"] * 3 + ["SIGKILL"]
-    assert waits[:3] == [10, 10, 5]
+    lifecycle.stop(engine, "c", timeout=25)
+    assert [call[-1] for call in engine.calls] == ["SIGTERM", "SIGKILL"]
+    assert waits[0] == 25
 
 
 def test_stop_reports_a_process_that_survives() -> None:
     engine = engine_with("running", stubborn=frozenset({"SIGTERM", "SIGKILL"}))
     with pytest.raises(exception.EngineError, match="survived SIGKILL"):
-        lifecycle.stop(engine, "c", 0, 0)
+        lifecycle.stop(engine, "c", 0)
 
 
 def test_stop_says_when_the_engine_is_away() -> None:
     engine = engine_with("running", away=True)
     with pytest.raises(exception.EngineUnavailable):
-        lifecycle.stop(engine, "c", 5, 1)
+        lifecycle.stop(engine, "c", 5)
 
 
 def start(engine: FakeEngine, grace: float) -> None:

@@ -90,13 +90,13 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def stop(engine: ContainerEngine, container: str, timeout: float, retry_interval: float) -> None:
+def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
     """Send a container's first process its stop signal; kill it after ``timeout`` seconds.
 
-    Thaws a frozen container first, because frozen processes do not receive signals. Does nothing if
-    the container does not run.
+    Sends the stop signal once, because many programs end without clean-up at the second one. Thaws
+    a frozen container first, because frozen processes do not receive signals. Does nothing if the
+    container does not run.
 
-    :param retry_interval: seconds between two stop signals; 0 sends one signal only
     :raises EngineError: the process runs even after SIGKILL
     """
     found = engine.inspect_container(container)
@@ -104,10 +104,8 @@ def stop(engine: ContainerEngine, container: str, timeout: float, retry_interval
         engine.unpause_container(found.id)
     elif found.status not in ("running", "restarting"):
         return
-    deadline = time.monotonic() + timeout
-    while (left := deadline - time.monotonic()) > 0:
-        if _ended(engine, found.id, found.stop_signal, min(retry_interval or left, left)):
-            return
+    if timeout > 0 and _ended(engine, found.id, found.stop_signal, timeout):
+        return
     LOG.info(
         "Container %s did not stop within %s s; killing it",
         found.name,

@@ -151,7 +151,7 @@ class Build:
         an instance. Idempotent.
         """
         with contextlib.suppress(nova_exception.InstanceNotFound):
-            self._power.stop(instance, 0, 0)
+            self._power.stop(instance, 0)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=False)
         name = naming.container_name(instance.uuid)

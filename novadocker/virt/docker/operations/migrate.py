@@ -54,7 +54,6 @@ class Migrate:
         dest: str,
         network_info: network_model.NetworkInfo,
         timeout: float,
-        retry_interval: float,
     ) -> Move:
         """Send an instance's data to a host and stop it; its container stays until confirmation."""
         found = self._services.find(instance)
@@ -73,7 +72,7 @@ class Migrate:
                 if running:
                     session.send_ahead()
                     undo.callback(self._power.start, found, instance, network_info)
-                self._power.stop(instance, timeout, retry_interval)
+                self._power.stop(instance, timeout)
                 session.send(live=False)
                 session.commit()
             self._ports.unwire(instance, network_info)

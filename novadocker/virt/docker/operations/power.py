@@ -23,9 +23,6 @@ from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
 
-# The manager passes this value to power_off; it passes no value to a soft reboot.
-_SHUTDOWN_RETRY_SECONDS = 10
-
 # More starts at once take no less time in total, because the engine's starts keep the CPUs busy.
 _AT_ONCE = 4
 
@@ -73,15 +70,13 @@ class Power:
             ) from error
 
     def stop_processes(self, found: ContainerDetail, timeout: float) -> None:
-        """Stop a container's processes within ``timeout`` seconds before they are started again."""
-        lifecycle.stop(self._services.engine, found.id, timeout, _SHUTDOWN_RETRY_SECONDS)
+        """Stop a container's processes within ``timeout`` seconds."""
+        lifecycle.stop(self._services.engine, found.id, timeout)
 
-    def stop(self, instance: objects.Instance, timeout: float, retry_interval: float) -> None:
+    def stop(self, instance: objects.Instance, timeout: float) -> None:
         """Stop an instance within ``timeout`` seconds and set its ports down. Idempotent."""
         self._services.consoles.close(instance.uuid)
-        lifecycle.stop(
-            self._services.engine, self._services.find(instance).id, timeout, retry_interval
-        )
+        self.stop_processes(self._services.find(instance), timeout)
         self._config_drive.detach(instance)
         self._network.silence_vifs(instance, instance.get_network_info())
 

@@ -47,7 +47,7 @@ class Rescue:
             instance.uuid,
         )
         login = identity.login(instance, image_meta, password)
-        self._power.stop(instance, 0, 0)
+        self._power.stop(instance, 0)
         with contextlib.ExitStack() as undo:
             undo.callback(self._services.rescue_ends.end, instance.uuid)
             rescue.set_aside(self._services.engine, instance.uuid, own)
@@ -68,7 +68,7 @@ class Rescue:
 
     def end(self, instance: objects.Instance) -> None:
         """Delete the stand-in and start the instance's own container."""
-        self._power.stop(instance, 0, 0)
+        self._power.stop(instance, 0)
         self._services.rescue_ends.end(instance.uuid)
         ports = instance.get_network_info() or network_model.NetworkInfo()
         self._power.start(self._services.find(instance), instance, ports)
