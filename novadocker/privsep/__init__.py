@@ -4,13 +4,16 @@
 This module does not import Nova, because the helper process imports it and must stay small.
 """
 
-from oslo_privsep import capabilities, priv_context
+from oslo_privsep import capabilities, comm, daemon, priv_context
 
 # No privileged call takes more than a second, so one that takes a minute hangs. The bound frees the
 # thread of nova-compute that waits for it.
 _TIMEOUT_SECONDS = 60
 # Calls that read or write all data of an instance take longer.
 _STORAGE_TIMEOUT_SECONDS = 3600
+
+UNANSWERED = (comm.PrivsepTimeout, daemon.FailedToDropPrivileges)
+"""Errors of a call that the privileged process did not answer; neither is an OSError."""
 
 network_pctxt = priv_context.PrivContext(
     "novadocker",

@@ -12,12 +12,14 @@ import pytest
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from oslo_privsep import comm
 
 from novadocker import exception, naming
 from novadocker.linux import tcp_owner
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.guest import console
 from novadocker.virt.docker.model import Terminal
+from tests import waiting
 from tests.unit.fakes import FakeEngine
 
 CONTEXT = nova_context.get_admin_context()
@@ -148,6 +150,23 @@ def test_a_fault_does_not_end_the_thread_that_accepts(
         found.stop()
     assert [bool(answer) for answer in answers] == [False, False, True]
     assert len([line for line in caplog.messages if line.endswith(": a fault")]) == 1
+
+
+def test_a_process_that_can_not_be_ended_ends_its_console(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connect_to(*_arguments: object) -> None:
+        raise comm.PrivsepTimeout("60 s")
+
+    monkeypatch.setattr(console.Consoles, "_connect", connect_to)
+    networks = console.parse_proxies(["127.0.0.1"])
+    found = console.Consoles(FakeEngine(), "127.0.0.1", networks, {os.getuid()}, 60.0)  # type: ignore[arg-type]
+    caplog.set_level("INFO")
+    try:
+        assert connect(found, threading.Event()) == b""
+        waiting.until(lambda: f"Closed console of container {'c' * 64}: 60 s" in caplog.text)
+    finally:
+        found.stop()
 
 
 @pytest.mark.parametrize(

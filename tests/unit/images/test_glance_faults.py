@@ -15,6 +15,7 @@ import pytest
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from oslo_privsep import comm
 
 from novadocker import exception
 from novadocker.virt.docker.images import archive, writer
@@ -214,3 +215,13 @@ def test_a_whole_upload(
     store.upload(nova_context.RequestContext("user", "p1", auth_token="token"), ID, image)
     size = sum(map(len, writer.docker_archive(image)))
     assert (Glance.stored, Glance.deleted) == (size, False)
+
+
+@pytest.mark.parametrize("fault", [OSError("gone"), comm.PrivsepTimeout("3600 s")])
+def test_a_layer_that_can_not_be_read_is_a_fault_of_the_snapshot(fault: Exception) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"a"
+        raise fault
+
+    with pytest.raises(exception.SnapshotFailed, match=str(fault)):
+        list(images_store._readable(chunks()))

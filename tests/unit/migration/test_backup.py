@@ -47,3 +47,29 @@ def test_a_backup_that_fails_does_not_end_the_thread(
     waiting.until(lambda: len(tried) == len(UUIDS), interval=0.01)
     backups.stop()
     assert tried == UUIDS
+
+
+def test_a_mark_that_can_not_be_written_does_not_end_the_thread(
+    options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options("docker", transfer_registry="registry.example.com/moves", copy_interval=60)
+    monkeypatch.setattr(backup, "_LOOK_SECONDS", 0.01)
+    marks = tmp_path / "marks"
+    asked: list[None] = []
+
+    def servers() -> dict[str, Any]:
+        # The directory is away when the thread looks first.
+        if asked:
+            marks.mkdir(exist_ok=True)
+        else:
+            marks.rmdir()
+        asked.append(None)
+        return {UUIDS[1]: SimpleNamespace(status="running")}
+
+    tried: list[str] = []
+    monkeypatch.setattr(Backups, "create", lambda _backups, uuid: tried.append(uuid))
+    engine: Any = SimpleNamespace(list_images=lambda _pattern: {})
+    backups = Backups(engine, SimpleNamespace(servers=servers), marks)  # type: ignore[arg-type]
+    backups.start()
+    waiting.until(lambda: bool(tried), interval=0.01)
+    backups.stop()

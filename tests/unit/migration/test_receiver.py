@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nova import conf
+from oslo_privsep import comm
 
 from novadocker import exception
 from novadocker.virt.docker.images import announced
@@ -229,7 +230,7 @@ def test_another_version(world: World) -> None:
         OSError(28, "No space left on device"),
         ValueError("malformed"),
         receiver.pipes.StreamError("the stream ended too early"),
-        receiver.comm.PrivsepTimeout(),
+        comm.PrivsepTimeout(),
     ],
 )
 def test_a_stream_that_fails(world: World, failure: Exception) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from neutronclient.common import exceptions as neutron_exceptions
+from oslo_privsep import comm, daemon
 
 from novadocker import exception
 from novadocker.virt.docker.network import neutron
@@ -58,6 +59,8 @@ def test_a_missing_event(instance: Any, options: Any, outcome: str, text: str) -
         exception.PlugFailed(port_id=PORT, reason="the switch is away"),
         exception.EngineUnavailable(url="fake", reason="the engine is away"),
         OSError("the switch is away"),
+        comm.PrivsepTimeout("60 s"),
+        daemon.FailedToDropPrivileges("sudo refuses"),
     ],
 )
 def test_ports_are_plugged_anew_once_while_neutron_is_silent(

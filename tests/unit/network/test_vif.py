@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from nova.network import model
+from oslo_privsep import comm, daemon
 
 from novadocker import exception
 from novadocker.virt.docker.network import vif as network_vif
@@ -237,3 +238,15 @@ def test_silence_and_announce(instance: Any) -> None:
     host.plugger.silence_vifs(instance, info())
     host.plugger.announce_vifs(instance, info())
     assert len(host.done) == 2
+
+
+@pytest.mark.parametrize(
+    "failure", [comm.PrivsepTimeout("60 s"), daemon.FailedToDropPrivileges("sudo refuses")]
+)
+def test_an_unanswered_call_names_the_port(instance: Any, failure: Exception) -> None:
+    """A start of nova-compute goes on after PlugFailed only."""
+    host = FakeHost()
+    host.failing = {"wire": failure, "unwire tap1": failure}
+    for method in (host.plugger.plug_vifs, host.plugger.unplug_vifs):
+        with pytest.raises(exception.PlugFailed, match=f"port {PLAIN['id']}: {failure}"):
+            method(instance, info(PLAIN))

@@ -10,6 +10,7 @@ import pytest
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import power_state, task_states, vm_states
+from oslo_privsep import comm
 
 from novadocker import exception
 from novadocker.virt.docker.driver import DockerDriver
@@ -383,6 +384,7 @@ def test_a_move_that_can_not_be_finished_does_not_stop_nova_compute(
     transfer: FakeTransfer,
     network_info: Any,
     migration: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     transfer.broken = "adopt"
     with pytest.raises(exception.ResizeRefused):
@@ -391,6 +393,21 @@ def test_a_move_that_can_not_be_finished_does_not_stop_nova_compute(
     instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
     driver.plug_vifs(instance, network_info)
     assert (migration.saved, instance.task_state) == ("", task_states.RESIZE_FINISH)
+    monkeypatch.setattr(transfer, "adopt", unanswered)
+    driver.plug_vifs(instance, network_info)
+    assert (migration.saved, instance.task_state) == ("", task_states.RESIZE_FINISH)
+
+
+def unanswered(*_arguments: object) -> None:
+    raise comm.PrivsepTimeout("3600 s")
+
+
+def test_an_unanswered_call_is_rolled_back() -> None:
+    with (
+        pytest.raises(nova_exception.InstanceFaultRollback, match="3600 s"),
+        nova_records.rolled_back(),
+    ):
+        unanswered()
 
 
 def test_a_confirmation_that_was_cut_off_can_be_done_again(

@@ -8,6 +8,7 @@ import pytest
 from nova import exception as nova_exception
 from nova import objects
 from nova.network import model
+from oslo_privsep import comm
 
 from novadocker import exception, naming
 from novadocker.virt.docker.network import device_names
@@ -197,3 +198,23 @@ def test_files_that_cannot_be_written_do_not_undo_the_attachment(
     monkeypatch.setattr(engine, "read_file", refuse)
     add(driver, instance, port(instance, SECOND))
     assert network.ports == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("failure", [OSError("busy"), comm.PrivsepTimeout("60 s")])
+def test_ports_that_stay_up_do_not_stop_the_start_of_nova_compute(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    engine: FakeEngine,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    def silence(_network: FakeNetwork, _instance: object, _ports: object) -> None:
+        raise failure
+
+    driver.power_off(instance)
+    monkeypatch.setattr(FakeNetwork, "silence_vifs", silence)
+    driver.plug_vifs(instance, instance.get_network_info())
+    assert f"Failed to set the ports down: {failure}" in caplog.text

@@ -10,18 +10,12 @@ import threading
 from collections.abc import Callable
 
 from oslo_log import log as logging
-from oslo_privsep import comm, daemon
 
-from novadocker import exception
+from novadocker import exception, privsep
 
 LOG = logging.getLogger(__name__)
 
-FAILURES = (
-    exception.EngineError,
-    OSError,
-    comm.PrivsepTimeout,
-    daemon.FailedToDropPrivileges,
-)
+FAILURES = (exception.EngineError, OSError, *privsep.UNANSWERED)
 """Failures that concern one key only; a request may call functions that run as root."""
 
 

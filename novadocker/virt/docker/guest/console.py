@@ -21,7 +21,7 @@ from nova import exception as nova_exception
 from nova.console import serial
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.linux import tcp_owner
 from novadocker.linux.threads import Failures, Sparse
 from novadocker.privsep.guest import files
@@ -266,7 +266,12 @@ class Consoles:
             with client:
                 _keep_alive(client)
                 self._connect(console, client)
-        except (exception.EngineUnavailable, exception.EngineError, OSError) as error:
+        except (
+            exception.EngineUnavailable,
+            exception.EngineError,
+            OSError,
+            *privsep.UNANSWERED,
+        ) as error:
             LOG.info("Closed console of container %s: %s", console.container_id, error)
         finally:
             with self._lock:

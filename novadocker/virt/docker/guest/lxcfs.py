@@ -12,9 +12,8 @@ from pathlib import Path
 
 import psutil
 from oslo_log import log as logging
-from oslo_privsep import daemon
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
@@ -41,9 +40,9 @@ _FRESH_SECONDS = 1.0
 _FAILURES = (
     exception.EngineUnavailable,
     exception.EngineError,
-    daemon.FailedToDropPrivileges,
     OSError,
     ValueError,
+    *privsep.UNANSWERED,
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.linux import pipes
 from novadocker.privsep.storage import layer_archive, layer_diff
 from novadocker.virt.docker.containers import freeze
@@ -49,7 +49,7 @@ def take(
             if sum(lower.content.size for lower in merged) > room.left(folder):
                 raise ArchiveError("this host has not enough free space for the image")
             yield squash.on_top(base, layer, depth, new_file)
-        except (ArchiveError, OSError) as error:
+        except (ArchiveError, OSError, *privsep.UNANSWERED) as error:
             raise exception.SnapshotFailed(reason=str(error)) from error
 
 

@@ -24,7 +24,7 @@ from oslo_concurrency import lockutils
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
-from novadocker import exception, naming
+from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.privsep.storage import sparse_files
 from novadocker.virt.docker.engine.client import Engine
@@ -331,7 +331,7 @@ def _readable(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """
     try:
         yield from chunks
-    except (ArchiveError, OSError) as error:
+    except (ArchiveError, OSError, *privsep.UNANSWERED) as error:
         # The client would take an OSError for a connection error and try again.
         raise exception.SnapshotFailed(reason=str(error)) from error
 

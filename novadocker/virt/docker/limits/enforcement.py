@@ -15,7 +15,7 @@ from pathlib import Path
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.linux import cgroup as linux_cgroup
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.network import tc
@@ -106,7 +106,7 @@ class Enforcement:
                 asdict(limits.inbound) if limits.inbound else None,
                 asdict(limits.outbound) if limits.outbound else None,
             )
-        except OSError as error:
+        except (OSError, *privsep.UNANSWERED) as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
         port_rates.tell(
             self._state_path,
@@ -139,7 +139,7 @@ class Enforcement:
             # The instance has just stopped.
             self._engine.update_container(found.id, limits)
             return
-        except OSError as error:
+        except (OSError, *privsep.UNANSWERED) as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
         finally:
             # Stored even after a failure, so that sweep tries again.
@@ -174,7 +174,7 @@ class Enforcement:
                 return
             btrfs.resize_disk(self._data_root, found.id, size)
             kept = disk.read_disk(self._data_root, found.id).size
-        except (OSError, processutils.ProcessExecutionError) as error:
+        except (OSError, processutils.ProcessExecutionError, *privsep.UNANSWERED) as error:
             raise exception.LimitsNotKept(reason=str(error)) from error
         if kept != size:
             raise exception.LimitsNotKept(reason=f"the disk has {kept} bytes instead of {size}")
@@ -204,7 +204,12 @@ class Enforcement:
                 if is_limited and not self._differs(server):
                     continue
                 self._restore(server)
-            except (OSError, exception.LimitsNotKept, exception.EngineError) as error:
+            except (
+                OSError,
+                exception.LimitsNotKept,
+                exception.EngineError,
+                *privsep.UNANSWERED,
+            ) as error:
                 LOG.warning(
                     "Failed to restore the limits of the instance: %s",
                     error,

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from nova import exception as nova_exception
 from oslo_log import log as logging
-from oslo_privsep import comm, daemon
 
-from novadocker import exception, naming
+from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
@@ -36,12 +35,7 @@ LOG = logging.getLogger(__name__)
 TAG = "copy"
 _IMAGE_TAG = "copy-image"
 _LOOK_SECONDS = 30.0
-_FAILURES = (
-    nova_exception.NovaException,
-    daemon.FailedToDropPrivileges,
-    comm.PrivsepTimeout,
-    OSError,
-)
+_FAILURES = (nova_exception.NovaException, OSError, *privsep.UNANSWERED)
 
 
 class Backups:
@@ -160,11 +154,12 @@ class Backups:
             for uuid, server in servers.items():
                 if self._ended.is_set():
                     return
-                if server.status != "running" or not self._is_due(uuid):
+                if server.status != "running":
                     continue
-                (self._marks / uuid).touch()
                 try:
-                    self.create(uuid)
+                    if self._is_due(uuid):
+                        (self._marks / uuid).touch()
+                        self.create(uuid)
                 except _FAILURES as error:
                     LOG.warning("Failed to copy the instance: %s", error, instance_uuid=uuid)
 

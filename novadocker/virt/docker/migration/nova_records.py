@@ -17,6 +17,8 @@ from nova.compute import instance_actions, rpcapi, task_states, vm_states
 from nova.scheduler.client import report
 from oslo_utils import timeutils
 
+from novadocker import privsep
+
 
 @contextmanager
 def rolled_back() -> Iterator[None]:
@@ -28,7 +30,7 @@ def rolled_back() -> Iterator[None]:
         yield
     except nova_exception.InstanceFaultRollback:
         raise
-    except (nova_exception.NovaException, OSError) as error:
+    except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
         raise nova_exception.InstanceFaultRollback(error) from error
 
 

@@ -15,9 +15,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import IO
 
-from oslo_privsep import comm, daemon
-
-from novadocker import exception, naming
+from novadocker import exception, naming, privsep
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
@@ -32,11 +30,10 @@ _FAILURES = (
     exception.EngineError,
     exception.EngineUnavailable,
     exception.RegistryFailed,
-    daemon.FailedToDropPrivileges,
-    comm.PrivsepTimeout,
     pipes.StreamError,
     OSError,
     ValueError,
+    *privsep.UNANSWERED,
 )
 
 

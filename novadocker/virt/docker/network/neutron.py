@@ -19,7 +19,7 @@ from nova.network import neutron
 from oslo_log import log as logging
 from oslo_utils import timeutils
 
-from novadocker import exception
+from novadocker import exception, privsep
 
 CONF = conf.CONF
 LOG = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _reminder(
         )
         try:
             plug_anew(instance, network_info)
-        except (nova_exception.NovaException, OSError) as error:
+        except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
             # If no event comes, the thread that waits for it raises the fault.
             LOG.warning("Failed to plug the ports again: %s", error, instance=instance)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from nova import objects
 from nova.network import model as network_model
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, wiring
@@ -204,6 +204,9 @@ class Plugger:
         except wiring.WiringFailed as error:
             port_id, reason = error.args
             raise exception.PlugFailed(port_id=port_id, reason=reason) from error
+        except privsep.UNANSWERED as error:
+            ports = ", ".join(vif["id"] for vif in network_info)
+            raise exception.PlugFailed(port_id=ports, reason=error) from error
 
     def _unplug(self, instance: objects.Instance, vif: network_model.VIF) -> None:
         self._kind_of(vif).unplug(instance, vif)
@@ -230,7 +233,7 @@ class Plugger:
                 network_nic.host_device_name(vif),
                 None if bridge is None else asdict(bridge),
             )
-        except OSError as error:
+        except (OSError, *privsep.UNANSWERED) as error:
             raise exception.PlugFailed(port_id=vif["id"], reason=error) from error
 
     def _has_devices(self, vif: network_model.VIF) -> bool:

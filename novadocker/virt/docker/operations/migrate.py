@@ -13,6 +13,7 @@ from nova.compute import task_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 
+from novadocker import privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
@@ -122,7 +123,7 @@ class Migrate:
                 # listed as running, so the list is read again.
                 self._services.server_list.servers()
             self._services.nova_records.set_finished(instance)
-        except (nova_exception.NovaException, OSError) as error:
+        except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
             # nova-compute calls this for every instance when it starts and would not start after an
             # exception.
             LOG.error("Failed to finish the move to this host: %s", error, instance=instance)

@@ -11,7 +11,7 @@ from nova import objects
 from nova.network import model as network_model
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
@@ -87,13 +87,17 @@ class Ports:
     def restore(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         """Wire an instance and set its limits when nova-compute starts.
 
-        A failure to set limits is only logged, because nova-compute calls this for every instance
-        when it starts and would not start after an exception.
+        A failure to set limits, or the ports of a stopped instance down, is only logged, because
+        nova-compute calls this for every instance when it starts and would not start after an
+        exception.
         """
         self.wire(instance, ports)
         server = self._services.server_list.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
-            self._network.silence_vifs(instance, ports)
+            try:
+                self._network.silence_vifs(instance, ports)
+            except (OSError, *privsep.UNANSWERED) as error:
+                LOG.error("Failed to set the ports down: %s", error, instance=instance)
         elif server is not None:
             try:
                 self.enforce(instance, self._services.find(instance), ports)

@@ -10,9 +10,8 @@ from nova import exception as nova_exception
 from nova import objects
 from oslo_concurrency import processutils
 from oslo_log import log as logging
-from oslo_privsep import comm, daemon
 
-from novadocker import exception, naming
+from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import freeze, rescue
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
@@ -129,9 +128,8 @@ class Services:
             except (
                 nova_exception.NovaException,
                 processutils.ProcessExecutionError,
-                comm.PrivsepTimeout,
-                daemon.FailedToDropPrivileges,
                 OSError,
+                *privsep.UNANSWERED,
             ) as error:
                 LOG.warning("Failed to %s: %s", action, error)
 
