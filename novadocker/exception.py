@@ -72,6 +72,10 @@ class StartFailed(exception.BuildAbortException):
     msg_fmt = "%(reason)s"
 
 
+class RequestRefused(StartFailed):
+    """The user's request or image is the reason that the instance cannot run on any host."""
+
+
 class InvalidLimits(exception.BuildAbortException):
     """The flavor or image requests limits that no host can set; the manager aborts the build."""
 
@@ -112,3 +116,12 @@ class ViewUnavailable(exception.NovaException):
     """lxcfs on this host cannot give an instance its own /proc now; Nova tries another host."""
 
     msg_fmt = _("lxcfs at %(folder)s on this host cannot be used: %(reason)s")
+
+
+REQUEST_FAULTS = (
+    RequestRefused,
+    InvalidLimits,
+    exception.ImageUnacceptable,
+    exception.FlavorDiskTooSmall,
+)
+"""Exceptions of a build that name a reason of its tenant, so the host is not to blame."""

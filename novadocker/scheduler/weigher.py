@@ -6,9 +6,9 @@ from __future__ import annotations
 from nova import objects
 from nova.scheduler import host_manager, weights
 
-# The multiplier exceeds the sum of Nova's weighers of load, whose default multipliers are at most
-# 1, and is less than those of BuildFailureWeigher and CrossCellWeigher, which must still decide.
-_MULTIPLIER = 1000.0
+# The multiplier exceeds the default of BuildFailureWeigher (1,000,000): failed builds of other
+# tenants are no reason to stop an instance and to move it.
+_MULTIPLIER = 1e9
 
 
 class SameHostWeigher(weights.BaseHostWeigher):

@@ -4,12 +4,13 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import os_resource_classes as orc
 import pytest
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state
+from nova.compute import power_state, resource_tracker
 from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 from oslo_privsep import comm, daemon
@@ -717,6 +718,36 @@ def test_available_resource(driver: Any) -> None:
     assert found["hypervisor_version"] == 20010024
     assert found["hypervisor_hostname"] == NODE == driver.get_available_nodes()[0]
     assert found["supported_instances"] == [("x86_64", "docker", "exe")]
+
+
+def failed_builds(driver: Any) -> int:
+    """Return what Nova's resource tracker reports after it has counted three failed builds."""
+    tracker = resource_tracker.ResourceTracker("host1", driver, Mock())
+    for _ in range(3):
+        tracker.build_failed(NODE)
+    node = objects.ComputeNode()
+    tracker._copy_resources(node, driver.get_available_resource(NODE))
+    return int(node.stats["failed_builds"])
+
+
+def test_only_builds_that_failed_by_the_host_are_counted(
+    driver: Any, spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert failed_builds(driver) == 0
+    engine.exit_code = 3
+    with pytest.raises(exception.RequestRefused):
+        spawn()
+    assert failed_builds(driver) == 0
+    engine.exit_code = None
+    with monkeypatch.context() as broken:
+        error = exception.EngineError(operation="to start the container", reason="no runc")
+        broken.setattr(engine, "start_container", Mock(side_effect=error))
+        for number in (1, 2):
+            with pytest.raises(exception.StartFailed, match="no runc"):
+                spawn()
+            assert failed_builds(driver) == number
+    spawn()
+    assert failed_builds(driver) == 0
 
 
 def tree() -> placement.ProviderTree:

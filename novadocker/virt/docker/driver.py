@@ -215,20 +215,20 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Build the instance and, unless ``power_on`` is false, start it.
 
-        :raises StartFailed: it has disks that the driver does not provide
+        :raises RequestRefused: it has disks that the driver does not provide
         :raises NovaException: see ``Build.spawn``
         """
-        fault = partial(_start_failed, instance)
-        refuse_disks(instance.flavor, block_device_info, fault)
-        self._build.spawn(
-            context,
-            instance,
-            image_meta,
-            injected_files,
-            admin_password,
-            network_info,
-            power_on,
-        )
+        with self._services.build_failures.counted():
+            refuse_disks(instance.flavor, block_device_info, partial(_build_refused, instance))
+            self._build.spawn(
+                context,
+                instance,
+                image_meta,
+                injected_files,
+                admin_password,
+                network_info,
+                power_on,
+            )
 
     def destroy(
         self,
@@ -633,8 +633,8 @@ class DockerDriver(driver.ComputeDriver):
         return self._diagnostics.read(instance)
 
 
-def _start_failed(instance: objects.Instance, reason: str) -> exception.StartFailed:
-    return exception.StartFailed(instance_uuid=instance.uuid, reason=reason)
+def _build_refused(instance: objects.Instance, reason: str) -> exception.RequestRefused:
+    return exception.RequestRefused(instance_uuid=instance.uuid, reason=reason)
 
 
 def _resize_refused(reason: str) -> exception.ResizeRefused:

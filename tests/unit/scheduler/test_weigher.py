@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 from nova import conf, objects
 from nova.scheduler import weights
+from nova.scheduler.weights import compute
 
 from novadocker.scheduler import SameHostWeigher
 
@@ -21,8 +22,8 @@ def weigh(*hosts: dict[str, object]) -> list[float]:
 @pytest.mark.parametrize(
     ("first", "second", "preferred"),
     [
-        ({}, {UUID: object()}, [0.0, 1000.0]),
-        ({UUID: object()}, {}, [1000.0, 0.0]),
+        ({}, {UUID: object()}, [0.0, 1e9]),
+        ({UUID: object()}, {}, [1e9, 0.0]),
         ({}, {"other": object()}, [0.0, 0.0]),
     ],
 )
@@ -41,3 +42,16 @@ def test_nova_loads_it_by_the_documented_names() -> None:
     found = weights.HostWeightHandler().get_matching_classes(names)
     assert SameHostWeigher in found
     assert conf.CONF.filter_scheduler.ram_weight_multiplier < 1000
+
+
+def test_failed_builds_do_not_move_a_resize() -> None:
+    hosts = [
+        SimpleNamespace(
+            host=name, nodename=name, instances=found, failed_builds=failed, aggregates=[]
+        )
+        for name, found, failed in (("own", {UUID: object()}, 3), ("other", {}, 0))
+    ]
+    weighers = [compute.BuildFailureWeigher(), SameHostWeigher()]
+    request = objects.RequestSpec(instance_uuid=UUID)
+    best = weights.HostWeightHandler().get_weighed_objects(weighers, hosts, request)[0]
+    assert best.obj.host == "own"

@@ -81,7 +81,7 @@ def login(
     """Return the login of a new instance; None if it has neither a key pair nor a password.
 
     :raises InvalidImage: the image's ``os_admin_user`` is not a valid account name
-    :raises StartFailed: the key pair or the password is invalid
+    :raises RequestRefused: the key pair or the password is invalid
     """
     keys = _keys(instance)
     if admin_password:
@@ -96,7 +96,7 @@ def password_login(
     try:
         hashed = passwords.hash_password(admin_password)
     except ValueError as error:
-        raise exception.StartFailed(instance_uuid=instance.uuid, reason=str(error)) from error
+        raise exception.RequestRefused(instance_uuid=instance.uuid, reason=str(error)) from error
     return Login(admin_user(image_meta), b"", hashed, passwords.today())
 
 
@@ -107,7 +107,7 @@ def _keys(instance: objects.Instance) -> bytes:
         return b""
     content = keys.encode() + b"\n"
     if len(content) > record.LARGEST_KEYS or b"\0" in content:
-        raise exception.StartFailed(
+        raise exception.RequestRefused(
             instance_uuid=instance.uuid,
             reason=f"the key pair is malformed or larger than {record.LARGEST_KEYS} bytes",
         )

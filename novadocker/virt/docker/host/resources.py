@@ -72,11 +72,17 @@ def architecture(info: EngineInfo) -> str:
 
 
 def available_resource(
-    nodename: str, info: EngineInfo, resources: Resources, topology: objects.NUMATopology
+    nodename: str,
+    info: EngineInfo,
+    resources: Resources,
+    topology: objects.NUMATopology,
+    failed_builds: int,
 ) -> dict[str, object]:
     """Return the result of ``ComputeDriver.get_available_resource``.
 
     Usage is 0, because the resource tracker computes it from its own claims.
+
+    :param failed_builds: replaces the resource tracker's own count
     """
     cpu_info = {"arch": architecture(info), "topology": {"cpus": info.cpus}}
     return {
@@ -95,6 +101,8 @@ def available_resource(
             (architecture(info), fields.HVType.DOCKER, fields.VMMode.EXE),
         ],
         "numa_topology": topology._to_json(),
+        # Because Nova's API shows no uptime of a host whose statistics lack it, it is among them.
+        "stats": {"failed_builds": failed_builds, "uptime": read_uptime()},
     }
 
 

@@ -27,6 +27,7 @@ class Inventory:
             info,
             self._services.read_resources(info, self._services.cpu_sets),
             topology.numa_topology(self._services.cells, self._services.cpu_sets),
+            self._services.build_failures.count,
         )
 
     def write(

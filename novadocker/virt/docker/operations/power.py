@@ -59,15 +59,16 @@ class Power:
     ) -> None:
         """Start a new container whose ports are wired.
 
-        :raises StartFailed: the container does not run
+        :raises RequestRefused: the first process ended
+        :raises StartFailed: the engine cannot start the container
         """
         try:
             self._config_drive.attach(instance)
             self._run(instance, container_id, ports)
         except exception.EngineError as error:
-            raise exception.StartFailed(
-                instance_uuid=instance.uuid, reason=error.format_message()
-            ) from error
+            ended = isinstance(error, exception.ProcessEnded)
+            failure = exception.RequestRefused if ended else exception.StartFailed
+            raise failure(instance_uuid=instance.uuid, reason=error.format_message()) from error
 
     def stop_processes(self, found: ContainerDetail, timeout: float) -> None:
         """Stop a container's processes within ``timeout`` seconds."""

@@ -17,6 +17,7 @@ from novadocker.virt.docker.containers import freeze, rescue
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
 from novadocker.virt.docker.host import filesystem, topology
+from novadocker.virt.docker.host.build_failures import BuildFailures
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration.incoming import IncomingMoves
@@ -58,6 +59,7 @@ class Services:
         self.backups = collaborators.backups
         self.nova_records = collaborators.nova_records
         self.read_resources = collaborators.read_resources
+        self.build_failures = BuildFailures()
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, self.runtime.release_container)
         self.arrivals = IncomingMoves(Path(CONF.state_path) / "arrivals")
