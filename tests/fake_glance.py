@@ -60,7 +60,9 @@ class FakeGlance:
             raise nova_exception.ImageNotFound(image_id=image_id)
         return dict(self.records[image_id])
 
-    def download(self, context: object, image_id: str, data: IO[bytes]) -> None:
+    def download(
+        self, context: object, image_id: str, data: IO[bytes], trusted_certs: object = None
+    ) -> None:
         with self._log.open("a") as log:
             log.write(f"{image_id}\n")
         with (self.folder / image_id).open("rb") as file:

@@ -115,6 +115,7 @@ class Server:
             power_state=self.power_state,
             migration_context=None,
             numa_topology=None,
+            trusted_certs=None,
         )
         made.info_cache = objects.InstanceInfoCache(network_info=self.network_info)
         return made

@@ -526,14 +526,19 @@ class FakeConsoles:
 
 
 class FakeImages:
-    """A fake Images; ``uploads`` lists image ids and their content."""
+    """A fake Images; ``uploads`` lists image ids and their content.
+
+    :ivar trusted: the certificates of each call of ``ensure``
+    """
 
     image = IMAGE
 
     def __init__(self) -> None:
         self.uploads: list[tuple[str, str]] = []
+        self.trusted: list[object] = []
 
-    def ensure(self, context: object, image_meta: object) -> EngineImage:
+    def ensure(self, context: object, image_meta: object, trusted: object = None) -> EngineImage:
+        self.trusted.append(trusted)
         return self.image
 
     @contextlib.contextmanager

@@ -113,6 +113,14 @@ def test_spawn_refuses_an_image_with_too_many_volumes(
     assert network.wired == set()
 
 
+def test_spawn_demands_the_owners_certificates(
+    spawn: Any, instance: Any, fake_host: FakeHost
+) -> None:
+    instance.trusted_certs = objects.TrustedCerts(ids=["c1"])
+    spawn()
+    assert fake_host.images.trusted == [instance.trusted_certs]
+
+
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
     spawn(power_on=False)
     assert [call[0] for call in engine.calls] == ["create"]
@@ -832,6 +840,7 @@ def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:
     assert driver.capabilities.keys() == nova_driver.ComputeDriver.capabilities.keys()
     assert {key for key, value in driver.capabilities.items() if value} == {
         "supports_evacuate",
+        "supports_trusted_certs",
         "supports_attach_interface",
         "has_imagecache",
         "supports_device_tagging",
@@ -920,8 +929,13 @@ def test_snapshot_of_what_is_gone(driver: Any, instance: Any) -> None:
 
 
 def test_an_image_that_ages_out_before_its_server_is_loaded_again(
-    driver: Any, spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    spawn: Any,
+    instance: Any,
+    engine: FakeEngine,
+    fake_host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    instance.trusted_certs = objects.TrustedCerts(ids=["c1"])
     create, missing = engine.create_container, [True]
 
     def create_once_there(container: ContainerSpec) -> str:
@@ -933,6 +947,7 @@ def test_an_image_that_ages_out_before_its_server_is_loaded_again(
     monkeypatch.setattr(engine, "create_container", create_once_there)
     spawn()
     assert [call[0] for call in engine.calls] == ["create", "start"]
+    assert fake_host.images.trusted == [instance.trusted_certs] * 2
 
 
 def test_cache(driver: Any, instance: Any, fake_host: FakeHost) -> None:

@@ -60,6 +60,7 @@ class DockerDriver(driver.ComputeDriver):
         "supports_tagged_attach_interface": True,
         "supports_pcpus": True,
         "supports_evacuate": True,
+        "supports_trusted_certs": True,
     }
 
     def __init__(self, virtapi: Any, collaborators: Collaborators | None = None) -> None:

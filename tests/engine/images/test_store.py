@@ -7,17 +7,19 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 from nova import conf, objects
+from nova import context as nova_context
 
 from novadocker import exception
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
-from tests import archives
+from tests import archives, signed_images
 from tests.engine import image_processes, machines
 from tests.engine.busybox import busybox_archive
 from tests.fake_glance import FakeGlance
@@ -52,6 +54,17 @@ def store(
     for tag in tags(docker_client).keys() - before.keys():
         docker_client.remove_image(tag, force=True)
     assert tags(docker_client) == before
+
+
+@contextmanager
+def glance_at(url: str) -> Iterator[None]:
+    """Make Nova's client use a Glance that has signed images."""
+    options = {"api_servers": [url], "num_retries": 0, "verify_glance_signatures": True}
+    for name, value in options.items():
+        conf.CONF.set_override(name, value, group="glance")
+    yield
+    for name in options:
+        conf.CONF.clear_override(name, group="glance")
 
 
 def tags(client: docker.APIClient) -> dict[str, str]:
@@ -190,6 +203,34 @@ def test_what_the_engine_refuses_leaves_nothing(
     before = docker_client.images(all=True)
     with pytest.raises(exception.EngineError, match="unexpected EOF"):
         store.ensure(None, upload(archives.tar(archives.docker_files(configuration, layers))))
+    assert docker_client.images(all=True) == before
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_a_signature(
+    engine_url: str,
+    folder: Path,
+    docker_client: docker.APIClient,
+    monkeypatch: pytest.MonkeyPatch,
+    right: bool,
+) -> None:
+    """Nova's own client downloads the image, so the engine gets most of it before the verdict."""
+    keys = signed_images.KeyManager()
+    monkeypatch.setattr("cursive.signature_utils.key_manager.API", lambda: keys)
+    content = archives.tar(archives.docker_files(*image_of("signed", docker_client)))
+    properties = keys.issue("signer").sign(content if right else content + b"x")
+    before = docker_client.images(all=True)
+    with signed_images.served(content, properties) as image, glance_at(image.url):
+        store = image_processes.new_store(engine_url)
+        # An administrator's context reads no policy file, which needs the whole configuration.
+        context = nova_context.RequestContext("user", "p1", is_admin=True, auth_token="token")
+        if right:
+            loaded = store.ensure(context, image.meta)
+            assert run(docker_client, loaded.id) == "signed"
+            docker_client.remove_image(f"{image.name}-signed")
+        else:
+            with pytest.raises(exception.InvalidImage, match="does not match its signature"):
+                store.ensure(context, image.meta)
     assert docker_client.images(all=True) == before
 
 

@@ -262,7 +262,7 @@ def test_the_download_has_no_name_and_no_readers(
     meta = fake_glance.add(ID, ARCHIVE)
     seen: list[int] = []
 
-    def download(context: object, image_id: str, data: Any) -> None:
+    def download(context: object, image_id: str, data: Any, trusted_certs: object) -> None:
         assert left_in(folder) == []
         seen.append(Path(f"/proc/self/fd/{data.fileno()}").stat().st_mode & 0o777)
         data.write(ARCHIVE)

@@ -39,7 +39,9 @@ class Glance:
         # The first part ends within the image's large layer, or before its end.
         self.half = min(2 << 20, len(content) - 512)
 
-    def _download(self, context: object, image_id: str, data: IO[bytes]) -> None:
+    def _download(
+        self, context: object, image_id: str, data: IO[bytes], trusted_certs: object
+    ) -> None:
         data.write(self.content[: self.half])
         self.pause()
         data.write(self.content[self.half :])
@@ -153,7 +155,7 @@ def test_the_download_ends_when_the_engine_refuses(
     fake_engine.failing = frozenset({"load"})
     refused = threading.Event()
 
-    def endless(context: object, image_id: str, data: IO[bytes]) -> None:
+    def endless(context: object, image_id: str, data: IO[bytes], trusted_certs: object) -> None:
         try:
             data.write(ARCHIVE[: 2 << 20])
             while True:

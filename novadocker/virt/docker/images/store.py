@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import InvalidSignature
 from glanceclient import exc as glance_errors
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -32,6 +33,7 @@ from novadocker.virt.docker.images import (
     archive,
     registry,
     room,
+    signatures,
     snapshot,
     squash,
     streaming,
@@ -39,6 +41,7 @@ from novadocker.virt.docker.images import (
 )
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.images.regions import ArchiveError, ChunkReader, Region
+from novadocker.virt.docker.images.signatures import Demand
 from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
 LOG = logging.getLogger(__name__)
@@ -101,18 +104,22 @@ class ImageStore:
         )
 
     def ensure(
-        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        trusted: objects.TrustedCerts | None = None,
     ) -> EngineImage:
         """Load a Glance image unless the engine has it, and return the engine's image.
 
         If several threads or processes ask for an image at once, it is loaded once.
 
+        :param trusted: the server's trusted image certificates
         :raises InvalidImage: the image can't be booted on this host; the engine keeps none of it
         :raises EngineError: the engine refused the image
         :raises nova.exception.ImageNotFound: the image does not exist in Glance (and Nova's other
-            errors of the image service)
+            errors of the image service and of signatures)
         """
-        return self._ensure(context, image_meta)[0]
+        return self._ensure(context, image_meta, trusted)[0]
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load a Glance image unless the engine has it. Raises as ``ensure``.
@@ -120,12 +127,16 @@ class ImageStore:
         :returns: True if the image was loaded
         """
         image_meta = objects.ImageMeta.from_dict(self._glance.get(context, image_id))
-        return self._ensure(context, image_meta)[1]
+        return self._ensure(context, image_meta, None)[1]
 
     def _ensure(
-        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        trusted: objects.TrustedCerts | None,
     ) -> tuple[EngineImage, bool]:
-        source = self._source(context, image_meta)
+        demand = signatures.demand(CONF.glance, trusted.ids if trusted else ())
+        source = self._source(context, image_meta, demand)
         name = naming.image_name(image_meta.id, source.tag)
         with contextlib.suppress(exception.EngineImageNotFound):
             return self._use(name), False
@@ -147,7 +158,10 @@ class ImageStore:
         return found
 
     def _source(
-        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        demand: Demand,
     ) -> _Source:
         """Return the source of an image: Glance if it has the image's data, else a registry."""
         # The engine's names are lower case, so two ids that differ in case would share a name.
@@ -157,19 +171,19 @@ class ImageStore:
                 reason="its id has capital letters, which the engine does not allow in names",
             )
         load = _loader(image_meta)
+        loaded = functools.partial(self._loaded, context, image_meta.id, load, demand)
         checksum = image_meta.checksum if image_meta.obj_attr_is_set("checksum") else None
         if checksum and checksum != _CHECKSUM_OF_NOTHING:
-            return _Source(
-                checksum[:12], functools.partial(self._loaded, context, image_meta.id, load)
-            )
+            return _Source(checksum[:12] + demand.mark, loaded)
         record = self._glance.get(context, image_meta.id)
         text = (record.get("properties") or {}).get("docker_image")
         if text and load is archive.open_image:
+            _check_registry_suffices(image_meta.id, demand)
             reference = registry.parse(str(text), image_meta.id, self._registries.allowed)
             tag = hashlib.sha256(str(text).encode()).hexdigest()[:12]
             return _Source(tag, functools.partial(self._pulled, image_meta.id, reference))
         checksum = record.get("checksum") or _checksum(image_meta.id, record)[1]
-        return _Source(checksum[:12], functools.partial(self._loaded, context, image_meta.id, load))
+        return _Source(checksum[:12] + demand.mark, loaded)
 
     @contextlib.contextmanager
     def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
@@ -238,13 +252,20 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _loaded(
-        self, context: nova_context.RequestContext, image_id: str, load: _Loader
+        self, context: nova_context.RequestContext, image_id: str, load: _Loader, demand: Demand
     ) -> Iterator[str]:
         """Load an image from Glance and yield its id. Remove it if the block fails."""
         record = self._glance.get(context, image_id)
+        trusted = objects.TrustedCerts(ids=sorted(demand.certificates))
 
         def fetch(file: streaming.Arrival) -> None:
-            self._glance.download(context, image_id, data=file)
+            # Nova's client verifies the signature.
+            self._glance.download(
+                context,
+                image_id,
+                data=file,
+                trusted_certs=trusted if demand.certificates else None,
+            )
 
         # Nova's client compares the checksum, but accepts an image without one.
         _checksum(image_id, record)
@@ -340,9 +361,14 @@ def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the chunks of a download for the engine's client.
 
     :raises DownloadFailed: the download failed
+    :raises InvalidImage: the image does not match its signature
     """
     try:
         yield from chunks
+    except InvalidSignature as error:
+        raise exception.InvalidImage(
+            image_id=image_id, reason="it does not match its signature (img_signature)"
+        ) from error
     except (OSError, glance_errors.ClientException) as error:
         # The engine's client would take an OSError for a connection error.
         raise exception.DownloadFailed(
@@ -363,6 +389,18 @@ def _loader(image_meta: objects.ImageMeta) -> _Loader:
             "they must be docker (or bare, for a root file system) and raw",
         )
     return _LOADERS[found]
+
+
+def _check_registry_suffices(image_id: str, demand: Demand) -> None:
+    """Refuse an image of a registry if a signature in Glance is demanded.
+
+    :raises InvalidImage: the signature can't be verified, because Glance has no data of the image
+    """
+    if demand.signed:
+        raise exception.InvalidImage(
+            image_id=image_id,
+            reason="its signature must be verified, but its data is in a registry, not in Glance",
+        )
 
 
 def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:

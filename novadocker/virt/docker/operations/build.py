@@ -72,7 +72,7 @@ class Build:
                 instance.device_metadata = self._services.device_metadata(context, instance, ports)
                 undo.callback(self._config_drive.delete, instance)
                 self._config_drive.write(instance, ports, injected_files, admin_password)
-                container_id = self._create_of(context, image_meta, container)
+                container_id = self._create_of(context, instance, image_meta, container)
                 # The container may run until the engine answers again. Until then the number of
                 # its device must not become another server's.
                 detach = functools.partial(self._config_drive.detach, instance)
@@ -103,7 +103,7 @@ class Build:
         asked = self._services.lxcfs.look()
         most = flavor_limits.instance_limits(instance, self._services.rules())
         self._services.enforcement.check_possible(most)
-        image = self._services.images.ensure(context, image_meta)
+        image = self._services.images.ensure(context, image_meta, instance.trusted_certs)
         flavor_limits.check_image_fits(image.size_bytes, most)
         spec.check_image_settings(image_meta.id, image)
         return self.container_spec(instance, image_meta, image, asked)
@@ -206,6 +206,7 @@ class Build:
     def _create_of(
         self,
         context: nova_context.RequestContext,
+        instance: objects.Instance,
         image_meta: objects.ImageMeta,
         container: ContainerSpec,
     ) -> str:
@@ -213,7 +214,7 @@ class Build:
             return self._create(container)
         except exception.EngineImageNotFound:
             # The image cache has deleted the image meanwhile, so it is loaded again.
-            image = self._services.images.ensure(context, image_meta)
+            image = self._services.images.ensure(context, image_meta, instance.trusted_certs)
             return self._create(replace(container, image_id=image.id))
 
     def _create(self, container: ContainerSpec) -> str:

@@ -336,7 +336,10 @@ class Images(Protocol):
     """The images in the engine; ``images.store.ImageStore``."""
 
     def ensure(
-        self, context: nova_context.RequestContext, image_meta: objects.ImageMeta
+        self,
+        context: nova_context.RequestContext,
+        image_meta: objects.ImageMeta,
+        trusted: objects.TrustedCerts | None = None,
     ) -> EngineImage:
         """Load an image into the engine unless it is there."""
 
