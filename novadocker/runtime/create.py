@@ -2,8 +2,8 @@
 """The program that prepares a container before runc creates it; ``novadocker-runtime`` runs it.
 
 It makes the container join the namespaces that the driver created for its server, lets a systemd
-manage its control groups, and copies the driver's files into the container's file system. It
-refuses a container whose terminal the engine has closed.
+manage its control groups, leaves /etc/hostname to the tenant, and copies the driver's files into
+the container's file system. It refuses a container whose terminal the engine has closed.
 
 The engine has no option for an existing network namespace, but the OCI configuration has one: the
 ``path`` of a namespace in the bundle's ``config.json``. A container is not created if it has no
@@ -28,6 +28,9 @@ LARGEST_CONFIGURATION = 1 << 20
 LARGEST_FILE = 1 << 20
 _CONTROL_GROUPS = "/sys/fs/cgroup"
 _MOUNTS = "/proc/mounts"
+# HOST_NAME_MAX of the kernel, and the characters that hostnamed(8) allows.
+_LONGEST_HOSTNAME = 64
+_HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _FAILURE_STATUS = 3
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
@@ -254,6 +257,46 @@ def let_systemd_manage(config: Configuration) -> None:
         "options": ["bind", "nosuid", "noexec", "nodev"],
     }
     config.mounts.insert(config.mounts.index(groups[0]) + 1, own)
+
+
+def leave_etc_files(config: Configuration, container_id: str) -> None:
+    """Remove the engine's mounts of its own files for /etc.
+
+    Programs can't replace a mounted file by renaming, and the engine writes its files anew at each
+    start.
+    """
+    for name in ("hostname", "hosts", "resolv.conf"):
+        for mount in _find(config.mounts, destination=f"/etc/{name}", type="bind"):
+            # A volume of the image at this path stays.
+            if str(mount.get("source")).endswith(f"/{container_id}/{name}"):
+                config.mounts.remove(mount)
+
+
+def set_hostname(config: Configuration, root: Tree) -> None:
+    """Set the host name that is in the container's /etc/hostname, as a boot does.
+
+    The name of the container's creation applies if the file has no valid name.
+    """
+    name = _read_hostname(root)
+    # runc sets a host name only in a UTS namespace of the container's own.
+    if name and "hostname" in config.content:
+        config.content["hostname"] = name
+
+
+def _read_hostname(root: Tree) -> str:
+    """Return the name in a hostname(5); empty if there is no valid one."""
+    try:
+        file = root.locate("/etc/hostname")[-1]
+        content = tree.read(file, LARGEST_FILE) if file.is_file else None
+    except (Fault, OSError):
+        # The tenant's links and files must not keep the server from starting.
+        return ""
+    for line in (content or b"").split(b"\n"):
+        name = line.strip()
+        if name and not name.startswith(b"#"):
+            valid = len(name) <= _LONGEST_HOSTNAME and _HOSTNAME.issuperset(name)
+            return name.decode() if valid else ""
+    return ""
 
 
 def _find(items: list[dict[str, object]], **members: str) -> list[dict[str, object]]:
@@ -561,18 +604,26 @@ def prepare(call: Call) -> None:
     config = Configuration(f"{call.bundle}/config.json", container_id)
     join_namespaces(config, container_id, additions.namespaces)
     let_systemd_manage(config)
-    config.write()
-    name = f"{container_id}.files"
-    try:
-        descriptor = _open_own_folder(name, folder)
-    except FileNotFoundError:
-        return
-    files = Files(container_id, descriptor)
+    leave_etc_files(config, container_id)
     owner = config.owner(0, 0)
     root = Tree(config.root, config.volumes, owner)
-    put_etc(root, files, container_id, owner)
-    put_login(root, files, config)
-    files.remove(folder, name)
+    name = f"{container_id}.files"
+    files = _open_files(container_id, folder, name)
+    if files is not None:
+        put_etc(root, files, container_id, owner)
+        put_login(root, files, config)
+    set_hostname(config, root)
+    config.write()
+    if files is not None:
+        files.remove(folder, name)
+
+
+def _open_files(container_id: str, folder: int, name: str) -> Files | None:
+    """Return the driver's files for the next start of a container; None without any."""
+    try:
+        return Files(container_id, _open_own_folder(name, folder))
+    except FileNotFoundError:
+        return None
 
 
 def main() -> None:

@@ -183,6 +183,22 @@ def test_first_process_finds_its_files_and_keeps_its_own(create: Create, wired: 
     assert container.output() == "ours\nown\n"
 
 
+def test_etc_hostname_is_the_tenant_s(
+    create: Create, docker_client: docker.APIClient, wired: str
+) -> None:
+    container = create(wired, command=["sleep", "1d"], hostname="web-1")
+    files = {"hostname": b"web-1\n", "hosts": b"ours\n", "resolv.conf": b"ours\n"}
+    runtime.bind_container(container.id, wired, etc_files=files)
+    container.start()
+    assert " /etc/" not in container.exec("cat", "/proc/self/mountinfo")
+    for name in files:
+        assert container.exec("sed", "-i", "s/^/the tenant s /", f"/etc/{name}") == ""
+    assert container.exec("sh", "-c", "echo db-1 >/etc/new; mv /etc/new /etc/hostname") == ""
+    docker_client.restart(container.id, timeout=0)
+    assert container.exec("cat", "/etc/hostname", "/etc/hosts") == "db-1\nthe tenant s ours\n"
+    assert container.exec("hostname") == "db-1\n"
+
+
 @pytest.mark.parametrize("missing", ["record", "namespace", "both"])
 def test_never_starts_without_its_network(
     create: Create, docker_client: docker.APIClient, wired: str, missing: str

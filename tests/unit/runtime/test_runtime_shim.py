@@ -32,8 +32,10 @@ class Shim:
         self.records = folder / "records"
         self.namespaces = folder / "netns"
         self.users = folder / "users"
+        self.rootfs = folder / "rootfs"
         for made in (self.bundle, self.records, self.namespaces, self.users, folder / "bin"):
             made.mkdir()
+        self.rootfs.mkdir()
         self.files = self.records / f"{ID}.files"
         self.namespace = self.namespaces / f"nova-{UUID}"
         self.namespace.touch()
@@ -75,6 +77,7 @@ class Shim:
     def write_config(self, **changes: Any) -> dict[str, Any]:
         config = {
             "ociVersion": "1.0.2",
+            "root": {"path": str(self.rootfs)},
             "process": {"env": ["PATH=/bin"], "args": ["sleep", "1d"]},
             "linux": {"namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}]},
             **changes,
@@ -539,6 +542,93 @@ def test_machine_id_of_dbus(shim: Shim, root: Path, dbus: str | None, expected: 
         assert path.is_fifo()
     else:
         assert (path.read_text() if path.exists() else None) == expected
+
+
+# -- /etc/hostname -----------------------------------------------------------------------------
+
+
+def bind(destination: str, source: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": source, "options": ["rbind"]}
+
+
+@pytest.mark.parametrize("name", ["hostname", "hosts", "resolv.conf"])
+def test_the_engine_s_files_do_not_cover_those_of_the_container(
+    shim: Shim, root: Path, name: str
+) -> None:
+    (shim.files / "etc" / name).write_text("ours")
+    kept = [bind("/etc/ssl", str(shim.folder)), bind("/etc/hosts.allow", f"/x/{ID}/hosts")]
+    engine_s = bind(f"/etc/{name}", f"/var/lib/docker/containers/{ID}/{name}")
+    shim.write_config(root={"path": str(root)}, mounts=[kept[0], engine_s, kept[1]])
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == kept
+    assert (root / "etc" / name).read_text() == "ours"
+
+
+def test_a_volume_of_the_image_covers_etc_hostname(shim: Shim) -> None:
+    volume = shim.folder / "volume"
+    volume.touch()
+    shim.write_config(hostname="web-1", mounts=[bind("/etc/hostname", str(volume))])
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [bind("/etc/hostname", str(volume))]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"mine", "mine"),
+        (b"# a comment\n\n  db-1.example.org \nsecond\n", "db-1.example.org"),
+        (b"a" * 64, "a" * 64),
+        (b"a" * 65, "web-1"),
+        (b"two words\n", "web-1"),
+        (b"\xff\n", "web-1"),
+        (b"a\0b\n", "web-1"),
+        (b"", "web-1"),
+        (b"\n#\n", "web-1"),
+        (b"#" * ((1 << 20) + 1), "web-1"),
+    ],
+)
+def test_the_host_name_is_that_of_etc_hostname(shim: Shim, content: bytes, name: str) -> None:
+    (shim.rootfs / "etc").mkdir()
+    (shim.rootfs / "etc/hostname").write_bytes(content)
+    shim.write_config(hostname="web-1")
+    assert shim.create().returncode == 0
+    assert shim.config["hostname"] == name
+
+
+def test_the_host_name_is_that_of_the_driver_s_file(shim: Shim, root: Path) -> None:
+    (shim.files / "etc/hostname").write_text("web-2\n")
+    shim.write_config(root={"path": str(root)}, hostname="web-1")
+    assert shim.create().returncode == 0
+    assert shim.config["hostname"] == "web-2"
+
+
+@pytest.mark.parametrize("planted", ["loop", "outside", "pipe", "folder", "no etc"])
+def test_an_etc_hostname_that_can_not_be_read(shim: Shim, planted: str) -> None:
+    outside = shim.folder / "outside"
+    outside.write_text("other\n")
+    path = shim.rootfs / "etc/hostname"
+    path.parent.mkdir()
+    if planted == "loop":
+        path.symlink_to("hostname")
+    elif planted == "outside":
+        path.symlink_to(outside)
+    elif planted == "pipe":
+        os.mkfifo(path)
+    elif planted == "folder":
+        path.mkdir()
+    else:
+        path.parent.rmdir()
+        path.parent.touch()
+    shim.write_config(hostname="web-1")
+    assert shim.create().returncode == 0
+    assert shim.config["hostname"] == "web-1"
+
+
+def test_a_container_in_the_host_s_uts_namespace_keeps_its_name(shim: Shim) -> None:
+    (shim.rootfs / "etc").mkdir()
+    (shim.rootfs / "etc/hostname").write_text("mine\n")
+    assert shim.create().returncode == 0
+    assert "hostname" not in shim.config
 
 
 # -- systemd -------------------------------------------------------------------------------------
