@@ -14,7 +14,11 @@ from oslo_concurrency import lockutils
 
 from novadocker.virt.docker.network import nic
 
-_NAME_PREFIX = "docker_nic_"
+# Because Nova copies the system metadata to the properties of snapshots, except for names with this
+# prefix (nova.compute.utils: NON_INHERITABLE_IMAGE_NAMESPACES), the records have it.
+_NAME_PREFIX = "os_glance_docker_nic_"
+# Earlier releases of the driver recorded the names with this prefix.
+_OLD_PREFIX = "docker_nic_"
 
 
 def locked(instance_uuid: str) -> Any:
@@ -51,9 +55,10 @@ def without_port(
 def recorded_names(instance: objects.Instance) -> dict[str, str]:
     """Return the recorded names of the guest devices, by port id."""
     return {
-        key.removeprefix(_NAME_PREFIX): name
+        key.removeprefix(prefix): name
+        for prefix in (_OLD_PREFIX, _NAME_PREFIX)
         for key, name in instance.system_metadata.items()
-        if key.startswith(_NAME_PREFIX)
+        if key.startswith(prefix)
     }
 
 
@@ -66,7 +71,7 @@ def record_names(instance: objects.Instance, network_info: network_model.Network
     others = {
         key: value
         for key, value in instance.system_metadata.items()
-        if not key.startswith(_NAME_PREFIX)
+        if not key.startswith((_OLD_PREFIX, _NAME_PREFIX))
     }
     instance.system_metadata = {
         **others,
