@@ -156,6 +156,17 @@ in the flavor overrides the image's. An image that sets an extra spec that is no
 not boot, because otherwise its owner would believe that the setting has an effect.
 """,
     ),
+    cfg.BoolOpt(
+        "environment_from_metadata",
+        default=False,
+        help="""
+Whether the metadata ``docker_env_NAME`` of a server sets the environment variable NAME of its first
+process.
+
+The property ``docker_env_NAME`` of an image always does. If false, a server with such metadata does
+not boot.
+""",
+    ),
     cfg.IntOpt(
         "console_log_max_mb",
         default=10,

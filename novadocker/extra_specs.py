@@ -34,6 +34,10 @@ CAPABILITIES = (
 
 _UNLIMITED = -1
 
+_SYSCTL_PREFIX = f"{PREFIX}sysctl:"
+_MOST_INT = (1 << 31) - 1
+_MOST_LONG = (1 << 63) - 1
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -129,6 +133,35 @@ class Words(Spec):
         return words
 
 
+@dataclass(frozen=True)
+class Sysctl(Spec):
+    """A sysctl of a server's own namespaces: ``count`` integers, separated by spaces."""
+
+    count: int
+    minimum: int
+    maximum: int
+
+    @property
+    def sysctl(self) -> str:
+        """The sysctl's name, such as ``net.core.somaxconn``."""
+        return self.name.removeprefix(_SYSCTL_PREFIX)
+
+    def parse(self, text: str) -> str:
+        """Return the integers, separated by one space each.
+
+        :raises ValueError: the text is malformed, or an integer is out of range
+        """
+        if not re.fullmatch(rf"[0-9]{{1,19}}(?: +[0-9]{{1,19}}){{{self.count - 1}}}", text):
+            what = "an integer" if self.count == 1 else f"{self.count} integers"
+            raise ValueError(f"{self.name}: {text[:32]!r} is not {what}")
+        for word in text.split():
+            if not self.minimum <= int(word) <= self.maximum:
+                raise ValueError(
+                    f"{self.name}: {word} is not between {self.minimum} and {self.maximum}"
+                )
+        return " ".join(text.split())
+
+
 PIDS_LIMIT = Number(
     "docker:pids_limit",
     "Processes",
@@ -140,7 +173,8 @@ PIDS_LIMIT = Number(
 SHM_SIZE = Number(
     "docker:shm_size_mb",
     "Size of /dev/shm",
-    "Size of /dev/shm in MiB. Files in it count as memory of the server.",
+    "Size of /dev/shm in MiB, by default half of the memory of the flavor. Files in it count as "
+    "memory of the server.",
     minimum=1,
     maximum=1_048_576,
 )
@@ -190,7 +224,71 @@ NESTING = Switch(
     "user then has the power of the host's root: only for tenants that may control the host.",
 )
 
-_ALL: tuple[Number | Switch | ResourceLimit | Words, ...] = (
+# Each sysctl is one of the server's own IPC or network namespace. None of them makes the server
+# forward packets, answer for addresses of others, or listen to routers.
+SYSCTLS = tuple(
+    Sysctl(
+        f"{_SYSCTL_PREFIX}{name}",
+        f"Sysctl {name}",
+        f"The sysctl {name} of a server: "
+        + ("an integer" if count == 1 else f"{count} integers, separated by spaces,")
+        + f" from {minimum} to {maximum}.",
+        count,
+        minimum,
+        maximum,
+    )
+    for name, count, minimum, maximum in (
+        ("fs.mqueue.msg_default", 1, 1, 65536),
+        ("fs.mqueue.msg_max", 1, 1, 65536),
+        ("fs.mqueue.msgsize_default", 1, 128, 1 << 24),
+        ("fs.mqueue.msgsize_max", 1, 128, 1 << 24),
+        ("fs.mqueue.queues_max", 1, 0, _MOST_INT),
+        ("kernel.msgmax", 1, 0, _MOST_INT),
+        ("kernel.msgmnb", 1, 0, _MOST_INT),
+        ("kernel.msgmni", 1, 0, 32768),
+        ("kernel.sem", 4, 0, _MOST_INT),
+        ("kernel.shm_rmid_forced", 1, 0, 1),
+        ("kernel.shmall", 1, 0, _MOST_LONG),
+        ("kernel.shmmax", 1, 0, _MOST_LONG),
+        ("kernel.shmmni", 1, 0, 32768),
+        ("net.core.somaxconn", 1, 1, 65535),
+        ("net.ipv4.ip_local_port_range", 2, 1, 65535),
+        ("net.ipv4.ip_nonlocal_bind", 1, 0, 1),
+        ("net.ipv4.ip_unprivileged_port_start", 1, 0, 65535),
+        ("net.ipv4.ping_group_range", 2, 0, _MOST_INT),
+        ("net.ipv4.tcp_abort_on_overflow", 1, 0, 1),
+        ("net.ipv4.tcp_ecn", 1, 0, 2),
+        ("net.ipv4.tcp_fastopen", 1, 0, 0x607),
+        ("net.ipv4.tcp_fin_timeout", 1, 1, 86400),
+        ("net.ipv4.tcp_keepalive_intvl", 1, 1, 86400),
+        ("net.ipv4.tcp_keepalive_probes", 1, 1, 127),
+        ("net.ipv4.tcp_keepalive_time", 1, 1, 86400),
+        ("net.ipv4.tcp_max_syn_backlog", 1, 1, 65535),
+        ("net.ipv4.tcp_max_tw_buckets", 1, 1, 262144),
+        ("net.ipv4.tcp_moderate_rcvbuf", 1, 0, 1),
+        ("net.ipv4.tcp_mtu_probing", 1, 0, 2),
+        ("net.ipv4.tcp_no_metrics_save", 1, 0, 1),
+        ("net.ipv4.tcp_notsent_lowat", 1, 0, _MOST_INT),
+        ("net.ipv4.tcp_orphan_retries", 1, 0, 255),
+        ("net.ipv4.tcp_retries1", 1, 0, 255),
+        ("net.ipv4.tcp_retries2", 1, 0, 255),
+        ("net.ipv4.tcp_rmem", 3, 4096, 1 << 26),
+        ("net.ipv4.tcp_sack", 1, 0, 1),
+        ("net.ipv4.tcp_slow_start_after_idle", 1, 0, 1),
+        ("net.ipv4.tcp_syn_retries", 1, 1, 127),
+        ("net.ipv4.tcp_synack_retries", 1, 0, 255),
+        ("net.ipv4.tcp_syncookies", 1, 0, 2),
+        ("net.ipv4.tcp_timestamps", 1, 0, 2),
+        ("net.ipv4.tcp_tw_reuse", 1, 0, 2),
+        ("net.ipv4.tcp_window_scaling", 1, 0, 1),
+        ("net.ipv4.tcp_wmem", 3, 4096, 1 << 26),
+        ("net.ipv6.bindv6only", 1, 0, 1),
+        ("net.ipv6.ip_nonlocal_bind", 1, 0, 1),
+        ("net.unix.max_dgram_qlen", 1, 1, 65536),
+    )
+)
+
+_ALL: tuple[Number | Switch | ResourceLimit | Words | Sysctl, ...] = (
     PIDS_LIMIT,
     SHM_SIZE,
     OOM_SCORE_ADJ,
@@ -198,6 +296,7 @@ _ALL: tuple[Number | Switch | ResourceLimit | Words, ...] = (
     CAPABILITY_LIST,
     DEVICES,
     NESTING,
+    *SYSCTLS,
 )
 ALL = {spec.name: spec for spec in _ALL}
 

@@ -44,6 +44,18 @@ _PLAIN = {"vcpus": 1, "memory_mb": 64, "root_gb": 0, "ephemeral_gb": 0, "swap": 
 FLAVORS: Mapping[str, Mapping[str, Any]] = {
     "small": {**_PLAIN, "extra_specs": {}},
     "large": {**_PLAIN, "vcpus": 2, "memory_mb": 128, "extra_specs": {"docker:pids_limit": "512"}},
+    "tuned": {
+        **_PLAIN,
+        "extra_specs": {
+            "docker:sysctl:kernel.msgmax": "16384",
+            "docker:sysctl:kernel.sem": "250 32000 32 100",
+            "docker:sysctl:fs.mqueue.queues_max": "99",
+            "docker:sysctl:net.core.somaxconn": "777",
+            "docker:sysctl:net.ipv4.ip_local_port_range": "20000 30000",
+            "docker:sysctl:net.ipv4.tcp_keepalive_time": "123",
+            "docker:sysctl:net.ipv4.tcp_rmem": "4096 65536 1048576",
+        },
+    },
     "capped": {
         **_PLAIN,
         "extra_specs": {

@@ -63,6 +63,7 @@ def instance(nova_configuration: None) -> objects.Instance:
     found.numa_topology = None
     found.trusted_certs = None
     found.system_metadata = {}
+    found.metadata = {}
     found.hostname = "web-1"
     found.info_cache = objects.InstanceInfoCache(network_info=network_info())
     return found

@@ -121,6 +121,24 @@ def test_spawn_demands_the_owners_certificates(
     assert fake_host.images.trusted == [instance.trusted_certs]
 
 
+def test_spawn_with_environment_variables(
+    spawn: Any, options: Any, engine: FakeEngine, network: FakeNetwork, instance: Any
+) -> None:
+    instance.system_metadata = {"image_docker_env_COLOUR": "blue"}
+    instance.metadata = {"docker_env_COLOUR": "red"}
+    with pytest.raises(exception.StartFailed, match="docker_env_COLOUR is not allowed"):
+        spawn()
+    assert engine.calls == []
+    assert network.wired == set()
+    options(group="docker", environment_from_metadata=True)
+    spawn()
+    # cloud-init finds OpenStack by product_name.
+    assert engine.specs[f"nova-{instance.uuid}"].environment == {
+        "COLOUR": "red",
+        "product_name": "OpenStack Nova",
+    }
+
+
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:
     spawn(power_on=False)
     assert [call[0] for call in engine.calls] == ["create"]

@@ -39,6 +39,10 @@ GOOD = [
     ("docker:devices", "/dev/nvidia0", ("/dev/nvidia0",)),
     ("docker:nesting", "true", True),
     ("docker:nesting", "False", False),
+    ("docker:sysctl:net.core.somaxconn", "1024", "1024"),
+    ("docker:sysctl:net.ipv4.ip_local_port_range", "1024  65000", "1024 65000"),
+    ("docker:sysctl:kernel.sem", "250 32000 32 128", "250 32000 32 128"),
+    ("docker:sysctl:kernel.shmmax", "9223372036854775807", "9223372036854775807"),
 ]
 BAD = [
     ("docker:pids_limit", "15"),
@@ -61,6 +65,15 @@ BAD = [
     ("docker:devices", "/dev"),
     ("docker:devices", "/dev/fuse:/dev/x"),
     ("docker:nesting", "perhaps"),
+    ("docker:sysctl:net.core.somaxconn", ""),
+    ("docker:sysctl:net.core.somaxconn", "0"),
+    ("docker:sysctl:net.core.somaxconn", "65536"),
+    ("docker:sysctl:net.core.somaxconn", "-1"),
+    ("docker:sysctl:net.core.somaxconn", "1\n"),
+    ("docker:sysctl:net.core.somaxconn", "1 2"),
+    ("docker:sysctl:net.ipv4.tcp_rmem", "4096 4096"),
+    ("docker:sysctl:net.ipv4.tcp_rmem", "4096 4096 67108865"),
+    ("docker:sysctl:kernel.shmmax", "9223372036854775808"),
 ]
 
 
@@ -78,7 +91,26 @@ def test_bad_value(nova_api: Any, name: str, text: str) -> None:
         nova_api(name, text)
 
 
-@pytest.mark.parametrize("name", ["docker:pids", "docker:ulimit_nproc", "docker:"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docker:pids",
+        "docker:ulimit_nproc",
+        "docker:",
+        "docker:sysctl:",
+        # These are the host's, in which all servers take part.
+        "docker:sysctl:vm.max_map_count",
+        "docker:sysctl:kernel.core_pattern",
+        "docker:sysctl:fs.file-max",
+        "docker:sysctl:net.ipv4.tcp_mem",
+        # These weaken the isolation of a server's network.
+        "docker:sysctl:net.ipv4.ip_forward",
+        "docker:sysctl:net.ipv4.conf.all.forwarding",
+        "docker:sysctl:net.ipv4.conf.eth0.rp_filter",
+        "docker:sysctl:net.ipv4.conf.all.arp_announce",
+        "docker:sysctl:net.ipv6.conf.all.accept_ra",
+    ],
+)
 def test_unknown_name(nova_api: Any, name: str) -> None:
     with pytest.raises(nova_exception.ValidationError, match="does not appear"):
         nova_api(name, "1")
@@ -89,6 +121,11 @@ def test_unknown_name(nova_api: Any, name: str) -> None:
 def test_nova_finds_the_validators() -> None:
     found = metadata.entry_points(group="nova.api.extra_spec_validators", name="docker")
     assert [entry.load() for entry in found] == [extra_spec_validators]
+
+
+def test_the_sysctls_are_documented() -> None:
+    documented = " ".join((CHECKOUT / "docs" / "limits.rst").read_text().split())
+    assert ", ".join(f"``{spec.sysctl}``" for spec in extra_specs.SYSCTLS) + "." in documented
 
 
 def test_metadata_definitions_say_the_same() -> None:

@@ -84,9 +84,10 @@ class Isolation:
 
     :ivar capabilities: all capabilities of the server's root, without ``CAP_``
     :ivar devices: paths of the host's devices that the server may use
-    :ivar shm_bytes: size of /dev/shm; None means the engine's default
+    :ivar shm_bytes: size of /dev/shm; None means half of the memory at the creation
     :ivar oom_score_adj: added to the server's score when the host's kernel is out of memory
     :ivar nesting: True if the server may run containers itself
+    :ivar sysctls: names and values of sysctls of the server's own namespaces
     """
 
     capabilities: tuple[str, ...] = ()
@@ -95,6 +96,7 @@ class Isolation:
     shm_bytes: int | None = None
     oom_score_adj: int = 0
     nesting: bool = False
+    sysctls: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class ContainerSpec:
     The image's entrypoint and command apply if both of these are empty, and its stop signal if
     ``stop_signal`` is empty.
 
+    :ivar environment: environment variables besides the image's
     :ivar systemd: True if the first process is systemd, which has control groups of its own
     """
 
@@ -140,6 +143,7 @@ class ContainerSpec:
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Mount, ...] = ()
     stop_signal: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
     systemd: bool = False
     overlays: tuple[Overlay, ...] = ()
 

@@ -48,6 +48,7 @@ SPEC = ContainerSpec(
         resource_limits=(ResourceLimit("nofile", 10, 20),),
         shm_bytes=1 << 20,
         oom_score_adj=5,
+        sysctls=(("kernel.msgmax", "1"),),
     ),
     console_log_max_mb=10,
 )
@@ -87,19 +88,27 @@ def test_container_isolation() -> None:
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
     assert [device["PathOnHost"] for device in host["Devices"]] == ["/dev/fuse"]
     assert (host["ShmSize"], host["OomScoreAdj"]) == (1 << 20, 5)
+    assert host["Sysctls"] == {"kernel.msgmax": "1"}
     assert host["SecurityOpt"] == [f"seccomp={seccomp.profile(SPEC.isolation)}"]
     # The engine applies its own AppArmor profile and masked paths.
     assert not {"MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
 
 
+def test_shared_memory_is_half_of_the_memory_by_default() -> None:
+    default = replace(SPEC, isolation=replace(SPEC.isolation, shm_bytes=None))
+    assert engine_requests.container_config(default)["HostConfig"]["ShmSize"] == 2
+
+
 def test_systemd() -> None:
-    config = engine_requests.container_config(replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3"))
+    systemd = replace(SPEC, systemd=True, stop_signal="SIGRTMIN+3", environment={"A": "b"})
+    config = engine_requests.container_config(systemd)
     assert config["StopSignal"] == "SIGRTMIN+3"
-    assert config["Env"] == ["container=docker"]
+    assert config["Env"] == ["A=b", "container=docker"]
     assert config["HostConfig"]["CgroupnsMode"] == "private"
     assert set(config["HostConfig"]["Tmpfs"]) == {"/run", "/run/lock"}
     plain = engine_requests.container_config(SPEC)
-    assert not {"Env", "StopSignal"} & plain.keys()
+    assert plain["Env"] == []
+    assert "StopSignal" not in plain
     assert not {"CgroupnsMode", "Tmpfs"} & plain["HostConfig"].keys()
 
 

@@ -22,10 +22,16 @@ def test_what_is_asked_for() -> None:
             "docker:ulimit_core": "0",
             "docker:shm_size_mb": "32",
             "docker:oom_score_adj": "500",
+            "docker:sysctl:net.ipv4.tcp_rmem": "4096  8192 16384",
+            "docker:sysctl:kernel.msgmax": "65536",
         }
     )
     assert set(found.capabilities) == {*isolation.CAPABILITIES, "NET_ADMIN", "SYS_NICE"}
     assert found.devices == ("/dev/fuse",)
+    assert found.sysctls == (
+        ("kernel.msgmax", "65536"),
+        ("net.ipv4.tcp_rmem", "4096 8192 16384"),
+    )
     assert found.resource_limits == (ResourceLimit("core", 0, 0), ResourceLimit("nofile", 10, 20))
     assert (found.shm_bytes, found.oom_score_adj, found.nesting) == (32 << 20, 500, False)
 

@@ -90,6 +90,7 @@ def test_resize_of_a_running_server_touches_nothing_else(
     [
         (flavor(memory_mb=64), (100 * MIB, 0), "uses 100 MiB of memory, more than the 64 MiB"),
         (flavor(extra_specs={"docker:shm_size_mb": "5"}), (0, 0), "shm bytes"),
+        (flavor(extra_specs={"docker:sysctl:kernel.msgmax": "5"}), (0, 0), "sysctls"),
         (flavor(extra_specs={"quota:disk_read_iops_sec": "5"}), (0, 0), "no device"),
         (flavor(extra_specs={"quota:cpu_period": "5"}), (0, 0), "quota:cpu_period"),
         (flavor(ephemeral_gb=1), (0, 0), "an ephemeral disk"),

@@ -39,6 +39,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
         "Image": spec.image_id,
         "Hostname": spec.hostname,
         "Labels": dict(spec.labels),
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         # With a terminal, init systems and login prompts find a console, as in a virtual machine.
         "Tty": True,
         "OpenStdin": True,
@@ -49,7 +50,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
             "Runtime": spec.runtime,
             "RestartPolicy": {"Name": "no"},
             **_resources(spec.limits),
-            **_isolation(spec.isolation),
+            **_isolation(spec.isolation, spec.limits.memory_bytes),
             "Mounts": [
                 *(
                     {
@@ -83,7 +84,7 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
     if spec.systemd:
         # See https://systemd.io/CONTAINER_INTERFACE. By the mount at /run, the runtime shim detects
         # that the first process is systemd.
-        config["Env"] = ["container=docker"]
+        config["Env"].append("container=docker")
         config["HostConfig"] |= {"CgroupnsMode": "private", "Tmpfs": _SYSTEMD_TMPFS}
     return config
 
@@ -124,7 +125,8 @@ def update_body(limits: Limits) -> dict[str, Any]:
     return changes
 
 
-def _isolation(isolation: Isolation) -> dict[str, Any]:
+def _isolation(isolation: Isolation, memory_bytes: int) -> dict[str, Any]:
+    shm_bytes = isolation.shm_bytes
     config: dict[str, Any] = {
         "CapDrop": ["ALL"],
         "CapAdd": list(isolation.capabilities),
@@ -133,9 +135,10 @@ def _isolation(isolation: Isolation) -> dict[str, Any]:
             {"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard}
             for limit in isolation.resource_limits
         ],
+        "Sysctls": dict(isolation.sysctls),
+        # Half of the memory, as on a virtual machine: the kernel's default for a tmpfs.
+        "ShmSize": memory_bytes // 2 if shm_bytes is None else shm_bytes,
     }
-    if isolation.shm_bytes is not None:
-        config["ShmSize"] = isolation.shm_bytes
     if isolation.nesting:
         # The default profiles deny system calls that create containers, so neither applies.
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]

@@ -57,6 +57,11 @@ def isolation(asked: Mapping[str, str]) -> Isolation:
         shm_bytes=extra_specs.SHM_SIZE.parse(shm) * units.Mi if shm else None,
         oom_score_adj=extra_specs.OOM_SCORE_ADJ.parse(score),
         nesting=nesting,
+        sysctls=tuple(
+            (spec.sysctl, spec.parse(asked[spec.name]))
+            for spec in extra_specs.SYSCTLS
+            if spec.name in asked
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.state_files import port_rates
 from novadocker.virt.docker.containers import rescue
-from novadocker.virt.docker.guest import identity
+from novadocker.virt.docker.guest import environment, identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.migration import nova_records
@@ -60,6 +60,9 @@ class Build:
         :raises ImageUnacceptable: no host can boot the image
         :raises BuildAbortException: the command does not run, or Neutron sends no event for a port
         """
+        environment.check(
+            instance, image_meta.id, from_metadata=CONF.docker.environment_from_metadata
+        )
         container = self.planned(context, instance, image_meta)
         login = identity.login(instance, image_meta, admin_password)
         ports = network_info if network_info is not None else network_model.NetworkInfo()
@@ -131,6 +134,7 @@ class Build:
             mounts=self._config_drive.mounts(instance)
             + self._services.lxcfs.mounts(instance.uuid, asked),
             devices=self._config_drive.devices(instance),
+            environment_from_metadata=CONF.docker.environment_from_metadata,
         )
 
     def destroy(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:

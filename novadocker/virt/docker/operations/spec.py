@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from nova import objects
 
 from novadocker import exception, naming
-from novadocker.virt.docker.guest import identity
+from novadocker.virt.docker.guest import environment, identity
 from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
 
 # systemd(1): stops as after "systemctl halt"
@@ -59,6 +59,7 @@ def container_spec(
     console_log_max_mb: int,
     mounts: tuple[Mount, ...] = (),
     devices: tuple[Mount, ...] = (),
+    environment_from_metadata: bool = False,
 ) -> ContainerSpec:
     """Return the specification of an instance's container.
 
@@ -97,6 +98,7 @@ def container_spec(
         mounts=mounts,
         devices=devices,
         stop_signal=_SYSTEMD_POWER_OFF if systemd and not image.stop_signal else "",
+        environment=environment.variables(instance, from_metadata=environment_from_metadata),
         systemd=systemd,
     )
 
