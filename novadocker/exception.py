@@ -88,6 +88,12 @@ class SnapshotFailed(exception.NovaException):
     msg_fmt = _("Failed to create an image of the instance: %(reason)s")
 
 
+class NeutronUnavailable(exception.NovaException):
+    """Neutron did not answer a request of the driver."""
+
+    msg_fmt = _("Neutron does not answer: %(reason)s")
+
+
 class LimitsNotKept(exception.NovaException):
     """The kernel did not accept a limit of an instance."""
 

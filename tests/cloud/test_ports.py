@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from openstack.connection import Connection
 
+from devcloud import supervise
 from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
@@ -166,6 +167,36 @@ def test_network_and_fixed_address_of_a_living_server(guest: Guest, demo: Connec
     until(lambda: devices(guest)[port.mac_address][1] == [first])
     demo.compute.delete_server_interface(port.id, server=guest.server)
     until(lambda: demo.network.find_port(port.id) is None)
+
+
+def test_start_of_nova_compute_finishes_what_neutron_has(
+    guest: Guest,
+    demo: Connection,
+    admin: Connection,
+    cloud: Settings,
+    new_port: Callable[..., Any],
+) -> None:
+    """Change ports as Nova does, which dies before it updates its cache and calls the driver."""
+    attached, detached = new_port("private-vlan"), new_port("private")
+    attach(demo, guest, detached)
+    host = cloud.hosts[0].name
+    supervise.control(cloud, ["stop", f"nova-compute-{host}"])
+    try:
+        admin.network.update_port(
+            attached,
+            device_id=guest.server.id,
+            device_owner="compute:nova",
+            binding_host_id=host,
+        )
+        admin.network.update_port(detached, device_id="", device_owner="", binding_host_id="")
+    finally:
+        supervise.control(cloud, ["start", f"nova-compute-{host}"])
+    until(lambda: attached.mac_address in devices(guest))
+    assert named(guest, attached) == "eth1"
+    assert detached.mac_address not in devices(guest)
+    until(lambda: pings(f"qdhcp-{attached.network_id}", attached.fixed_ips[0]["ip_address"]))
+    detach(demo, guest, attached)
+    assert list(devices(guest)) == [own_port(demo, guest).mac_address]
 
 
 def test_eight_ports_at_boot(

@@ -323,6 +323,31 @@ class FakeNetwork:
 
 
 @dataclass
+class FakeNeutron:
+    """A fake Neutron.
+
+    :ivar ports: Neutron's ports of each instance of this host, by instance UUID
+    :ivar active: the ids of the ports that are up
+    """
+
+    ports: dict[str, Any] = field(default_factory=dict)
+    active: set[str] = field(default_factory=set)
+    failure: Exception | None = None
+
+    def bound_ports(self, host: str, /) -> dict[str, set[str]]:
+        if self.failure:
+            raise self.failure
+        return {uuid: {vif["id"] for vif in ports} for uuid, ports in self.ports.items()}
+
+    def active_ports(self, instance: Any, host: str, /) -> set[str]:
+        return self.active
+
+    def refresh_ports(self, context: Any, instance: Any, /) -> Any:
+        instance.info_cache.network_info = self.ports[instance.uuid]
+        return self.ports[instance.uuid]
+
+
+@dataclass
 class FakeDrives:
     """A fake Drives; ``written`` has the files of each instance's config drive.
 
@@ -578,6 +603,10 @@ class FakeNovaRecords:
         nova_records.set_finished(instance)
 
 
+class _EarlyExit(Exception):
+    """Ends the block of ``wait_for_instance_event``; the argument is the events not to wait for."""
+
+
 class FakeVirtAPI:
     """A fake of Nova's virtapi with events that arrive, fail or never arrive.
 
@@ -590,12 +619,18 @@ class FakeVirtAPI:
         self._coming = coming
         self.awaited: list[tuple[str, str]] = []
 
+    def exit_wait_early(self, events: list[tuple[str, str]]) -> None:
+        raise _EarlyExit(events)
+
     @contextlib.contextmanager
     def wait_for_instance_event(
         self, instance: object, events: list[tuple[str, str]], timeout: int, on_failure: object
     ) -> Iterator[None]:
         self.awaited = events
-        yield
+        try:
+            yield
+        except _EarlyExit as early:
+            events = self.awaited = [event for event in events if event not in early.args[0]]
         if self._coming is not None:
             assert self._coming.wait(60)
         if events and self.outcome == "failed":
@@ -678,6 +713,7 @@ class FakeHost:
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     network: FakeNetwork = field(default_factory=FakeNetwork)
+    neutron: FakeNeutron = field(default_factory=FakeNeutron)
     guest_files: FakeGuestFiles = field(default_factory=FakeGuestFiles)
     drives: FakeDrives = field(default_factory=FakeDrives)
     enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
@@ -702,6 +738,7 @@ class FakeHost:
             server_list=ServerList(self.engine),
             create_events=lambda *_: FakeBackground(),
             network=self.network,
+            neutron=self.neutron,
             namespaces=self.network,
             device_metadata=self.device_metadata,
             read_instance=self.read_instance or (lambda _context, uuid: self.instances[uuid]),

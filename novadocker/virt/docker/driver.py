@@ -151,7 +151,7 @@ class DockerDriver(driver.ComputeDriver):
             LOG.warning("Reserving all resources of this host: %s", error)
             provider_tree.update_inventory(nodename, resources.all_reserved(known))
             return
-        self._services.sweep(info)
+        self._services.sweep(info, {"apply Neutron's ports": self._ports.follow_neutron})
         ratios = self._get_allocation_ratios(known)
         self._inventory.write(provider_tree, nodename, info, ratios, self._reserved())
 
@@ -337,8 +337,12 @@ class DockerDriver(driver.ComputeDriver):
         share_info: Any,
         block_device_info: dict[str, Any] | None = None,
     ) -> None:
-        """Start an instance that ran before the host went down."""
-        self.resume(context, instance, network_info)
+        """Start an instance that ran before the host went down.
+
+        Does nothing for an instance that is still to arrive from another host.
+        """
+        if not self._migrate.is_expected(instance):
+            self.resume(context, instance, network_info)
 
     def process_instances_at_startup(
         self, context: nova_context.RequestContext, instances: objects.InstanceList

@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as keystone_exceptions
 from neutronclient.common import exceptions as neutron_exceptions
 from oslo_privsep import comm, daemon
 
@@ -107,3 +108,83 @@ def test_report_that_fails_is_logged_and_the_others_go_on(
     neutron.report_wired(instance, [port, port], lambda: client)
     assert client.reported == [(PORT, {"port": {"data_plane_status": "ACTIVE"}})] * 2
     assert f"port {PORT} is wired: not allowed" in caplog.text
+
+
+class Listing:
+    """A fake of Neutron's client that lists ports, and applies the filters of Neutron."""
+
+    def __init__(self, *ports: dict[str, str], failure: Exception | None = None) -> None:
+        self._ports = ports
+        self._failure = failure
+
+    def list_ports(self, fields: list[str], **filters: str) -> dict[str, list[dict[str, str]]]:
+        if self._failure:
+            raise self._failure
+        wanted = filters.items()
+        return {
+            "ports": [
+                {field: port[field] for field in fields}
+                for port in self._ports
+                if all(port[key] == value for key, value in wanted)
+            ]
+        }
+
+
+def listed(port: str, device: str, host: str = "host1", **others: str) -> dict[str, str]:
+    return {
+        "id": port,
+        "device_id": device,
+        "device_owner": "compute:nova",
+        "status": "ACTIVE",
+        "binding:host_id": host,
+        **others,
+    }
+
+
+def test_bound_ports() -> None:
+    client = Listing(
+        listed("p1", "s1"),
+        listed("p2", "s1"),
+        listed("p3", "s2"),
+        listed("p4", "s2", host="host2"),
+        listed("p5", "dhcp1", device_owner="network:dhcp"),
+    )
+    assert neutron.bound_ports("host1", lambda: client) == {"s1": {"p1", "p2"}, "s2": {"p3"}}
+
+
+def test_active_ports(instance: Any) -> None:
+    client = Listing(
+        listed("p1", instance.uuid),
+        listed("p2", instance.uuid, status="DOWN"),
+        listed("p3", instance.uuid, host="host2"),
+        listed("p4", "another server"),
+    )
+    assert neutron.active_ports(instance, "host1", lambda: client) == {"p1"}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        neutron_exceptions.ConnectionFailed(reason="refused"),
+        keystone_exceptions.ConnectFailure("refused"),
+    ],
+)
+def test_neutron_that_does_not_answer(
+    instance: Any, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Listing(failure=failure)
+    with pytest.raises(exception.NeutronUnavailable, match="refused"):
+        neutron.bound_ports("host1", lambda: client)
+    assert neutron.active_ports(instance, "host1", lambda: client) == frozenset()
+    assert "Failed to read the status of the ports: Neutron does not answer" in caplog.text
+
+
+def test_event_that_came_before_the_wait(instance: Any, options: Any) -> None:
+    options(vif_plugging_timeout=300, vif_plugging_is_fatal=True)
+    virtapi = FakeVirtAPI("late")
+    nothing = contextlib.nullcontext()
+    with neutron.plugged(
+        virtapi, instance, network_info(), lambda *_: nothing, lambda *_: None, lambda: {PORT, "p"}
+    ):
+        pass
+    assert virtapi.awaited == []

@@ -571,3 +571,29 @@ def test_a_copy_goes_with_its_server(
     server.host, server.task_state = host, task
     driver.destroy(None, server, network_info)
     assert (fake_host.backups.removed == [server.uuid]) is removed
+
+
+def test_server_that_is_still_to_arrive_is_left_alone_at_the_start(
+    driver: Any, instance: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    instance.task_state = task_states.RESIZE_MIGRATED
+    driver.plug_vifs(instance, network_info)
+    driver.resume_state_on_host_boot(None, instance, network_info, None)
+    assert network.wired == set()
+
+
+def test_server_in_a_resize_on_this_host_is_wired_at_the_start(
+    driver: Any, server: Any, network_info: Any, network: FakeNetwork
+) -> None:
+    server.task_state = task_states.RESIZE_MIGRATED
+    network.wired.clear()
+    driver.plug_vifs(server, network_info)
+    assert network.wired == {server.uuid}
+
+
+def test_port_that_came_up_before_the_arrival_is_not_awaited(
+    arrive: Any, network_info: Any, fake_host: FakeHost, virtapi: fakes.FakeVirtAPI
+) -> None:
+    fake_host.neutron.active = {network_info[0]["id"]}
+    arrive()
+    assert virtapi.awaited == []

@@ -2,6 +2,7 @@
 """Ports that are attached to and detached from a server; the driver's steps, on fakes."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from oslo_privsep import comm
 
 from novadocker import exception, naming
 from novadocker.virt.docker.network import device_names
-from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork
+from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeNeutron
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
 
@@ -218,3 +219,145 @@ def test_ports_that_stay_up_do_not_stop_the_start_of_nova_compute(
     monkeypatch.setattr(FakeNetwork, "silence_vifs", silence)
     driver.plug_vifs(instance, instance.get_network_info())
     assert f"Failed to set the ports down: {failure}" in caplog.text
+
+
+# -- the start of nova-compute --------------------------------------------------------------------
+
+
+@pytest.fixture
+def neutron(fake_host: FakeHost) -> FakeNeutron:
+    return fake_host.neutron
+
+
+@pytest.fixture
+def start(driver: Any, instance: objects.Instance, server: str) -> Callable[[], None]:
+    """Return a function that does the driver's part of the start of nova-compute."""
+
+    def call() -> None:
+        instance.host = "host1"
+        # Nova wires each instance by its cache before it reports the resources for the first time.
+        driver.plug_vifs(instance, instance.get_network_info())
+        driver._ports.follow_neutron()
+
+    return call
+
+
+def neutrons(instance: objects.Instance, *ports: model.VIF) -> dict[str, model.NetworkInfo]:
+    """Return the ports of the instance in Neutron."""
+    return {instance.uuid: model.NetworkInfo(ports)}
+
+
+def test_cut_off_attachment_is_finished_at_the_start(
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+    saved: Any,
+) -> None:
+    first = instance.get_network_info()[0]
+    neutron.ports = neutrons(instance, first, port(instance, SECOND))
+    start()
+    assert network.ports == [FIRST, SECOND]
+    assert [vif["id"] for vif in instance.get_network_info()] == [FIRST, SECOND]
+    assert saved == [{FIRST: "eth0", SECOND: "eth1"}]
+
+
+def test_cut_off_detachment_is_finished_at_the_start(
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+    saved: Any,
+) -> None:
+    first = instance.get_network_info()[0]
+    instance.get_network_info().append(port(instance, SECOND))
+    neutron.ports = neutrons(instance, first)
+    unplugged: list[str] = []
+    unplug = network.unplug_vifs
+    network.unplug_vifs = lambda now, gone: (  # type: ignore[method-assign]
+        unplugged.extend(vif["id"] for vif in gone),
+        unplug(now, gone),
+    )
+    start()
+    assert network.ports == [FIRST]
+    assert unplugged == [SECOND]
+    assert saved == [{FIRST: "eth0"}]
+
+
+def test_ports_that_agree_are_not_touched_at_the_start(
+    instance: objects.Instance, neutron: FakeNeutron, start: Callable[[], None], saved: Any
+) -> None:
+    neutron.ports = neutrons(instance, *instance.get_network_info())
+    start()
+    assert saved == []
+
+
+def test_ports_that_neutron_has_bound_elsewhere_are_not_touched(
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+    saved: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    neutron.ports = neutrons(instance, *instance.get_network_info())
+    monkeypatch.setattr(neutron, "bound_ports", lambda host: {})
+    start()
+    assert network.ports == [FIRST]
+    assert saved == []
+
+
+def test_comparison_is_made_when_neutron_answers_and_only_once(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+) -> None:
+    first = instance.get_network_info()[0]
+    neutron.ports = neutrons(instance, first, port(instance, SECOND))
+    neutron.failure = exception.NeutronUnavailable(reason="connection refused")
+    with pytest.raises(exception.NeutronUnavailable):
+        start()
+    assert network.ports == [FIRST]
+    neutron.failure = None
+    # Nova has refreshed its cache meanwhile.
+    instance.info_cache.network_info = neutron.ports[instance.uuid]
+    driver._ports.follow_neutron()
+    assert network.ports == [FIRST, SECOND]
+    neutron.failure = AssertionError("asked again")
+    driver._ports.follow_neutron()
+
+
+def test_failure_of_one_server_does_not_stop_the_others(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    engine: FakeEngine,
+    start: Callable[[], None],
+    saved: Any,
+    caplog: pytest.LogCaptureFixture,
+    fake_host: FakeHost,
+) -> None:
+    other = copy.deepcopy(instance)
+    other.uuid, other.host = "11111111-2222-3333-4444-555555555555", "host1"
+    labels = {naming.LABEL_UUID: other.uuid, naming.LABEL_SCHEMA: naming.SCHEMA}
+    engine.add(naming.container_name(other.uuid), labels, status="running")
+    fake_host.instances[other.uuid] = other
+    two = [*instance.get_network_info(), port(instance, SECOND)]
+    neutron.ports = {**neutrons(instance, *two), **neutrons(other, *two)}
+    plug, refused = network.plug_vifs, []
+
+    def refuse_the_first(instance: Any, ports: Any) -> None:
+        plug(instance, ports)
+        if len(ports) > 1 and not refused:
+            refused.append(instance.uuid)
+            raise exception.PlugFailed(port_id=SECOND, reason="no bridge")
+
+    network.plug_vifs = refuse_the_first  # type: ignore[method-assign]
+    driver.plug_vifs(other, other.get_network_info())
+    start()
+    assert len(saved) == 2
+    assert f"instance {refused[0]}; reboot the instance with --hard" in caplog.text
+    assert "no bridge" in caplog.text

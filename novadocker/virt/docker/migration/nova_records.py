@@ -72,6 +72,14 @@ def is_cut_off(instance: objects.Instance) -> bool:
     return bool(instance.task_state == task_states.RESIZE_FINISH)
 
 
+def is_on_its_way(instance: objects.Instance) -> bool:
+    """Return True if the source has sent an instance, and the destination has not begun.
+
+    A resize on the same host passes this state, too.
+    """
+    return bool(instance.task_state == task_states.RESIZE_MIGRATED)
+
+
 def take_back(
     context: nova_context.RequestContext, instance: objects.Instance, migration: objects.Migration
 ) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for Neutron's ``network-vif-plugged``, and reports to Neutron that a port is wired."""
+"""Requests to Neutron: waits for its events, the ports of this host, reports of wired ports."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from keystoneauth1 import exceptions as keystone_exceptions
@@ -39,6 +39,7 @@ def plugged(
         [objects.Instance, network_model.NetworkInfo], contextlib.AbstractContextManager[None]
     ],
     plug_anew: Plug,
+    up: Callable[[], Set[str]] = frozenset,
 ) -> Iterator[None]:
     """Plug the VIFs while the body runs, then wait until Neutron reports each as up.
 
@@ -48,6 +49,8 @@ def plugged(
     a missing event is logged instead of raised.
 
     :param plug_anew: called once if events are missing after half of the time-out
+    :param up: called when the VIFs are plugged; returns ports whose events may have come before the
+        wait began, so they are not awaited
     :raises StartFailed: Neutron reported a failure, or no event came in time
     """
     timeout = CONF.vif_plugging_timeout
@@ -69,6 +72,8 @@ def plugged(
                 yield
             if events:
                 awaiting.enter_context(_reminder(timeout / 2, plug_anew, instance, network_info))
+                if early := up() & set(ports):
+                    virtapi.exit_wait_early([("network-vif-plugged", port) for port in early])
         LOG.info("Waited %.2f s for Neutron's ports", watch.elapsed(), instance=instance)
     except _event_timeout():
         _report(
@@ -156,3 +161,56 @@ def report_wired(
                 error,
                 instance=instance,
             )
+
+
+def bound_ports(host: str, client: Callable[[], Any] = _client) -> Mapping[str, Set[str]]:
+    """Return the ids of the ports that Neutron has bound to a host, by instance UUID.
+
+    :raises NeutronUnavailable: Neutron does not answer
+    """
+    ports: dict[str, set[str]] = {}
+    for port in _list_ports(client, {"binding:host_id": host}):
+        if port["device_owner"].startswith("compute:"):
+            ports.setdefault(port["device_id"], set()).add(port["id"])
+    return ports
+
+
+def active_ports(
+    instance: objects.Instance, host: str, client: Callable[[], Any] = _client
+) -> Set[str]:
+    """Return the ids of an instance's ports that are bound to a host and up.
+
+    If Neutron does not answer, log the failure and return no port.
+    """
+    try:
+        ports = _list_ports(client, {"device_id": instance.uuid, "binding:host_id": host})
+    except exception.NeutronUnavailable as error:
+        LOG.warning("Failed to read the status of the ports: %s", error, instance=instance)
+        return frozenset()
+    return {port["id"] for port in ports if port["status"] == "ACTIVE"}
+
+
+def refresh_ports(
+    context: nova_context.RequestContext, instance: objects.Instance
+) -> network_model.NetworkInfo:
+    """Write Neutron's present ports of an instance into Nova's cache, and return them.
+
+    :raises NeutronUnavailable: Neutron does not answer
+    """
+    with _translated():
+        return neutron.API().get_instance_nw_info(context, instance, force_refresh=True)
+
+
+def _list_ports(client: Callable[[], Any], filters: Mapping[str, str]) -> list[dict[str, str]]:
+    fields = ["id", "device_id", "device_owner", "status"]
+    with _translated():
+        found: list[dict[str, str]] = client().list_ports(**filters, fields=fields)["ports"]
+    return found
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (neutron_exceptions.NeutronException, keystone_exceptions.ClientException) as error:
+        raise exception.NeutronUnavailable(reason=error) from error

@@ -35,7 +35,7 @@ from novadocker.virt.docker.migration.backup import Backups
 from novadocker.virt.docker.migration.transports import choice
 from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import EngineInfo
-from novadocker.virt.docker.network import device_names, device_tags, vif
+from novadocker.virt.docker.network import device_names, device_tags, neutron, vif
 from novadocker.virt.docker.operations import protocols
 
 
@@ -105,6 +105,7 @@ class Collaborators:
     server_list: ServerList
     create_events: CreateEvents
     network: protocols.Network
+    neutron: protocols.Neutron
     namespaces: protocols.Namespaces
     device_metadata: DeviceMetadata
     read_instance: ReadInstance
@@ -140,6 +141,7 @@ def real_collaborators() -> Collaborators:
         server_list=servers,
         create_events=Events,
         network=vif,
+        neutron=neutron,
         namespaces=namespace,
         device_metadata=device_tags.device_metadata,
         read_instance=device_names.read_instance,

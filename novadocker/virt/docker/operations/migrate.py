@@ -93,7 +93,7 @@ class Migrate:
         A failure keeps the instance's data here, so that ``find_whole`` can finish the move.
         """
         self._services.arrivals.begin(instance.uuid, move.to_text())
-        plugged = self._ports.plugged(instance, network_info)
+        plugged = self._ports.plugged_again(instance, network_info)
         self._take_in(instance, move, network_info, image_meta, power_on, plugged)
 
     def find_whole(
@@ -174,10 +174,26 @@ class Migrate:
         self._services.transfer.discard(self._services.data_root, instance.uuid)
 
     def restore(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Finish an interrupted move to this host when nova-compute starts, and wire the ports."""
+        """Finish an interrupted move to this host when nova-compute starts, and wire the ports.
+
+        Does nothing for an instance that is still to arrive.
+        """
+        if self.is_expected(instance):
+            return
         if nova_records.is_cut_off(instance):
             self.finish_cut_off(instance, ports)
         self._ports.restore(instance, ports)
+
+    def is_expected(self, instance: objects.Instance) -> bool:
+        """Return True if an instance has left another host and is to arrive at this host.
+
+        Nova calls ``finish_migration`` for it when nova-compute has started. Neutron binds its
+        ports to this host only then, and reports a port that is plugged before only once.
+        """
+        return (
+            nova_records.is_on_its_way(instance)
+            and instance.uuid not in self._services.server_list.recent_servers()
+        )
 
     def _come_back(
         self,
@@ -187,7 +203,7 @@ class Migrate:
     ) -> None:
         """Wire and start an instance whose move is reverted. Does nothing if it runs."""
         if servers.has_ended(found):
-            with self._ports.plugged(instance, network_info):
+            with self._ports.plugged_again(instance, network_info):
                 pass
             self._power.start(found, instance, network_info)
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from nova.network import model as network_model
 from oslo_log import log as logging
@@ -29,7 +31,9 @@ class Ports:
     def __init__(self, services: Services, virtapi: Any) -> None:
         self._services = services
         self._network = services.network
+        self._neutron = services.neutron
         self._virtapi = virtapi
+        self._restored: dict[str, network_model.NetworkInfo] = {}
 
     def wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         """Create the instance's network namespace and devices, and plug its ports. Idempotent."""
@@ -48,6 +52,17 @@ class Ports:
     ) -> contextlib.AbstractContextManager[None]:
         """Wire an instance while a block runs, then wait for Neutron's event for each port."""
         return neutron.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew)
+
+    def plugged_again(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> contextlib.AbstractContextManager[None]:
+        """Do the same as ``plugged`` for an instance that moves to this host.
+
+        When nova-compute starts, it may have plugged the ports before Neutron bound them to this
+        host. Then Neutron's event may come before the wait.
+        """
+        up = partial(self._neutron.active_ports, instance, self._services.name)
+        return neutron.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew, up)
 
     def unwire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         """Unplug all ports and delete the instance's network namespace. Idempotent."""
@@ -91,6 +106,7 @@ class Ports:
         nova-compute calls this for every instance when it starts and would not start after an
         exception.
         """
+        self._restored[instance.uuid] = ports
         self.wire(instance, ports)
         server = self._services.server_list.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
@@ -103,6 +119,34 @@ class Ports:
                 self.enforce(instance, self._services.find(instance), ports)
             except (exception.EngineError, exception.InvalidLimits, exception.LimitsNotKept) as e:
                 LOG.error("Failed to set the limits of the instance: %s", e, instance=instance)
+
+    def follow_neutron(self) -> None:
+        """Apply the attachments and detachments during which nova-compute died.
+
+        At its start, nova-compute wires the ports of Nova's cache. If it died between a request to
+        Neutron and the update of the cache, the cache lacks the port, or still has it. Compares
+        each instance with Neutron once after the start.
+
+        :raises NeutronUnavailable: Neutron does not answer; the next call tries again
+        """
+        if not self._restored:
+            return
+        bound = self._neutron.bound_ports(self._services.name)
+        while self._restored:
+            instance_uuid, before = self._restored.popitem()
+            if bound.get(instance_uuid, frozenset()) == _ids(before):
+                continue
+            try:
+                self._follow(instance_uuid, before)
+            except nova_exception.InstanceNotFound:
+                LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
+            except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
+                LOG.error(
+                    "Failed to apply the ports that Neutron has for instance %s; reboot the "
+                    "instance with --hard: %s",
+                    instance_uuid,
+                    error,
+                )
 
     def attach(
         self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
@@ -140,6 +184,32 @@ class Ports:
             after = device_names.without_port(now.get_network_info(), vif)
             self._record(context, now, after)
             # The default route may have used the detached port, so the other ports are wired again.
+            self.apply(now, after, found)
+            self._refresh_etc(found, now, before, after)
+
+    def _follow(self, instance_uuid: str, before: network_model.NetworkInfo) -> None:
+        """Replace the ports of an instance by Neutron's, in Nova's cache and in the container.
+
+        :raises InstanceNotFound: the instance or its container does not exist
+        """
+        context = nova_context.get_admin_context()
+        with device_names.locked(instance_uuid):
+            now = self._services.read_instance(context, instance_uuid)
+            if now.host != self._services.name:
+                return
+            after = self._neutron.refresh_ports(context, now)
+            if _ids(after) == _ids(before):
+                return
+            found = self._services.find(now)
+            LOG.info(
+                "Replacing ports %s by Neutron's ports %s",
+                sorted(_ids(before)),
+                sorted(_ids(after)),
+                instance=now,
+            )
+            gone = [vif for vif in before if vif["id"] not in _ids(after)]
+            self._network.unplug_vifs(now, gone)
+            self._record(context, now, after)
             self.apply(now, after, found)
             self._refresh_etc(found, now, before, after)
 
@@ -187,6 +257,10 @@ class Ports:
             LOG.warning(
                 "Failed to update the files in /etc for the ports: %s", error, instance=instance
             )
+
+
+def _ids(ports: network_model.NetworkInfo) -> set[str]:
+    return {vif["id"] for vif in ports}
 
 
 def device_pairs(

@@ -6,7 +6,7 @@ The modules and classes that implement a Protocol document its functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -98,6 +98,21 @@ class Network(Protocol):
         self, instance: objects.Instance, network_info: Iterable[network_model.VIF]
     ) -> None:
         """Delete VIFs of an instance."""
+
+
+class Neutron(Protocol):
+    """The ports in Neutron; ``network.neutron``."""
+
+    def bound_ports(self, host: str, /) -> Mapping[str, Set[str]]:
+        """Return the ports of a host by instance UUID."""
+
+    def active_ports(self, instance: objects.Instance, host: str, /) -> Set[str]:
+        """Return the ports of an instance that are up on a host."""
+
+    def refresh_ports(
+        self, context: nova_context.RequestContext, instance: objects.Instance, /
+    ) -> network_model.NetworkInfo:
+        """Write Neutron's ports of an instance into Nova's cache; return them."""
 
 
 class Namespaces(Protocol):

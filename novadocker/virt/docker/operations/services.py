@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nova import exception as nova_exception
@@ -43,6 +43,7 @@ class Services:
         self.engine = collaborators.engine
         self.server_list = collaborators.server_list
         self.network = collaborators.network
+        self.neutron = collaborators.neutron
         self.namespaces = collaborators.namespaces
         self.device_metadata = collaborators.device_metadata
         self.read_instance = collaborators.read_instance
@@ -110,11 +111,13 @@ class Services:
         self.backups.stop()
         self.engine.release()
 
-    def sweep(self, info: EngineInfo) -> None:
+    def sweep(self, info: EngineInfo, further: Mapping[str, Callable[[], None]]) -> None:
         """Repeat what failed while the engine was down, and set limits again that were lost.
 
-        Nova's periodic ``update_available_resource`` calls this. Each step runs even if another
-        step fails.
+        Nova's periodic ``update_available_resource`` calls this, at first when nova-compute starts.
+        Each step runs even if another step fails.
+
+        :param further: more steps, by the name of the action in the log
         """
         directory = Path(CONF.instances_path)
         steps: dict[str, Callable[[], None]] = {
@@ -123,6 +126,7 @@ class Services:
             "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
             "keep the limits of disks": lambda: disk.restore_quotas(info),
             "keep the limits of servers": self.enforcement.sweep,
+            **further,
         }
         for action, step in steps.items():
             try:
