@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judgements of ``novadocker-status upgrade check``. Pure: from facts to a line of advice."""
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +42,13 @@ class DriverImport:
 
 @dataclass(frozen=True)
 class PrivilegedCall:
-    """The result of a call to the privileged process.
+    """The result of the start of the privileged processes and of a call to one of them.
 
     :ivar root: whether the caller was already root
-    :ivar command: command that starts the privileged process, without the path of the socket
-    :ivar error: error of the call; empty if it succeeded
+    :ivar command: command that starts the privileged process of ``context``, up to its context
+    :ivar error: error of the start or of the call; empty if they succeeded
+    :ivar context: context whose process does not start; empty if it is not known
+    :ivar contexts: all contexts of nova-compute
     :ivar missing_means: what the kernel lacks to limit bandwidth (``ovs_support.missing_means``)
     """
 
@@ -55,6 +57,8 @@ class PrivilegedCall:
     command: Sequence[str]
     error: str
     missing_means: Sequence[str] = ()
+    context: str = ""
+    contexts: Sequence[str] = ()
 
 
 def check_import(found: DriverImport) -> Result:
@@ -229,10 +233,11 @@ def check_resize(allowed: bool) -> Result:
 
 
 def check_privileges(call: PrivilegedCall) -> Result:
-    """Check that the user of nova-compute can start the privileged process."""
+    """Check that the user of nova-compute can start each privileged process."""
     if call.error:
+        of = f" in context {call.context}" if call.context else ""
         return _failure(
-            f"privileged calls fail for user {call.user} ({call.error}): {_permission(call)}"
+            f"privileged calls{of} fail for user {call.user} ({call.error}): {_permission(call)}"
         )
     if call.root:
         return _warning(
@@ -262,7 +267,7 @@ def check_lxcfs(folder: str, view: View) -> Result:
 
 
 def _permission(call: PrivilegedCall) -> str:
-    """Return the advice how to allow the command of the privileged process."""
+    """Return the advice how to allow the commands of the privileged processes."""
     if any(Path(word).name == "nova-rootwrap" for word in call.command):
         return (
             "allow nova-rootwrap for the user in sudoers and add the directory of privsep-helper "
@@ -276,11 +281,37 @@ def _permission(call: PrivilegedCall) -> str:
             f"add its directory to sudo's path in /etc/sudoers.d/novadocker: Defaults:{call.user} "
             f'secure_path="{Path(program).parent}:/usr/sbin:/usr/bin:/sbin:/bin"'
         )
-    helper = shlex.join([program, *arguments])
+    rule = sudo_rule(call.user, program, arguments, call.contexts)
+    if rule is None:
+        return "adapt etc/sudoers.d/novadocker and install it in /etc/sudoers.d"
+    return f"allow it in /etc/sudoers.d/novadocker (sudo 1.9.10 or newer): {rule}"
+
+
+def sudo_rule(
+    user: str, program: str, arguments: Sequence[str], contexts: Sequence[str]
+) -> str | None:
+    """Return a line of ``sudoers(5)`` that allows exactly the privileged processes.
+
+    A wildcard would match spaces, and so any further argument: another context, which is a function
+    of any Python module. So the line has a regular expression.
+
+    :param arguments: of the program, before its context
+    :returns: None if an argument has a character that sudo does not take literally
+    """
+    words = [user, program, *arguments]
+    if not all(re.fullmatch(r"[A-Za-z0-9_./+-]+", word) for word in words):
+        return None
+    before = "".join(f"{_literal(argument)} " for argument in arguments)
+    names = "|".join(map(_literal, contexts))
     return (
-        f"allow it in /etc/sudoers.d/novadocker: {call.user} ALL = (root) NOPASSWD: {helper} "
-        "/tmp/*/privsep.sock"
+        f"{user} ALL = (root) NOPASSWD: {program} ^{before}--privsep_context ({names}) "
+        r"--privsep_sock_path /tmp/[A-Za-z0-9_]+/privsep\.sock$"
     )
+
+
+def _literal(word: str) -> str:
+    """Return an extended regular expression (POSIX) that matches only the word."""
+    return re.sub(r"([.+])", r"\\\1", word)
 
 
 def _success(details: str) -> Result:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A privileged call that changes nothing, for ``novadocker-status``.
+"""The start of each privileged process, and a call that changes nothing, for ``novadocker-status``.
 
-It runs in a process of its own, because the time that sudo takes to start the privileged process is
-unbounded, and the parent can kill this process. Imports nothing of Nova, because the privileged
+It runs in a process of its own, because the time that sudo takes to start a privileged process is
+unbounded, and the parent can kill this process. Imports nothing of Nova, because a privileged
 process imports this module, too.
 """
 
@@ -13,9 +13,20 @@ import threading
 
 from oslo_config import cfg
 from oslo_privsep import capabilities, daemon, priv_context
+from vif_plug_ovs import privsep as os_vif
 
 from novadocker import privsep
 from novadocker.privsep.network import ovs_support
+
+CONTEXTS = (
+    privsep.network_pctxt,
+    privsep.interior_pctxt,
+    privsep.storage_pctxt,
+    privsep.view_pctxt,
+    privsep.transfer_pctxt,
+    os_vif.vif_plug,
+)
+"""The contexts of nova-compute, each of which has a privileged process of its own."""
 
 # Time for the thread of oslo.privsep that copies sudo's messages from a pipe to the log.
 _LAST_WORDS_SECONDS = 1
@@ -29,22 +40,25 @@ def read_capabilities() -> list[int]:
 
 
 def main() -> int:
-    """Call the privileged process. Return 0 if it has the capabilities that the driver needs.
+    """Start each privileged process. Return 0 if all start and have the necessary capabilities.
 
     The first argument is the command that becomes root, or empty; the others are the arguments of
-    nova-compute for configuration files and directories. Errors are printed on stderr, and the
-    kernel's missing means of limiting bandwidth on stdout.
+    nova-compute for configuration files and directories. Errors are printed on stderr. On stdout is
+    the context whose process does not start, or the kernel's missing means of limiting bandwidth.
     """
     logging.basicConfig(format="%(message)s")
     cfg.CONF(sys.argv[2:], project="nova", prog="nova-compute")
     priv_context.init(root_helper=shlex.split(sys.argv[1]))
-    try:
-        effective = read_capabilities()
-    except daemon.FailedToDropPrivileges:
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                thread.join(_LAST_WORDS_SECONDS)
-        return 1
+    for context in CONTEXTS:
+        try:
+            context.start()
+        except daemon.FailedToDropPrivileges:
+            print(context.pypath)
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread():
+                    thread.join(_LAST_WORDS_SECONDS)
+            return 1
+    effective = read_capabilities()
     missing = sorted(set(privsep.network_pctxt.conf.capabilities) - set(effective))
     if missing:
         names = ", ".join(capabilities.CAPS_BYVALUE[number] for number in missing)

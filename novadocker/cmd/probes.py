@@ -18,6 +18,7 @@ from oslo_privsep import priv_context
 
 import novadocker
 from novadocker import _loader, exception, privsep
+from novadocker.cmd import privileged
 from novadocker.cmd.checks import DriverImport, PrivilegedCall
 from novadocker.linux import ovsdb
 from novadocker.virt.docker.engine.client import Engine
@@ -119,11 +120,9 @@ def user_name() -> str:
 
 
 def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
-    """Call the privileged process as nova-compute does, with its configuration files."""
+    """Start each privileged process as nova-compute does, with its configuration files."""
     root_helper = utils.get_root_helper()
     priv_context.init(root_helper=shlex.split(root_helper))
-    # The last argument is the path of a socket, which differs at each call.
-    become_root, program, *arguments = privsep.network_pctxt.helper_command("")[:-1]
     command = [sys.executable, "-c", _PRIVILEGED_CALL, root_helper, *_files(configuration)]
     # In a session without a terminal sudo fails instead of waiting for a password.
     with subprocess.Popen(
@@ -140,13 +139,20 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             stdout = ""
-            error = f"the privileged process did not answer within {_PRIVILEGED_SECONDS} s"
+            error = f"the privileged processes did not answer within {_PRIVILEGED_SECONDS} s"
+    contexts = {context.pypath: context for context in privileged.CONTEXTS}
+    failed = stdout.strip() if error else ""
+    # The last arguments are the context, and the path of a socket that differs at each start.
+    command = contexts.get(failed, privsep.network_pctxt).helper_command("")[:-4]
+    become_root, program, *arguments = command
     return PrivilegedCall(
         user=user_name(),
         root=os.geteuid() == 0,
         command=(become_root, _find_program(program), *arguments),
         error=error,
-        missing_means=stdout.split(),
+        missing_means=() if error else stdout.split(),
+        context=failed,
+        contexts=tuple(contexts),
     )
 
 

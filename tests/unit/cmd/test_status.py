@@ -24,7 +24,7 @@ from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
 from tests import CHECKOUT
-from tests.unit import fakes
+from tests.unit import fakes, test_etc
 
 SUCCESS, WARNING, FAILURE = Code.SUCCESS, Code.WARNING, Code.FAILURE
 
@@ -217,9 +217,18 @@ SUDO = ("sudo", "/opt/bin/privsep-helper", "--config-file", "/etc/nova/nova.conf
             FAILURE,
             [
                 "password",
-                "nova ALL = (root) NOPASSWD: /opt/bin/privsep-helper --config-file "
-                "/etc/nova/nova.conf /tmp/*/privsep.sock",
+                r"nova ALL = (root) NOPASSWD: /opt/bin/privsep-helper ^--config-file "
+                r"/etc/nova/nova\.conf --privsep_context (a\.b|c) "
+                r"--privsep_sock_path /tmp/[A-Za-z0-9_]+/privsep\.sock$",
+                "in context c",
             ],
+        ),
+        (
+            False,
+            (*SUDO, "--config-file", "/etc/nova, too.conf"),
+            "sudo: a password is required",
+            FAILURE,
+            ["adapt etc/sudoers.d/novadocker"],
         ),
         (
             False,
@@ -240,7 +249,9 @@ SUDO = ("sudo", "/opt/bin/privsep-helper", "--config-file", "/etc/nova/nova.conf
 def test_privileges(
     root: bool, command: tuple[str, ...], error: str, code: Code, parts: list[str]
 ) -> None:
-    call = checks.PrivilegedCall(user="nova", root=root, command=command, error=error)
+    call = checks.PrivilegedCall(
+        "nova", root, command, error, context="c" if error else "", contexts=("a.b", "c")
+    )
     assert says(checks.check_privileges(call), code, *parts)
 
 
@@ -322,10 +333,9 @@ def test_a_refused_privileged_call_tells_the_helpers_own_words(
     found = privileged_call(monkeypatch, str(refusing))
     assert found.error == "sudo: a password is required"
     assert Path(found.command[1]).name == "privsep-helper"
-    assert found.command[-2:] == (
-        "novadocker.privsep.network_pctxt",
-        "--privsep_sock_path",
-    )
+    assert "--privsep_context" not in found.command
+    assert found.context == "novadocker.privsep.network_pctxt"
+    assert found.contexts == test_etc.CONTEXTS
 
 
 def test_a_helper_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -340,7 +350,7 @@ def test_a_helper_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_p
         pid = executor.submit(started.read_text)
         call = executor.submit(probes.call_privileged, conf.CONF)
         process = os.pidfd_open(int(pid.result()))
-        assert call.result().error == "the privileged process did not answer within 2 s"
+        assert call.result().error == "the privileged processes did not answer within 2 s"
     try:
         ended, _, _ = select.select([process], [], [], 10)
         assert ended
