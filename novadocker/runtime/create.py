@@ -2,8 +2,9 @@
 """The program that prepares a container before runc creates it; ``novadocker-runtime`` runs it.
 
 It makes the container join the namespaces that the driver created for its server, lets a systemd
-manage its control groups, leaves /etc/hostname to the tenant, and copies the driver's files into
-the container's file system. It refuses a container whose terminal the engine has closed.
+manage its control groups, leaves /etc/hostname to the tenant, sets the size of the terminal, and
+copies the driver's files into the container's file system. It refuses a container whose terminal
+the engine has closed.
 
 The engine has no option for an existing network namespace, but the OCI configuration has one: the
 ``path`` of a namespace in the bundle's ``config.json``. A container is not created if it has no
@@ -32,6 +33,8 @@ _MOUNTS = "/proc/mounts"
 _LONGEST_HOSTNAME = 64
 _HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 _FAILURE_STATUS = 3
+# Programs assume this size if the terminal has none.
+_ROWS, _COLUMNS = 24, 80
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 _OWN_FILE = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
@@ -98,6 +101,7 @@ class Configuration:
         self.content = self._object(found)
         linux = self._object(self.content.get("linux", {}))
         self.linux = linux
+        self.process = self._object(self.content.get("process", {}))
         self.namespaces = self._objects(linux.get("namespaces", []))
         self.mounts = self._objects(self.content.get("mounts", []))
 
@@ -297,6 +301,15 @@ def _read_hostname(root: Tree) -> str:
             valid = len(name) <= _LONGEST_HOSTNAME and _HOSTNAME.issuperset(name)
             return name.decode() if valid else ""
     return ""
+
+
+def set_terminal_size(config: Configuration) -> None:
+    """Set the size of the first process's terminal, which would have 0 rows and 0 columns.
+
+    The engine could set the size only after the start of the process, which would get SIGWINCH.
+    """
+    if config.process.get("terminal") is True:
+        config.process["consoleSize"] = {"height": _ROWS, "width": _COLUMNS}
 
 
 def _find(items: list[dict[str, object]], **members: str) -> list[dict[str, object]]:
@@ -605,6 +618,7 @@ def prepare(call: Call) -> None:
     join_namespaces(config, container_id, additions.namespaces)
     let_systemd_manage(config)
     leave_etc_files(config, container_id)
+    set_terminal_size(config)
     owner = config.owner(0, 0)
     root = Tree(config.root, config.volumes, owner)
     name = f"{container_id}.files"

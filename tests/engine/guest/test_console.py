@@ -218,6 +218,22 @@ def test_the_first_process_is_the_console_of_an_image_without_login(
     assert b"got-typed" in engine.read_console(container, 4096)
 
 
+def test_a_connection_does_not_change_the_size_of_the_first_process_s_terminal(
+    engine: Engine, create: Any, make: Any
+) -> None:
+    script = "trap 'echo size; stty size' WINCH; while :; do read line && echo got-$line; done"
+    container = create("sh", "-c", script)
+    engine.start_container(container)
+    port = make().open(UUID, container, console.terminal_opener(engine, container, "process"))
+    for rows in (50, 40):
+        with closing(Screen(port)) as screen:
+            screen.socket.sendall(b"typed\n")
+            assert b"size" not in screen.wait(b"got-typed")
+            screen.socket.sendall(b"\x1b[8;%d;132t" % rows)
+            screen.wait(b"%d 132" % rows)
+    assert engine.read_console(container, 4096).count(b"size") == 2
+
+
 def test_a_login_prompt_where_the_image_has_one(engine: Engine, create: Any, make: Any) -> None:
     container = create("sleep", "100")
     engine.start_container(container)

@@ -199,6 +199,14 @@ def test_etc_hostname_is_the_tenant_s(
     assert container.exec("hostname") == "db-1\n"
 
 
+def test_the_terminal_has_its_size_when_the_first_process_starts(
+    create: Create, wired: str
+) -> None:
+    container = create(wired, command=["stty", "size"], tty=True)
+    container.start()
+    assert container.output() == "24 80\r\n"
+
+
 @pytest.mark.parametrize("missing", ["record", "namespace", "both"])
 def test_never_starts_without_its_network(
     create: Create, docker_client: docker.APIClient, wired: str, missing: str

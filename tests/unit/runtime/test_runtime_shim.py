@@ -210,6 +210,15 @@ TRICK = '{"type":"network"}'
 
 
 @pytest.mark.parametrize(
+    ("terminal", "size"), [(True, {"height": 24, "width": 80}), (False, None), (None, None)]
+)
+def test_the_size_of_the_terminal(shim: Shim, terminal: bool | None, size: object) -> None:
+    shim.write_config(process={"terminal": terminal, "args": ["sh"]})
+    assert shim.create().returncode == 0
+    assert shim.config["process"].get("consoleSize") == size
+
+
+@pytest.mark.parametrize(
     "process",
     [
         {"env": [f"X={TRICK}", TRICK], "args": [TRICK, "}" + TRICK, '\\"' + TRICK, "\\"]},

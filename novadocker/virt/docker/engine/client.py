@@ -50,6 +50,9 @@ _CHUNK_BYTES = 65536
 # so this is a sequence that nobody types.
 _DETACH_KEYS = "ctrl-@,ctrl-^,ctrl-@,ctrl-^,ctrl-@"
 
+# The runtime shim sets the same size for the first process.
+_ROWS, _COLUMNS = 24, 80
+
 
 class Engine(Connection):
     """A client of the engine at ``url``; may be shared between threads.
@@ -271,7 +274,7 @@ class Engine(Connection):
         return True
 
     def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
-        """Run a command as root on a new terminal in a running container."""
+        """Run a command as root on a new terminal of 24 rows in a running container."""
         with self._translate_errors("to open a terminal"):
             created = self._client.exec_create(
                 container,
@@ -282,19 +285,29 @@ class Engine(Connection):
                 environment={"TERM": "xterm"},
                 detach_keys=_DETACH_KEYS,
             )["Id"]
-            return self._upgrade(
+            terminal = self._upgrade(
                 f"/exec/{created}/start", {}, {"Tty": True, "Detach": False}, f"/exec/{created}"
             )
+        # The engine refuses the size of a terminal that has ended.
+        with contextlib.suppress(exception.EngineError):
+            self.resize_terminal(terminal, _ROWS, _COLUMNS)
+        return terminal
 
     def attach_terminal(self, container: str) -> Terminal:
-        """Open the terminal of a running container's first process, without its earlier output."""
+        """Open the terminal of a running container's first process, without its earlier output.
+
+        The terminal keeps its size, because some programs, such as Apache, end at SIGWINCH.
+        """
         wanted = {"stream": 1, "stdin": 1, "stdout": 1, "stderr": 1, "detachKeys": _DETACH_KEYS}
         path = f"/containers/{container}"
         with self._translate_errors("to open the console"):
             return self._upgrade(f"{path}/attach", wanted, None, path)
 
     def resize_terminal(self, terminal: Terminal, rows: int, columns: int) -> None:
-        """Set the size of a terminal in characters."""
+        """Set the size of a terminal in characters.
+
+        If the size differs, the kernel sends SIGWINCH to the terminal's foreground processes.
+        """
         with self._translate_errors("to resize a terminal"):
             answer = self._client.post(
                 self._path(f"{terminal.path}/resize"),

@@ -49,8 +49,6 @@ _CHUNK_BYTES = 16384
 _REPORT = re.compile(rb"\x1b\[8;([0-9]{1,4});([0-9]{1,4})t")
 # Data may end in the middle of a report. A single Escape is a key and not the beginning of one.
 _BEGINNING = re.compile(rb"\x1b\[8(;[0-9]{0,4}){0,2}\Z")
-# Programs assume this size if the terminal has none.
-_ROWS, _COLUMNS = 24, 80
 
 _LOGINS = ("/bin/login", "/usr/bin/login")
 # Every image with a shell has the last one.
@@ -299,7 +297,6 @@ class Consoles:
 
         try:
             with terminal.connection:
-                resize(_ROWS, _COLUMNS)
                 client.sendall(terminal.early)
                 relay(client, terminal.connection, resize)
         finally:
