@@ -123,6 +123,26 @@ nova-compute must be able to read it. Tenants can boot every image that the cred
 to.
 """,
     ),
+    cfg.ListOpt(
+        "registry_verify_command",
+        default=[],
+        sample_default=["/usr/local/bin/verify-image"],
+        help="""
+Command that verifies an image of a registry before the engine pulls it; none if empty.
+
+The image is appended as the last argument, such as ``registry.example.com/base/web@sha256:...``;
+the engine pulls exactly this digest. No shell reads the words. The command runs as the user of
+nova-compute. If it does not exit with status 0 within 60 seconds, the image does not boot. What it
+writes to its standard error is only in the log of nova-compute.
+
+With ``[glance] verify_glance_signatures``, images of registries boot only if this command is set.
+
+Related options:
+
+* ``allowed_registries``
+* ``registry_mirrors``
+""",
+    ),
     cfg.IntOpt(
         "snapshot_depth",
         default=10,

@@ -112,6 +112,12 @@ class RegistryFailed(exception.NovaException):
     msg_fmt = _("Registry %(registry)s cannot be used: %(reason)s")
 
 
+class ImageNotVerified(exception.NovaException):
+    """The operator's command did not confirm an image of a registry."""
+
+    msg_fmt = _("Image %(name)s is not used: %(reason)s")
+
+
 class RescueRefused(exception.NovaException):
     """The driver refuses a rescue; the instance is unchanged."""
 

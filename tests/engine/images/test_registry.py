@@ -223,6 +223,53 @@ def test_it_serves_what_was_asked_for_to_whom_it_knows(
     assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_an_image_that_is_verified_first(
+    engine_url: str,
+    folder: Path,
+    fake_glance: FakeGlance,
+    docker_client: docker.APIClient,
+    tmp_path: Path,
+    status: int,
+) -> None:
+    answer, digest = registry_of(docker_client)
+    asked: list[str] = []
+
+    def counting(request: BaseHTTPRequestHandler) -> None:
+        if request.command == "GET":
+            asked.append(request.path)
+        answer(request)
+
+    image_id = str(uuid.uuid4())
+    before = docker_client.images(all=True)
+    command = ["sh", "-c", f'echo "$1" >{tmp_path}/asked; exit {status}', "verify"]
+    with served(counting) as registry:
+        for name, value in (
+            ("allowed_registries", [registry]),
+            ("registry_verify_command", command),
+        ):
+            conf.CONF.set_override(name, value, group="docker")
+        fake_glance.add(image_id, b"", properties={"docker_image": f"{registry}/web:1"})
+        try:
+            architecture = docker_client.version()["Arch"]
+            store = images_store.ImageStore(Engine(engine_url, 30, 30), architecture)
+            if status:
+                with pytest.raises(exception.InvalidImage, match="verification refuses the image"):
+                    store.ensure(None, fake_glance.meta(image_id))
+                # The engine reads the configuration to tell the digest, but no layer.
+                assert len([path for path in asked if "/blobs/" in path]) <= 1
+            else:
+                found = store.ensure(None, fake_glance.meta(image_id))
+                assert run(docker_client, found.id) == "pulled"
+                (name,) = (n for n in tags(docker_client) if n.startswith(f"novadocker/{image_id}"))
+                docker_client.remove_image(name)
+        finally:
+            for name in ("allowed_registries", "registry_verify_command"):
+                conf.CONF.clear_override(name, group="docker")
+    assert (tmp_path / "asked").read_text() == f"{registry}/web@{digest}\n"
+    assert docker_client.images(all=True) == before
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> Iterator[Path]:
     """Yield a certificate, with its key, that no authority of this machine has signed."""

@@ -2,6 +2,7 @@
 """The images that a tenant may name in a registry, and the registries that serve them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,32 @@ def test_nobody_has_it() -> None:
     answers = r"near:1: no answer; far:2: .*r\.example: no"
     with pytest.raises(exception.EngineError, match=rf"refused to pull the image: {answers}"):
         registry.pull(FakeEngine({}), Reference("r.example", "a"), SETTINGS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("digest", ["", DIGEST], ids=["tag", "digest"])
+def test_only_what_is_verified_is_pulled(tmp_path: Path, digest: str) -> None:
+    other = "sha256:" + "6" * 64
+    engine = FakeEngine({"near:1": digest or other, "r.example": DIGEST})
+    script = f'echo "$1" >>{tmp_path}/asked; test "$1" = r.example/a@{DIGEST}'
+    settings = registry.registries(
+        ["r.example"], ["r.example = near:1"], "", ["sh", "-c", script, "verify"]
+    )
+    reference = Reference("r.example", "a", "t", digest)
+    assert registry.pull(engine, reference, settings) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        f"near:1/a@{digest or other}",
+        f"r.example/a@{DIGEST}",
+    ]
+    pulls = [line for line in engine.asked if line.startswith("pull")]
+    assert pulls == [f"pull r.example/a@{DIGEST}"]
+
+
+def test_nothing_is_verified() -> None:
+    engine = FakeEngine({"r.example": DIGEST})
+    settings = registry.registries(["r.example"], [], "", ["false"])
+    with pytest.raises(exception.EngineError, match=r"r\.example: the cloud's .* refuses"):
+        registry.pull(engine, Reference("r.example", "a", "t"), settings)  # type: ignore[arg-type]
+    assert engine.asked == ["resolve r.example/a:t"]
 
 
 def test_malformed_mirrors() -> None:

@@ -180,6 +180,31 @@ def test_no_way_around_by_a_registry(world: World, keys: KeyManager, options: An
             world.boot(*([keys.issue("authority").id] if by == "owner" else []))
 
 
+@pytest.mark.parametrize("by", ["option", "owner"])
+def test_the_operators_command_replaces_a_signature_but_no_certificate(
+    world: World, keys: KeyManager, options: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    options(group="docker", allowed_registries=["r.example"], registry_verify_command=["true"])
+    options(group="glance", verify_glance_signatures=by == "option")
+
+    def pull(engine: Engine, *_: object) -> str:
+        engine.tags["pulled"] = LOADED
+        return "pulled"
+
+    monkeypatch.setattr("novadocker.virt.docker.images.registry.pull", pull)
+    world.engine.platform = "linux/amd64"
+    with world.serving({"docker_image": "r.example/web:1"}):
+        world.image.record.update(checksum=None, os_hash_algo=None, os_hash_value=None, size=0)
+        if by == "owner":
+            with pytest.raises(exception.InvalidImage, match="signature must be verified"):
+                world.boot(keys.issue("authority").id)
+        else:
+            assert world.boot() == LOADED
+            (name,) = world.engine.tags
+            # An image that was pulled without the command has another name.
+            assert name.endswith("-verified")
+
+
 def test_marks_differ() -> None:
     def mark(signed: bool, validation: bool, defaults: list[str], *own: str) -> str:
         options = SimpleNamespace(

@@ -40,6 +40,7 @@ class FakeEngine:
     removed: list[str] = field(default_factory=list)
     storage_driver: str = "overlay2"
     unpacked: list[bytes] = field(default_factory=list)
+    platform: str = ""
 
     def _refuse(self, request: str) -> None:
         if request in self.failing:
@@ -51,7 +52,7 @@ class FakeEngine:
     def inspect_image(self, name: str) -> EngineImage:
         if name not in self.tags:
             raise exception.EngineImageNotFound(operation="a look", reason=name)
-        return EngineImage(id=self.tags[name], named_at=self.named_at)
+        return EngineImage(id=self.tags[name], named_at=self.named_at, platform=self.platform)
 
     def unpack_layer(self, chunks: Iterator[bytes], repository: str, tag: str) -> str:
         content = b"".join(chunks)

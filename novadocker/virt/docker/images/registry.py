@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images in registries: which registries are allowed, their mirrors and credentials.
 
-A tag is resolved to a digest before the pull, and the image is pulled by the digest.
+A tag is resolved to a digest before the pull. The operator's command verifies the digest, and the
+image is pulled by it.
 """
 
 import re
@@ -12,6 +13,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.images import verification
 
 LOG = logging.getLogger(__name__)
 
@@ -50,14 +52,21 @@ class Registries:
     :ivar allowed: registries from which images may be pulled
     :ivar mirrors: for a registry, the mirrors to ask before it, in order
     :ivar credentials_path: a file in the format of ``docker login``; empty if there is none
+    :ivar verify_command: verifies an image; empty if there is none
     """
 
     allowed: frozenset[str] = frozenset()
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     credentials_path: str = ""
+    verify_command: tuple[str, ...] = ()
 
 
-def registries(allowed: Iterable[str], mirrors: Iterable[str], credentials_path: str) -> Registries:
+def registries(
+    allowed: Iterable[str],
+    mirrors: Iterable[str],
+    credentials_path: str,
+    verify_command: Iterable[str] = (),
+) -> Registries:
     """Return the parsed options.
 
     :param mirrors: lines such as ``registry.example.com=mirror-a:5000,mirror-b:5000``
@@ -71,7 +80,7 @@ def registries(allowed: Iterable[str], mirrors: Iterable[str], credentials_path:
                 reason=f"[docker] registry_mirrors: {line!r} is not REGISTRY=MIRROR,..."
             )
         found[registry.strip()] = tuple(host.strip() for host in hosts.split(",") if host.strip())
-    return Registries(frozenset(allowed), found, credentials_path)
+    return Registries(frozenset(allowed), found, credentials_path, tuple(verify_command))
 
 
 def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
@@ -100,7 +109,8 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
 
     The mirrors are asked first, in order. After any error, the next one is asked.
 
-    :raises EngineError: neither a mirror nor the registry has the image
+    :raises EngineError: neither a mirror nor the registry has the image, or the operator's command
+        refuses it
     """
     sources = [*settings.mirrors.get(reference.registry, ()), reference.registry]
     failures = []
@@ -110,8 +120,10 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
             digest = reference.digest or engine.resolve_digest(
                 f"{repository}:{reference.tag}", source, settings.credentials_path
             )
+            if settings.verify_command:
+                verification.verify(settings.verify_command, f"{repository}@{digest}")
             engine.pull_image(repository, digest, source, settings.credentials_path)
-        except exception.EngineError as error:
+        except (exception.EngineError, exception.ImageNotVerified) as error:
             LOG.warning("Failed to pull image %s from %s: %s", reference.path, source, error)
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")
         else:

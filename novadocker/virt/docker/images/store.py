@@ -101,6 +101,7 @@ class ImageStore:
             CONF.docker.allowed_registries,
             CONF.docker.registry_mirrors,
             CONF.docker.registry_credentials_file,
+            CONF.docker.registry_verify_command,
         )
 
     def ensure(
@@ -178,12 +179,27 @@ class ImageStore:
         record = self._glance.get(context, image_meta.id)
         text = (record.get("properties") or {}).get("docker_image")
         if text and load is archive.open_image:
-            _check_registry_suffices(image_meta.id, demand)
+            self._check_registry_suffices(image_meta.id, demand)
             reference = registry.parse(str(text), image_meta.id, self._registries.allowed)
             tag = hashlib.sha256(str(text).encode()).hexdigest()[:12]
-            return _Source(tag, functools.partial(self._pulled, image_meta.id, reference))
+            mark = "-verified" if self._registries.verify_command else ""
+            return _Source(tag + mark, functools.partial(self._pulled, image_meta.id, reference))
         checksum = record.get("checksum") or _checksum(image_meta.id, record)[1]
         return _Source(checksum[:12] + demand.mark, loaded)
+
+    def _check_registry_suffices(self, image_id: str, demand: Demand) -> None:
+        """Refuse an image of a registry if its verification would be weaker than demanded.
+
+        The operator's command replaces the signature, but does not know a server's certificates.
+
+        :raises InvalidImage: Glance has no data that a signature could cover
+        """
+        if demand.certificates or (demand.signed and not self._registries.verify_command):
+            raise exception.InvalidImage(
+                image_id=image_id,
+                reason="its signature must be verified, but its data is in a registry, not in "
+                "Glance",
+            )
 
     @contextlib.contextmanager
     def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
@@ -389,18 +405,6 @@ def _loader(image_meta: objects.ImageMeta) -> _Loader:
             "they must be docker (or bare, for a root file system) and raw",
         )
     return _LOADERS[found]
-
-
-def _check_registry_suffices(image_id: str, demand: Demand) -> None:
-    """Refuse an image of a registry if a signature in Glance is demanded.
-
-    :raises InvalidImage: the signature can't be verified, because Glance has no data of the image
-    """
-    if demand.signed:
-        raise exception.InvalidImage(
-            image_id=image_id,
-            reason="its signature must be verified, but its data is in a registry, not in Glance",
-        )
 
 
 def _checksum(image_id: str, record: dict[str, Any]) -> tuple[str, str]:
