@@ -29,6 +29,19 @@ class ContainerNotFound(EngineError):
     """The container does not exist in the engine."""
 
 
+class ContainerLost(exception.NovaException):
+    """The engine has no container of an instance that Nova has on this host.
+
+    It is not ``InstanceNotFound``, which the manager takes for a deletion of the instance in Nova:
+    then it leaves a rebuild unfinished.
+    """
+
+    msg_fmt = _(
+        "Container %(name)s does not exist in the Docker engine of its host, so the files of the "
+        "server are lost or out of reach. A rebuild of the server creates it anew from its image."
+    )
+
+
 class EngineImageNotFound(EngineError):
     """The image does not exist in the engine."""
 

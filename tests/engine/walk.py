@@ -15,6 +15,7 @@ from novadocker import exception
 from tests.engine.engines import dies_at
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import FLAVORS, Server
+from tests.waiting import until
 
 _MOST_SERVERS = 4
 _MOST_PORTS = 3
@@ -231,8 +232,8 @@ class Walk:
 
     def _remove_it(self, guest: Guest) -> None:
         self._client.remove_container(guest.server.name, force=True, v=True)
-        with pytest.raises(nova_exception.InstanceNotFound):
-            self._nova.state(guest.server)
+        until(lambda: self._nova.driver._services.server_list.was_deleted(guest.server.uuid))
+        assert self._nova.state(guest.server) == power_state.SHUTDOWN
         self._destroy(guest)
 
     def _new_nova(self) -> None:

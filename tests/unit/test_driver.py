@@ -649,9 +649,32 @@ def test_a_name_of_ours_without_our_labels_is_not_ours(
     driver: Any, instance: Any, engine: FakeEngine
 ) -> None:
     engine.add(f"nova-{instance.uuid}", {}, "running")
-    with pytest.raises(nova_exception.InstanceNotFound):
-        driver.power_off(instance)
+    driver.power_off(instance)
+    with pytest.raises(exception.ContainerLost):
+        driver.power_on(None, instance, instance.get_network_info())
     assert engine.calls == []
+
+
+def test_a_server_whose_container_was_deleted(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, network_info: Any
+) -> None:
+    spawn()
+    driver.get_info(instance)
+    engine.remove_container(f"nova-{instance.uuid}")
+    driver._services.server_list.note_deleted(instance.uuid)
+    for use_cache in (True, False):
+        assert driver.get_info(instance, use_cache).state == power_state.SHUTDOWN
+    # Nova's manager takes InstanceNotFound of a rebuild for a deletion.
+    driver.power_off(instance)
+    for start in (
+        lambda: driver.power_on(None, instance, network_info),
+        lambda: driver.reboot(None, instance, network_info, "HARD"),
+    ):
+        with pytest.raises(exception.ContainerLost, match="server are lost"):
+            start()
+    driver.destroy(None, instance, network_info)
+    spawn()
+    assert driver.get_info(instance).state == power_state.RUNNING
 
 
 def test_a_power_state_sync_asks_the_engine_once(

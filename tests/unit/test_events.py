@@ -90,6 +90,13 @@ def test_foreign_containers_and_forged_labels_are_not_told(engine: FakeEngine, t
     assert told() == (OTHER, STOPPED)
 
 
+def test_a_stand_in_of_a_rescue_is_no_server(engine: FakeEngine, told: Next) -> None:
+    stand_in = {**labels(UUID), naming.LABEL_RESCUE: "1"}
+    engine.events.put(ContainerEvent(naming.container_name(UUID), "destroy", 1, stand_in))
+    engine.events.put(event("destroy", OTHER))
+    assert told() == (OTHER, STOPPED)
+
+
 def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Next) -> None:
     engine.add(naming.container_name(UUID), labels(UUID), status="exited")
     engine.add(naming.container_name(OTHER), labels(OTHER), status="running")

@@ -21,12 +21,10 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.state_files import alive, incident_socket
-from novadocker.virt.docker.containers.servers import power_state_of
 from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.incidents import IncidentActions, IncidentListener
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration.disk_info import SAME_HOST, read_move
-from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations.admin_password import AdminPassword
 from novadocker.virt.docker.operations.build import Build
@@ -186,18 +184,14 @@ class DockerDriver(driver.ComputeDriver):
     def get_info(self, instance: objects.Instance, use_cache: bool = True) -> hardware.InstanceInfo:
         """Return the instance's power state.
 
+        An instance whose container was seen to be deleted is shut down. If the engine lacks the
+        container for another reason, such as another data root, nothing is known about it.
+
         :param use_cache: whether a list of servers from the last 5 s may be used
         :raises InstanceNotFound: the engine answers and has no such container
         :raises EngineUnavailable: the engine does not answer; the instance may exist
         """
-        server: Container | ContainerDetail | None = (
-            self._services.server_list.recent_servers().get(instance.uuid)
-            if use_cache
-            else self._services.find(instance)
-        )
-        if server is None:
-            raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
-        return hardware.InstanceInfo(state=power_state_of(server))
+        return hardware.InstanceInfo(state=self._power.state(instance, use_cache))
 
     # -- build and deletion --------------------------------------------------------------------
 
@@ -574,7 +568,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Unplug one port of an instance; the other ports keep their device names. Idempotent.
 
-        :raises InstanceNotFound: the container does not exist, so the other ports cannot be wired
+        :raises ContainerLost: the container does not exist, so the other ports cannot be wired
         """
         self._ports.detach(context, instance, vif)
 

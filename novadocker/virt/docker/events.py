@@ -25,6 +25,7 @@ TRANSITIONS: Mapping[str, int] = {
     "die": virtevent.EVENT_LIFECYCLE_STOPPED,
     "pause": virtevent.EVENT_LIFECYCLE_PAUSED,
     "unpause": virtevent.EVENT_LIFECYCLE_RESUMED,
+    "destroy": virtevent.EVENT_LIFECYCLE_STOPPED,
 }
 
 # Nova's transition to a state, by the engine's status
@@ -147,11 +148,16 @@ class Events:
         if event.action == "oom":
             LOG.warning("The kernel killed a process: out of memory", instance_uuid=uuid)
             self._killed(uuid)
-        else:
-            if event.action == "die":
-                code = event.attributes.get("exitCode", "unknown")
-                LOG.info("The first process ended with exit status %s", code, instance_uuid=uuid)
-            self._queue.put((uuid, TRANSITIONS[event.action]))
+            return
+        if event.action == "die":
+            code = event.attributes.get("exitCode", "unknown")
+            LOG.info("The first process ended with exit status %s", code, instance_uuid=uuid)
+        if event.action == "destroy":
+            if event.attributes.get(naming.LABEL_RESCUE) == "1":
+                # The server's own container exists under another name.
+                return
+            self._listing.note_deleted(uuid)
+        self._queue.put((uuid, TRANSITIONS[event.action]))
 
     def _report(self) -> None:
         held = Held(_HELD_SECONDS)

@@ -115,8 +115,10 @@ def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) ->
         engine.start_all()
 
         nova = host.start_nova([replace(server, power_state=power_state.RUNNING)])
-        for operation in (nova.state, nova.power_on, nova.reboot):
-            with pytest.raises(nova_exception.InstanceNotFound):
+        with pytest.raises(nova_exception.InstanceNotFound):
+            nova.state(server)
+        for operation in (nova.power_on, nova.reboot):
+            with pytest.raises(exception.ContainerLost):
                 operation(server)
         nova.periodic()
         nova.stop()

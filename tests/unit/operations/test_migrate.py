@@ -194,7 +194,7 @@ def test_an_arrival_that_failed_goes_with_the_server(
     driver.destroy(None, instance, network_info)
     assert transfer.steps == ["adopt", "discard"]
     assert engine.containers == {}
-    with pytest.raises(nova_exception.InstanceNotFound):
+    with pytest.raises(exception.ContainerLost):
         driver.reboot(None, instance, network_info, "HARD")
 
 

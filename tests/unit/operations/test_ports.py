@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nova import exception as nova_exception
 from nova import objects
 from nova.network import model
 from oslo_privsep import comm
@@ -135,11 +134,11 @@ def test_without_a_container_nothing_is_wired(
     driver: Any, instance: objects.Instance, network: FakeNetwork, saved: Any
 ) -> None:
     second = port(instance, SECOND)
-    with pytest.raises(nova_exception.InstanceNotFound):
+    with pytest.raises(exception.ContainerLost):
         driver.attach_interface(None, instance, None, second)
-    with pytest.raises(nova_exception.InstanceNotFound):
+    with pytest.raises(exception.ContainerLost):
         driver.detach_interface(None, instance, instance.get_network_info()[0])
-    with pytest.raises(nova_exception.InstanceNotFound):
+    with pytest.raises(exception.ContainerLost):
         driver.inject_network_info(instance, instance.get_network_info())
     assert network.ports == []
     assert network.wired == set()

@@ -13,6 +13,7 @@ from novadocker.virt.docker.model import Container, ContainerDetail
 
 # Nova asks for one server after the other when it compares power states.
 _FRESH_SECONDS = 5.0
+_MOST_DELETED = 10_000
 
 
 class ServerList:
@@ -23,6 +24,7 @@ class ServerList:
         self._lock = threading.Lock()
         self._servers: Mapping[str, Container] = {}
         self._read_at = -_FRESH_SECONDS
+        self._deleted: dict[str, None] = {}
 
     def servers(self) -> Mapping[str, Container]:
         """Return the servers as the engine lists them now.
@@ -41,6 +43,21 @@ class ServerList:
             if time.monotonic() - self._read_at < _FRESH_SECONDS:
                 return self._servers
             return self._read()
+
+    def note_deleted(self, instance_uuid: str) -> None:
+        """Note that the engine reported the deletion of an instance's container."""
+        with self._lock:
+            self._deleted[instance_uuid] = None
+            if len(self._deleted) > _MOST_DELETED:
+                del self._deleted[next(iter(self._deleted))]
+
+    def was_deleted(self, instance_uuid: str) -> bool:
+        """Return True if the engine reported the deletion of an instance's container.
+
+        The instance may have a new container since.
+        """
+        with self._lock:
+            return instance_uuid in self._deleted
 
     def _read(self) -> Mapping[str, Container]:
         started = time.monotonic()

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from nova import context as nova_context
-from nova import exception as nova_exception
 from nova import objects
 from nova.network import model as network_model
 
@@ -154,8 +153,7 @@ class Build:
         A cross-cell resize may be reverted to the container. A renamed container is not listed as
         an instance. Idempotent.
         """
-        with contextlib.suppress(nova_exception.InstanceNotFound):
-            self._power.stop(instance, 0)
+        self._power.stop(instance, 0)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=False)
         name = naming.container_name(instance.uuid)

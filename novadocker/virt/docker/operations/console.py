@@ -22,7 +22,7 @@ class Console:
 
     def read_log(self, instance: objects.Instance) -> str:
         """Return the end of the instance's console log, one character for each byte."""
-        found = self._services.find(instance)
+        found = self._services.look_up(instance)
         output = self._services.engine.read_console(found.id, _LOG_BYTES)
         # Nova's manager encodes the text as latin-1, too.
         return output.decode("latin-1")
@@ -32,7 +32,7 @@ class Console:
 
         :raises InstanceNotReady: the instance does not run
         """
-        found = self._services.find(instance)
+        found = self._services.look_up(instance)
         if not found.pid:
             raise nova_exception.InstanceNotReady(instance_id=instance.uuid)
         kind = instance.system_metadata.get("image_os_console")

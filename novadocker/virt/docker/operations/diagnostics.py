@@ -22,7 +22,7 @@ class Diagnostics:
 
     def read(self, instance: objects.Instance) -> objects.Diagnostics:
         """Return the instance's counters since its start."""
-        found = self._services.find(instance)
+        found = self._services.look_up(instance)
         counters = psutil.net_io_counters(pernic=True)
         vifs = nic.nics_from_network_info(instance.get_network_info() or [])
         return diagnostics.diagnostics(
@@ -44,7 +44,7 @@ class Diagnostics:
 
         Only this form can have the number of processes that were killed out of memory.
         """
-        found = self._services.find(instance)
+        found = self._services.look_up(instance)
         fields = self.read(instance).obj_to_primitive()["nova_object.data"]
         return {
             "oom_kills": cgroup.read_oom_kills(found.pid, found.id) if found.pid else 0,

@@ -13,7 +13,7 @@ from nova.compute import task_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 
-from novadocker import privsep
+from novadocker import exception, privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
@@ -227,7 +227,7 @@ class Migrate:
             undo.callback(self._ports.unwire, instance, network_info)
             try:
                 container_id, resumed = services.find(instance).id, True
-            except nova_exception.InstanceNotFound:
+            except exception.ContainerLost:
                 container_id, resumed = self._create(instance, move, image_meta), False
             storage = services.engine.inspect_storage(container_id)
             services.transfer.adopt(services.data_root, instance.uuid, move, storage, resumed)

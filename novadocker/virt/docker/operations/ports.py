@@ -174,7 +174,7 @@ class Ports:
     ) -> None:
         """Unplug one port of an instance; the other ports keep their device names. Idempotent.
 
-        :raises InstanceNotFound: the container does not exist, so the other ports cannot be wired
+        :raises ContainerLost: the container does not exist, so the other ports cannot be wired
         """
         with device_names.locked(instance.uuid):
             self._network.unplug_vifs(instance, [vif])

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 
+from nova import exception as nova_exception
 from nova import objects
 from nova.compute import power_state, vm_states
 from nova.network import model as network_model
@@ -14,7 +16,7 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
-from novadocker.virt.docker.containers import lifecycle, rescue
+from novadocker.virt.docker.containers import lifecycle, rescue, servers
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.model import Container, ContainerDetail
 from novadocker.virt.docker.operations.config_drive import ConfigDrive
@@ -35,6 +37,21 @@ class Power:
         self._network = services.network
         self._ports = ports
         self._config_drive = config_drive
+
+    def state(self, instance: objects.Instance, use_cache: bool) -> int:
+        """Return Nova's power state of an instance; see ``DockerDriver.get_info``."""
+        listing = self._services.server_list
+        deleted = listing.was_deleted(instance.uuid)
+        if use_cache and not deleted:
+            server = listing.recent_servers().get(instance.uuid)
+            if server is not None:
+                return servers.power_state_of(server)
+        else:
+            with contextlib.suppress(exception.ContainerLost):
+                return servers.power_state_of(self._services.find(instance))
+        if deleted:
+            return int(power_state.SHUTDOWN)
+        raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
 
     def start(
         self,
@@ -75,9 +92,15 @@ class Power:
         lifecycle.stop(self._services.engine, found.id, timeout)
 
     def stop(self, instance: objects.Instance, timeout: float) -> None:
-        """Stop an instance within ``timeout`` seconds and set its ports down. Idempotent."""
+        """Stop an instance within ``timeout`` seconds and set its ports down. Idempotent.
+
+        An instance without a container is stopped, so that Nova can rebuild it.
+        """
         self._services.consoles.close(instance.uuid)
-        self.stop_processes(self._services.find(instance), timeout)
+        try:
+            self.stop_processes(self._services.find(instance), timeout)
+        except exception.ContainerLost as error:
+            LOG.warning("The instance is taken for stopped: %s", error, instance=instance)
         self._config_drive.detach(instance)
         self._network.silence_vifs(instance, instance.get_network_info())
 

@@ -142,15 +142,26 @@ class Services:
     def find(self, instance: objects.Instance) -> ContainerDetail:
         """Return the instance's container.
 
-        :raises InstanceNotFound: there is no such container, or the driver did not create it
+        :raises ContainerLost: there is no such container, or the driver did not create it
+        """
+        name = naming.container_name(instance.uuid)
+        try:
+            found = self.engine.inspect_container(name)
+        except exception.ContainerNotFound as error:
+            raise exception.ContainerLost(name=name) from error
+        if not naming.owned(found.name, found.labels):
+            raise exception.ContainerLost(name=name)
+        return found
+
+    def look_up(self, instance: objects.Instance) -> ContainerDetail:
+        """Return the instance's container for a request that changes nothing.
+
+        :raises InstanceNotFound: Nova's API answers that the instance is not found
         """
         try:
-            found = self.engine.inspect_container(naming.container_name(instance.uuid))
-        except exception.ContainerNotFound as error:
+            return self.find(instance)
+        except exception.ContainerLost as error:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
-        if not naming.owned(found.name, found.labels):
-            raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
-        return found
 
     def rules(self) -> flavor_limits.Rules:
         """Return the rules for the extra specs of flavors and images on this host."""

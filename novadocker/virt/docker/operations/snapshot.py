@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova import objects
 from nova.compute import task_states
 
+from novadocker import exception
 from novadocker.virt.docker.operations.services import Services
 
 
@@ -33,7 +34,7 @@ class Snapshot:
         """
         try:
             found = self._services.find(instance)
-        except nova_exception.InstanceNotFound as error:
+        except exception.ContainerLost as error:
             raise nova_exception.InstanceNotRunning(instance_id=instance.uuid) from error
         update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
         with self._services.images.snapshot(found) as image:
