@@ -113,6 +113,12 @@ class LimitsNotKept(exception.NovaException):
     msg_fmt = _("Failed to set the limits of the instance: %(reason)s")
 
 
+class RanMeanwhile(exception.NovaException):
+    """A stopped or paused container ran while its files were read."""
+
+    msg_fmt = _("Container %(name)s ran while its files were read")
+
+
 class ResizeRefused(exception.NovaException):
     """The driver refuses a resize; the instance is unchanged."""
 

@@ -97,6 +97,37 @@ def test_a_copy_that_fails_leaves_the_one_before(
     assert guest.run("echo goes on") == "goes on\n"
 
 
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_a_server_that_starts_while_it_is_copied(
+    taken: Backups,
+    docker_client: docker.APIClient,
+    guest: Guest,
+    server: str,
+    monkeypatch: Any,
+    moment: str,
+) -> None:
+    """It is frozen if it starts before the last stream; a start during the stream is a failure."""
+    upload, states = backup._upload, []
+    docker_client.kill(guest.id)
+    docker_client.wait(guest.id)
+
+    def starting(*arguments: Any, live: bool) -> Any:
+        if live == (moment == "before"):
+            docker_client.start(guest.id)
+        states.append(docker_client.inspect_container(guest.id)["State"]["Status"])
+        return upload(*arguments, live=live)
+
+    monkeypatch.setattr(backup, "_upload", starting)
+    if moment == "before":
+        taken.create(server)
+        assert states == ["running", "paused"]
+    else:
+        with pytest.raises(exception.RanMeanwhile):
+            taken.create(server)
+        assert backup._repository(server).find_image(backup.TAG) is None
+    assert docker_client.inspect_container(guest.id)["State"]["Status"] == "running"
+
+
 def test_nothing_is_staged_of_a_copy_that_is_damaged(
     taken: Backups, registry: Registry, server: str, data_root: Path
 ) -> None:

@@ -27,13 +27,21 @@ GIVEN_UP = "novadocker-given-up-"
 
 @contextlib.contextmanager
 def frozen(engine: ContainerEngine, container: ContainerDetail, directory: Path) -> Iterator[None]:
-    """Freeze a running container while the block runs.
+    """Freeze a container while the block runs, if it runs.
+
+    A container that is stopped or paused is not frozen, but must stay so.
 
     :param directory: the directory of the mark
     :raises EngineUnavailable: the engine does not answer; ``thaw_given_up`` ends the freeze later
+    :raises RanMeanwhile: the container was not frozen, and ran during the block
     """
-    if container.status != "running":
+    # The caller may have inspected the container long before.
+    before = engine.inspect_container(container.id)
+    if before.status != "running":
         yield
+        after = engine.inspect_container(container.id)
+        if (after.status, after.started_at) != (before.status, before.started_at):
+            raise exception.RanMeanwhile(name=container.name)
         return
     mark = directory / f"{PREFIX}{container.id}"
     mark.touch()

@@ -33,6 +33,7 @@ def take(
     :param depth: if the image has so many layers of snapshots, they are merged into one
     :raises SnapshotFailed: the container's files or the image's layers can't be read, or have no
         room on this host
+    :raises RanMeanwhile: the container was stopped or paused, and ran while its files were read
     """
     with contextlib.ExitStack() as files:
 
