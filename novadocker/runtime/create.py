@@ -28,7 +28,15 @@ LARGEST_CONFIGURATION = 1 << 20
 # As in novadocker.linux.openat for running containers.
 LARGEST_FILE = 1 << 20
 _CONTROL_GROUPS = "/sys/fs/cgroup"
+_CONTROL_GROUPS_INSIDE = "/sys/fs/cgroup"
 _MOUNTS = "/proc/mounts"
+# In the order in which systemd looks for units.
+_UNIT_FOLDERS = (
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/lib/systemd/system",
+    "/usr/lib/systemd/system",
+)
 # HOST_NAME_MAX of the kernel, and the characters that hostnamed(8) allows.
 _LONGEST_HOSTNAME = 64
 _HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
@@ -229,10 +237,10 @@ def let_systemd_manage(config: Configuration) -> None:
     with limits stay read-only. With cgroup v2 it is its group in the only hierarchy; the host's
     mount option nsdelegate keeps the container from writing the limits at the root of the group.
     """
-    # Only the driver can request a tmpfs at /run, and it does so only for systemd.
-    if not _find(config.mounts, destination="/run", type="tmpfs"):
+    if _run_of_systemd(config) is None:
         return
-    groups = _find(config.mounts, destination="/sys/fs/cgroup", type="cgroup")
+    _leave_out_volumes(config)
+    groups = _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE, type="cgroup")
     options = groups[0].get("options") if groups else None
     own_groups = any(not space.get("path") for space in _find(config.namespaces, type="cgroup"))
     if not own_groups or not isinstance(options, list) or "ro" not in options:
@@ -255,12 +263,94 @@ def let_systemd_manage(config: Configuration) -> None:
         parent, prefix, name = group.split(":")
         group = f"/{parent}/{prefix}-{name}.scope"
     own: dict[str, object] = {
-        "destination": "/sys/fs/cgroup/systemd",
+        "destination": f"{_CONTROL_GROUPS_INSIDE}/systemd",
         "type": "bind",
         "source": f"{_CONTROL_GROUPS}/systemd{group}",
         "options": ["bind", "nosuid", "noexec", "nodev"],
     }
     config.mounts.insert(config.mounts.index(groups[0]) + 1, own)
+
+
+def _run_of_systemd(config: Configuration) -> dict[str, object] | None:
+    """Return the mount at /run of a container whose first process is systemd; None for others."""
+    # Only the driver can request a tmpfs at /run, and it does so only for systemd.
+    found = _find(config.mounts, destination="/run", type="tmpfs")
+    return found[0] if found else None
+
+
+def _leave_out_volumes(config: Configuration) -> None:
+    """Mount the control groups where the image has volumes in their place.
+
+    Images for ``docker run --volume /sys/fs/cgroup:/sys/fs/cgroup`` have such volumes. systemd does
+    not boot with them.
+    """
+    for mount in config.mounts[:]:
+        if mount.get("type") == "bind" and f"{mount.get('destination')}/".startswith(
+            f"{_CONTROL_GROUPS_INSIDE}/"
+        ):
+            place = config.mounts.index(mount)
+            config.mounts.remove(mount)
+            if not _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE):
+                groups: dict[str, object] = {
+                    "destination": _CONTROL_GROUPS_INSIDE,
+                    "type": "cgroup",
+                    "source": "cgroup",
+                    "options": ["ro", "nosuid", "noexec", "nodev"],
+                }
+                config.mounts.insert(place, groups)
+
+
+def mount_tmp(config: Configuration, root: Tree) -> None:
+    """Mount a tmpfs at /tmp if the image's systemd would mount one, which takes privileges.
+
+    Its size is half of the container's memory, as with ``tmp.mount`` on a machine of that size.
+    """
+    run = _run_of_systemd(config)
+    memory = _memory_limit(config)
+    if run is None or memory is None or not _wants_tmp(root):
+        return
+    for volume in _find(config.mounts, destination="/tmp", type="bind"):
+        config.mounts.remove(volume)
+    size = f"size={memory // 2}"
+    tmp: dict[str, object] = {
+        "destination": "/tmp",
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["nosuid", "nodev", "strictatime", "mode=1777", size, "nr_inodes=1m"],
+    }
+    # Mounts below /tmp follow the one at /run, because the engine sorts mounts by depth.
+    config.mounts.insert(config.mounts.index(run), tmp)
+
+
+def _memory_limit(config: Configuration) -> int | None:
+    resources = config.linux.get("resources")
+    memory = resources.get("memory") if isinstance(resources, dict) else None
+    limit = memory.get("limit") if isinstance(memory, dict) else None
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _wants_tmp(root: Tree) -> bool:
+    """Return True if systemd in a container starts ``tmp.mount`` at its boot (systemd.unit(5))."""
+    try:
+        units = [root.locate(f"{folder}/tmp.mount")[-1] for folder in _UNIT_FOLDERS]
+        wants = [
+            root.locate(f"{folder}/local-fs.target.wants/tmp.mount")[-1] for folder in _UNIT_FOLDERS
+        ]
+    except (Fault, OSError):
+        # The tenant's links and files must not keep the server from starting.
+        return False
+    return _is_unit(units) and _is_unit(wants)
+
+
+def _is_unit(nodes: list[tree.Node]) -> bool:
+    """Return True if the first of these files that exists is not one that masks a unit."""
+    for node in nodes:
+        # The image may lack the device node, which the engine creates later.
+        if node.path == "/dev/null":
+            return False
+        if node.exists:
+            return node.is_file and posix.fstat(node.descriptor).st_size > 0
+    return False
 
 
 def leave_etc_files(config: Configuration, container_id: str) -> None:
@@ -627,6 +717,7 @@ def prepare(call: Call) -> None:
         put_etc(root, files, container_id, owner)
         put_login(root, files, config)
     set_hostname(config, root)
+    mount_tmp(config, root)
     config.write()
     if files is not None:
         files.remove(folder, name)

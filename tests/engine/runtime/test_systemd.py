@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Debian with systemd as the container's first process, without privileges."""
 
-from collections.abc import Iterator
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
 
 import docker
 import pytest
@@ -14,7 +17,10 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Limits
 from tests.engine import systemd_image
+from tests.engine.engines import remove_containers
 
+TMP_UNIT = "etc/systemd/system/tmp.mount"
+TMP_WANTS = "etc/systemd/system/local-fs.target.wants/tmp.mount"
 UNIT = b"""[Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'echo the service ran >/dev/console'
@@ -45,66 +51,137 @@ def read_until(client: docker.APIClient, container: str, text: bytes, since: str
     raise AssertionError(seen.decode())
 
 
-def test_systemd(
-    image: str, engine_url: str, docker_client: docker.APIClient, instance_uuid: str
-) -> None:
+class Server:
+    """A container whose first process is systemd, as the driver creates it."""
+
+    def __init__(
+        self, engine: Engine, client: docker.APIClient, image: str, instance_uuid: str
+    ) -> None:
+        self.engine = engine
+        self.client = client
+        self.instance_uuid = instance_uuid
+        self.id = engine.create_container(
+            ContainerSpec(
+                name=f"nova-{instance_uuid}",
+                image_id=image,
+                hostname="sd1",
+                labels={},
+                runtime="novadocker",
+                limits=Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200),
+                isolation=isolation.isolation({}),
+                console_log_max_mb=1,
+                entrypoint=("/sbin/init",),
+                stop_signal="SIGRTMIN+3",
+                systemd=True,
+            )
+        )
+
+    def start(self) -> None:
+        with lifecycle.started(self.engine, self.id, 0.1):
+            pass
+
+    def run(self, *command: str) -> str:
+        call = self.client.exec_create(self.id, list(command))["Id"]
+        output: bytes = self.client.exec_start(call)
+        return output.decode()
+
+    def state(self) -> str:
+        """Return systemd's state when the boot has succeeded or failed."""
+        since = self.client.inspect_container(self.id)["State"]["StartedAt"]
+        read_until(self.client, self.id, b"sd1 console", since)
+        return self.run("timeout", "300", "systemctl", "is-system-running", "--wait").strip()
+
+    def stop(self) -> None:
+        lifecycle.stop(self.engine, self.id, 30)
+        found = self.client.inspect_container(self.id)["State"]
+        assert found["ExitCode"] == 0
+        assert "Exiting container" in self.engine.read_console(self.id, 100 << 10).decode()
+
+
+@pytest.fixture
+def create(
+    engine_url: str, docker_client: docker.APIClient, instance_uuid: str
+) -> Iterator[Callable[[str], Server]]:
+    """Yield a function that returns a server of an image."""
     engine = Engine(engine_url, timeout=60, load_timeout=60)
-    container = engine.create_container(
-        ContainerSpec(
-            name=f"nova-{instance_uuid}",
-            image_id=image,
-            hostname="sd1",
-            labels={},
-            runtime="novadocker",
-            limits=Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200),
-            isolation=isolation.isolation({}),
-            console_log_max_mb=1,
-            entrypoint=("/sbin/init",),
-            stop_signal="SIGRTMIN+3",
-            systemd=True,
-        )
-    )
     namespace.wire_nics(instance_uuid, [])
-    machine_id = instance_uuid.replace("-", "")
-    engine.put_files(container, {"/etc/systemd/system/hello.service": UNIT})
+    yield lambda image: Server(engine, docker_client, image, instance_uuid)
+    runtime.delete_namespace(instance_uuid)
+
+
+def test_systemd(
+    image: str, create: Callable[[str], Server], docker_client: docker.APIClient
+) -> None:
+    server = create(image)
+    engine, run = server.engine, server.run
+    machine_id = server.instance_uuid.replace("-", "")
+    engine.put_files(server.id, {"/etc/systemd/system/hello.service": UNIT})
+    runtime.bind_container(
+        server.id, server.instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
+    )
+    for _ in range(2):
+        server.start()
+        since = docker_client.inspect_container(server.id)["State"]["StartedAt"]
+        assert server.state() == "running", run("systemctl", "--failed", "--no-pager")
+        console = engine.read_console(server.id, 100 << 10).decode()
+        assert "Multi-User System" in console
+        assert "sd1 console" in console
+        assert run("cat", "/etc/machine-id") == f"{machine_id}\n"
+        assert run("hostname") == "sd1\n"
+        # The tenant's own unit has its own control group.
+        assert run("systemctl", "start", "hello.service") == ""
+        # The engine writes the console's log a moment after the service has ended.
+        read_until(docker_client, server.id, b"the service ran", since)
+        assert "the service ran" in engine.read_console(server.id, 100 << 10).decode()
+        limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+        limit = run("sh", "-c", f"ls {limit} /sys/fs/cgroup/memory.max 2>/dev/null").strip()
+        assert run("cat", limit) == "268435456\n"
+        assert "rror" in run("sh", "-c", f"echo 1073741824 >{limit} || echo error")
+        assert run("cat", limit) == "268435456\n"
+        # The container sees no control group of the host.
+        assert run("cat", "/proc/1/cgroup").count("docker") == 0
+        server.stop()
+
+
+def test_the_usual_recipe_for_systemd(
+    image: str,
+    create: Callable[[str], Server],
+    docker_client: docker.APIClient,
+    engine_url: str,
+) -> None:
+    """Boot an image with the volumes of many recipes, and with /tmp in memory."""
+    draft = docker_client.create_container(image, "sh")["Id"]
+    docker_client.put_archive(
+        draft,
+        "/",
+        links(
+            {TMP_WANTS: "/usr/share/systemd/tmp.mount", TMP_UNIT: "/usr/share/systemd/tmp.mount"}
+        ),
+    )
+    volumes = json.dumps(["/sys/fs/cgroup", "/run", "/run/lock", "/tmp"])
+    made = docker_client.commit(draft, changes=f"VOLUME {volumes}")["Id"]
     try:
-        runtime.bind_container(
-            container, instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
-        )
-        for _ in range(2):
-            with lifecycle.started(engine, container, 0.1):
-                pass
-
-            def run(*command: str) -> str:
-                call = docker_client.exec_create(container, list(command))["Id"]
-                output: bytes = docker_client.exec_start(call)
-                return output.decode()
-
-            since = docker_client.inspect_container(container)["State"]["StartedAt"]
-            read_until(docker_client, container, b"sd1 console", since)
-            # The command waits until the boot has succeeded or failed.
-            state = run("timeout", "300", "systemctl", "is-system-running", "--wait")
-            assert state.strip() == "running", run("systemctl", "--failed", "--no-pager")
-            console = engine.read_console(container, 100 << 10).decode()
-            assert "Multi-User System" in console
-            assert "sd1 console" in console
-            assert run("cat", "/etc/machine-id") == f"{machine_id}\n"
-            assert run("hostname") == "sd1\n"
-            # The tenant's own unit has its own control group.
-            assert run("systemctl", "start", "hello.service") == ""
-            # The engine writes the console's log a moment after the service has ended.
-            read_until(docker_client, container, b"the service ran", since)
-            assert "the service ran" in engine.read_console(container, 100 << 10).decode()
-            limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
-            limit = run("sh", "-c", f"ls {limit} /sys/fs/cgroup/memory.max 2>/dev/null").strip()
-            assert run("cat", limit) == "268435456\n"
-            assert "rror" in run("sh", "-c", f"echo 1073741824 >{limit} || echo error")
-            assert run("cat", limit) == "268435456\n"
-            # The container sees no control group of the host.
-            assert run("cat", "/proc/1/cgroup").count("docker") == 0
-            lifecycle.stop(engine, container, 30)
-            found = docker_client.inspect_container(container)["State"]
-            assert found["ExitCode"] == 0
-            assert "Exiting container" in engine.read_console(container, 100 << 10).decode()
+        server = create(made)
+        runtime.bind_container(server.id, server.instance_uuid)
+        server.start()
+        assert server.state() == "running", server.run("systemctl", "--failed", "--no-pager")
+        assert server.run("systemctl", "is-active", "tmp.mount") == "active\n"
+        mounted = server.run("findmnt", "-no", "FSTYPE,OPTIONS", "/tmp").split()
+        assert mounted[0] == "tmpfs"
+        assert {"rw", "nosuid", "nodev", "size=131072k"} <= set(mounted[1].split(","))
+        assert server.run("findmnt", "-no", "FSTYPE", "/run") == "tmpfs\n"
+        server.stop()
     finally:
-        runtime.delete_namespace(instance_uuid)
+        remove_containers(engine_url)
+        docker_client.remove_image(made)
+
+
+def links(targets: dict[str, str]) -> bytes:
+    """Return a tar archive of symbolic links."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, target in targets.items():
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
+    return buffer.getvalue()

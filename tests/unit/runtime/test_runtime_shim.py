@@ -703,6 +703,118 @@ def test_systemd_writes_its_groups_of_v2_where_limits_are_kept(shim: Shim, deleg
         assert "nsdelegate" in shim.refusal(done)
 
 
+@pytest.mark.parametrize("at", ["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "both"])
+def test_volumes_in_place_of_control_groups_are_left_out(shim: Shim, at: str) -> None:
+    (shim.folder / "groups/systemd").mkdir(parents=True)
+    above, below = (bind(f"/sys/fs/cgroup{name}", str(shim.folder)) for name in ("", "/systemd"))
+    found = {
+        "/sys/fs/cgroup": [above],
+        "/sys/fs/cgroup/systemd": [groups("ro"), below],
+        "both": [above, below],
+    }
+    systemd_config(shim, SHM, *found[at], RUN)
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    first, second, own, last = shim.config["mounts"]
+    assert [first, second, last] == [SHM, groups("ro"), RUN]
+    assert own["source"].startswith(f"{shim.folder}/groups/systemd/")
+
+
+def test_volumes_of_others_in_place_of_control_groups_stay(shim: Shim) -> None:
+    volume = bind("/sys/fs/cgroup", str(shim.folder))
+    systemd_config(shim, SHM, volume)
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [SHM, volume]
+
+
+UNITS = "usr/lib/systemd/system"
+OWN_UNITS = "etc/systemd/system"
+WANTS = "local-fs.target.wants/tmp.mount"
+UNIT = f"{UNITS}/tmp.mount"
+ENABLED = {f"{UNITS}/{WANTS}": "../tmp.mount", UNIT: None}
+TMP = {
+    "destination": "/tmp",
+    "type": "tmpfs",
+    "source": "tmpfs",
+    "options": ["nosuid", "nodev", "strictatime", "mode=1777", "size=1024", "nr_inodes=1m"],
+}
+
+
+def install_units(root: Path, units: dict[str, str | None]) -> None:
+    """Create units: links where there is a target, otherwise files."""
+    for path, target in units.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if target is None:
+            (root / path).write_text("[Mount]\n")
+        else:
+            (root / path).symlink_to(target)
+
+
+def started_tmp(shim: Shim, *mounts: dict[str, Any], memory: int = 2048) -> list[dict[str, Any]]:
+    """Return the mounts that a container gets beside the one at /run."""
+    linux = {"namespaces": [{"type": "network"}], "resources": {"memory": {"limit": memory}}}
+    shim.write_config(mounts=[*mounts, RUN, SHM], linux=linux)
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    return [mount for mount in shim.config["mounts"] if mount not in (RUN, SHM)]
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        ENABLED,
+        {f"{OWN_UNITS}/{WANTS}": "/usr/share/systemd/tmp.mount", f"{OWN_UNITS}/tmp.mount": None,
+         "usr/share/systemd/tmp.mount": None},
+        {"lib": "usr/lib", **ENABLED},
+        {**ENABLED, f"{OWN_UNITS}/tmp.mount": "/srv/tmp.mount", "srv/tmp.mount": None},
+    ],
+)  # fmt: skip
+def test_tmp_is_in_memory_where_the_image_has_it_so(
+    shim: Shim, units: dict[str, str | None]
+) -> None:
+    install_units(shim.rootfs, units)
+    below = bind("/tmp/x", str(shim.folder))
+    assert started_tmp(shim, bind("/tmp", str(shim.folder)), SHM) == [TMP]
+    shim.write_config()
+    assert started_tmp(shim) == [TMP]
+    linux = {"namespaces": [{"type": "network"}], "resources": {"memory": {"limit": 2048}}}
+    shim.write_config(mounts=[RUN, below], linux=linux)
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [TMP, RUN, below]
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        {},
+        {UNIT: None},
+        {f"{UNITS}/{WANTS}": "../tmp.mount"},
+        {**ENABLED, f"{OWN_UNITS}/tmp.mount": "/dev/null"},
+        {**ENABLED, f"{OWN_UNITS}/{WANTS}": "/dev/null"},
+        {**ENABLED, f"{OWN_UNITS}/tmp.mount": "/srv/empty"},
+        {**ENABLED, f"{OWN_UNITS}/tmp.mount": "tmp.mount"},
+    ],
+)
+def test_tmp_is_on_the_disk_where_the_image_has_it_so(
+    shim: Shim, units: dict[str, str | None]
+) -> None:
+    (shim.rootfs / "srv").mkdir()
+    (shim.rootfs / "srv/empty").touch()
+    install_units(shim.rootfs, units)
+    volume = bind("/tmp", str(shim.folder))
+    assert started_tmp(shim, volume) == [volume]
+
+
+def test_tmp_of_others_stays_on_the_disk(shim: Shim) -> None:
+    install_units(shim.rootfs, ENABLED)
+    assert started_tmp(shim, memory=-1) == []
+    resources = {"memory": {"limit": 2048}}
+    linux = {"namespaces": [{"type": "network"}], "resources": resources}
+    shim.write_config(mounts=[SHM], linux=linux)
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [SHM]
+
+
 def test_systemd_on_a_host_without_its_hierarchy(shim: Shim) -> None:
     systemd_config(shim, groups("ro"), RUN)
     assert "name=systemd" in shim.refusal(shim.create())
