@@ -47,6 +47,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
     "tuned": {
         **_PLAIN,
         "extra_specs": {
+            "docker:capabilities": "NET_ADMIN",
             "docker:sysctl:kernel.msgmax": "16384",
             "docker:sysctl:kernel.sem": "250 32000 32 100",
             "docker:sysctl:fs.mqueue.queues_max": "99",

@@ -275,8 +275,9 @@ class FakeNetwork:
         assert instance_uuid not in self.wired
         self.owned[instance_uuid] = (users, groups)
 
-    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+    def plug_vifs(self, instance: Any, network_info: Any, keep_own: bool = False) -> None:
         self.wired.add(instance.uuid)
+        self.kept_own = keep_own
         self.ports = [vif["id"] for vif in network_info]
         self.silent.discard(instance.uuid)
         if self.failure:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from novadocker import privsep
+from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
+from novadocker.privsep.network import given
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 from novadocker.runtime import record as records
 from novadocker.state_files import namespaces as marks
@@ -148,6 +149,7 @@ def delete_namespace(instance_uuid: str) -> None:
             namespaces.unmount_namespace(path)
         marks.unmark(path)
         namespaces.unmount_namespace(user_namespace_path(instance_uuid))
+        given.forget(naming.namespace_name(instance_uuid))
         for container_id in containers:
             remove(container_id)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from novadocker.privsep.network import rtnetlink
+from novadocker.privsep.network import given, rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import Nic, Route
 
@@ -80,11 +80,14 @@ class Changes:
         return "mac" in self.attributes
 
 
-def changes_of(nic: Nic, state: State) -> Changes:
+def changes_of(nic: Nic, state: State, record: given.Record | None = None) -> Changes:
     """Return the differences between a NIC and the state of its device. Pure.
 
     IPv6 link-local addresses are ignored, because the kernel adds them.
 
+    :param record: what the devices were given before. All other addresses and routes are the
+        tenant's and stay; a route stays in place of the NIC's to the same destination. None if
+        there are none of the tenant's
     :raises OSError: the device does not exist
     """
     device = state.devices.get(nic.guest_device)
@@ -92,20 +95,45 @@ def changes_of(nic: Nic, state: State) -> Changes:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), nic.guest_device)
     addresses = state.addresses.get(device.index, frozenset())
     routes = state.routes.get(device.index, frozenset())
+    extra_addresses = {
+        address
+        for address in addresses.difference(nic.addresses)
+        if ipaddress.ip_interface(address).network != _LINK_LOCAL
+    }
+    extra_routes = routes.difference(nic.routes)
+    missing_routes = tuple(route for route in nic.routes if route not in routes)
+    if record is not None:
+        given_before = record.get(nic.guest_device, given.Given())
+        own = {ipaddress.ip_interface(address).ip for address in nic.addresses}
+        extra_addresses = {
+            address
+            for address in extra_addresses
+            if address in given_before.addresses or ipaddress.ip_interface(address).ip in own
+        }
+        extra_routes &= given_before.routes
+        taken = _tenants_destinations(state, record)
+        missing_routes = tuple(r for r in missing_routes if r.destination not in taken)
     wanted = {"mac": nic.mac, "mtu": nic.mtu or device.mtu, "up": True}
     present = {"mac": device.mac, "mtu": device.mtu, "up": device.up}
     return Changes(
         index=device.index,
         attributes={key: value for key, value in wanted.items() if present[key] != value},
-        extra_routes=routes.difference(nic.routes),
-        extra_addresses=frozenset(
-            address
-            for address in addresses.difference(nic.addresses)
-            if ipaddress.ip_interface(address).network != _LINK_LOCAL
-        ),
+        extra_routes=extra_routes,
+        extra_addresses=frozenset(extra_addresses),
         missing_addresses=tuple(a for a in nic.addresses if a not in addresses),
-        missing_routes=tuple(r for r in nic.routes if r not in routes),
+        missing_routes=missing_routes,
     )
+
+
+def _tenants_destinations(state: State, record: given.Record) -> set[str]:
+    """Return the destinations of the routes that the driver did not add."""
+    names = {device.index: name for name, device in state.devices.items()}
+    nothing = given.Given()
+    return {
+        route.destination
+        for index, routes in state.routes.items()
+        for route in routes.difference(record.get(names.get(index, ""), nothing).routes)
+    }
 
 
 def read_state(guest: Netlink, names: Iterable[str]) -> State:

@@ -67,20 +67,24 @@ def create_owned_namespace(
 
 
 @privsep.network_pctxt.entrypoint
-def wire_nics(instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def wire_nics(
+    instance_uuid: str, nics: Sequence[Mapping[str, Any]], keep_own: bool = False
+) -> tuple[str, ...]:
     """Create and configure the devices of an instance, and its namespace if there is none.
 
     Changes only what differs, so that a running instance loses no packet.
 
     :param nics: each ``types.Nic`` as a dictionary
+    :param keep_own: True if addresses and routes stay that a tenant added (CAP_NET_ADMIN)
     :returns: the ports whose devices are new
     :raises ValueError: an argument is not well-formed
     :raises wiring.WiringFailed: the kernel refuses a NIC or does not keep its settings
     """
     path = namespace_path(instance_uuid)
     wanted = [_parse_nic(nic) for nic in arguments.items(nics)]
+    keep = arguments.flag(keep_own)
     with locked(instance_uuid):
-        return namespaces.run_in_thread(wiring.wire, path, wanted)
+        return namespaces.run_in_thread(wiring.wire, path, wanted, keep)
 
 
 @privsep.network_pctxt.entrypoint

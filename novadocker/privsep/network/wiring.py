@@ -9,6 +9,7 @@ import ctypes
 import errno
 import ipaddress
 import os
+import posixpath
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -19,8 +20,8 @@ from pyroute2.ethtool.ioctl import ETHTOOL_STXCSUM, EthtoolValue, IoctlEthtool
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.network import bridge as network_bridge
+from novadocker.privsep.network import given, rtnetlink
 from novadocker.privsep.network import link as network_link
-from novadocker.privsep.network import rtnetlink
 from novadocker.privsep.network.rtnetlink import Netlink
 from novadocker.privsep.network.types import Bridge, Nic, Route
 from novadocker.state_files import namespaces as marks
@@ -28,7 +29,11 @@ from novadocker.state_files import namespaces as marks
 # Because Neutron assigns the addresses, no router may add one and no duplicate address detection
 # may delay one. ``announce`` makes the kernel announce them.
 _GUEST_SYSCTL = {
-    "ipv4": {"arp_notify": "1"},
+    "ipv4": {
+        "arp_notify": "1",
+        # Otherwise the kernel deletes a tenant's addresses of a subnet with the first one of it.
+        "promote_secondaries": "1",
+    },
     "ipv6": {"accept_ra": "0", "autoconf": "0", "accept_dad": "0", "ndisc_notify": "1"},
 }
 # Because the network is a tenant's, the host sends nothing and accepts no router there.
@@ -46,11 +51,12 @@ class WiringFailed(Exception):
     """
 
 
-def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
+def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
     """Create the namespace at ``path`` and its NICs, and configure them. Idempotent.
 
     Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
+    :param keep_own: True if addresses and routes stay that the driver did not add
     :returns: the ports whose devices are new
     :raises WiringFailed: the kernel refuses a NIC or does not keep its settings
     :raises OSError: the namespace cannot be created
@@ -60,6 +66,10 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         guest, fresh = stack.enter_context(_open_guest(path))
         namespace = namespaces.open_namespace(path)
         stack.callback(os.close, namespace)
+        name, wanted = posixpath.basename(path), given.of_nics(nics)
+        before = None if fresh else given.read(name)
+        # If this process is killed, the record has all that the devices may have.
+        given.write(name, given.merged(before or {}, wanted))
         names = [nic.guest_device for nic in nics]
         present = {} if fresh else network_link.read_devices(guest, names)
         guest.ask(rtnetlink.set_link(_LOOPBACK, up=True))
@@ -77,15 +87,29 @@ def wire(path: str, nics: Sequence[Nic]) -> tuple[str, ...]:
         state = (
             _new_state(nics) if len(made) == len(nics) else network_link.read_state(guest, names)
         )
-        for _ in range(_ROUNDS):
-            if not any([_correct(guest, nic, state) for nic in nics]):  # noqa: C419 - correct all
-                return tuple(made)
-            state = network_link.read_state(guest, names)
-        for nic in nics:
-            changes = network_link.changes_of(nic, state)
-            if changes.needed:
-                raise WiringFailed(nic.port_id, f"the kernel does not keep the settings: {changes}")
+        _settle(guest, nics, state, before if keep_own else None)
+        given.write(name, wanted)
     return tuple(made)
+
+
+def _settle(
+    guest: Netlink,
+    nics: Sequence[Nic],
+    state: network_link.State,
+    record: given.Record | None,
+) -> None:
+    """Apply the settings of NICs to their devices, and check that the kernel keeps them.
+
+    :param record: what the devices were given before; the rest stays. None if nothing else stays
+    """
+    for _ in range(_ROUNDS):
+        if not any([_correct(guest, nic, state, record) for nic in nics]):  # noqa: C419 - all
+            return
+        state = network_link.read_state(guest, [nic.guest_device for nic in nics])
+    for nic in nics:
+        changes = network_link.changes_of(nic, state, record)
+        if changes.needed:
+            raise WiringFailed(nic.port_id, f"the kernel does not keep the settings: {changes}")
 
 
 def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
@@ -252,14 +276,16 @@ def _new_state(nics: Sequence[Nic]) -> network_link.State:
     return network_link.State(devices, addresses={}, routes={})
 
 
-def _correct(guest: Netlink, nic: Nic, state: network_link.State) -> bool:
+def _correct(
+    guest: Netlink, nic: Nic, state: network_link.State, record: given.Record | None
+) -> bool:
     """Apply a NIC's settings to its device.
 
     :returns: True if anything was removed, so that the state must be read again; the kernel has
         acknowledged every addition
     """
     with _naming_port(nic):
-        changes = network_link.changes_of(nic, state)
+        changes = network_link.changes_of(nic, state, record)
         index = changes.index
         guest.ask(
             *(rtnetlink.delete_route(index, route) for route in changes.extra_routes),

@@ -61,3 +61,30 @@ def test_each_start_has_the_settings(compute_host: ComputeHost, server: Server) 
         nova.stop()
     after = {name: Path(f"/proc/sys/{name.replace('.', '/')}").read_text() for name in SYSCTLS}
     assert after == before
+
+
+def test_addresses_of_a_tenant_with_net_admin(compute_host: ComputeHost, server: Server) -> None:
+    """As keepalived adds them; they stay until the server starts again."""
+
+    def own() -> tuple[bool, bool]:
+        address = "10.7.9.9/32" in inside(compute_host, server, "ip", "address", "show", "eth0")
+        return address, "192.0.2.0/24" in inside(compute_host, server, "ip", "route")
+
+    nova = compute_host.start_nova()
+    server = nova.spawn(replace(server, ports=(1,)))
+    try:
+        inside(compute_host, server, "ip", "address", "add", "10.7.9.9/32", "dev", "eth0")
+        inside(compute_host, server, "ip", "route", "add", "192.0.2.0/24", "via", "10.7.255.254")
+        assert own() == (True, True)
+        server = nova.attach(server, 2)
+        assert own() == (True, True)
+        nova.stop()
+        nova = compute_host.start_nova([server])
+        assert own() == (True, True)
+        server = nova.detach(server, 2)
+        assert own() == (True, True)
+        nova.reboot(server)
+        assert own() == (False, False)
+    finally:
+        nova.destroy(server)
+        nova.stop()

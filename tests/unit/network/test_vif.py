@@ -70,7 +70,9 @@ class FakeHost:
     def delete_port(self, vif: model.VIF) -> None:
         self._do(f"delete port {vif['devname']}")
 
-    def wire_nics(self, instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    def wire_nics(
+        self, instance_uuid: str, nics: Sequence[Mapping[str, Any]], keep_own: bool
+    ) -> tuple[str, ...]:
         self._do("wire")
         self.bridges = {nic["host_device"]: nic["bridge"] for nic in nics}
         self.software_checksums = {nic["host_device"] for nic in nics if nic["software_checksums"]}

@@ -75,6 +75,7 @@ def test_attach_and_detach(
     assert network.ports == [FIRST, SECOND]
     remove(driver, instance, first)
     assert network.ports == [SECOND]
+    assert network.kept_own
     add(driver, instance, third)
     assert network.ports == [SECOND, THIRD]
     assert saved == [
@@ -83,6 +84,21 @@ def test_attach_and_detach(
         {SECOND: "eth1", THIRD: "eth0"},
     ]
     assert network.silent == set()
+
+
+def test_only_a_start_removes_settings_of_the_tenant(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, server: str
+) -> None:
+    ports = instance.get_network_info()
+    driver.plug_vifs(instance, ports)
+    assert network.kept_own
+    driver.inject_network_info(instance, ports)
+    assert network.kept_own
+    driver.pause(instance)
+    driver.unpause(instance)
+    assert network.kept_own
+    driver.reboot(None, instance, ports, "HARD")
+    assert not network.kept_own
 
 
 def test_other_system_metadata_stays(
@@ -119,7 +135,7 @@ def test_failed_attachment_leaves_the_other_ports(
 ) -> None:
     plug = network.plug_vifs
 
-    def refuse_second(instance: Any, ports: Any) -> None:
+    def refuse_second(instance: Any, ports: Any, keep_own: bool) -> None:
         plug(instance, ports)
         if len(ports) > 1:
             raise exception.PlugFailed(port_id=SECOND, reason="no bridge")
@@ -348,7 +364,7 @@ def test_failure_of_one_server_does_not_stop_the_others(
     neutron.ports = {**neutrons(instance, *two), **neutrons(other, *two)}
     plug, refused = network.plug_vifs, []
 
-    def refuse_the_first(instance: Any, ports: Any) -> None:
+    def refuse_the_first(instance: Any, ports: Any, keep_own: bool) -> None:
         plug(instance, ports)
         if len(ports) > 1 and not refused:
             refused.append(instance.uuid)

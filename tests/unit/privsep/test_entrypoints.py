@@ -255,7 +255,7 @@ OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
 
 PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     namespace.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
-    namespace.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC)},
+    namespace.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC), "keep_own": flags()},
     namespace.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},
     namespace.announce_nics: {"instance_uuid": UUID, "guest_devices": sequences(GUEST_DEVICE)},
     namespace.unwire_nic: {

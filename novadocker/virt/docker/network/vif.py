@@ -27,7 +27,9 @@ from novadocker.virt.docker.network.kinds.registry import Registry
 class Namespaces(Protocol):
     """The network namespaces of instances, as root; ``privsep.network.namespace``."""
 
-    def wire_nics(self, instance_uuid: str, nics: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    def wire_nics(
+        self, instance_uuid: str, nics: Sequence[Mapping[str, Any]], keep_own: bool
+    ) -> tuple[str, ...]:
         """Create and configure the devices of an instance; return the ports with new devices."""
 
     def unwire_nic(
@@ -73,16 +75,20 @@ class Plugger:
 
     @contextmanager
     def plugged_vifs(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        keep_own: bool = False,
     ) -> Iterator[None]:
         """Plug all VIFs of an instance while the block runs; wait for them when the block ends.
 
         Correct VIFs stay untouched. The block must not rely on any VIF.
 
+        :param keep_own: True if addresses and routes stay that the tenant added (CAP_NET_ADMIN)
         :raises PlugFailed: names the port; other ports may be plugged already
         """
         self.check_supported(network_info)
-        with meanwhile(self._wire_and_plug, instance, network_info):
+        with meanwhile(self._wire_and_plug, instance, network_info, keep_own):
             yield
         self._report_wired(
             instance,
@@ -90,13 +96,17 @@ class Plugger:
         )
 
     def plug_vifs(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        keep_own: bool = False,
     ) -> None:
         """Wire and plug all VIFs of an instance; correct VIFs stay untouched.
 
+        :param keep_own: as for ``plugged_vifs``
         :raises PlugFailed: names the port; other ports may be plugged already
         """
-        with self.plugged_vifs(instance, network_info):
+        with self.plugged_vifs(instance, network_info, keep_own):
             pass
 
     def silence_vifs(
@@ -157,7 +167,7 @@ class Plugger:
             raise failures[0]
 
     def _wire_and_plug(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo, keep_own: bool
     ) -> None:
         stages: dict[Plugging, list[network_model.VIF]] = {stage: [] for stage in Plugging}
         for vif in network_info:
@@ -169,14 +179,14 @@ class Plugger:
             # once, a new device of the same name would receive nothing.
             self._kind_of(vif).unplug_stale(instance, vif)
         self._plug(instance, before)
-        made = self._wire(instance, network_info)
+        made = self._wire(instance, network_info, keep_own)
         replaced = [vif for vif in before + after if vif["id"] in made and vif not in absent]
         if replaced:
             for vif in replaced:
                 self._unplug(instance, vif)
             self._plug(instance, before)
             # Because unplugging a VIF deletes its device, too, the device is created again.
-            self._wire(instance, network_info)
+            self._wire(instance, network_info, keep_own)
         self._plug_at_once(instance, after)
 
     def _plug(self, instance: objects.Instance, vifs: Iterable[network_model.VIF]) -> None:
@@ -190,7 +200,7 @@ class Plugger:
                 stack.callback(self._kind_of(vif).plug(instance, vif))
 
     def _wire(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo, keep_own: bool
     ) -> tuple[str, ...]:
         """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
         names = device_names.recorded_names(instance)
@@ -200,7 +210,7 @@ class Plugger:
             for nic, vif in zip(found, network_info, strict=True)
         ]
         try:
-            return self._namespaces.wire_nics(instance.uuid, wanted)
+            return self._namespaces.wire_nics(instance.uuid, wanted, keep_own)
         except wiring.WiringFailed as error:
             port_id, reason = error.args
             raise exception.PlugFailed(port_id=port_id, reason=reason) from error

@@ -35,10 +35,19 @@ class Ports:
         self._virtapi = virtapi
         self._restored: dict[str, network_model.NetworkInfo] = {}
 
-    def wire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Create the instance's network namespace and devices, and plug its ports. Idempotent."""
+    def wire(
+        self,
+        instance: objects.Instance,
+        ports: network_model.NetworkInfo,
+        keep_own: bool = False,
+    ) -> None:
+        """Create the instance's network namespace and devices, and plug its ports. Idempotent.
+
+        :param keep_own: True if addresses and routes stay that the tenant added (CAP_NET_ADMIN);
+            a server that starts has only Neutron's, like a virtual machine
+        """
         self._create_namespace(instance)
-        self._network.plug_vifs(instance, ports)
+        self._network.plug_vifs(instance, ports, keep_own)
 
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
@@ -79,7 +88,7 @@ class Ports:
         found: ContainerDetail,
     ) -> None:
         """Wire an instance, then set its limits, or set its ports down if it must be silent."""
-        self.wire(instance, ports)
+        self.wire(instance, ports, keep_own=True)
         if servers.is_silent(found):
             self._network.silence_vifs(instance, ports)
         else:
@@ -107,7 +116,7 @@ class Ports:
         exception.
         """
         self._restored[instance.uuid] = ports
-        self.wire(instance, ports)
+        self.wire(instance, ports, keep_own=True)
         server = self._services.server_list.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
             try:

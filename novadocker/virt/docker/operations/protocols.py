@@ -70,7 +70,10 @@ class Network(Protocol):
         """Refuse VIFs that this host cannot wire."""
 
     def plug_vifs(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        keep_own: bool = False,
     ) -> None:
         """Wire all VIFs of an instance."""
 

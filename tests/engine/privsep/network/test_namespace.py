@@ -69,8 +69,8 @@ def uuid(instance_uuid: str) -> Iterator[str]:
     runtime.delete_namespace(instance_uuid)
 
 
-def wire(uuid: str, *nics: Nic) -> tuple[str, ...]:
-    ports: tuple[str, ...] = namespace.wire_nics(uuid, [asdict(nic) for nic in nics])
+def wire(uuid: str, *nics: Nic, keep_own: bool = False) -> tuple[str, ...]:
+    ports: tuple[str, ...] = namespace.wire_nics(uuid, [asdict(nic) for nic in nics], keep_own)
     return ports
 
 
@@ -237,6 +237,45 @@ def test_again_changes_nothing(uuid: str) -> None:
             seen += monitor.stdout.read() or b""
         monitor.terminate()
     assert b"eth" not in seen.split(b"127.9.9.8")[0]
+
+
+def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
+    """A tenant with CAP_NET_ADMIN, as keepalived has it, changes the namespace."""
+    more = replace(
+        FIRST,
+        addresses=(*FIRST.addresses, "10.7.0.7/24"),
+        routes=(*FIRST.routes, Route("10.90.0.0/16", "10.7.0.1")),
+    )
+    wire(uuid, more)
+    before = {name: value for name, value in link(uuid, "eth0").items() if name != "stats64"}
+    for command in (
+        "ip address add 10.7.0.250/32 dev eth0",
+        "ip address add 10.7.0.251/24 dev eth0",
+        "ip address add 2001:db8::250/64 dev eth0 nodad",
+        "ip route add 192.0.2.0/24 via 10.7.0.1",
+        "ip route replace default via 10.7.0.99",
+    ):
+        assert networks.run(uuid, *command.split()).returncode == 0
+    own = {"10.7.0.250/32", "10.7.0.251/24", "2001:db8::250/64"}
+    routes_of_own = {("192.0.2.0/24", "10.7.0.1", "eth0"), ("default", "10.7.0.99", "eth0")}
+    # Neutron adds a port, then takes an address and a route.
+    wire(uuid, more, SECOND, keep_own=True)
+    assert addresses(uuid, "eth0") == {*more.addresses, *own}
+    assert routes_of_own <= routes(uuid)
+    wire(uuid, FIRST, SECOND, keep_own=True)
+    assert addresses(uuid, "eth0") == {*FIRST.addresses, *own}
+    assert routes_of_own <= routes(uuid)
+    assert ("10.90.0.0/16", "10.7.0.1", "eth0") not in routes(uuid)
+    # Neutron takes the first address of the subnet of the tenant's own address.
+    fewer = replace(FIRST, addresses=FIRST.addresses[1:], routes=())
+    wire(uuid, fewer, SECOND, keep_own=True)
+    assert addresses(uuid, "eth0") == {*fewer.addresses, *own}
+    after = {name: value for name, value in link(uuid, "eth0").items() if name != "stats64"}
+    assert after == before
+    # A server that starts has only what Neutron gave.
+    wire(uuid, FIRST, SECOND)
+    assert addresses(uuid, "eth0") == set(FIRST.addresses)
+    assert not routes_of_own & routes(uuid)
 
 
 @pytest.mark.parametrize(

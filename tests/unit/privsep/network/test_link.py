@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The differences between a device and its NIC, with and without settings of the tenant's."""
+
+from pathlib import Path
+
+import pytest
+
+from novadocker.privsep.network import given, link
+from novadocker.privsep.network.types import Nic, Route
+
+DEFAULT = Route("0.0.0.0/0", "10.0.0.1")
+NIC = Nic(
+    port_id="port",
+    host_device="tap1",
+    guest_device="eth0",
+    mac="fa:16:3e:00:00:05",
+    mtu=1450,
+    addresses=("10.0.0.5/24", "2001:db8::5/64"),
+    routes=(DEFAULT,),
+)
+OLD_ADDRESS, OLD_ROUTE = "10.0.0.6/24", Route("10.9.0.0/16", "10.0.0.1")
+RECORD = {
+    "eth0": given.Given(
+        frozenset({*NIC.addresses, OLD_ADDRESS}), frozenset({*NIC.routes, OLD_ROUTE})
+    )
+}
+VIP, OWN_ROUTE = "10.0.0.250/32", Route("192.0.2.0/24", "10.0.0.1")
+
+
+def changes(
+    addresses: set[str], routes: set[Route], record: given.Record | None = RECORD
+) -> link.Changes:
+    device = link.Device(index=2, peer=None, mac=NIC.mac, mtu=1450, up=True)
+    state = link.State(
+        devices={"eth0": device},
+        addresses={2: frozenset(addresses)},
+        routes={2: frozenset(routes)},
+    )
+    return link.changes_of(NIC, state, record)
+
+
+def test_what_the_tenant_added_stays() -> None:
+    found = changes({*NIC.addresses, VIP, "fe80::1/64"}, {DEFAULT, OWN_ROUTE})
+    assert not found.needed
+
+
+def test_what_neutron_took_goes() -> None:
+    found = changes(
+        {*NIC.addresses, VIP, OLD_ADDRESS, "fe80::1/64"}, {DEFAULT, OWN_ROUTE, OLD_ROUTE}
+    )
+    assert (found.extra_addresses, found.extra_routes) == ({OLD_ADDRESS}, {OLD_ROUTE})
+    assert found.removes
+
+
+def test_what_neutron_gave_comes_back() -> None:
+    found = changes({VIP}, {OWN_ROUTE})
+    assert (found.missing_addresses, found.missing_routes) == (NIC.addresses, NIC.routes)
+    assert not found.removes
+
+
+def test_a_route_of_the_tenant_to_the_same_destination_stays() -> None:
+    assert not changes({*NIC.addresses}, {Route("0.0.0.0/0", "10.0.0.250")}).needed
+
+
+def test_an_address_with_another_prefix_makes_room() -> None:
+    found = changes({"10.0.0.5/24", "2001:db8::5/128"}, {DEFAULT})
+    assert found.extra_addresses == {"2001:db8::5/128"}
+    assert found.missing_addresses == ("2001:db8::5/64",)
+
+
+def test_without_a_record_nothing_else_stays() -> None:
+    found = changes({*NIC.addresses, VIP}, {DEFAULT, OWN_ROUTE}, record=None)
+    assert (found.extra_addresses, found.extra_routes) == ({VIP}, {OWN_ROUTE})
+
+
+def test_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(given, "FOLDER", tmp_path / "given")
+    assert given.read("nova-1") is None
+    record = given.merged(RECORD, {"eth1": given.Given(routes=frozenset([Route("::/0", None)]))})
+    given.write("nova-1", record)
+    assert given.read("nova-1") == record
+    given.write("nova-1", given.of_nics([NIC]))
+    assert given.read("nova-1") == {
+        "eth0": given.Given(frozenset(NIC.addresses), frozenset(NIC.routes))
+    }
+    for _ in range(2):
+        given.forget("nova-1")
+    assert given.read("nova-1") is None
