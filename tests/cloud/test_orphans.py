@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host deletes a server that was deleted in Nova during its outage, and no other container."""
+"""A host deletes all of the servers that were deleted in Nova during its outage, and no more."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from openstack.connection import Connection
 
 from devcloud import supervise
 from devcloud.settings import Settings
+from tests.cloud import leaks
 from tests.cloud.guests import until
 from tests.cloud.owners import engine_of
 from tests.cloud.servers import Servers, fault
@@ -34,8 +35,10 @@ def away(cloud: Settings, admin: Connection, host: str) -> Iterator[None]:
 def test_only_what_nova_deleted_is_reaped(
     cloud: Settings, servers: Servers, admin: Connection
 ) -> None:
-    server, stays = servers.create("deleted"), servers.create("stays")
-    for made in (server, stays):
+    stays = servers.create("stays")
+    before = leaks.inventory(cloud, admin)
+    server, bare = servers.create("deleted"), servers.create("bare", config_drive=True)
+    for made in (server, stays, bare):
         assert made.status == "ACTIVE", fault(made)
     name = f"nova-{server.id}"
     with contextlib.closing(engine_of(cloud, cloud.hosts[0])) as engine:
@@ -51,9 +54,13 @@ def test_only_what_nova_deleted_is_reaped(
         try:
             engine.start(FOREIGN)
             with away(cloud, admin, cloud.hosts[0].name):
+                # An operator deletes the container. The network and the config drive stay.
+                engine.remove_container(f"nova-{bare.id}", force=True)
                 servers.delete(server)
+                servers.delete(bare)
                 assert name in running()
             until(lambda: name not in running(), 120)
             assert {FOREIGN, f"nova-{stays.id}"} <= running()
         finally:
             engine.remove_container(FOREIGN, force=True)
+    assert leaks.leaked_for_good(cloud, admin, before) == {}

@@ -378,6 +378,9 @@ class FakeDrives:
     def device_link(self, instance_uuid: str) -> str:
         return f"/links/{instance_uuid}"
 
+    def list_drives(self, host: str) -> list[str]:
+        return list(self.written)
+
     def write_drive(
         self,
         host: str,
@@ -714,6 +717,7 @@ class FakeHost:
 
     engine: FakeEngine = field(default_factory=FakeEngine)
     network: FakeNetwork = field(default_factory=FakeNetwork)
+    marked_networks: Callable[[], set[str]] | None = None
     neutron: FakeNeutron = field(default_factory=FakeNeutron)
     guest_files: FakeGuestFiles = field(default_factory=FakeGuestFiles)
     drives: FakeDrives = field(default_factory=FakeDrives)
@@ -743,6 +747,7 @@ class FakeHost:
             namespaces=self.network,
             device_metadata=self.device_metadata,
             read_instance=self.read_instance or (lambda _context, uuid: self.instances[uuid]),
+            marked_networks=self.marked_networks or (lambda: set(self.network.wired)),
             runtime=self.network,
             guest_files=self.guest_files,
             build_config_drive=self.drives.build,

@@ -645,6 +645,51 @@ def test_foreign_containers_are_not_listed_nor_touched(
     assert driver.instance_exists(instance)
 
 
+def test_remains_of_a_server_whose_container_an_operator_deleted_are_listed_and_removed(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, network: FakeNetwork, drives: Any
+) -> None:
+    drives.content = ({"a": b"b"}, b"")
+    instance.config_drive = "True"
+    spawn()
+    engine.remove_container(f"nova-{instance.uuid}")
+    assert driver.get_num_instances() == 0
+    assert driver.list_instance_uuids() == [instance.uuid]
+    network.wired.clear()
+    # The host has rebooted, so only the config drive is left.
+    assert driver.list_instance_uuids() == [instance.uuid]
+    # Nova destroys it, because it is deleted; its cache has no port any more.
+    driver.destroy(None, instance, [])
+    assert driver.list_instance_uuids() == []
+
+
+@pytest.mark.parametrize("failure", [OSError("busy"), comm.PrivsepTimeout("60 s")])
+def test_remains_that_cannot_be_read_do_not_hide_the_servers(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    drives: FakeDrives,
+    failure: Exception,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(host: str) -> list[str]:
+        raise failure
+
+    spawn()
+    monkeypatch.setattr(drives, "list_drives", fail)
+    assert driver.list_instance_uuids() == [instance.uuid]
+    assert f"Failed to list the config drives of this host: {failure}" in caplog.text
+
+
+def test_no_remains_are_taken_for_servers_while_the_engine_is_away(
+    driver: Any, spawn: Any, engine: FakeEngine
+) -> None:
+    spawn()
+    engine.away = True
+    with pytest.raises(exception.EngineUnavailable):
+        driver.list_instance_uuids()
+
+
 def test_a_name_of_ours_without_our_labels_is_not_ours(
     driver: Any, instance: Any, engine: FakeEngine
 ) -> None:

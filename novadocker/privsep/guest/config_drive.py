@@ -17,7 +17,7 @@ from pathlib import Path
 
 from oslo_concurrency import lockutils
 
-from novadocker import privsep
+from novadocker import naming, privsep
 from novadocker.linux import loop
 from novadocker.privsep import arguments
 
@@ -105,6 +105,19 @@ def write_drive(
     except BaseException:
         shutil.rmtree(made)
         raise
+
+
+@privsep.interior_pctxt.entrypoint
+def list_drives(host: str) -> list[str]:
+    """Return the UUIDs of the instances that have a config drive.
+
+    :raises ValueError: the argument is malformed
+    """
+    try:
+        names = os.listdir(_host_folder(host))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if naming.UUID.fullmatch(name)]
 
 
 @privsep.interior_pctxt.entrypoint
@@ -226,7 +239,11 @@ def _write(file: Path, content: bytes, owner: tuple[int, int]) -> None:
 
 
 def _folder(host: str, instance_uuid: str) -> Path:
-    return FOLDER / arguments.text(_HOST, host) / arguments.instance_uuid(instance_uuid)
+    return _host_folder(host) / arguments.instance_uuid(instance_uuid)
+
+
+def _host_folder(host: str) -> Path:
+    return FOLDER / arguments.text(_HOST, host)
 
 
 def _check_paths(paths: Iterable[str]) -> None:

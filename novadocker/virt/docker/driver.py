@@ -170,8 +170,11 @@ class DockerDriver(driver.ComputeDriver):
         ]
 
     def list_instance_uuids(self) -> list[str]:
-        """Return the uuids of this host's instances, running or not."""
-        return list(self._services.server_list.servers())
+        """Return the uuids of the instances that have a container, or remains of one, on this host.
+
+        Nova destroys those of them that it has deleted.
+        """
+        return list(self._services.instances())
 
     def get_num_instances(self) -> int:
         """Return the number of instances; Nova calls this before it compares power states."""

@@ -304,6 +304,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "image": contents(b"iso", 32 << 20),
     },
     config_drive.delete_drive: {"host": HOST, "instance_uuid": UUID},
+    config_drive.list_drives: {"host": HOST},
     config_drive.attach_device: {"host": HOST, "instance_uuid": UUID},
     config_drive.detach_device: {"host": HOST, "instance_uuid": UUID},
     staging.send_folders: {

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
+from novadocker.state_files import namespaces as marked_namespaces
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.events import Events, EventSource
@@ -93,6 +94,7 @@ class CreateEvents(Protocol):
 class Collaborators:
     """The modules and objects that the operations of one host use.
 
+    :ivar marked_networks: returns the UUIDs of the instances that have a network of the driver here
     :ivar enforcement: creates the object for the engine that ``init_host`` found
     :ivar images: creates the object for the engine that ``init_host`` found
     :ivar image_cache: creates an object for one run of the image cache
@@ -109,6 +111,7 @@ class Collaborators:
     namespaces: protocols.Namespaces
     device_metadata: DeviceMetadata
     read_instance: ReadInstance
+    marked_networks: Callable[[], Set[str]]
     runtime: protocols.Runtime
     guest_files: protocols.GuestFiles
     build_config_drive: BuildConfigDrive
@@ -145,6 +148,7 @@ def real_collaborators() -> Collaborators:
         namespaces=namespace,
         device_metadata=device_tags.device_metadata,
         read_instance=device_names.read_instance,
+        marked_networks=marked_namespaces.marked,
         runtime=runtime,
         guest_files=guest_files,
         build_config_drive=config_drive.build,

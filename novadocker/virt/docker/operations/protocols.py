@@ -161,6 +161,9 @@ class Drives(Protocol):
     def device_link(self, instance_uuid: str) -> str:
         """Return the link to the device of an instance's config drive."""
 
+    def list_drives(self, host: str) -> Iterable[str]:
+        """Return the UUIDs of the instances that have a config drive."""
+
     def write_drive(
         self,
         host: str,

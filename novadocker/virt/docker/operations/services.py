@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
 from nova import exception as nova_exception
@@ -45,6 +45,7 @@ class Services:
         self.network = collaborators.network
         self.neutron = collaborators.neutron
         self.namespaces = collaborators.namespaces
+        self.marked_networks = collaborators.marked_networks
         self.device_metadata = collaborators.device_metadata
         self.read_instance = collaborators.read_instance
         self.runtime = collaborators.runtime
@@ -138,6 +139,25 @@ class Services:
                 *privsep.UNANSWERED,
             ) as error:
                 LOG.warning("Failed to %s: %s", action, error)
+
+    def instances(self) -> Set[str]:
+        """Return the UUIDs of the instances that have anything on this host.
+
+        A container that an operator deletes leaves the network and the config drive.
+
+        :raises EngineUnavailable: the engine does not answer
+        """
+        found = set(self.server_list.servers())
+        kinds: dict[str, Callable[[], Iterable[str]]] = {
+            "networks": self.marked_networks,
+            "config drives": lambda: self.drives.list_drives(self.name),
+        }
+        for kind, read in kinds.items():
+            try:
+                found.update(read())
+            except (OSError, *privsep.UNANSWERED) as error:
+                LOG.warning("Failed to list the %s of this host: %s", kind, error)
+        return found
 
     def find(self, instance: objects.Instance) -> ContainerDetail:
         """Return the instance's container.

@@ -25,6 +25,7 @@ FILES = {"openstack/latest/user_data": bytes(range(256)) * 256, "openstack/conte
 @pytest.fixture
 def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> Guest:
     config_drive.write_drive(HOST, instance_uuid, FILES)
+    assert config_drive.list_drives(HOST) == [instance_uuid]
     namespace.wire_nics(instance_uuid, [])
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
@@ -39,6 +40,7 @@ def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> 
     config_drive.delete_drive(HOST, instance_uuid)
     assert not Path(config_drive.files_folder(HOST, instance_uuid)).parent.exists()
     os.rmdir(config_drive.FOLDER / HOST)
+    assert config_drive.list_drives(HOST) == []
 
 
 @pytest.mark.parametrize("folder", ["/config-2", "/var/lib/cloud/seed/config_drive"])
