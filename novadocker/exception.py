@@ -101,6 +101,12 @@ class SnapshotFailed(exception.NovaException):
     msg_fmt = _("Failed to create an image of the instance: %(reason)s")
 
 
+class GlanceUnavailable(exception.NovaException):
+    """Glance, or Keystone for it, did not answer a request of the driver."""
+
+    msg_fmt = _("Glance does not answer: %(reason)s")
+
+
 class NeutronUnavailable(exception.NovaException):
     """Neutron did not answer a request of the driver."""
 

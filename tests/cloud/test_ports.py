@@ -2,8 +2,10 @@
 """Neutron's features for servers: hotplug of ports, filters, limits, floating addresses."""
 
 import json
+import os
 import re
 import select
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +23,9 @@ from devcloud.switch import vsctl
 from tests.cloud import frames
 from tests.cloud.guests import Guest, until
 from tests.cloud.servers import Servers, address, fault, pings
+
+UPLOADING = ("image_pending_upload", "image_uploading")
+RESTART_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -169,19 +174,25 @@ def test_network_and_fixed_address_of_a_living_server(guest: Guest, demo: Connec
     until(lambda: demo.network.find_port(port.id) is None)
 
 
-def test_start_of_nova_compute_finishes_what_neutron_has(
+def test_operations_in_which_nova_compute_is_killed(
     guest: Guest,
     demo: Connection,
     admin: Connection,
     cloud: Settings,
+    made: Servers,
     new_port: Callable[..., Any],
 ) -> None:
-    """Change ports as Nova does, which dies before it updates its cache and calls the driver."""
+    """The next start completes what Neutron has, and deletes the image of the snapshot."""
+    host = cloud.hosts[0].name
     attached, detached = new_port("private-vlan"), new_port("private")
     attach(demo, guest, detached)
-    host = cloud.hosts[0].name
-    supervise.control(cloud, ["stop", f"nova-compute-{host}"])
+    guest.ask("head -c 200M /dev/urandom >/var/tmp/data")
+    process = supervise.process_id(cloud, f"nova-compute-{host}")
+    image = demo.compute.create_server_image(guest.server, "interrupted")
     try:
+        until(lambda: demo.compute.get_server(guest.server).task_state in UPLOADING)
+        os.kill(process, signal.SIGSTOP)
+        # Nova does the same before it calls the driver, or afterwards.
         admin.network.update_port(
             attached,
             device_id=guest.server.id,
@@ -189,12 +200,16 @@ def test_start_of_nova_compute_finishes_what_neutron_has(
             binding_host_id=host,
         )
         admin.network.update_port(detached, device_id="", device_owner="", binding_host_id="")
+        os.kill(process, signal.SIGKILL)
+        until(lambda: attached.mac_address in devices(guest), RESTART_SECONDS)
+        assert named(guest, attached) == "eth1"
+        assert detached.mac_address not in devices(guest)
+        home = attached.fixed_ips[0]["ip_address"]
+        until(lambda: pings(f"qdhcp-{attached.network_id}", home))
+        until(lambda: demo.image.find_image(image.id) is None)
     finally:
-        supervise.control(cloud, ["start", f"nova-compute-{host}"])
-    until(lambda: attached.mac_address in devices(guest))
-    assert named(guest, attached) == "eth1"
-    assert detached.mac_address not in devices(guest)
-    until(lambda: pings(f"qdhcp-{attached.network_id}", attached.fixed_ips[0]["ip_address"]))
+        demo.image.delete_image(image.id, ignore_missing=True)
+    made.wait(guest.server, lambda server: server.status == "ACTIVE")
     detach(demo, guest, attached)
     assert list(devices(guest)) == [own_port(demo, guest).mac_address]
 

@@ -19,10 +19,10 @@ from nova.compute import power_state, provider_tree, vm_states
 from nova.exception import InstanceNotFound
 from nova.network import model
 
-from novadocker import naming
+from novadocker import exception, naming
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
-from novadocker.virt.docker.network import device_tags
+from novadocker.virt.docker.network import device_tags, neutron
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -317,10 +317,14 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
     for name, value, group in options:
         conf.CONF.set_override(name, value, group=group)
     try:
-        # Without Nova's database, no port has a tag, and no move was interrupted.
+        # Without Nova's database, no port has a tag, and no operation was interrupted.
+        no_neutron = exception.NeutronUnavailable(reason="there is none")
         with (
             mock.patch.object(device_tags, "device_metadata", return_value=None),
             mock.patch.object(nova_records, "resume_cut_off"),
+            mock.patch.object(nova_records, "cut_off_snapshots", return_value=[]),
+            mock.patch.object(neutron, "bound_ports", side_effect=no_neutron),
+            mock.patch.object(neutron, "active_ports", return_value=frozenset()),
         ):
             yield
     finally:

@@ -591,8 +591,26 @@ class FakeImageCache:
         self.updates.append(list(all_instances))
 
 
+@dataclass
+class FakeCutOffImages:
+    """A fake CutOffImages."""
+
+    instances: list[Any] = field(default_factory=list)
+    swept: list[Any] = field(default_factory=list)
+
+    def add(self, instance: Any) -> None:
+        self.instances.append(instance)
+
+    def sweep(self) -> None:
+        self.swept += self.instances
+        self.instances.clear()
+
+
 class FakeNovaRecords:
     """The real NovaRecords, except for operations that an earlier nova-compute left unfinished."""
+
+    def cut_off_snapshots(self, host: str) -> list[Any]:
+        return []
 
     def resume_cut_off(self, host: str) -> None:
         """Do nothing, because unit tests have no database."""
@@ -725,6 +743,7 @@ class FakeHost:
     transfer: FakeTransfer = field(default_factory=FakeTransfer)
     images: FakeImages = field(default_factory=FakeImages)
     image_cache: FakeImageCache = field(default_factory=FakeImageCache)
+    cut_off_images: FakeCutOffImages = field(default_factory=FakeCutOffImages)
     consoles: FakeConsoles = field(default_factory=FakeConsoles)
     load_averages: FakeLoadAverages = field(default_factory=FakeLoadAverages)
     backups: FakeBackups = field(default_factory=FakeBackups)
@@ -759,6 +778,7 @@ class FakeHost:
             enforcement=lambda _info: self.enforcement,
             images=lambda _info: self.images,
             image_cache=lambda: self.image_cache,
+            cut_off_images=self.cut_off_images,
             transfer=self.transfer,
             transport=lambda _instance_uuid: FakeTransport(),
             clear_transports=lambda: None,

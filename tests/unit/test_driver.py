@@ -690,6 +690,20 @@ def test_no_remains_are_taken_for_servers_while_the_engine_is_away(
         driver.list_instance_uuids()
 
 
+def test_images_of_interrupted_snapshots_are_deleted_after_the_start(
+    driver: Any, instance: Any, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        fake_host.nova_records, "cut_off_snapshots", lambda host: [(host, instance)]
+    )
+    driver.init_host(NODE)
+    assert fake_host.cut_off_images.swept == []
+    tree = placement.ProviderTree()
+    tree.new_root(NODE, "0fb0e8c6-0d6c-4a6c-9b1f-1f1f1f1f1f1f")
+    driver.update_provider_tree(tree, NODE)
+    assert fake_host.cut_off_images.swept == [(NODE, instance)]
+
+
 def test_a_name_of_ours_without_our_labels_is_not_ours(
     driver: Any, instance: Any, engine: FakeEngine
 ) -> None:

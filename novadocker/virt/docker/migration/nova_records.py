@@ -19,6 +19,17 @@ from oslo_utils import timeutils
 
 from novadocker import privsep
 
+# nova-compute sets these states, so it has received the request.
+_SNAPSHOT_TASKS = (
+    task_states.IMAGE_SNAPSHOT,
+    task_states.IMAGE_PENDING_UPLOAD,
+    task_states.IMAGE_UPLOADING,
+)
+_SHELVING_TASKS = (
+    task_states.SHELVING_IMAGE_PENDING_UPLOAD,
+    task_states.SHELVING_IMAGE_UPLOADING,
+)
+
 
 @contextmanager
 def rolled_back() -> Iterator[None]:
@@ -126,6 +137,24 @@ def resume_cut_off(host: str) -> None:
     """
     reopen_confirmations(host)
     resume_reverts(host)
+
+
+def cut_off_snapshots(host: str) -> list[objects.Instance]:
+    """Return the instances of a host in whose snapshot nova-compute died; end their shelvings.
+
+    Call it when nova-compute starts. Nova itself resets the task of a snapshot, but not of a
+    shelving, so the API would refuse each further request for the server. A snapshot that has not
+    begun is still in this host's queue and is not affected.
+    """
+    found = objects.InstanceList.get_by_filters(
+        nova_context.get_admin_context(),
+        {"host": host, "task_state": [*_SNAPSHOT_TASKS, *_SHELVING_TASKS]},
+    )
+    for instance in found:
+        if instance.task_state in _SHELVING_TASKS:
+            instance.task_state = None
+            instance.save(expected_task_state=list(_SHELVING_TASKS))
+    return list(found)
 
 
 def reopen_confirmations(host: str) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from nova import context as nova_context
 from nova import objects
+from nova.image import glance
 from nova.network import model as network_model
 from nova.virt import event as virtevent
 
@@ -28,6 +29,7 @@ from novadocker.virt.docker.guest import config_drive, console
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host import id_maps, resources, topology
+from novadocker.virt.docker.images import cut_off
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.limits.enforcement import Enforcement
@@ -123,6 +125,7 @@ class Collaborators:
     enforcement: Callable[[EngineInfo], protocols.Enforcement]
     images: Callable[[EngineInfo], protocols.Images]
     image_cache: Callable[[], protocols.ImageCache]
+    cut_off_images: protocols.CutOffImages
     transfer: protocols.Transfer
     transport: Callable[[str], Transport]
     clear_transports: Callable[[], None]
@@ -166,6 +169,7 @@ def real_collaborators() -> Collaborators:
         enforcement=lambda info: Enforcement(engine, info, state),
         images=lambda info: ImageStore(engine, resources.architecture(info)),
         image_cache=lambda: ImageCache(engine),
+        cut_off_images=cut_off.CutOffImages(glance.API(), cut_off.service_user),
         transfer=transfer,
         transport=partial(choice.choose, engine),
         clear_transports=partial(choice.clear_leftovers, engine),

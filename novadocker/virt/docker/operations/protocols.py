@@ -236,6 +236,9 @@ class Transfer(Protocol):
 class NovaRecords(Protocol):
     """Nova's records of moves in its database; ``migration.nova_records``."""
 
+    def cut_off_snapshots(self, host: str) -> Iterable[objects.Instance]:
+        """Return the instances in whose snapshot nova-compute died."""
+
     def resume_cut_off(self, host: str) -> None:
         """Continue the confirmations and reverts during which nova-compute died."""
 
@@ -374,6 +377,16 @@ class Images(Protocol):
         self, context: nova_context.RequestContext, image_id: str, image: ArchivedImage
     ) -> None:
         """Upload an image to Glance."""
+
+
+class CutOffImages(Protocol):
+    """The images of snapshots during which nova-compute died; ``images.cut_off.CutOffImages``."""
+
+    def add(self, instance: objects.Instance) -> None:
+        """Let ``sweep`` delete the images of an instance's snapshots."""
+
+    def sweep(self) -> None:
+        """Delete the images."""
 
 
 class ImageCache(Protocol):

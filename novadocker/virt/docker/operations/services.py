@@ -56,6 +56,7 @@ class Services:
         self.lxcfs = collaborators.lxcfs
         self.load_averages = collaborators.load_averages
         self.image_cache = collaborators.image_cache
+        self.cut_off_images = collaborators.cut_off_images
         self.transfer = collaborators.transfer
         self.transport = collaborators.transport
         self.backups = collaborators.backups
@@ -96,6 +97,8 @@ class Services:
         rescue.put_back_left(self.engine)
         self._collaborators.clear_transports()
         self.nova_records.resume_cut_off(host)
+        for instance in self.nova_records.cut_off_snapshots(host):
+            self.cut_off_images.add(instance)
         self.network.initialize()
 
     def start(self) -> None:
@@ -127,6 +130,7 @@ class Services:
             "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
             "keep the limits of disks": lambda: disk.restore_quotas(info),
             "keep the limits of servers": self.enforcement.sweep,
+            "delete the images of interrupted snapshots": self.cut_off_images.sweep,
             **further,
         }
         for action, step in steps.items():

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Glance images of snapshots during which nova-compute died, on a fake of Nova's image API."""
+
+from typing import Any
+
+import pytest
+from glanceclient import exc as glance_errors
+from keystoneauth1 import exceptions as keystone_exceptions
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import task_states
+from nova.image import glance as nova_glance
+
+from novadocker import exception
+from novadocker.virt.docker.images import cut_off
+from novadocker.virt.docker.migration import nova_records
+
+CREDENTIALS = object()
+
+
+class Glance:
+    """Images by id, listed with the filters of Glance."""
+
+    def __init__(self, *images: dict[str, str]) -> None:
+        self.images = {image["id"]: image for image in images}
+        self.failure: Exception | None = None
+
+    def get_all(self, context: Any, filters: dict[str, str]) -> list[dict[str, str]]:
+        assert context.is_admin
+        assert context.get_auth_plugin() is CREDENTIALS
+        if self.failure:
+            raise self.failure
+        return [i for i in self.images.values() if filters.items() <= i.items()]
+
+    def delete(self, context: Any, image_id: str) -> None:
+        assert context.get_auth_plugin() is CREDENTIALS
+        if image_id not in self.images:
+            raise nova_exception.ImageNotFound(image_id=image_id)
+        del self.images[image_id]
+
+
+def image(name: str, instance: Any, **changes: str) -> dict[str, str]:
+    return {
+        "id": name,
+        "status": "queued",
+        "owner": instance.project_id,
+        "instance_uuid": instance.uuid,
+        **changes,
+    }
+
+
+def images(glance: Glance) -> cut_off.CutOffImages:
+    return cut_off.CutOffImages(glance, lambda: CREDENTIALS)
+
+
+def test_unfinished_images_of_the_server_are_deleted(instance: Any) -> None:
+    glance = Glance(
+        image("queued", instance),
+        image("saving", instance, status="saving"),
+        image("whole", instance, status="active"),
+        image("another server's", instance, instance_uuid="another"),
+        image("another tenant's", instance, owner="another"),
+    )
+    found = images(glance)
+    found.sweep()
+    assert len(glance.images) == 5
+    found.add(instance)
+    found.sweep()
+    assert set(glance.images) == {"whole", "another server's", "another tenant's"}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        nova_exception.GlanceConnectionFailed(server="glance", reason="refused"),
+        keystone_exceptions.ConnectFailure("refused"),
+        keystone_exceptions.ServiceUnavailable("refused"),
+    ],
+)
+def test_images_are_deleted_when_glance_answers(instance: Any, failure: Exception) -> None:
+    glance = Glance(image("queued", instance))
+    glance.failure = failure
+    found = images(glance)
+    found.add(instance)
+    for _ in range(2):
+        with pytest.raises(exception.GlanceUnavailable, match="refused"):
+            found.sweep()
+    glance.failure = None
+    found.sweep()
+    assert glance.images == {}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        nova_exception.Forbidden("not an administrator"),
+        keystone_exceptions.Unauthorized("not an administrator"),
+        glance_errors.HTTPInternalServerError("not an administrator"),
+    ],
+)
+def test_refusal_is_logged_and_final(
+    instance: Any, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    glance = Glance(image("queued", instance))
+    glance.failure = failure
+    found = images(glance)
+    found.add(instance)
+    found.sweep()
+    assert "--status queued --project p1" in caplog.text
+    assert "not an administrator" in caplog.text
+    glance.failure = None
+    found.sweep()
+    assert set(glance.images) == {"queued"}
+
+
+def test_without_credentials_the_operator_is_told(
+    instance: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The options of the test have no [service_user].
+    found = cut_off.CutOffImages(Glance(image("queued", instance)), cut_off.service_user)
+    found.add(instance)
+    found.sweep()
+    assert "[service_user] of nova-compute has no credentials" in caplog.text
+
+
+def test_image_that_its_owner_deletes_meanwhile(instance: Any) -> None:
+    glance = Glance(image("queued", instance))
+    found = images(glance)
+    found.add(instance)
+    listed = list(glance.images.values())
+    glance.images.clear()
+    glance.get_all = lambda *_, **__: listed  # type: ignore[method-assign]
+    found.sweep()
+
+
+def test_filters_reach_glance_as_they_are() -> None:
+    filters = {"status": "queued", "instance_uuid": "server"}
+    adopted = nova_glance._extract_query_params_v2({"filters": dict(filters)})
+    assert adopted == {"filters": filters}
+
+
+def test_shelving_is_ended_and_a_snapshot_is_left_to_nova(
+    instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(
+        objects.Instance, "save", lambda self, expected_task_state: saved.append(self.task_state)
+    )
+
+    def get(_context: object, filters: dict[str, Any]) -> list[Any]:
+        assert filters["host"] == "host1"
+        # nova-api sets this state, and the request may still be queued.
+        assert task_states.IMAGE_SNAPSHOT_PENDING not in filters["task_state"]
+        assert instance.task_state in filters["task_state"]
+        return [instance]
+
+    monkeypatch.setattr(objects.InstanceList, "get_by_filters", get)
+    instance.task_state = task_states.IMAGE_UPLOADING
+    assert nova_records.cut_off_snapshots("host1") == [instance]
+    assert saved == []
+    instance.task_state = task_states.SHELVING_IMAGE_UPLOADING
+    assert nova_records.cut_off_snapshots("host1") == [instance]
+    assert saved == [None]
