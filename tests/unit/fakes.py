@@ -558,6 +558,7 @@ class FakeImages:
     """A fake Images; ``uploads`` lists image ids and their content.
 
     :ivar trusted: the certificates of each call of ``ensure``
+    :ivar most: the bound of the image's size of each call of ``ensure``
     """
 
     image = IMAGE
@@ -565,9 +566,13 @@ class FakeImages:
     def __init__(self) -> None:
         self.uploads: list[tuple[str, str]] = []
         self.trusted: list[object] = []
+        self.most: list[int] = []
 
-    def ensure(self, context: object, image_meta: object, trusted: object = None) -> EngineImage:
+    def ensure(
+        self, context: object, image_meta: object, trusted: object = None, most: int = 0
+    ) -> EngineImage:
         self.trusted.append(trusted)
+        self.most.append(most)
         return self.image
 
     @contextlib.contextmanager

@@ -121,6 +121,15 @@ def test_spawn_demands_the_owners_certificates(
     assert fake_host.images.trusted == [instance.trusted_certs]
 
 
+@pytest.mark.parametrize(("root_gb", "most"), [(5, 5 << 30), (0, 0)])
+def test_the_flavors_disk_bounds_what_an_image_unpacks_to(
+    spawn: Any, instance: Any, fake_host: FakeHost, root_gb: int, most: int
+) -> None:
+    instance.flavor.root_gb = root_gb
+    spawn()
+    assert fake_host.images.most == [most]
+
+
 def test_spawn_with_environment_variables(
     spawn: Any, options: Any, engine: FakeEngine, network: FakeNetwork, instance: Any
 ) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One budget for all images that arrive at once."""
 
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,55 @@ def test_bombs_at_once_leave_half_of_the_disk(
             assert text == "the archive unpacks to more than this host has room for"
     assert min(seen) >= free // 2
     assert not any(room._shares.values())
+
+
+def layered(compressed: bytes, *layers: bytes) -> bytes:
+    """Return an archive of an image with layers, of which the first is compressed."""
+    stored = [compressed, *layers[1:]]
+    return archives.tar(archives.docker_files(archives.config(list(layers)), stored))
+
+
+ZEROS = archives.tar({"zeros": bytes(3 << 20)})
+SMALL = archives.tar({"small": bytes(1 << 20)})
+IMAGE = archives.tar(archives.docker_files(archives.config([ZEROS]), [ZEROS]))
+
+
+@pytest.mark.parametrize("program", ["gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("compress", "loader", "name"),
+    [
+        (lambda pack: pack(IMAGE), archive.open_image, "the archive"),
+        (lambda pack: layered(pack(ZEROS), ZEROS), archive.open_image, "layer 1"),
+        (
+            lambda pack: layered(pack(SMALL), SMALL, ZEROS),
+            archive.open_image,
+            "the image up to layer 2",
+        ),
+        (lambda pack: pack(ZEROS), archive.open_root, "the archive"),
+        (lambda _pack: ZEROS, archive.open_root, "the archive"),
+    ],
+    ids=["archive", "layer", "plain layer", "root", "plain root"],
+)
+def test_an_image_unpacks_to_no_more_than_the_flavors_disk(
+    tmp_path: Path, program: str, compress: Any, loader: Any, name: str
+) -> None:
+    content = compress(lambda plain: archives.compress(plain, program))
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        file.write(content)
+        file.flush()
+        region = Region(file.fileno(), 0, len(content))
+        for most in (0, 5 << 20):
+            with loader(region, "amd64", tmp_path, most) as image:
+                assert image.layers
+        with (
+            pytest.raises(ArchiveError) as caught,
+            loader(region, "amd64", tmp_path, 2 << 20),
+        ):
+            pass
+    found = re.fullmatch(
+        rf"{name} unpacks to (\d+) bytes or more, but the flavor's root disk has only {2 << 20}",
+        str(caught.value),
+    )
+    assert found
+    # A bomb is read no further.
+    assert 2 << 20 < int(found[1]) < 4.1 * (1 << 20)

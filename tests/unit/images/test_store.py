@@ -325,3 +325,18 @@ def test_data_goes_before_a_registry(
     assert fake_engine.loads == 1
     with pytest.raises(exception.InvalidImage, match="not allowed"):
         store.ensure(None, fake_glance.add(OTHER_ID, b"", properties=reference))
+
+
+def test_an_image_that_unpacks_to_more_than_the_flavors_disk_is_refused(
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance, folder: Path
+) -> None:
+    layers = [archives.tar({"zeros": bytes(3 << 20)})]
+    files = archives.docker_files(archives.config(layers), layers)
+    meta = fake_glance.add(ID, archives.compress(archives.tar(files), "gzip"))
+    text = r"cannot be booted: .* unpacks to \d+ bytes or more.* root disk has only 1048576"
+    with pytest.raises(exception.InvalidImage, match=text):
+        store.ensure(None, meta, most=1 << 20)
+    assert (fake_engine.tags, left_in(folder)) == ({}, [])
+    # A server with a larger disk boots it.
+    store.ensure(None, meta, most=5 << 20)
+    assert len(fake_engine.tags) == 1

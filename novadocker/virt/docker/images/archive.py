@@ -82,15 +82,19 @@ class _Found:
 
 
 @contextlib.contextmanager
-def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
+def open_image(
+    archive: Region, architecture: str, folder: Path, most: int = 0
+) -> Iterator[ArchivedImage]:
     """Find the image for a Linux host in an archive and yield it. Does not read its layers' files.
 
     :param architecture: of the host, by Docker's name (``amd64``, ``arm64``)
     :param folder: directory for temporary files, which receive the decompressed parts
+    :param most: bytes of the flavor's root disk, which the layers must fit together, and an archive
+        that is compressed as a whole, too; 0 means no bound
     :raises ArchiveError: the archive is malformed or damaged, or does not have exactly one image
         for the host
     """
-    with Scratch(folder) as scratch:
+    with Scratch(folder, most) as scratch:
         tar = Tar(scratch.unpack(archive, "the archive"))
         platform = f"linux/{architecture}"
         if "manifest.json" in tar:
@@ -103,15 +107,18 @@ def open_image(archive: Region, architecture: str, folder: Path) -> Iterator[Arc
 
 
 @contextlib.contextmanager
-def open_root(archive: Region, architecture: str, folder: Path) -> Iterator[ArchivedImage]:
+def open_root(
+    archive: Region, architecture: str, folder: Path, most: int = 0
+) -> Iterator[ArchivedImage]:
     """Yield an image of one layer from the tar archive of a root file system.
 
     The archive may be compressed. The parameters are those of ``open_image``.
 
     :raises ArchiveError: the archive is not a tar archive, or is larger than the free space
     """
-    with Scratch(folder) as scratch:
+    with Scratch(folder, most) as scratch:
         content = scratch.unpack(archive, "the archive")
+        scratch.check_fits(content.size, "the archive")
         if not is_tar(content):
             raise ArchiveError("it is not a tar archive")
         layer = Layer(content.digest(), content)
@@ -226,7 +233,10 @@ def _unpacked_layers(found: _Found, scratch: Scratch) -> tuple[Layer, ...]:
     unpacked: dict[str, Layer] = {}
     for number, (digest, packed) in enumerate(zip(digests, found.layers, strict=True), 1):
         if digest not in unpacked:
-            content = scratch.unpack(packed, f"layer {number}")
+            size = sum(layer.content.size for layer in unpacked.values())
+            name = f"the image up to layer {number}"
+            content = scratch.unpack(packed, f"layer {number}", size)
+            scratch.check_fits(size + content.size, name)
             if not is_tar(content):
                 raise ArchiveError(f"layer {number} is not a tar archive")
             unpacked[digest] = Layer(digest, content)

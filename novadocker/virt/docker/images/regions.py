@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -127,17 +127,33 @@ class Scratch(contextlib.ExitStack):
     """Temporary files without a name in the directory ``folder``, within the budget of ``room``.
 
     The kernel deletes them at the end of the block or of the process.
+
+    :param most: bytes of the flavor's root disk; 0 means no other bound than the budget
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int = 0) -> None:
         super().__init__()
         self._folder = folder
+        self._most = most
         self._share = self.enter_context(room.Share(folder))
 
-    def unpack(self, packed: Region, name: str) -> Region:
+    def check_fits(self, size: int, name: str) -> None:
+        """Check that plain bytes fit the flavor's root disk.
+
+        :param name: of what has at least so many bytes, for the text of an error
+        :raises ArchiveError: the disk has less
+        """
+        if self._most and size > self._most:
+            raise ArchiveError(
+                f"{name} unpacks to {size} bytes or more, but the flavor's root disk has only "
+                f"{self._most}"
+            )
+
+    def unpack(self, packed: Region, name: str, before: int = 0) -> Region:
         """Return a region's plain bytes. Decompresses the region if it is in gzip or zstd format.
 
         :param name: of the region, for the text of an error
+        :param before: plain bytes that must fit the flavor's root disk together with the output
         :raises ArchiveError: the region is damaged, has another compression, or exceeds the limit
         """
         head = os.pread(packed.descriptor, min(_LONGEST_MAGIC, packed.size), packed.offset)
@@ -146,10 +162,10 @@ class Scratch(contextlib.ExitStack):
                 raise ArchiveError(f"{name} is compressed with {program}; use gzip or zstd")
         for magic, program in _PROGRAMS.items():
             if head.startswith(magic):
-                return self._unpack_with(program, packed, name)
+                return self._unpack_with(program, packed, name, before)
         return packed
 
-    def _unpack_with(self, program: str, packed: Region, name: str) -> Region:
+    def _unpack_with(self, program: str, packed: Region, name: str, before: int) -> Region:
         if shutil.which(program) is None:
             raise ArchiveError(
                 f"{name} is compressed with {program}, which this host lacks: "
@@ -170,7 +186,11 @@ class Scratch(contextlib.ExitStack):
                 os.lseek(source.fileno(), 0, os.SEEK_SET)
                 copied.use(packed.size)
                 code = self._decompress(
-                    [program, "--decompress", "--stdout"], source, target, messages
+                    [program, "--decompress", "--stdout"],
+                    source,
+                    target,
+                    messages,
+                    lambda size: self.check_fits(before + size, name),
                 )
             except room.NoRoomError as error:
                 raise ArchiveError(f"{name} unpacks to more than this host has room for") from error
@@ -183,14 +203,20 @@ class Scratch(contextlib.ExitStack):
         return Region(target.fileno(), 0, os.fstat(target.fileno()).st_size)
 
     def _decompress(
-        self, command: Sequence[str], source: IO[bytes], target: IO[bytes], messages: IO[bytes]
+        self,
+        command: Sequence[str],
+        source: IO[bytes],
+        target: IO[bytes],
+        messages: IO[bytes],
+        check: Callable[[int], None],
     ) -> int:
         """Write the output of a program to a file; return the program's exit status.
 
+        :param check: called with the size of the output so far
         :raises NoRoomError: the budget ends before the output
         :raises TimeoutError: the program takes too long
         """
-        end = time.monotonic() + _UNPACK_SECONDS
+        end, size = time.monotonic() + _UNPACK_SECONDS, 0
         with subprocess.Popen(
             command, stdin=source, stdout=subprocess.PIPE, stderr=messages
         ) as process:
@@ -204,6 +230,8 @@ class Scratch(contextlib.ExitStack):
                     if not count:
                         return process.wait(max(end - time.monotonic(), 0))
                     self._share.use(count)
+                    size += count
+                    check(size)
             except subprocess.TimeoutExpired as error:
                 raise TimeoutError from error
             finally:

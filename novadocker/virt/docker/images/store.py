@@ -48,7 +48,7 @@ LOG = logging.getLogger(__name__)
 
 _FORMATS = {"container_format": "docker", "disk_format": "raw"}
 
-_Loader = Callable[[Region, str, Path], contextlib.AbstractContextManager[ArchivedImage]]
+_Loader = Callable[[Region, str, Path, int], contextlib.AbstractContextManager[ArchivedImage]]
 
 _LOADERS: dict[tuple[str | None, ...], _Loader] = {
     ("docker", "raw"): archive.open_image,
@@ -109,18 +109,20 @@ class ImageStore:
         context: nova_context.RequestContext,
         image_meta: objects.ImageMeta,
         trusted: objects.TrustedCerts | None = None,
+        most: int = 0,
     ) -> EngineImage:
         """Load a Glance image unless the engine has it, and return the engine's image.
 
         If several threads or processes ask for an image at once, it is loaded once.
 
         :param trusted: the server's trusted image certificates
+        :param most: bytes that the image may have when it is unpacked; 0 means no bound
         :raises InvalidImage: the image can't be booted on this host; the engine keeps none of it
         :raises EngineError: the engine refused the image
         :raises nova.exception.ImageNotFound: the image does not exist in Glance (and Nova's other
             errors of the image service and of signatures)
         """
-        return self._ensure(context, image_meta, trusted)[0]
+        return self._ensure(context, image_meta, trusted, most)[0]
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load a Glance image unless the engine has it. Raises as ``ensure``.
@@ -128,16 +130,17 @@ class ImageStore:
         :returns: True if the image was loaded
         """
         image_meta = objects.ImageMeta.from_dict(self._glance.get(context, image_id))
-        return self._ensure(context, image_meta, None)[1]
+        return self._ensure(context, image_meta, None, 0)[1]
 
     def _ensure(
         self,
         context: nova_context.RequestContext,
         image_meta: objects.ImageMeta,
         trusted: objects.TrustedCerts | None,
+        most: int,
     ) -> tuple[EngineImage, bool]:
         demand = signatures.demand(CONF.glance, trusted.ids if trusted else ())
-        source = self._source(context, image_meta, demand)
+        source = self._source(context, image_meta, demand, most)
         name = naming.image_name(image_meta.id, source.tag)
         with contextlib.suppress(exception.EngineImageNotFound):
             return self._use(name), False
@@ -163,6 +166,7 @@ class ImageStore:
         context: nova_context.RequestContext,
         image_meta: objects.ImageMeta,
         demand: Demand,
+        most: int,
     ) -> _Source:
         """Return the source of an image: Glance if it has the image's data, else a registry."""
         # The engine's names are lower case, so two ids that differ in case would share a name.
@@ -172,7 +176,7 @@ class ImageStore:
                 reason="its id has capital letters, which the engine does not allow in names",
             )
         load = _loader(image_meta)
-        loaded = functools.partial(self._loaded, context, image_meta.id, load, demand)
+        loaded = functools.partial(self._loaded, context, image_meta.id, load, demand, most)
         checksum = image_meta.checksum if image_meta.obj_attr_is_set("checksum") else None
         if checksum and checksum != _CHECKSUM_OF_NOTHING:
             return _Source(checksum[:12] + demand.mark, loaded)
@@ -268,7 +272,12 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _loaded(
-        self, context: nova_context.RequestContext, image_id: str, load: _Loader, demand: Demand
+        self,
+        context: nova_context.RequestContext,
+        image_id: str,
+        load: _Loader,
+        demand: Demand,
+        most: int,
     ) -> Iterator[str]:
         """Load an image from Glance and yield its id. Remove it if the block fails."""
         record = self._glance.get(context, image_id)
@@ -289,7 +298,7 @@ class ImageStore:
             self._unpacking(image_id) as unpack,
             self._arriving(image_id, record.get("size") or 0, fetch) as arriving,
         ):
-            chunks = self._forwarded(image_id, load, arriving, unpack)
+            chunks = self._forwarded(image_id, load, most, arriving, unpack)
             try:
                 loaded = self._engine.load_image(chunks)
             except ArchiveError as error:
@@ -343,7 +352,12 @@ class ImageStore:
             yield unpack
 
     def _forwarded(
-        self, image_id: str, load: _Loader, arriving: streaming.Arrival, unpack: streaming.Unpack
+        self,
+        image_id: str,
+        load: _Loader,
+        most: int,
+        arriving: streaming.Arrival,
+        unpack: streaming.Unpack,
     ) -> Iterator[bytes]:
         """Return the archive for the engine, of an image that may still be downloaded.
 
@@ -355,7 +369,8 @@ class ImageStore:
                 # containerd's image store identifies images by the digests of compressed layers.
                 stacks = self._engine.info().storage_driver == "overlay2"
                 yield from arriving.layers(unpack if stacks else None)
-            with load(arriving.complete(), self._architecture, Path(CONF.instances_path)) as image:
+            folder = Path(CONF.instances_path)
+            with load(arriving.complete(), self._architecture, folder, most) as image:
                 yield from writer.docker_archive(image, arriving.early, arriving.unpacked)
 
         return _downloaded(image_id, sent())

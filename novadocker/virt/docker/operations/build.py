@@ -12,6 +12,7 @@ from pathlib import Path
 from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model
+from oslo_utils import units
 
 from novadocker import exception, naming
 from novadocker.conf import CONF
@@ -105,7 +106,7 @@ class Build:
         asked = self._services.lxcfs.look()
         most = flavor_limits.instance_limits(instance, self._services.rules())
         self._services.enforcement.check_possible(most)
-        image = self._services.images.ensure(context, image_meta, instance.trusted_certs)
+        image = self._image(context, instance, image_meta)
         flavor_limits.check_image_fits(image.size_bytes, most)
         spec.check_image_settings(image_meta.id, image)
         return self.container_spec(instance, image_meta, image, asked)
@@ -205,6 +206,16 @@ class Build:
         if destroy_disks:
             self._config_drive.delete(instance)
 
+    def _image(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+    ) -> EngineImage:
+        # Also on hosts that can't limit the size of a disk.
+        most = instance.flavor.root_gb * units.Gi
+        return self._services.images.ensure(context, image_meta, instance.trusted_certs, most)
+
     def _create_of(
         self,
         context: nova_context.RequestContext,
@@ -216,7 +227,7 @@ class Build:
             return self._create(container)
         except exception.EngineImageNotFound:
             # The image cache has deleted the image meanwhile, so it is loaded again.
-            image = self._services.images.ensure(context, image_meta, instance.trusted_certs)
+            image = self._image(context, instance, image_meta)
             return self._create(replace(container, image_id=image.id))
 
     def _create(self, container: ContainerSpec) -> str:

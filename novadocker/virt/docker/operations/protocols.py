@@ -364,6 +364,7 @@ class Images(Protocol):
         context: nova_context.RequestContext,
         image_meta: objects.ImageMeta,
         trusted: objects.TrustedCerts | None = None,
+        most: int = 0,
     ) -> EngineImage:
         """Load an image into the engine unless it is there."""
 
