@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,28 +172,6 @@ def test_read_timeouts(error: Any, expected: bool) -> None:
     assert connection.is_read_timeout(error) is expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            "failed to create shim task: OCI runtime create failed: runc create failed: unable to "
-            'start container process: exec: "/x": stat /x: no such file or directory: unknown',
-            'exec: "/x": stat /x: no such file or directory',
-        ),
-        (
-            # Engine 23 and newer.
-            "failed to create task for container: failed to create shim task: OCI runtime create "
-            "failed: novadocker: no network namespace: unknown",
-            "novadocker: no network namespace",
-        ),
-        ("OCI runtime create failed: novadocker: no record: unknown", "novadocker: no record"),
-        ("Conflict. The name is in use", "Conflict. The name is in use"),
-    ],
-)
-def test_errors_start_with_the_cause(text: str, expected: str) -> None:
-    assert connection.concise_error(text) == expected
-
-
 SECRET = "the-secret-of-a-service"
 
 
@@ -223,6 +202,15 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         """Do nothing."""
 
 
+@contextmanager
+def engine_with(path: Path, handler: type[Refusing]) -> Iterator[client.Engine]:
+    """Yield a client of an engine that refuses each request."""
+    with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield client.Engine(f"unix://{path}", 10, 10)
+        server.shutdown()
+
+
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500])
 @pytest.mark.parametrize("request_of", ["look-up", "pull", "push"])
 @pytest.mark.parametrize(
@@ -246,10 +234,7 @@ def test_a_fault_of_a_registry_shows_nothing_of_its_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     handler = type("Handler", (Refusing,), {"status": status, "message": message})
-    path = tmp_path / "docker.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        asked = client.Engine(f"unix://{path}", 10, 10)
+    with engine_with(tmp_path / "docker.sock", handler) as asked:
         requests_of = {
             "look-up": lambda: asked.resolve_digest("r.example/web:1", "r.example", ""),
             "pull": lambda: asked.pull_image("r.example/web", "sha256:1", "r.example", ""),
@@ -257,13 +242,68 @@ def test_a_fault_of_a_registry_shows_nothing_of_its_answer(
         }
         with pytest.raises(exception.EngineError) as caught:
             requests_of[request_of]()
-        server.shutdown()
     # Nova stores the traceback with the chain of exceptions as the details of the fault.
     shown = "".join(traceback.format_exception(caught.value))
     assert SECRET not in shown
     assert "192.0.2.7" not in shown
     assert caught.value.kwargs["reason"] in registry_errors.SENTENCES
     assert SECRET in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 500])
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"open /var/lib/docker/overlay2/{SECRET}/merged/etc/passwd: strange",
+        f"failed to create shim task: OCI runtime create failed: {SECRET}: unknown",
+        f"read /var/lib/nova/{SECRET}: permission denied",
+        f"No such image: {SECRET}",
+        f"Container {SECRET} is not running",
+        f'error mounting "/srv/{SECRET}" to rootfs at "/x": no such file or directory',
+    ],
+)
+def test_a_fault_shows_nothing_unknown_of_the_engines_message(
+    tmp_path: Path, status: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    # A load reports its error in the body.
+    handler = type("Handler", (Refusing,), {"status": status, "message": message})
+    loading = type("Handler", (Refusing,), {"status": 200, "message": message})
+    with (
+        engine_with(tmp_path / "1", handler) as asked,
+        engine_with(tmp_path / "2", loading) as sent,
+    ):
+        for request in (
+            lambda: asked.start_container("c"),
+            lambda: asked.create_container(SPEC),
+            lambda: asked.signal_container("c", "SIGTERM"),
+            lambda: asked.open_terminal("c", ["sh"]),
+            lambda: asked.load_image(iter([b""])),
+            lambda: sent.load_image(iter([b""])),
+            lambda: sent.unpack_layer(iter([b""]), "r", "t"),
+        ):
+            caplog.clear()
+            with pytest.raises(exception.EngineError) as caught:
+                request()
+            shown = "".join(traceback.format_exception(caught.value))
+            assert SECRET not in shown
+            assert SECRET in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (404, "No such image: web:1", exception.EngineImageNotFound),
+        (404, "No such container: c", exception.ContainerNotFound),
+        (404, "anything", exception.ContainerNotFound),
+        (409, "No such image: web:1", exception.EngineError),
+    ],
+)
+def test_what_is_missing(tmp_path: Path, status: int, message: str, expected: Any) -> None:
+    handler = type("Handler", (Refusing,), {"status": status, "message": message})
+    with engine_with(tmp_path / "s", handler) as asked, pytest.raises(exception.EngineError) as got:
+        asked.start_container("c")
+    assert type(got.value) is expected
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -27,6 +27,7 @@ from novadocker.virt.docker.engine.connection import (
     Options,
     Tls,
     is_read_timeout,
+    raise_for_message,
     read_credentials,
 )
 from novadocker.virt.docker.model import (
@@ -451,7 +452,7 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for _ in self._read_progress(response, operation):
+            for _ in self._read_progress(response):
                 pass
 
     def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
@@ -472,7 +473,7 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for message in self._read_progress(response, operation):
+            for message in self._read_progress(response):
                 digest = (message.get("aux") or {}).get("Digest", digest)
         if not naming.DIGEST.fullmatch(digest):
             raise exception.EngineError(
@@ -499,7 +500,7 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for _ in self._read_progress(response, operation):
+            for _ in self._read_progress(response):
                 pass
             found = self._client.inspect_image(f"{repository}:{tag}")
         return str(found["RootFS"]["Layers"][0]).removeprefix("sha256:")
@@ -512,8 +513,7 @@ class Engine(Connection):
             client = self._connect(self._load_timeout)
             try:
                 for message in client.load_image(chunks, quiet=True):
-                    if "error" in message:
-                        raise exception.EngineError(operation=operation, reason=message["error"])
+                    raise_for_message(message)
                     _, marker, tail = message.get("stream", "").partition("Loaded image ID: ")
                     loaded = tail.strip() if marker else loaded
             finally:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,18 +18,15 @@ from docker.transport import UnixHTTPAdapter
 from oslo_log import log as logging
 
 from novadocker import exception
-from novadocker.virt.docker.engine import registry_errors, responses
+from novadocker.virt.docker.engine import engine_errors, registry_errors, responses
 
 LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 41)
 """The API version of Engine 20.10, the oldest supported one."""
 
-# Prefixes that dockerd, containerd's shim and runc add to the cause of a failed start.
-_WRAPPING = re.compile(
-    r"^((failed to create (shim )?task( for container)?|OCI runtime \w+ failed|\w+ \w+ failed"
-    r"|unable to start container process): )+"
-)
+# The log has at most so many characters of a message, because an image can choose its length.
+_LOGGED = 1000
 
 
 class _OnePool(UnixHTTPAdapter):
@@ -133,7 +129,7 @@ class Connection:
         engine's message is logged, and the error contains a sentence of ``registry_errors``.
         """
         try:
-            with self._translate_errors(operation):
+            with self._translate_errors(operation, _registry_error):
                 yield
         except exception.EngineUnavailable as error:
             if not is_read_timeout(error.__cause__):
@@ -141,51 +137,40 @@ class Connection:
             raise exception.EngineError(
                 operation=operation, reason="the registry does not answer"
             ) from error
-        except exception.EngineError as error:
-            message = str(error.kwargs["reason"])
-            LOG.warning("The Docker engine refused %s: %.1000r", operation, message)
-            # Nova stores the chain of exceptions with the fault, so the message is cut off.
-            raise exception.EngineError(
-                operation=operation, reason=registry_errors.describe(message)
-            ) from None
 
     @contextlib.contextmanager
-    def _translate_errors(self, operation: str) -> Iterator[None]:
-        """Translate errors of the SDK.
+    def _translate_errors(
+        self,
+        operation: str,
+        translate: Callable[[errors.APIError, str], exception.EngineError] | None = None,
+    ) -> Iterator[None]:
+        """Translate errors of the SDK. The errors contain nothing that the engine wrote.
 
         :param operation: completes the sentence "The Docker engine refused to ..."
+        :param translate: translates an error that the engine reports
         """
         try:
             yield
-        except errors.ImageNotFound as error:
-            raise exception.EngineImageNotFound(
-                operation=operation, reason=error.explanation
-            ) from error
-        except errors.NotFound as error:
-            missing_image = "no such image" in str(error.explanation).lower()
-            kind = exception.EngineImageNotFound if missing_image else exception.ContainerNotFound
-            raise kind(operation=operation, reason=error.explanation) from error
         except errors.APIError as error:
-            raise exception.EngineError(
-                operation=operation, reason=concise_error(error.explanation or str(error))
-            ) from error
+            # Nova stores the chain of exceptions with the fault, so the message is cut off.
+            raise (translate or _engine_error)(error, operation) from None
         except responses.MalformedResponse as error:
-            raise exception.EngineError(operation=operation, reason=str(error)) from error
+            LOG.warning("The Docker engine refused %s: %.*s", operation, _LOGGED, error)
+            raise exception.EngineError(
+                operation=operation, reason="its response is malformed"
+            ) from None
         except (requests.RequestException, errors.DockerException) as error:
             raise exception.EngineUnavailable(url=self._url, reason=str(error)) from error
 
-    def _read_progress(self, response: Any, operation: str) -> Iterator[dict[str, Any]]:
+    def _read_progress(self, response: Any) -> Iterator[dict[str, Any]]:
         """Yield the messages that the engine sends while it processes an image.
 
-        :raises EngineError: the engine or a registry reports an error
+        :raises docker.errors.APIError: the engine or a registry reports an error
         """
         self._client._raise_for_status(response)
         for line in filter(None, response.iter_lines(chunk_size=None)):
             message = json.loads(line)
-            if "error" in message:
-                raise exception.EngineError(
-                    operation=operation, reason=concise_error(message["error"])
-                )
+            raise_for_message(message)
             yield message
 
 
@@ -202,9 +187,29 @@ def _version(numbers: Iterable[int]) -> str:
     return ".".join(map(str, numbers))
 
 
-def concise_error(text: str) -> str:
-    """Return an error of the engine without the prefixes of its layers."""
-    return _WRAPPING.sub("", text).removesuffix(": unknown")
+def raise_for_message(message: dict[str, Any]) -> None:
+    """Raise the error that a message of the engine reports, as for an answer with an error."""
+    if "error" in message:
+        raise errors.APIError("the engine reports an error", explanation=str(message["error"]))
+
+
+def _engine_error(error: errors.APIError, operation: str) -> exception.EngineError:
+    message = str(error.explanation or error)
+    reason = engine_errors.describe(message)
+    level = logging.WARNING if reason == engine_errors.OTHER else logging.DEBUG
+    LOG.log(level, "The Docker engine refused %s: %.*r", operation, _LOGGED, message)
+    kind = exception.EngineError
+    if isinstance(error, errors.NotFound):
+        kind = exception.ContainerNotFound
+        if isinstance(error, errors.ImageNotFound) or "no such image" in message.lower():
+            kind = exception.EngineImageNotFound
+    return kind(operation=operation, reason=reason)
+
+
+def _registry_error(error: errors.APIError, operation: str) -> exception.EngineError:
+    message = str(error.explanation or error)
+    LOG.warning("The Docker engine refused %s: %.*r", operation, _LOGGED, message)
+    return exception.EngineError(operation=operation, reason=registry_errors.describe(message))
 
 
 def is_read_timeout(error: BaseException | None) -> bool:
