@@ -286,7 +286,9 @@ def test_a_dhcp_client_inside_gets_the_address_that_is_there(
 ) -> None:
     script = (
         r'printf "#!/bin/sh\necho lease \$1 \$ip\n" >/lease; chmod +x /lease; '
-        "udhcpc -f -q -A 2 -i eth0 -s /lease; echo complete; sleep 1d"
+        "udhcpc -f -q -A 2 -i eth0 -s /lease; "
+        "wget -q -O - http://169.254.169.254/openstack/latest/meta_data.json; "
+        "echo complete; sleep 1d"
     )
     asking = image(busybox, os_command_line=f"sh -c '{script}'")
     server = servers.create("dhcp", image=asking, networks=[{"uuid": fresh_network}])
@@ -296,7 +298,10 @@ def test_a_dhcp_client_inside_gets_the_address_that_is_there(
         text = str(demo.compute.get_server_console_output(server)["output"])
         return text if "complete" in text else ""
 
-    assert f"lease bound {address(server)}" in until(read)
+    output = until(read)
+    assert f"lease bound {address(server)}" in output
+    # The network has no router, so the route to the service leads to the DHCP agent.
+    assert f'"uuid": "{server.id}"' in output
     servers.delete(server)
 
 

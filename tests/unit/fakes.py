@@ -256,6 +256,7 @@ class FakeNetwork:
     ports: list[str] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
     announced: list[str] = field(default_factory=list)
+    completed: list[str] = field(default_factory=list)
     owned: dict[str, tuple[object, object]] = field(default_factory=dict)
     bound: dict[str, str] = field(default_factory=dict)
     etc_files: dict[str, bytes] = field(default_factory=dict)
@@ -290,6 +291,10 @@ class FakeNetwork:
 
     def silence_vifs(self, instance: Any, network_info: Any) -> None:
         self.silent.add(instance.uuid)
+
+    def complete_routes(self, instance: Any, network_info: Any) -> None:
+        assert instance.uuid in self.wired
+        self.completed.append(instance.uuid)
 
     def replug_vifs(self, instance: Any, network_info: Any) -> None:
         pass

@@ -71,7 +71,7 @@ def test_spawn(
     assert network.wired == {instance.uuid}
     assert network.bound == {f"id-{name}": instance.uuid}
     assert len(virtapi.awaited) == 1
-    assert network.announced == [instance.uuid]
+    assert network.announced == network.completed == [instance.uuid]
     assert b"10.0.0.5\tweb-1" in network.etc_files["hosts"]
     assert network.etc_files["resolv.conf"].endswith(b"nameserver 10.0.0.2\n")
 

@@ -9,7 +9,7 @@ from neutronclient.common import exceptions as neutron_exceptions
 from oslo_privsep import comm, daemon
 
 from novadocker import exception
-from novadocker.virt.docker.network import neutron
+from novadocker.virt.docker.network import metadata, neutron
 from tests.unit.conftest import network_info
 from tests.unit.fakes import FakeVirtAPI
 
@@ -188,3 +188,33 @@ def test_event_that_came_before_the_wait(instance: Any, options: Any) -> None:
     ):
         pass
     assert virtapi.awaited == []
+
+
+class ServiceListing:
+    """A fake of Neutron's client, with one port."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self._failure = failure
+
+    def list_ports(self, fields: Any, **filters: Any) -> Any:
+        if self._failure:
+            raise self._failure
+        assert filters["network_id"] == ["net1"]
+        port = {
+            "network_id": "net1",
+            "device_owner": "network:dhcp",
+            "device_id": "dhcp1",
+            "fixed_ips": [{"subnet_id": "s", "ip_address": "10.0.0.2"}],
+        }
+        assert port.keys() <= set(fields)
+        return {"ports": [port]}
+
+
+def test_service_ports(caplog: pytest.LogCaptureFixture) -> None:
+    assert neutron.service_ports(["net1"], ServiceListing) == (
+        metadata.ServicePort("net1", "network:dhcp", "dhcp1", ("10.0.0.2",)),
+    )
+    assert neutron.service_ports([], lambda: pytest.fail("asked for nothing")) == ()
+    away = ServiceListing(neutron_exceptions.ConnectionFailed(reason="away"))
+    assert neutron.service_ports(["net1"], lambda: away) == ()
+    assert "may lack the route to the metadata service" in caplog.text

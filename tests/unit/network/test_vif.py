@@ -10,6 +10,7 @@ from nova.network import model
 from oslo_privsep import comm, daemon
 
 from novadocker import exception
+from novadocker.virt.docker.network import metadata
 from novadocker.virt.docker.network import vif as network_vif
 from novadocker.virt.docker.network.kinds.registry import Registry
 
@@ -33,6 +34,7 @@ TAP = port(4, "tap", bridge_name="brq1", physical_network="physnet")
 BRIDGE = port(5, "bridge")
 REFUSED = port(6, "vhostuser")
 FOREIGN_TAP = port(7, "tap")
+SERVICE = metadata.ServicePort("net", "network:dhcp", "dhcp1", ("10.0.0.2",))
 HYBRID_DEVICES = {f"{prefix}{HYBRID['id']}"[:14] for prefix in ("qbr", "qvb", "qvo")}
 
 
@@ -41,6 +43,7 @@ class FakeHost:
 
     def __init__(self, devices: Sequence[str] = (), anew: Sequence[model.VIF] = ()) -> None:
         self.done: list[str] = []
+        self.services = [SERVICE]
         self.bridges: dict[str, Any] = {}
         self.software_checksums: set[str] = set()
         self.reported: list[str] = []
@@ -49,8 +52,11 @@ class FakeHost:
         self._anew = tuple(vif["id"] for vif in anew)
         registry = Registry(self, lambda: {"physnet": "eth1"})
         self.plugger = network_vif.Plugger(
-            registry.kind_of, self, self.report_wired, lambda: self._devices
+            registry.kind_of, self, self.report_wired, lambda: self._devices, self.service_ports
         )
+
+    def service_ports(self, networks: Sequence[str]) -> Sequence[metadata.ServicePort]:
+        return self.services if networks == (SERVICE.network_id,) else []
 
     def _do(self, step: str) -> None:
         self.done.append(step)
@@ -75,6 +81,7 @@ class FakeHost:
     ) -> tuple[str, ...]:
         self._do("wire")
         self.bridges = {nic["host_device"]: nic["bridge"] for nic in nics}
+        self.routes = [route["destination"] for nic in nics for route in nic["routes"]]
         self.software_checksums = {nic["host_device"] for nic in nics if nic["software_checksums"]}
         return self._anew
 
@@ -121,6 +128,32 @@ def test_new_ports(instance: Any) -> None:
         "tap5": "brqabc",
     }
     assert host.reported == ["tap4"]
+
+
+def test_route_to_the_metadata_service(instance: Any, network_info: model.NetworkInfo) -> None:
+    (subnet,) = network_info[0]["network"]["subnets"]
+    host = FakeHost()
+    for has_dhcp in (False, True):
+        subnet["meta"]["enable_dhcp"] = has_dhcp
+        host.plugger.plug_vifs(instance, network_info)
+        assert ("169.254.169.254/32" in host.routes) is has_dhcp
+
+
+def test_route_by_a_dhcp_server_that_appears_during_the_build(
+    instance: Any, network_info: model.NetworkInfo
+) -> None:
+    (subnet,) = network_info[0]["network"]["subnets"]
+    subnet["meta"]["enable_dhcp"] = True
+    host = FakeHost()
+    host.services = []
+    host.plugger.plug_vifs(instance, network_info)
+    assert "169.254.169.254/32" not in host.routes
+    host.services = [SERVICE]
+    host.plugger.complete_routes(instance, network_info)
+    assert "169.254.169.254/32" in host.routes
+    host.done.clear()
+    host.plugger.complete_routes(instance, network_info)
+    assert host.done == []
 
 
 def test_kinds_determine_the_checksums(instance: Any) -> None:

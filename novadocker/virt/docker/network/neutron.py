@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from keystoneauth1 import exceptions as keystone_exceptions
@@ -20,6 +20,7 @@ from oslo_log import log as logging
 from oslo_utils import timeutils
 
 from novadocker import exception, privsep
+from novadocker.virt.docker.network import metadata
 
 CONF = conf.CONF
 LOG = logging.getLogger(__name__)
@@ -201,10 +202,46 @@ def refresh_ports(
         return neutron.API().get_instance_nw_info(context, instance, force_refresh=True)
 
 
-def _list_ports(client: Callable[[], Any], filters: Mapping[str, str]) -> list[dict[str, str]]:
-    fields = ["id", "device_id", "device_owner", "status"]
+def service_ports(
+    networks: Sequence[str], client: Callable[[], Any] = _client
+) -> tuple[metadata.ServicePort, ...]:
+    """Return the ports of Neutron's own agents in networks.
+
+    If Neutron does not answer, log the failure and return no port.
+    """
+    if not networks:
+        return ()
+    filters = {"network_id": list(networks), "device_owner": list(metadata.OWNERS)}
+    try:
+        ports = _list_ports(
+            client, filters, ("network_id", "device_owner", "device_id", "fixed_ips")
+        )
+    except exception.NeutronUnavailable as error:
+        LOG.warning(
+            "Failed to read the ports of the networks %s, so a server may lack the route to the "
+            "metadata service until its next start: %s",
+            ", ".join(networks),
+            error,
+        )
+        return ()
+    return tuple(
+        metadata.ServicePort(
+            network_id=port["network_id"],
+            device_owner=port["device_owner"],
+            device_id=port["device_id"],
+            addresses=tuple(ip["ip_address"] for ip in port["fixed_ips"]),
+        )
+        for port in ports
+    )
+
+
+def _list_ports(
+    client: Callable[[], Any],
+    filters: Mapping[str, Any],
+    fields: Sequence[str] = ("id", "device_id", "device_owner", "status"),
+) -> list[dict[str, Any]]:
     with _translated():
-        found: list[dict[str, str]] = client().list_ports(**filters, fields=fields)["ports"]
+        found: list[dict[str, Any]] = client().list_ports(**filters, fields=list(fields))["ports"]
     return found
 
 

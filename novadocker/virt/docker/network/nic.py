@@ -33,7 +33,9 @@ def device_names(
 
 
 def nics_from_network_info(
-    network_info: network_model.NetworkInfo, recorded: Mapping[str, str] = MappingProxyType({})
+    network_info: network_model.NetworkInfo,
+    recorded: Mapping[str, str] = MappingProxyType({}),
+    more: tuple[str, Route] | None = None,
 ) -> tuple[Nic, ...]:
     """Return the NICs in Neutron's order, with the names of ``device_names``.
 
@@ -44,6 +46,7 @@ def nics_from_network_info(
     subnet's gateway precedes a default route among its host routes, as in Neutron's DHCP agent.
 
     :param recorded: names of guest devices by port id
+    :param more: a further route, and the id of the port that gets it
     """
     taken = {
         str(ipaddress.ip_interface(address).network)
@@ -54,7 +57,8 @@ def nics_from_network_info(
     found = []
     for vif in network_info:
         routes = []
-        for route in _routes(vif):
+        further = [more[1]] if more and more[0] == vif["id"] else []
+        for route in [*_routes(vif), *further]:
             if route.destination not in taken:
                 taken.add(route.destination)
                 routes.append(route)

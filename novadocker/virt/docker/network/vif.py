@@ -18,7 +18,7 @@ from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.privsep.network import namespace, wiring
 from novadocker.privsep.network.types import Nic
-from novadocker.virt.docker.network import device_names, neutron, ovs
+from novadocker.virt.docker.network import device_names, metadata, neutron, ovs
 from novadocker.virt.docker.network import nic as network_nic
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging
 from novadocker.virt.docker.network.kinds.registry import Registry
@@ -53,16 +53,20 @@ class Plugger:
         namespaces: Namespaces,
         report_wired: Callable[[objects.Instance, Iterable[network_model.VIF]], None],
         host_devices: Callable[[], Iterable[str]],
+        service_ports: Callable[[Sequence[str]], Iterable[metadata.ServicePort]],
     ) -> None:
         """Create a plugger.
 
         :param report_wired: reports ports to Neutron as wired
         :param host_devices: returns the names of the host's network devices
+        :param service_ports: returns the ports of Neutron's own agents in networks
         """
         self._kind_of = kind_of
         self._namespaces = namespaces
         self._report_wired = report_wired
         self._host_devices = host_devices
+        self._service_ports = service_ports
+        self._pending_routes: set[str] = set()
 
     def check_supported(self, network_info: network_model.NetworkInfo) -> None:
         """Refuse VIFs that this host cannot wire.
@@ -108,6 +112,18 @@ class Plugger:
         """
         with self.plugged_vifs(instance, network_info, keep_own):
             pass
+
+    def complete_routes(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Add the route to the metadata service, if a network lacked its DHCP server before.
+
+        Call it before a new instance starts, when Neutron has reported its ports as up.
+
+        :raises PlugFailed: the route cannot be added
+        """
+        if instance.uuid in self._pending_routes:
+            self._wire(instance, network_info, keep_own=False)
 
     def silence_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
@@ -156,6 +172,7 @@ class Plugger:
 
         :raises PlugFailed: the first failure
         """
+        self._pending_routes.discard(instance.uuid)
         failures = []
         for vif in network_info:
             for step in (self._unplug, self._unplug_other_form, self._delete_device):
@@ -204,7 +221,13 @@ class Plugger:
     ) -> tuple[str, ...]:
         """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
         names = device_names.recorded_names(instance)
-        found = network_nic.nics_from_network_info(network_info, names)
+        services = self._service_ports(metadata.networks(network_info))
+        self._pending_routes.discard(instance.uuid)
+        if metadata.is_pending(network_info, services):
+            self._pending_routes.add(instance.uuid)
+        found = network_nic.nics_from_network_info(
+            network_info, names, metadata.route(network_info, services)
+        )
         wanted = [
             asdict(_of_kind(self._kind_of(vif), nic, vif))
             for nic, vif in zip(found, network_info, strict=True)
@@ -271,11 +294,16 @@ def _interfaces() -> Mapping[str, str]:
 
 initialize = ovs.initialize
 _PLUGGER = Plugger(
-    Registry(ovs.Switch(), _interfaces).kind_of, namespace, neutron.report_wired, _host_devices
+    Registry(ovs.Switch(), _interfaces).kind_of,
+    namespace,
+    neutron.report_wired,
+    _host_devices,
+    neutron.service_ports,
 )
 check_supported = _PLUGGER.check_supported
 plugged_vifs = _PLUGGER.plugged_vifs
 plug_vifs = _PLUGGER.plug_vifs
+complete_routes = _PLUGGER.complete_routes
 silence_vifs = _PLUGGER.silence_vifs
 announce_vifs = _PLUGGER.announce_vifs
 replug_vifs = _PLUGGER.replug_vifs

@@ -88,6 +88,7 @@ class Build:
                     etc_files=etc_files(instance, ports),
                     login=asdict(login) if login else None,
                 )
+            self._services.network.complete_routes(instance, ports)
             if power_on:
                 self._power.start_first(instance, container_id, ports)
             undo.pop_all()

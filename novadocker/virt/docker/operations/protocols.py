@@ -82,6 +82,11 @@ class Network(Protocol):
     ) -> AbstractContextManager[None]:
         """Wire all VIFs of an instance while a block runs."""
 
+    def complete_routes(
+        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+    ) -> None:
+        """Add the route to the metadata service, if a network lacked its DHCP server before."""
+
     def replug_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
     ) -> None:
