@@ -15,6 +15,7 @@ from novadocker.virt.docker import events
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from tests.engine.engines import OwnEngine
+from tests.suspending import suspend
 from tests.waiting import until
 
 Next = Callable[[], int]
@@ -38,7 +39,7 @@ def told(engine_url: str, instance_uuid: str) -> Iterator[Next]:
     """Yield a function that returns Nova's next lifecycle event."""
     engine = Engine(engine_url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, ServerList(engine), seen.put, lambda _: None)
+    watcher = events.Events(engine, ServerList(engine), seen.put, lambda _: None, lambda _: None)
     watcher.start()
 
     def take() -> int:
@@ -89,6 +90,26 @@ def test_what_happens_while_the_engine_is_away_is_told_afterwards(
     os.kill(pid, signal.SIGKILL)
     session_engine.start()
     assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
+
+
+def test_an_engine_that_hangs_is_reported(
+    session_engine: OwnEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_QUIET_SECONDS", 0.5)
+    engine = Engine(session_engine.url, 2, 2)
+    answers: list[str | None] = []
+    watcher = events.Events(
+        engine, ServerList(engine), lambda _: None, lambda _: None, answers.append
+    )
+    watcher.start()
+    try:
+        suspend(session_engine.pid)
+        until(lambda: answers)
+    finally:
+        os.kill(session_engine.pid, signal.SIGCONT)
+    until(lambda: answers[-1] is None)
+    watcher.stop()
+    assert "does not answer" in str(answers[0])
 
 
 def test_out_of_memory(

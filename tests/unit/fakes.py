@@ -505,6 +505,22 @@ class FakeBackground:
         """Do nothing."""
 
 
+class FakeServiceStatus:
+    """A fake of ``host.service_status.ServiceStatus`` that keeps the reports."""
+
+    def __init__(self) -> None:
+        self.reports: list[str | None] = []
+
+    def start(self, host: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def report(self, problem: str | None) -> None:
+        self.reports.append(problem)
+
+
 class FakeLxcfs(FakeBackground):
     """A fake Lxcfs on a host without lxcfs."""
 
@@ -758,6 +774,7 @@ class FakeHost:
     load_averages: FakeLoadAverages = field(default_factory=FakeLoadAverages)
     backups: FakeBackups = field(default_factory=FakeBackups)
     nova_records: protocols.NovaRecords = field(default_factory=FakeNovaRecords)
+    service_status: FakeServiceStatus = field(default_factory=FakeServiceStatus)
     device_metadata: DeviceMetadata = no_tags
     instances: dict[str, Any] = field(default_factory=dict)
     read_instance: ReadInstance | None = None
@@ -771,6 +788,7 @@ class FakeHost:
             engine=self.engine,
             server_list=ServerList(self.engine),
             create_events=lambda *_: FakeBackground(),
+            create_service_status=lambda _virtapi: self.service_status,
             network=self.network,
             neutron=self.neutron,
             namespaces=self.network,

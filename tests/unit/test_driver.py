@@ -932,17 +932,24 @@ def test_a_host_that_can_not_limit_disks_says_so(
     assert ("can fill the disk" in caplog.text) is warned
 
 
-def test_inventory_while_the_engine_is_away(driver: Any, engine: FakeEngine) -> None:
+def test_inventory_while_the_engine_is_away(
+    driver: Any, engine: FakeEngine, fake_host: FakeHost
+) -> None:
     found = tree()
+    before = driver.get_available_resource(NODE)
     driver.update_provider_tree(found, NODE)
     engine.away = True
+    # Nova logs a traceback each minute if this fails.
+    assert driver.get_available_resource(NODE)["memory_mb"] == before["memory_mb"]
     driver.update_provider_tree(found, NODE)
+    assert "does not answer" in str(fake_host.service_status.reports[-1])
     rows = found.data(NODE).inventory.values()
     assert rows
     assert all(row["reserved"] == row["total"] > 0 for row in rows)
     engine.away = False
     driver.update_provider_tree(found, NODE)
     assert found.data(NODE).inventory[orc.VCPU]["reserved"] == 0
+    assert fake_host.service_status.reports[-1] is None
 
 
 def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:

@@ -10,6 +10,7 @@ from novadocker.virt.docker import events
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.model import ContainerEvent
 from tests.unit.fakes import FakeEngine
+from tests.waiting import until
 
 UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
 OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
@@ -61,12 +62,23 @@ def killed() -> list[str]:
 
 
 @pytest.fixture
-def told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, killed: list[str]) -> Iterator[Next]:
+def answered() -> list[str | None]:
+    """Return the list of reports whether the engine answers."""
+    return []
+
+
+@pytest.fixture
+def told(
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: list[str],
+    answered: list[str | None],
+) -> Iterator[Next]:
     """Run the threads on the fake engine; yield a function that returns Nova's next event."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, ServerList(engine), seen.put, killed.append)  # type: ignore[arg-type]
+    watcher = events.Events(engine, ServerList(engine), seen.put, killed.append, answered.append)  # type: ignore[arg-type]
     watcher.start()
 
     def take() -> tuple[str, int]:
@@ -104,6 +116,19 @@ def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Nex
     assert {told(), told()} == {(UUID, STOPPED), (OTHER, STARTED)}
     engine.events.put(event("die", OTHER))
     assert told() == (OTHER, STOPPED)
+
+
+def test_an_engine_that_is_away_is_reported(
+    engine: FakeEngine, told: Next, answered: list[str | None]
+) -> None:
+    engine.add(naming.container_name(UUID), labels(UUID), status="exited")
+    engine.away = True
+    engine.events.put(None)
+    until(lambda: answered)
+    assert answered[0] is not None
+    engine.away = False
+    assert told() == (UUID, STOPPED)
+    assert answered[-1] is None
 
 
 def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: Next) -> None:

@@ -86,11 +86,13 @@ class DockerDriver(driver.ComputeDriver):
         self._diagnostics = Diagnostics(services)
         self._incident_actions = IncidentActions()
         self._incidents = IncidentListener(Path(CONF.state_path), self._incident_actions.add)
+        self._service_status = collaborators.create_service_status(virtapi)
         self._events = collaborators.create_events(
             services.engine,
             services.server_list,
             self.emit_event,
             partial(self._incident_actions.add, incident_socket.OOM_KILL),
+            self._service_status.report,
         )
 
     # -- the host -----------------------------------------------------------------------------
@@ -104,6 +106,8 @@ class DockerDriver(driver.ComputeDriver):
         """
         self._services.open(host)
         self._services.start()
+        self._service_status.start(host)
+        self._service_status.report(None)
         self._incident_actions.start()
         self._incidents.start()
         self._events.start()
@@ -113,6 +117,7 @@ class DockerDriver(driver.ComputeDriver):
         self._events.stop()
         self._incidents.stop()
         self._incident_actions.stop()
+        self._service_status.stop()
         self._services.close()
 
     def get_host_ip_addr(self) -> str:
@@ -128,9 +133,9 @@ class DockerDriver(driver.ComputeDriver):
         return [self._services.name]
 
     def get_available_resource(self, nodename: str) -> dict[str, object]:
-        """Return the host's resources.
+        """Return the host's resources, the last known ones if the engine does not answer.
 
-        :raises EngineUnavailable: the engine does not answer
+        :raises EngineUnavailable: the engine has not answered yet
         """
         alive.tell(Path(CONF.state_path))
         return self._inventory.read(nodename)
@@ -141,14 +146,18 @@ class DockerDriver(driver.ComputeDriver):
         nodename: str,
         allocations: dict[str, Any] | None = None,
     ) -> None:
-        """Write the host's inventory and the driver's traits into the tree."""
+        """Write the host's inventory and the driver's traits into the tree.
+
+        If the engine does not answer, the whole inventory is reserved and the service is disabled.
+        """
         known = provider_tree.data(nodename).inventory
         try:
             info = self._services.engine.info()
         except exception.EngineUnavailable as error:
-            LOG.warning("Reserving all resources of this host: %s", error)
+            self._service_status.report(str(error))
             provider_tree.update_inventory(nodename, resources.all_reserved(known))
             return
+        self._service_status.report(None)
         self._services.sweep(info, {"apply Neutron's ports": self._ports.follow_neutron})
         ratios = self._get_allocation_ratios(known)
         self._inventory.write(provider_tree, nodename, info, ratios, self._reserved())

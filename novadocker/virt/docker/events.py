@@ -80,6 +80,7 @@ class Events:
 
     :param emit: takes each lifecycle event; ``ComputeDriver.emit_event``
     :param killed: takes the UUID of each server with a process that was killed out of memory
+    :param answers: takes None if the engine answers, and otherwise the reason
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class Events:
         listing: ServerList,
         emit: Callable[[virtevent.LifecycleEvent], None],
         killed: Callable[[str], None],
+        answers: Callable[[str | None], None],
     ) -> None:
         self._engine = engine
         self._listing = listing
         self._emit = emit
         self._killed = killed
+        self._answers = answers
         self._stopped = threading.Event()
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
 
@@ -119,8 +122,7 @@ class Events:
                 ):
                     self._handle(event)
                     since = event.time_ns + 1
-            except exception.EngineUnavailable as error:
-                LOG.warning("Lost the connection to the engine's events: %s", error)
+            except exception.EngineUnavailable:
                 self._reconnect()
             except exception.EngineError as error:
                 LOG.warning("Failed to read the engine's events: %s", error)
@@ -133,9 +135,13 @@ class Events:
         while not self._stopped.wait(_RECONNECT_SECONDS):
             try:
                 servers = self._listing.servers()
-            except (exception.EngineUnavailable, exception.EngineError):
+            except exception.EngineUnavailable as error:
+                self._answers(str(error))
                 continue
-            LOG.info("The engine answers again; reporting the states of %d servers", len(servers))
+            except exception.EngineError:
+                continue
+            self._answers(None)
+            LOG.info("Reporting the states of %d servers after a loss of events", len(servers))
             for uuid, server in servers.items():
                 if server.status in _STATES:
                     self._queue.put((uuid, _STATES[server.status]))

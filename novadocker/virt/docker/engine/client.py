@@ -341,6 +341,7 @@ class Engine(Connection):
 
         :param since_ns: nanoseconds since the epoch by the engine's clock; the engine stores its
             last few hundred events until it restarts
+        :raises EngineUnavailable: the connection is lost, or the engine hangs
         """
         query = {
             "since": f"{since_ns // 10**9}.{since_ns % 10**9:09}",
@@ -360,7 +361,9 @@ class Engine(Connection):
                 for line in response.iter_lines(chunk_size=None):
                     yield responses.event(line)
         except exception.EngineUnavailable as error:
-            if not is_read_timeout(error.__cause__):
+            # The engine sends the headers at once, so it hangs if they do not arrive.
+            without_headers = isinstance(error.__cause__, requests.ReadTimeout)
+            if without_headers or not is_read_timeout(error.__cause__):
                 raise
 
     # -- images -------------------------------------------------------------------------------

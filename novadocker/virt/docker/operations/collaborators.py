@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nova import context as nova_context
 from nova import objects
@@ -29,6 +29,7 @@ from novadocker.virt.docker.guest import config_drive, console
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host import id_maps, resources, topology
+from novadocker.virt.docker.host.service_status import ServiceStatus
 from novadocker.virt.docker.images import cut_off
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.images.store import ImageStore
@@ -87,6 +88,7 @@ class CreateEvents(Protocol):
         listing: ServerList,
         emit: Callable[[virtevent.LifecycleEvent], None],
         killed: Callable[[str], None],
+        answers: Callable[[str | None], None],
         /,
     ) -> protocols.Background:
         """Create the threads without starting them."""
@@ -97,6 +99,7 @@ class Collaborators:
     """The modules and objects that the operations of one host use.
 
     :ivar marked_networks: returns the UUIDs of the instances that have a network of the driver here
+    :ivar create_service_status: creates the object for Nova's ``virtapi``
     :ivar enforcement: creates the object for the engine that ``init_host`` found
     :ivar images: creates the object for the engine that ``init_host`` found
     :ivar image_cache: creates an object for one run of the image cache
@@ -108,6 +111,7 @@ class Collaborators:
     engine: protocols.Engine
     server_list: ServerList
     create_events: CreateEvents
+    create_service_status: Callable[[Any], protocols.ServiceStatus]
     network: protocols.Network
     neutron: protocols.Neutron
     namespaces: protocols.Namespaces
@@ -146,6 +150,7 @@ def real_collaborators() -> Collaborators:
         engine=engine,
         server_list=servers,
         create_events=Events,
+        create_service_status=ServiceStatus,
         network=vif,
         neutron=neutron,
         namespaces=namespace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from nova.compute import provider_tree as placement
 
+from novadocker import exception
 from novadocker.virt.docker.host import resources, topology, traits
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.operations.services import Services
@@ -15,13 +16,24 @@ class Inventory:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._last: EngineInfo | None = None
 
     def read(self, nodename: str) -> dict[str, object]:
         """Return the host's resources for Nova's resource tracker.
 
-        :raises EngineUnavailable: the engine does not answer
+        If the engine does not answer, these are the last known ones. Nova then calls
+        ``update_provider_tree``, which reserves them; an exception would be an error in Nova's log
+        each minute.
+
+        :raises EngineUnavailable: the engine has not answered yet
         """
-        info = self._services.engine.info()
+        try:
+            info = self._services.engine.info()
+        except exception.EngineUnavailable:
+            if self._last is None:
+                raise
+            info = self._last
+        self._last = info
         return resources.available_resource(
             nodename,
             info,

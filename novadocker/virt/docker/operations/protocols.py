@@ -272,6 +272,19 @@ class Background(Protocol):
         """Stop the thread."""
 
 
+class ServiceStatus(Protocol):
+    """The status of the service nova-compute; ``host.service_status.ServiceStatus``."""
+
+    def start(self, host: str) -> None:
+        """Start the thread."""
+
+    def stop(self) -> None:
+        """Stop the thread."""
+
+    def report(self, problem: str | None) -> None:
+        """Report whether the engine answers, and otherwise the reason."""
+
+
 class Lxcfs(Background, Protocol):
     """The files of lxcfs in containers; ``guest.lxcfs.Lxcfs``."""
 
