@@ -25,6 +25,7 @@ from novadocker.privsep.guest import cgroup
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import service_status
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.network import device_tags
@@ -64,9 +65,11 @@ class Booter:
         self._client = docker.APIClient(
             CONF.docker.api_url, version="auto", timeout=CONF.docker.api_timeout
         )
-        # Without Nova's database, ports have no tags, and there are no interrupted moves.
+        # Without Nova's database, ports have no tags, there are no interrupted moves, and the host
+        # has no service.
         setattr(device_tags, "device_metadata", lambda *_: None)  # noqa: B010
         setattr(nova_records, "resume_cut_off", lambda *_: None)  # noqa: B010
+        setattr(service_status, "set_enabled", lambda *_: None)  # noqa: B010
         # The host's nova-compute holds the claim.
         setattr(Engine, "claim", lambda *_: None)  # noqa: B010
         self._driver = DockerDriver(_NoEvents())

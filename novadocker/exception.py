@@ -42,6 +42,14 @@ class ContainerLost(exception.NovaException):
     )
 
 
+class ContainerHangs(EngineError):
+    """The engine answers, but not about one container, because an operation on it hangs."""
+
+    msg_fmt = _(
+        "The Docker engine answers, but it did not finish a request %(operation)s in %(seconds)s s"
+    )
+
+
 class EngineImageNotFound(EngineError):
     """The image does not exist in the engine."""
 

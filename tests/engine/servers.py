@@ -23,6 +23,7 @@ from novadocker import exception, naming
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.network import device_tags, neutron
+from novadocker.virt.docker.operations.collaborators import real_collaborators
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -146,6 +147,19 @@ class _VirtAPI:
         yield
 
 
+class _ServiceStatus:
+    """A replacement for the service's status, because the tests have no database of Nova."""
+
+    def start(self, host: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def report(self, problem: str | None) -> None:
+        pass
+
+
 class Nova:
     """Calls its own driver in the order of Nova's compute manager."""
 
@@ -153,7 +167,10 @@ class Nova:
         self.glance = glance
         self.context = nova_context.get_admin_context()
         self.image = objects.ImageMeta.from_dict(IMAGE)
-        self.driver = DockerDriver(_VirtAPI())
+        real = real_collaborators()
+        self.driver = DockerDriver(
+            _VirtAPI(), replace(real, create_service_status=lambda _: _ServiceStatus())
+        )
 
     def start(self, servers: Sequence[Server]) -> None:
         """Start nova-compute with these servers in Nova's database."""

@@ -130,6 +130,10 @@ class FakeEngine:
     def release(self) -> None:
         pass
 
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        yield
+
     def list_containers(self, label: str) -> list[Container]:
         self._reach()
         self.lists += 1

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import threading
+
 import pytest
 
 from novadocker import exception
@@ -20,6 +22,7 @@ class Requests:
 
 REFUSED = exception.EngineError(operation="the request", reason="busy")
 AWAY = exception.EngineUnavailable(url="fake", reason="away")
+HANGS = exception.ContainerHangs(operation="to remove the container", seconds=10)
 GONE = exception.ContainerNotFound(operation="the request", reason="deleted")
 
 
@@ -68,3 +71,44 @@ def test_a_request_for_a_deleted_container_is_dropped() -> None:
     requests.failures = {}
     pending.sweep()
     assert requests.sent == []
+
+
+def test_a_container_that_hangs_is_left_alone_for_a_while() -> None:
+    requests = Requests()
+    requests.failures = {"a": HANGS}
+    now = [0.0]
+    pending = Pending(requests, "Failed to do %s: %s", clock=lambda: now[0])
+    for key in ("a", "b"):
+        pending.add(key)
+    pending.sweep()
+    assert requests.sent == ["b"]
+    requests.failures = {}
+    pending.sweep()
+    assert requests.sent == ["b"]
+    now[0] = 301.0
+    pending.sweep()
+    assert requests.sent == ["b", "a"]
+
+
+def test_a_request_that_lasts_delays_no_other() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    sent = []
+
+    def request(key: str) -> None:
+        if key == "a":
+            begun.set()
+            assert go_on.wait(60)
+        sent.append(key)
+
+    pending = Pending(request, "Failed to do %s: %s")
+    thread = threading.Thread(target=pending.send, args=("a",))
+    thread.start()
+    assert begun.wait(60)
+    pending.add("b")
+    pending.sweep()
+    pending.send("c")
+    assert sent == ["b", "c"]
+    go_on.set()
+    thread.join()
+    pending.sweep()
+    assert sent == ["b", "c", "a"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replacement of the mounts of lxcfs in many containers, on fakes."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,9 @@ def test_a_container_that_fails_does_not_keep_the_mounts_from_the_others(
     listing: Any = SimpleNamespace(
         servers=lambda: {name: SimpleNamespace(id=name, name=name) for name in ("a", "b")}
     )
-    engine: Any = SimpleNamespace(inspect_container=lambda _id: SimpleNamespace(pid=1))
+    engine: Any = SimpleNamespace(
+        inspect_container=lambda _id: SimpleNamespace(pid=1), within=nullcontext
+    )
     failing, restored = {"a"}, []
 
     def restore(container_id: str, _pid: int, _folder: str) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver does if limits can't be set; the limits themselves are tests of the engine."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,9 @@ def enforcer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Enforcement:
     monkeypatch.setattr(
         enforcement.filesystem, "mount_of", lambda _path: SimpleNamespace(device="tmpfs")
     )
-    engine: Any = SimpleNamespace(inspect_container=lambda id_: SimpleNamespace(pid=1, id=id_))
+    engine: Any = SimpleNamespace(
+        inspect_container=lambda id_: SimpleNamespace(pid=1, id=id_), within=nullcontext
+    )
     return Enforcement(engine, fakes.INFO, tmp_path)
 
 

@@ -9,6 +9,7 @@ from oslo_log import log as logging
 from novadocker import exception
 from novadocker.virt.docker.containers.pending import FAILURES, Pending
 from novadocker.virt.docker.containers.protocols import ContainerEngine
+from novadocker.virt.docker.engine.connection import PATIENCE
 
 LOG = logging.getLogger(__name__)
 
@@ -52,8 +53,9 @@ class AbandonedContainers:
 
         :raises EngineUnavailable: the engine does not answer
         """
-        self._created.sweep()
-        self._perhaps_created.sweep()
+        with self._engine.within(PATIENCE):
+            self._created.sweep()
+            self._perhaps_created.sweep()
 
     def _remove(self, container_id: str) -> None:
         self._engine.remove_container(container_id)

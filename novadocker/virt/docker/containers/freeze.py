@@ -14,6 +14,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.virt.docker.containers.protocols import ContainerEngine
+from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)
@@ -82,6 +83,11 @@ def thaw_given_up(engine: ContainerEngine, directory: Path) -> None:
 
 
 def _thaw_marked(engine: ContainerEngine, directory: Path, prefix: str) -> None:
+    with engine.within(PATIENCE):
+        _thaw_each(engine, directory, prefix)
+
+
+def _thaw_each(engine: ContainerEngine, directory: Path, prefix: str) -> None:
     for mark in sorted(directory.glob(f"{prefix}*")):
         container_id = mark.name.removeprefix(prefix)
         LOG.warning("Thawing container %s, which was left frozen", container_id)

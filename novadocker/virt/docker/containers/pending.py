@@ -6,8 +6,10 @@ containers concerned after a restart of nova-compute. Freezes are not kept here 
 (``freeze``), because a frozen server must be thawed after a restart of nova-compute, too.
 """
 
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from oslo_log import log as logging
 
@@ -18,47 +20,84 @@ LOG = logging.getLogger(__name__)
 FAILURES = (exception.EngineError, OSError, *privsep.UNANSWERED)
 """Failures that concern one key only; a request may call functions that run as root."""
 
+HUNG_SECONDS = 300.0
+"""Seconds until a request for a container that hangs in the engine is repeated."""
+
 
 class Pending:
     """The pending requests of one kind; safe to share between threads.
 
     :param request: sends the request for a key, such as a container's name; must be idempotent
     :param failure: the log message about a failure, with places for the key and the cause
+    :param clock: returns seconds
     """
 
-    def __init__(self, request: Callable[[str], None], failure: str) -> None:
+    def __init__(
+        self,
+        request: Callable[[str], None],
+        failure: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._request = request
         self._failure = failure
+        self._clock = clock
         self._lock = threading.Lock()
-        self._keys: set[str] = set()
+        self._due: dict[str, float] = {}
+        self._sending: set[str] = set()
 
     def add(self, key: str) -> None:
         """Keep a request for ``sweep``."""
         with self._lock:
-            self._keys.add(key)
+            self._due.setdefault(key, 0.0)
 
     def send(self, key: str) -> None:
         """Send a request, and keep it for ``sweep`` if it fails; raises as the request does."""
+        self.add(key)
         with self._lock:
-            self._keys.add(key)
-            self._send(key)
+            self._sending.add(key)
+        self._send(key)
 
     def sweep(self) -> None:
         """Send the kept requests; keep those that fail for the next call.
 
+        A request for a container that hangs in the engine is repeated later, because each attempt
+        takes long.
+
         :raises EngineUnavailable: the engine does not answer; the requests are kept
         """
+        for key in self._take_due():
+            try:
+                self._send(key)
+            except exception.ContainerNotFound:
+                # The container was deleted, so the request has no object any more.
+                self._drop(key)
+            except exception.ContainerHangs as error:
+                LOG.warning(self._failure, key, error)
+                with self._lock:
+                    self._due[key] = self._clock() + HUNG_SECONDS
+            except FAILURES as error:
+                # A failed request must not delay the other requests.
+                LOG.warning(self._failure, key, error)
+
+    def _take_due(self) -> Iterator[str]:
+        """Yield the keys that are due and that no other thread sends, and mark each as sent."""
         with self._lock:
-            for key in sorted(self._keys):
-                try:
-                    self._send(key)
-                except exception.ContainerNotFound:
-                    # The container was deleted, so the request has no object any more.
-                    self._keys.discard(key)
-                except FAILURES as error:
-                    # A failed request must not delay the other requests.
-                    LOG.warning(self._failure, key, error)
+            keys = sorted(self._due)
+        for key in keys:
+            with self._lock:
+                if key in self._sending or self._clock() < self._due.get(key, math.inf):
+                    continue
+                self._sending.add(key)
+            yield key
 
     def _send(self, key: str) -> None:
-        self._request(key)
-        self._keys.discard(key)
+        try:
+            self._request(key)
+            self._drop(key)
+        finally:
+            with self._lock:
+                self._sending.discard(key)
+
+    def _drop(self, key: str) -> None:
+        with self._lock:
+            self._due.pop(key, None)

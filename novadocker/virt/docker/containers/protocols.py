@@ -2,6 +2,7 @@
 """The part of the engine's client that the modules of this directory use."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from novadocker.virt.docker.model import Container, ContainerDetail, Storage
@@ -10,9 +11,12 @@ from novadocker.virt.docker.model import Container, ContainerDetail, Storage
 class ContainerEngine(Protocol):
     """The engine's requests about containers; ``engine.client.Engine`` documents each of them.
 
-    Each raises ``EngineUnavailable`` when the engine does not answer and ``EngineError`` when it
-    refuses the request.
+    Each raises ``EngineUnavailable`` when the engine does not answer, ``EngineError`` when it
+    refuses the request, and ``ContainerHangs`` when it answers all but this request.
     """
+
+    def within(self, seconds: float) -> AbstractContextManager[None]:
+        """Shorten the timeout of the calling thread's requests while a block runs."""
 
     def list_containers(self, label: str) -> Sequence[Container]:
         """Return all containers, in any state, that have the label."""

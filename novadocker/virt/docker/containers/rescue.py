@@ -17,6 +17,7 @@ from novadocker import exception, naming
 from novadocker.privsep.storage import overlay_names
 from novadocker.virt.docker.containers.pending import Pending
 from novadocker.virt.docker.containers.protocols import ContainerEngine
+from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.model import (
     ContainerDetail,
     ContainerSpec,
@@ -142,7 +143,8 @@ class RescueEnds:
 
         :raises EngineUnavailable: the engine does not answer
         """
-        self._pending.sweep()
+        with self._engine.within(PATIENCE):
+            self._pending.sweep()
 
     def _end(self, instance_uuid: str) -> None:
         if stand_in_id := put_back(self._engine, instance_uuid):
@@ -172,7 +174,15 @@ def put_back_left(engine: ContainerEngine) -> None:
             LOG.warning(
                 "Ending the unfinished rescue of container %s", name, instance_uuid=instance_uuid
             )
-            engine.rename_container(container.id, name)
+            try:
+                engine.rename_container(container.id, name)
+            except exception.EngineError as error:
+                LOG.warning(
+                    "Failed to end the unfinished rescue of container %s: %s",
+                    name,
+                    error,
+                    instance_uuid=instance_uuid,
+                )
 
 
 def _directories(storage: Storage) -> list[str]:

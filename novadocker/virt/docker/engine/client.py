@@ -59,7 +59,8 @@ class Engine(Connection):
     """A client of the engine at ``url``; may be shared between threads.
 
     Every method raises ``EngineUnavailable`` if the engine does not answer within ``timeout``
-    seconds, and ``EngineError`` if it answers with an error.
+    seconds, and ``EngineError`` if it answers with an error. A method about one container raises
+    ``ContainerHangs`` if only that request is not answered.
 
     :param load_timeout: instead of ``timeout`` while the engine loads, pulls or saves an image
     """
@@ -114,7 +115,7 @@ class Engine(Connection):
         :param container: name or id
         :raises ContainerNotFound: the container does not exist
         """
-        with self._translate_errors("to inspect a container"):
+        with self._about_container("to inspect a container"):
             return responses.container_detail(self._client.inspect_container(container))
 
     def inspect_storage(self, container: str) -> Storage:
@@ -122,7 +123,7 @@ class Engine(Connection):
 
         :raises ContainerNotFound: the container does not exist
         """
-        with self._translate_errors("to inspect a container"):
+        with self._about_container("to inspect a container"):
             return responses.storage(self._client.inspect_container(container))
 
     def create_container(self, spec: ContainerSpec) -> str:
@@ -135,7 +136,7 @@ class Engine(Connection):
 
     def start_container(self, container: str) -> None:
         """Start a container. Does nothing if it runs."""
-        with self._translate_errors("to start the container"):
+        with self._about_container("to start the container"):
             self._client.start(container)
 
     def update_container(self, container: str, limits: Limits) -> None:
@@ -144,7 +145,7 @@ class Engine(Connection):
         The size of the disk does not change, because no engine can change it. If the limits name no
         CPUs or NUMA nodes, these do not change either, because the API has no value for "all".
         """
-        with self._translate_errors("to change the limits"):
+        with self._about_container("to change the limits"):
             client = self._client
             # The SDK's function does not support the limit of processes.
             response = client.post(
@@ -159,7 +160,7 @@ class Engine(Connection):
 
     def signal_container(self, container: str, signal: str) -> None:
         """Send a signal to the first process of a running container."""
-        with self._translate_errors(f"to send {signal}"):
+        with self._about_container(f"to send {signal}"):
             self._client.kill(container, signal)
 
     def wait_container(self, container: str, timeout: float) -> int | None:
@@ -178,12 +179,12 @@ class Engine(Connection):
 
     def pause_container(self, container: str) -> None:
         """Freeze all processes of a container."""
-        with self._translate_errors("to pause the container"):
+        with self._about_container("to pause the container"):
             self._client.pause(container)
 
     def unpause_container(self, container: str) -> None:
         """Thaw the processes of a frozen container."""
-        with self._translate_errors("to unpause the container"):
+        with self._about_container("to unpause the container"):
             self._client.unpause(container)
 
     def rename_container(self, container: str, name: str) -> None:
@@ -191,7 +192,7 @@ class Engine(Connection):
 
         :raises EngineError: another container has the name
         """
-        with self._translate_errors("to rename the container"):
+        with self._about_container("to rename the container"):
             self._client.rename(container, name)
 
     def remove_container(self, container: str) -> None:
@@ -201,7 +202,7 @@ class Engine(Connection):
         """
         with (
             contextlib.suppress(exception.ContainerNotFound),
-            self._translate_errors("to remove the container"),
+            self._about_container("to remove the container"),
         ):
             self._client.remove_container(container, v=True, force=True)
 
@@ -222,7 +223,7 @@ class Engine(Connection):
         The engine resolves symbolic links within the container's file system. Works on a container
         that has never run.
         """
-        with self._translate_errors("to write files"):
+        with self._about_container("to write files"):
             self._client.put_archive(container, "/", engine_requests.create_archive(files))
 
     def read_file(self, container: str, path: str) -> bytes | None:
@@ -232,7 +233,7 @@ class Engine(Connection):
         symbolic link. Works on a container that does not run.
         """
         try:
-            with self._translate_errors("to read a file"):
+            with self._about_container("to read a file"):
                 chunks, _ = self._client.get_archive(container, path)
                 return engine_requests.extract_file(chunks)
         except exception.ContainerNotFound:
@@ -247,7 +248,7 @@ class Engine(Connection):
         """
         end = b""
         with (
-            self._translate_errors("to read the console log"),
+            self._about_container("to read the console log"),
             self._client.get(
                 self._path(f"/containers/{container}/logs"),
                 params={"stdout": 1, "stderr": 1, "tail": _LOG_TAIL_LINES},
@@ -263,7 +264,7 @@ class Engine(Connection):
     def has_file(self, container: str, path: str) -> bool:
         """Return True if a path exists in a container; symbolic links are resolved inside it."""
         try:
-            with self._translate_errors("to look up a file"):
+            with self._about_container("to look up a file"):
                 answer = self._client.head(
                     self._path(f"/containers/{container}/archive"),
                     params={"path": path},
@@ -276,7 +277,7 @@ class Engine(Connection):
 
     def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
         """Run a command as root on a new terminal of 24 rows in a running container."""
-        with self._translate_errors("to open a terminal"):
+        with self._about_container("to open a terminal"):
             created = self._client.exec_create(
                 container,
                 list(command),
@@ -301,7 +302,7 @@ class Engine(Connection):
         """
         wanted = {"stream": 1, "stdin": 1, "stdout": 1, "stderr": 1, "detachKeys": _DETACH_KEYS}
         path = f"/containers/{container}"
-        with self._translate_errors("to open the console"):
+        with self._about_container("to open the console"):
             return self._upgrade(f"{path}/attach", wanted, None, path)
 
     def resize_terminal(self, terminal: Terminal, rows: int, columns: int) -> None:
@@ -309,7 +310,7 @@ class Engine(Connection):
 
         If the size differs, the kernel sends SIGWINCH to the terminal's foreground processes.
         """
-        with self._translate_errors("to resize a terminal"):
+        with self._about_container("to resize a terminal"):
             answer = self._client.post(
                 self._path(f"{terminal.path}/resize"),
                 params={"h": rows, "w": columns},
@@ -321,13 +322,13 @@ class Engine(Connection):
         """Return the id of the process that ``open_terminal`` started; 0 if it has ended."""
         if not terminal.path.startswith("/exec/"):
             return 0
-        with self._translate_errors("to inspect a terminal"):
+        with self._about_container("to inspect a terminal"):
             found = self._client.exec_inspect(terminal.path.removeprefix("/exec/"))
         return int(found["Pid"]) if found["Running"] else 0
 
     def read_usage(self, container: str) -> Usage:
         """Return the counters of a running container."""
-        with self._translate_errors("to read the statistics"):
+        with self._about_container("to read the statistics"):
             found = self._client.stats(container, stream=False, one_shot=True)
             with responses.parsing():
                 return engine_requests.usage(found)

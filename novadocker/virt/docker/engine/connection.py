@@ -28,6 +28,11 @@ MINIMUM_API_VERSION = (1, 41)
 # The log has at most so many characters of a message, because an image can choose its length.
 _LOGGED = 1000
 
+PATIENCE = 10.0
+"""Seconds for a request about one container in a loop over many, which others wait for."""
+
+_PING_SECONDS = 5
+
 
 class _OnePool(UnixHTTPAdapter):
     """A connection pool for all paths.
@@ -73,10 +78,27 @@ class Connection:
 
     def __init__(self, url: str, timeout: int, load_timeout: int, tls: Tls | None = None) -> None:
         self._url = url
-        self._timeout = timeout
+        self._most_seconds = timeout
         self._load_timeout = load_timeout
         self._tls = tls or Tls()
         self._local = threading.local()
+
+    @property
+    def _timeout(self) -> float:
+        return float(getattr(self._local, "seconds", self._most_seconds))
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Shorten the timeout of the calling thread's requests while the block runs.
+
+        The timeout of requests that load, pull or save an image stays.
+        """
+        before = self._timeout
+        self._local.seconds = self._client.timeout = min(seconds, before)
+        try:
+            yield
+        finally:
+            self._local.seconds = self._client.timeout = before
 
     @property
     def _client(self) -> docker.APIClient:
@@ -89,7 +111,7 @@ class Connection:
         """Return the URL of a resource, for requests that the SDK has no function for."""
         return f"{self._client.base_url}/v{self._client.api_version}{path}"
 
-    def _connect(self, timeout: int) -> docker.APIClient:
+    def _connect(self, timeout: float) -> docker.APIClient:
         with contextlib.closing(self._open(_version(MINIMUM_API_VERSION), timeout)) as first:
             version = first.version(api_version=False)["ApiVersion"]
         if tuple(map(int, version.split("."))) < MINIMUM_API_VERSION:
@@ -99,7 +121,7 @@ class Connection:
             )
         return self._open(version, timeout)
 
-    def _open(self, version: str, timeout: int) -> docker.APIClient:
+    def _open(self, version: str, timeout: float) -> docker.APIClient:
         # Without a version, the SDK would request it before trust_env can be set below.
         client = docker.APIClient(
             self._url, version=version, timeout=timeout, tls=self._tls_config()
@@ -137,6 +159,31 @@ class Connection:
             raise exception.EngineError(
                 operation=operation, reason="the registry does not answer"
             ) from error
+
+    @contextlib.contextmanager
+    def _about_container(self, operation: str) -> Iterator[None]:
+        """Translate errors of a request about one container.
+
+        The engine locks a container during an operation on it. If the operation hangs, other
+        requests about the container hang, too, and requests about other containers do not.
+        """
+        try:
+            with self._translate_errors(operation):
+                yield
+        except exception.EngineUnavailable as error:
+            if not is_read_timeout(error.__cause__) or not self._answers():
+                raise
+            raise exception.ContainerHangs(
+                operation=operation, seconds=round(self._timeout)
+            ) from error
+
+    def _answers(self) -> bool:
+        try:
+            with self._translate_errors("to answer a ping"):
+                self._client.get(f"{self._client.base_url}/_ping", timeout=_PING_SECONDS)
+        except exception.EngineUnavailable:
+            return False
+        return True
 
     @contextlib.contextmanager
     def _translate_errors(

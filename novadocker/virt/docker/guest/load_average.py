@@ -25,8 +25,10 @@ from novadocker import exception
 from novadocker.linux import cgroup
 from novadocker.linux.threads import Failures, Repeated
 from novadocker.state_files import load_averages
+from novadocker.virt.docker.containers.pending import HUNG_SECONDS
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.model import Mount
 
 LOG = logging.getLogger(__name__)
@@ -111,8 +113,9 @@ class Loads:
         self._engine = engine
         self._listing = listing
         self._repeated = Repeated("loads", self._count, _LOOK_SECONDS)
-        # Only the thread uses these two.
+        # Only the thread uses these three.
         self._watched: dict[str, _Watched] = {}
+        self._hung_until: dict[str, float] = {}
         self._failures = Failures("Failed to update the load averages of server")
 
     def start(self) -> None:
@@ -144,6 +147,8 @@ class Loads:
         for instance_uuid in self._watched.keys() - files:
             del self._watched[instance_uuid]
         self._failures.keep(files)
+        for instance_uuid in self._hung_until.keys() - files:
+            del self._hung_until[instance_uuid]
         if files - self._watched.keys():
             self._find(files - self._watched.keys())
         for instance_uuid, server in list(self._watched.items()):
@@ -171,16 +176,22 @@ class Loads:
             LOG.debug("Failed to list new servers for load averages: %s", error)
             return
         for instance_uuid in uuids & servers.keys():
+            if time.monotonic() < self._hung_until.get(instance_uuid, 0.0):
+                continue
             if servers[instance_uuid].status in ("running", "paused"):
                 with self._failures.of(instance_uuid), suppress(*_GONE):
                     try:
                         self._watch(instance_uuid, servers[instance_uuid].id)
+                    except exception.ContainerHangs:
+                        self._hung_until[instance_uuid] = time.monotonic() + HUNG_SECONDS
+                        raise
                     except exception.EngineUnavailable as error:
                         LOG.debug("Failed to inspect new servers for load averages: %s", error)
                         return
 
     def _watch(self, instance_uuid: str, container_id: str) -> None:
-        found = self._engine.inspect_container(container_id)
+        with self._engine.within(PATIENCE):
+            found = self._engine.inspect_container(container_id)
         if not found.pid:
             return
         groups = cgroup.groups(found.pid, container_id)

@@ -17,6 +17,7 @@ from novadocker import exception, privsep
 from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.model import Mount
 
@@ -213,7 +214,8 @@ class Lxcfs:
             return
         for instance_uuid, server in servers.items():
             try:
-                pid = self._engine.inspect_container(server.id).pid
+                with self._engine.within(PATIENCE):
+                    pid = self._engine.inspect_container(server.id).pid
                 count = self._restore(server.id, pid, self._folder) if pid else 0
             except exception.ContainerNotFound:
                 continue

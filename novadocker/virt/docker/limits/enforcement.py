@@ -23,6 +23,7 @@ from novadocker.privsep.network.types import NetworkRate
 from novadocker.privsep.storage import btrfs
 from novadocker.state_files import port_rates
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.limits import cgroup, disk
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo, Limits
@@ -218,7 +219,8 @@ class Enforcement:
 
     def _restore(self, server: LimitedServer) -> None:
         try:
-            found = self._engine.inspect_container(server.container_id)
+            with self._engine.within(PATIENCE):
+                found = self._engine.inspect_container(server.container_id)
         except exception.ContainerNotFound:
             found = None
         with self._lock:

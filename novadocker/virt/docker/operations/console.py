@@ -7,11 +7,13 @@ from nova import exception as nova_exception
 from nova import objects
 from nova.console import type as console_type
 
+from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.virt.docker.operations.services import Services
 
 # Nova's other drivers return as many bytes (MAX_CONSOLE_BYTES).
 _LOG_BYTES = 100 * 1024
+_LOG_SECONDS = 15
 
 
 class Console:
@@ -21,9 +23,21 @@ class Console:
         self._services = services
 
     def read_log(self, instance: objects.Instance) -> str:
-        """Return the end of the instance's console log, one character for each byte."""
-        found = self._services.look_up(instance)
-        output = self._services.engine.read_console(found.id, _LOG_BYTES)
+        """Return the end of the instance's console log, one character for each byte.
+
+        :raises InstanceNotReady: an operation on the instance hangs in the engine; Nova's API
+            answers with the text
+        """
+        try:
+            # Nova's API waits for an answer as long as the engine's requests may last.
+            with self._services.engine.within(_LOG_SECONDS):
+                found = self._services.look_up(instance)
+                output = self._services.engine.read_console(found.id, _LOG_BYTES)
+        except exception.ContainerHangs as error:
+            raise nova_exception.InstanceNotReady(
+                f"The console log of instance {instance.uuid} cannot be read, because an operation "
+                "on its container hangs in the Docker engine of its host."
+            ) from error
         # Nova's manager encodes the text as latin-1, too.
         return output.decode("latin-1")
 

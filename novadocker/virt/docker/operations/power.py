@@ -76,12 +76,16 @@ class Power:
     ) -> None:
         """Start a new container whose ports are wired.
 
+        :raises ContainerHangs: the start hangs in the engine
         :raises RequestRefused: the first process ended
         :raises StartFailed: the engine cannot start the container
         """
         try:
             self._config_drive.attach(instance)
             self._run(instance, container_id, ports)
+        except exception.ContainerHangs:
+            # Another host may start the instance.
+            raise
         except exception.EngineError as error:
             ended = isinstance(error, exception.ProcessEnded)
             failure = exception.RequestRefused if ended else exception.StartFailed

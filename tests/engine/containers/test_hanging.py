@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container with an operation that hangs in the engine, which holds the container's lock."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import docker
+import psutil
+import pytest
+import requests
+from nova import exception as nova_exception
+from nova.compute import power_state
+
+from novadocker import exception
+from tests.engine.engines import OwnEngine
+from tests.engine.hosts import ComputeHost, HostOf
+from tests.suspending import suspend
+
+
+@contextmanager
+def hung_removal(host: ComputeHost, url: str, name: str) -> Iterator[None]:
+    """Hang the removal of a container while the block runs."""
+    pid = host.client.inspect_container(name)["State"]["Pid"]
+    shim = psutil.Process(pid).ppid()
+    suspend(shim)
+    client = docker.APIClient(url, timeout=60)
+    removal = threading.Thread(target=client.remove_container, args=(name,), kwargs={"force": True})
+    try:
+        removal.start()
+        probe = docker.APIClient(url, timeout=1)
+        while True:
+            try:
+                probe.inspect_container(name)
+            except requests.ReadTimeout:
+                break
+        yield
+    finally:
+        os.kill(shim, signal.SIGCONT)
+        removal.join(60)
+        client.close()
+
+
+def test_only_its_own_server_waits(session_engine: OwnEngine, host_of: HostOf) -> None:
+    with host_of(session_engine, api_timeout=2) as host:
+        nova = host.start_nova()
+        hung, other = nova.spawn(host.new_server()), nova.spawn(host.new_server())
+        container_id = host.client.inspect_container(hung.name)["Id"]
+        abandoned = nova.driver._services.abandoned
+        with hung_removal(host, session_engine.url, hung.name):
+            with pytest.raises(exception.ContainerHangs, match="answers, but"):
+                nova.state(hung)
+            with pytest.raises(nova_exception.InstanceNotReady, match="hangs in the Docker engine"):
+                nova.driver.get_console_output(nova.context, hung.instance())
+            # The container is that of a failed build.
+            abandoned.remove(container_id, lambda: None)
+            third = nova.spawn(host.new_server())
+            nova.periodic()
+            nova.reboot(other)
+            for server in (other, third):
+                assert nova.state(server) == power_state.RUNNING
+        for server in (hung, other, third):
+            with suppress(exception.EngineError):
+                nova.destroy(server)
+        assert host.client.containers(all=True) == []
+        nova.stop()
