@@ -322,6 +322,25 @@ def mount_tmp(config: Configuration, root: Tree) -> None:
     config.mounts.insert(config.mounts.index(run), tmp)
 
 
+def mount_generator(config: Configuration) -> None:
+    """Mount the generator by which a systemd without CAP_SYS_ADMIN starts services all the same."""
+    process = config.content.get("process")
+    capabilities = process.get("capabilities") if isinstance(process, dict) else None
+    bounding = capabilities.get("bounding") if isinstance(capabilities, dict) else None
+    privileged = isinstance(bounding, list) and "CAP_SYS_ADMIN" in bounding
+    if privileged or _run_of_systemd(config) is None:
+        return
+    # runc mounts in this order, so the generator comes after the tmpfs at /run.
+    config.mounts.append(
+        {
+            "destination": "/run/systemd/system-generators/novadocker",
+            "type": "bind",
+            "source": f"{__file__.rpartition('/')[0]}/systemd-generator",
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        }
+    )
+
+
 def _memory_limit(config: Configuration) -> int | None:
     resources = config.linux.get("resources")
     memory = resources.get("memory") if isinstance(resources, dict) else None
@@ -718,6 +737,7 @@ def prepare(call: Call) -> None:
         put_login(root, files, config)
     set_hostname(config, root)
     mount_tmp(config, root)
+    mount_generator(config)
     config.write()
     if files is not None:
         files.remove(folder, name)

@@ -116,6 +116,12 @@ def test_the_runtime_shim_is_a_script(wheel: Path) -> None:
         assert archive.getinfo(name).external_attr >> 16 & 0o111
 
 
+def test_the_generator_of_systemd_can_be_executed(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as archive:
+        generator = archive.getinfo("novadocker/runtime/systemd-generator")
+    assert generator.external_attr >> 16 & 0o555 == 0o555
+
+
 VERSIONED = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 

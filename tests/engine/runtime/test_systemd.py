@@ -28,6 +28,17 @@ ExecStart=/bin/sh -c 'echo the service ran >/dev/console'
 WantedBy=multi-user.target
 """
 
+# These settings need privileges.
+CONFINED = b"""[Service]
+Type=oneshot
+ExecStart=/bin/true
+User=nobody
+PrivateUsers=yes
+BindReadOnlyPaths=/dev/log:/srv/log
+ProtectKernelTunables=yes
+SystemCallFilter=@system-service
+"""
+
 
 @pytest.fixture(scope="module")
 def image(engine_url: str, home_network: str) -> Iterator[str]:
@@ -115,7 +126,10 @@ def test_systemd(
     server = create(image)
     engine, run = server.engine, server.run
     machine_id = server.instance_uuid.replace("-", "")
-    engine.put_files(server.id, {"/etc/systemd/system/hello.service": UNIT})
+    units = {"hello": UNIT, "confined": CONFINED}
+    engine.put_files(
+        server.id, {f"/etc/systemd/system/{name}.service": unit for name, unit in units.items()}
+    )
     runtime.bind_container(
         server.id, server.instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
     )
@@ -130,6 +144,7 @@ def test_systemd(
         assert run("hostname") == "sd1\n"
         # The tenant's own unit has its own control group.
         assert run("systemctl", "start", "hello.service") == ""
+        assert run("systemctl", "start", "confined.service") == ""
         # The engine writes the console's log a moment after the service has ended.
         read_until(docker_client, server.id, b"the service ran", since)
         assert "the service ran" in engine.read_console(server.id, 100 << 10).decode()

@@ -88,6 +88,12 @@ class Shim:
         return config
 
     @property
+    def mounts(self) -> list[dict[str, Any]]:
+        """The mounts of the configuration without that of the generator."""
+        place = "/run/systemd/system-generators/novadocker"
+        return [mount for mount in self.config["mounts"] if mount["destination"] != place]
+
+    @property
     def config(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
         return found
@@ -683,7 +689,7 @@ def test_systemd_writes_its_own_groups_of_v1_and_no_others(
         "source": f"{shim.folder}/groups/systemd{source}",
         "options": ["bind", "nosuid", "noexec", "nodev"],
     }
-    assert shim.config["mounts"] == [SHM, groups("ro"), own, RUN]
+    assert shim.mounts == [SHM, groups("ro"), own, RUN]
 
 
 @pytest.mark.parametrize("delegated", [True, False])
@@ -698,7 +704,7 @@ def test_systemd_writes_its_groups_of_v2_where_limits_are_kept(shim: Shim, deleg
     done = shim.create()
     if delegated:
         assert done.returncode == 0, done.stderr
-        assert shim.config["mounts"] == [SHM, groups("rw"), RUN]
+        assert shim.mounts == [SHM, groups("rw"), RUN]
     else:
         assert "nsdelegate" in shim.refusal(done)
 
@@ -715,7 +721,7 @@ def test_volumes_in_place_of_control_groups_are_left_out(shim: Shim, at: str) ->
     systemd_config(shim, SHM, *found[at], RUN)
     done = shim.create()
     assert done.returncode == 0, done.stderr
-    first, second, own, last = shim.config["mounts"]
+    first, second, own, last = shim.mounts
     assert [first, second, last] == [SHM, groups("ro"), RUN]
     assert own["source"].startswith(f"{shim.folder}/groups/systemd/")
 
@@ -724,7 +730,7 @@ def test_volumes_of_others_in_place_of_control_groups_stay(shim: Shim) -> None:
     volume = bind("/sys/fs/cgroup", str(shim.folder))
     systemd_config(shim, SHM, volume)
     assert shim.create().returncode == 0
-    assert shim.config["mounts"] == [SHM, volume]
+    assert shim.mounts == [SHM, volume]
 
 
 UNITS = "usr/lib/systemd/system"
@@ -756,7 +762,7 @@ def started_tmp(shim: Shim, *mounts: dict[str, Any], memory: int = 2048) -> list
     shim.write_config(mounts=[*mounts, RUN, SHM], linux=linux)
     done = shim.create()
     assert done.returncode == 0, done.stderr
-    return [mount for mount in shim.config["mounts"] if mount not in (RUN, SHM)]
+    return [mount for mount in shim.mounts if mount not in (RUN, SHM)]
 
 
 @pytest.mark.parametrize(
@@ -780,7 +786,7 @@ def test_tmp_is_in_memory_where_the_image_has_it_so(
     linux = {"namespaces": [{"type": "network"}], "resources": {"memory": {"limit": 2048}}}
     shim.write_config(mounts=[RUN, below], linux=linux)
     assert shim.create().returncode == 0
-    assert shim.config["mounts"] == [TMP, RUN, below]
+    assert shim.mounts == [TMP, RUN, below]
 
 
 @pytest.mark.parametrize(
@@ -812,7 +818,28 @@ def test_tmp_of_others_stays_on_the_disk(shim: Shim) -> None:
     linux = {"namespaces": [{"type": "network"}], "resources": resources}
     shim.write_config(mounts=[SHM], linux=linux)
     assert shim.create().returncode == 0
-    assert shim.config["mounts"] == [SHM]
+    assert shim.mounts == [SHM]
+
+
+def test_the_generator_is_mounted_for_a_systemd_without_privileges(shim: Shim) -> None:
+    shim.write_config(mounts=[RUN], process={"capabilities": {"bounding": ["CAP_CHOWN"]}})
+    assert shim.create().returncode == 0
+    run, generator = shim.config["mounts"]
+    assert run == RUN
+    assert generator["destination"] == "/run/systemd/system-generators/novadocker"
+    assert "ro" in generator["options"]
+    assert os.access(generator["source"], os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("mount", "capabilities"), [(SHM, []), (RUN, ["CAP_CHOWN", "CAP_SYS_ADMIN"])]
+)
+def test_others_get_no_generator(
+    shim: Shim, mount: dict[str, Any], capabilities: list[str]
+) -> None:
+    shim.write_config(mounts=[mount], process={"capabilities": {"bounding": capabilities}})
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == [mount]
 
 
 def test_systemd_on_a_host_without_its_hierarchy(shim: Shim) -> None:
@@ -824,7 +851,7 @@ def test_others_get_no_groups(shim: Shim) -> None:
     (shim.folder / "groups/systemd").mkdir(parents=True)
     systemd_config(shim, SHM, groups("ro"))
     assert shim.create().returncode == 0
-    assert shim.config["mounts"] == [SHM, groups("ro")]
+    assert shim.mounts == [SHM, groups("ro")]
 
 
 def test_systemd_gets_no_groups_outside_of_a_namespace(shim: Shim) -> None:
@@ -833,7 +860,7 @@ def test_systemd_gets_no_groups_outside_of_a_namespace(shim: Shim) -> None:
         linux={"cgroupsPath": f"/docker/{ID}", "namespaces": [{"type": "network"}]},
     )
     assert shim.create().returncode == 0
-    assert shim.config["mounts"] == [groups("ro"), RUN]
+    assert shim.mounts == [groups("ro"), RUN]
 
 
 # -- keys and passwords -------------------------------------------------------------------------
