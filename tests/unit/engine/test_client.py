@@ -55,6 +55,24 @@ SPEC = ContainerSpec(
 )
 
 
+@pytest.mark.parametrize("nesting", [False, True])
+@pytest.mark.parametrize("systemd", [False, True])
+def test_a_container_shares_nothing_with_the_host(nesting: bool, systemd: bool) -> None:
+    """The page on security says so of the items of the CIS Docker Benchmark."""
+    spec = replace(SPEC, isolation=replace(SPEC.isolation, nesting=nesting), systemd=systemd)
+    config = engine_requests.container_config(spec)
+    host = config["HostConfig"]
+    modes = {"PidMode", "IpcMode", "UTSMode", "UsernsMode", "PortBindings", "PublishAllPorts"}
+    assert not host.keys() & {*modes, "Privileged", "Binds", "VolumesFrom", "CgroupParent"}
+    assert not config.keys() & {"ExposedPorts", "User", "Healthcheck"}
+    assert host["NetworkMode"] == "none"
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["CapDrop"] == ["ALL"]
+    assert min(host["Memory"], host["MemorySwap"], host["CpuShares"], host["PidsLimit"]) > 0
+    assert ("seccomp=unconfined" in host["SecurityOpt"]) == nesting
+    assert not any("BindOptions" in mount for mount in host["Mounts"])
+
+
 def test_container_without_any_network_of_the_engine() -> None:
     config = engine_requests.container_config(SPEC)
     assert config["NetworkDisabled"] is True
