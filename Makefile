@@ -7,6 +7,8 @@ export DEVCLOUD_HOSTS ?= $(HOSTS)
 export DEVCLOUD_HORIZON ?= $(HORIZON)
 # 1 for Prometheus and Alertmanager, 0 for none; as before unless told otherwise
 export DEVCLOUD_WATCH ?= $(WATCH)
+# ovs, or ovn for ML2/OVN; as before unless told otherwise
+export DEVCLOUD_NETWORK ?= $(NETWORK)
 PYTHON ?= python3
 DEVCLOUD = PYTHONPATH=$(CURDIR) $(PYTHON) -m devcloud
 VENV = $(DEVCLOUD_DIR)/venv/bin

@@ -102,7 +102,7 @@ def measure(settings: Settings, size: int) -> dict[str, float]:
         with step(f"a server with {size} MiB of data"):
             server = servers.create("mover", image="debian", flavor="d1.small", key_name="demo")
             network = demo.network.find_network("private").id
-            guest = Guest(settings, server, f"qdhcp-{network}")
+            guest = Guest(settings, server, settings.tenant_namespace(network))
             guest.wait()
             fifth = CHANGED_MIB_A_SECOND * 1024 // 5
             guest.ask("sudo sh", WRITE.format(size=size, a_fifth=fifth))

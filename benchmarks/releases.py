@@ -64,7 +64,7 @@ def rebuild(demo: Connection, upload: Callable[..., str], servers: Servers) -> R
         release: upload(f"benchmark-{release}", os_command_line=_COMMAND.format(release, _PORT))
         for release in ("one", "two")
     }
-    namespace = f"qdhcp-{demo.network.find_network('private').id}"
+    namespace = settings.tenant_namespace(demo.network.find_network("private").id)
     server = servers.create("benchmark-release", image="benchmark-one")
     _wait(namespace, address(server), "one")
     found = Rebuilds()

@@ -7,6 +7,7 @@ import shutil
 import string
 from pathlib import Path
 
+from devcloud import ovn
 from devcloud.network import flat_interface
 from devcloud.settings import (
     API_ADDRESS,
@@ -31,6 +32,20 @@ SCHEDULER_FILTERS = (
 )
 """Nova's default filters, and two by which a tenant selects the host by another server."""
 
+NETWORK_VALUES = {
+    "ovs": {
+        "mechanism": "openvswitch",
+        "tunnel": "vxlan",
+        "router_plugin": "router",
+    },
+    "ovn": {
+        "mechanism": "ovn",
+        "tunnel": "geneve",
+        "router_plugin": "ovn-router",
+    },
+}
+"""The values of Neutron's server, for each kind of network."""
+
 RUNTIME_SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 
 
@@ -47,6 +62,8 @@ def common_values(settings: Settings) -> dict[str, str]:
     passwords = load_secrets(settings)
     values = {
         "api": API_ADDRESS,
+        "ovn_northbound": ovn.connection("nb"),
+        "ovn_southbound": ovn.connection("sb"),
         "region": REGION,
         "data": str(settings.data),
         "run": str(settings.run),
@@ -123,8 +140,9 @@ def write_configuration(settings: Settings) -> None:
         "glance/glance-api.conf": service_values(values, "glance", "glance"),
         "placement/placement.conf": service_values(values, "placement", "placement"),
         "nova/nova.conf": nova,
-        "neutron/neutron.conf": service_values(values, "neutron", "neutron"),
-        "neutron/ml2_conf.ini": values,
+        "neutron/neutron.conf": service_values(values, "neutron", "neutron")
+        | NETWORK_VALUES[settings.network],
+        "neutron/ml2_conf.ini": values | NETWORK_VALUES[settings.network],
     }.items():
         write_file(etc / target, render(Path(target).name, filled))
     if settings.dashboard:

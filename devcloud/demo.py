@@ -168,7 +168,7 @@ def demo(settings: Settings) -> None:
         server = boot(settings, tenant)
     address = fixed_address(server)
     network = admin.network.find_network("private")
-    namespace = f"qdhcp-{network.id}"
+    namespace = settings.tenant_namespace(network.id)
     login = inside(namespace, ssh(settings, address))
 
     def logs_in() -> bool:

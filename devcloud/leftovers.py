@@ -22,7 +22,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 RUNTIME_RECORDS = Path("/run/novadocker/containers")
 """The driver writes each container's network namespace here for the runtime shim."""
 
-AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip)-([0-9a-f-]{36})")
+AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip|ovnmeta)-([0-9a-f-]{36})")
 INSTANCE_NAMESPACE = re.compile(r"nova-([0-9a-f-]{36})")
 
 

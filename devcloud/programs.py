@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from devcloud import watch
+from devcloud import ovn, watch
 from devcloud.host import inside
 from devcloud.program import Program
 from devcloud.settings import API_ADDRESS, COMPUTE_USER, DASHBOARD_PORT, Host, Settings
@@ -154,11 +154,12 @@ def control_plane(settings: Settings) -> Iterable[Program]:
             "OS_NEUTRON_CONFIG_FILES": "neutron.conf;ml2_conf.ini",
         },
     )
-    for name, script in (
-        ("neutron-rpc", "neutron-rpc-server"),
-        ("neutron-periodic", "neutron-periodic-workers"),
-    ):
-        yield Program(name, (f"{scripts}/{script}", *config_files(neutron)), neutron)
+    workers = {"rpc": "neutron-rpc-server", "periodic": "neutron-periodic-workers"}
+    if settings.network == "ovn":
+        workers["ovn-maintenance"] = "neutron-ovn-maintenance-worker"
+    for name, script in workers.items():
+        command = (f"{scripts}/{script}", *config_files(neutron))
+        yield Program(f"neutron-{name}", command, neutron)
     yield Program(
         "registry",
         ("/usr/bin/docker-registry", "serve", str(etc / "registry.yml")),
@@ -268,10 +269,15 @@ def neutron_agents(settings: Settings, host: Host) -> Iterable[Program]:
     etc = settings.host_etc(host)
     common = etc / "neutron.conf"
     scripts = settings.bin
-    agents: dict[str, tuple[tuple[str, ...], str]] = {
-        "neutron-ovs": ((f"{scripts}/neutron-openvswitch-agent",), "openvswitch_agent.ini")
-    }
-    if host.network_node:
+    agents: dict[str, tuple[tuple[str, ...], str]] = {}
+    if settings.network == "ovn":
+        agents["neutron-ovn"] = ((f"{scripts}/neutron-ovn-agent",), "ovn_agent.ini")
+    else:
+        agents["neutron-ovs"] = (
+            (f"{scripts}/neutron-openvswitch-agent",),
+            "openvswitch_agent.ini",
+        )
+    if host.network_node and settings.network == "ovs":
         one_worker = (f"{scripts}/python", str(Path(__file__).parent / "one_worker.py"))
         agents |= {
             "neutron-dhcp": ((*one_worker, "dhcp"), "dhcp_agent.ini"),
@@ -321,10 +327,13 @@ def all_programs(settings: Settings) -> list[Program]:
         programs.append(dashboard(settings))
     if settings.watch:
         programs += watch.programs(settings)
+    if settings.network == "ovn":
+        programs += ovn.central(settings)
     for host in settings.hosts:
         etc = settings.host_etc(host)
         own = [*switch(settings, host), lxcfs(settings, host), engine(settings, host)]
         own.append(secure_shell(settings, host))
+        own += [ovn.controller(settings, host)] if settings.network == "ovn" else []
         own += neutron_agents(settings, host)
         own += [watch.exporter(settings, host)] if settings.watch else []
         own.append(

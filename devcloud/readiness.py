@@ -12,7 +12,12 @@ from devcloud.steps import StepFailed, TimedOut, say, wait_until
 
 CONTROL_SERVICES = ("nova-conductor", "nova-scheduler")
 
-AGENTS = {"neutron-openvswitch-agent": "neutron-ovs"}
+AGENTS = {
+    "ovs": {"neutron-openvswitch-agent": "neutron-ovs"},
+    "ovn": {"ovn-controller": "ovn-controller", "neutron-ovn-agent": "neutron-ovn"},
+}
+"""The programs of each host by the names of their binaries, for each kind of network."""
+
 NETWORK_NODE_AGENTS = {
     "neutron-dhcp-agent": "neutron-dhcp",
     "neutron-l3-agent": "neutron-l3",
@@ -33,7 +38,9 @@ def expected_reports(settings: Settings) -> dict[tuple[str, str], str]:
     expected = {}
     for host in settings.hosts:
         expected["nova-compute", host.name] = f"nova-compute-{host.name}"
-        agents = AGENTS | (NETWORK_NODE_AGENTS if host.network_node else {})
+        agents = AGENTS[settings.network]
+        if host.network_node and settings.network == "ovs":
+            agents = agents | NETWORK_NODE_AGENTS
         for binary, program in agents.items():
             expected[binary, host.name] = f"{program}-{host.name}"
     return expected

@@ -19,6 +19,9 @@ FLAVORS = {"d1.tiny": (1, 256, 1), "d1.small": (1, 512, 5), "d1.medium": (2, 102
 
 DEFAULT_POOL = "10.2.0.0/16"
 
+TUNNELS = {"ovs": "vxlan", "ovn": "geneve"}
+"""The provider network type of the tenant's first network, by kind of network."""
+
 POOL = {"start": "172.24.4.10", "end": "172.24.4.250"}
 
 
@@ -49,7 +52,7 @@ def seed(settings: Settings, archives: Archives) -> None:
 
     def networks() -> None:
         with step("networks, security group, key pair"):
-            make_networks(admin, demo.current_project_id)
+            make_networks(admin, demo.current_project_id, TUNNELS[settings.network])
             open_security_group(demo)
             make_key_pair(settings, demo)
 
@@ -104,10 +107,11 @@ def upload_image(
         admin.image.delete_image(image)
 
 
-def make_networks(admin: Connection, project: str) -> None:
+def make_networks(admin: Connection, project: str, tunnel: str) -> None:
     """Create the tenant's networks, the network of the floating addresses and the router.
 
     :param project: id of the tenant's project.
+    :param tunnel: the type of the network ``private``.
     """
     network = admin.network
     public = network.find_network("public") or network.create_network(
@@ -140,7 +144,7 @@ def make_networks(admin: Connection, project: str) -> None:
         name="router", project_id=project, external_gateway_info={"network_id": public.id}
     )
     provider: dict[str, dict[str, object]] = {
-        "private": {"provider_network_type": "vxlan"},
+        "private": {"provider_network_type": tunnel},
         "private-vlan": {
             "provider_network_type": "vlan",
             "provider_physical_network": "physvlan",

@@ -38,6 +38,9 @@ PRIVILEGED_HELPER_RULE = Path("/etc/sudoers.d/novadocker-devcloud")
 # A Unix socket's path has at most 107 bytes; the longest below the state directory has 43.
 LONGEST_STATE_FOLDER = 64
 
+NETWORKS = ("ovs", "ovn")
+"""The kinds of network: Neutron's Open vSwitch agent and its fellows, or OVN."""
+
 SECRET_NAMES = ("admin", "demo", "service", "database", "rabbit", "metadata")
 
 
@@ -72,6 +75,7 @@ class Settings:
     :ivar hosts: compute hosts; the first one is the network node.
     :ivar dashboard: True if Horizon runs.
     :ivar watch: True if Prometheus and Alertmanager run, with their exporters and mail server.
+    :ivar network: one of ``NETWORKS``.
     """
 
     folder: Path
@@ -79,6 +83,7 @@ class Settings:
     hosts: tuple[Host, ...]
     dashboard: bool
     watch: bool
+    network: str
 
     @property
     def data(self) -> Path:
@@ -149,6 +154,13 @@ class Settings:
         """The mount point of lxcfs."""
         return self.host_run(host) / "lxcfs"
 
+    def tenant_namespace(self, network: str) -> str:
+        """Name of the first host's network namespace that reaches a tenant's network by its id.
+
+        With OVN it exists while a port of the network is on that host.
+        """
+        return f"{'ovnmeta' if self.network == 'ovn' else 'qdhcp'}-{network}"
+
     def switch_socket(self, host: Host) -> Path:
         """Open vSwitch's database socket."""
         return self.host_run(host) / "ovs" / "db.sock"
@@ -166,8 +178,10 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         ``DEVCLOUD_HOSTS`` the number of compute hosts (default: as many as the cloud has, 1 for a
         new cloud). ``DEVCLOUD_HORIZON`` is 1 with the dashboard, 0 without (default: as the cloud
         is); ``DEVCLOUD_WATCH`` selects Prometheus in the same form.
+        ``DEVCLOUD_NETWORK`` is one of ``NETWORKS`` (default: as the cloud has, ``ovs`` for a new
+        cloud).
     :raises SettingsError: the directory's path is too long for Unix sockets, or the number of hosts
-        is invalid.
+        or the kind of network is invalid.
     """
     folder = Path(environment.get("DEVCLOUD_DIR") or CHECKOUT / ".devcloud").absolute()
     if len(os.fsencode(folder)) > LONGEST_STATE_FOLDER:
@@ -181,6 +195,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         hosts=tuple(compute_host(number + 1) for number in range(_host_count(folder, environment))),
         dashboard=_has(environment.get("DEVCLOUD_HORIZON"), dashboard_file(folder)),
         watch=_has(environment.get("DEVCLOUD_WATCH"), watch_file(folder)),
+        network=_network(folder, environment),
     )
 
 
@@ -197,6 +212,11 @@ def dashboard_file(folder: Path) -> Path:
 def watch_file(folder: Path) -> Path:
     """Return the path of the file that exists if the cloud has Prometheus."""
     return folder / "data" / "watch"
+
+
+def network_file(folder: Path) -> Path:
+    """Return the path of the file that contains the cloud's kind of network."""
+    return folder / "data" / "network"
 
 
 def compute_host(number: int) -> Host:
@@ -225,6 +245,18 @@ def _host_count(folder: Path, environment: Mapping[str, str]) -> int:
             f" to {MOST_HOSTS}; make clean deletes the cloud"
         )
     return int(wanted)
+
+
+def _network(folder: Path, environment: Mapping[str, str]) -> str:
+    known = network_file(folder)
+    has = known.read_text() if known.exists() else None
+    wanted = environment.get("DEVCLOUD_NETWORK") or has or NETWORKS[0]
+    if wanted not in NETWORKS or has not in (None, wanted):
+        raise SettingsError(
+            f"DEVCLOUD_NETWORK is {wanted!r}, but must be {has or ' or '.join(NETWORKS)}; a cloud"
+            " keeps its kind of network, and make clean deletes the cloud"
+        )
+    return wanted
 
 
 def _has(wanted: str | None, noted: Path) -> bool:

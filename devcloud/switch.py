@@ -3,6 +3,7 @@
 
 import subprocess
 
+from devcloud import ovn
 from devcloud.network import CABLES, cable, ip
 from devcloud.settings import FLOATING_GATEWAY, Host, Settings
 from devcloud.steps import StepFailed, run_command
@@ -13,7 +14,7 @@ TUNNEL_BRIDGE = "br-phy"
 
 BRIDGES = ("br-ex", "br-vlan", TUNNEL_BRIDGE)
 """The provider networks' bridges, and the bridge with the tunnels' address, which the user-space
-datapath requires. The Neutron agent creates br-int and br-tun.
+datapath requires. The Neutron agent creates br-int and br-tun, ovn-controller only br-int.
 """
 
 TUNNEL_PREFIX = 24
@@ -56,13 +57,15 @@ def make_database(settings: Settings, host: Host) -> None:
 
 
 def prepare(settings: Settings, host: Host) -> None:
-    """Set the values that ovs-vswitchd reads only when it starts."""
+    """Set the values that ovs-vswitchd reads only when it starts, and those of ovn-controller."""
+    chassis = ovn.chassis(host) if settings.network == "ovn" else {}
     vsctl(
         settings,
         host,
         *("--no-wait", "init", "--", "set", "open_vswitch", "."),
         f"external_ids:system-id={host.name}",
         f"external_ids:hostname={host.name}",
+        *(f'external_ids:{name}="{value}"' for name, value in chassis.items()),
     )
 
 

@@ -19,6 +19,7 @@ from devcloud import (
     images,
     leftovers,
     network,
+    ovn,
     owner,
     readiness,
     secure_shell,
@@ -38,6 +39,7 @@ from devcloud.settings import (
     dashboard_file,
     hosts_file,
     load_secrets,
+    network_file,
     watch_file,
 )
 from devcloud.steps import run_in_parallel, say, step, wait_until
@@ -60,9 +62,11 @@ OPTIONAL_APIS = ("horizon", "prometheus", "alertmanager")
 
 # A first message to a queue without a reader waits for a whole RPC timeout.
 QUEUES = {
-    "neutron-rpc": ("q-plugin", "q-reports-plugin", "q-l3-plugin"),
+    "neutron-rpc": ("q-plugin", "q-reports-plugin"),
     "nova-conductor": ("conductor",),
 }
+# The queue of Neutron's L3 agents.
+ROUTER_QUEUE = "q-l3-plugin"
 
 
 def answers(port: int) -> bool:
@@ -111,13 +115,16 @@ def wait_for_api(settings: Settings, name: str) -> None:
 def wait_for_queues(settings: Settings, name: str) -> None:
     """Wait until a service consumes its message queues."""
     password = load_secrets(settings)["rabbit"]
+    queues = [*QUEUES[name]]
+    if name == "neutron-rpc" and settings.network == "ovs":
+        queues.append(ROUTER_QUEUE)
 
     def ready() -> bool:
         try:
             with amqp.Connection(
                 f"{API_ADDRESS}:5672", userid="openstack", password=password, connect_timeout=5
             ) as connection:
-                for queue in QUEUES[name]:
+                for queue in queues:
                     with connection.channel() as channel:
                         if channel.queue_declare(queue, passive=True).consumer_count == 0:
                             return False
@@ -172,7 +179,8 @@ def prepare_machine(settings: Settings) -> None:
 
 
 def note_choices(settings: Settings) -> None:
-    """Record whether the cloud has a dashboard and Prometheus, for later commands without them."""
+    """Record the cloud's network, dashboard and Prometheus, for later commands without them."""
+    network_file(settings.folder).write_text(settings.network)
     for wanted, noted in (
         (settings.dashboard, dashboard_file(settings.folder)),
         (settings.watch, watch_file(settings.folder)),
@@ -206,6 +214,8 @@ def start_infrastructure(settings: Settings, starter: Starter) -> None:
     for host in settings.hosts:
         if current[f"ovsdb-{host.name}"] != "RUNNING":
             switch.make_database(settings, host)
+    if settings.network == "ovn":
+        ovn.make_databases(settings)
     starter.start("infrastructure")
     with step("Open vSwitch"):
         start_switches(settings, starter)

@@ -102,9 +102,9 @@ def servers(demo: Connection) -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
-def tenant_network(demo: Connection) -> str:
+def tenant_network(cloud: Settings, demo: Connection) -> str:
     """Return the network namespace that reaches the network ``private``."""
-    return f"qdhcp-{demo.network.find_network('private').id}"
+    return cloud.tenant_namespace(demo.network.find_network("private").id)
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ def detach(demo: Connection, guest: Guest, port: Any) -> None:
 
 def test_ports_of_a_living_server(
     guest: Guest,
+    cloud: Settings,
     demo: Connection,
     admin: Connection,
     made: Servers,
@@ -109,7 +110,7 @@ def test_ports_of_a_living_server(
     assert (named(guest, one), named(guest, two)) == ("eth1", "eth2")
     assert len(json.loads(guest.ask("ip -json route show default"))) == 1
     until(lambda: demo.network.get_port(two).status == "ACTIVE")
-    assert pings(f"qdhcp-{two.network_id}", two.fixed_ips[0]["ip_address"])
+    assert pings(cloud.tenant_namespace(two.network_id), two.fixed_ips[0]["ip_address"])
 
     detach(demo, guest, one)
     assert list(devices(guest)) == [own.mac_address, two.mac_address]
@@ -404,7 +405,7 @@ def test_no_one_inside_changes_or_forges_an_address(
 
 
 def test_two_ports_with_one_mac(
-    made: Servers, demo: Connection, new_port: Callable[..., Any]
+    made: Servers, cloud: Settings, new_port: Callable[..., Any]
 ) -> None:
     one = new_port("private")
     two = new_port("private-vlan", mac_address=one.mac_address)
@@ -412,7 +413,7 @@ def test_two_ports_with_one_mac(
     assert server.status == "ACTIVE", fault(server)
     for port in (one, two):
         (home,) = [ip["ip_address"] for ip in port.fixed_ips if "." in ip["ip_address"]]
-        assert pings(f"qdhcp-{port.network_id}", home)
+        assert pings(cloud.tenant_namespace(port.network_id), home)
     made.delete(server)
 
 

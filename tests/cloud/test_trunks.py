@@ -55,7 +55,7 @@ def test_a_server_on_a_trunk(
         "trunk", image="debian", flavor="d1.small", key_name="demo", networks=[{"port": parent.id}]
     )
     assert server.status == "ACTIVE", fault(server)
-    guest = Guest(cloud, server, f"qdhcp-{parent.network_id}", "private-vlan")
+    guest = Guest(cloud, server, cloud.tenant_namespace(parent.network_id), "private-vlan")
     # Untagged frames belong to the parent port's network.
     guest.wait()
     until(lambda: demo.network.get_trunk(trunk).status == "ACTIVE")

@@ -68,9 +68,9 @@ def test_a_network_spans_both_hosts(
     assert [server.status for server in pair] == ["ACTIVE", "ACTIVE"], [*map(fault, pair)]
     assert {host_of(admin, server) for server in pair} == {host.name for host in cloud.hosts}
     for server in pair:
-        # The data exceeds one segment, in both directions through the DHCP namespace on host1.
+        # The data exceeds one segment, in both directions through host1's namespace of the network.
         ask = [*ssh(cloud, address(server)), f"head -c {MEGABYTES}M /dev/zero"]
-        assert len(answer(inside(f"qdhcp-{network.id}", ask))) == MEGABYTES << 20
+        assert len(answer(inside(cloud.tenant_namespace(network.id), ask))) == MEGABYTES << 20
 
 
 def answer(command: list[object]) -> bytes:
