@@ -208,6 +208,7 @@ def measure(settings: Settings, size: int, rounds: int) -> Results:
         with step("rebuilds"):
             small = archive_path(settings, "busybox")
             found = rebuild(
+                settings,
                 demo,
                 lambda name, **more: stack.enter_context(uploaded(demo, name, small, **more)),
                 bench.servers,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from openstack.connection import Connection
 
 from devcloud.network import inside
+from devcloud.settings import Settings
 from devcloud.steps import StepFailed
 from tests.cloud.servers import Servers, address
 
@@ -55,7 +56,9 @@ class Rebuilds:
     gaps: list[float] = field(default_factory=list)
 
 
-def rebuild(demo: Connection, upload: Callable[..., str], servers: Servers) -> Rebuilds:
+def rebuild(
+    settings: Settings, demo: Connection, upload: Callable[..., str], servers: Servers
+) -> Rebuilds:
     """Rebuild a server with two releases in turn.
 
     :param upload: creates an image of busybox with a name and properties; returns its id

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from devcloud.network import list_namespaces, processes_in, remove_namespace
-from devcloud.settings import Host, Settings
+from devcloud.settings import Host, Settings, observers_file
 from devcloud.steps import TimedOut, wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -45,8 +45,12 @@ def own_namespaces(settings: Settings) -> list[str]:
     directory must contain the id in each name.
     """
     instances = {name for host in settings.hosts for name in container_ids(settings, host).values()}
+    noted = observers_file(settings.folder)
+    observers = noted.read_text().split() if noted.exists() else []
     owned = []
     for name in list_namespaces():
+        if name in observers:
+            owned.append(name)
         if name in instances and INSTANCE_NAMESPACE.fullmatch(name):
             owned.append(name)
         match = AGENT_NAMESPACE.fullmatch(name)

@@ -157,9 +157,9 @@ class Settings:
     def tenant_namespace(self, network: str) -> str:
         """Name of the first host's network namespace that reaches a tenant's network by its id.
 
-        With OVN it exists while a port of the network is on that host.
+        With OVN, this is a namespace of ``observers``.
         """
-        return f"{'ovnmeta' if self.network == 'ovn' else 'qdhcp'}-{network}"
+        return f"{'observer' if self.network == 'ovn' else 'qdhcp'}-{network}"
 
     def switch_socket(self, host: Host) -> Path:
         """Open vSwitch's database socket."""
@@ -217,6 +217,11 @@ def watch_file(folder: Path) -> Path:
 def network_file(folder: Path) -> Path:
     """Return the path of the file that contains the cloud's kind of network."""
     return folder / "data" / "network"
+
+
+def observers_file(folder: Path) -> Path:
+    """Return the path of the file that contains the names of the namespaces of ``observers``."""
+    return folder / "data" / "observers"
 
 
 def compute_host(number: int) -> Host:

@@ -19,6 +19,7 @@ from devcloud import (
     images,
     leftovers,
     network,
+    observers,
     ovn,
     owner,
     readiness,
@@ -308,6 +309,9 @@ def up(settings: Settings) -> None:
                 readiness.wait_for_reports(settings, starter.first_start)
         if not seed.is_seeded(settings):
             seed.seed(settings, archives)
+        if settings.network == "ovn":
+            with step("observers of the tenant's networks"):
+                observers.ensure(settings)
     say("the cloud is up")
     if settings.dashboard:
         say(f"  dashboard: {dashboard.URL}, domain Default, passwords in *-openrc")

@@ -165,6 +165,19 @@ Largest number of processes and threads in a server whose flavor has no ``docker
 """,
     ),
     cfg.ListOpt(
+        "default_name_servers",
+        item_type=cfg.types.IPAddress(),
+        default=[],
+        sample_default=["192.0.2.53"],
+        help="""
+Addresses of name servers for servers whose subnets have none.
+
+Neutron's DHCP agent is a name server, so the driver writes its address to ``/etc/resolv.conf``. OVN
+has no such agent, and would return ``[ovn] dns_servers`` of Neutron's configuration by DHCP, which
+the driver cannot read: set the same addresses here.
+""",
+    ),
+    cfg.ListOpt(
         "image_extra_specs",
         default=[],
         item_type=cfg.types.String(choices=list(extra_specs.ALL)),

@@ -12,6 +12,7 @@ from oslo_privsep import comm
 
 from novadocker import exception, naming
 from novadocker.virt.docker.network import device_names
+from novadocker.virt.docker.operations.ports import etc_files
 from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeNeutron
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
@@ -165,6 +166,15 @@ def test_network_info_is_applied(
 ) -> None:
     driver.inject_network_info(instance, instance.get_network_info())
     assert network.wired == {instance.uuid}
+
+
+def test_name_servers_of_subnets_without_any(instance: objects.Instance, options: Any) -> None:
+    bare, named = port(instance, SECOND), port(instance, THIRD, dns="10.0.0.9")
+    bare["network"]["subnets"][0]["dns"] = []
+    options(group="docker", default_name_servers=["192.0.2.53"])
+    for ports, expected in (([bare], b"192.0.2.53"), ([bare, named], b"10.0.0.9")):
+        found = etc_files(instance, model.NetworkInfo(ports))["resolv.conf"]
+        assert found.endswith(b"\nnameserver " + expected + b"\n")
 
 
 @pytest.mark.parametrize(

@@ -287,5 +287,5 @@ def etc_files(instance: objects.Instance, ports: network_model.NetworkInfo) -> d
         instance.hostname or instance.uuid,
         CONF.api.dhcp_domain,
         [str(ip["address"]) for ip in ports.fixed_ips()],
-        nic.dns_from_network_info(ports),
+        nic.dns_from_network_info(ports) or CONF.docker.default_name_servers,
     )
