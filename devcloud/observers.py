@@ -58,4 +58,4 @@ def _connect(settings: Settings, admin: Connection, network: Any, namespace: str
     for address in port.fixed_ips:
         subnet = admin.network.get_subnet(address["subnet_id"])
         length = ipaddress.ip_network(subnet.cidr).prefixlen
-        ip(*inside, "address", "add", f"{address['ip_address']}/{length}", "dev", device, "nodad")
+        ip(*inside, "address", "add", f"{address['ip_address']}/{length}", "dev", device)

@@ -426,17 +426,27 @@ def test_bandwidth_limits_follow_neutron(
     device = f"tap{port.id}"[:14]
     policy = admin.network.create_qos_policy(name="test-limits", is_shared=True)
 
-    def rate_to_server() -> set[str]:
-        shown = subprocess.run(
-            inside(host.namespace, ["tc", "class", "show", "dev", device]),
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        return set(re.findall(r"class htb 1:1 .* ceil (\S+)", shown))
+    def output(*command: str) -> str:
+        found = inside(host.namespace, command)
+        return subprocess.run(found, capture_output=True, text=True, check=True).stdout
 
-    def rate_from_server() -> int:
-        return int(vsctl(cloud, host, "get", "interface", device, "ingress_policing_rate"))
+    def by_agent() -> list[int]:
+        shown = output("tc", "class", "show", "dev", device)
+        to_server = [int(rate) * 1000 for rate in re.findall(r"htb 1:1 .* ceil (\d+)Mbit", shown)]
+        policed = vsctl(cloud, host, "get", "interface", device, "ingress_policing_rate")
+        return sorted([*to_server, *filter(None, [int(policed)])])
+
+    def by_meters() -> list[int]:
+        switch = f"unix:{cloud.switch_socket(host).parent}/br-int.mgmt"
+        shown = output("ovs-ofctl", "--protocols=OpenFlow13", "dump-meters", switch)
+        return sorted(map(int, re.findall(r"rate=(\d+)", shown)))
+
+    rates = by_meters if cloud.network == "ovn" else by_agent
+    before = rates()
+
+    def limited(*expected: int) -> None:
+        """Wait until the switch has these rates in kbit/s, in both directions together."""
+        until(lambda: rates() == sorted([*before, *expected]))
 
     def rule(direction: str) -> Any:
         return admin.network.create_qos_bandwidth_limit_rule(
@@ -447,18 +457,18 @@ def test_bandwidth_limits_follow_neutron(
         to_server = rule("ingress")
         rule("egress")
         demo.network.update_port(port, qos_policy_id=policy.id)
-        until(lambda: (rate_to_server(), rate_from_server()) == ({"20Mbit"}, 20_000))
+        limited(20_000, 20_000)
         admin.network.update_qos_bandwidth_limit_rule(to_server, policy, max_kbps=10_000)
-        until(lambda: rate_to_server() == {"10Mbit"})
+        limited(10_000, 20_000)
         demo.network.update_port(port, qos_policy_id=None)
-        until(lambda: (rate_to_server(), rate_from_server()) == (set(), 0))
+        limited()
         network = demo.network.find_network("private")
         demo.network.update_network(network, qos_policy_id=policy.id)
         try:
-            until(lambda: rate_to_server() == {"10Mbit"})
+            limited(10_000, 20_000)
         finally:
             demo.network.update_network(network, qos_policy_id=None)
-        until(lambda: not rate_to_server())
+        limited()
     finally:
         demo.network.update_port(port, qos_policy_id=None)
         admin.network.delete_qos_policy(policy)
