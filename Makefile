@@ -16,7 +16,7 @@ VENV = $(DEVCLOUD_DIR)/venv/bin
 UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20 --durations-min 5 tests/unit
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine test-walk \
-	test-cloud test-guest test-long bench-network-guest tempest horizon-test functional soak nightly \
+	test-cloud test-guest test-long test-ovn bench-network-guest tempest horizon-test functional soak nightly \
 	lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -82,6 +82,14 @@ tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
 tempest:
 	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 
+# the network's tests on a cloud with ML2/OVN; deletes the cloud's data before and after
+test-ovn: export DEVCLOUD_NETWORK = ovn
+test-ovn: install
+	$(DEVCLOUD) clean
+	$(VENV)/python -m pytest --durations 20 --durations-min 5 $(addprefix tests/cloud/test_, \
+		moves.py ports.py trunks.py two_hosts.py)
+	$(DEVCLOUD) clean
+
 # an emulated Debian, for what this machine's kernel may lack; make test has a part of it
 test-guest: install
 	$(VENV)/python -m pytest tests/guest --whole-guest
@@ -116,7 +124,7 @@ test-long: install
 
 # what is too long for make test; a part that fails holds back no other
 nightly:
-	$(MAKE) --keep-going functional tempest test-guest test-long horizon-test soak
+	$(MAKE) --keep-going functional tempest test-guest test-long horizon-test soak test-ovn
 
 lint: environment
 	$(VENV)/ruff check .

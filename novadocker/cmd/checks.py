@@ -41,6 +41,18 @@ class DriverImport:
 
 
 @dataclass(frozen=True)
+class Chassis:
+    """What Open vSwitch's database tells OVN of this host.
+
+    :ivar remote: address of OVN's southbound database; empty if the host does not use OVN
+    :ivar hostname: name by which Neutron knows the host; empty for the kernel's host name
+    """
+
+    remote: str
+    hostname: str
+
+
+@dataclass(frozen=True)
 class PrivilegedCall:
     """The result of the start of the privileged processes and of a call to one of them.
 
@@ -151,6 +163,12 @@ def check_storage(info: EngineInfo | None, sized: bool) -> Result:
     if info is None:
         return _unknown()
     driver, filesystem = info.storage_driver, info.backing_filesystem
+    if info.containerd_store:
+        return _failure(
+            f"the engine keeps images in containerd's image store ({driver}), so nova-compute does "
+            'not start: set "storage-driver": "overlay2" and "features": '
+            '{"containerd-snapshotter": false} in daemon.json and restart the engine'
+        )
     if driver == "vfs":
         return _warning(
             "storage driver vfs copies the whole image for each server: set "
@@ -207,14 +225,39 @@ def check_switch(connection: str, error: str) -> Result:
     )
 
 
+def check_ovn(chassis: Chassis | None, host: str, hostname: str) -> Result:
+    """Check that Neutron finds the chassis of this host, on a host that uses OVN.
+
+    :param chassis: None if the switch does not answer
+    :param host: nova-compute's ``[DEFAULT] host``
+    :param hostname: the kernel's host name, which OVN takes by default
+    """
+    if chassis is None:
+        return _warning("unknown, because Open vSwitch does not answer")
+    if not chassis.remote:
+        return _success("this host does not use OVN")
+    known = chassis.hostname or hostname
+    if known == host:
+        return _success(f"the chassis has nova-compute's host name {host}")
+    return _failure(
+        f"OVN knows this host as {known}, nova-compute as {host}, so Neutron binds no port here: "
+        f"run ovs-vsctl set open_vswitch . external_ids:hostname={host}, or set [DEFAULT] host"
+    )
+
+
 def check_bandwidth(
-    datapaths: Mapping[str, str] | None, bridge: str, call: PrivilegedCall | None
+    datapaths: Mapping[str, str] | None,
+    bridge: str,
+    call: PrivilegedCall | None,
+    chassis: Chassis | None = None,
 ) -> Result:
     """Check that Neutron's bandwidth limits have an effect.
 
     :param datapaths: datapath type by bridge; None if the switch does not answer
     :param call: result of the privileged call; None if it was not made
     """
+    if chassis is not None and chassis.remote:
+        return _success("OVN limits bandwidth by meters of the switch")
     if datapaths is None or call is None or call.error:
         return _warning("unknown, because Open vSwitch or the privileged process does not answer")
     if reason := ovs.ineffective_limits(datapaths, bridge, call.missing_means):

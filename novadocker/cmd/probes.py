@@ -19,7 +19,7 @@ from oslo_privsep import priv_context
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd import privileged
-from novadocker.cmd.checks import DriverImport, PrivilegedCall
+from novadocker.cmd.checks import Chassis, DriverImport, PrivilegedCall
 from novadocker.linux import ovsdb
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
@@ -112,6 +112,17 @@ def read_datapaths(connection: str) -> dict[str, str] | None:
         return ovs.read_datapaths(connection)
     except OSError:
         return None
+
+
+def read_chassis(connection: str) -> Chassis | None:
+    """Return OVN's settings of this host; None if Open vSwitch's database does not answer."""
+    try:
+        ((row,),) = ovsdb.select(connection, ovsdb.Select("Open_vSwitch", ("external_ids",)))
+    except OSError:
+        return None
+    # RFC 7047, section 5.1: a map is ["map", [[key, value], ...]].
+    settings = dict(row["external_ids"][1])
+    return Chassis(settings.get("ovn-remote", ""), settings.get("hostname", ""))
 
 
 def user_name() -> str:

@@ -4,6 +4,7 @@
 Run it as the user of nova-compute, with the same ``--config-file`` arguments.
 """
 
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ class Checks(upgradecheck.UpgradeCommands):
 
     _info: EngineInfo | None = None
     _call: checks.PrivilegedCall | None = None
+    _chassis: checks.Chassis | None = None
 
     def _check_import(self) -> upgradecheck.Result:
         return checks.check_import(probes.import_driver())
@@ -62,6 +64,10 @@ class Checks(upgradecheck.UpgradeCommands):
         connection = CONF.os_vif_ovs.ovsdb_connection
         return checks.check_switch(connection, probes.ask_switch(connection))
 
+    def _check_ovn(self) -> upgradecheck.Result:
+        self._chassis = probes.read_chassis(CONF.os_vif_ovs.ovsdb_connection)
+        return checks.check_ovn(self._chassis, CONF.host, socket.gethostname())
+
     def _check_lxcfs(self) -> upgradecheck.Result:
         folder = CONF.docker.lxcfs_folder
         view = lxcfs.read_view(folder) if folder else lxcfs.View()
@@ -73,7 +79,8 @@ class Checks(upgradecheck.UpgradeCommands):
 
     def _check_bandwidth(self) -> upgradecheck.Result:
         datapaths = probes.read_datapaths(CONF.os_vif_ovs.ovsdb_connection)
-        return checks.check_bandwidth(datapaths, CONF.neutron.ovs_bridge, self._call)
+        bridge = CONF.neutron.ovs_bridge
+        return checks.check_bandwidth(datapaths, bridge, self._call, self._chassis)
 
     def _check_resize(self) -> upgradecheck.Result:
         return checks.check_resize(CONF.allow_resize_to_same_host)
@@ -90,6 +97,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Control groups", _check_cgroups),
         ("Seccomp", _check_seccomp),
         ("Open vSwitch", _check_switch),
+        ("OVN", _check_ovn),
         ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),
         ("Bandwidth limits", _check_bandwidth),

@@ -789,6 +789,12 @@ def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
         driver.init_host(NODE)
 
 
+def test_init_host_refuses_containerds_image_store(driver: Any, engine: FakeEngine) -> None:
+    engine.info_ = replace(fakes.INFO, containerd_store=True)
+    with pytest.raises(exception.InvalidConfiguration, match="containerd's image store"):
+        driver.init_host(NODE)
+
+
 def test_server_that_a_snapshot_left_frozen_goes_on(
     driver: Any, engine: FakeEngine, options: Any, tmp_path: Path
 ) -> None:

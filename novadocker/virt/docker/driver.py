@@ -101,8 +101,8 @@ class DockerDriver(driver.ComputeDriver):
         """Check that this host can run servers, and start the driver's threads.
 
         :raises EngineUnavailable: the engine does not answer; the service manager tries again
-        :raises InvalidConfiguration: the runtime shim is not registered, or another nova-compute
-            uses the engine
+        :raises InvalidConfiguration: the runtime shim is not registered, containerd keeps the
+            engine's images, or another nova-compute uses the engine
         """
         self._services.open(host)
         self._services.start()

@@ -216,6 +216,8 @@ class EngineInfo:
     :ivar warnings: the engine's own warnings about the host
     :ivar user_namespaces: True if containers have their own users (``userns-remap``)
     :ivar seccomp: True if the engine and the kernel support seccomp profiles
+    :ivar containerd_store: True if containerd keeps the images and layers (the "containerd image
+        store", from Engine 29 on the default of a new data root)
     """
 
     version: str
@@ -232,6 +234,7 @@ class EngineInfo:
     warnings: tuple[str, ...] = ()
     user_namespaces: bool = False
     seccomp: bool = False
+    containerd_store: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from nova import conf
-from nova.conf import compute, neutron
+from nova.conf import compute, netconf, neutron
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code, Result
 from vif_plug_ovs.ovs import OvsPlugin
@@ -20,6 +20,7 @@ from vif_plug_ovs.ovs import OvsPlugin
 from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
+from novadocker.cmd.checks import Chassis
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.model import EngineInfo
@@ -178,6 +179,53 @@ def test_seccomp() -> None:
     assert says(checks.check_seccomp(fakes.INFO), SUCCESS)
     without = replace(fakes.INFO, seccomp=False)
     assert says(checks.check_seccomp(without), FAILURE, "only servers with docker:nesting")
+
+
+def test_containerds_image_store() -> None:
+    info = replace(fakes.INFO, containerd_store=True)
+    assert says(checks.check_storage(info, True), FAILURE, '"containerd-snapshotter": false')
+
+
+@pytest.mark.parametrize(
+    ("chassis", "code", "part"),
+    [
+        (None, WARNING, "unknown"),
+        (Chassis("", ""), SUCCESS, "does not use OVN"),
+        (Chassis("tcp:192.0.2.1:6642", "web-1"), SUCCESS, "web-1"),
+        (Chassis("tcp:192.0.2.1:6642", ""), FAILURE, "OVN knows this host as web-1.example.com"),
+        (Chassis("tcp:192.0.2.1:6642", "other"), FAILURE, "external_ids:hostname=web-1"),
+    ],
+)
+def test_ovn(chassis: Chassis | None, code: Code, part: str) -> None:
+    assert says(checks.check_ovn(chassis, "web-1", "web-1.example.com"), code, part)
+
+
+def test_ovn_limits_bandwidth_itself() -> None:
+    call = checks.PrivilegedCall("nova", False, (), "", missing_means=("act_police",))
+    chassis = Chassis("tcp:192.0.2.1:6642", "web-1")
+    assert says(checks.check_bandwidth({"br-int": ""}, "br-int", call, chassis), SUCCESS, "OVN")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], Chassis("", "")),
+        (
+            [["ovn-remote", "tcp:192.0.2.1:6642"], ["hostname", "web-1"]],
+            Chassis("tcp:192.0.2.1:6642", "web-1"),
+        ),
+    ],
+)
+def test_reading_the_chassis(
+    monkeypatch: pytest.MonkeyPatch, settings: list[list[str]], expected: Chassis
+) -> None:
+    rows = [[{"external_ids": ["map", settings]}]]
+    monkeypatch.setattr(probes.ovsdb, "select", lambda *_: rows)
+    assert probes.read_chassis("tcp:127.0.0.1:6640") == expected
+
+
+def test_reading_the_chassis_without_a_switch() -> None:
+    assert probes.read_chassis("tcp:127.0.0.1:1") is None
 
 
 def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
@@ -389,6 +437,7 @@ def fresh_configuration() -> cfg.ConfigOpts:
     """Return the command's subset of Nova's options, not parsed yet."""
     found = cfg.ConfigOpts()
     compute.register_opts(found)
+    netconf.register_opts(found)
     found.register_opts(neutron.neutron_opts, group="neutron")
     docker_conf.register_opts(found)
     found.register_opts(OvsPlugin.CONFIG_OPTS, group="os_vif_ovs")
@@ -411,6 +460,7 @@ def run(
         )
         monkeypatch.setattr(probes, "ask_switch", lambda _: "")
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
+        monkeypatch.setattr(probes, "read_chassis", lambda _: Chassis("", ""))
         monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
@@ -427,7 +477,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 13
+    assert len(rows) == 14
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 

@@ -48,6 +48,8 @@ INFO = {
     "SecurityOptions": ["name=seccomp,profile=default", "name=userns"],
 }
 
+CONTAINERD = INFO | {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+
 CASES: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "container": (ROW, responses.container),
     "detail": (INSPECTED, responses.container_detail),
@@ -137,3 +139,8 @@ def test_security_options(options: list[str] | None, seccomp: bool, user_namespa
 def test_what_is_no_event(line: bytes) -> None:
     with pytest.raises(responses.MalformedResponse):
         responses.event(line)
+
+
+@pytest.mark.parametrize(("found", "expected"), [(INFO, False), (CONTAINERD, True)])
+def test_containerds_image_store(found: dict[str, Any], expected: bool) -> None:
+    assert responses.engine_info(found, "1.44").containerd_store is expected

@@ -40,6 +40,7 @@ def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
     """Return the properties of the engine and its host."""
     with parsing():
         security = found.get("SecurityOptions") or ()
+        store = dict(found["DriverStatus"] or ())
         return EngineInfo(
             version=_typed(str, found["ServerVersion"]),
             api_version=api_version,
@@ -54,13 +55,12 @@ def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
                 name: _typed(str, runtime.get("path", ""))
                 for name, runtime in _typed(dict, found["Runtimes"]).items()
             },
-            backing_filesystem=_typed(
-                str, dict(found["DriverStatus"] or ()).get("Backing Filesystem", "")
-            ),
+            backing_filesystem=_typed(str, store.get("Backing Filesystem", "")),
             warnings=tuple(_typed(str, line) for line in found.get("Warnings") or ()),
             user_namespaces="name=userns" in security,
             # The engine appends the profile: name=seccomp,profile=default.
             seccomp=any(option.split(",")[0] == "name=seccomp" for option in security),
+            containerd_store=store.get("driver-type") == "io.containerd.snapshotter.v1",
         )
 
 

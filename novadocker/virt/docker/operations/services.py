@@ -71,13 +71,14 @@ class Services:
         """Claim the engine, check this host, and finish what an earlier nova-compute left undone.
 
         :raises EngineUnavailable: the engine does not answer
-        :raises InvalidConfiguration: the runtime shim is not registered, or another nova-compute
-            uses the engine
+        :raises InvalidConfiguration: the runtime shim is not registered, containerd keeps the
+            engine's images, or another nova-compute uses the engine
         """
         self.name = host
         info = self.engine.info()
         self.engine.claim(info)
         _check_runtime(info)
+        _check_store(info)
         if not info.live_restore:
             LOG.warning(
                 "All servers stop when the engine stops, because live-restore is off; set it in "
@@ -203,4 +204,14 @@ def _check_runtime(info: EngineInfo) -> None:
         raise exception.InvalidConfiguration(
             reason=f"the engine has no runtime {CONF.docker.runtime!r}; register the shim "
             "under 'runtimes' in daemon.json and reload the engine"
+        )
+
+
+def _check_store(info: EngineInfo) -> None:
+    if info.containerd_store:
+        raise exception.InvalidConfiguration(
+            reason="the engine keeps its images in containerd's image store, which the driver does "
+            'not support; set "storage-driver": "overlay2" and "features": '
+            '{"containerd-snapshotter": false} in daemon.json and restart the engine. The engine '
+            "shows the containers of one store only, and keeps the data of the other"
         )
