@@ -35,11 +35,19 @@ def server(docker_client: docker.APIClient, busybox_image: str, instance_uuid: s
 
 
 @pytest.fixture
-def told(engine_url: str, instance_uuid: str) -> Iterator[Next]:
+def rebooted() -> queue.SimpleQueue[str]:
+    """Return the queue of the servers that rebooted from inside."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def told(engine_url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> Iterator[Next]:
     """Yield a function that returns Nova's next lifecycle event."""
     engine = Engine(engine_url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, ServerList(engine), seen.put, lambda _: None, lambda _: None)
+    watcher = events.Events(
+        engine, ServerList(engine), seen.put, lambda _: None, lambda _: None, rebooted.put
+    )
     watcher.start()
 
     def take() -> int:

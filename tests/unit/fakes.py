@@ -139,7 +139,7 @@ class FakeEngine:
         self.lists += 1
         key, _, value = label.partition("=")
         return [
-            Container(c.id, c.name, c.status, c.labels)
+            Container(c.id, c.name, c.status, c.labels, c.exit_code)
             for c in self.containers.values()
             if c.labels.get(key) == value
         ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import queue
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from nova.virt import event as virtevent
@@ -24,8 +25,12 @@ def labels(uuid: str) -> dict[str, str]:
     return {naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: uuid}
 
 
-def event(action: str, uuid: str = UUID, name: str | None = None) -> ContainerEvent:
-    return ContainerEvent(name or naming.container_name(uuid), action, 1, labels(uuid))
+def event(
+    action: str, uuid: str = UUID, name: str | None = None, **attributes: str
+) -> ContainerEvent:
+    return ContainerEvent(
+        name or naming.container_name(uuid), action, 1, {**labels(uuid), **attributes}
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,17 +73,31 @@ def answered() -> list[str | None]:
 
 
 @pytest.fixture
+def rebooted() -> list[str]:
+    """Return the list of servers that rebooted from inside."""
+    return []
+
+
+@pytest.fixture
 def told(
     engine: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
     killed: list[str],
     answered: list[str | None],
+    rebooted: list[str],
 ) -> Iterator[Next]:
     """Run the threads on the fake engine; yield a function that returns Nova's next event."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
-    watcher = events.Events(engine, ServerList(engine), seen.put, killed.append, answered.append)  # type: ignore[arg-type]
+    watcher = events.Events(
+        engine,
+        ServerList(engine),
+        seen.put,  # type: ignore[arg-type]
+        killed.append,
+        answered.append,
+        rebooted.append,
+    )
     watcher.start()
 
     def take() -> tuple[str, int]:
@@ -129,6 +148,32 @@ def test_an_engine_that_is_away_is_reported(
     engine.away = False
     assert told() == (UUID, STOPPED)
     assert answered[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reboots"), [("129", True), ("130", False), ("0", False), ("137", False)]
+)
+def test_a_reboot_from_inside_is_no_stop(
+    engine: FakeEngine, told: Next, rebooted: list[str], code: str, reboots: bool
+) -> None:
+    engine.events.put(event("die", exitCode=code))
+    engine.events.put(event("start", OTHER))
+    if not reboots:
+        assert told() == (UUID, STOPPED)
+    assert told() == (OTHER, STARTED)
+    assert rebooted == ([UUID] if reboots else [])
+
+
+def test_a_reboot_from_inside_while_the_stream_was_lost(
+    engine: FakeEngine, told: Next, rebooted: list[str]
+) -> None:
+    name = naming.container_name(UUID)
+    engine.add(name, labels(UUID), status="exited")
+    engine.containers[f"id-{name}"] = replace(engine.containers[f"id-{name}"], exit_code=129)
+    engine.add(naming.container_name(OTHER), labels(OTHER), status="running")
+    engine.events.put(None)
+    assert told() == (OTHER, STARTED)
+    assert rebooted == [UUID]
 
 
 def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: Next) -> None:

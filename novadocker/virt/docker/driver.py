@@ -16,6 +16,7 @@ from nova.compute import provider_tree as placement
 from nova.console import type as console_type
 from nova.network import model as network_model
 from nova.virt import driver, hardware
+from nova.virt.event import EVENT_LIFECYCLE_STOPPED, LifecycleEvent
 from oslo_log import log as logging
 
 from novadocker import exception, naming
@@ -33,6 +34,7 @@ from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.console import Console
 from novadocker.virt.docker.operations.diagnostics import Diagnostics
 from novadocker.virt.docker.operations.disks import refuse_disks
+from novadocker.virt.docker.operations.inside_reboots import REBOOT_LOOP, InsideReboots
 from novadocker.virt.docker.operations.inventory import Inventory
 from novadocker.virt.docker.operations.migrate import Migrate
 from novadocker.virt.docker.operations.ports import Ports
@@ -87,12 +89,19 @@ class DockerDriver(driver.ComputeDriver):
         self._incident_actions = IncidentActions()
         self._incidents = IncidentListener(Path(CONF.state_path), self._incident_actions.add)
         self._service_status = collaborators.create_service_status(virtapi)
+        self._inside_reboots = InsideReboots(
+            services,
+            self._power,
+            self._report_stop,
+            partial(self._incident_actions.add, REBOOT_LOOP),
+        )
         self._events = collaborators.create_events(
             services.engine,
             services.server_list,
             self.emit_event,
             partial(self._incident_actions.add, incident_socket.OOM_KILL),
             self._service_status.report,
+            self._inside_reboots.add,
         )
 
     # -- the host -----------------------------------------------------------------------------
@@ -169,6 +178,9 @@ class DockerDriver(driver.ComputeDriver):
             orc.DISK_GB: self._get_reserved_host_disk_gb_from_config(),
         }
 
+    def _report_stop(self, instance_uuid: str) -> None:
+        self.emit_event(LifecycleEvent(instance_uuid, EVENT_LIFECYCLE_STOPPED))
+
     # -- the list of servers -------------------------------------------------------------------
 
     def list_instances(self) -> list[str]:
@@ -203,7 +215,7 @@ class DockerDriver(driver.ComputeDriver):
         :raises InstanceNotFound: the engine answers and has no such container
         :raises EngineUnavailable: the engine does not answer; the instance may exist
         """
-        return hardware.InstanceInfo(state=self._power.state(instance, use_cache))
+        return hardware.InstanceInfo(state=self._inside_reboots.power_state(instance, use_cache))
 
     # -- build and deletion --------------------------------------------------------------------
 
@@ -549,9 +561,10 @@ class DockerDriver(driver.ComputeDriver):
         """Wire every VIF that is not wired, and finish an interrupted move to this host.
 
         nova-compute calls this for each instance when it starts. The VIFs of an instance that does
-        not run are set down.
+        not run are set down. An instance that rebooted from inside meanwhile is started.
         """
         self._migrate.restore(instance, network_info)
+        self._inside_reboots.add_missed(instance)
 
     def unplug_vifs(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo

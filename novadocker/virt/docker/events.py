@@ -14,6 +14,7 @@ from nova.virt import event as virtevent
 from oslo_log import log as logging
 
 from novadocker import exception, naming
+from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.model import ContainerEvent
 
@@ -81,6 +82,8 @@ class Events:
     :param emit: takes each lifecycle event; ``ComputeDriver.emit_event``
     :param killed: takes the UUID of each server with a process that was killed out of memory
     :param answers: takes None if the engine answers, and otherwise the reason
+    :param rebooted: takes the UUID of each server that ended with a reboot from inside; Nova gets
+        no event of its end
     """
 
     def __init__(
@@ -90,12 +93,14 @@ class Events:
         emit: Callable[[virtevent.LifecycleEvent], None],
         killed: Callable[[str], None],
         answers: Callable[[str | None], None],
+        rebooted: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._listing = listing
         self._emit = emit
         self._killed = killed
         self._answers = answers
+        self._rebooted = rebooted
         self._stopped = threading.Event()
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
 
@@ -134,16 +139,18 @@ class Events:
         """Wait until the engine answers, then report each server's state, as events may be lost."""
         while not self._stopped.wait(_RECONNECT_SECONDS):
             try:
-                servers = self._listing.servers()
+                found = self._listing.servers()
             except exception.EngineUnavailable as error:
                 self._answers(str(error))
                 continue
             except exception.EngineError:
                 continue
             self._answers(None)
-            LOG.info("Reporting the states of %d servers after a loss of events", len(servers))
-            for uuid, server in servers.items():
-                if server.status in _STATES:
+            LOG.info("Reporting the states of %d servers after a loss of events", len(found))
+            for uuid, server in found.items():
+                if servers.has_rebooted(server):
+                    self._rebooted(uuid)
+                elif server.status in _STATES:
                     self._queue.put((uuid, _STATES[server.status]))
             return
 
@@ -158,6 +165,9 @@ class Events:
         if event.action == "die":
             code = event.attributes.get("exitCode", "unknown")
             LOG.info("The first process ended with exit status %s", code, instance_uuid=uuid)
+            if code == str(servers.REBOOT_STATUS):
+                self._rebooted(uuid)
+                return
         if event.action == "destroy":
             if event.attributes.get(naming.LABEL_RESCUE) == "1":
                 # The server's own container exists under another name.

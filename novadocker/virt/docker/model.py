@@ -150,12 +150,17 @@ class ContainerSpec:
 
 @dataclass(frozen=True)
 class Container:
-    """A container in the engine's list; ``status`` is the engine's (``running``, ``exited``...)."""
+    """A container in the engine's list.
+
+    :ivar status: the engine's word (``running``, ``exited``...)
+    :ivar exit_code: the exit status of the first process; None if the container has not ended
+    """
 
     id: str
     name: str
     status: str
     labels: Mapping[str, str]
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,12 @@ class ContainerEvent:
 
 @dataclass(frozen=True)
 class ContainerDetail:
-    """The details of a container; ``pid`` is 0 unless the container runs or is paused."""
+    """The details of a container.
+
+    :ivar pid: the first process; 0 unless the container runs or is paused
+    :ivar exit_code: the exit status of the first process of the last run; None without one
+    :ivar finished_at: the end of the last run; None without one
+    """
 
     id: str
     name: str
@@ -185,6 +195,8 @@ class ContainerDetail:
     stop_signal: str
     started_at: datetime | None
     image_id: str = ""
+    exit_code: int | None = None
+    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ _CALLS = {
     "settimeofday": (164, 170),
     "ioctl": (16, 29),
     "socket": (41, 198),
+    "reboot": (169, 142),
 }
 _EPERM = 1
 _EBADF = 9
+_EINVAL = 22
 _ENOSYS = 38
 
 
@@ -209,6 +211,8 @@ def test_every_system_call_that_the_profile_does_not_list(plain: Machine) -> Non
         (("socket", 0x1_0000_0026, 5, 0), _EPERM),
         (("socket", 40, 1, 0), _EPERM),
         (("socket", 1, 1, 0), 0),
+        # LINUX_REBOOT_CMD_CAD_OFF would change the host's answer to Ctrl-Alt-Del.
+        (("reboot", 0xFEE1DEAD, 0x28121969, 0, 0), _EINVAL),
     ],
 )
 def test_denied_arguments(plain: Machine, call: Any, error: int) -> None:

@@ -3,6 +3,7 @@
 
 import io
 import json
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 
@@ -102,11 +103,15 @@ class Server:
         read_until(self.client, self.id, b"sd1 console", since)
         return self.run("timeout", "300", "systemctl", "is-system-running", "--wait").strip()
 
-    def stop(self) -> None:
-        lifecycle.stop(self.engine, self.id, 30)
-        found = self.client.inspect_container(self.id)["State"]
-        assert found["ExitCode"] == 0
-        assert "Exiting container" in self.engine.read_console(self.id, 100 << 10).decode()
+    def stop(self, end: str = "halt") -> None:
+        """Stop the server as Nova does, or by ``systemctl`` inside, and check the exit status."""
+        if end == "halt":
+            lifecycle.stop(self.engine, self.id, 30)
+        else:
+            call = self.client.exec_create(self.id, ["systemctl", end])["Id"]
+            self.client.exec_start(call, detach=True)
+        reason = signal.SIGHUP if end == "reboot" else signal.SIGINT
+        assert self.engine.wait_container(self.id, 30) == 128 + reason
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def test_systemd(
     runtime.bind_container(
         server.id, server.instance_uuid, etc_files={"machine-id": f"{machine_id}\n".encode()}
     )
-    for _ in range(2):
+    for end in ("halt", "reboot", "poweroff"):
         server.start()
         since = docker_client.inspect_container(server.id)["State"]["StartedAt"]
         assert server.state() == "running", run("systemctl", "--failed", "--no-pager")
@@ -155,7 +160,7 @@ def test_systemd(
         assert run("cat", limit) == "268435456\n"
         # The container sees no control group of the host.
         assert run("cat", "/proc/1/cgroup").count("docker") == 0
-        server.stop()
+        server.stop(end)
 
 
 def test_the_usual_recipe_for_systemd(

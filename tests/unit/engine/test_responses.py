@@ -112,6 +112,39 @@ def test_any_answer(name: str, data: st.DataObject) -> None:
             assert all(isinstance(each, str) for pair in value.items() for each in pair)
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Exited (129) 5 minutes ago", 129),
+        ("Exited (0) Less than a second ago", 0),
+        ("Up 2 minutes", None),
+        ("Created", None),
+        (None, None),
+        (5, None),
+    ],
+)
+def test_the_exit_status_in_the_list(text: object, code: int | None) -> None:
+    assert responses.container({**ROW, "Status": text}).exit_code == code
+
+
+def test_the_exit_status_of_the_last_run() -> None:
+    running = responses.container_detail(INSPECTED)
+    assert (running.exit_code, running.finished_at) == (None, None)
+    ended = {
+        **INSPECTED,
+        "State": {
+            "Status": "exited",
+            "Pid": 0,
+            "StartedAt": "2026-01-02T03:04:05.678901234Z",
+            "FinishedAt": "2026-01-02T03:04:06.678901234Z",
+            "ExitCode": 129,
+        },
+    }
+    found = responses.container_detail(ended)
+    assert found.exit_code == 129
+    assert str(found.finished_at) == "2026-01-02 03:04:06.678901+00:00"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_further_fields_are_no_matter(name: str) -> None:
     answer, read = CASES[name]

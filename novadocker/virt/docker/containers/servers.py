@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list of servers on this engine, and the state of a server in Nova's terms."""
 
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -71,6 +72,13 @@ class ServerList:
         return self._servers
 
 
+REBOOT_STATUS = 128 + signal.SIGHUP
+"""The exit status of a first process whose server reboots itself.
+
+reboot(2) in a PID namespace ends the namespace's first process as if by SIGHUP, and by SIGINT for a
+halt or a power-off (kernel/pid_namespace.c, reboot_pid_ns).
+"""
+
 POWER_STATES: Mapping[str, int] = {
     "created": power_state.SHUTDOWN,
     "running": power_state.RUNNING,
@@ -91,6 +99,11 @@ def power_state_of(server: Container | ContainerDetail) -> int:
 def has_ended(server: Container | ContainerDetail) -> bool:
     """Return True if a server has no process."""
     return power_state_of(server) in (power_state.SHUTDOWN, power_state.CRASHED)
+
+
+def has_rebooted(server: Container | ContainerDetail) -> bool:
+    """Return True if a server's last run ended with a reboot from inside."""
+    return has_ended(server) and server.exit_code == REBOOT_STATUS
 
 
 def is_silent(server: Container | ContainerDetail) -> bool:

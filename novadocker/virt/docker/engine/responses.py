@@ -7,6 +7,7 @@ of another type, raises ``MalformedResponse``.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from novadocker.virt.docker.model import (
 )
 
 _Kind = TypeVar("_Kind")
+
+# The list of containers has the exit status in this text only: "Exited (129) 5 minutes ago".
+_ENDED = re.compile(r"Exited \(([0-9]+)\)")
 
 
 class MalformedResponse(Exception):
@@ -72,6 +76,7 @@ def container(row: Mapping[str, Any]) -> Container:
             name=_typed(str, row["Names"][0]).lstrip("/") if row.get("Names") else "",
             status=_typed(str, row["State"]),
             labels=_texts(row.get("Labels")),
+            exit_code=int(ended[1]) if (ended := _ENDED.match(str(row.get("Status")))) else None,
         )
 
 
@@ -80,6 +85,7 @@ def container_detail(found: Mapping[str, Any]) -> ContainerDetail:
     with parsing():
         state, config = found["State"], found["Config"]
         pid = _typed(int, state["Pid"])
+        ended = state["Status"] == "exited"
         return ContainerDetail(
             id=_typed(str, found["Id"]),
             name=_typed(str, found["Name"]).lstrip("/"),
@@ -89,6 +95,8 @@ def container_detail(found: Mapping[str, Any]) -> ContainerDetail:
             stop_signal=_typed(str, config.get("StopSignal") or "SIGTERM"),
             started_at=timeutils.parse_isotime(state["StartedAt"]) if pid else None,
             image_id=_typed(str, found["Image"]),
+            exit_code=_typed(int, state["ExitCode"]) if ended else None,
+            finished_at=timeutils.parse_isotime(state["FinishedAt"]) if ended else None,
         )
 
 

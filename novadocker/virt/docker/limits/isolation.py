@@ -13,9 +13,10 @@ from oslo_utils import units
 from novadocker import extra_specs
 from novadocker.virt.docker.model import Isolation, ResourceLimit
 
-# The engine's default list (moby/oci/caps) with two changes. It lacks MKNOD, because the device
+# The engine's default list (moby/oci/caps) with three changes. It lacks MKNOD, because the device
 # cgroup denies access to nodes created inside. It has SYS_PTRACE, so that root can trace processes
-# of other users of the instance; processes outside are not visible.
+# of other users of the instance; processes outside are not visible. It has SYS_BOOT, so that the
+# exit status of the first process tells a reboot from a power-off.
 CAPABILITIES = (
     # Because sudo, su and sshd fail without it if the kernel supports audit.
     "AUDIT_WRITE",
@@ -30,6 +31,7 @@ CAPABILITIES = (
     "SETGID",
     "SETPCAP",
     "SETUID",
+    "SYS_BOOT",
     "SYS_CHROOT",
     "SYS_PTRACE",
 )

@@ -89,6 +89,7 @@ class CreateEvents(Protocol):
         emit: Callable[[virtevent.LifecycleEvent], None],
         killed: Callable[[str], None],
         answers: Callable[[str | None], None],
+        rebooted: Callable[[str], None],
         /,
     ) -> protocols.Background:
         """Create the threads without starting them."""

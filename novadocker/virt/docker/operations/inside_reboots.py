@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reboots from inside: the start of servers whose last run ended with reboot(2).
+
+The engine reports the end of the first process, whose exit status tells a reboot from a power-off.
+Until the server runs again, Nova gets the power state RUNNING, because Nova stops a server that it
+finds down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import oslo_messaging
+import psutil
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova import objects
+from nova import utils as nova_utils
+from nova.compute import power_state, task_states, vm_states
+from nova.network import model as network_model
+from oslo_concurrency import processutils
+from oslo_log import log as logging
+
+from novadocker import exception, privsep
+from novadocker.virt.docker.containers import servers
+from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.services import Services
+
+LOG = logging.getLogger(__name__)
+
+REBOOT_LOOP = "reboot_loop"
+"""The action in Nova's log of a server that is not started again."""
+
+_STATES = (vm_states.ACTIVE, vm_states.RESCUED, vm_states.RESIZED)
+# Other tasks start or stop the server themselves, or copy its data.
+_TASKS = (
+    None,
+    task_states.IMAGE_SNAPSHOT_PENDING,
+    task_states.IMAGE_SNAPSHOT,
+    task_states.IMAGE_PENDING_UPLOAD,
+    task_states.IMAGE_UPLOADING,
+    task_states.IMAGE_BACKUP,
+    task_states.UPDATING_PASSWORD,
+)
+# A first process that ends with the exit status of a reboot by itself must not use up the host.
+_MOST = 5
+_SECONDS = 300.0
+_AT_ONCE = 4
+# The engine reports an event within milliseconds, on a busy host within seconds.
+_EVENT_SECONDS = 10.0
+
+
+class Bound:
+    """The number of reboots of each server within a period; thread-safe."""
+
+    def __init__(self, most: int = _MOST, seconds: float = _SECONDS) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._times: dict[str, deque[float]] = {}
+
+    def count(self, instance_uuid: str, now: float) -> bool:
+        """Count a reboot. Return False if the server has had too many in the period before."""
+        with self._lock:
+            for uuid, times in list(self._times.items()):
+                while times and times[0] <= now - self._seconds:
+                    times.popleft()
+                if not times:
+                    del self._times[uuid]
+            times = self._times.setdefault(instance_uuid, deque())
+            if len(times) >= self._most:
+                return False
+            times.append(now)
+            return True
+
+
+class InsideReboots:
+    """Starts the servers that reboot from inside, each in a thread of its own.
+
+    :param stopped: takes the UUID of each server that is not started
+    :param looped: takes the UUID of each server that rebooted too often
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        power: Power,
+        stopped: Callable[[str], None],
+        looped: Callable[[str], None],
+    ) -> None:
+        self._services = services
+        self._power = power
+        self._stopped = stopped
+        self._looped = looped
+        self._bound = Bound()
+        self._starts = threading.Semaphore(_AT_ONCE)
+        self._lock = threading.Lock()
+        # By server: whether it ended since the thread looked last. The thread removes the server.
+        self._ended: dict[str, bool] = {}
+        # The servers whose last reboot ended without a start.
+        self._down: set[str] = set()
+
+    def add(self, instance_uuid: str) -> None:
+        """Start a server whose last run ended with a reboot. Does not wait for the start."""
+        with self._lock:
+            has_thread = instance_uuid in self._ended
+            self._ended[instance_uuid] = True
+            self._down.discard(instance_uuid)
+        if not has_thread:
+            # A daemon thread does not delay the end of nova-compute.
+            threading.Thread(
+                target=self._run, args=(instance_uuid,), name="inside-reboot", daemon=True
+            ).start()
+
+    def add_missed(self, instance: objects.Instance) -> None:
+        """Start an instance that rebooted while nova-compute did not run."""
+        server = self._services.server_list.recent_servers().get(instance.uuid)
+        if server is not None and servers.has_rebooted(server):
+            self.add(instance.uuid)
+
+    def power_state(self, instance: objects.Instance, use_cache: bool) -> int:
+        """Return Nova's power state of an instance; RUNNING while it reboots.
+
+        See ``DockerDriver.get_info``.
+        """
+        # Before the state, because the server may be started in between.
+        with self._lock:
+            reboots, stays_down = instance.uuid in self._ended, instance.uuid in self._down
+        state = self._power.state(instance, use_cache)
+        if state != power_state.SHUTDOWN or stays_down or not _is_to_run(instance):
+            return state
+        return int(power_state.RUNNING) if reboots else self._state_before_event(instance, state)
+
+    def _state_before_event(self, instance: objects.Instance, state: int) -> int:
+        """Return RUNNING if the engine has yet to report a reboot, else the present state."""
+        with contextlib.suppress(exception.ContainerLost):
+            found = self._services.find(instance)
+            if servers.has_rebooted(found) and found.finished_at is not None:
+                ago = time.time() - found.finished_at.timestamp()
+                return int(power_state.RUNNING) if ago < _EVENT_SECONDS else state
+            # The list that Nova compares with may be older than the start.
+            return servers.power_state_of(found)
+        return state
+
+    def _run(self, instance_uuid: str) -> None:
+        runs = True
+        try:
+            while self._take(instance_uuid, runs):
+                runs = self._restart(instance_uuid)
+        except BaseException:
+            # Otherwise Nova would get the power state RUNNING for ever.
+            with self._lock:
+                self._ended.pop(instance_uuid, None)
+                self._down.add(instance_uuid)
+            raise
+        if not runs:
+            self._stopped(instance_uuid)
+
+    def _take(self, instance_uuid: str, runs: bool) -> bool:
+        """Return True if a server has ended; otherwise remove it.
+
+        :param runs: False if it stays down unless it ended since
+        """
+        with self._lock:
+            if self._ended[instance_uuid]:
+                self._ended[instance_uuid] = False
+                return True
+            del self._ended[instance_uuid]
+            if not runs:
+                self._down.add(instance_uuid)
+            return False
+
+    def _restart(self, instance_uuid: str) -> bool:
+        """Start a server if it is still to be started. Return False if it stays down."""
+
+        # Nova's manager holds this lock while it stops, starts, reboots or deletes the server.
+        @nova_utils.synchronized(instance_uuid)
+        def restart() -> bool:
+            return self._restart_locked(instance_uuid)
+
+        try:
+            return bool(restart())
+        except nova_exception.InstanceNotFound:
+            LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
+        except exception.EngineUnavailable as error:
+            # When the engine answers again, its events report the server again.
+            LOG.warning("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+        except exception.ProcessEnded as error:
+            # The engine's events report this end, too.
+            LOG.warning("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+        except (
+            nova_exception.NovaException,
+            oslo_messaging.MessagingException,
+            processutils.ProcessExecutionError,
+            OSError,
+            *privsep.UNANSWERED,
+        ) as error:
+            LOG.error("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+            return False
+        return True
+
+    def _restart_locked(self, instance_uuid: str) -> bool:
+        instance = self._services.read_instance(nova_context.get_admin_context(), instance_uuid)
+        found = self._services.find(instance)
+        if not servers.has_rebooted(found):
+            return True
+        if reason := self._refusal(instance, found):
+            LOG.warning("Not starting the server, which rebooted: %s", reason, instance=instance)
+            return False
+        LOG.info("The server reboots from inside", instance=instance)
+        self._services.consoles.close(instance.uuid)
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        with self._starts:
+            self._power.start(found, instance, ports)
+        # Nova compares power states with this list, so the list is read again.
+        self._services.server_list.servers()
+        return True
+
+    def _refusal(self, instance: objects.Instance, found: ContainerDetail) -> str | None:
+        """Return why a server that rebooted is not started; None if it is."""
+        if instance.host != self._services.name:
+            return f"it belongs to host {instance.host}"
+        if not _is_to_run(instance):
+            return f"its state is {instance.vm_state} and its task is {instance.task_state}"
+        if found.finished_at is None or found.finished_at.timestamp() < psutil.boot_time():
+            return "the host went down after that"
+        if not self._bound.count(instance.uuid, time.monotonic()):
+            self._looped(instance.uuid)
+            return f"it has rebooted {_MOST} times within {_SECONDS:.0f} seconds"
+        return None
+
+
+def _is_to_run(instance: objects.Instance) -> bool:
+    return instance.vm_state in _STATES and instance.task_state in _TASKS

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that reboot from inside."""
+
+import datetime
+import queue
+import threading
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+from nova import exception as nova_exception
+from nova import objects
+from nova import utils as nova_utils
+from nova.compute import power_state, task_states, vm_states
+from nova.virt import event as virtevent
+
+from novadocker import exception
+from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.operations import inside_reboots
+from novadocker.virt.docker.operations.inside_reboots import Bound
+from tests.unit.fakes import FakeHost, FakeNetwork
+from tests.waiting import until
+
+
+class Server:
+    """A server of the driver, and the events that Nova gets of it."""
+
+    def __init__(self, driver: DockerDriver, instance: objects.Instance, host: FakeHost) -> None:
+        self.driver: Any = driver
+        self.instance = instance
+        self.host = host
+        self.engine = host.engine
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        driver.register_event_listener(self.events.put)
+
+    def end(self, code: int = 129, ago: float = 0.0) -> None:
+        """End the container's last run."""
+        now = datetime.datetime.now(datetime.UTC)
+        for container_id, found in self.engine.containers.items():
+            self.engine.containers[container_id] = replace(
+                found,
+                status="exited",
+                pid=0,
+                exit_code=code,
+                finished_at=now - datetime.timedelta(seconds=ago),
+            )
+
+    def reboot(self) -> None:
+        self.end()
+        self.driver._inside_reboots.add(self.instance.uuid)
+
+    def runs(self) -> bool:
+        return [found.status for found in self.engine.containers.values()] == ["running"]
+
+    def state(self) -> int:
+        return int(self.driver.get_info(self.instance, use_cache=False).state)
+
+    def settle(self) -> None:
+        """Wait until no server is being rebooted."""
+        until(lambda: not self.driver._inside_reboots._ended)
+
+
+@pytest.fixture
+def server(
+    driver: DockerDriver,
+    fake_host: FakeHost,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+) -> Server:
+    instance.host = "host1"
+    instance.vm_state = vm_states.ACTIVE
+    instance.task_state = None
+    fake_host.instances[instance.uuid] = instance
+    driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)  # type: ignore[arg-type]
+    return Server(driver, instance, fake_host)
+
+
+def test_it_starts_as_nova_starts_it(server: Server, network: FakeNetwork) -> None:
+    network.wired.clear()
+    network.bound.clear()
+    server.host.consoles.opened[server.instance.uuid] = "c"
+    server.engine.calls.clear()
+    server.reboot()
+    until(server.runs)
+    server.settle()
+    assert [call[0] for call in server.engine.calls] == ["start"]
+    assert network.wired == {server.instance.uuid}
+    assert network.bound
+    assert network.announced == [server.instance.uuid] * 2
+    assert server.host.consoles.opened == {}
+    assert server.events.empty()
+
+
+def test_nova_never_finds_it_down(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    start_container = server.engine.start_container
+
+    def start(container: str) -> None:
+        reached.set()
+        assert go_on.wait(60)
+        start_container(container)
+
+    monkeypatch.setattr(server.engine, "start_container", start)
+    server.reboot()
+    assert reached.wait(60)
+    assert server.state() == power_state.RUNNING
+    assert server.driver.get_info(server.instance).state == power_state.RUNNING
+    # A stop by Nova has to find the server down.
+    server.instance.task_state = task_states.POWERING_OFF
+    assert server.state() == power_state.SHUTDOWN
+    server.instance.task_state = None
+    go_on.set()
+    server.settle()
+    assert server.state() == power_state.RUNNING
+    # The list that Nova compares with is not the one from before the start.
+    assert server.driver.get_info(server.instance).state == power_state.RUNNING
+
+
+def test_nova_asks_before_the_engine_reports_the_reboot(server: Server) -> None:
+    server.end()
+    assert server.state() == power_state.RUNNING
+    assert server.driver.get_info(server.instance).state == power_state.RUNNING
+    server.end(ago=60.0)
+    assert server.state() == power_state.SHUTDOWN
+    server.end(130)
+    assert server.state() == power_state.SHUTDOWN
+    server.instance.vm_state = vm_states.STOPPED
+    server.end()
+    assert server.state() == power_state.SHUTDOWN
+
+
+def test_nova_asks_with_a_list_from_before_the_start(server: Server) -> None:
+    server.end()
+    server.driver._services.server_list.servers()
+    server.engine.start_container(next(iter(server.engine.containers)))
+    assert server.driver.get_info(server.instance).state == power_state.RUNNING
+
+
+def test_it_waits_for_nova_s_operation(server: Server) -> None:
+    """busybox init reboots at SIGTERM, with which Nova stops it."""
+
+    @nova_utils.synchronized(server.instance.uuid)
+    def stop() -> None:
+        server.reboot()
+        server.instance.vm_state = vm_states.STOPPED
+
+    stop()
+    event = server.events.get(timeout=60)
+    assert event.get_transition() == virtevent.EVENT_LIFECYCLE_STOPPED
+    assert not server.runs()
+    assert server.state() == power_state.SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("values", "starts"),
+    [
+        ({"vm_state": vm_states.RESCUED}, True),
+        ({"vm_state": vm_states.RESIZED}, True),
+        ({"task_state": task_states.IMAGE_UPLOADING}, True),
+        ({"vm_state": vm_states.STOPPED}, False),
+        ({"vm_state": vm_states.ERROR}, False),
+        ({"task_state": task_states.RESIZE_MIGRATING}, False),
+        ({"task_state": task_states.DELETING}, False),
+        ({"host": "host2"}, False),
+    ],
+)
+def test_which_servers_start(server: Server, values: dict[str, Any], starts: bool) -> None:
+    for name, value in values.items():
+        setattr(server.instance, name, value)
+    server.reboot()
+    server.settle()
+    assert server.runs() is starts
+    assert server.events.empty() is starts
+
+
+def test_a_server_that_runs_already_is_left_alone(server: Server) -> None:
+    server.engine.calls.clear()
+    server.driver._inside_reboots.add(server.instance.uuid)
+    server.settle()
+    assert server.engine.calls == []
+    assert server.events.empty()
+
+
+def test_a_deleted_server(server: Server, fake_host: FakeHost) -> None:
+    def read(_context: object, uuid: str) -> Any:
+        raise nova_exception.InstanceNotFound(instance_id=uuid)
+
+    server.driver._services.read_instance = read
+    server.reboot()
+    server.settle()
+    assert not server.runs()
+    assert server.events.empty()
+
+
+@pytest.mark.parametrize(
+    "fault", [exception.PlugFailed(port_id="p", reason="no bridge"), OSError("no device")]
+)
+def test_a_start_that_fails_is_a_stop(
+    server: Server, network: FakeNetwork, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    network.failure = fault
+    server.reboot()
+    event = server.events.get(timeout=60)
+    assert event.get_transition() == virtevent.EVENT_LIFECYCLE_STOPPED
+    assert server.state() == power_state.SHUTDOWN
+    assert "Failed to reboot: " in caplog.text
+
+
+def test_a_fault_of_the_driver_does_not_leave_it_running_for_nova(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+    server.driver._services.read_instance = None
+    server.reboot()
+    server.settle()
+    until(lambda: seen)
+    assert server.state() == power_state.SHUTDOWN
+
+
+def test_a_first_process_that_always_ends_so(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell ends with 129, too, if its last command was ended by SIGHUP."""
+    looped: list[str] = []
+    monkeypatch.setattr(server.driver._inside_reboots, "_looped", looped.append)
+    starts = 0
+    while server.events.empty():
+        server.reboot()
+        server.settle()
+        starts += server.runs()
+        until(lambda: server.runs() or not server.events.empty())
+    assert starts == inside_reboots._MOST
+    assert looped == [server.instance.uuid]
+    assert server.state() == power_state.SHUTDOWN
+
+
+def test_an_end_during_the_start(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine reports the second end before the first start has returned."""
+    start_container = server.engine.start_container
+    starts: list[str] = []
+
+    def start(container: str) -> None:
+        start_container(container)
+        starts.append(container)
+        if len(starts) == 1:
+            server.reboot()
+
+    monkeypatch.setattr(server.engine, "start_container", start)
+    server.reboot()
+    until(lambda: len(starts) == 2)
+    server.settle()
+    assert server.runs()
+
+
+@pytest.mark.parametrize(("code", "starts"), [(129, True), (130, False), (0, False)])
+def test_a_reboot_while_nova_compute_was_down(server: Server, code: int, starts: bool) -> None:
+    server.end(code)
+    server.driver._services.server_list.servers()
+    server.driver.plug_vifs(server.instance, server.instance.get_network_info())
+    server.settle()
+    assert server.runs() is starts
+    assert server.events.empty()
+
+
+def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(server: Server) -> None:
+    server.end(ago=datetime.datetime.now().timestamp() - psutil.boot_time() + 60)
+    server.driver._services.server_list.servers()
+    server.driver.plug_vifs(server.instance, server.instance.get_network_info())
+    server.settle()
+    assert not server.runs()
+
+
+def test_the_bound_is_for_a_period_and_for_each_server() -> None:
+    bound = Bound(2, 10.0)
+    assert [bound.count("a", now) for now in (0.0, 1.0, 2.0, 10.0)] == [True, True, False, True]
+    assert bound.count("b", 10.0)
+    assert not bound.count("a", 10.5)
+    assert bound.count("b", 100.0)
+    assert list(bound._times) == ["b"]
