@@ -639,8 +639,11 @@ class FakeCutOffImages:
 class FakeNovaRecords:
     """The real NovaRecords, except for operations that an earlier nova-compute left unfinished."""
 
-    def cut_off_snapshots(self, host: str) -> list[Any]:
+    def cut_off(self, host: str, events: Mapping[str, tuple[str, str]]) -> list[Any]:
         return []
+
+    def save(self, instance: Any, task: str) -> bool:
+        return nova_records.save(instance, task)
 
     def resume_cut_off(self, host: str) -> None:
         """Do nothing, because unit tests have no database."""

@@ -10,7 +10,7 @@ import os_resource_classes as orc
 import pytest
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state, resource_tracker
+from nova.compute import power_state, resource_tracker, task_states
 from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 from oslo_privsep import comm, daemon
@@ -702,15 +702,17 @@ def test_no_remains_are_taken_for_servers_while_the_engine_is_away(
 def test_images_of_interrupted_snapshots_are_deleted_after_the_start(
     driver: Any, instance: Any, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    instance.task_state = task_states.IMAGE_UPLOADING
+    monkeypatch.setattr(objects.Instance, "save", lambda _self, expected_task_state: None)
     monkeypatch.setattr(
-        fake_host.nova_records, "cut_off_snapshots", lambda host: [(host, instance)]
+        fake_host.nova_records, "cut_off", lambda host, _events: [instance] if host == NODE else []
     )
     driver.init_host(NODE)
     assert fake_host.cut_off_images.swept == []
     tree = placement.ProviderTree()
     tree.new_root(NODE, "0fb0e8c6-0d6c-4a6c-9b1f-1f1f1f1f1f1f")
     driver.update_provider_tree(tree, NODE)
-    assert fake_host.cut_off_images.swept == [(NODE, instance)]
+    assert fake_host.cut_off_images.swept == [instance]
 
 
 def test_a_name_of_ours_without_our_labels_is_not_ours(

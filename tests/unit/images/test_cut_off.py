@@ -7,13 +7,10 @@ import pytest
 from glanceclient import exc as glance_errors
 from keystoneauth1 import exceptions as keystone_exceptions
 from nova import exception as nova_exception
-from nova import objects
-from nova.compute import task_states
 from nova.image import glance as nova_glance
 
 from novadocker import exception
 from novadocker.virt.docker.images import cut_off
-from novadocker.virt.docker.migration import nova_records
 
 CREDENTIALS = object()
 
@@ -137,27 +134,3 @@ def test_filters_reach_glance_as_they_are() -> None:
     filters = {"status": "queued", "instance_uuid": "server"}
     adopted = nova_glance._extract_query_params_v2({"filters": dict(filters)})
     assert adopted == {"filters": filters}
-
-
-def test_shelving_is_ended_and_a_snapshot_is_left_to_nova(
-    instance: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[Any] = []
-    monkeypatch.setattr(
-        objects.Instance, "save", lambda self, expected_task_state: saved.append(self.task_state)
-    )
-
-    def get(_context: object, filters: dict[str, Any]) -> list[Any]:
-        assert filters["host"] == "host1"
-        # nova-api sets this state, and the request may still be queued.
-        assert task_states.IMAGE_SNAPSHOT_PENDING not in filters["task_state"]
-        assert instance.task_state in filters["task_state"]
-        return [instance]
-
-    monkeypatch.setattr(objects.InstanceList, "get_by_filters", get)
-    instance.task_state = task_states.IMAGE_UPLOADING
-    assert nova_records.cut_off_snapshots("host1") == [instance]
-    assert saved == []
-    instance.task_state = task_states.SHELVING_IMAGE_UPLOADING
-    assert nova_records.cut_off_snapshots("host1") == [instance]
-    assert saved == [None]

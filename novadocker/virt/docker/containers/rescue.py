@@ -19,6 +19,7 @@ from novadocker.virt.docker.containers.pending import Pending
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.model import (
+    Container,
     ContainerDetail,
     ContainerSpec,
     Mount,
@@ -82,7 +83,7 @@ def prepare(engine: ContainerEngine, instance_uuid: str) -> None:
             raise exception.RescueRefused(reason=str(error)) from error
 
 
-def is_stand_in(found: ContainerDetail) -> bool:
+def is_stand_in(found: Container | ContainerDetail) -> bool:
     """Return True if a container is the stand-in of a rescue."""
     return found.labels.get(naming.LABEL_RESCUE) == "1"
 

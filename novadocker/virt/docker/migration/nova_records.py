@@ -7,7 +7,7 @@ only step after whose failure Nova restores flavor, claims and allocations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from nova import context as nova_context
@@ -18,17 +18,6 @@ from nova.scheduler.client import report
 from oslo_utils import timeutils
 
 from novadocker import privsep
-
-# nova-compute sets these states, so it has received the request.
-_SNAPSHOT_TASKS = (
-    task_states.IMAGE_SNAPSHOT,
-    task_states.IMAGE_PENDING_UPLOAD,
-    task_states.IMAGE_UPLOADING,
-)
-_SHELVING_TASKS = (
-    task_states.SHELVING_IMAGE_PENDING_UPLOAD,
-    task_states.SHELVING_IMAGE_UPLOADING,
-)
 
 
 @contextmanager
@@ -139,22 +128,33 @@ def resume_cut_off(host: str) -> None:
     resume_reverts(host)
 
 
-def cut_off_snapshots(host: str) -> list[objects.Instance]:
-    """Return the instances of a host in whose snapshot nova-compute died; end their shelvings.
+def cut_off(host: str, events: Mapping[str, tuple[str, str]]) -> Iterator[objects.Instance]:
+    """Yield the instances of a host in whose operation nova-compute died.
 
-    Call it when nova-compute starts. Nova itself resets the task of a snapshot, but not of a
-    shelving, so the API would refuse each further request for the server. A snapshot that has not
-    begun is still in this host's queue and is not affected.
+    Call it when nova-compute starts. An operation that has not begun is still in this host's queue
+    and is not affected.
+
+    :param events: for each task state, the instance action and its event on the compute host; the
+        action is empty if nova-compute sets the task state itself
     """
-    found = objects.InstanceList.get_by_filters(
-        nova_context.get_admin_context(),
-        {"host": host, "task_state": [*_SNAPSHOT_TASKS, *_SHELVING_TASKS]},
-    )
-    for instance in found:
-        if instance.task_state in _SHELVING_TASKS:
-            instance.task_state = None
-            instance.save(expected_task_state=list(_SHELVING_TASKS))
-    return list(found)
+    context = nova_context.get_admin_context()
+    filters = {"host": host, "task_state": list(events)}
+    for instance in objects.InstanceList.get_by_filters(context, filters):
+        action, event = events[instance.task_state]
+        if not action or event in _cut_off_events(context, instance, host, action):
+            yield instance
+
+
+def save(instance: objects.Instance, task: str) -> bool:
+    """Save an instance unless its task has changed or it was deleted; return True if it is saved.
+
+    :param task: the expected task state in the database
+    """
+    try:
+        instance.save(expected_task_state=task)
+    except (nova_exception.InstanceNotFound, nova_exception.UnexpectedTaskStateError):
+        return False
+    return True
 
 
 def reopen_confirmations(host: str) -> None:
@@ -182,7 +182,7 @@ def resume_reverts(host: str) -> None:
         context, {"task_state": task_states.RESIZE_REVERTING}
     )
     for instance in reverting:
-        begun = _cut_off_events(context, instance, host)
+        begun = _cut_off_events(context, instance, host, instance_actions.REVERT_RESIZE)
         migration = _last_migration(context, instance)
         # Without request_spec resources, because only ports with a guaranteed bandwidth need them.
         if "compute_finish_revert_resize" in begun:
@@ -192,11 +192,14 @@ def resume_reverts(host: str) -> None:
 
 
 def _cut_off_events(
-    context: nova_context.RequestContext, instance: objects.Instance, host: str
+    context: nova_context.RequestContext, instance: objects.Instance, host: str, action: str
 ) -> set[str]:
-    """Return the names of the events of an instance's last revert that a host began, not ended."""
+    """Return the names of the events of an instance's last action that a host began, not ended.
+
+    :param action: the name of the action; the set is empty if the last action has another name
+    """
     actions = objects.InstanceActionList.get_by_instance_uuid(context, instance.uuid, limit=1)
-    if not actions or actions[0].action != instance_actions.REVERT_RESIZE:
+    if not actions or actions[0].action != action:
         return set()
     events = objects.InstanceActionEventList.get_by_action(context, actions[0].id)
     # If an event was done twice, Nova sets the end of the first one.

@@ -241,8 +241,13 @@ class Transfer(Protocol):
 class NovaRecords(Protocol):
     """Nova's records of moves in its database; ``migration.nova_records``."""
 
-    def cut_off_snapshots(self, host: str) -> Iterable[objects.Instance]:
-        """Return the instances in whose snapshot nova-compute died."""
+    def cut_off(
+        self, host: str, events: Mapping[str, tuple[str, str]]
+    ) -> Iterable[objects.Instance]:
+        """Return the instances of a host in whose operation nova-compute died."""
+
+    def save(self, instance: objects.Instance, task: str) -> bool:
+        """Save an instance unless its task has changed."""
 
     def resume_cut_off(self, host: str) -> None:
         """Continue the confirmations and reverts during which nova-compute died."""

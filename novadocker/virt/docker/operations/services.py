@@ -22,6 +22,7 @@ from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration.incoming import IncomingMoves
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
+from novadocker.virt.docker.operations import interrupted
 from novadocker.virt.docker.operations.collaborators import Collaborators
 
 LOG = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Services:
         rescue.put_back_left(self.engine)
         self._collaborators.clear_transports()
         self.nova_records.resume_cut_off(host)
-        for instance in self.nova_records.cut_off_snapshots(host):
+        for instance in interrupted.end(self.nova_records, host, self.server_list.recent_servers):
             self.cut_off_images.add(instance)
         self.network.initialize()
 

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations during which nova-compute died: complete or taken back, by the container's state."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from nova import exception as nova_exception
+from nova import objects
+from nova.compute import instance_actions, power_state, task_states, vm_states
+
+from novadocker import naming
+from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.model import Container
+from novadocker.virt.docker.operations import interrupted
+
+RUNNING, PAUSED, SHUTDOWN = power_state.RUNNING, power_state.PAUSED, power_state.SHUTDOWN
+ACTIVE, RESCUED, SUSPENDED = vm_states.ACTIVE, vm_states.RESCUED, vm_states.SUSPENDED
+
+
+class Records:
+    """Nova's records of one instance, whose operation was cut off."""
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+        self.expected: list[str] = []
+        self.events: Any = None
+
+    def cut_off(self, host: str, events: Any) -> list[Any]:
+        assert host == "host1"
+        self.events = events
+        return [self.instance]
+
+    def save(self, instance: Any, task: str) -> bool:
+        assert instance.task_state is None
+        self.expected.append(task)
+        return True
+
+
+def container(instance: Any, status: str, stand_in: bool = False) -> Container:
+    labels = {naming.LABEL_UUID: instance.uuid, naming.LABEL_RESCUE: "1" if stand_in else ""}
+    return Container("id", f"nova-{instance.uuid}", status, labels)
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "status", "stand_in", "after", "power"),
+    [
+        (task_states.PAUSING, ACTIVE, "paused", False, vm_states.PAUSED, PAUSED),
+        (task_states.PAUSING, ACTIVE, "running", False, ACTIVE, RUNNING),
+        (task_states.SUSPENDING, ACTIVE, "paused", False, SUSPENDED, PAUSED),
+        (task_states.SUSPENDING, ACTIVE, "running", False, ACTIVE, RUNNING),
+        (task_states.RESUMING, SUSPENDED, "running", False, ACTIVE, RUNNING),
+        (task_states.RESUMING, SUSPENDED, "paused", False, SUSPENDED, RUNNING),
+        (task_states.RESCUING, ACTIVE, "running", True, RESCUED, RUNNING),
+        (task_states.RESCUING, ACTIVE, "created", True, ACTIVE, RUNNING),
+        (task_states.RESCUING, ACTIVE, "exited", False, ACTIVE, RUNNING),
+        (task_states.UNRESCUING, RESCUED, "running", True, RESCUED, RUNNING),
+        (task_states.UNRESCUING, RESCUED, "exited", False, ACTIVE, SHUTDOWN),
+        (task_states.UPDATING_PASSWORD, ACTIVE, "running", False, ACTIVE, RUNNING),
+        (task_states.SHELVING_IMAGE_UPLOADING, ACTIVE, "exited", False, ACTIVE, RUNNING),
+    ],
+)
+def test_state_after_the_start(
+    instance: Any, task: str, before: str, status: str, stand_in: bool, after: str, power: int
+) -> None:
+    instance.task_state, instance.vm_state, instance.power_state = task, before, RUNNING
+    records = Records(instance)
+    servers = {instance.uuid: container(instance, status, stand_in)}
+    interrupted.end(records, "host1", lambda: servers)
+    assert (instance.vm_state, instance.power_state) == (after, power)
+    assert records.expected == [task]
+
+
+def test_instance_without_a_container_keeps_its_state(instance: Any) -> None:
+    instance.task_state, instance.vm_state = task_states.UNRESCUING, RESCUED
+    interrupted.end(Records(instance), "host1", dict)
+    assert (instance.vm_state, instance.task_state) == (RESCUED, None)
+
+
+@pytest.mark.parametrize("task", interrupted.OPERATIONS)
+def test_instances_with_an_image(instance: Any, task: str) -> None:
+    instance.task_state = task
+    found = interrupted.end(Records(instance), "host1", dict)
+    assert found == ([instance] if "image" in task or "shelving" in task else [])
+
+
+@pytest.mark.parametrize(
+    ("task", "action", "event", "host", "end", "cut_off"),
+    [
+        (task_states.PAUSING, "pause", "compute_pause_instance", "host1", None, True),
+        # The request is still in the queue.
+        (task_states.PAUSING, "pause", "other", "host1", None, False),
+        (task_states.PAUSING, "pause", "compute_pause_instance", "host2", None, False),
+        (task_states.PAUSING, "pause", "compute_pause_instance", "host1", 1, False),
+        (task_states.PAUSING, "suspend", "compute_pause_instance", "host1", None, False),
+        # nova-compute sets this task.
+        (task_states.IMAGE_UPLOADING, "createImage", "other", "host1", 1, True),
+    ],
+)
+def test_only_operations_that_had_begun_are_ended(
+    instance: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    action: str,
+    event: str,
+    host: str,
+    end: int | None,
+    cut_off: bool,
+) -> None:
+    instance.task_state = task
+    events = {task: (o.action, o.event) for task, o in interrupted.OPERATIONS.items()}
+    asked = []
+
+    def get(_context: object, filters: Any) -> list[Any]:
+        asked.append(filters)
+        return [instance]
+
+    monkeypatch.setattr(objects.InstanceList, "get_by_filters", get)
+    monkeypatch.setattr(
+        objects.InstanceActionList,
+        "get_by_instance_uuid",
+        lambda *_, **__: [SimpleNamespace(id=5, action=action)],
+    )
+    monkeypatch.setattr(
+        objects.InstanceActionEventList,
+        "get_by_action",
+        lambda *_: [SimpleNamespace(event=event, host=host, finish_time=end)],
+    )
+    assert list(nova_records.cut_off("host1", events)) == ([instance] if cut_off else [])
+    assert asked == [{"host": "host1", "task_state": list(events)}]
+
+
+def test_names_are_novas() -> None:
+    actions = {value for name, value in vars(instance_actions).items() if name.isupper()}
+    used = {found.action for found in interrupted.OPERATIONS.values()} - {""}
+    assert used <= actions
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        nova_exception.InstanceNotFound(instance_id="server"),
+        nova_exception.UnexpectedDeletingTaskStateError(
+            instance_uuid="server", expected={}, actual={}
+        ),
+    ],
+)
+def test_instance_that_is_deleted_meanwhile(
+    instance: Any, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: object, expected_task_state: str) -> None:
+        raise failure
+
+    monkeypatch.setattr(objects.Instance, "save", fail)
+    assert not nova_records.save(instance, task_states.PAUSING)
