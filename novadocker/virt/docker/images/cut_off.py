@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from glanceclient import exc as glance_errors
 from keystoneauth1 import exceptions as keystone_exceptions
-from nova import conf, objects, service_auth
+from keystoneauth1 import loading
+from nova import conf, objects
 from nova import context as nova_context
 from nova import exception as nova_exception
 from oslo_log import log as logging
@@ -44,7 +45,7 @@ class Glance(Protocol):
 
 def service_user() -> Any:
     """Return the credentials of ``[service_user]``; None if the group has none."""
-    return service_auth.get_service_auth_plugin(conf.service_token.SERVICE_USER_GROUP)
+    return loading.load_auth_from_conf_options(conf.CONF, conf.service_token.SERVICE_USER_GROUP)
 
 
 class CutOffImages:
