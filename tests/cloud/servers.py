@@ -122,3 +122,15 @@ def migrations(admin: Connection, server: Server) -> list[str]:
         headers={"OpenStack-API-Version": "compute 2.80"},
     )
     return [migration["status"] for migration in found.json()["migrations"]]
+
+
+def last_events(admin: Connection, server: Server) -> list[dict[str, Any]]:
+    """Return the events of a server's last action."""
+    path, headers = (
+        f"/servers/{server.id}/os-instance-actions",
+        {"OpenStack-API-Version": "compute 2.84"},
+    )
+    last = admin.compute.get(path, headers=headers).json()["instanceActions"][0]
+    shown = admin.compute.get(f"{path}/{last['request_id']}", headers=headers).json()
+    found: list[dict[str, Any]] = shown["instanceAction"]["events"]
+    return found

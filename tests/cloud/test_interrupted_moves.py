@@ -24,7 +24,16 @@ from devcloud.settings import Settings
 from novadocker.virt.docker.migration.transfer import SENT_AHEAD
 from tests.cloud.guests import until
 from tests.cloud.owners import allocated_from, engine_of, provider_of
-from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
+from tests.cloud.servers import (
+    Opened,
+    Servers,
+    address,
+    fault,
+    host_of,
+    last_events,
+    migrations,
+    pings,
+)
 from tests.cloud.test_servers import ACTIVE
 
 # The server writes its data once, prints its checksum at each start and ignores SIGTERM.
@@ -157,13 +166,7 @@ def at_return(move: Move) -> Iterator[None]:
 
 def has_begun(move: Move, event: str) -> bool:
     """Return True if the last action has this event, so a host's nova-compute has begun it."""
-    path, headers = (
-        f"/servers/{move.server.id}/os-instance-actions",
-        {"OpenStack-API-Version": "compute 2.84"},
-    )
-    last = move.admin.compute.get(path, headers=headers).json()["instanceActions"][0]
-    shown = move.admin.compute.get(f"{path}/{last['request_id']}", headers=headers).json()
-    return any(found["event"] == event for found in shown["instanceAction"]["events"])
+    return any(found["event"] == event for found in last_events(move.admin, move.server))
 
 
 def finished(move: Move) -> None:
