@@ -639,6 +639,9 @@ class FakeCutOffImages:
 class FakeNovaRecords:
     """The real NovaRecords, except for operations that an earlier nova-compute left unfinished."""
 
+    def deleted(self, uuids: Iterable[str]) -> list[Any]:
+        return []
+
     def cut_off(self, host: str, events: Mapping[str, tuple[str, str]]) -> list[Any]:
         return []
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -654,53 +656,109 @@ def test_foreign_containers_are_not_listed_nor_touched(
     assert driver.instance_exists(instance)
 
 
-def test_remains_of_a_server_whose_container_an_operator_deleted_are_listed_and_removed(
-    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, network: FakeNetwork, drives: Any
-) -> None:
+@pytest.fixture
+def report(driver: Any) -> Callable[[], None]:
+    """Return a function that reports the host's resources, as nova-compute does every minute."""
+
+    def call() -> None:
+        tree = placement.ProviderTree()
+        tree.new_root(NODE, "0fb0e8c6-0d6c-4a6c-9b1f-1f1f1f1f1f1f")
+        driver.update_provider_tree(tree, NODE)
+
+    return call
+
+
+@pytest.fixture
+def bare(
+    spawn: Any,
+    instance: Any,
+    engine: FakeEngine,
+    drives: FakeDrives,
+    fake_host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[Any]:
+    """Delete a server's container behind Nova's back; return the instances deleted in Nova."""
+    deleted: list[Any] = []
+    monkeypatch.setattr(
+        fake_host.nova_records,
+        "deleted",
+        lambda uuids: [found for found in deleted if found.uuid in uuids],
+    )
     drives.content = ({"a": b"b"}, b"")
-    instance.config_drive = "True"
+    instance.config_drive, instance.host = "True", NODE
     spawn()
     engine.remove_container(f"nova-{instance.uuid}")
-    assert driver.get_num_instances() == 0
-    assert driver.list_instance_uuids() == [instance.uuid]
-    network.wired.clear()
-    # The host has rebooted, so only the config drive is left.
-    assert driver.list_instance_uuids() == [instance.uuid]
-    # Nova destroys it, because it is deleted; its cache has no port any more.
-    driver.destroy(None, instance, [])
+    return deleted
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_remains_of_a_deleted_server_are_deleted(
+    report: Callable[[], None],
+    bare: list[Any],
+    instance: Any,
+    network: FakeNetwork,
+    drives: FakeDrives,
+    options: Any,
+    rebooted: bool,
+) -> None:
+    if rebooted:
+        network.wired.clear()
+    report()
+    assert drives.written.keys() == {instance.uuid}
+    bare.append(instance)
+    options(running_deleted_instance_action="log")
+    report()
+    assert drives.written.keys() == {instance.uuid}
+    options(running_deleted_instance_action="reap")
+    report()
+    assert drives.written == {}
+    assert network.wired == set()
+
+
+def test_remains_are_not_listed_as_servers(driver: Any, bare: list[Any]) -> None:
+    # Nova refuses to start a new nova-compute on a host with servers.
     assert driver.list_instance_uuids() == []
 
 
 @pytest.mark.parametrize("failure", [OSError("busy"), comm.PrivsepTimeout("60 s")])
-def test_remains_that_cannot_be_read_do_not_hide_the_servers(
-    driver: Any,
-    spawn: Any,
+def test_remains_that_cannot_be_read_or_deleted(
+    report: Callable[[], None],
+    bare: list[Any],
     instance: Any,
     drives: FakeDrives,
+    network: FakeNetwork,
     failure: Exception,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(host: str) -> list[str]:
+    def fail(*_: str) -> list[str]:
         raise failure
 
-    spawn()
-    monkeypatch.setattr(drives, "list_drives", fail)
-    assert driver.list_instance_uuids() == [instance.uuid]
+    other = copy.deepcopy(instance)
+    other.uuid = "11111111-2222-3333-4444-555555555555"
+    drives.written[other.uuid] = {}
+    bare += [other, instance]
+    with monkeypatch.context() as patch:
+        patch.setattr(drives, "list_drives", fail)
+        report()
     assert f"Failed to list the config drives of this host: {failure}" in caplog.text
-
-
-def test_no_remains_are_taken_for_servers_while_the_engine_is_away(
-    driver: Any, spawn: Any, engine: FakeEngine
-) -> None:
-    spawn()
-    engine.away = True
-    with pytest.raises(exception.EngineUnavailable):
-        driver.list_instance_uuids()
+    assert network.wired == set()
+    delete = drives.delete_drive
+    monkeypatch.setattr(
+        drives, "delete_drive", lambda *names: fail() if other.uuid in names else delete(*names)
+    )
+    drives.written[instance.uuid] = {}
+    report()
+    assert drives.written.keys() == {other.uuid}
+    assert f"Failed to delete the remains of an instance: {failure}" in caplog.text
 
 
 def test_images_of_interrupted_snapshots_are_deleted_after_the_start(
-    driver: Any, instance: Any, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+    driver: Any,
+    report: Callable[[], None],
+    instance: Any,
+    fake_host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     instance.task_state = task_states.IMAGE_UPLOADING
     monkeypatch.setattr(objects.Instance, "save", lambda _self, expected_task_state: None)
@@ -709,9 +767,7 @@ def test_images_of_interrupted_snapshots_are_deleted_after_the_start(
     )
     driver.init_host(NODE)
     assert fake_host.cut_off_images.swept == []
-    tree = placement.ProviderTree()
-    tree.new_root(NODE, "0fb0e8c6-0d6c-4a6c-9b1f-1f1f1f1f1f1f")
-    driver.update_provider_tree(tree, NODE)
+    report()
     assert fake_host.cut_off_images.swept == [instance]
 
 

@@ -167,7 +167,11 @@ class DockerDriver(driver.ComputeDriver):
             provider_tree.update_inventory(nodename, resources.all_reserved(known))
             return
         self._service_status.report(None)
-        self._services.sweep(info, {"apply Neutron's ports": self._ports.follow_neutron})
+        further = {
+            "apply Neutron's ports": self._ports.follow_neutron,
+            "delete the remains of deleted servers": self._build.remove_remains,
+        }
+        self._services.sweep(info, further)
         ratios = self._get_allocation_ratios(known)
         self._inventory.write(provider_tree, nodename, info, ratios, self._reserved())
 
@@ -191,11 +195,8 @@ class DockerDriver(driver.ComputeDriver):
         ]
 
     def list_instance_uuids(self) -> list[str]:
-        """Return the uuids of the instances that have a container, or remains of one, on this host.
-
-        Nova destroys those of them that it has deleted.
-        """
-        return list(self._services.instances())
+        """Return the uuids of this host's instances, running or not."""
+        return list(self._services.server_list.servers())
 
     def get_num_instances(self) -> int:
         """Return the number of instances; Nova calls this before it compares power states."""

@@ -7,7 +7,7 @@ only step after whose failure Nova restores flavor, claims and allocations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from nova import context as nova_context
@@ -143,6 +143,17 @@ def cut_off(host: str, events: Mapping[str, tuple[str, str]]) -> Iterator[object
         action, event = events[instance.task_state]
         if not action or event in _cut_off_events(context, instance, host, action):
             yield instance
+
+
+def deleted(uuids: Collection[str]) -> Iterable[objects.Instance]:
+    """Return those of the instances that Nova has deleted and still knows."""
+    if not uuids:
+        return ()
+    found: Iterable[objects.Instance] = objects.InstanceList.get_by_filters(
+        nova_context.get_admin_context(read_deleted="yes"),
+        {"uuid": list(uuids), "deleted": True, "soft_deleted": False},
+    )
+    return found
 
 
 def save(instance: objects.Instance, task: str) -> bool:

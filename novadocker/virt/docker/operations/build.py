@@ -10,11 +10,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from nova.network import model as network_model
+from oslo_log import log as logging
 from oslo_utils import units
 
-from novadocker import exception, naming
+from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.state_files import port_rates
 from novadocker.virt.docker.containers import rescue
@@ -29,6 +31,8 @@ from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports, etc_files
 from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.services import Services
+
+LOG = logging.getLogger(__name__)
 
 
 class Build:
@@ -148,6 +152,25 @@ class Build:
         self.remove(instance, network_info)
         if nova_records.is_gone_for_good(instance, self._services.name):
             self._services.backups.remove(instance.uuid)
+
+    def remove_remains(self) -> None:
+        """Delete what deleted instances without a container left on this host.
+
+        Nova deletes only the instances that have a container. Does nothing if ``[DEFAULT]
+        running_deleted_instance_action`` does not allow Nova to do that.
+
+        :raises EngineUnavailable: the engine does not answer
+        """
+        if CONF.running_deleted_instance_action != "reap":
+            return
+        for instance in self._services.nova_records.deleted(self._services.remains()):
+            LOG.info("Deleting the remains of a deleted instance", instance=instance)
+            try:
+                self.destroy(instance, network_model.NetworkInfo())
+            except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
+                LOG.warning(
+                    "Failed to delete the remains of an instance: %s", error, instance=instance
+                )
 
     def put_away(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
         """Delete everything but the disk: stop the container and rename it to ``nova-<uuid>-away``.

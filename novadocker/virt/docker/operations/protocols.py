@@ -6,7 +6,7 @@ The modules and classes that implement a Protocol document its functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -240,6 +240,9 @@ class Transfer(Protocol):
 
 class NovaRecords(Protocol):
     """Nova's records of moves in its database; ``migration.nova_records``."""
+
+    def deleted(self, uuids: Collection[str]) -> Iterable[objects.Instance]:
+        """Return those of the instances that are deleted."""
 
     def cut_off(
         self, host: str, events: Mapping[str, tuple[str, str]]

@@ -146,14 +146,14 @@ class Services:
             ) as error:
                 LOG.warning("Failed to %s: %s", action, error)
 
-    def instances(self) -> Set[str]:
-        """Return the UUIDs of the instances that have anything on this host.
+    def remains(self) -> Set[str]:
+        """Return the UUIDs of the instances that have something on this host, but no container.
 
         A container that an operator deletes leaves the network and the config drive.
 
         :raises EngineUnavailable: the engine does not answer
         """
-        found = set(self.server_list.servers())
+        found: set[str] = set()
         kinds: dict[str, Callable[[], Iterable[str]]] = {
             "networks": self.marked_networks,
             "config drives": lambda: self.drives.list_drives(self.name),
@@ -163,7 +163,8 @@ class Services:
                 found.update(read())
             except (OSError, *privsep.UNANSWERED) as error:
                 LOG.warning("Failed to list the %s of this host: %s", kind, error)
-        return found
+        # A container is listed after its network and its config drive, because it is created later.
+        return found - self.server_list.servers().keys()
 
     def find(self, instance: objects.Instance) -> ContainerDetail:
         """Return the instance's container.
