@@ -22,6 +22,7 @@ from novadocker.recovery import progress
 from novadocker.virt.docker.images import archive, writer
 from novadocker.virt.docker.images import squash as images_squash
 from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.platforms import any_variant
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 
 _WRITERS = {"docker": writer.docker_archive, "oci": writer.oci_archive}
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.ExitStack() as files:
             file = files.enter_context(options.archive.open("rb"))
             region = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-            image = files.enter_context(archive.open_image(region, options.architecture, folder))
+            wanted = any_variant(options.architecture)
+            image = files.enter_context(archive.open_image(region, wanted, folder))
             for _ in _shown("checking", writer.docker_archive(image), image):
                 pass
 

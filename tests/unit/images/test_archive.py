@@ -3,18 +3,20 @@
 
 import io
 import json
+import lzma
 import random
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from novadocker.virt.docker.images import archive, regions, writer
+from novadocker.virt.docker.images import archive, platforms, regions, writer
 from novadocker.virt.docker.images.archive import ArchiveError
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ChunkReader, Region
 from tests import archives
 from tests.archives import config, dump, entry, sha256, tar, tar_of
@@ -31,12 +33,15 @@ Rewrite = Callable[..., dict[str, bytes]]
 def rewrite(tmp_path: Path) -> Rewrite:
     """Return a function that rewrites an archive and returns the files for the engine."""
 
-    def call(content: bytes, architecture: str = "amd64") -> dict[str, bytes]:
+    def call(
+        content: bytes, architecture: str = "amd64", features: Collection[str] = ()
+    ) -> dict[str, bytes]:
+        platform = platforms.host_platform(architecture, features)
         with tempfile.TemporaryFile(dir=tmp_path) as file:
             file.write(content)
             file.flush()
             region = Region(file.fileno(), 0, len(content))
-            with archive.open_image(region, architecture, tmp_path) as image:
+            with archive.open_image(region, platform, tmp_path) as image:
                 written = b"".join(writer.docker_archive(image))
         assert list(tmp_path.iterdir()) == []
         return read_tar(written)
@@ -72,8 +77,8 @@ def expected(configuration: bytes = CONFIG, layers: list[bytes] = LAYERS) -> dic
 # -- accepted -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inner", ["plain", "gzip", "zstd"])
-@pytest.mark.parametrize("outer", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("inner", ["plain", "gzip", "zstd", "xz"])
+@pytest.mark.parametrize("outer", ["plain", "gzip", "zstd", "xz"])
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_accepted(rewrite: Rewrite, kind: str, outer: str, inner: str) -> None:
     files = BUILDERS[kind](CONFIG, LAYERS, tags=["a:1", "b:2"], compression=inner)
@@ -146,6 +151,40 @@ def test_the_hosts_image_of_a_multi_platform_archive(
     assert rewrite(content, architecture="arm64") == expected(arm)
     with pytest.raises(ArchiveError, match="it is for linux/amd64, linux/arm64, linux/s390x; this"):
         rewrite(content, architecture="ppc64le")
+
+
+V2 = {"cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
+V3 = V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
+V4 = V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+
+
+@pytest.mark.parametrize(
+    ("features", "best"), [((), ""), (V2 - {"pni"}, ""), (V2, "v2"), (V3, "v3"), (V4, "v3")]
+)
+@pytest.mark.parametrize("described", [True, False])
+def test_the_best_variant_for_the_host(
+    rewrite: Rewrite, features: Collection[str], best: str, described: bool
+) -> None:
+    files: archives.Files = {}
+    descriptors, images = [], {}
+    for variant in ("v3", "", "v2", "v9"):
+        named = {"variant": variant} if variant else {}
+        # BuildKit writes the variant into both.
+        images[variant] = config(LAYERS, **({"created": variant} if described else named))
+        platform = {"os": "linux", "architecture": "amd64", **named}
+        more = {"platform": platform} if described else {}
+        descriptors.append(archives.oci_manifest(files, images[variant], LAYERS, **more))
+    content = tar(archives.oci_index(files, descriptors))
+    assert rewrite(content, features=features) == expected(images[best])
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_variant_that_the_host_can_not_run(rewrite: Rewrite, kind: str) -> None:
+    configuration = config(LAYERS, variant="v3")
+    content = tar(BUILDERS[kind](configuration, LAYERS))
+    assert rewrite(content, features=V3) == expected(configuration)
+    with pytest.raises(ArchiveError, match="for linux/amd64/v3; this host runs linux/amd64/v2"):
+        rewrite(content, features=V2)
 
 
 def test_images_of_other_platforms_may_be_left_out(rewrite: Rewrite) -> None:
@@ -268,8 +307,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "gzip alone": (b"\x1f\x8b", "the archive is damaged"),
     "zstd alone": (b"\x28\xb5\x2f\xfd", "the archive is damaged"),
     "gzip and more": (archives.compress(docker_of(CONFIG), "gzip") + b"tail", "is damaged"),
-    "bzip2": (archives.compress(docker_of(CONFIG), "bzip2"), "with bzip2; use gzip or zstd"),
-    "xz": (b"\xfd7zXZ\x00" + bytes(99), "compressed with xz; use gzip or zstd"),
+    "bzip2": (archives.compress(docker_of(CONFIG), "bzip2"), "with bzip2; use gzip, zstd or xz"),
+    "xz": (b"\xfd7zXZ\x00" + bytes(99), "the archive is damaged"),
+    "xz with a window of 256 MiB": (
+        lzma.compress(docker_of(CONFIG), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 28}]),
+        "The limit is 128 MiB",
+    ),
     "a tar of files": (tar({"bin/sh": b"x"}), "holds no image: neither manifest.json nor index"),
     "no entry": (tar(DOCKER | {"manifest.json": b"[]"}), "holds 0 images"),
     "two entries": (
@@ -345,9 +388,9 @@ BAD: dict[str, tuple[bytes, str]] = {
         tar(archives.docker_files(config([b"text" * 999]), [b"text" * 999])),
         "layer 1 is not a tar archive",
     ),
-    "layer in xz": (
-        tar(DOCKER | {LAYER_NAME: b"\xfd7zXZ\x00" + bytes(99)}),
-        "layer 1 is compressed with xz",
+    "layer in bzip2": (
+        tar(DOCKER | {LAYER_NAME: archives.compress(LAYERS[0], "bzip2")}),
+        "layer 1 is compressed with bzip2",
     ),
     "layer in damaged gzip": (
         tar(DOCKER | {LAYER_NAME: archives.compress(LAYERS[0], "gzip")[:-9]}),
@@ -489,7 +532,7 @@ def test_damage_never_surprises(rewrite: Rewrite) -> None:
 # -- limits -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("program", ["gzip", "zstd"])
+@pytest.mark.parametrize("program", ["gzip", "zstd", "xz"])
 def test_a_bomb_stops_at_the_room_there_is(
     rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
@@ -530,7 +573,7 @@ def test_pieces_are_small(tmp_path: Path) -> None:
         file.write(content)
         file.flush()
         region = Region(file.fileno(), 0, len(content))
-        with archive.open_image(region, "amd64", tmp_path) as image:
+        with archive.open_image(region, Platform("amd64"), tmp_path) as image:
             assert image.digest == sha256(config(layers))
             sizes = [len(piece) for piece in writer.docker_archive(image)]
     assert max(sizes) <= 256 << 10
@@ -545,7 +588,7 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
             file.write(tar(DOCKER))
             file.flush()
             region = Region(file.fileno(), 0, len(tar(DOCKER)))
-            with archive.open_image(region, "amd64", tmp_path) as image:
+            with archive.open_image(region, Platform("amd64"), tmp_path) as image:
                 yield from read_tar(b"".join(writer.docker_archive(image)))
 
     assert list(names())[-1] == "manifest.json"

@@ -21,6 +21,7 @@ from novadocker import exception
 from novadocker.virt.docker.images import archive, writer
 from novadocker.virt.docker.images import store as images_store
 from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import Region
 from tests.unit.images.test_store import ID, LOADED, folder, left_in
 from tests.unit.images.test_streaming import ARCHIVE, Engine
@@ -129,7 +130,7 @@ def image(tmp_path: Path) -> Iterator[ArchivedImage]:
         file.write(ARCHIVE)
         file.flush()
         content = Region(file.fileno(), 0, len(ARCHIVE))
-        with archive.open_image(content, "amd64", tmp_path) as found:
+        with archive.open_image(content, Platform("amd64"), tmp_path) as found:
             yield found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from novadocker.virt.docker.images import archive, room
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError, Region
 from tests import archives
 from tests.unit.images import disks
@@ -56,7 +57,7 @@ def test_bombs_at_once_leave_half_of_the_disk(
             region = Region(file.fileno(), 0, len(bomb))
             with (
                 pytest.raises(ArchiveError) as caught,
-                archive.open_image(region, "amd64", tmp_path),
+                archive.open_image(region, Platform("amd64"), tmp_path),
             ):
                 pass
         return str(caught.value)
@@ -104,11 +105,11 @@ def test_an_image_unpacks_to_no_more_than_the_flavors_disk(
         file.flush()
         region = Region(file.fileno(), 0, len(content))
         for most in (0, 5 << 20):
-            with loader(region, "amd64", tmp_path, most) as image:
+            with loader(region, Platform("amd64"), tmp_path, most) as image:
                 assert image.layers
         with (
             pytest.raises(ArchiveError) as caught,
-            loader(region, "amd64", tmp_path, 2 << 20),
+            loader(region, Platform("amd64"), tmp_path, 2 << 20),
         ):
             pass
     found = re.fullmatch(

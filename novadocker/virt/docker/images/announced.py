@@ -13,6 +13,7 @@ from typing import Protocol
 from novadocker import naming
 from novadocker.conf import CONF
 from novadocker.virt.docker.images import archive, room, streaming, writer
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError
 from novadocker.virt.docker.model import EngineInfo
 
@@ -43,21 +44,21 @@ def load(engine: Engine, image_id: str, receive: Callable[[int], Iterator[bytes]
         for chunk in receive(most):
             file.write(chunk)
 
-    architecture = naming.docker_architecture(engine.info().architecture)
+    platform = Platform(naming.docker_architecture(engine.info().architecture))
     try:
         with streaming.arriving(folder, 0, write) as arrival:
-            engine.load_image(_checked(arrival, image_id, architecture, folder))
+            engine.load_image(_checked(arrival, image_id, platform, folder))
     except ArchiveError as error:
         raise ValueError(f"the archive of image {image_id} is refused: {error}") from error
 
 
 def _checked(
-    arrival: streaming.Arrival, image_id: str, architecture: str, folder: Path
+    arrival: streaming.Arrival, image_id: str, platform: Platform, folder: Path
 ) -> Iterator[bytes]:
     """Yield the archive that the engine loads."""
     try:
         yield from arrival.layers(None)
-        with archive.open_image(arrival.complete(), architecture, folder) as image:
+        with archive.open_image(arrival.complete(), platform, folder) as image:
             if f"sha256:{image.digest}" != image_id:
                 raise ArchiveError("the archive has another image than the announced one")
             yield from writer.docker_archive(image, arrival.early)

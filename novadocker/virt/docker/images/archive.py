@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from novadocker import naming
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError, Content, Region, Scratch
 from novadocker.virt.docker.images.tar_reader import Tar, get, get_all, parse
 
@@ -70,6 +71,7 @@ class ArchivedImage:
 class _Config:
     content: bytes
     platform: str
+    variant: str
     layer_digests: tuple[str, ...]
 
 
@@ -83,11 +85,11 @@ class _Found:
 
 @contextlib.contextmanager
 def open_image(
-    archive: Region, architecture: str, folder: Path, most: int = 0
+    archive: Region, platform: Platform, folder: Path, most: int = 0
 ) -> Iterator[ArchivedImage]:
-    """Find the image for a Linux host in an archive and yield it. Does not read its layers' files.
+    """Find the image for a host in an archive and yield it. Does not read its layers' files.
 
-    :param architecture: of the host, by Docker's name (``amd64``, ``arm64``)
+    :param platform: of the host; its best variant in the archive is taken
     :param folder: directory for temporary files, which receive the decompressed parts
     :param most: bytes of the flavor's root disk, which the layers must fit together, and an archive
         that is compressed as a whole, too; 0 means no bound
@@ -96,7 +98,6 @@ def open_image(
     """
     with Scratch(folder, most) as scratch:
         tar = Tar(scratch.unpack(archive, "the archive"))
-        platform = f"linux/{architecture}"
         if "manifest.json" in tar:
             found = _find_in_docker_archive(tar, platform)
         elif "index.json" in tar:
@@ -108,7 +109,7 @@ def open_image(
 
 @contextlib.contextmanager
 def open_root(
-    archive: Region, architecture: str, folder: Path, most: int = 0
+    archive: Region, platform: Platform, folder: Path, most: int = 0
 ) -> Iterator[ArchivedImage]:
     """Yield an image of one layer from the tar archive of a root file system.
 
@@ -123,7 +124,7 @@ def open_root(
             raise ArchiveError("it is not a tar archive")
         layer = Layer(content.digest(), content)
         config = {
-            "architecture": architecture,
+            "architecture": platform.architecture,
             "os": "linux",
             "config": {},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.digest}"]},
@@ -135,7 +136,7 @@ def open_root(
 # -- the two formats ----------------------------------------------------------------------------
 
 
-def _find_in_docker_archive(tar: Tar, platform: str) -> _Found:
+def _find_in_docker_archive(tar: Tar, platform: Platform) -> _Found:
     entries = parse(tar.read("manifest.json", _MAX_MANIFEST_BYTES), "manifest.json")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ArchiveError("its manifest.json is malformed")
@@ -144,19 +145,19 @@ def _find_in_docker_archive(tar: Tar, platform: str) -> _Found:
     entry = entries[0]
     name = get(entry, "Config", str, "manifest.json")
     config = _parse_config(tar.read(name, _MAX_CONFIG_BYTES))
-    if config.platform != platform:
-        raise ArchiveError(_wrong_platform({config.platform}, platform))
+    if config.platform != platform.text or platform.rank(config.variant) is None:
+        raise ArchiveError(_wrong_platform({_full(config)}, platform))
     layers = get_all(entry, "Layers", str, "manifest.json")
     return _Found(config, tuple(tar.region(layer) for layer in layers))
 
 
-def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
-    images: list[_Found] = []
+def _find_in_oci_layout(tar: Tar, platform: Platform) -> _Found:
+    ranked: dict[int, list[_Found]] = {}
     others: set[str] = set()
     for descriptor in _image_descriptors(tar):
         # An archive may list images of other platforms without containing them.
         described = descriptor.get("platform")
-        if isinstance(described, dict) and _platform(described) != platform:
+        if isinstance(described, dict) and _platform(described) != platform.text:
             others.add(_platform(described))
             continue
         manifest = _read_blob_object(tar, descriptor)
@@ -164,13 +165,18 @@ def _find_in_oci_layout(tar: Tar, platform: str) -> _Found:
         if config_descriptor.get("mediaType") not in CONFIG_TYPES:
             continue
         config = _parse_config(_read_blob(tar, config_descriptor, _MAX_CONFIG_BYTES))
-        if config.platform != platform:
-            others.add(config.platform)
+        rank = platform.rank(config.variant or _variant(described))
+        if config.platform != platform.text or rank is None:
+            others.add(_full(config, _variant(described)))
             continue
         layers = get_all(manifest, "layers", dict, "image manifest")
-        images.append(_Found(config, tuple(tar.region(_blob_name(layer)) for layer in layers)))
+        found = _Found(config, tuple(tar.region(_blob_name(layer)) for layer in layers))
+        ranked.setdefault(rank, []).append(found)
+    images = ranked[min(ranked)] if ranked else []
     if len(images) > 1:
-        raise ArchiveError(f"it holds {len(images)} images for {platform}; save one per archive")
+        raise ArchiveError(
+            f"it holds {len(images)} images for {platform.text}; save one per archive"
+        )
     if not images:
         # Build attestations are listed as images for the platform "unknown/unknown".
         others.discard("unknown/unknown")
@@ -257,11 +263,11 @@ def _parse_config(content: bytes) -> _Config:
     config = parse(content, "image configuration")
     if not isinstance(config, dict):
         raise ArchiveError("its image configuration is malformed")
-    _refuse_aliases(config, ("architecture", "os", "rootfs"))
+    _refuse_aliases(config, ("architecture", "os", "rootfs", "variant"))
     rootfs = get(config, "rootfs", dict, "image configuration")
     _refuse_aliases(rootfs, ("diff_ids",))
     digests = get_all(rootfs, "diff_ids", str, "image configuration")
-    return _Config(content, _platform(config), tuple(map(_hex, digests)))
+    return _Config(content, _platform(config), _variant(config), tuple(map(_hex, digests)))
 
 
 def layer_digests(config: bytes) -> tuple[str, ...]:
@@ -280,12 +286,24 @@ def _refuse_aliases(found: Mapping[str, Any], names: tuple[str, ...]) -> None:
 
 
 def _platform(found: Mapping[str, Any]) -> str:
-    parts = (str(found.get(key) or "unknown")[:40] for key in ("os", "architecture"))
-    return "/".join(re.sub(r"[^A-Za-z0-9_.-]", "?", part) for part in parts)
+    return "/".join(_part(found.get(key) or "unknown") for key in ("os", "architecture"))
 
 
-def _wrong_platform(found: set[str], platform: str) -> str:
-    return f"it is for {', '.join(sorted(found))}; this host runs {platform}"
+def _variant(found: object) -> str:
+    return _part(found.get("variant") or "") if isinstance(found, dict) else ""
+
+
+def _part(value: object) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "?", str(value)[:40])
+
+
+def _full(config: _Config, variant: str = "") -> str:
+    return "/".join(filter(None, (config.platform, config.variant or variant)))
+
+
+def _wrong_platform(found: set[str], platform: Platform) -> str:
+    best = "/".join((platform.text, *platform.variants[:1]))
+    return f"it is for {', '.join(sorted(found))}; this host runs {best}"
 
 
 def _hex(digest: object) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regions of files, and the decompression of regions into files without a name.
 
-The programs ``gzip`` and ``zstd`` decompress, because Python has no zstd before 3.14.
+The programs ``gzip``, ``zstd`` and ``xz`` decompress, because Python has no zstd before 3.14.
 """
 
 import contextlib
@@ -21,9 +21,29 @@ from typing import IO, Protocol
 from novadocker.linux import pipes
 from novadocker.virt.docker.images import room
 
-# Programs that decompress a file, by the first bytes of the file.
-_PROGRAMS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_UNSUPPORTED = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+
+@dataclass(frozen=True)
+class _Program:
+    """A program that decompresses its standard input.
+
+    :ivar package: the package that contains it
+    """
+
+    name: str
+    package: str
+    options: tuple[str, ...] = ()
+
+
+# The programs by the first bytes of a compressed file. gzip and zstd limit their memory themselves;
+# "xz -9" needs 65 MiB.
+_PROGRAMS = {
+    b"\x1f\x8b": _Program("gzip", "gzip"),
+    b"\x28\xb5\x2f\xfd": _Program("zstd", "zstd"),
+    b"\xfd7zXZ\x00": _Program(
+        "xz", "xz-utils", ("--memlimit-decompress=128MiB", "--threads=1", "--no-adjust")
+    ),
+}
+_UNSUPPORTED = {b"BZh": "bzip2"}
 
 _LONGEST_MAGIC = 6
 # A tar archive begins with a file name of such characters. No compressed file does.
@@ -150,26 +170,26 @@ class Scratch(contextlib.ExitStack):
             )
 
     def unpack(self, packed: Region, name: str, before: int = 0) -> Region:
-        """Return a region's plain bytes. Decompresses the region if it is in gzip or zstd format.
+        """Return a region's plain bytes. Decompresses a region in gzip, zstd or xz format.
 
         :param name: of the region, for the text of an error
         :param before: plain bytes that must fit the flavor's root disk together with the output
         :raises ArchiveError: the region is damaged, has another compression, or exceeds the limit
         """
         head = os.pread(packed.descriptor, min(_LONGEST_MAGIC, packed.size), packed.offset)
-        for magic, program in _UNSUPPORTED.items():
+        for magic, unsupported in _UNSUPPORTED.items():
             if head.startswith(magic):
-                raise ArchiveError(f"{name} is compressed with {program}; use gzip or zstd")
+                raise ArchiveError(f"{name} is compressed with {unsupported}; use gzip, zstd or xz")
         for magic, program in _PROGRAMS.items():
             if head.startswith(magic):
                 return self._unpack_with(program, packed, name, before)
         return packed
 
-    def _unpack_with(self, program: str, packed: Region, name: str, before: int) -> Region:
-        if shutil.which(program) is None:
+    def _unpack_with(self, program: _Program, packed: Region, name: str, before: int) -> Region:
+        if shutil.which(program.name) is None:
             raise ArchiveError(
-                f"{name} is compressed with {program}, which this host lacks: "
-                f"install the package {program} on it"
+                f"{name} is compressed with {program.name}, which this host lacks: "
+                f"install the package {program.package} on it"
             )
         target = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with self)
         self.callback(target.close)
@@ -186,7 +206,7 @@ class Scratch(contextlib.ExitStack):
                 os.lseek(source.fileno(), 0, os.SEEK_SET)
                 copied.use(packed.size)
                 code = self._decompress(
-                    [program, "--decompress", "--stdout"],
+                    [program.name, "--decompress", "--stdout", *program.options],
                     source,
                     target,
                     messages,

@@ -29,6 +29,7 @@ from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.privsep.storage import sparse_files
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.images import (
     archive,
     registry,
@@ -40,6 +41,7 @@ from novadocker.virt.docker.images import (
     writer,
 )
 from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.platforms import Platform, host_platform
 from novadocker.virt.docker.images.regions import ArchiveError, ChunkReader, Region
 from novadocker.virt.docker.images.signatures import Demand
 from novadocker.virt.docker.model import ContainerDetail, EngineImage
@@ -48,7 +50,7 @@ LOG = logging.getLogger(__name__)
 
 _FORMATS = {"container_format": "docker", "disk_format": "raw"}
 
-_Loader = Callable[[Region, str, Path, int], contextlib.AbstractContextManager[ArchivedImage]]
+_Loader = Callable[[Region, Platform, Path, int], contextlib.AbstractContextManager[ArchivedImage]]
 
 _LOADERS: dict[tuple[str | None, ...], _Loader] = {
     ("docker", "raw"): archive.open_image,
@@ -95,7 +97,9 @@ class ImageStore:
 
     def __init__(self, engine: Engine, architecture: str) -> None:
         self._engine = engine
-        self._architecture = naming.docker_architecture(architecture)
+        self._platform = host_platform(
+            naming.docker_architecture(architecture), resources.read_cpu_features()
+        )
         self._glance = glance.API()
         self._registries = registry.registries(
             CONF.docker.allowed_registries,
@@ -220,11 +224,10 @@ class ImageStore:
                 ) from error
             try:
                 found = self._engine.inspect_image(name)
-                if found.platform != f"linux/{self._architecture}":
+                if found.platform != self._platform.text:
                     raise exception.InvalidImage(
                         image_id=image_id,
-                        reason=f"it is for {found.platform}; "
-                        f"this host runs linux/{self._architecture}",
+                        reason=f"it is for {found.platform}; this host runs {self._platform.text}",
                     )
                 yield found.id
             finally:
@@ -370,7 +373,7 @@ class ImageStore:
                 stacks = self._engine.info().storage_driver == "overlay2"
                 yield from arriving.layers(unpack if stacks else None)
             folder = Path(CONF.instances_path)
-            with load(arriving.complete(), self._architecture, folder, most) as image:
+            with load(arriving.complete(), self._platform, folder, most) as image:
                 yield from writer.docker_archive(image, arriving.early, arriving.unpacked)
 
         return _downloaded(image_id, sent())
