@@ -18,6 +18,18 @@ COMPUTE_DRIVER = "docker.DockerDriver"
 # The controllers that an instance's limits need, as the engine's warnings spell them.
 _NEEDED_CONTROLLERS = ("memory limit", "swap limit", "cpu cfs", "cpu shares", "cpuset", "pids")
 
+# The least values, which are those of etc/sysctl.d/novadocker.conf.
+BUDGETS = {
+    "fs.inotify.max_user_instances": 1048576,
+    "fs.inotify.max_user_watches": 4194304,
+    "fs.pipe-user-pages-soft": 1048576,
+    "kernel.keys.maxkeys": 20000,
+    "kernel.keys.maxbytes": 2000000,
+    "fs.aio-max-nr": 1048576,
+}
+# 0 means no limit (kernel: Documentation/admin-guide/sysctl/fs.rst).
+_UNLIMITED_AT_0 = "fs.pipe-user-pages-soft"
+
 # Without this option of lxcfs, instances see their cpuset, not the CPUs that their quota allows.
 _LXCFS_OPTION = "--enable-cfs"
 
@@ -263,6 +275,27 @@ def check_bandwidth(
     if reason := ovs.ineffective_limits(datapaths, bridge, call.missing_means):
         return _warning(f"Neutron's bandwidth limits have no effect here: {reason}")
     return _success("Neutron's bandwidth limits have an effect in both directions")
+
+
+def check_budgets(values: Mapping[str, int | None]) -> Result:
+    """Check the kernel's budgets that a user id of all instances and of the host shares.
+
+    :param values: the sysctls of ``BUDGETS``; None for those that the kernel lacks
+    """
+    low = {
+        name: value
+        for name, value in values.items()
+        if value is not None
+        and value < BUDGETS[name]
+        and not (name == _UNLIMITED_AT_0 and value == 0)
+    }
+    if not low:
+        return _success("no server can use up inotify, pipes, keys or asynchronous I/O")
+    found = ", ".join(f"{name} is {value}" for name, value in low.items())
+    return _warning(
+        f"{found}: one server can use up what users with the same id need in all servers and on "
+        "the host; install etc/sysctl.d/novadocker.conf"
+    )
 
 
 def check_resize(allowed: bool) -> Result:

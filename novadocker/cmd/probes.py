@@ -19,7 +19,7 @@ from oslo_privsep import priv_context
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd import privileged
-from novadocker.cmd.checks import Chassis, DriverImport, PrivilegedCall
+from novadocker.cmd.checks import BUDGETS, Chassis, DriverImport, PrivilegedCall
 from novadocker.linux import ovsdb
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
@@ -123,6 +123,17 @@ def read_chassis(connection: str) -> Chassis | None:
     # RFC 7047, section 5.1: a map is ["map", [[key, value], ...]].
     settings = dict(row["external_ids"][1])
     return Chassis(settings.get("ovn-remote", ""), settings.get("hostname", ""))
+
+
+def read_budgets(root: Path = Path("/proc/sys")) -> dict[str, int | None]:
+    """Return the sysctls of ``checks.BUDGETS``; None for those that the kernel lacks."""
+    found: dict[str, int | None] = {}
+    for name in BUDGETS:
+        try:
+            found[name] = int((root / name.replace(".", "/")).read_text())
+        except FileNotFoundError:
+            found[name] = None
+    return found
 
 
 def user_name() -> str:

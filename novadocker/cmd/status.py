@@ -82,6 +82,9 @@ class Checks(upgradecheck.UpgradeCommands):
         bridge = CONF.neutron.ovs_bridge
         return checks.check_bandwidth(datapaths, bridge, self._call, self._chassis)
 
+    def _check_budgets(self) -> upgradecheck.Result:
+        return checks.check_budgets(probes.read_budgets())
+
     def _check_resize(self) -> upgradecheck.Result:
         return checks.check_resize(CONF.allow_resize_to_same_host)
 
@@ -101,6 +104,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),
         ("Bandwidth limits", _check_bandwidth),
+        ("Kernel budgets", _check_budgets),
         ("Resize on the same host", _check_resize),
     )
 

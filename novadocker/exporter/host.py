@@ -24,6 +24,8 @@ class Shared:
     """The kernel's counters of the host; None for those that the kernel does not provide.
 
     :ivar threads_limit: the lower of pid_max and threads-max
+    :ivar open_files: open files, and their limit
+    :ivar user_keys: keys and their limit, of the user who is nearest to the limit
     :ivar memory: values of /proc/meminfo in bytes, by name
     """
 
@@ -32,6 +34,10 @@ class Shared:
     tracked_connections: int | None
     tracked_connections_limit: int | None
     dropped_connections: int | None
+    aio_requests: int | None
+    aio_requests_limit: int | None
+    open_files: tuple[int, int] | None
+    user_keys: tuple[int, int] | None
     memory: dict[str, int]
 
 
@@ -61,6 +67,10 @@ def read_shared(root: Path = Path("/")) -> Shared:
         tracked_connections=parsing.number(proc("sys/net/netfilter/nf_conntrack_count")),
         tracked_connections_limit=parsing.number(proc("sys/net/netfilter/nf_conntrack_max")),
         dropped_connections=parsing.dropped_connections(proc("net/stat/nf_conntrack")),
+        aio_requests=parsing.number(proc("sys/fs/aio-nr")),
+        aio_requests_limit=parsing.number(proc("sys/fs/aio-max-nr")),
+        open_files=parsing.open_files(proc("sys/fs/file-nr")),
+        user_keys=parsing.user_keys(proc("key-users")),
         memory=parsing.memory_info(proc("meminfo")),
     )
 

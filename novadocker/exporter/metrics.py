@@ -152,6 +152,15 @@ def shared_metrics(shared: Shared) -> Iterator[Metric]:
     text = "Packets dropped because the connection tracking table was full."
     dropped = [(NONE, shared.dropped_connections)]
     yield _metric("novadocker_host_conntrack_drops", text, "counter", dropped)
+    yield gauge("aio_requests", "Reserved requests of asynchronous I/O.", shared.aio_requests)
+    yield gauge("aio_requests_limit", "Limit of aio_requests.", shared.aio_requests_limit)
+    for name, text, pair in (
+        ("open_files", "Open files.", shared.open_files),
+        ("user_keys", "Keys of the user who is nearest to the limit.", shared.user_keys),
+    ):
+        used, most = pair or (None, None)
+        yield gauge(name, text, used)
+        yield gauge(f"{name}_limit", f"Limit of {name}.", most)
     yield gauge("memory_bytes", "Memory of the host.", memory("MemTotal"))
     yield gauge("slab_bytes", "Memory of the kernel's objects.", memory("Slab"))
     yield gauge("slab_reclaimable_bytes", "Slab that can be freed.", memory("SReclaimable"))

@@ -181,6 +181,28 @@ def threads(text: str | None) -> int | None:
     return number(words[3].partition("/")[2]) if len(words) > 3 else None
 
 
+def open_files(text: str | None) -> tuple[int, int] | None:
+    """Return the open files and their limit of ``/proc/sys/fs/file-nr``."""
+    words = (text or "").split()
+    if len(words) != 3 or not all(map(_is_number, words)):
+        return None
+    return int(words[0]), int(words[2])
+
+
+def user_keys(text: str | None) -> tuple[int, int] | None:
+    """Return keys and their limit of ``/proc/key-users`` of the user who is nearest to the limit.
+
+    The limit of root is another one, and root creates the keyrings of most containers.
+    """
+    found = []
+    for line in _lines(text):
+        words = line.split()
+        used, slash, most = words[3].partition("/") if len(words) == 5 else ("", "", "")
+        if slash and _is_number(used) and _is_number(most) and int(most):
+            found.append((int(used), int(most)))
+    return max(found, key=lambda pair: pair[0] / pair[1], default=None)
+
+
 def working_set(usage: int | None, statistics: Mapping[str, int]) -> int | None:
     """Return usage - inactive_file, at least 0; names in ``statistics`` have no ``total_``."""
     if usage is None or "inactive_file" not in statistics:

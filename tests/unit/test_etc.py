@@ -10,6 +10,7 @@ import pytest
 from oslo_config import generator
 
 from novadocker import privsep
+from novadocker.cmd import checks
 from tests import CHECKOUT
 
 ETC = CHECKOUT / "etc"
@@ -105,3 +106,9 @@ def test_image_properties_are_offered() -> None:
         "img_config_drive_device": True,
     }
     assert found["os_console"]["enum"] == ["login", "shell", "process"]
+
+
+def test_sysctls_are_those_that_the_status_check_wants() -> None:
+    lines = (ETC / "sysctl.d/novadocker.conf").read_text().splitlines()
+    pairs = (line.split(" = ") for line in lines if line and not line.startswith("#"))
+    assert {name: int(value) for name, value in pairs} == checks.BUDGETS

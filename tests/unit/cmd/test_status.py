@@ -462,6 +462,7 @@ def run(
         monkeypatch.setattr(probes, "call_privileged", lambda _: call)
         monkeypatch.setattr(probes, "read_chassis", lambda _: Chassis("", ""))
         monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
+        monkeypatch.setattr(probes, "read_budgets", lambda: checks.BUDGETS)
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
         file.write_text(
@@ -477,7 +478,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 14
+    assert len(rows) == 15
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 
@@ -543,3 +544,16 @@ def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_lxcfs(folder: str, view: View, code: Code, part: str) -> None:
     assert says(checks.check_lxcfs(folder, view), code, part)
+
+
+def test_kernel_budgets(tmp_path: Path) -> None:
+    kept = {**dict.fromkeys(checks.BUDGETS, 1 << 30), "fs.pipe-user-pages-soft": 0}
+    assert says(checks.check_budgets(kept), SUCCESS, "no server can use up inotify")
+    assert says(checks.check_budgets({**kept, "fs.aio-max-nr": None}), SUCCESS)
+    default = {**kept, "fs.inotify.max_user_instances": 128, "kernel.keys.maxkeys": 200}
+    parts = ("max_user_instances is 128, kernel.keys.maxkeys is 200", "etc/sysctl.d/novadocker")
+    assert says(checks.check_budgets(default), WARNING, *parts)
+    (tmp_path / "fs/inotify").mkdir(parents=True)
+    (tmp_path / "fs/inotify/max_user_instances").write_text("128\n")
+    found = probes.read_budgets(tmp_path)
+    assert found == {**dict.fromkeys(checks.BUDGETS), "fs.inotify.max_user_instances": 128}

@@ -389,6 +389,13 @@ def test_the_host(root: Path) -> None:
             "proc/sys/net/netfilter/nf_conntrack_count": "31\n",
             "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
             "proc/net/stat/nf_conntrack": CONNTRACK,
+            "proc/sys/fs/aio-nr": "4096\n",
+            "proc/sys/fs/aio-max-nr": "65536\n",
+            "proc/sys/fs/file-nr": "1200\t0\t2466165\n",
+            "proc/key-users": (
+                "    0:    11 10/10 900/1000000 188/25000000\n"
+                "  995:     2 2/2 150/200 26/20000\n 1000:     2 2/2 3/200 26/20000\n"
+            ),
             "proc/meminfo": "MemTotal: 100 kB\nSlab: 10 kB\nDirty: 1 kB\nHugePages_Total: 0\n",
             "var/log/syslog": "12345",
             "var/log/nova/nova-compute.log": "123",
@@ -401,6 +408,12 @@ def test_the_host(root: Path) -> None:
         "conntrack_entries": 31,
         "conntrack_limit": 65536,
         "conntrack_drops_total": 12,
+        "aio_requests": 4096,
+        "aio_requests_limit": 65536,
+        "open_files": 1200,
+        "open_files_limit": 2466165,
+        "user_keys": 150,
+        "user_keys_limit": 200,
         "memory_bytes": 102400,
         "slab_bytes": 10240,
         "dirty_bytes": 1024,

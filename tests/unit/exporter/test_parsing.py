@@ -32,6 +32,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "stalled_seconds": parsing.stalled_seconds,
     "memory_info": parsing.memory_info,
     "threads": parsing.threads,
+    "open_files": parsing.open_files,
+    "user_keys": parsing.user_keys,
     "load_averages": load_averages.parse,
     "port_rates": port_rates.parse,
 }
