@@ -12,11 +12,9 @@ architectures.
 
 import json
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
-
-from novadocker.virt.docker.model import Isolation
+from typing import Any, Protocol
 
 _FILES = """
 access cachestat chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3
@@ -125,13 +123,25 @@ _ARCHITECTURES = (
 )
 
 
+class Isolation(Protocol):
+    """The part of ``model.Isolation`` that a profile depends on."""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """All capabilities of the server's root, without ``CAP_``."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Paths of the host's devices that the server may use."""
+
+
 def profile(isolation: Isolation) -> str:
     """Return the profile of a server without nesting."""
     loop = any(PurePosixPath(path).name.startswith("loop") for path in isolation.devices)
     return _profile(isolation.capabilities, loop)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _profile(capabilities: tuple[str, ...], loop: bool) -> str:
     """Return the profile of a server.
 

@@ -11,32 +11,8 @@ from collections.abc import Mapping
 from oslo_utils import units
 
 from novadocker import extra_specs
+from novadocker.virt.docker.limits.capabilities import CAPABILITIES, NESTING
 from novadocker.virt.docker.model import Isolation, ResourceLimit
-
-# The engine's default list (moby/oci/caps) with three changes. It lacks MKNOD, because the device
-# cgroup denies access to nodes created inside. It has SYS_PTRACE, so that root can trace processes
-# of other users of the instance; processes outside are not visible. It has SYS_BOOT, so that the
-# exit status of the first process tells a reboot from a power-off.
-CAPABILITIES = (
-    # Because sudo, su and sshd fail without it if the kernel supports audit.
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-)
-# An engine inside needs these to mount file systems, create devices and networks of containers.
-_NESTING = ("MKNOD", "NET_ADMIN", "SYS_ADMIN")
 
 
 def isolation(asked: Mapping[str, str]) -> Isolation:
@@ -49,7 +25,7 @@ def isolation(asked: Mapping[str, str]) -> Isolation:
     shm = asked.get(extra_specs.SHM_SIZE.name)
     score = asked.get(extra_specs.OOM_SCORE_ADJ.name, "0")
     return Isolation(
-        capabilities=tuple(sorted({*CAPABILITIES, *more, *(_NESTING if nesting else ())})),
+        capabilities=tuple(sorted({*CAPABILITIES, *more, *(NESTING if nesting else ())})),
         devices=_words(extra_specs.DEVICES, asked),
         resource_limits=tuple(
             ResourceLimit(spec.resource, *spec.parse(asked[spec.name]))

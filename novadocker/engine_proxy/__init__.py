@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""These modules pass only those requests to the Docker Engine that the driver makes."""
