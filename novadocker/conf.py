@@ -23,7 +23,8 @@ OPTIONS = [
 URL of the Docker Engine's REST API.
 
 The user of nova-compute needs access to it. For a Unix socket, add the user to the group that owns
-the socket (usually ``docker``).
+the socket (usually ``docker``), or use the socket of ``novadocker-engine-proxy``
+(``unix:///run/novadocker-engine-proxy.sock``), which gives less power.
 """,
     ),
     cfg.StrOpt(

@@ -14,6 +14,8 @@ from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import ovs
 
 COMPUTE_DRIVER = "docker.DockerDriver"
+PROXY_URL = "unix:///run/novadocker-engine-proxy.sock"
+"""The socket of the unit of ``novadocker-engine-proxy``."""
 
 # The controllers that an instance's limits need, as the engine's warnings spell them.
 _NEEDED_CONTROLLERS = ("memory limit", "swap limit", "cpu cfs", "cpu shares", "cpuset", "pids")
@@ -115,13 +117,27 @@ def check_configuration(compute_driver: str | None, files: Sequence[str]) -> Res
     )
 
 
-def check_engine(url: str, user: str, info: EngineInfo | None, error: str) -> Result:
+def check_engine(
+    url: str, user: str, info: EngineInfo | None, error: str, bypass: str = ""
+) -> Result:
     """Check that the engine answers and is new enough.
 
     :param error: the reason if ``info`` is None
+    :param bypass: the engine's own socket if the user can connect to it; otherwise empty
     """
+    if info is not None and url == PROXY_URL and bypass:
+        return _warning(
+            f"user {user} can connect to {bypass}, so novadocker-engine-proxy restricts nothing: "
+            "remove the user from the group that owns the socket (gpasswd --delete USER docker) "
+            "and restart nova-compute"
+        )
     if info is not None:
         return _success(f"engine {info.version} with API {info.api_version} answers at {url}")
+    if "permission denied" in error.lower() and url == PROXY_URL:
+        return _failure(
+            f"user {user} has no permission for {url}: write a group of the user to SocketGroup in "
+            "novadocker-engine-proxy.socket and restart the socket"
+        )
     if "permission denied" in error.lower():
         return _failure(
             f"user {user} has no permission for {url}: add the user to the group that owns the "

@@ -27,6 +27,7 @@ from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import ovs
 
 _ENGINE_SECONDS = 10
+_ENGINE_SOCKET = "/run/docker.sock"
 _PRIVILEGED_SECONDS = 30
 _SHIM_SECONDS = 10
 _SHIM_REFUSAL = "the container id is not an id of the engine"
@@ -70,6 +71,12 @@ def read_engine(options: Options) -> tuple[EngineInfo | None, str]:
         exception.InvalidConfiguration,
     ) as error:
         return None, error.format_message()
+
+
+def engine_socket() -> str:
+    """Return the engine's own socket if this user, who is not root, can connect to it."""
+    allowed = os.geteuid() != 0 and os.access(_ENGINE_SOCKET, os.W_OK)
+    return _ENGINE_SOCKET if allowed else ""
 
 
 def ask_shim(path: str) -> str:

@@ -38,7 +38,8 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_engine(self) -> upgradecheck.Result:
         url = CONF.docker.api_url
         self._info, error = probes.read_engine(CONF.docker)
-        return checks.check_engine(url, probes.user_name(), self._info, error)
+        bypass = probes.engine_socket()
+        return checks.check_engine(url, probes.user_name(), self._info, error, bypass)
 
     def _check_runtime(self) -> upgradecheck.Result:
         name = CONF.docker.runtime

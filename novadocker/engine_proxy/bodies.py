@@ -62,6 +62,19 @@ _LOG = forms.fields(
     }
 )
 
+
+def _sysctl(spec: extra_specs.Sysctl) -> Form:
+    def form(value: Any) -> None:
+        try:
+            spec.parse(value)
+        except (TypeError, ValueError) as error:
+            raise Refused(str(error)) from error
+
+    return form
+
+
+_SYSCTLS = forms.fields({}, {spec.sysctl: _sysctl(spec) for spec in extra_specs.SYSCTLS})
+
 _update = forms.fields(_RESOURCES)
 
 _execution = forms.fields(
@@ -149,12 +162,13 @@ def _container(policy: Policy, labels: Form) -> Form:
             "OomScoreAdj": forms.integer(),
             "Ulimits": forms.array(_ULIMIT),
             "SecurityOpt": forms.array(forms.text(_TEXT)),
+            "Sysctls": _SYSCTLS,
+            "ShmSize": forms.integer(1),
             "Mounts": forms.array(_anything),
             "Devices": forms.array(_anything),
             "LogConfig": _LOG,
         },
         {
-            "ShmSize": forms.integer(1),
             "CgroupnsMode": forms.equal("private"),
             "Tmpfs": forms.mapping(r"/[a-z/]+", r"[a-z0-9=,]+"),
         },
@@ -164,6 +178,7 @@ def _container(policy: Policy, labels: Form) -> Form:
             "Image": forms.text(naming.DIGEST.pattern),
             "Hostname": forms.text(r"[A-Za-z0-9.-]{0,64}"),
             "Labels": labels,
+            "Env": forms.array(forms.text(_TEXT)),
             "Tty": forms.equal(True),
             "OpenStdin": forms.equal(True),
             "NetworkDisabled": forms.equal(True),
@@ -173,7 +188,6 @@ def _container(policy: Policy, labels: Form) -> Form:
             "Entrypoint": forms.array(forms.text(_TEXT)),
             "Cmd": forms.array(forms.text(_TEXT)),
             "StopSignal": forms.text("[A-Z0-9+-]{1,16}"),
-            "Env": forms.array(forms.text(_TEXT)),
         },
     )
 

@@ -88,11 +88,20 @@ def test_the_order_of_the_services() -> None:
     assert lxcfs["Before"].split() == ["docker.service", "nova-compute.service"]
 
 
-def _unit(name: str) -> configparser.SectionProxy:
+def test_the_socket_of_the_engine_s_proxy() -> None:
+    socket = _unit("novadocker-engine-proxy.socket", "Socket")
+    assert f"unix://{socket['ListenStream']}" == checks.PROXY_URL
+    assert socket["SocketMode"] == "0660"
+    service = _unit("novadocker-engine-proxy.service", "Service")
+    assert Path(service["ExecStart"]).name in (CHECKOUT / "setup.cfg").read_text()
+    assert (service["DynamicUser"], service["CapabilityBoundingSet"]) == ("yes", "")
+
+
+def _unit(name: str, section: str = "Unit") -> configparser.SectionProxy:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(ETC / "systemd" / name)
-    return parser["Unit"]
+    return parser[section]
 
 
 def test_image_properties_are_offered() -> None:

@@ -86,6 +86,20 @@ def test_configuration_without_a_file() -> None:
 
 
 @pytest.mark.parametrize(
+    ("info", "error", "bypass", "code", "parts"),
+    [
+        (fakes.INFO, "", "", SUCCESS, ["20.10.24", checks.PROXY_URL]),
+        (fakes.INFO, "", "/run/docker.sock", WARNING, ["/run/docker.sock", "gpasswd"]),
+        (None, "PermissionError(13, 'Permission denied')", "", FAILURE, ["SocketGroup"]),
+    ],
+)
+def test_engine_behind_the_proxy(
+    info: EngineInfo | None, error: str, bypass: str, code: Code, parts: list[str]
+) -> None:
+    assert says(checks.check_engine(checks.PROXY_URL, "nova", info, error, bypass), code, *parts)
+
+
+@pytest.mark.parametrize(
     ("info", "error", "code", "parts"),
     [
         (fakes.INFO, "", SUCCESS, ["20.10.24", "API 1.41", "unix:///x"]),

@@ -65,6 +65,7 @@ SPEC = ContainerSpec(
         resource_limits=(ResourceLimit("nofile", 10, -1),),
         shm_bytes=1 << 20,
         oom_score_adj=5,
+        sysctls=(("net.core.somaxconn", "512"), ("kernel.sem", "250 32000 32 128")),
     ),
     console_log_max_mb=10,
     entrypoint=("/sbin/init",),
@@ -76,6 +77,7 @@ SPEC = ContainerSpec(
     ),
     devices=(Mount(f"/run/novadocker/drives/{UUID}", config_drive.DEVICE),),
     stop_signal="SIGRTMIN+3",
+    environment={"product_name": "OpenStack Nova"},
     systemd=True,
 )
 """A container that has a bit of everything."""
