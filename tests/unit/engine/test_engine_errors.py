@@ -63,6 +63,10 @@ ROOT = f"/var/lib/docker/overlay2/{SECRET}/merged"
             f"container {ID}: unknown",
             f"novadocker: the engine has closed the terminal of container {ID}",
         ),
+        (
+            "novadocker-engine-proxy refuses the request: Image: seccomp is not allowed",
+            "novadocker-engine-proxy refuses the request",
+        ),
         (f"task {ID}: already exists: unknown", f"task {ID}: already exists"),
         (
             "container init was OOM-killed (memory limit too low?): unknown",

@@ -177,7 +177,7 @@ def test_each_request_of_the_driver_passes(behind: Proxied, client: Engine, name
 def test_the_list_has_each_request_of_the_driver() -> None:
     """A new request needs a rule in the proxy's table."""
     methods = {name for name, _ in inspect.getmembers(Engine, inspect.isfunction) if name[0] != "_"}
-    assert methods - {"from_options", "claim", "release"} == REQUESTS.keys()
+    assert methods - {"from_options", "claim", "release", "within"} == REQUESTS.keys()
 
 
 def test_bodies_arrive_as_they_are(behind: Proxied, client: Engine) -> None:
@@ -213,7 +213,7 @@ def test_a_refusal(
 def test_a_container_of_the_operator_s(behind: Proxied, client: Engine) -> None:
     other = {**SERVER, "Id": STRANGER, "Name": "/database"}
     behind.engine.answers[f"/containers/{STRANGER}/json"] = (200, other)
-    with pytest.raises(exception.EngineError, match="belongs to no server"):
+    with pytest.raises(exception.EngineError, match="novadocker-engine-proxy refuses"):
         client.remove_container(STRANGER)
     assert f"DELETE /v1.41/containers/{STRANGER}" not in " ".join(behind.engine.requests())
 

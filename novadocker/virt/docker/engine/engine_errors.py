@@ -33,6 +33,11 @@ _ID = naming.CONTAINER_ID.pattern
 _FORMS = tuple(
     (re.compile(form), sentence)
     for form, sentence in (
+        # Its reason can quote the image. Its log contains the reason.
+        (
+            "^novadocker-engine-proxy refuses the request",
+            "novadocker-engine-proxy refuses the request",
+        ),
         # The runtime shim; ``containers.lifecycle`` recognizes a closed terminal by its sentence.
         (r"^novadocker: ([ -~]{1,200})", r"novadocker: \1"),
         # ``containers.lifecycle`` recognizes this sentence.
