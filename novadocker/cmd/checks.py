@@ -107,14 +107,26 @@ def check_import(found: DriverImport) -> Result:
     )
 
 
-def check_configuration(compute_driver: str | None, files: Sequence[str]) -> Result:
-    """Check that Nova's option ``compute_driver`` names the driver."""
-    if compute_driver == COMPUTE_DRIVER:
-        return _success(f"compute_driver is {COMPUTE_DRIVER}")
-    where = ", ".join(files) or "no configuration file was found; pass it with --config-file"
-    return _failure(
-        f"compute_driver is {compute_driver}: set it to {COMPUTE_DRIVER} in [DEFAULT] ({where})"
-    )
+def check_configuration(
+    compute_driver: str | None, files: Sequence[str], origin: str, defaults: Sequence[str]
+) -> Result:
+    """Check that Nova's option ``compute_driver`` names the driver.
+
+    :param files: the files that this command read, the last one precedes
+    :param origin: the one of ``files`` that sets the option; empty if none does
+    :param defaults: the files that nova-compute reads if it gets no ``--config-file``
+    """
+    if compute_driver != COMPUTE_DRIVER:
+        found = f"compute_driver is {compute_driver}" + (f" in {origin}" if origin else "")
+        where = ", ".join(files) or "no configuration file was found; pass it with --config-file"
+        return _failure(f"{found}: set it to {COMPUTE_DRIVER} in [DEFAULT] ({where})")
+    if unread := [file for file in defaults if file not in files]:
+        return _warning(
+            f"compute_driver is {COMPUTE_DRIVER} in {origin}, but this command did not read "
+            f"{', '.join(unread)}, which nova-compute reads by default: run it with the "
+            "--config-file arguments of nova-compute, or without any if nova-compute has none"
+        )
+    return _success(f"compute_driver is {COMPUTE_DRIVER} in {origin}")
 
 
 def check_engine(

@@ -33,7 +33,11 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_import(probes.import_driver())
 
     def _check_configuration(self) -> upgradecheck.Result:
-        return checks.check_configuration(CONF.compute_driver, CONF.config_file)
+        set_in = CONF.get_location("compute_driver")
+        origin = set_in.detail if set_in and set_in.location.is_user_controlled else ""
+        return checks.check_configuration(
+            CONF.compute_driver, CONF.config_file, origin, _default_files()
+        )
 
     def _check_engine(self) -> upgradecheck.Result:
         url = CONF.docker.api_url
@@ -110,6 +114,11 @@ class Checks(upgradecheck.UpgradeCommands):
     )
 
 
+def _default_files() -> list[str]:
+    files: list[str] = cfg.find_config_files(project="nova", prog="nova-compute")
+    return files
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Return 0 for success, 1 for a warning, 2 for a failure, 255 for an error."""
     try:
@@ -119,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 project="nova",
                 upgrade_command=Checks(),
                 argv=list(sys.argv[1:] if arguments is None else arguments),
-                default_config_files=cfg.find_config_files(project="nova", prog="nova-compute"),
+                default_config_files=_default_files(),
             )
         )
     except cfg.Error as error:

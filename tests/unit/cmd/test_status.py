@@ -69,20 +69,29 @@ def test_import_from_a_folder_that_is_no_site_folder(tmp_path: Path) -> None:
     assert says(checks.check_import(unread), FAILURE, line)
 
 
+NOVA, DEBIAN = "/etc/nova/nova.conf", "/etc/nova/nova-compute.conf"
+
+
 @pytest.mark.parametrize(
-    ("driver", "code", "part"),
+    ("driver", "files", "origin", "code", "part"),
     [
-        ("docker.DockerDriver", SUCCESS, "docker.DockerDriver"),
-        ("libvirt.LibvirtDriver", FAILURE, "(/etc/nova/nova.conf)"),
-        (None, FAILURE, "set it to docker.DockerDriver"),
+        ("docker.DockerDriver", [NOVA, DEBIAN], DEBIAN, SUCCESS, f"in {DEBIAN}"),
+        ("docker.DockerDriver", [NOVA], NOVA, WARNING, f"did not read {DEBIAN}, which"),
+        ("libvirt.LibvirtDriver", [NOVA, DEBIAN], DEBIAN, FAILURE, f"LibvirtDriver in {DEBIAN}: "),
+        (None, [NOVA, DEBIAN], "", FAILURE, f"in [DEFAULT] ({NOVA}, {DEBIAN})"),
+        (None, [], "", FAILURE, "--config-file"),
     ],
 )
-def test_configuration(driver: str | None, code: Code, part: str) -> None:
-    assert says(checks.check_configuration(driver, ["/etc/nova/nova.conf"]), code, part)
+def test_configuration(
+    driver: str | None, files: list[str], origin: str, code: Code, part: str
+) -> None:
+    found = checks.check_configuration(driver, files, origin, [NOVA, DEBIAN])
+    assert says(found, code, part)
 
 
-def test_configuration_without_a_file() -> None:
-    assert says(checks.check_configuration(None, []), FAILURE, "--config-file")
+def test_the_file_that_sets_the_driver_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    _, rows = run(fakes.INFO)
+    assert rows["Configuration"]["details"].endswith(f"in {tmp_path}/nova.conf")
 
 
 @pytest.mark.parametrize(
