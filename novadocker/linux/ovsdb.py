@@ -201,11 +201,12 @@ def _find_port(connection: str, bridge: str, port: str, seconds: float) -> list[
         Select("Port", ("_uuid",), [["name", "==", port]]),
         seconds=seconds,
     )
-    of_bridge = [reference for row in bridges for reference in _values(row["ports"])]
+    of_bridge = [reference for row in bridges for reference in values(row["ports"])]
     return next((row["_uuid"] for row in ports if row["_uuid"] in of_bridge), None)
 
 
-def _values(column: list[Any]) -> list[Any]:
+def values(column: list[Any]) -> list[Any]:
+    """Return the values of a set in a row."""
     return list(column[1]) if column[0] == "set" else [column]
 
 

@@ -274,6 +274,9 @@ class FakeNetwork:
     def check_supported(self, network_info: Any) -> None:
         pass
 
+    def find_vifs(self, instance_uuid: str) -> Any:
+        return [{"id": port} for port in self.ports]
+
     def create_owned_namespace(
         self, instance_uuid: str, users: Sequence[object], groups: Sequence[object]
     ) -> None:

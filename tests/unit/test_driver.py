@@ -713,6 +713,7 @@ def test_remains_of_a_deleted_server_are_deleted(
     report()
     assert drives.written == {}
     assert network.wired == set()
+    assert network.ports == []
 
 
 def test_remains_are_not_listed_as_servers(driver: Any, bare: list[Any]) -> None:

@@ -492,6 +492,42 @@ def test_bridge_for_iptables_between_port_and_switch(
         assert set(hybrid_devices(unplugged).values()) == {None}
 
 
+@pytest.mark.parametrize("is_hybrid", [False, True])
+@pytest.mark.parametrize("has_devices", [False, True])
+def test_ports_that_nova_has_forgotten(
+    ovs: Switch, new_instance_uuid: Callable[[], str], is_hybrid: bool, has_devices: bool
+) -> None:
+    make = hybrid if is_hybrid else networks.simple_vif
+    servers = [(new_instance_uuid(), make(f"10.7.0.{digit}")) for digit in (5, 6)]
+    for uuid, port in servers:
+        network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+    (gone, left), (stays, other) = servers
+    ovs.vsctl("add-port", BRIDGE, "strange", "--", "set", "Interface", "strange", "type=internal")
+    ovs.vsctl("set", "Interface", "strange", f"external_ids:vm-uuid={gone}")
+    try:
+        if not has_devices:
+            # The kernel deletes the devices with the namespace.
+            runtime.delete_namespace(gone)
+        found = network_vif.find_vifs(gone)
+        assert [vif["id"] for vif in found] == [left["id"]]
+        network_vif.unplug_vifs(networks.instance(gone), found)
+        assert set(hybrid_devices(left).values()) == {None}
+        assert [name for name in ovs.ports() if name[3:] in left["id"]] == []
+        assert [vif["id"] for vif in network_vif.find_vifs(stays)] == [other["id"]]
+    finally:
+        ovs.vsctl("del-port", "strange")
+        for uuid, port in servers:
+            network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+            runtime.delete_namespace(uuid)
+
+
+def test_switch_that_does_not_answer_has_no_ports(
+    ovs: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CONF.os_vif_ovs, "ovsdb_connection", "unix:/nowhere")
+    assert list(network_vif.find_vifs("server")) == []
+
+
 @pytest.mark.parametrize("was_hybrid", [False, True])
 def test_port_that_moved_to_a_host_with_the_other_firewall(
     ovs: Switch, instance_uuid: str, was_hybrid: bool

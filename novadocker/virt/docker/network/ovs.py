@@ -18,7 +18,7 @@ from nova.network import os_vif_util
 from os_vif import exception as os_vif_exception
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.linux import ovsdb
 from novadocker.privsep.network import ovs_support
@@ -71,6 +71,56 @@ class Switch:
         """
         with _reporting(vif):
             ovsdb.delete_port(*_place(vif))
+
+
+def find_vifs(instance_uuid: str) -> network_model.NetworkInfo:
+    """Return the VIFs of an instance as far as Open vSwitch knows them: without addresses.
+
+    If an instance is deleted while its host is down, Nova forgets its ports. If the database does
+    not answer, log the failure and return no VIF.
+    """
+    of_instance = ["external_ids", "includes", ["map", [["vm-uuid", instance_uuid]]]]
+    try:
+        interfaces, ports, bridges = ovsdb.select(
+            CONF.os_vif_ovs.ovsdb_connection,
+            ovsdb.Select("Interface", ("name", "external_ids"), [of_instance]),
+            ovsdb.Select("Port", ("_uuid", "name")),
+            ovsdb.Select("Bridge", ("name", "ports")),
+        )
+    except OSError as error:
+        LOG.info("Failed to look for ports of instance %s: %s", instance_uuid, error)
+        return network_model.NetworkInfo()
+    bridge_of = {
+        port["name"]: bridge["name"]
+        for port in ports
+        for bridge in bridges
+        if port["_uuid"] in ovsdb.values(bridge["ports"])
+    }
+    identities = {row["name"]: dict(row["external_ids"][1]) for row in interfaces}
+    return network_model.NetworkInfo(
+        _vif_of(name, identity, bridge_of[name])
+        for name, identity in identities.items()
+        if name in bridge_of and {"iface-id", "attached-mac"} <= identity.keys()
+    )
+
+
+def _vif_of(device: str, identity: Mapping[str, str], bridge: str) -> network_model.VIF:
+    """Return a VIF with what is necessary to unplug it.
+
+    :param device: name of the port
+    :param identity: the ids that os-vif gave to the port
+    """
+    port_id = identity["iface-id"]
+    host_device = naming.bridged_host_device(device)
+    return network_model.VIF(
+        id=port_id,
+        address=identity["attached-mac"],
+        network=network_model.Network(id=port_id, bridge=bridge, subnets=[]),
+        type=network_model.VIF_TYPE_OVS,
+        details={network_model.VIF_DETAILS_OVS_HYBRID_PLUG: host_device is not None},
+        devname=host_device or device,
+        vnic_type=network_model.VNIC_TYPE_NORMAL,
+    )
 
 
 def _begin(

@@ -293,6 +293,7 @@ def _interfaces() -> Mapping[str, str]:
 
 
 initialize = ovs.initialize
+find_vifs = ovs.find_vifs
 _PLUGGER = Plugger(
     Registry(ovs.Switch(), _interfaces).kind_of,
     namespace,

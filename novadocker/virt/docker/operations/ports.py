@@ -74,10 +74,14 @@ class Ports:
         return neutron.plugged(self._virtapi, instance, ports, self.wired, self._wire_anew, up)
 
     def unwire(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
-        """Unplug all ports and delete the instance's network namespace. Idempotent."""
+        """Unplug all ports and delete the instance's network namespace. Idempotent.
+
+        :param ports: if empty, the ports that the switch has
+        """
         with device_names.locked(instance.uuid):
             try:
-                self._network.unplug_vifs(instance, ports)
+                found = ports or self._network.find_vifs(instance.uuid)
+                self._network.unplug_vifs(instance, found)
             finally:
                 self._services.runtime.delete_namespace(instance.uuid)
 

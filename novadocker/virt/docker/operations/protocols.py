@@ -66,6 +66,9 @@ class Network(Protocol):
     def initialize(self) -> None:
         """Load the plugins of os-vif."""
 
+    def find_vifs(self, instance_uuid: str) -> network_model.NetworkInfo:
+        """Return the VIFs of an instance that the switch has."""
+
     def check_supported(self, network_info: network_model.NetworkInfo) -> None:
         """Refuse VIFs that this host cannot wire."""
 
