@@ -5,8 +5,28 @@ The manager decides by type (``_build_and_run_instance``, ``_sync_power_states``
 the effect.
 """
 
+from types import TracebackType
+from typing import Any
+
+import oslo_messaging
 from nova import exception
 from nova.i18n import _
+
+
+class Expected(oslo_messaging.ExpectedException):
+    """An exception whose reason is the user's request or image.
+
+    oslo.messaging logs other exceptions of the manager as errors with a traceback.
+    """
+
+    def __init__(self, *message: Any, **_: Any) -> None:
+        # The base class's function takes no message.
+        Exception.__init__(self, *message)
+
+    @property
+    def exc_info(self) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+        """What oslo.messaging sends to the caller."""
+        return type(self), self, self.__traceback__
 
 
 class EngineUnavailable(exception.VirtDriverNotReady):
@@ -66,7 +86,7 @@ class InvalidConfiguration(exception.InvalidConfiguration):
     msg_fmt = _("novadocker cannot work on this host: %(reason)s")
 
 
-class InvalidImage(exception.ImageUnacceptable):
+class InvalidImage(exception.ImageUnacceptable, Expected):
     """The image cannot be booted on any host; the manager aborts the build."""
 
     msg_fmt = _("Image %(image_id)s cannot be booted: %(reason)s")
@@ -93,11 +113,11 @@ class StartFailed(exception.BuildAbortException):
     msg_fmt = "%(reason)s"
 
 
-class RequestRefused(StartFailed):
+class RequestRefused(StartFailed, Expected):
     """The user's request or image is the reason that the instance cannot run on any host."""
 
 
-class InvalidLimits(exception.BuildAbortException):
+class InvalidLimits(exception.BuildAbortException, Expected):
     """The flavor or image requests limits that no host can set; the manager aborts the build."""
 
     msg_fmt = _("The limits that the flavor or image requests cannot be set: %(reason)s")
@@ -133,7 +153,7 @@ class RanMeanwhile(exception.NovaException):
     msg_fmt = _("Container %(name)s ran while its files were read")
 
 
-class ResizeRefused(exception.NovaException):
+class ResizeRefused(exception.NovaException, Expected):
     """The driver refuses a resize; the instance is unchanged."""
 
     msg_fmt = "%(reason)s"
@@ -151,7 +171,7 @@ class ImageNotVerified(exception.NovaException):
     msg_fmt = _("Image %(name)s is not used: %(reason)s")
 
 
-class RescueRefused(exception.NovaException):
+class RescueRefused(exception.NovaException, Expected):
     """The driver refuses a rescue; the instance is unchanged."""
 
     msg_fmt = "%(reason)s"

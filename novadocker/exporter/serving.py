@@ -125,6 +125,11 @@ class _Handler(WSGIRequestHandler):
     timeout = _CLIENT_SECONDS
     server: "_Server"
 
+    def setup(self) -> None:
+        """Prepare the connection."""
+        super().setup()
+        self.wfile = cast(BufferedIOBase, _Output(self.wfile))
+
     def log_message(self, format: str, *arguments: object) -> None:
         """Do nothing: requests are not logged."""
 
@@ -143,6 +148,31 @@ class _Handler(WSGIRequestHandler):
         """Return the WSGI environment."""
         trust = partial(self.server.note_password, self.request)
         return super().get_environ() | {_TRUST: trust}
+
+
+class _Output:
+    """The output to a client that may end the connection, or stop reading, at any time.
+
+    :param target: the output of the connection
+    """
+
+    def __init__(self, target: BufferedIOBase) -> None:
+        self._target = target
+
+    def write(self, content: bytes) -> int:
+        """Write all of the content.
+
+        :raises ConnectionAbortedError: the client does not take it; wsgiref prints no traceback of
+            this exception, in contrast to that of a timeout or of TLS
+        """
+        try:
+            return self._target.write(content)
+        except OSError as error:
+            raise ConnectionAbortedError(str(error)) from error
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a member of the target."""
+        return getattr(self._target, name)
 
 
 class _Head:

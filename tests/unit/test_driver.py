@@ -2,6 +2,7 @@
 import copy
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import os_resource_classes as orc
+import oslo_messaging
 import pytest
 from nova import exception as nova_exception
 from nova import objects
@@ -148,6 +150,31 @@ def test_spawn_with_environment_variables(
         "COLOUR": "red",
         "product_name": "OpenStack Nova",
     }
+
+
+def test_a_refused_image_is_one_line_of_the_log(
+    spawn: Any, instance: Any, fake_host: FakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_host.images.image = replace(fake_host.images.image, volumes=("/v",) * 300)
+    caplog.set_level("WARNING")
+    with pytest.raises(exception.InvalidImage) as caught:
+        spawn()
+    (line,) = caplog.records
+    assert "has 300 volumes" in line.getMessage()
+    assert vars(line)["instance"] == instance
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "novadocker/virt/docker/operations/build.py" not in shown
+    # oslo.messaging logs this exception of the manager without a traceback.
+    assert isinstance(caught.value, oslo_messaging.ExpectedException)
+    assert caught.value.exc_info[1] is caught.value
+
+
+def test_a_fault_of_the_host_keeps_its_traceback(spawn: Any, network: FakeNetwork) -> None:
+    network.failure = exception.PlugFailed(port_id="p", reason="no bridge")
+    with pytest.raises(exception.PlugFailed) as caught:
+        spawn()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "novadocker/virt/docker/operations/build.py" in shown
 
 
 def test_spawn_powered_off(spawn: Any, engine: FakeEngine) -> None:

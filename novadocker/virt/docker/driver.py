@@ -39,6 +39,7 @@ from novadocker.virt.docker.operations.inventory import Inventory
 from novadocker.virt.docker.operations.migrate import Migrate
 from novadocker.virt.docker.operations.ports import Ports
 from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.refusals import concise
 from novadocker.virt.docker.operations.rescue import Rescue
 from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
@@ -220,6 +221,7 @@ class DockerDriver(driver.ComputeDriver):
 
     # -- build and deletion --------------------------------------------------------------------
 
+    @concise
     def spawn(
         self,
         context: nova_context.RequestContext,
@@ -382,6 +384,7 @@ class DockerDriver(driver.ComputeDriver):
 
     # -- rescue --------------------------------------------------------------------------------
 
+    @concise
     def rescue(
         self,
         context: nova_context.RequestContext,
@@ -421,6 +424,7 @@ class DockerDriver(driver.ComputeDriver):
             reason="the Docker driver has no live migration; migrate the server without it"
         )
 
+    @concise
     def migrate_disk_and_power_off(
         self,
         context: nova_context.RequestContext,
@@ -445,6 +449,7 @@ class DockerDriver(driver.ComputeDriver):
             self._resize.begin(instance, flavor, network_info)
         return SAME_HOST
 
+    @concise
     def finish_migration(
         self,
         context: nova_context.RequestContext,

@@ -161,6 +161,31 @@ def test_errors_of_clients_are_logged_once_a_minute(caplog: pytest.LogCaptureFix
     assert caplog.text.count("Failed to answer client 127.0.0.1") == 1
 
 
+def test_a_client_that_does_not_read_causes_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving._Handler, "timeout", 0.2)
+
+    def large(environment: Environment, start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        return [bytes(64 << 20)]
+
+    with served(large) as connect:
+        client = connect(GET + b"\r\n")
+        time.sleep(0.5)
+        assert len(answer(client)) < 64 << 20
+    assert capfd.readouterr().err == ""
+
+
+def test_a_fault_of_the_exporter_causes_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    def faulty(environment: Environment, start: Start) -> Iterable[bytes]:
+        raise KeyError("fault")
+
+    with served(faulty) as connect:
+        assert b"500 Internal Server Error" in answer(connect(GET + b"\r\n"))
+    assert "KeyError: 'fault'" in capfd.readouterr().err
+
+
 class Directly(serving._Handler):
     """A handler without a socket."""
 
