@@ -324,6 +324,26 @@ def test_what_is_missing(tmp_path: Path, status: int, message: str, expected: An
     assert type(got.value) is expected
 
 
+@pytest.mark.parametrize(
+    ("message", "warnings"),
+    [
+        ("Container c is not running", 0),
+        ("No such container: c", 0),
+        ("open /var/lib/docker/f: no space left on device", 1),
+        ("anything", 1),
+    ],
+)
+def test_a_message_that_says_more_than_the_fault_is_a_warning(
+    tmp_path: Path, message: str, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = type("Handler", (Refusing,), {"status": 409, "message": message})
+    with engine_with(tmp_path / "s", handler) as asked, pytest.raises(exception.EngineError):
+        asked.start_container("c")
+    found = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == warnings
+    assert all(message in record.getMessage() for record in found)
+
+
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """An engine that answers every request and counts its open connections."""
 

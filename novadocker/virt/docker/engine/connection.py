@@ -243,7 +243,7 @@ def raise_for_message(message: dict[str, Any]) -> None:
 def _engine_error(error: errors.APIError, operation: str) -> exception.EngineError:
     message = str(error.explanation or error)
     reason = engine_errors.describe(message)
-    level = logging.WARNING if reason == engine_errors.OTHER else logging.DEBUG
+    level = logging.WARNING if reason.endswith(engine_errors.OTHER) else logging.DEBUG
     LOG.log(level, "The Docker engine refused %s: %.*r", operation, _LOGGED, message)
     kind = exception.EngineError
     if isinstance(error, errors.NotFound):

@@ -3,8 +3,9 @@
 
 The engine's messages contain paths of the host, the words of other programs, and text that an image
 or a registry chooses. So no message is passed on as it is: the known forms select a sentence, which
-quotes at most the name of a file, a program or an account in the image. Any other message gets the
-last sentence. ``registry_errors`` describes errors of requests to registries.
+quotes at most the name of a file, a program or an account in the image. A sentence that says less
+than the message ends with ``OTHER``. ``registry_errors`` describes errors of requests to
+registries.
 """
 
 import errno
@@ -14,7 +15,7 @@ import re
 from novadocker import naming
 
 OTHER = "nova-compute's log contains the engine's message"
-"""The sentence about a message of no known form."""
+"""The sentence about a message of no known form, and the end of sentences that omit the object."""
 
 # Prefixes that dockerd, containerd's shim and runc add to the cause of a failed start.
 _WRAPPING = re.compile(
@@ -168,7 +169,8 @@ _FORMS = tuple(
             r"containerd.{0,80}connect|transport is closing|ttrpc: closed|error while dialing",
             "the engine has no connection to containerd",
         ),
-        (rf"\b({_CAUSES})\.?$", r"\1"),
+        # The last words alone do not name the file.
+        (rf"\b({_CAUSES})\.?$", rf"\1; {OTHER}"),
     )
 )
 
