@@ -194,6 +194,19 @@ def test_a_deleted_server(server: Server, fake_host: FakeHost) -> None:
     assert server.events.empty()
 
 
+@pytest.mark.parametrize("state", [vm_states.ERROR, vm_states.ACTIVE])
+def test_a_container_that_is_gone(
+    server: Server, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A boot whose first process ends at once has failed, and its container is deleted."""
+    server.engine.containers.clear()
+    server.instance.vm_state = state
+    server.driver._inside_reboots.add(server.instance.uuid)
+    server.settle()
+    assert [line for line in caplog.records if line.levelname in ("WARNING", "ERROR")] == []
+    assert not server.engine.containers
+
+
 @pytest.mark.parametrize(
     "fault", [exception.PlugFailed(port_id="p", reason="no bridge"), OSError("no device")]
 )

@@ -185,7 +185,7 @@ class InsideReboots:
 
         try:
             return bool(restart())
-        except nova_exception.InstanceNotFound:
+        except (nova_exception.InstanceNotFound, exception.ContainerLost):
             LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
         except exception.EngineUnavailable as error:
             # When the engine answers again, its events report the server again.
@@ -206,6 +206,8 @@ class InsideReboots:
 
     def _restart_locked(self, instance_uuid: str) -> bool:
         instance = self._services.read_instance(nova_context.get_admin_context(), instance_uuid)
+        if not self._is_wanted(instance):
+            return False
         found = self._services.find(instance)
         if not servers.has_rebooted(found):
             return True
@@ -221,12 +223,22 @@ class InsideReboots:
         self._services.server_list.servers()
         return True
 
+    def _is_wanted(self, instance: objects.Instance) -> bool:
+        """Return True if Nova has an instance on this host and wants it to run."""
+        if instance.host == self._services.name and _is_to_run(instance):
+            return True
+        # An init may reboot at the stop signal, as busybox does at SIGTERM.
+        LOG.info(
+            "Not starting the server, which rebooted: its host is %s, its state %s, its task %s",
+            instance.host,
+            instance.vm_state,
+            instance.task_state,
+            instance=instance,
+        )
+        return False
+
     def _refusal(self, instance: objects.Instance, found: ContainerDetail) -> str | None:
         """Return why a server that rebooted is not started; None if it is."""
-        if instance.host != self._services.name:
-            return f"it belongs to host {instance.host}"
-        if not _is_to_run(instance):
-            return f"its state is {instance.vm_state} and its task is {instance.task_state}"
         if found.finished_at is None or found.finished_at.timestamp() < psutil.boot_time():
             return "the host went down after that"
         if not self._bound.count(instance.uuid, time.monotonic()):
