@@ -3,6 +3,7 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from openstack.connection import Connection
 from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
+from tests.cloud.guests import until
 from tests.cloud.owners import ask_placement, engine_of
 from tests.cloud.servers import Servers, address, fault, pings
+from tests.cloud.test_orphans import away
 
 ACTIVE, SHUTOFF = (lambda s: s.status == "ACTIVE"), (lambda s: s.status == "SHUTOFF")
 
@@ -71,6 +74,42 @@ def test_stop_start_reboot_keep_address_and_data(
         assert pings(tenant_network, home) is (server.status == "ACTIVE")
     pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
     assert Path(f"/proc/{pid}/root/kept").read_text() == "data"
+    restarted = run_inside(engine, server, "reboot", "-f")
+
+    def stays_active() -> bool:
+        assert ACTIVE(demo.compute.get_server(server))
+        return restarted()
+
+    until(stays_active)
+    assert pings(tenant_network, home)
+    assert stays_active()
+    run_inside(engine, server, "poweroff", "-f")
+    servers.wait(server, SHUTOFF)
+
+
+def run_inside(engine: Any, server: Any, *command: str) -> Callable[[], bool]:
+    """Run a command in a server. Return a function that returns True when it runs anew."""
+
+    def state() -> Any:
+        return engine.inspect_container(f"nova-{server.id}")["State"]
+
+    before = state()["StartedAt"]
+    call = engine.exec_create(f"nova-{server.id}", list(command))["Id"]
+    engine.exec_start(call, detach=True)
+    return lambda: bool(state()["Running"] and state()["StartedAt"] != before)
+
+
+@pytest.mark.usefixtures("long_run")
+def test_a_reboot_from_inside_while_nova_compute_is_away(
+    servers: Servers, tenant_network: str, cloud: Settings, admin: Connection, engine: Any
+) -> None:
+    server = servers.create("away")
+    with away(cloud, admin, cloud.hosts[0].name):
+        restarted = run_inside(engine, server, "reboot", "-f")
+        until(lambda: not engine.inspect_container(f"nova-{server.id}")["State"]["Running"])
+    until(restarted, 120)
+    assert ACTIVE(servers.wait(server, lambda s: s.power_state == 1))
+    assert pings(tenant_network, address(server))
 
 
 @pytest.mark.parametrize(
