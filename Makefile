@@ -16,7 +16,7 @@ VENV = $(DEVCLOUD_DIR)/venv/bin
 UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20 --durations-min 5 tests/unit
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine test-walk \
-	test-cloud test-guest test-long test-ovn bench-network-guest tempest horizon-test functional soak nightly \
+	test-cloud test-guest test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
 	lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -110,6 +110,11 @@ functional: install
 	$(VENV)/python -m pytest tests/functional
 	PYTHONPATH=$(CURDIR) $(VENV)/python -m tests.functional $(if $(TESTS),'$(TESTS)')
 
+# parsers of hostile input, with a hundred times the examples of make test-unit, other ones each time
+fuzz: environment
+	$(VENV)/python -m pytest --timeout 0 -n logical --dist worksteal -m hypothesis \
+		--hypothesis-profile nightly tests/unit
+
 # a random walk through what is asked of a server; another one each day
 soak: install
 	$(VENV)/python -m pytest -s --timeout 0 tests/engine/test_soak.py \
@@ -124,7 +129,7 @@ test-long: install
 
 # what is too long for make test; a part that fails holds back no other
 nightly:
-	$(MAKE) --keep-going functional tempest test-guest test-long horizon-test soak test-ovn
+	$(MAKE) --keep-going fuzz functional tempest test-guest test-long horizon-test soak test-ovn
 
 lint: environment
 	$(VENV)/ruff check .

@@ -208,7 +208,10 @@ def make_application(hook: Hook) -> Callable[..., Iterable[bytes]]:
 
 
 def _parse(body: bytes) -> list[dict[str, Any]]:
-    message = json.loads(body)
+    try:
+        message = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     alerts = message.get("alerts") if isinstance(message, dict) else None
     if not isinstance(alerts, list) or not all(map(_is_alert, alerts)):
         raise ValueError("it has no list of alerts")

@@ -31,6 +31,8 @@ _TCP_PORT = 6640
 _PART_BYTES = 1 << 16
 # A row has some hundred bytes, and the database has a few rows for each port of a host.
 _LARGEST_ANSWER = 4 << 20
+# A fault has so many characters of a malformed answer.
+_SHOWN = 200
 
 Row = dict[str, Any]
 """A row as RFC 7047, section 5.1, writes it.
@@ -74,7 +76,7 @@ def call(
         while True:
             answer = channel.receive()
             if not isinstance(answer, dict):
-                raise _refusal(f"{connection} answers {answer!r} to {method}")
+                raise _refusal(f"{connection} answers {repr(answer)[:_SHOWN]} to {method}")
             if answer.get("method") == "echo":
                 # Because the database disconnects a client that does not echo (RFC 7047, section
                 # 4.1.11), a call that waits for long replies.
@@ -82,7 +84,9 @@ def call(
                 channel.send(echo)
             elif answer.get("id") == request["id"]:
                 if answer.get("error") is not None:
-                    raise _refusal(f"{connection} refuses {method}: {answer['error']!r}")
+                    raise _refusal(
+                        f"{connection} refuses {method}: {repr(answer['error'])[:_SHOWN]}"
+                    )
                 return answer.get("result")
 
 
@@ -101,7 +105,7 @@ def transact(
         or len(results) != len(operations)
         or not all(isinstance(found, dict) and found.get("error") is None for found in results)
     ):
-        raise _refusal(f"Open vSwitch's database sent a malformed answer: {results!r}")
+        raise _malformed(results)
     return results
 
 
@@ -112,7 +116,7 @@ def select(connection: str, *queries: Select, seconds: float = ANSWER_SECONDS) -
     """
     operations = (query.operation() for query in queries)
     results = transact(connection, *operations, seconds=seconds)
-    return [_rows(found) for found in results]
+    return [_rows(found, query.columns) for found, query in zip(results, queries, strict=True)]
 
 
 def has_port(connection: str, bridge: str, port: str, seconds: float = ANSWER_SECONDS) -> bool:
@@ -189,8 +193,10 @@ def _wait_for_switch(connection: str, wanted: int, applied: int, deadline: float
 
 
 def _generations(result: Row) -> tuple[int, int]:
-    (row,) = _rows(result)
-    return int(row["next_cfg"]), int(row["cur_cfg"])
+    rows = _rows(result, _GENERATIONS.columns)
+    if len(rows) != 1 or not all(isinstance(number, int) for number in rows[0].values()):
+        raise _malformed(result)
+    return rows[0]["next_cfg"], rows[0]["cur_cfg"]
 
 
 def _find_port(connection: str, bridge: str, port: str, seconds: float) -> list[str] | None:
@@ -205,16 +211,29 @@ def _find_port(connection: str, bridge: str, port: str, seconds: float) -> list[
     return next((row["_uuid"] for row in ports if row["_uuid"] in of_bridge), None)
 
 
-def values(column: list[Any]) -> list[Any]:
-    """Return the values of a set in a row."""
-    return list(column[1]) if column[0] == "set" else [column]
+def values(column: object) -> list[Any]:
+    """Return the values of a set in a row.
+
+    :raises OSError: the column is malformed
+    """
+    if isinstance(column, list) and column[:1] == ["set"]:
+        if len(column) != 2 or not isinstance(column[1], list):
+            raise _malformed(column)
+        return column[1]
+    return [column]
 
 
-def _rows(result: Row) -> list[Row]:
+def _rows(result: Row, columns: Sequence[str]) -> list[Row]:
     rows = result.get("rows")
-    if not isinstance(rows, list):
-        raise _refusal(f"Open vSwitch's database sent a malformed answer: {result!r}")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and row.keys() >= set(columns) for row in rows
+    ):
+        raise _malformed(result)
     return rows
+
+
+def _malformed(answer: object) -> OSError:
+    return _refusal(f"Open vSwitch's database sent a malformed answer: {repr(answer)[:_SHOWN]}")
 
 
 def _refusal(reason: str) -> OSError:
@@ -257,6 +276,8 @@ class _Channel:
                 if len(self._text) > _LARGEST_ANSWER:
                     raise _refusal(f"{self._connection} answers too much") from incomplete
                 self._text += self._decoder.decode(self._receive_part())
+            except RecursionError as error:
+                raise _refusal(f"{self._connection} answers too deeply nested JSON") from error
             else:
                 self._text = self._text[end:].lstrip()
                 return message

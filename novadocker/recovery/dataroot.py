@@ -257,7 +257,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecoveryError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
         raise RecoveryError(f"{path} is damaged: it is not a JSON object")

@@ -13,6 +13,7 @@ from nova.network import model as network_model
 from nova.tests.unit import fake_instance
 
 from novadocker.virt.docker.driver import DockerDriver
+from tests import fuzz  # noqa: F401 - registers a profile of hypothesis
 from tests.unit import fakes
 
 

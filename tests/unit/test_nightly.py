@@ -9,6 +9,7 @@ import pytest
 from tests import CHECKOUT
 
 PARTS = {
+    "fuzz": "-m hypothesis --hypothesis-profile nightly tests/unit",
     "functional": "-m tests.functional",
     "tempest": "devcloud tempest",
     "test-guest": "-m pytest tests/guest",

@@ -36,6 +36,8 @@ _LONGEST_LINE = 16 << 20
 _COPY_BYTES = 1 << 20
 _DRIVER = "overlay2"
 
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+
 # Type of tar-split's entries for the content of a file; others have bytes of the archive.
 _FILE = 1
 
@@ -155,7 +157,7 @@ def _parse(line: bytes) -> bytes | _File:
         raw = entry.get("name_raw")
         name = os.fsdecode(base64.b64decode(raw)) if raw else str(entry["name"])
         return _File(name, int(entry.get("size", 0)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise OSError(errno.EIO, "the record of a layer is damaged") from error
 
 

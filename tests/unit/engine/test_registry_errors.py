@@ -2,10 +2,11 @@
 """Errors of registries, in the words of the supported versions of the engine."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.virt.docker.engine import registry_errors
+from tests import fuzz
 
 DIGEST = "sha256:" + "1" * 64
 
@@ -57,7 +58,7 @@ def test_known_forms(message: str, expected: str) -> None:
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=200, deadline=1000)
+@fuzz.examples(200, fuzz.SECOND)
 def test_no_message_is_passed_on(message: str) -> None:
     assert registry_errors.describe(message) in registry_errors.SENTENCES
     assert registry_errors.describe("denied: " + message) in registry_errors.SENTENCES

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.virt.docker.engine import responses
+from tests import fuzz
 
 ID = "ab" * 32
 LABELS = {"org.openstack.nova.schema": "1"}
@@ -96,7 +97,7 @@ def changed(answer: Any, way: tuple[Any, ...], value: Any, gone: bool) -> Any:
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@fuzz.examples(100)
 @given(data=st.data())
 def test_any_answer(name: str, data: st.DataObject) -> None:
     answer, read = CASES[name]

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.cmd import log as command
 from novadocker.exporter import attribution, kernel_log, rings
 from novadocker.exporter.kernel_log import KernelLog, Record
 from novadocker.exporter.rings import Rings
+from tests import fuzz
 
 FIRST, SECOND = "ab" * 32, "cd" * 32
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -253,7 +254,7 @@ def escaped(text: bytes) -> str:
 
 
 @given(COMMANDS, FILES)
-@settings(max_examples=400, deadline=1000)
+@fuzz.examples(400, fuzz.SECOND)
 def test_no_name_of_a_process_or_file_blames_another_server(name: bytes, file: bytes) -> None:
     mapped = b" in %b[400000+1000]" % file
     for line in (
@@ -278,7 +279,7 @@ def test_no_name_of_a_process_or_file_blames_another_server(name: bytes, file: b
 
 
 @given(COMMANDS, COMMANDS, GROUPS)
-@settings(max_examples=400, deadline=1000)
+@fuzz.examples(400, fuzz.SECOND)
 def test_no_name_in_a_report_of_a_kill_blames_another_server(
     killer: bytes, victim: bytes, group: bytes
 ) -> None:
@@ -297,7 +298,7 @@ def test_no_name_in_a_report_of_a_kill_blames_another_server(
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda rest: b"4,1,2,-;" + rest))
-@settings(max_examples=200, deadline=1000)
+@fuzz.examples(200, fuzz.SECOND)
 def test_no_record_is_an_error(content: bytes) -> None:
     record = kernel_log.parse(content)
     if record is not None:

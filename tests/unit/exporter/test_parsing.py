@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.exporter import parsing
 from novadocker.state_files import load_averages, port_rates
+from tests import fuzz
 from tests.unit.exporter.test_exporter import CONNTRACK, NET_DEV, VERSION_1, VERSION_2
 
 # Characters at which str.splitlines() cuts, and the kernel does not.
@@ -44,13 +45,14 @@ TEXTS = st.lists(WORDS | ENDS, max_size=40).map("".join) | st.sampled_from(FILES
 
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
-def test_no_text_is_an_error(parse: Callable[[str], Any]) -> None:
-    @given(TEXTS)
-    @settings(max_examples=60, deadline=1000)
-    def check(text: str) -> None:
-        parse(text)
+@fuzz.examples(60, fuzz.SECOND)
+@given(text=TEXTS)
+def test_no_text_is_an_error(parse: Callable[[str], Any], text: str) -> None:
+    parse(text)
 
-    check()
+
+@pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
+def test_no_long_number_is_an_error(parse: Callable[[str], Any]) -> None:
     parse("9" * 5000)
     parse(f"a {'9' * 5000}\n")
 

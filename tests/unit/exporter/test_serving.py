@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.exporter import serving
 from novadocker.exporter.serving import Application, Environment, Start
-from tests import https
+from tests import fuzz, https
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: host\r\n"
 PASSWORD = b"user:secret"
@@ -232,7 +232,7 @@ HEADS = st.binary(max_size=400) | st.builds(
 
 
 @given(HEADS)
-@settings(max_examples=200, deadline=2000)
+@fuzz.examples(200, 2 * fuzz.SECOND)
 def test_no_head_gets_past_the_password(content: bytes) -> None:
     found = Directly(content).answer
     assert b"answer" not in found

@@ -4,11 +4,12 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker import exception
 from novadocker.virt.docker.migration.disk_info import SAME_HOST, Move, read_move
+from tests import fuzz
 
 MOVE = Move("0" * 32, f"sha256:{'1' * 64}", ["/data"], drive=True)
 FIELDS = json.loads(MOVE.to_text())
@@ -68,7 +69,7 @@ def test_a_text_that_makes_no_sense(text: str) -> None:
         read_move(text)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@fuzz.examples(300)
 @given(st.one_of(st.text(), JSON.map(json.dumps)))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.virt.docker.migration import protocol
@@ -26,6 +26,7 @@ from novadocker.virt.docker.migration.protocol import (
 )
 from novadocker.virt.docker.migration.transports.direct import Apply, Load
 from novadocker.virt.docker.migration.transports.registry import Fetch, Pull
+from tests import fuzz
 from tests.unit.migration.hostile import JSON, NO_MESSAGES
 
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -123,7 +124,7 @@ def test_a_long_reason_is_cut_off() -> None:
     assert len(protocol.decode(line, Refused).reason) == 1000
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@fuzz.examples(200)
 @given(st.one_of(st.binary(max_size=64), JSON.map(lambda found: json.dumps(found).encode())))
 def test_any_line_is_a_message_or_refused(line: bytes) -> None:
     try:

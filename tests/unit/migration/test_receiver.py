@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nova import conf
 from oslo_privsep import comm
@@ -25,7 +25,7 @@ from novadocker.virt.docker.migration import protocol, receiver
 from novadocker.virt.docker.migration.protocol import Message
 from novadocker.virt.docker.migration.transports.direct import Apply, Load
 from novadocker.virt.docker.migration.transports.registry import Fetch, Pull
-from tests import archives
+from tests import archives, fuzz
 from tests.unit.fakes import INFO
 from tests.unit.migration.hostile import JSON, NO_MESSAGES
 
@@ -296,13 +296,7 @@ def test_an_engine_that_refuses_the_image(world: World) -> None:
     assert "it is full" in answers[-1]["refused"]
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzz.examples(100)
 @given(
     st.booleans(),
     st.lists(

@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import novadocker.cmd.privileged
@@ -36,14 +36,9 @@ from novadocker.privsep.storage import (
     sparse_files,
     staging,
 )
+from tests import fuzz
 
-EXAMPLES = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
-)
+EXAMPLES = fuzz.examples(40)
 
 # -- kinds of parameters ----------------------------------------------------------------------
 

@@ -5,23 +5,17 @@ import importlib
 import json
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from novadocker.runtime import accounts, create, documents, record, tree
+from tests import fuzz
 
-LIMITS = settings(
-    max_examples=200,
-    deadline=timedelta(seconds=1),
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+LIMITS = fuzz.examples(200, fuzz.SECOND)
 ID = "0123456789abcdef" * 4
 
 values = st.recursive(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep.storage import sparse_files, tree_stream
+from tests import fuzz
 from tests.unit.linux import swapping
 
 ME = {"uid": os.getuid(), "gid": os.getgid(), "mtime": 0}
@@ -142,13 +143,7 @@ LINES = st.one_of(
 )
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@fuzz.examples(200)
 @given(st.lists(LINES, max_size=5), st.binary(max_size=20))
 def test_any_stream(top: int, lines: list[object], data: bytes) -> None:
     """The fixture checks that nothing appears beside the staged directories."""
