@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cloud-init of Debian decides in a server, by its own rules, whether it runs."""
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.engine.hosts import ComputeHost
+
+DS_IDENTIFY = "usr/lib/cloud-init/ds-identify"
+
+
+@pytest.fixture(scope="session")
+def ds_identify(home_network: str) -> bytes:
+    """Return the program that detects the data source, from Debian's package."""
+    with tempfile.TemporaryDirectory() as folder:
+        # apt's own user must be able to write the package.
+        Path(folder).chmod(0o777)
+        command = ["nsenter", f"--net={home_network}", "apt-get", "-qq", "download", "cloud-init"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+        (package,) = Path(folder).glob("*.deb")
+        files = subprocess.run(
+            ["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True
+        ).stdout
+    with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+        program = archive.extractfile(f"./{DS_IDENTIFY}")
+        assert program is not None
+        return program.read()
+
+
+def test_cloud_init_finds_openstack_without_a_config_drive(
+    compute_host: ComputeHost, ds_identify: bytes
+) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        entry = tarfile.TarInfo(DS_IDENTIFY)
+        entry.size, entry.mode = len(ds_identify), 0o755
+        archive.addfile(entry, io.BytesIO(ds_identify))
+    nova = compute_host.start_nova()
+    server = nova.spawn(compute_host.new_server())
+    client = compute_host.client
+    try:
+        client.put_archive(server.name, "/", content.getvalue())
+        call = client.exec_create(server.name, ["sh", f"/{DS_IDENTIFY}", "--force"])["Id"]
+        output = client.exec_start(call).decode()
+        assert client.exec_inspect(call)["ExitCode"] == 0, output
+        call = client.exec_create(server.name, ["cat", "/run/cloud-init/cloud.cfg"])["Id"]
+        assert "datasource_list: [ OpenStack, None ]" in client.exec_start(call).decode()
+    finally:
+        nova.destroy(server)
+        nova.stop()
