@@ -16,7 +16,7 @@ _SECONDS = 30
 
 
 def test_a_service_without_its_engine(cloud: Settings, admin: Connection) -> None:
-    host = cloud.hosts[-1].name
+    host = cloud.hosts[0].name
 
     def service() -> Service:
         (found,) = admin.compute.services(binary="nova-compute", host=host)
@@ -39,9 +39,7 @@ def test_a_service_without_its_engine(cloud: Settings, admin: Connection) -> Non
     assert len([line for line in told if "engine" in line]) == 2, told
 
 
-def test_a_deleted_container(
-    cloud: Settings, servers: Servers, first_host_only: None, tenant_network: str
-) -> None:
+def test_a_deleted_container(cloud: Settings, servers: Servers, tenant_network: str) -> None:
     server = servers.create("lost")
     assert server.status == "ACTIVE", fault(server)
     with contextlib.closing(engine_of(cloud, cloud.hosts[0])) as engine:

@@ -2,6 +2,7 @@
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import pytest
 from nova.virt import event as virtevent
@@ -19,6 +20,7 @@ STARTED = virtevent.EVENT_LIFECYCLE_STARTED
 STOPPED = virtevent.EVENT_LIFECYCLE_STOPPED
 
 Next = Callable[[], tuple[str, int]]
+Seen: TypeAlias = "queue.SimpleQueue[virtevent.LifecycleEvent]"
 
 
 def labels(uuid: str) -> dict[str, str]:
@@ -79,17 +81,23 @@ def rebooted() -> list[str]:
 
 
 @pytest.fixture
+def seen() -> Seen:
+    """Return the queue of the events that Nova gets."""
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
 def told(
     engine: FakeEngine,
     monkeypatch: pytest.MonkeyPatch,
     killed: list[str],
     answered: list[str | None],
     rebooted: list[str],
+    seen: Seen,
 ) -> Iterator[Next]:
     """Run the threads on the fake engine; yield a function that returns Nova's next event."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
-    seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
     watcher = events.Events(
         engine,
         ServerList(engine),
@@ -174,6 +182,15 @@ def test_a_reboot_from_inside_while_the_stream_was_lost(
     engine.events.put(None)
     assert told() == (OTHER, STARTED)
     assert rebooted == [UUID]
+
+
+def test_an_event_waits_for_the_engine(engine: FakeEngine, told: Next, seen: Seen) -> None:
+    engine.away = True
+    engine.events.put(event("die"))
+    with pytest.raises(queue.Empty):
+        seen.get(timeout=0.3)
+    engine.away = False
+    assert told() == (UUID, STOPPED)
 
 
 def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: Next) -> None:

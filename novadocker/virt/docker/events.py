@@ -183,5 +183,19 @@ class Events:
                 if taken is None:
                     return
                 held.add(*taken, time.monotonic())
-            for uuid, transition in held.take_due(time.monotonic()):
+            due = held.take_due(time.monotonic())
+            if due and not self._engine_answers():
+                # Nova would ask the engine for each server's state, and log an error for each.
+                self._stopped.wait(_RECONNECT_SECONDS)
+                for uuid, transition in due:
+                    held.add(uuid, transition, time.monotonic())
+                continue
+            for uuid, transition in due:
                 self._emit(virtevent.LifecycleEvent(uuid, transition))
+
+    def _engine_answers(self) -> bool:
+        try:
+            self._listing.servers()
+        except (exception.EngineUnavailable, exception.EngineError):
+            return False
+        return True
