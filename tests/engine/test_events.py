@@ -107,7 +107,12 @@ def test_an_engine_that_hangs_is_reported(
     engine = Engine(session_engine.url, 2, 2)
     answers: list[str | None] = []
     watcher = events.Events(
-        engine, ServerList(engine), lambda _: None, lambda _: None, answers.append
+        engine,
+        ServerList(engine),
+        lambda _: None,
+        lambda _: None,
+        answers.append,
+        lambda _: None,
     )
     watcher.start()
     try:
