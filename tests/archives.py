@@ -158,3 +158,84 @@ def oci_files(
         for tag in tags or ()
     ]
     return oci_index(files, [{**found, "annotations": name} for name in names] or [found])
+
+
+# -- forms of other builders ---------------------------------------------------------------------
+
+
+def kaniko_files(configuration: bytes, layers: Sequence[bytes]) -> Files:
+    """Return the files of ``kaniko --tar-path``: names with digests, layers in gzip."""
+    packed = {f"{sha256(layer)}.tar.gz": compress(layer, "gzip") for layer in layers}
+    name = f"sha256:{sha256(configuration)}"
+    manifest = [{"Config": name, "RepoTags": ["web:1"], "Layers": list(packed)}]
+    return {name: configuration, **packed, "manifest.json": dump(manifest)}
+
+
+def buildah_tar(configuration: bytes, layers: Sequence[bytes]) -> bytes:
+    """Return the archive of ``buildah push docker-archive:``, which links names of Docker 1.9."""
+    found = [entry(f"{sha256(layer)}.tar", layer) for layer in layers]
+    for number, layer in enumerate(layers):
+        folder = f"{number:064x}"
+        target = f"../{sha256(layer)}.tar"
+        found += [
+            entry(f"{folder}/VERSION", b"1.0"),
+            entry(f"{folder}/layer.tar", type=tarfile.SYMTYPE, linkname=target),
+            entry(f"{folder}/json", dump({"id": folder})),
+        ]
+    name = f"{sha256(configuration)}.json"
+    names = [f"{sha256(layer)}.tar" for layer in layers]
+    manifest = [{"Config": name, "RepoTags": None, "Layers": names}]
+    found += [
+        entry(name, configuration),
+        entry("repositories", b"{}"),
+        entry("manifest.json", dump(manifest)),
+    ]
+    return tar_of(found)
+
+
+def buildx_files(configuration: bytes, layers: Sequence[bytes]) -> Files:
+    """Return the files of ``docker buildx build --output type=oci`` with provenance and SBOM."""
+    files: Files = {}
+    image = oci_manifest(
+        files, configuration, layers, "gzip", platform={"os": "linux", "architecture": "amd64"}
+    )
+    statements = [dump({"predicateType": kind}) for kind in ("provenance", "spdx")]
+    attestation = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": descriptor(
+            files, config(statements, architecture="unknown", os="unknown"), CONFIG_TYPE
+        ),
+        "layers": [descriptor(files, each, "application/vnd.in-toto+json") for each in statements],
+    }
+    attested = descriptor(
+        files,
+        dump(attestation),
+        MANIFEST_TYPE,
+        platform={"os": "unknown", "architecture": "unknown"},
+        annotations={
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": image["digest"],
+        },
+    )
+    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [image, attested]}
+    return oci_index(files, [descriptor(files, dump(index), INDEX_TYPE)])
+
+
+def estargz(layer: bytes) -> bytes:
+    """Return a layer as eStargz: one member of gzip for each piece, and a footer with a field."""
+    pieces = [layer[begin : begin + 512] for begin in range(0, len(layer), 512)]
+    extra = b"SG" + (22).to_bytes(2, "little") + f"{len(layer):016x}STARGZ".encode()
+    footer = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff" + len(extra).to_bytes(2, "little") + extra
+    empty = gzip.compress(b"", mtime=0)
+    # The header of a member without a field has ten bytes.
+    return b"".join(gzip.compress(piece, mtime=0) for piece in pieces) + footer + empty[10:]
+
+
+def zstd_chunked(layer: bytes) -> bytes:
+    """Return a layer as zstd:chunked: a frame for each piece, and skippable frames at the end."""
+    pieces = [layer[begin : begin + 512] for begin in range(0, len(layer), 512)]
+    frames = [compress(piece, "zstd") for piece in pieces]
+    for metadata in (b"table of contents", b"GNUlInUx" * 8):
+        frames.append(b"\x50\x2a\x4d\x18" + len(metadata).to_bytes(4, "little") + metadata)
+    return b"".join(frames)

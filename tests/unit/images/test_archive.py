@@ -153,6 +153,34 @@ def test_the_hosts_image_of_a_multi_platform_archive(
         rewrite(content, architecture="ppc64le")
 
 
+def oci_of(pack: Callable[[bytes], bytes]) -> bytes:
+    """Return an OCI archive with packed layers."""
+    files: archives.Files = {}
+    manifest = {
+        "config": archives.descriptor(files, CONFIG, archives.CONFIG_TYPE),
+        "layers": [
+            archives.descriptor(files, pack(layer), archives.LAYER_TYPE) for layer in LAYERS
+        ],
+    }
+    found = archives.descriptor(files, dump(manifest), archives.MANIFEST_TYPE)
+    return tar(archives.oci_index(files, [found]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tar(archives.kaniko_files(CONFIG, LAYERS)),
+        lambda: archives.buildah_tar(CONFIG, LAYERS),
+        lambda: tar(archives.buildx_files(CONFIG, LAYERS)),
+        lambda: oci_of(archives.estargz),
+        lambda: oci_of(archives.zstd_chunked),
+    ],
+    ids=["kaniko", "buildah", "buildx", "eStargz", "zstd:chunked"],
+)
+def test_archives_of_other_builders(rewrite: Rewrite, make: Callable[[], bytes]) -> None:
+    assert rewrite(make()) == expected()
+
+
 V2 = {"cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
 V3 = V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
 V4 = V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
