@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -194,6 +195,26 @@ def watched(loads: Loads, tmp_path: Path, *uuids: str) -> None:
         loads._watched[uuid] = load_average._Watched(
             "c" * 64, tmp_path / uuid, "tasks", Averages(), time.monotonic()
         )
+
+
+def test_a_container_that_hangs_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = fakes.FakeEngine()
+    loads = Loads(tmp_path, engine, ServerList(engine))
+    loads.mount(UUID)
+    labels = {naming.LABEL_UUID: UUID, naming.LABEL_SCHEMA: naming.SCHEMA}
+    engine.add(naming.container_name(UUID), labels, "running")
+    hangs = exception.ContainerHangs(operation="to inspect a container", seconds=10)
+    inspect = Mock(side_effect=hangs)
+    monkeypatch.setattr(engine, "inspect_container", inspect)
+    for _ in range(3):
+        loads._count()
+    assert inspect.call_count == 1
+    assert caplog.text.count("Failed to begin the load averages") == 1
+    monkeypatch.setattr(load_average.time, "monotonic", lambda: 1e12)
+    loads._count()
+    assert inspect.call_count == 2
 
 
 def test_a_fault_of_one_server_does_not_affect_the_others(

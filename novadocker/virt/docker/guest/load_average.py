@@ -182,9 +182,13 @@ class Loads:
                 with self._failures.of(instance_uuid), suppress(*_GONE):
                     try:
                         self._watch(instance_uuid, servers[instance_uuid].id)
-                    except exception.ContainerHangs:
+                    except exception.ContainerHangs as error:
                         self._hung_until[instance_uuid] = time.monotonic() + HUNG_SECONDS
-                        raise
+                        LOG.warning(
+                            "Failed to begin the load averages of the instance: %s",
+                            error,
+                            instance_uuid=instance_uuid,
+                        )
                     except exception.EngineUnavailable as error:
                         LOG.debug("Failed to inspect new servers for load averages: %s", error)
                         return
