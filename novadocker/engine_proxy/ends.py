@@ -65,10 +65,9 @@ def await_either(sender: End, receiver: End, both: bool) -> None:
     :param both: True to wait for data of the receiver, too; otherwise only its end is noticed
     :raises Gone: the receiver has closed its connection, or no data arrived in time
     """
-    wanted = select.POLLIN if both else select.POLLRDHUP
-    ready = _poll(
-        {sender.socket: select.POLLIN, receiver.socket: wanted}, STALL_SECONDS if both else None
-    )
+    # poll() reports a closed connection, too, if no event is wanted.
+    wanted = {sender.socket: select.POLLIN, receiver.socket: select.POLLIN if both else 0}
+    ready = _poll(wanted, STALL_SECONDS if both else None)
     if not ready:
         raise Gone("no data arrived in time")
     if sender.socket in ready:

@@ -293,8 +293,6 @@ def read(method: str, target: str) -> Request:
     path = unquote(path)
     if len(target) > _LONGEST_TARGET or not _PLAIN.fullmatch(path):
         raise Refused("the path has characters of no path of the driver's")
-    if {".", ".."} & set(path.split("/")):
-        raise Refused("the path has the component . or ..")
     version = _VERSION.match(path)
     prefix = version[0] if version else ""
     try:

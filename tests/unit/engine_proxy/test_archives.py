@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from novadocker.engine_proxy.archives import ImageCheck
 from novadocker.engine_proxy.forms import Refused
 from novadocker.virt.docker.images import archive, writer
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import Region
 from tests import archives
 
@@ -52,7 +53,7 @@ def test_an_archive_of_the_driver_s_writer(tmp_path: Path) -> None:
     path.write_bytes(uploaded)
     with path.open("rb") as source:
         region = Region(source.fileno(), 0, len(uploaded))
-        with archive.open_image(region, "amd64", tmp_path) as image:
+        with archive.open_image(region, Platform("amd64"), tmp_path) as image:
             check(b"".join(writer.docker_archive(image)))
 
 
