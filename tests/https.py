@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small HTTPS servers, and certificates for them."""
+"""Small servers of HTTP and HTTPS, and certificates for them."""
 
 import datetime
 import ipaddress
@@ -48,11 +48,29 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
+def reply(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    """Answer a request; an underscore in a header's name stands for a hyphen."""
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    if request.command != "HEAD":
+        request.wfile.write(body)
+
+
 @contextmanager
-def served(answer: Answer, certificate: Path, key: Path) -> Iterator[int]:
-    """Serve HTTPS on 127.0.0.1, with a thread for each connection; give the port.
+def served(
+    answer: Answer,
+    certificate: Path | None,
+    key: Path | None = None,
+    address: str = "127.0.0.1",
+) -> Iterator[int]:
+    """Serve HTTPS with a thread for each connection; give the port.
 
     :param answer: answers a request of any method
+    :param certificate: file with the certificate; None for HTTP
+    :param key: file with the key; None if it is in the file with the certificate
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,13 +88,14 @@ def served(answer: Answer, certificate: Path, key: Path) -> Iterator[int]:
         def handle_error(self, *_: object) -> None:
             """Ignore clients that end before they have read all."""
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        # With do_handshake_on_connect a client that sends nothing would block all others.
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
+    with Server((address, 0), Handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            # With do_handshake_on_connect a client that sends nothing would block all others.
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

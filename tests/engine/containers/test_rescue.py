@@ -84,6 +84,13 @@ def kill(engine: Engine, container: str) -> None:
     assert engine.wait_container(container, 30) == 137
 
 
+def set_up(engine: Engine, own: str, container: ContainerSpec) -> str:
+    """Put a server's own container aside, and create the stand-in; return its id."""
+    rescue.set_aside(engine, SERVER, engine.inspect_container(own))
+    stand_in = rescue.stand_in(container, engine.inspect_storage(own), SERVER)
+    return engine.create_container(stand_in)
+
+
 def test_files_are_mended(
     engine: Engine,
     docker_client: docker.APIClient,
@@ -91,14 +98,8 @@ def test_files_are_mended(
     container: ContainerSpec,
     own: str,
 ) -> None:
-    rescue.set_aside(engine, SERVER, engine.inspect_container(own))
-    stand_in = engine.create_container(
-        rescue.stand_in(
-            replace(container, image_id=busybox_image, entrypoint=("sleep",), command=("1d",)),
-            engine.inspect_storage(own),
-            SERVER,
-        )
-    )
+    image = replace(container, image_id=busybox_image, entrypoint=("sleep",), command=("1d",))
+    stand_in = set_up(engine, own, image)
     for _ in range(2):
         engine.start_container(stand_in)
         assert rescue.is_stand_in(engine.inspect_container(NAME))
@@ -124,10 +125,7 @@ def test_the_engine_dies_during_a_rescue(own_network: None, state_folder: Path) 
         client = docker.APIClient(base_url=its.url, timeout=60)
         container = describe(client)
         own = break_down(engine, client, container)
-        rescue.set_aside(engine, SERVER, engine.inspect_container(own))
-        stand_in = engine.create_container(
-            rescue.stand_in(container, engine.inspect_storage(own), SERVER)
-        )
+        stand_in = set_up(engine, own, container)
         engine.start_container(stand_in)
         run(client, stand_in, "echo mended >/rescue/etc/fstab")
         its.kill()

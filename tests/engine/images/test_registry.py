@@ -5,13 +5,12 @@ import base64
 import hashlib
 import json
 import shutil
-import ssl
 import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import docker
@@ -21,8 +20,10 @@ from nova import conf
 from novadocker import exception
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
+from tests import https
 from tests.engine.images.test_store import folder, image_of, run, tags
 from tests.fake_glance import FakeGlance
+from tests.https import Answer, reply
 
 __all__ = ["folder"]
 
@@ -34,8 +35,6 @@ SECONDS = 6
 WARY = "192.0.2.1"
 CERTIFICATES = Path("/etc/docker/certs.d")
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
 
 @contextmanager
 def served(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
@@ -45,38 +44,9 @@ def served(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
         engines use with TLS
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     address = "127.0.0.1" if certificate is None else WARY
-    with ThreadingHTTPServer((address, 0), Handler) as server:
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"{address}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def reply(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body)
+    with https.served(answer, certificate, address=address) as port:
+        yield f"{address}:{port}"
 
 
 def is_greeting(request: BaseHTTPRequestHandler) -> bool:

@@ -27,6 +27,7 @@ from novadocker.virt.docker.migration.registry_session import (
     Session,
 )
 from tests import https
+from tests.https import reply
 
 TIMEOUT = 1.0
 PATH = "/v2/moves/1/"
@@ -38,16 +39,6 @@ Reply = Callable[[BaseHTTPRequestHandler], None]
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def reply(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body)
 
 
 def refuse(request: BaseHTTPRequestHandler, status: int, message: str, **headers: str) -> None:
