@@ -218,6 +218,29 @@ def test_a_failed_spawn_leaves_nothing(
     assert network.bound == {}
 
 
+def test_a_start_that_hangs_is_tried_on_another_host(
+    spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = exception.ContainerHangs(operation="to start the container", seconds=60)
+    monkeypatch.setattr(engine, "start_container", Mock(side_effect=hangs))
+    with pytest.raises(exception.ContainerHangs) as caught:
+        spawn()
+    # Nova's manager gives up a build after this exception.
+    assert not isinstance(caught.value, nova_exception.BuildAbortException)
+
+
+def test_the_console_log_of_a_container_that_hangs(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn()
+    hangs = exception.ContainerHangs(operation="to inspect a container", seconds=15)
+    monkeypatch.setattr(engine, "inspect_container", Mock(side_effect=hangs))
+    with pytest.raises(nova_exception.InstanceNotReady) as caught:
+        driver.get_console_output(None, instance)
+    # Nova's API shows this text with HTTP status 409.
+    assert "hangs in the Docker engine" in caught.value.format_message()
+
+
 def test_a_spawn_fails_with_the_rates_of_its_ports(
     spawn: Any, engine: FakeEngine, network: FakeNetwork, enforcement: FakeEnforcement
 ) -> None:
