@@ -235,9 +235,9 @@ def test_the_console_log_of_a_container_that_hangs(
     spawn()
     hangs = exception.ContainerHangs(operation="to inspect a container", seconds=15)
     monkeypatch.setattr(engine, "inspect_container", Mock(side_effect=hangs))
-    with pytest.raises(nova_exception.InstanceNotReady) as caught:
+    with pytest.raises(nova_exception.ConsoleNotAvailable) as caught:
         driver.get_console_output(None, instance)
-    # Nova's API shows this text with HTTP status 409.
+    # Nova's API shows this text with HTTP status 404.
     assert "hangs in the Docker engine" in caught.value.format_message()
 
 

@@ -52,7 +52,7 @@ def test_only_its_own_server_waits(session_engine: OwnEngine, host_of: HostOf) -
         with hung_removal(host, session_engine.url, hung.name):
             with pytest.raises(exception.ContainerHangs, match="answers, but"):
                 nova.state(hung)
-            with pytest.raises(nova_exception.InstanceNotReady, match="hangs in the Docker engine"):
+            with pytest.raises(nova_exception.ConsoleNotAvailable, match="hangs in the Docker"):
                 nova.driver.get_console_output(nova.context, hung.instance())
             # The container is that of a failed build.
             abandoned.remove(container_id, lambda: None)

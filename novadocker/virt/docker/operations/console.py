@@ -25,8 +25,8 @@ class Console:
     def read_log(self, instance: objects.Instance) -> str:
         """Return the end of the instance's console log, one character for each byte.
 
-        :raises InstanceNotReady: an operation on the instance hangs in the engine; Nova's API
-            answers with the text
+        :raises ConsoleNotAvailable: an operation on the instance hangs in the engine; Nova's API
+            answers with the text, and Nova's manager logs no traceback
         """
         try:
             # Nova's API waits for an answer as long as the engine's requests may last.
@@ -34,7 +34,7 @@ class Console:
                 found = self._services.look_up(instance)
                 output = self._services.engine.read_console(found.id, _LOG_BYTES)
         except exception.ContainerHangs as error:
-            raise nova_exception.InstanceNotReady(
+            raise nova_exception.ConsoleNotAvailable(
                 f"The console log of instance {instance.uuid} cannot be read, because an operation "
                 "on its container hangs in the Docker engine of its host."
             ) from error
