@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nova-compute is killed during a task that Nova does not end; then the server is usable again."""
+"""nova-compute is killed during operations that Nova does not end; its next start ends them."""
 
 import os
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from openstack.connection import Connection
 
 from devcloud import supervise
 from devcloud.settings import Settings
-from tests.cloud.guests import until
+from tests.cloud.guests import Guest, until
 from tests.cloud.owners import engine_of
-from tests.cloud.servers import Servers, fault, last_events
+from tests.cloud.servers import Servers, fault, last_events, pings
+from tests.cloud.test_ports import attach, detach, devices, named, own_port
 
 BEGUN = "compute_pause_instance"
+UPLOADING = ("image_pending_upload", "image_uploading")
+RESTART_SECONDS = 120
 
 pytestmark = pytest.mark.usefixtures("long_run")
 
@@ -42,3 +47,43 @@ def test_interrupted_pause(
     assert paused == (server.status == "PAUSED")
     demo.compute.reboot_server(server, "HARD")
     servers.wait(server, lambda now: now.status == "ACTIVE")
+
+
+def test_interrupted_snapshot_attachment_and_detachment(
+    cloud: Settings,
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    tenant_network: str,
+    new_port: Callable[..., Any],
+) -> None:
+    server = servers.create("interrupted", image="debian", flavor="d1.small", key_name="demo")
+    assert server.status == "ACTIVE", fault(server)
+    guest = Guest(cloud, server, tenant_network)
+    guest.wait()
+    host = cloud.hosts[0].name
+    attached, detached = new_port("private-vlan"), new_port("private")
+    attach(demo, guest, detached)
+    guest.ask("head -c 200M /dev/urandom >/var/tmp/data")
+    process = supervise.process_id(cloud, f"nova-compute-{host}")
+    image = demo.compute.create_server_image(server, "interrupted")
+    try:
+        until(lambda: demo.compute.get_server(server).task_state in UPLOADING)
+        os.kill(process, signal.SIGSTOP)
+        # Nova does the same before it calls the driver to attach a port, or after a detachment.
+        admin.network.update_port(
+            attached.id, device_id=server.id, device_owner="compute:nova", binding_host_id=host
+        )
+        admin.network.update_port(detached.id, device_id="", device_owner="", binding_host_id="")
+        os.kill(process, signal.SIGKILL)
+        until(lambda: attached.mac_address in devices(guest), RESTART_SECONDS)
+        assert named(guest, attached) == "eth1"
+        assert detached.mac_address not in devices(guest)
+        home = attached.fixed_ips[0]["ip_address"]
+        until(lambda: pings(f"qdhcp-{attached.network_id}", home))
+        until(lambda: demo.image.find_image(image.id) is None)
+    finally:
+        demo.image.delete_image(image.id, ignore_missing=True)
+    servers.wait(server, lambda now: now.status == "ACTIVE")
+    detach(demo, guest, attached)
+    assert list(devices(guest)) == [own_port(demo, guest).mac_address]

@@ -2,10 +2,8 @@
 """Neutron's features for servers: hotplug of ports, filters, limits, floating addresses."""
 
 import json
-import os
 import re
 import select
-import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +13,6 @@ from typing import Any
 import pytest
 from openstack.connection import Connection
 
-from devcloud import supervise
 from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
@@ -23,9 +20,6 @@ from devcloud.switch import vsctl
 from tests.cloud import frames
 from tests.cloud.guests import Guest, until
 from tests.cloud.servers import Servers, address, fault, pings
-
-UPLOADING = ("image_pending_upload", "image_uploading")
-RESTART_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -173,46 +167,6 @@ def test_network_and_fixed_address_of_a_living_server(guest: Guest, demo: Connec
     until(lambda: devices(guest)[port.mac_address][1] == [first])
     demo.compute.delete_server_interface(port.id, server=guest.server)
     until(lambda: demo.network.find_port(port.id) is None)
-
-
-def test_operations_in_which_nova_compute_is_killed(
-    guest: Guest,
-    demo: Connection,
-    admin: Connection,
-    cloud: Settings,
-    made: Servers,
-    new_port: Callable[..., Any],
-) -> None:
-    """The next start completes what Neutron has, and deletes the image of the snapshot."""
-    host = cloud.hosts[0].name
-    attached, detached = new_port("private-vlan"), new_port("private")
-    attach(demo, guest, detached)
-    guest.ask("head -c 200M /dev/urandom >/var/tmp/data")
-    process = supervise.process_id(cloud, f"nova-compute-{host}")
-    image = demo.compute.create_server_image(guest.server, "interrupted")
-    try:
-        until(lambda: demo.compute.get_server(guest.server).task_state in UPLOADING)
-        os.kill(process, signal.SIGSTOP)
-        # Nova does the same before it calls the driver, or afterwards.
-        admin.network.update_port(
-            attached,
-            device_id=guest.server.id,
-            device_owner="compute:nova",
-            binding_host_id=host,
-        )
-        admin.network.update_port(detached, device_id="", device_owner="", binding_host_id="")
-        os.kill(process, signal.SIGKILL)
-        until(lambda: attached.mac_address in devices(guest), RESTART_SECONDS)
-        assert named(guest, attached) == "eth1"
-        assert detached.mac_address not in devices(guest)
-        home = attached.fixed_ips[0]["ip_address"]
-        until(lambda: pings(cloud.tenant_namespace(attached.network_id), home))
-        until(lambda: demo.image.find_image(image.id) is None)
-    finally:
-        demo.image.delete_image(image.id, ignore_missing=True)
-    made.wait(guest.server, lambda server: server.status == "ACTIVE")
-    detach(demo, guest, attached)
-    assert list(devices(guest)) == [own_port(demo, guest).mac_address]
 
 
 def test_eight_ports_at_boot(
