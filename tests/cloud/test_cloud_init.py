@@ -28,9 +28,9 @@ def archive(long_run: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = folder / "root"
     packages = "systemd-sysv,dbus,cloud-init,openssh-server,sudo"
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, root],
+        ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={packages}", SUITE, root],
         check=True,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
         timeout=BUILD_SECONDS,
     )
     (root / "etc/machine-id").write_text("")
