@@ -137,6 +137,22 @@ def test_arrival(
     assert network.etc_files == {}
 
 
+def test_settings_arrive(instance: Any, arrive: Any, engine: FakeEngine, options: Any) -> None:
+    """A variable that the tenant set wrong in the metadata does not stop the move."""
+    options(group="docker", environment_from_metadata=True)
+    instance.flavor.extra_specs = {"docker:sysctl:kernel.msgmax": "16384"}
+    instance.system_metadata["image_docker_env_COLOUR"] = "blue"
+    instance.metadata = {"docker_env_SIZE": "1", "docker_env_1": "1"}
+    arrive()
+    arrived = engine.specs[f"nova-{instance.uuid}"]
+    assert arrived.isolation.sysctls == (("kernel.msgmax", "16384"),)
+    assert arrived.environment == {
+        "COLOUR": "blue",
+        "SIZE": "1",
+        "product_name": "OpenStack Nova",
+    }
+
+
 @pytest.mark.parametrize("broken", ["adopt", "plug", "start"])
 @pytest.mark.parametrize("again", ["reboot", "nova-compute", "start"])
 def test_an_arrival_that_failed_is_finished_later(
