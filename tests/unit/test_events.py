@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
@@ -191,6 +192,25 @@ def test_an_event_waits_for_the_engine(engine: FakeEngine, told: Next, seen: See
         seen.get(timeout=0.3)
     engine.away = False
     assert told() == (UUID, STOPPED)
+
+
+def test_no_event_is_handled_after_the_stop(engine: FakeEngine) -> None:
+    """The stream of events may last longer than the driver, which must not start a server then."""
+    seen: list[object] = []
+    watcher = events.Events(
+        engine, ServerList(engine), seen.append, seen.append, seen.append, seen.append
+    )
+    watcher.start()
+    (reader,) = (
+        thread
+        for thread in threading.enumerate()
+        if thread._target == watcher._read  # type: ignore[attr-defined]
+    )
+    watcher.stop()
+    engine.events.put(event("die", exitCode="129"))
+    engine.events.put(event("oom"))
+    reader.join(60)
+    assert seen == []
 
 
 def test_an_event_that_makes_no_sense_is_passed_over(engine: FakeEngine, told: Next) -> None:

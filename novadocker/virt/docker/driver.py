@@ -569,7 +569,9 @@ class DockerDriver(driver.ComputeDriver):
         nova-compute calls this for each instance when it starts. The VIFs of an instance that does
         not run are set down. An instance that rebooted from inside meanwhile is started.
         """
-        self._migrate.restore(instance, network_info)
+        self._inside_reboots.locked(
+            instance.uuid, partial(self._migrate.restore, instance, network_info)
+        )
         self._inside_reboots.add_missed(instance)
 
     def unplug_vifs(

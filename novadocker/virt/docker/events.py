@@ -125,6 +125,8 @@ class Events:
                     since,
                     _QUIET_SECONDS,
                 ):
+                    if self._stopped.is_set():
+                        return
                     self._handle(event)
                     since = event.time_ns + 1
             except exception.EngineUnavailable:

@@ -35,6 +35,12 @@ class Machine:
         found: dict[str, Any] = self.host.client.inspect_container(self.server.name)["State"]
         return found
 
+    def know(self, nova: Nova) -> None:
+        """Make a driver read this server in place of Nova's database."""
+        self.nova = nova
+        instance = self.server.instance()
+        nova.driver._services.read_instance = lambda _context, _uuid: instance
+
     def run(self, *command: str) -> None:
         """Run a command inside that may end the server."""
         call = self.host.client.exec_create(self.server.name, list(command))["Id"]
@@ -57,23 +63,22 @@ class Machine:
 @pytest.fixture
 def boot(compute_host: ComputeHost) -> Iterator[Callable[..., Machine]]:
     nova = compute_host.start_nova()
-    made: list[Server] = []
+    made: list[Machine] = []
     transitions: queue.SimpleQueue[int] = queue.SimpleQueue()
     nova.driver.register_event_listener(lambda event: transitions.put(event.get_transition()))
 
     def call(command: str, **fields: Any) -> Machine:
         properties = {"os_command_line": command}
         nova.image = objects.ImageMeta.from_dict({**servers.IMAGE, "properties": properties})
-        made.append(replace(compute_host.new_server(**fields), vm_state=vm_states.ACTIVE))
-        made[-1] = nova.spawn(made[-1])
-        instance = made[-1].instance()
-        nova.driver._services.read_instance = lambda _context, _uuid: instance
-        return Machine(compute_host, nova, made[-1], transitions)
+        server = replace(compute_host.new_server(**fields), vm_state=vm_states.ACTIVE)
+        made.append(Machine(compute_host, nova, nova.spawn(server), transitions))
+        made[-1].know(nova)
+        return made[-1]
 
     yield call
-    for server in made:
-        nova.destroy(server)
-    nova.stop()
+    for machine in made:
+        machine.nova.destroy(machine.server)
+        machine.nova.stop()
     compute_host.survey.check_nothing_else([])
 
 
@@ -101,6 +106,21 @@ def test_a_reboot_while_the_engine_is_away(boot: Callable[..., Machine]) -> None
     found.host.engine.start()
     until(lambda: found.state["Running"] and found.state["StartedAt"] != before["StartedAt"])
     until(lambda: found.nova.state(found.server) == power_state.RUNNING)
+
+
+def test_a_reboot_while_nova_compute_is_down(
+    boot: Callable[..., Machine], compute_host: ComputeHost
+) -> None:
+    found = boot(_WAITS, flavor="capped", ports=(1,))
+    compute_host.survey.mark(found.server)
+    before = found.state
+    found.nova.stop()
+    Path(f"/proc/{before['Pid']}/root/go").touch()
+    until(lambda: not found.state["Running"])
+    found.know(Nova(compute_host.glance))
+    found.nova.start([found.server])
+    found.await_restart(before["StartedAt"])
+    compute_host.survey.check_running(found.server)
 
 
 def test_a_first_process_that_ends_like_a_reboot_again_and_again(

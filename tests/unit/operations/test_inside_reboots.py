@@ -278,6 +278,33 @@ def test_a_reboot_while_nova_compute_was_down(server: Server, code: int, starts:
     assert server.events.empty()
 
 
+def test_the_ports_are_not_set_down_under_a_server_that_reboots(
+    server: Server, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nova-compute plugs the VIFs at its start, and sets those of stopped servers down."""
+    reached, go_on = threading.Event(), threading.Event()
+    start_container = server.engine.start_container
+
+    def start(container: str) -> None:
+        reached.set()
+        assert go_on.wait(60)
+        start_container(container)
+
+    monkeypatch.setattr(server.engine, "start_container", start)
+    server.reboot()
+    server.driver._services.server_list.servers()
+    assert reached.wait(60)
+    ports = server.instance.get_network_info()
+    plugging = threading.Thread(target=server.driver.plug_vifs, args=(server.instance, ports))
+    plugging.start()
+    plugging.join(0.2)
+    go_on.set()
+    plugging.join(60)
+    server.settle()
+    assert server.runs()
+    assert network.silent == set()
+
+
 def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(server: Server) -> None:
     server.end(ago=datetime.datetime.now().timestamp() - psutil.boot_time() + 60)
     server.driver._services.server_list.servers()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
 import oslo_messaging
 import psutil
@@ -32,6 +33,8 @@ from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 REBOOT_LOOP = "reboot_loop"
 """The action in Nova's log of a server that is not started again."""
@@ -123,6 +126,16 @@ class InsideReboots:
         if server is not None and servers.has_rebooted(server):
             self.add(instance.uuid)
 
+    @staticmethod
+    def locked(instance_uuid: str, function: Callable[[], Result]) -> Result:
+        """Return the result of a function while no reboot and no operation of Nova runs.
+
+        Nova's manager holds this lock while it stops, starts, reboots or deletes the server, but
+        not while it plugs the VIFs at its start.
+        """
+        result: Result = nova_utils.synchronized(instance_uuid)(function)()
+        return result
+
     def power_state(self, instance: objects.Instance, use_cache: bool) -> int:
         """Return Nova's power state of an instance; RUNNING while it reboots.
 
@@ -177,14 +190,8 @@ class InsideReboots:
 
     def _restart(self, instance_uuid: str) -> bool:
         """Start a server if it is still to be started. Return False if it stays down."""
-
-        # Nova's manager holds this lock while it stops, starts, reboots or deletes the server.
-        @nova_utils.synchronized(instance_uuid)
-        def restart() -> bool:
-            return self._restart_locked(instance_uuid)
-
         try:
-            return bool(restart())
+            return self.locked(instance_uuid, lambda: self._restart_locked(instance_uuid))
         except (nova_exception.InstanceNotFound, exception.ContainerLost):
             LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
         except exception.EngineUnavailable as error:
