@@ -25,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-point", action="store_true", help="kill at every point in test_crashes.py"
     )
+    parser.addoption(
+        "--stock", action="store_true", help="build the systems of test_stock_services.py"
+    )
     parser.addoption("--whole-guest", action="store_true", help="run all tests in the guest")
 
 

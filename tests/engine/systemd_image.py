@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's minimal system with systemd and D-Bus, otherwise unchanged."""
+"""Debian systems with systemd: a minimal one, and one with many services; otherwise unchanged."""
 
+import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -28,3 +29,49 @@ def archive(network: str) -> Path:
             )
             shutil.move(made, ARCHIVE)
     return ARCHIVE
+
+
+STOCK_PACKAGES = (
+    "bind9",
+    "cron",
+    "curl",
+    "dbus",
+    "default-jre-headless",
+    "haproxy",
+    "libpam-systemd",
+    "mariadb-server",
+    "memcached",
+    "nginx-light",
+    "openssh-client",
+    "openssh-server",
+    "polkitd",
+    "postfix",
+    "postgresql",
+    "procps",
+    "rabbitmq-server",
+    "redis-server",
+    "rsyslog",
+    "squid",
+    "sudo",
+    "systemd-resolved",
+    "systemd-sysv",
+)
+
+
+def stock_archive(suite: str, network: str) -> Path:
+    """Return the path of a tar archive of a Debian with ``STOCK_PACKAGES``.
+
+    Builds it if it does not exist, which takes about five minutes.
+
+    :param suite: Debian's name of the release
+    :param network: the path of a network namespace that reaches Debian's packages
+    """
+    digest = hashlib.sha256(" ".join(STOCK_PACKAGES).encode()).hexdigest()
+    found = Path(tempfile.gettempdir()) / f"novadocker-test-stock-{suite}-{digest[:12]}.tar"
+    if not found.exists():
+        draft = found.with_suffix(".draft.tar")
+        what = ["--variant=minbase", f"--include={','.join(STOCK_PACKAGES)}", suite, draft]
+        make = ["nsenter", f"--net={network}", "mmdebstrap", "--mode=root", *what]
+        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        draft.rename(found)
+    return found

@@ -3,23 +3,21 @@
 
 import io
 import json
-import signal
 import tarfile
 from collections.abc import Callable, Iterator
 
 import docker
 import pytest
-from oslo_utils import timeutils
 
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker.containers import lifecycle
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.limits import isolation
-from novadocker.virt.docker.model import ContainerSpec, Limits
+from novadocker.virt.docker.model import Limits
 from tests.engine import systemd_image
 from tests.engine.engines import remove_containers
+from tests.engine.systems import Server, read_until
 
+LIMITS = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200)
 TMP_UNIT = "etc/systemd/system/tmp.mount"
 TMP_WANTS = "etc/systemd/system/local-fs.target.wants/tmp.mount"
 UNIT = b"""[Service]
@@ -50,70 +48,6 @@ def image(engine_url: str, home_network: str) -> Iterator[str]:
     client.close()
 
 
-def read_until(client: docker.APIClient, container: str, text: bytes, since: str) -> None:
-    """Read a container's output since a moment until it contains a text."""
-    seen = b""
-    start = timeutils.parse_isotime(since[:26] + "Z").timestamp()
-    lines = client.logs(container, stream=True, follow=True, since=start)
-    for part in lines:
-        seen += part
-        if text in seen:
-            lines.close()
-            return
-    raise AssertionError(seen.decode())
-
-
-class Server:
-    """A container whose first process is systemd, as the driver creates it."""
-
-    def __init__(
-        self, engine: Engine, client: docker.APIClient, image: str, instance_uuid: str
-    ) -> None:
-        self.engine = engine
-        self.client = client
-        self.instance_uuid = instance_uuid
-        self.id = engine.create_container(
-            ContainerSpec(
-                name=f"nova-{instance_uuid}",
-                image_id=image,
-                hostname="sd1",
-                labels={},
-                runtime="novadocker",
-                limits=Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200),
-                isolation=isolation.isolation({}),
-                console_log_max_mb=1,
-                entrypoint=("/sbin/init",),
-                stop_signal="SIGRTMIN+3",
-                systemd=True,
-            )
-        )
-
-    def start(self) -> None:
-        with lifecycle.started(self.engine, self.id, 0.1):
-            pass
-
-    def run(self, *command: str) -> str:
-        call = self.client.exec_create(self.id, list(command))["Id"]
-        output: bytes = self.client.exec_start(call)
-        return output.decode()
-
-    def state(self) -> str:
-        """Return systemd's state when the boot has succeeded or failed."""
-        since = self.client.inspect_container(self.id)["State"]["StartedAt"]
-        read_until(self.client, self.id, b"sd1 console", since)
-        return self.run("timeout", "300", "systemctl", "is-system-running", "--wait").strip()
-
-    def stop(self, end: str = "halt") -> None:
-        """Stop the server as Nova does, or by ``systemctl`` inside, and check the exit status."""
-        if end == "halt":
-            lifecycle.stop(self.engine, self.id, 30)
-        else:
-            call = self.client.exec_create(self.id, ["systemctl", end])["Id"]
-            self.client.exec_start(call, detach=True)
-        reason = signal.SIGHUP if end == "reboot" else signal.SIGINT
-        assert self.engine.wait_container(self.id, 30) == 128 + reason
-
-
 @pytest.fixture
 def create(
     engine_url: str, docker_client: docker.APIClient, instance_uuid: str
@@ -121,7 +55,7 @@ def create(
     """Yield a function that returns a server of an image."""
     engine = Engine(engine_url, timeout=60, load_timeout=60)
     namespace.wire_nics(instance_uuid, [])
-    yield lambda image: Server(engine, docker_client, image, instance_uuid)
+    yield lambda image: Server(engine, docker_client, image, instance_uuid, LIMITS)
     runtime.delete_namespace(instance_uuid)
 
 

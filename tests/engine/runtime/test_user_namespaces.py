@@ -193,6 +193,19 @@ def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
         rescue.remove(engine, wired)
 
 
+def test_what_systemd_needs(engine: Engine, client: docker.APIClient, wired: str) -> None:
+    spec = replace(describe(wired, machines.PLAIN), systemd=True)
+    server = start(engine, client, wired, spec)
+    try:
+        generator = "/run/systemd/system-generators/novadocker"
+        assert server.run(generator, "/run/generated") == (0, "")
+        assert server.run("grep", "PrivateUsers", "-r", "/run/generated")[0] == 0
+        assert server.shell(f"echo >>{generator}")[0] != 0
+        assert server.run("stat", "-c", "%u %a", "/run") == (0, "0 755")
+    finally:
+        engine.remove_container(spec.name)
+
+
 def test_a_flavor_may_let_it_rule_its_own_network(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
