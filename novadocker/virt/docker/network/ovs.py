@@ -18,10 +18,11 @@ from nova.network import os_vif_util
 from os_vif import exception as os_vif_exception
 from oslo_log import log as logging
 
-from novadocker import exception, naming
+from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux import ovsdb
 from novadocker.privsep.network import ovs_support
+from novadocker.virt.docker.network.kinds.open_vswitch import vif_of_port
 
 LOG = logging.getLogger(__name__)
 
@@ -98,28 +99,9 @@ def find_vifs(instance_uuid: str) -> network_model.NetworkInfo:
     }
     identities = {row["name"]: dict(row["external_ids"][1]) for row in interfaces}
     return network_model.NetworkInfo(
-        _vif_of(name, identity, bridge_of[name])
+        vif_of_port(name, identity["iface-id"], identity["attached-mac"], bridge_of[name])
         for name, identity in identities.items()
         if name in bridge_of and {"iface-id", "attached-mac"} <= identity.keys()
-    )
-
-
-def _vif_of(device: str, identity: Mapping[str, str], bridge: str) -> network_model.VIF:
-    """Return a VIF with what is necessary to unplug it.
-
-    :param device: name of the port
-    :param identity: the ids that os-vif gave to the port
-    """
-    port_id = identity["iface-id"]
-    host_device = naming.bridged_host_device(device)
-    return network_model.VIF(
-        id=port_id,
-        address=identity["attached-mac"],
-        network=network_model.Network(id=port_id, bridge=bridge, subnets=[]),
-        type=network_model.VIF_TYPE_OVS,
-        details={network_model.VIF_DETAILS_OVS_HYBRID_PLUG: host_device is not None},
-        devname=host_device or device,
-        vnic_type=network_model.VNIC_TYPE_NORMAL,
     )
 
 

@@ -6,6 +6,7 @@ import copy
 from nova import objects
 from nova.network import model as network_model
 
+from novadocker import naming
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging, Switch, Wait
 
 
@@ -57,6 +58,24 @@ def has_userspace_datapath(vif: network_model.VIF) -> bool:
     complete the checksum.
     """
     return bool((vif["details"] or {}).get("datapath_type") == "netdev")
+
+
+def vif_of_port(device: str, port_id: str, mac: str, bridge: str) -> network_model.VIF:
+    """Return a VIF with what is necessary to unplug it, given its port of Open vSwitch.
+
+    :param device: name of the port in the switch
+    :param bridge: the bridge of Open vSwitch
+    """
+    host_device = naming.bridged_host_device(device)
+    return network_model.VIF(
+        id=port_id,
+        address=mac,
+        network=network_model.Network(id=port_id, bridge=bridge, subnets=[]),
+        type=network_model.VIF_TYPE_OVS,
+        details={network_model.VIF_DETAILS_OVS_HYBRID_PLUG: host_device is not None},
+        devname=host_device or device,
+        vnic_type=network_model.VNIC_TYPE_NORMAL,
+    )
 
 
 def with_hybrid_plug(vif: network_model.VIF, hybrid: bool) -> network_model.VIF:
