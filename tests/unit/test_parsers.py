@@ -13,7 +13,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +23,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from novadocker import exception
+from novadocker import exception, extra_specs
 from novadocker.actions import hook
 from novadocker.linux import cgroup, ovsdb
 from novadocker.privsep.storage import layer_archive
 from novadocker.recovery import dataroot
 from novadocker.runtime import accounts
-from novadocker.virt.docker.guest import console
+from novadocker.virt.docker.guest import console, environment
 from novadocker.virt.docker.images import (
     archive,
     registry,
@@ -214,6 +214,22 @@ def read_command(content: bytes, _folder: Path) -> None:
     spec._command_line(meta)
 
 
+def read_extra_specs(content: bytes, _folder: Path) -> None:
+    text = content.decode(errors="replace")
+    for extra_spec in extra_specs.ALL.values():
+        with suppress(ValueError):
+            extra_spec.parse(text)
+
+
+def read_environment(content: bytes, _folder: Path) -> None:
+    text = content.decode(errors="replace")
+    instance: Any = SimpleNamespace(
+        system_metadata={"image_docker_env_A": text}, metadata={f"docker_env_{text}": text}
+    )
+    found = environment.variables(instance, from_metadata=True)
+    assert all(len(value) <= 1 << 16 for value in found.values())
+
+
 @dataclass(frozen=True)
 class Parser:
     """A parser, the faults by which it refuses, and what its input is made of."""
@@ -304,6 +320,13 @@ PARSERS = {
     "command_line": Parser(
         read_command, (exception.InvalidImage,), (b"/bin/sh -c 'a b'",), (b"'", b'"', b"\\", b" ")
     ),
+    "extra_specs": Parser(
+        read_extra_specs,
+        (),
+        (b"65536", b"true", b"nofile=1024:2048", b"NET_ADMIN,SYS_TIME", b"1024 65000"),
+        (b",", b":", b"=", b" ", b"-1", b"9" * 400, b"0x", b"1_0", "\u0661".encode()),
+    ),
+    "environment": Parser(read_environment, (), (b"PATH=/bin", b"A"), (b"=", b"_", b"PATH")),
     "accounts": Parser(
         read_accounts,
         (ValueError,),

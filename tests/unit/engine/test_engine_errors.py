@@ -4,11 +4,12 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.virt.docker.engine import engine_errors
 from novadocker.virt.docker.engine.engine_errors import OTHER
+from tests import fuzz
 
 ID = "5" * 64
 RUNC = "OCI runtime create failed: runc create failed: unable to start container process: "
@@ -159,7 +160,7 @@ def test_known_forms(message: str, expected: str) -> None:
 
 
 @given(st.text(max_size=100), st.text(max_size=100))
-@settings(max_examples=200, deadline=None)
+@fuzz.examples(200)
 def test_what_stands_around_a_known_form_is_not_passed_on(before: str, after: str) -> None:
     for message in (
         f"{before} /{SECRET}: no space left on device",

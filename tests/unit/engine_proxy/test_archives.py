@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.engine_proxy.archives import ImageCheck
@@ -17,7 +17,7 @@ from novadocker.engine_proxy.forms import Refused
 from novadocker.virt.docker.images import archive, writer
 from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import Region
-from tests import archives
+from tests import archives, fuzz
 
 CONFIG = f"{'c' * 64}.json"
 LAYER = f"{'a' * 64}.tar"
@@ -115,7 +115,7 @@ def test_a_wrong_manifest_is_refused_before_the_engine_has_it() -> None:
         checked.feed(before[last - 1 : last])
 
 
-@settings(max_examples=300, deadline=None)
+@fuzz.examples(300)
 @given(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=600))
 def test_no_change_gives_an_image_a_name(position: int, patch: bytes) -> None:
     made = GOOD[:position] + patch + GOOD[position + len(patch) :]

@@ -13,7 +13,7 @@ from typing import Any
 
 import h11
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker import exception, naming
@@ -22,7 +22,7 @@ from novadocker.engine_proxy.policy import Policy
 from novadocker.linux.threads import Sparse
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import writer
-from tests import waiting
+from tests import fuzz, waiting
 from tests.unit.engine_proxy.fake_engine import SERVER, Proxied, proxied, received
 from tests.unit.engine_proxy.samples import CONTAINER, EXECUTION, IMAGE, NAME, SPEC, STRANGER, UUID
 
@@ -285,11 +285,7 @@ def test_the_engine_gets_no_second_meaning(behind: Proxied, request_: bytes) -> 
     assert b" 403 " in answer or b" 400 " in answer or not answer
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzz.examples(100)
 @given(position=st.integers(0, len(KILL + INNER)), patch=st.binary(min_size=1, max_size=8))
 def test_no_change_of_a_request_reaches_another_container(
     behind: Proxied, monkeypatch: pytest.MonkeyPatch, position: int, patch: bytes
