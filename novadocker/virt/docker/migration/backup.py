@@ -148,6 +148,9 @@ class Backups:
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 servers = self._listing.servers()
+            except exception.EngineUnavailable:
+                # ``host.service_status`` logs that the engine does not answer.
+                continue
             except nova_exception.NovaException as error:
                 LOG.warning("Failed to list the instances to copy: %s", error)
                 continue
