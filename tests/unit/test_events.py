@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -69,10 +70,22 @@ def killed() -> list[str]:
     return []
 
 
+class Answered(list[str | None]):
+    """The reports whether the engine answers, and the exception that is handled at each report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled: list[BaseException | None] = []
+
+    def append(self, problem: str | None) -> None:
+        self.handled.append(sys.exception())
+        super().append(problem)
+
+
 @pytest.fixture
-def answered() -> list[str | None]:
+def answered() -> Answered:
     """Return the list of reports whether the engine answers."""
-    return []
+    return Answered()
 
 
 @pytest.fixture
@@ -147,14 +160,18 @@ def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Nex
 
 
 def test_an_engine_that_is_away_is_reported(
-    engine: FakeEngine, told: Next, answered: list[str | None]
+    engine: FakeEngine, told: Next, answered: Answered
 ) -> None:
+    handled = answered.handled
     engine.add(naming.container_name(UUID), labels(UUID), status="exited")
     engine.away = True
     engine.events.put(None)
     until(lambda: answered)
     assert answered[0] is not None
     engine.away = False
+    until(lambda: answered[-1] is None)
+    # oslo.log would add it to the warning that the engine answers again.
+    assert handled[-1] is None
     assert told() == (UUID, STOPPED)
     assert answered[-1] is None
 

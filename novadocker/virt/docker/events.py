@@ -129,13 +129,15 @@ class Events:
                         return
                     self._handle(event)
                     since = event.time_ns + 1
+                continue
             except exception.EngineUnavailable:
-                self._reconnect()
+                pass
             except exception.EngineError as error:
                 LOG.warning("Failed to read the engine's events: %s", error)
                 # A repeated request with the same time would fail again.
                 since = time.time_ns()
-                self._reconnect()
+            # oslo.log adds the exception that is handled to each warning, so none is handled here.
+            self._reconnect()
 
     def _reconnect(self) -> None:
         """Wait until the engine answers, then report each server's state, as events may be lost."""
