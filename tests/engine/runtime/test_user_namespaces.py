@@ -134,6 +134,18 @@ def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Mac
     engine.remove_container(f"nova-{wired}")
 
 
+@pytest.mark.parametrize(("command", "code"), [("reboot", 129), ("poweroff", 130)])
+def test_a_reboot_and_a_power_off_from_inside(
+    engine: Engine, client: docker.APIClient, wired: str, command: str, code: int
+) -> None:
+    spec = replace(
+        describe(wired, machines.PLAIN), entrypoint=("busybox", command), command=("-f",)
+    )
+    found = start(engine, client, wired, spec)
+    assert engine.wait_container(found.id, 30) == code
+    engine.remove_container(found.id)
+
+
 def test_root_is_nobody_on_the_host(server: Machine) -> None:
     assert server.run("id", "-u") == (0, "0")
     assert f"Uid:\t{FIRST}\t" in Path(f"/proc/{server.pid}/status").read_text()
