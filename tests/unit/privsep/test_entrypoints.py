@@ -140,10 +140,13 @@ def mappings(key: Kind, value: Kind) -> Kind:
 
 
 def pairs(first: Kind, second: Kind) -> Kind:
+    def is_no_pair(value: object) -> bool:
+        return not isinstance(value, list | tuple) or len(value) != 2
+
     return Kind(
         (first.right, second.right),
         st.one_of(
-            JUNK,
+            JUNK.filter(is_no_pair),
             first.wrong.map(lambda value: (value, second.right)),
             second.wrong.map(lambda value: (first.right, value)),
         ),
