@@ -254,7 +254,7 @@ def escaped(text: bytes) -> str:
 
 
 @given(COMMANDS, FILES)
-@fuzz.examples(400, fuzz.SECOND)
+@fuzz.examples(400, fuzz.DEADLINE)
 def test_no_name_of_a_process_or_file_blames_another_server(name: bytes, file: bytes) -> None:
     mapped = b" in %b[400000+1000]" % file
     for line in (
@@ -279,7 +279,7 @@ def test_no_name_of_a_process_or_file_blames_another_server(name: bytes, file: b
 
 
 @given(COMMANDS, COMMANDS, GROUPS)
-@fuzz.examples(400, fuzz.SECOND)
+@fuzz.examples(400, fuzz.DEADLINE)
 def test_no_name_in_a_report_of_a_kill_blames_another_server(
     killer: bytes, victim: bytes, group: bytes
 ) -> None:
@@ -298,7 +298,7 @@ def test_no_name_in_a_report_of_a_kill_blames_another_server(
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda rest: b"4,1,2,-;" + rest))
-@fuzz.examples(200, fuzz.SECOND)
+@fuzz.examples(200, fuzz.DEADLINE)
 def test_no_record_is_an_error(content: bytes) -> None:
     record = kernel_log.parse(content)
     if record is not None:

@@ -45,7 +45,7 @@ TEXTS = st.lists(WORDS | ENDS, max_size=40).map("".join) | st.sampled_from(FILES
 
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
-@fuzz.examples(60, fuzz.SECOND)
+@fuzz.examples(60, fuzz.DEADLINE)
 @given(text=TEXTS)
 def test_no_text_is_an_error(parse: Callable[[str], Any], text: str) -> None:
     parse(text)

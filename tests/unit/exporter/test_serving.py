@@ -232,7 +232,7 @@ HEADS = st.binary(max_size=400) | st.builds(
 
 
 @given(HEADS)
-@fuzz.examples(200, 2 * fuzz.SECOND)
+@fuzz.examples(200, fuzz.DEADLINE)
 def test_no_head_gets_past_the_password(content: bytes) -> None:
     found = Directly(content).answer
     assert b"answer" not in found

@@ -56,7 +56,7 @@ NAMES = st.lists(st.sampled_from(PARTS) | st.binary(max_size=4), max_size=6).map
 
 
 @given(st.lists(NAMES, max_size=5), st.sampled_from([b"0:", b"7:pids", b"1:name=systemd"]))
-@fuzz.examples(200, fuzz.SECOND)
+@fuzz.examples(200, fuzz.DEADLINE)
 def test_no_name_of_a_group_hides_its_container(
     tmp_path: Path, names: list[bytes], controllers: bytes
 ) -> None:
@@ -67,7 +67,7 @@ def test_no_name_of_a_group_hides_its_container(
 
 
 @given(st.binary(max_size=200) | st.lists(NAMES, max_size=20).map(b"\n".join))
-@fuzz.examples(200, fuzz.SECOND)
+@fuzz.examples(200, fuzz.DEADLINE)
 def test_no_content_of_the_kernels_files_is_an_error(root: Path, content: bytes) -> None:
     (root / "proc/42").mkdir(parents=True, exist_ok=True)
     folder = root / f"sys/fs/cgroup{PATH}"

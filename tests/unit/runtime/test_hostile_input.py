@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from novadocker.runtime import accounts, create, documents, record, tree
 from tests import fuzz
 
-LIMITS = fuzz.examples(200, fuzz.SECOND)
+LIMITS = fuzz.examples(200, fuzz.DEADLINE)
 ID = "0123456789abcdef" * 4
 
 values = st.recursive(
