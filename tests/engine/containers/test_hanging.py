@@ -27,7 +27,8 @@ def hung_removal(host: ComputeHost, url: str, name: str) -> Iterator[None]:
     shim = psutil.Process(pid).ppid()
     suspend(shim)
     client = docker.APIClient(url, timeout=60)
-    removal = threading.Thread(target=client.remove_container, args=(name,), kwargs={"force": True})
+    options = {"force": True, "v": True}
+    removal = threading.Thread(target=client.remove_container, args=(name,), kwargs=options)
     try:
         removal.start()
         probe = docker.APIClient(url, timeout=1)
@@ -64,5 +65,5 @@ def test_only_its_own_server_waits(session_engine: OwnEngine, host_of: HostOf) -
         for server in (hung, other, third):
             with suppress(exception.EngineError):
                 nova.destroy(server)
-        assert host.client.containers(all=True) == []
+        host.survey.check_nothing_else([])
         nova.stop()
