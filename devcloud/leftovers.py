@@ -22,6 +22,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 RUNTIME_RECORDS = Path("/run/novadocker/containers")
 """The driver writes each container's network namespace here for the runtime shim."""
 
+GIVEN_RECORDS = Path("/run/novadocker/given")
+"""The driver records here what it gave to the devices in each network namespace."""
+
 AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip|ovnmeta)-([0-9a-f-]{36})")
 INSTANCE_NAMESPACE = re.compile(r"nova-([0-9a-f-]{36})")
 
@@ -162,4 +165,5 @@ def clear(settings: Settings) -> None:
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
     for name in cloud_namespaces(settings):
         remove_namespace(name)
+        (GIVEN_RECORDS / name).unlink(missing_ok=True)
     shutil.rmtree(settings.run, ignore_errors=True)

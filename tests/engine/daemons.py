@@ -20,7 +20,7 @@ from typing import IO
 
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
-from novadocker.privsep.network import namespace
+from novadocker.privsep.network import given, namespace
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -62,6 +62,7 @@ def clear(folder: Path) -> None:
     for name in namespaces_of(folder):
         namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
         namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/{name}")
+        given.forget(name)
     for record in records_of(folder):
         record.unlink()
     shutil.rmtree(folder)
@@ -99,6 +100,12 @@ def records_of(folder: Path) -> list[Path]:
     mark = (folder / "mark").read_text()
     files = [path for path in runtime.FOLDER.glob("*") if path.is_file()]
     return [path for path in files if f"/nova-{mark}" in path.read_text()]
+
+
+def given_records_of(folder: Path) -> list[Path]:
+    """Return the records of what a session's instances were given."""
+    mark = (folder / "mark").read_text()
+    return list(given.FOLDER.glob(f"nova-{mark}*"))
 
 
 def mounts_below(folder: Path) -> list[str]:
