@@ -161,7 +161,8 @@ def test_a_refused_image_is_one_line_of_the_log(
         spawn()
     (line,) = caplog.records
     assert "has 300 volumes" in line.getMessage()
-    assert vars(line)["instance"] == instance
+    # A formatter of another test may have replaced the instance by its name in brackets.
+    assert instance.uuid in str(vars(line)["instance"])
     shown = "".join(traceback.format_exception(caught.value))
     assert "novadocker/virt/docker/operations/build.py" not in shown
     # oslo.messaging logs this exception of the manager without a traceback.

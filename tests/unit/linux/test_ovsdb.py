@@ -288,7 +288,8 @@ def test_switch_that_does_not_apply_a_deletion(
         serving(path, FOUND, deleted(9, 7), lambda _message: []),
         caplog.at_level(logging.WARNING),
     ):
-        ovsdb.delete_port(connection, "br-int", "tap1", seconds=0.5)
+        # Beside other tests, the thread that serves needs a moment for the first answers.
+        ovsdb.delete_port(connection, "br-int", "tap1", seconds=3)
     (record,) = caplog.records
     assert "wait until ovs-vswitchd deletes port tap1: " in record.getMessage()
     assert "no answer within" in record.getMessage()

@@ -152,6 +152,25 @@ def test_bound_ports() -> None:
     assert neutron.bound_ports("host1", lambda: client) == {"s1": {"p1", "p2"}, "s2": {"p3"}}
 
 
+def test_nova_keeps_a_port_that_its_cache_lacks(
+    instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nova deletes a port at its detachment unless it knows that it existed before."""
+    other = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c2"
+    asked = {}
+
+    class API:
+        def get_instance_nw_info(self, *_: Any, **words: Any) -> str:
+            asked.update(words)
+            return "ports"
+
+    monkeypatch.setattr(neutron.neutron, "API", API)
+    client = Listing(listed(PORT, instance.uuid), listed(other, instance.uuid))
+    found = neutron.refresh_ports(None, instance, lambda: client)
+    assert found == "ports"
+    assert asked == {"force_refresh": True, "preexisting_port_ids": [other]}
+
+
 def test_active_ports(instance: Any) -> None:
     client = Listing(
         listed("p1", instance.uuid),

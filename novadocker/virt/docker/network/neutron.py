@@ -192,14 +192,27 @@ def active_ports(
 
 
 def refresh_ports(
-    context: nova_context.RequestContext, instance: objects.Instance
+    context: nova_context.RequestContext,
+    instance: objects.Instance,
+    client: Callable[[], Any] = _client,
 ) -> network_model.NetworkInfo:
     """Write Neutron's present ports of an instance into Nova's cache, and return them.
 
+    Nova deletes a port at its detachment, unless the port existed before its attachment. The cache
+    cannot tell that of a port that it lacks, so Nova keeps such a port.
+
     :raises NeutronUnavailable: Neutron does not answer
     """
+    known = {vif["id"] for vif in instance.get_network_info()}
+    unknown = [
+        port["id"]
+        for port in _list_ports(client, {"device_id": instance.uuid})
+        if port["id"] not in known
+    ]
     with _translated():
-        return neutron.API().get_instance_nw_info(context, instance, force_refresh=True)
+        return neutron.API().get_instance_nw_info(
+            context, instance, force_refresh=True, preexisting_port_ids=unknown
+        )
 
 
 def service_ports(
