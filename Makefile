@@ -83,12 +83,11 @@ tempest:
 	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 
 # the network's tests on a cloud with ML2/OVN; deletes the cloud's data before and after
-test-ovn: export DEVCLOUD_NETWORK = ovn
 test-ovn: install
-	$(DEVCLOUD) clean
-	$(VENV)/python -m pytest --durations 20 --durations-min 5 $(addprefix tests/cloud/test_, \
-		moves.py ports.py trunks.py two_hosts.py)
-	$(DEVCLOUD) clean
+	DEVCLOUD_NETWORK= $(DEVCLOUD) clean
+	DEVCLOUD_NETWORK=ovn $(VENV)/python -m pytest --durations 20 --durations-min 5 \
+		$(addprefix tests/cloud/test_,moves.py ports.py trunks.py two_hosts.py); \
+		code=$$?; DEVCLOUD_NETWORK= $(DEVCLOUD) clean; exit $$code
 
 # an emulated Debian, for what this machine's kernel may lack; make test has a part of it
 test-guest: install

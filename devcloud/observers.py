@@ -11,7 +11,7 @@ from typing import Any
 from openstack.connection import Connection
 
 from devcloud.clients import connect
-from devcloud.network import ip, list_namespaces
+from devcloud.network import ip, list_namespaces, remove_namespace
 from devcloud.settings import Settings, observers_file
 from devcloud.switch import vsctl
 
@@ -28,8 +28,16 @@ def ensure(settings: Settings) -> None:
         # The names are noted first, so that the clean-up finds what an interrupted start leaves.
         observers_file(settings.folder).write_text("\n".join(names.values()))
         for network in networks:
-            if names[network.id] not in list_namespaces():
+            # An interrupted start leaves a namespace without an address.
+            if not _has_address(names[network.id]):
+                remove_namespace(names[network.id])
                 _connect(settings, admin, network, names[network.id])
+
+
+def _has_address(namespace: str) -> bool:
+    if namespace not in list_namespaces():
+        return False
+    return "obs" in ip("-n", namespace, "-o", "address", "show", "scope", "global")
 
 
 def _connect(settings: Settings, admin: Connection, network: Any, namespace: str) -> None:
