@@ -2,7 +2,6 @@
 """A container that changes its state while its files are read."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,28 @@ import pytest
 
 from novadocker import exception
 from novadocker.virt.docker.containers import freeze
+from novadocker.virt.docker.engine import responses
 from novadocker.virt.docker.model import ContainerDetail
 
-BOOT = datetime(2026, 11, 30, 12, tzinfo=UTC)
-FOUND = ContainerDetail("id", "nova-1", "running", {}, 7, "SIGTERM", BOOT)
-STOPPED = replace(FOUND, status="exited", pid=0)
-PAUSED = replace(FOUND, status="paused")
+
+def inspected(status: str, pid: int, boot_hour: int = 12) -> ContainerDetail:
+    """Return a container as the engine's client does; a run lasts half an hour."""
+    ended = "0001-01-01T00:00:00Z" if pid else f"2026-11-30T{boot_hour}:30:00Z"
+    state = {
+        "Status": status,
+        "Pid": pid,
+        "ExitCode": 0,
+        "StartedAt": f"2026-11-30T{boot_hour}:00:00Z",
+        "FinishedAt": ended,
+    }
+    return responses.container_detail(
+        {"Id": "id", "Name": "/nova-1", "Image": "image", "State": state, "Config": {}}
+    )
+
+
+FOUND = inspected("running", 7)
+STOPPED = inspected("exited", 0)
+PAUSED = inspected("paused", 7)
 
 
 class Engine:
@@ -37,7 +52,7 @@ class Engine:
 
 
 def test_a_container_that_was_started_since_is_frozen(tmp_path: Path) -> None:
-    engine: Any = Engine(replace(FOUND, started_at=BOOT.replace(hour=13)))
+    engine: Any = Engine(inspected("running", 8, boot_hour=13))
     with freeze.frozen(engine, STOPPED, tmp_path):
         assert engine.container.status == "paused"
         assert [mark.name for mark in tmp_path.iterdir()] == [f"{freeze.PREFIX}id"]
@@ -56,9 +71,9 @@ def test_a_container_that_was_stopped_since_is_read_as_it_is(tmp_path: Path) -> 
     "after",
     [
         FOUND,
-        replace(FOUND, started_at=BOOT.replace(hour=13)),
+        inspected("running", 8, boot_hour=13),
         # It was started and has ended again.
-        replace(STOPPED, started_at=BOOT.replace(hour=13)),
+        inspected("exited", 0, boot_hour=13),
     ],
 )
 def test_files_that_were_read_while_processes_ran_are_refused(

@@ -41,7 +41,7 @@ def frozen(engine: ContainerEngine, container: ContainerDetail, directory: Path)
     if before.status != "running":
         yield
         after = engine.inspect_container(container.id)
-        if (after.status, after.started_at) != (before.status, before.started_at):
+        if _run_of(after) != _run_of(before):
             raise exception.RanMeanwhile(name=container.name)
         return
     mark = directory / f"{PREFIX}{container.id}"
@@ -63,6 +63,12 @@ def frozen(engine: ContainerEngine, container: ContainerDetail, directory: Path)
         time.monotonic() - started,
         instance_uuid=container.labels.get(naming.LABEL_UUID),
     )
+
+
+def _run_of(container: ContainerDetail) -> tuple[object, ...]:
+    """Return what differs between two inspections if the container ran between them."""
+    # A container without a process has no started_at.
+    return container.status, container.started_at, container.finished_at
 
 
 def thaw_left(engine: ContainerEngine, directory: Path) -> None:
