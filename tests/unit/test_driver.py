@@ -14,7 +14,7 @@ import oslo_messaging
 import pytest
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state, resource_tracker, task_states
+from nova.compute import power_state, resource_tracker, task_states, vm_states
 from nova.compute import provider_tree as placement
 from nova.virt import driver as nova_driver
 from oslo_privsep import comm, daemon
@@ -240,6 +240,28 @@ def test_the_console_log_of_a_container_that_hangs(
         driver.get_console_output(None, instance)
     # Nova's API shows this text with HTTP status 404.
     assert "hangs in the Docker engine" in caught.value.format_message()
+
+
+@pytest.mark.parametrize("status", ["running", "exited"])
+def test_the_state_of_a_container_that_hangs(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+) -> None:
+    """nova-compute asks for each instance when it starts, and ends with the exception."""
+    spawn()
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, None
+    engine._set(f"nova-{instance.uuid}", status)
+    hangs = exception.ContainerHangs(operation="to inspect a container", seconds=15)
+    monkeypatch.setattr(engine, "inspect_container", Mock(side_effect=hangs))
+    for use_cache in (True, False):
+        assert driver.get_info(instance, use_cache).state == servers.POWER_STATES[status]
+    engine.containers.clear()
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.get_info(instance, use_cache=False)
 
 
 def test_a_spawn_fails_with_the_rates_of_its_ports(

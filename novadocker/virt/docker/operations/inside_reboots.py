@@ -151,7 +151,7 @@ class InsideReboots:
 
     def _state_before_event(self, instance: objects.Instance, state: int) -> int:
         """Return RUNNING if the engine has yet to report a reboot, else the present state."""
-        with contextlib.suppress(exception.ContainerLost):
+        with contextlib.suppress(exception.ContainerLost, exception.ContainerHangs):
             found = self._services.find(instance)
             if servers.has_rebooted(found) and found.finished_at is not None:
                 ago = time.time() - found.finished_at.timestamp()

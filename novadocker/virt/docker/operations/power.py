@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 
@@ -47,8 +46,16 @@ class Power:
             if server is not None:
                 return servers.power_state_of(server)
         else:
-            with contextlib.suppress(exception.ContainerLost):
+            try:
                 return servers.power_state_of(self._services.find(instance))
+            except exception.ContainerLost:
+                pass
+            except exception.ContainerHangs as error:
+                # nova-compute does not start after this exception. The list waits for no container.
+                LOG.warning("Taking the state from the list: %s", error, instance=instance)
+                server = listing.servers().get(instance.uuid)
+                if server is not None:
+                    return servers.power_state_of(server)
         if deleted:
             return int(power_state.SHUTDOWN)
         raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
