@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +124,7 @@ def test_start_reports_what_fails_for_one_that_lives() -> None:
 TASK = "0123456789abcdef" * 4
 LEFT = f"task {TASK}: already exists"
 CLOSED = f"novadocker: the engine has closed the terminal of container {TASK}"
+OTHER = "fedcba9876543210" * 4
 
 
 @pytest.fixture
@@ -131,12 +134,14 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(containerd, "end_shim", found.append)
     now = itertools.count()
     monkeypatch.setattr(lifecycle.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(lifecycle, "_TRY_AGAIN_SECONDS", 0.001)
     return found
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, *reasons: str) -> FakeEngine:
     """Return an engine that refuses one start per reason."""
     engine = engine_with("exited")
+    engine.containers = {TASK: replace(engine.containers["id-c"], id=TASK)}
     left, start_container = [*reasons], engine.start_container
 
     def refuse(container: str) -> None:
@@ -165,7 +170,7 @@ def test_start_after_the_engine_lost_sight_of_an_end(
 ) -> None:
     engine = refusing(monkeypatch, *reasons)
     start(engine, 0)
-    assert engine.containers["id-c"].status == "running"
+    assert engine.containers[TASK].status == "running"
     assert ended == shims_ended
 
 
@@ -176,3 +181,31 @@ def test_start_that_is_refused(
     with pytest.raises(exception.EngineError, match=reasons[0]):
         start(refusing(monkeypatch, *reasons), 0)
     assert len(ended) < 20
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        LEFT.replace(TASK, OTHER),
+        CLOSED.replace(TASK, OTHER),
+        f'exec: "{LEFT}": executable file not found in $PATH',
+        f'exec: "{CLOSED}": executable file not found in $PATH',
+    ],
+)
+def test_an_image_chooses_neither_a_shim_nor_another_start(
+    monkeypatch: pytest.MonkeyPatch, ended: list[str], reason: str
+) -> None:
+    engine = refusing(monkeypatch, reason)
+    with pytest.raises(exception.EngineError):
+        start(engine, 0)
+    assert engine.containers[TASK].status == "exited"
+    assert ended == []
+
+
+def test_the_starts_of_a_container_have_a_pause_between_them(
+    monkeypatch: pytest.MonkeyPatch, ended: list[str]
+) -> None:
+    monkeypatch.setattr(lifecycle, "_TRY_AGAIN_SECONDS", 0.2)
+    begin = time.perf_counter()
+    start(refusing(monkeypatch, LEFT), 0)
+    assert time.perf_counter() - begin >= 0.2

@@ -71,6 +71,15 @@ ROOT = f"/var/lib/docker/overlay2/{SECRET}/merged"
         ),
         (f"task {ID}: already exists: unknown", f"task {ID}: already exists"),
         (
+            f"failed to create task for container: task {ID}: already exists",
+            f"task {ID}: already exists",
+        ),
+        # An image's entry point.
+        (
+            f'{RUNC}exec: "task {ID}: already exists": executable file not found in $PATH: unknown',
+            f'exec: "task {ID}: already exists": executable file not found in $PATH',
+        ),
+        (
             "container init was OOM-killed (memory limit too low?): unknown",
             "the first process was killed at its start; the memory of the flavor may be too little",
         ),

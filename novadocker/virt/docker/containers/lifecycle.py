@@ -3,6 +3,7 @@
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 
@@ -20,8 +21,11 @@ LOG = logging.getLogger(__name__)
 _KILL_SECONDS = 30
 _EXIT_SECONDS = 10
 _MENDING_SECONDS = 10
+_TRY_AGAIN_SECONDS = 0.5
 _TASK_LEFT = re.compile(rf"task ({naming.CONTAINER_ID.pattern}): already exists")
-_TERMINAL_CLOSED = re.compile(r"the engine has closed the terminal of container")
+_TERMINAL_CLOSED = re.compile(
+    rf"novadocker: the engine has closed the terminal of container ({naming.CONTAINER_ID.pattern})"
+)
 _LAST_LINES = 5
 _LAST_BYTES = 4096
 # Because Nova cuts the text of a fault to 255 characters, the lines are cut here.
@@ -57,18 +61,24 @@ def _start(engine: ContainerEngine, container: str) -> None:
     Docker Engine 20.10 then reuses the closed streams of the old processes, which would close the
     new terminal; the runtime shim refuses this start, and the next start has new streams. Or
     containerd still has the task of the old processes, which must be ended before the next start.
+    Both errors must name this container, because an image chooses parts of other errors.
     """
     deadline = time.monotonic() + _MENDING_SECONDS
     while True:
         try:
             engine.start_container(container)
         except exception.EngineError as error:
-            left = _TASK_LEFT.search(str(error))
-            if time.monotonic() > deadline or not (left or _TERMINAL_CLOSED.search(str(error))):
+            reason = str(error.kwargs.get("reason"))
+            left = _TASK_LEFT.match(reason)
+            found = left or _TERMINAL_CLOSED.match(reason)
+            if time.monotonic() > deadline or not found:
+                raise
+            if found[1] != engine.inspect_container(container).id:
                 raise
             LOG.warning("Failed to start container %s, will try again: %s", container, error)
             if left:
                 containerd.end_shim(left[1])
+            threading.Event().wait(_TRY_AGAIN_SECONDS)
         else:
             return
 

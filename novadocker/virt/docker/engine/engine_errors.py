@@ -41,8 +41,8 @@ _FORMS = tuple(
         ),
         # The runtime shim; ``containers.lifecycle`` recognizes a closed terminal by its sentence.
         (r"^novadocker: ([ -~]{1,200})", r"novadocker: \1"),
-        # ``containers.lifecycle`` recognizes this sentence.
-        (rf"\btask ({_ID}): already exists", r"task \1: already exists"),
+        # ``containers.lifecycle`` recognizes this sentence. An image chooses the text of an exec.
+        (rf"^task ({_ID}): already exists", r"task \1: already exists"),
         # The first process.
         (
             rf'exec: "({_NAME})": executable file not found in \$PATH',
