@@ -37,7 +37,11 @@ class Device:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a namespace: devices by name, addresses and routes by device index."""
+    """The state of a namespace: devices by name, addresses and routes by device index.
+
+    An address is written as ``192.0.2.5/24``, or as ``192.0.2.5/24 peer 192.0.2.6`` if the kernel
+    has another address for the other end (``ip address add ... peer``).
+    """
 
     devices: Mapping[str, Device]
     addresses: Mapping[int, frozenset[str]]
@@ -98,7 +102,7 @@ def changes_of(nic: Nic, state: State, record: given.Record | None = None) -> Ch
     extra_addresses = {
         address
         for address in addresses.difference(nic.addresses)
-        if ipaddress.ip_interface(address).network != _LINK_LOCAL
+        if rtnetlink.interface_of(address).network != _LINK_LOCAL
     }
     extra_routes = routes.difference(nic.routes)
     missing_routes = tuple(route for route in nic.routes if route not in routes)
@@ -108,7 +112,7 @@ def changes_of(nic: Nic, state: State, record: given.Record | None = None) -> Ch
         extra_addresses = {
             address
             for address in extra_addresses
-            if address in given_before.addresses or ipaddress.ip_interface(address).ip in own
+            if address in given_before.addresses or rtnetlink.interface_of(address).ip in own
         }
         extra_routes &= given_before.routes
         taken = _tenants_destinations(state, record)
@@ -140,8 +144,7 @@ def read_state(guest: Netlink, names: Iterable[str]) -> State:
     """Return the named devices, all addresses, and the routes that the kernel did not add."""
     addresses: dict[int, set[str]] = {}
     for message in guest.dump(rtnetlink.list_addresses()):
-        address = f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
-        addresses.setdefault(message["index"], set()).add(str(ipaddress.ip_interface(address)))
+        addresses.setdefault(message["index"], set()).add(_address(message))
     routes: dict[int, set[Route]] = {}
     for message in guest.dump(rtnetlink.list_routes()):
         if (
@@ -213,6 +216,23 @@ def kind_of(link: Any) -> str | None:
     return kind
 
 
+def _address(message: Any) -> str:
+    """Return an address in the form of ``State``.
+
+    The kernel omits an IPv4 address of 0.0.0.0, and has IFA_LOCAL of an IPv6 address only beside a
+    peer (net/ipv4/devinet.c: inet_fill_ifaddr, net/ipv6/addrconf.c: inet6_fill_ifaddr).
+    """
+    other = message.get_attr("IFA_ADDRESS") or _unspecified(message)
+    own = message.get_attr("IFA_LOCAL")
+    if own is None:
+        own = _unspecified(message) if message["family"] == socket.AF_INET else other
+    address = str(ipaddress.ip_interface(f"{own}/{message['prefixlen']}"))
+    return address if other == own else f"{address}{rtnetlink.PEER}{other}"
+
+
 def _destination(message: Any) -> str:
-    anything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
-    return f"{message.get_attr('RTA_DST') or anything}/{message['dst_len']}"
+    return f"{message.get_attr('RTA_DST') or _unspecified(message)}/{message['dst_len']}"
+
+
+def _unspecified(message: Any) -> str:
+    return "0.0.0.0" if message["family"] == socket.AF_INET else "::"

@@ -44,6 +44,9 @@ _RT_SCOPE_UNIVERSE = 0
 _RT_SCOPE_LINK = 253
 _RT_SCOPE_NOWHERE = 255
 
+PEER = " peer "
+"""Separates an address from that of the other end, as in iproute2."""
+
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 
 # linux/netlink.h
@@ -241,7 +244,10 @@ def add_address(index: int, address: str) -> Any:
 
 
 def delete_address(index: int, address: str) -> Any:
-    """Return a request that deletes an address of a device."""
+    """Return a request that deletes an address of a device.
+
+    :param address: as ``192.0.2.5/24`` or ``192.0.2.5/24 peer 192.0.2.6``
+    """
     return _address(rtnl.RTM_DELADDR, 0, index, address)
 
 
@@ -277,6 +283,11 @@ def delete_route(index: int, route: Route) -> Any:
     )
 
 
+def interface_of(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """Return an address without that of the other end."""
+    return ipaddress.ip_interface(address.partition(PEER)[0])
+
+
 def _link(command: int, attributes: Mapping[str, Any], how: int = 0, **fields: int) -> Any:
     return _request(ifinfmsg, command, attributes, how, **fields)
 
@@ -286,12 +297,12 @@ def _kind(kind: str, data: Mapping[str, Any]) -> Any:
 
 
 def _address(command: int, how: int, index: int, address: str) -> Any:
-    interface = ipaddress.ip_interface(address)
+    interface = interface_of(address)
     own = str(interface.ip)
     return _request(
         ifaddrmsg,
         command,
-        {"IFA_LOCAL": own, "IFA_ADDRESS": own},
+        {"IFA_LOCAL": own, "IFA_ADDRESS": address.partition(PEER)[2] or own},
         how,
         family=_family(interface.version),
         prefixlen=interface.network.prefixlen,

@@ -285,3 +285,17 @@ def test_an_unanswered_call_names_the_port(instance: Any, failure: Exception) ->
     for method in (host.plugger.plug_vifs, host.plugger.unplug_vifs):
         with pytest.raises(exception.PlugFailed, match=f"port {PLAIN['id']}: {failure}"):
             method(instance, info(PLAIN))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        InterruptedError("the kernel's list changed during each attempt"),
+        ValueError("'None/32' is no address"),
+    ],
+)
+def test_a_state_that_cannot_be_read_names_the_port(instance: Any, failure: Exception) -> None:
+    host = FakeHost()
+    host.failing = {"wire": failure}
+    with pytest.raises(exception.PlugFailed, match=f"port {PLAIN['id']}: {failure}"):
+        host.plugger.plug_vifs(instance, info(PLAIN))

@@ -237,7 +237,9 @@ class Plugger:
         except wiring.WiringFailed as error:
             port_id, reason = error.args
             raise exception.PlugFailed(port_id=port_id, reason=reason) from error
-        except privsep.UNANSWERED as error:
+        except (OSError, ValueError, *privsep.UNANSWERED) as error:
+            # Because a tenant can make the kernel's lists fail, and nova-compute starts after
+            # PlugFailed only, no other exception leaves this method.
             ports = ", ".join(vif["id"] for vif in network_info)
             raise exception.PlugFailed(port_id=ports, reason=error) from error
 

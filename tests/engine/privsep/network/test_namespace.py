@@ -251,12 +251,13 @@ def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
     for command in (
         "ip address add 10.7.0.250/32 dev eth0",
         "ip address add 10.7.0.251/24 dev eth0",
+        "ip address add 10.9.9.9/32 peer 0.0.0.0 dev eth0",
         "ip address add 2001:db8::250/64 dev eth0 nodad",
         "ip route add 192.0.2.0/24 via 10.7.0.1",
         "ip route replace default via 10.7.0.99",
     ):
         assert networks.run(uuid, *command.split()).returncode == 0
-    own = {"10.7.0.250/32", "10.7.0.251/24", "2001:db8::250/64"}
+    own = {"10.7.0.250/32", "10.7.0.251/24", "10.9.9.9/32", "2001:db8::250/64"}
     routes_of_own = {("192.0.2.0/24", "10.7.0.1", "eth0"), ("default", "10.7.0.99", "eth0")}
     # Neutron adds a port, then takes an address and a route.
     wire(uuid, more, SECOND, keep_own=True)
@@ -286,6 +287,9 @@ def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
         "ip -6 address flush dev eth0 scope global",
         "ip address add 10.7.0.99/24 dev eth0",
         "ip address add 2001:db8::99/64 dev eth0",
+        "ip address add 10.9.9.9/32 peer 0.0.0.0 dev eth0",
+        "ip address add 10.7.0.5/32 peer 10.9.9.9 dev eth0",
+        "ip address add 2001:db8::98/128 peer 2001:db8:9::97 dev eth0",
         "ip route delete default",
         "ip -6 route delete default",
         "ip route add 10.99.0.0/16 via 10.7.0.9",

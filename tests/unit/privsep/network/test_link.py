@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The differences between a device and its NIC, with and without settings of the tenant's."""
 
+import socket
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink import NLM_F_MULTI, NLMSG_DONE, nlmsg
+from pyroute2.netlink.rtnl import RTM_NEWADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
-from novadocker.privsep.network import given, link
+from novadocker.privsep.network import given, link, rtnetlink
 from novadocker.privsep.network.types import Nic, Route
 
 DEFAULT = Route("0.0.0.0/0", "10.0.0.1")
@@ -86,3 +90,40 @@ def test_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         given.forget("nova-1")
     assert given.read("nova-1") is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "address"),
+    [
+        ({"IFA_LOCAL": "10.0.0.5", "IFA_ADDRESS": "10.0.0.5"}, "10.0.0.5/32"),
+        ({"IFA_LOCAL": "10.0.0.5", "IFA_ADDRESS": "10.0.0.6"}, "10.0.0.5/32 peer 10.0.0.6"),
+        ({"IFA_LOCAL": "10.0.0.5"}, "10.0.0.5/32 peer 0.0.0.0"),
+        ({"IFA_ADDRESS": "10.0.0.6"}, "0.0.0.0/32 peer 10.0.0.6"),
+        ({}, "0.0.0.0/32"),
+        ({"IFA_ADDRESS": "fd00::5"}, "fd00::5/32"),
+        ({"IFA_LOCAL": "fd00::5", "IFA_ADDRESS": "fd00::6"}, "fd00::5/32 peer fd00::6"),
+    ],
+)
+def test_addresses_of_a_tenant(
+    kernel: socket.socket, attributes: dict[str, str], address: str
+) -> None:
+    """The kernel omits an address of 0.0.0.0, which a tenant can add."""
+    message, end = ifaddrmsg(), nlmsg()
+    message["family"] = socket.AF_INET6 if "::" in address else socket.AF_INET
+    message["prefixlen"], message["index"] = 32, 2
+    message["attrs"] = list(attributes.items())
+    for form, kind in ((message, RTM_NEWADDR), (end, NLMSG_DONE)):
+        form["header"]["type"], form["header"]["flags"] = kind, NLM_F_MULTI
+        form.encode()
+    kernel.send(bytes(message.data) + bytes(end.data))
+    kernel.send(bytes(end.data))
+    with rtnetlink.Netlink() as guest:
+        assert link.read_state(guest, []).addresses == {2: {address}}
+
+
+def test_an_address_with_a_peer_is_the_tenant_s() -> None:
+    peers = {"10.9.9.9/32 peer 0.0.0.0", "10.0.0.5/24 peer 10.9.9.9"}
+    assert changes({*NIC.addresses, *peers}, {DEFAULT}, record=None).extra_addresses == peers
+    found = changes({*NIC.addresses, *peers}, {DEFAULT})
+    # Only Neutron's address itself has to make room.
+    assert found.extra_addresses == {"10.0.0.5/24 peer 10.9.9.9"}
