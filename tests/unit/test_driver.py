@@ -302,6 +302,7 @@ def test_a_container_the_engine_could_not_remove_goes_when_it_is_back(
         exception.LimitsNotKept(reason="the kernel refuses"),
         comm.PrivsepTimeout("3600 s"),
         daemon.FailedToDropPrivileges("no answer"),
+        oslo_messaging.MessagingTimeout("no reply"),
     ],
 )
 def test_a_failed_step_of_the_sweep_does_not_stop_the_others(

@@ -5,6 +5,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import oslo_messaging
 import pytest
 from nova import objects
 from nova.network import model
@@ -348,6 +349,52 @@ def test_comparison_is_made_when_neutron_answers_and_only_once(
     neutron.failure = None
     # Nova has refreshed its cache meanwhile.
     instance.info_cache.network_info = neutron.ports[instance.uuid]
+    driver._ports.follow_neutron()
+    assert network.ports == [FIRST, SECOND]
+    neutron.failure = AssertionError("asked again")
+    driver._ports.follow_neutron()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        oslo_messaging.MessagingTimeout("no reply"),
+        exception.NeutronUnavailable(reason="it restarts"),
+        exception.EngineUnavailable(url="fake", reason="away"),
+    ],
+)
+def test_a_server_is_compared_again_after_an_outage(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    fake_host: FakeHost,
+    fault: Exception,
+) -> None:
+    first = instance.get_network_info()[0]
+    neutron.ports = neutrons(instance, first, port(instance, SECOND))
+    # The first server that fails does not keep the others from their turn.
+    asked: list[str] = []
+
+    def read(_context: object, instance_uuid: str) -> Any:
+        asked.append(instance_uuid)
+        raise fault
+
+    other = copy.deepcopy(instance)
+    other.uuid, other.host = "11111111-2222-3333-4444-555555555555", "host2"
+    fake_host.instances[other.uuid] = other
+    neutron.ports = {**neutron.ports, **neutrons(other, first, port(other, SECOND))}
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._services, "read_instance", read)
+        with pytest.raises(type(fault)):
+            start()
+        driver.plug_vifs(other, other.get_network_info())
+        for _ in range(2):
+            with pytest.raises(type(fault)):
+                driver._ports.follow_neutron()
+    assert asked == [instance.uuid, instance.uuid, other.uuid]
     driver._ports.follow_neutron()
     assert network.ports == [FIRST, SECOND]
     neutron.failure = AssertionError("asked again")

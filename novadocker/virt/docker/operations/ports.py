@@ -7,6 +7,7 @@ import contextlib
 from functools import partial
 from typing import Any
 
+import oslo_messaging
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
@@ -23,6 +24,12 @@ from novadocker.virt.docker.network import device_names, neutron, nic
 from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
+
+_NO_ANSWER = (
+    exception.NeutronUnavailable,
+    exception.EngineUnavailable,
+    oslo_messaging.MessagingException,
+)
 
 
 class Ports:
@@ -138,21 +145,28 @@ class Ports:
 
         At its start, nova-compute wires the ports of Nova's cache. If it died between a request to
         Neutron and the update of the cache, the cache lacks the port, or still has it. Compares
-        each instance with Neutron once after the start.
+        each instance with Neutron once after the start. After an exception, the next call goes on
+        with the other instances and tries this one again.
 
-        :raises NeutronUnavailable: Neutron does not answer; the next call tries again
+        :raises NeutronUnavailable: Neutron does not answer
+        :raises EngineUnavailable: the engine does not answer
+        :raises MessagingException: Nova's conductor does not answer
         """
         if not self._restored:
             return
         bound = self._neutron.bound_ports(self._services.name)
         while self._restored:
-            instance_uuid, before = self._restored.popitem()
+            instance_uuid = next(iter(self._restored))
+            before = self._restored.pop(instance_uuid)
             if bound.get(instance_uuid, frozenset()) == _ids(before):
                 continue
             try:
                 self._follow(instance_uuid, before)
             except nova_exception.InstanceNotFound:
                 LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
+            except _NO_ANSWER:
+                self._restored[instance_uuid] = before
+                raise
             except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
                 LOG.error(
                     "Failed to apply the ports that Neutron has for instance %s; reboot the "

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
+import oslo_messaging
 from nova import exception as nova_exception
 from nova import objects
 from oslo_concurrency import processutils
@@ -140,6 +141,7 @@ class Services:
                 step()
             except (
                 nova_exception.NovaException,
+                oslo_messaging.MessagingException,
                 processutils.ProcessExecutionError,
                 OSError,
                 *privsep.UNANSWERED,
