@@ -393,6 +393,22 @@ def test_one_connection_however_many_containers_are_asked_for(tmp_path: Path) ->
         daemon.shutdown()
 
 
+def test_the_timeout_of_a_thread_is_shortened_for_one_block_only(tmp_path: Path) -> None:
+    """The engine is away, answers in a block, and answers after it."""
+    asked = client.Engine(f"unix://{tmp_path}/docker.sock", 10, 10)
+    with pytest.raises(exception.EngineUnavailable), asked.within(3):
+        asked.info()
+    assert asked._timeout == 10
+    with Daemon(str(tmp_path / "docker.sock")) as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        for number in range(2):
+            with asked.within(3), asked.within(5):
+                asked.terminal_process(Terminal(socket.socket(), b"", f"/exec/{number}"))
+                assert (asked._timeout, asked._client.timeout) == (3, 3)
+            assert (asked._timeout, asked._client.timeout) == (10, 10)
+        daemon.shutdown()
+
+
 _ENCRYPTED = """
 import http.server, json, ssl, sys
 

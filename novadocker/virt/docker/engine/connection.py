@@ -94,11 +94,17 @@ class Connection:
         The timeout of requests that load, pull or save an image stays.
         """
         before = self._timeout
-        self._local.seconds = self._client.timeout = min(seconds, before)
         try:
+            self._set_timeout(min(seconds, before))
             yield
         finally:
-            self._local.seconds = self._client.timeout = before
+            self._set_timeout(before)
+
+    def _set_timeout(self, seconds: float) -> None:
+        self._local.seconds = seconds
+        # A thread without a session gets one by its first request, which translates errors.
+        if hasattr(self._local, "client"):
+            self._local.client.timeout = seconds
 
     @property
     def _client(self) -> docker.APIClient:
