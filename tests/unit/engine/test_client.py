@@ -208,6 +208,10 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         # The engine reports an error of a pull or push in the body.
         self._send(*((200, {"error": self.message}) if self.status == 200 else (self.status, {})))
 
+    def do_HEAD(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+
     def _send(self, status: int, found: dict[str, str]) -> None:
         body = json.dumps(found or {"message": self.message}).encode()
         self.send_response(status)
@@ -342,6 +346,15 @@ def test_a_message_that_says_more_than_the_fault_is_a_warning(
     found = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(found) == warnings
     assert all(message in record.getMessage() for record in found)
+
+
+def test_a_file_that_is_missing_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = type("Handler", (Refusing,), {"status": 404, "message": "x"})
+    with engine_with(tmp_path / "s", handler) as asked:
+        assert not asked.has_file("c", "/bin/login")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -263,16 +263,16 @@ class Engine(Connection):
 
     def has_file(self, container: str, path: str) -> bool:
         """Return True if a path exists in a container; symbolic links are resolved inside it."""
-        try:
-            with self._about_container("to look up a file"):
-                answer = self._client.head(
-                    self._path(f"/containers/{container}/archive"),
-                    params={"path": path},
-                    timeout=self._timeout,
-                )
-                self._client._raise_for_status(answer)
-        except exception.ContainerNotFound:
-            return False
+        with self._about_container("to look up a file"):
+            answer = self._client.head(
+                self._path(f"/containers/{container}/archive"),
+                params={"path": path},
+                timeout=self._timeout,
+            )
+            # The answer to HEAD has no message, so as an error it would be an unknown one.
+            if answer.status_code == requests.codes.not_found:
+                return False
+            self._client._raise_for_status(answer)
         return True
 
     def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
