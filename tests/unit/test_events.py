@@ -37,6 +37,13 @@ def event(
     )
 
 
+def add_ended(engine: FakeEngine, code: int) -> None:
+    """Add a server that ended with an exit status."""
+    name = naming.container_name(UUID)
+    engine.add(name, labels(UUID), status="exited")
+    engine.containers[f"id-{name}"] = replace(engine.containers[f"id-{name}"], exit_code=code)
+
+
 @pytest.mark.parametrize(
     ("added", "now", "due", "left"),
     [
@@ -176,26 +183,46 @@ def test_an_engine_that_is_away_is_reported(
     assert answered[-1] is None
 
 
-@pytest.mark.parametrize(
-    ("code", "reboots"), [("129", True), ("130", False), ("0", False), ("137", False)]
-)
+@pytest.mark.parametrize(("code", "reboots"), [(129, True), (130, False), (0, False), (137, False)])
+@pytest.mark.parametrize("label", ["129", "0", "1\n2026-01-01 CRITICAL forged"])
 def test_a_reboot_from_inside_is_no_stop(
-    engine: FakeEngine, told: Next, rebooted: list[str], code: str, reboots: bool
+    engine: FakeEngine,
+    told: Next,
+    rebooted: list[str],
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    reboots: bool,
+    label: str,
 ) -> None:
-    engine.events.put(event("die", exitCode=code))
+    """An image's label replaces the exit status in the event."""
+    caplog.set_level("INFO", events.__name__)
+    add_ended(engine, code)
+    engine.events.put(event("die", exitCode=label))
     engine.events.put(event("start", OTHER))
     if not reboots:
         assert told() == (UUID, STOPPED)
     assert told() == (OTHER, STARTED)
     assert rebooted == ([UUID] if reboots else [])
+    assert caplog.messages == [f"The first process ended with exit status {code}"]
+
+
+def test_the_end_of_a_server_while_the_engine_goes_away(
+    engine: FakeEngine, told: Next, rebooted: list[str]
+) -> None:
+    add_ended(engine, 129)
+    engine.away = True
+    engine.events.put(event("die", exitCode="129"))
+    until(lambda: engine.events.empty())
+    engine.away = False
+    until(lambda: rebooted)
+    engine.events.put(event("start", OTHER))
+    assert told() == (OTHER, STARTED)
 
 
 def test_a_reboot_from_inside_while_the_stream_was_lost(
     engine: FakeEngine, told: Next, rebooted: list[str]
 ) -> None:
-    name = naming.container_name(UUID)
-    engine.add(name, labels(UUID), status="exited")
-    engine.containers[f"id-{name}"] = replace(engine.containers[f"id-{name}"], exit_code=129)
+    add_ended(engine, 129)
     engine.add(naming.container_name(OTHER), labels(OTHER), status="running")
     engine.events.put(None)
     assert told() == (OTHER, STARTED)
@@ -204,11 +231,11 @@ def test_a_reboot_from_inside_while_the_stream_was_lost(
 
 def test_an_event_waits_for_the_engine(engine: FakeEngine, told: Next, seen: Seen) -> None:
     engine.away = True
-    engine.events.put(event("die"))
+    engine.events.put(event("start"))
     with pytest.raises(queue.Empty):
         seen.get(timeout=0.3)
     engine.away = False
-    assert told() == (UUID, STOPPED)
+    assert told() == (UUID, STARTED)
 
 
 def test_no_event_is_handled_after_the_stop(engine: FakeEngine) -> None:

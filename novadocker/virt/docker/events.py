@@ -166,18 +166,24 @@ class Events:
             LOG.warning("The kernel killed a process: out of memory", instance_uuid=uuid)
             self._killed(uuid)
             return
-        if event.action == "die":
-            code = event.attributes.get("exitCode", "unknown")
-            LOG.info("The first process ended with exit status %s", code, instance_uuid=uuid)
-            if code == str(servers.REBOOT_STATUS):
-                self._rebooted(uuid)
-                return
+        if event.action == "die" and self._has_rebooted(uuid):
+            self._rebooted(uuid)
+            return
         if event.action == "destroy":
             if event.attributes.get(naming.LABEL_RESCUE) == "1":
                 # The server's own container exists under another name.
                 return
             self._listing.note_deleted(uuid)
         self._queue.put((uuid, TRANSITIONS[event.action]))
+
+    def _has_rebooted(self, uuid: str) -> bool:
+        """Log the end of a server. Return True if it ended with a reboot from inside."""
+        # An image's label replaces the event's attribute of the same name, such as exitCode.
+        server = self._listing.servers().get(uuid)
+        code = server.exit_code if server is not None else None
+        status = "unknown" if code is None else code
+        LOG.info("The first process ended with exit status %s", status, instance_uuid=uuid)
+        return server is not None and servers.has_rebooted(server)
 
     def _report(self) -> None:
         held = Held(_HELD_SECONDS)

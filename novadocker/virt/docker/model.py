@@ -169,7 +169,8 @@ class ContainerEvent:
 
     :ivar action: the engine's name of the event (``start``, ``die``, ``oom``...)
     :ivar time_ns: nanoseconds since the epoch by the engine's clock
-    :ivar attributes: the container's labels and the event's data, such as ``exitCode``
+    :ivar attributes: the event's data, such as ``exitCode``, and the container's labels, which
+        replace data of the same name; an image can set each label that the driver does not set
     """
 
     name: str

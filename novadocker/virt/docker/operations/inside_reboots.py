@@ -217,7 +217,7 @@ class InsideReboots:
             return False
         found = self._services.find(instance)
         if not servers.has_rebooted(found):
-            return True
+            return not servers.has_ended(found)
         if reason := self._refusal(instance, found):
             LOG.warning("Not starting the server, which rebooted: %s", reason, instance=instance)
             return False
