@@ -195,6 +195,15 @@ def delete_link(netlink: Netlink, index: int) -> None:
     netlink.ask(rtnetlink.delete_link(index), ignoring=errno.ENODEV)
 
 
+def delete_others(guest: Netlink, names: Iterable[str]) -> None:
+    """Delete the virtual devices of a namespace except the named ones. Idempotent."""
+    kept = frozenset(names)
+    for link in guest.dump(rtnetlink.list_links()):
+        # The loopback device has no type.
+        if kind_of(link) is not None and link.get_attr("IFLA_IFNAME") not in kept:
+            delete_link(guest, link["index"])
+
+
 def write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:
     """Set sysctls of a device by protocol, in the calling thread's namespace."""
     for protocol, settings in values.items():

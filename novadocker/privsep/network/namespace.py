@@ -75,7 +75,8 @@ def wire_nics(
     Changes only what differs, so that a running instance loses no packet.
 
     :param nics: each ``types.Nic`` as a dictionary
-    :param keep_own: True if addresses and routes stay that a tenant added (CAP_NET_ADMIN)
+    :param keep_own: True if devices, addresses and routes stay that a tenant added
+        (CAP_NET_ADMIN)
     :returns: the ports whose devices are new
     :raises ValueError: an argument is not well-formed
     :raises wiring.WiringFailed: the kernel refuses a NIC or does not keep its settings

@@ -17,6 +17,7 @@ from pyroute2.netlink import (
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -48,6 +49,7 @@ PEER = " peer "
 """Separates an address from that of the other end, as in iproute2."""
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
+_NEW_OR_OTHER = NLM_F_CREATE | NLM_F_REPLACE
 
 # linux/netlink.h
 _NETLINK_ROUTE = 0
@@ -148,9 +150,13 @@ def get_namespace_id(descriptor: int) -> Any:
     return _request(nsidmsg, rtnl.RTM_GETNSID, {"NETNSA_FD": descriptor})
 
 
-def list_links(master: int) -> Any:
-    """Return a request of the devices in a bridge; kernels without this filter list all devices."""
-    return _link(rtnl.RTM_GETLINK, {"IFLA_MASTER": master}, NLM_F_DUMP)
+def list_links(master: int | None = None) -> Any:
+    """Return a request of all devices of the namespace.
+
+    :param master: index of a Linux bridge, to list only the devices in it; kernels without this
+        filter list all devices
+    """
+    return _link(rtnl.RTM_GETLINK, {} if master is None else {"IFLA_MASTER": master}, NLM_F_DUMP)
 
 
 def list_addresses() -> Any:
@@ -251,15 +257,17 @@ def delete_address(index: int, address: str) -> Any:
     return _address(rtnl.RTM_DELADDR, 0, index, address)
 
 
-def add_route(index: int, route: Route, near: bool) -> Any:
+def add_route(index: int, route: Route, near: bool, replace: bool) -> Any:
     """Return a request that adds a route to a device.
 
     :param near: True if the gateway is in the subnet of an address of the device
+    :param replace: True if the route replaces another to the destination, of any device and type;
+        otherwise the kernel then refuses it with EEXIST
     """
     on_link_only = route.gateway is None and ipaddress.ip_network(route.destination).version == 4
     return _route(
         rtnl.RTM_NEWROUTE,
-        _NEW,
+        _NEW_OR_OTHER if replace else _NEW,
         index,
         route,
         proto=_RTPROT_STATIC,

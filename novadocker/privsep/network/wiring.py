@@ -56,7 +56,7 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
 
     Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
-    :param keep_own: True if addresses and routes stay that the driver did not add
+    :param keep_own: True if devices, addresses and routes stay that the driver did not add
     :returns: the ports whose devices are new
     :raises WiringFailed: the kernel refuses a NIC or does not keep its settings
     :raises OSError: the namespace cannot be created
@@ -71,6 +71,8 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
         # If this process is killed, the record has all that the devices may have.
         given.write(name, given.merged(before or {}, wanted))
         names = [nic.guest_device for nic in nics]
+        if not (fresh or keep_own):
+            network_link.delete_others(guest, names)
         present = {} if fresh else network_link.read_devices(guest, names)
         guest.ask(rtnetlink.set_link(_LOOPBACK, up=True))
         made = []
@@ -84,9 +86,9 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
         for nic in nics:
             if nic.software_checksums:
                 _fill_in_checksums(nic)
-        state = (
-            _new_state(nics) if len(made) == len(nics) else network_link.read_state(guest, names)
-        )
+        # The tenant's other devices may have routes to the destinations of the new devices' routes.
+        unread = fresh or (len(made) == len(nics) and not keep_own)
+        state = _new_state(nics) if unread else network_link.read_state(guest, names)
         _settle(guest, nics, state, before if keep_own else None)
         given.write(name, wanted)
     return tuple(made)
@@ -303,10 +305,14 @@ def _correct(
         guest.ask(
             *([rtnetlink.set_link(index, **changes.attributes)] if changes.attributes else []),
             *(rtnetlink.add_address(index, address) for address in changes.missing_addresses),
+        )
+        # A tenant can have a route that ``read_state`` leaves out, as one of the type blackhole.
+        guest.ask(
             *(
-                rtnetlink.add_route(index, route, _is_near(nic, route))
+                rtnetlink.add_route(index, route, _is_near(nic, route), replace=record is None)
                 for route in changes.missing_routes
             ),
+            ignoring=None if record is None else errno.EEXIST,
         )
     return changes.removes
 

@@ -72,7 +72,7 @@ class Power:
             found = self._services.find(instance)
         if rescue.is_stand_in(found):
             rescue.prepare(self._services.engine, instance.uuid)
-        self._ports.wire(instance, ports)
+        self._ports.wire(instance, ports, keep_own=not servers.has_ended(found))
         self._services.runtime.bind_container(found.id, instance.uuid)
         self._services.lxcfs.await_mended()
         self._config_drive.attach(instance)
@@ -125,7 +125,7 @@ class Power:
         """Stop an instance within ``timeout`` seconds and start it."""
         self._services.consoles.close(instance.uuid)
         self.stop_processes(found, timeout)
-        self.start(found, instance, ports)
+        self.start(self._services.find(instance), instance, ports)
 
     def freeze(self, instance: objects.Instance) -> None:
         """Freeze an instance's processes and set its ports down."""

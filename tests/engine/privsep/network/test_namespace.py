@@ -83,10 +83,10 @@ def addresses(uuid: str, device: str) -> set[str]:
     }
 
 
-def routes(uuid: str) -> set[tuple[str, str | None, str]]:
+def routes(uuid: str) -> set[tuple[str, str | None, str | None]]:
     shown = networks.ip(uuid, "-4", "route") + networks.ip(uuid, "-6", "route")
     return {
-        (route["dst"], route.get("gateway"), route["dev"])
+        (route["dst"], route.get("gateway"), route.get("dev"))
         for route in shown
         if route["protocol"] != "kernel"
     }
@@ -279,6 +279,53 @@ def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
     assert not routes_of_own & routes(uuid)
 
 
+_OWN_DEFAULTS = {
+    "own device": [
+        "ip link add wg0 up type veth peer name wg1",
+        "ip route replace default dev wg0",
+        "ip -6 route replace default dev wg0 metric 1024",
+    ],
+    "loopback": ["ip route replace default dev lo"],
+    "blackhole": [
+        "ip route delete default",
+        "ip route add blackhole default",
+        "ip -6 route delete default",
+        "ip -6 route add blackhole default metric 1024",
+    ],
+    "route of the kernel": ["ip route replace default via 10.7.0.99 proto kernel"],
+}
+
+
+@pytest.mark.parametrize("commands", _OWN_DEFAULTS.values(), ids=_OWN_DEFAULTS)
+def test_a_default_route_of_a_tenant_gives_way_to_neutrons_at_a_start(
+    uuid: str, commands: list[str]
+) -> None:
+    wire(uuid, FIRST)
+    before = routes(uuid)
+    for command in commands:
+        assert networks.run(uuid, *command.split()).returncode == 0
+    # nova-compute starts, then the server.
+    wire(uuid, FIRST, keep_own=True)
+    assert ("default", "10.7.0.1", "eth0") not in routes(uuid)
+    wire(uuid, FIRST)
+    assert routes(uuid) == before
+    assert {shown["ifname"] for shown in networks.ip(uuid, "link")} == {"lo", "eth0"}
+
+
+@pytest.mark.parametrize("commands", _OWN_DEFAULTS.values(), ids=_OWN_DEFAULTS)
+def test_a_default_route_of_a_tenant_stays_beside_new_devices(
+    uuid: str, commands: list[str]
+) -> None:
+    wire(uuid, FIRST)
+    for command in commands:
+        assert networks.run(uuid, *command.split()).returncode == 0
+    namespace.unwire_nic(uuid, FIRST.host_device)
+    own = routes(uuid)
+    assert wire(uuid, FIRST, keep_own=True) == (FIRST.port_id,)
+    assert own <= routes(uuid)
+    assert addresses(uuid, "eth0") == set(FIRST.addresses)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -344,7 +391,8 @@ def test_pair_of_the_same_name_that_ends_elsewhere_is_replaced(
             index = networks.host_device(FIRST.host_device)["ifindex"]
             command = f"ip link add eth0 index 2 type veth peer name x index {index}"
             assert networks.run(uuid, *command.split()).returncode == 0
-    assert wire(uuid, FIRST) == (FIRST.port_id,)
+    # Without keep_own, the driver would delete the other end in the namespace first.
+    assert wire(uuid, FIRST, keep_own=peer == "same indexes") == (FIRST.port_id,)
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     assert "LOWER_UP" in link(uuid, "eth0")["flags"]  # type: ignore[operator]
     runtime.delete_namespace(other)
