@@ -850,10 +850,29 @@ def test_a_name_of_ours_without_our_labels_is_not_ours(
     driver: Any, instance: Any, engine: FakeEngine
 ) -> None:
     engine.add(f"nova-{instance.uuid}", {}, "running")
-    driver.power_off(instance)
+    with pytest.raises(exception.ContainerLost):
+        driver.power_off(instance)
     with pytest.raises(exception.ContainerLost):
         driver.power_on(None, instance, instance.get_network_info())
     assert engine.calls == []
+
+
+def test_a_renamed_server_is_not_taken_for_stopped(
+    driver: Any, spawn: Any, instance: Any, engine: FakeEngine, network_info: Any
+) -> None:
+    spawn()
+    name = f"nova-{instance.uuid}"
+    # Nova has rebuilt the server before, so the engine reported a deletion.
+    driver._services.server_list.note_deleted(instance.uuid)
+    driver.get_num_instances()
+    engine.rename_container(name, "mine")
+    with pytest.raises(exception.ContainerLost):
+        driver.power_off(instance)
+    instance.task_state = task_states.REBUILDING
+    driver.power_off(instance)
+    engine.rename_container("mine", name)
+    driver.power_off(instance)
+    assert [found.status for found in engine.containers.values()] == ["exited"]
 
 
 def test_a_server_whose_container_was_deleted(

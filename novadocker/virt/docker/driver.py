@@ -306,6 +306,7 @@ class DockerDriver(driver.ComputeDriver):
         """Stop an instance within ``timeout`` seconds. Idempotent.
 
         :param retry_interval: has no effect, because the driver sends one stop signal
+        :raises ContainerLost: the container is renamed or out of reach, so it may run
         """
         self._power.stop(instance, timeout)
 

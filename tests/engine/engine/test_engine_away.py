@@ -117,7 +117,7 @@ def test_a_data_root_that_is_not_mounted(state_folder: Path, host_of: HostOf) ->
         nova = host.start_nova([replace(server, power_state=power_state.RUNNING)])
         with pytest.raises(nova_exception.InstanceNotFound):
             nova.state(server)
-        for operation in (nova.power_on, nova.reboot):
+        for operation in (nova.power_on, nova.power_off, nova.reboot):
             with pytest.raises(exception.ContainerLost):
                 operation(server)
         nova.periodic()

@@ -55,7 +55,7 @@ class ServerList:
     def was_deleted(self, instance_uuid: str) -> bool:
         """Return True if the engine reported the deletion of an instance's container.
 
-        The instance may have a new container since.
+        The instance may have a new container that is not listed yet.
         """
         with self._lock:
             return instance_uuid in self._deleted
@@ -69,6 +69,8 @@ class ServerList:
             if naming.owned(container.name, container.labels)
         }
         self._read_at = started
+        for instance_uuid in self._servers:
+            self._deleted.pop(instance_uuid, None)
         return self._servers
 
 

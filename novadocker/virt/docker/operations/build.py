@@ -178,7 +178,7 @@ class Build:
         A cross-cell resize may be reverted to the container. A renamed container is not listed as
         an instance. Idempotent.
         """
-        self._power.stop(instance, 0)
+        self._power.stop_present(instance, 0)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=False)
         name = naming.container_name(instance.uuid)

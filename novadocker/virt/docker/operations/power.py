@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 
 from nova import exception as nova_exception
 from nova import objects
-from nova.compute import power_state, vm_states
+from nova.compute import power_state, task_states, vm_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 
@@ -105,13 +106,35 @@ class Power:
     def stop(self, instance: objects.Instance, timeout: float) -> None:
         """Stop an instance within ``timeout`` seconds and set its ports down. Idempotent.
 
-        An instance without a container is stopped, so that Nova can rebuild it.
+        An instance is stopped if its container was deleted, or if Nova rebuilds it and it has none.
+
+        :raises ContainerLost: the container is renamed or out of reach, so it may run
         """
-        self._services.consoles.close(instance.uuid)
+        found = None
         try:
-            self.stop_processes(self._services.find(instance), timeout)
+            found = self._services.find(instance)
         except exception.ContainerLost as error:
+            if (
+                instance.task_state != task_states.REBUILDING
+                and not self._services.server_list.was_deleted(instance.uuid)
+            ):
+                raise
             LOG.warning("The instance is taken for stopped: %s", error, instance=instance)
+        self._stop(found, instance, timeout)
+
+    def stop_present(self, instance: objects.Instance, timeout: float) -> None:
+        """Do the same as ``stop`` for an instance that may have no container. Idempotent."""
+        found = None
+        with contextlib.suppress(exception.ContainerLost):
+            found = self._services.find(instance)
+        self._stop(found, instance, timeout)
+
+    def _stop(
+        self, found: ContainerDetail | None, instance: objects.Instance, timeout: float
+    ) -> None:
+        self._services.consoles.close(instance.uuid)
+        if found is not None:
+            self.stop_processes(found, timeout)
         self._config_drive.detach(instance)
         self._network.silence_vifs(instance, instance.get_network_info())
 

@@ -68,7 +68,7 @@ class Rescue:
 
     def end(self, instance: objects.Instance) -> None:
         """Delete the stand-in and start the instance's own container."""
-        self._power.stop(instance, 0)
+        self._power.stop_present(instance, 0)
         self._services.rescue_ends.end(instance.uuid)
         ports = instance.get_network_info() or network_model.NetworkInfo()
         self._power.start(self._services.find(instance), instance, ports)
