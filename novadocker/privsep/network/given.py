@@ -29,11 +29,21 @@ Record = Mapping[str, Given]
 """What each guest device was given, by its name."""
 
 
-def of_nics(nics: Iterable[Nic]) -> dict[str, Given]:
-    """Return the record of NICs."""
-    return {
-        nic.guest_device: Given(frozenset(nic.addresses), frozenset(nic.routes)) for nic in nics
-    }
+def of_nics(nics: Iterable[Nic], before: Record) -> dict[str, Given]:
+    """Return the record of NICs, with their earlier routes to unknown destinations.
+
+    :param before: the earlier record
+    """
+    nothing = Given()
+    found = {}
+    for nic in nics:
+        stay = frozenset(
+            route
+            for route in before.get(nic.guest_device, nothing).routes
+            if route.destination in nic.unknown_destinations
+        )
+        found[nic.guest_device] = Given(frozenset(nic.addresses), stay.union(nic.routes))
+    return found
 
 
 def merged(first: Record, second: Record) -> dict[str, Given]:

@@ -104,7 +104,11 @@ def changes_of(nic: Nic, state: State, record: given.Record | None = None) -> Ch
         for address in addresses.difference(nic.addresses)
         if rtnetlink.interface_of(address).network != _LINK_LOCAL
     }
-    extra_routes = routes.difference(nic.routes)
+    extra_routes = {
+        route
+        for route in routes.difference(nic.routes)
+        if route.destination not in nic.unknown_destinations
+    }
     missing_routes = tuple(route for route in nic.routes if route not in routes)
     if record is not None:
         given_before = record.get(nic.guest_device, given.Given())
@@ -122,7 +126,7 @@ def changes_of(nic: Nic, state: State, record: given.Record | None = None) -> Ch
     return Changes(
         index=device.index,
         attributes={key: value for key, value in wanted.items() if present[key] != value},
-        extra_routes=extra_routes,
+        extra_routes=frozenset(extra_routes),
         extra_addresses=frozenset(extra_addresses),
         missing_addresses=tuple(a for a in nic.addresses if a not in addresses),
         missing_routes=missing_routes,

@@ -155,6 +155,9 @@ def _parse_nic(value: object) -> Nic:
         routes=tuple(map(_parse_route, arguments.items(nic["routes"]))),
         software_checksums=arguments.flag(nic["software_checksums"]),
         bridge=_parse_bridge(nic["bridge"]),
+        unknown_destinations=tuple(
+            map(arguments.network, arguments.items(nic["unknown_destinations"]))
+        ),
     )
 
 

@@ -37,6 +37,8 @@ class Nic:
     :ivar routes: all but the subnets of the addresses; destinations as ``192.0.2.0/24``
     :ivar software_checksums: True if the kernel must complete the checksums of sent packets
     :ivar bridge: the Linux bridge of the host device; None if a virtual switch takes the device
+    :ivar unknown_destinations: the routes to these destinations stay as they are, because nobody
+        knows now whether the NIC has to have them
     """
 
     port_id: str
@@ -48,6 +50,7 @@ class Nic:
     routes: tuple[Route, ...]
     software_checksums: bool = False
     bridge: Bridge | None = None
+    unknown_destinations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,9 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
         guest, fresh = stack.enter_context(_open_guest(path))
         namespace = namespaces.open_namespace(path)
         stack.callback(os.close, namespace)
-        name, wanted = posixpath.basename(path), given.of_nics(nics)
+        name = posixpath.basename(path)
         before = None if fresh else given.read(name)
+        wanted = given.of_nics(nics, before or {})
         # If this process is killed, the record has all that the devices may have.
         given.write(name, given.merged(before or {}, wanted))
         names = [nic.guest_device for nic in nics]

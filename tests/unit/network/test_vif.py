@@ -43,7 +43,7 @@ class FakeHost:
 
     def __init__(self, devices: Sequence[str] = (), anew: Sequence[model.VIF] = ()) -> None:
         self.done: list[str] = []
-        self.services = [SERVICE]
+        self.services: list[metadata.ServicePort] | None = [SERVICE]
         self.bridges: dict[str, Any] = {}
         self.software_checksums: set[str] = set()
         self.reported: list[str] = []
@@ -55,7 +55,7 @@ class FakeHost:
             registry.kind_of, self, self.report_wired, lambda: self._devices, self.service_ports
         )
 
-    def service_ports(self, networks: Sequence[str]) -> Sequence[metadata.ServicePort]:
+    def service_ports(self, networks: Sequence[str]) -> Sequence[metadata.ServicePort] | None:
         return self.services if networks == (SERVICE.network_id,) else []
 
     def _do(self, step: str) -> None:
@@ -82,6 +82,7 @@ class FakeHost:
         self._do("wire")
         self.bridges = {nic["host_device"]: nic["bridge"] for nic in nics}
         self.routes = [route["destination"] for nic in nics for route in nic["routes"]]
+        self.unknown = {name for nic in nics for name in nic["unknown_destinations"]}
         self.software_checksums = {nic["host_device"] for nic in nics if nic["software_checksums"]}
         return self._anew
 
@@ -154,6 +155,20 @@ def test_route_by_a_dhcp_server_that_appears_during_the_build(
     host.done.clear()
     host.plugger.complete_routes(instance, network_info)
     assert host.done == []
+
+
+def test_route_to_the_metadata_service_stays_while_neutron_does_not_answer(
+    instance: Any, network_info: model.NetworkInfo
+) -> None:
+    (subnet,) = network_info[0]["network"]["subnets"]
+    subnet["meta"]["enable_dhcp"] = True
+    host = FakeHost()
+    host.services = None
+    host.plugger.plug_vifs(instance, network_info)
+    assert (host.routes.count("169.254.169.254/32"), host.unknown) == (0, {"169.254.169.254/32"})
+    host.services = [SERVICE]
+    host.plugger.complete_routes(instance, network_info)
+    assert (host.routes.count("169.254.169.254/32"), host.unknown) == (1, set())
 
 
 def test_kinds_determine_the_checksums(instance: Any) -> None:

@@ -217,10 +217,10 @@ def refresh_ports(
 
 def service_ports(
     networks: Sequence[str], client: Callable[[], Any] = _client
-) -> tuple[metadata.ServicePort, ...]:
+) -> tuple[metadata.ServicePort, ...] | None:
     """Return the ports of Neutron's own agents in networks.
 
-    If Neutron does not answer, log the failure and return no port.
+    If Neutron does not answer, log the failure and return None.
     """
     if not networks:
         return ()
@@ -236,7 +236,7 @@ def service_ports(
             ", ".join(networks),
             error,
         )
-        return ()
+        return None
     return tuple(
         metadata.ServicePort(
             network_id=port["network_id"],

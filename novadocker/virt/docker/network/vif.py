@@ -53,13 +53,14 @@ class Plugger:
         namespaces: Namespaces,
         report_wired: Callable[[objects.Instance, Iterable[network_model.VIF]], None],
         host_devices: Callable[[], Iterable[str]],
-        service_ports: Callable[[Sequence[str]], Iterable[metadata.ServicePort]],
+        service_ports: Callable[[Sequence[str]], Iterable[metadata.ServicePort] | None],
     ) -> None:
         """Create a plugger.
 
         :param report_wired: reports ports to Neutron as wired
         :param host_devices: returns the names of the host's network devices
-        :param service_ports: returns the ports of Neutron's own agents in networks
+        :param service_ports: returns the ports of Neutron's own agents in networks; None if
+            Neutron does not answer
         """
         self._kind_of = kind_of
         self._namespaces = namespaces
@@ -219,17 +220,22 @@ class Plugger:
     def _wire(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo, keep_own: bool
     ) -> tuple[str, ...]:
-        """Wire all VIFs into the instance's namespace; return the ports whose devices are new."""
+        """Wire all VIFs into the instance's namespace; return the ports whose devices are new.
+
+        If Neutron does not answer, the namespace keeps the route to the metadata service that it
+        has.
+        """
         names = device_names.recorded_names(instance)
         services = self._service_ports(metadata.networks(network_info))
         self._pending_routes.discard(instance.uuid)
-        if metadata.is_pending(network_info, services):
+        if services is None or metadata.is_pending(network_info, services):
             self._pending_routes.add(instance.uuid)
+        unknown = (metadata.DESTINATION,) if services is None else ()
         found = network_nic.nics_from_network_info(
-            network_info, names, metadata.route(network_info, services)
+            network_info, names, metadata.route(network_info, services or ())
         )
         wanted = [
-            asdict(_of_kind(self._kind_of(vif), nic, vif))
+            asdict(replace(_of_kind(self._kind_of(vif), nic, vif), unknown_destinations=unknown))
             for nic, vif in zip(found, network_info, strict=True)
         ]
         try:

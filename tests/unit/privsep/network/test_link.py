@@ -2,6 +2,7 @@
 """The differences between a device and its NIC, with and without settings of the tenant's."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = given.merged(RECORD, {"eth1": given.Given(routes=frozenset([Route("::/0", None)]))})
     given.write("nova-1", record)
     assert given.read("nova-1") == record
-    given.write("nova-1", given.of_nics([NIC]))
+    given.write("nova-1", given.of_nics([NIC], record))
     assert given.read("nova-1") == {
         "eth0": given.Given(frozenset(NIC.addresses), frozenset(NIC.routes))
     }
@@ -127,3 +128,15 @@ def test_an_address_with_a_peer_is_the_tenant_s() -> None:
     found = changes({*NIC.addresses, *peers}, {DEFAULT})
     # Only Neutron's address itself has to make room.
     assert found.extra_addresses == {"10.0.0.5/24 peer 10.9.9.9"}
+
+
+@pytest.mark.parametrize("record", [RECORD, None])
+def test_a_route_that_nobody_knows_now_stays(record: given.Record | None) -> None:
+    nic = replace(NIC, unknown_destinations=(OLD_ROUTE.destination,))
+    device = link.Device(index=2, peer=None, mac=NIC.mac, mtu=1450, up=True)
+    for routes in ({DEFAULT, OLD_ROUTE}, {DEFAULT}):
+        addresses, found = {2: frozenset(NIC.addresses)}, {2: frozenset(routes)}
+        state = link.State(devices={"eth0": device}, addresses=addresses, routes=found)
+        assert not link.changes_of(nic, state, record).needed
+    # The record still has the route, so that it does not become the tenant's.
+    assert given.of_nics([nic], RECORD)["eth0"].routes == {DEFAULT, OLD_ROUTE}
