@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+import socket
 import threading
 from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions as keystone_exceptions
+from keystoneauth1 import token_endpoint
 from neutronclient.common import exceptions as neutron_exceptions
+from nova import exception as nova_exception
 from oslo_privsep import comm, daemon
 
 from novadocker import exception
@@ -92,19 +95,27 @@ def test_ports_are_plugged_anew_once_while_neutron_is_silent(
 class Client:
     """A fake of Neutron's client, which refuses the first report."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: Exception) -> None:
+        self._refusal = refusal
         self.reported: list[tuple[str, Any]] = []
 
     def update_port(self, port: str, body: Any) -> None:
         self.reported.append((port, body))
         if len(self.reported) == 1:
-            raise neutron_exceptions.Forbidden(message="not allowed")
+            raise self._refusal
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        neutron_exceptions.Conflict(message="not allowed"),
+        nova_exception.Forbidden("not allowed"),
+    ],
+)
 def test_report_that_fails_is_logged_and_the_others_go_on(
-    instance: Any, caplog: pytest.LogCaptureFixture
+    instance: Any, caplog: pytest.LogCaptureFixture, refusal: Exception
 ) -> None:
-    client, (port,) = Client(), network_info(False)
+    client, (port,) = Client(refusal), network_info(False)
     neutron.report_wired(instance, [port, port], lambda: client)
     assert client.reported == [(PORT, {"port": {"data_plane_status": "ACTIVE"}})] * 2
     assert f"port {PORT} is wired: not allowed" in caplog.text
@@ -186,6 +197,8 @@ def test_active_ports(instance: Any) -> None:
     [
         neutron_exceptions.ConnectionFailed(reason="refused"),
         keystone_exceptions.ConnectFailure("refused"),
+        nova_exception.NeutronAdminCredentialConfigurationInvalid("refused"),
+        nova_exception.Forbidden("refused"),
     ],
 )
 def test_neutron_that_does_not_answer(
@@ -195,6 +208,7 @@ def test_neutron_that_does_not_answer(
     with pytest.raises(exception.NeutronUnavailable, match="refused"):
         neutron.bound_ports("host1", lambda: client)
     assert neutron.active_ports(instance, "host1", lambda: client) == frozenset()
+    assert neutron.ServicePorts(lambda: client).find(["net1"]) is None
     assert "Failed to read the status of the ports: Neutron does not answer" in caplog.text
 
 
@@ -230,10 +244,53 @@ class ServiceListing:
 
 
 def test_service_ports(caplog: pytest.LogCaptureFixture) -> None:
-    assert neutron.service_ports(["net1"], ServiceListing) == (
+    assert neutron.ServicePorts(ServiceListing).find(["net1"]) == (
         metadata.ServicePort("net1", "network:dhcp", "dhcp1", ("10.0.0.2",)),
     )
-    assert neutron.service_ports([], lambda: pytest.fail("asked for nothing")) == ()
+    assert neutron.ServicePorts(lambda: pytest.fail("asked for nothing")).find([]) == ()
     away = ServiceListing(neutron_exceptions.ConnectionFailed(reason="away"))
-    assert neutron.service_ports(["net1"], lambda: away) is None
+    assert neutron.ServicePorts(lambda: away).find(["net1"]) is None
     assert "may lack the route to the metadata service" in caplog.text
+
+
+def test_neutron_that_was_slow_to_fail_is_not_asked_for_a_minute() -> None:
+    now, asked, seconds = [100.0], [], [10.0, 0.1, 0.1]
+
+    def ask() -> Any:
+        asked.append(now[0])
+        now[0] += seconds[len(asked) - 1]
+        raise keystone_exceptions.ConnectTimeout("no answer")
+
+    ports = neutron.ServicePorts(ask, lambda: now[0])
+    assert ports.find(["net1"]) is None
+    now[0] += 59
+    assert ports.find(["net1"]) is None
+    assert asked == [100.0]
+    now[0] += 2
+    # A failure that took no time causes no pause.
+    for _ in range(2):
+        assert ports.find(["net1"]) is None
+    assert len(asked) == 3
+
+
+def test_neutron_that_accepts_and_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, options: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options(group="neutron", endpoint_override=url, http_retries=3)
+        auth = token_endpoint.Token(url, "token")
+        monkeypatch.setattr(neutron.neutron, "_load_auth_plugin", lambda: auth)
+        monkeypatch.setattr(neutron, "_LONGEST_ANSWER_SECONDS", 0.1)
+        neutron._bounded_session.cache_clear()
+        try:
+            assert neutron.ServicePorts().find(["net1"]) is None
+        finally:
+            neutron._bounded_session.cache_clear()
+        attempts = []
+        server.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                attempts.append(server.accept()[0].close())
+        assert len(attempts) == 1
+        assert neutron._client().base_client.httpclient.session.timeout is None

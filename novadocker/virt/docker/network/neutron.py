@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from keystoneauth1 import exceptions as keystone_exceptions
+from keystoneauth1 import loading
 from neutronclient.common import exceptions as neutron_exceptions
 from nova import conf, objects
 from nova import context as nova_context
@@ -29,6 +32,19 @@ Plug = Callable[[objects.Instance, network_model.NetworkInfo], None]
 
 # neutron_lib.api.definitions.data_plane_status; the mechanism driver novadocker waits for it.
 _WIRED = {"port": {"data_plane_status": "ACTIVE"}}
+
+# Nova's own client waits without a limit unless [neutron]timeout is set.
+_LONGEST_ANSWER_SECONDS = 10
+_SLOW_FAILURE_SECONDS = 2
+_PAUSE_SECONDS = 60
+
+# Nova translates two faults of neutronclient to its own types (nova.network.neutron.ClientWrapper).
+_FAULTS = (
+    neutron_exceptions.NeutronException,
+    keystone_exceptions.ClientException,
+    nova_exception.Forbidden,
+    nova_exception.NeutronAdminCredentialConfigurationInvalid,
+)
 
 
 @contextlib.contextmanager
@@ -137,10 +153,30 @@ def _client() -> Any:
     return neutron.get_client(nova_context.get_admin_context(), admin=True)
 
 
+def _bounded_client() -> Any:
+    """Return a client that waits a limited time for each answer; Nova's own stays as it is."""
+    client = _client()
+    client.base_client.httpclient.session = _bounded_session()
+    return client
+
+
+def _impatient_client() -> Any:
+    """Return a client that waits a limited time for one answer and does not ask again."""
+    client = _bounded_client()
+    client.base_client.httpclient.connect_retries = 0
+    return client
+
+
+@functools.cache
+def _bounded_session() -> Any:
+    longest = min(CONF.neutron.timeout or _LONGEST_ANSWER_SECONDS, _LONGEST_ANSWER_SECONDS)
+    return loading.load_session_from_conf_options(CONF, conf.neutron.NEUTRON_GROUP, timeout=longest)
+
+
 def report_wired(
     instance: objects.Instance,
     vifs: Iterable[network_model.VIF],
-    client: Callable[[], Any] = _client,
+    client: Callable[[], Any] = _bounded_client,
 ) -> None:
     """Report ports to Neutron as wired, so that it sets them ACTIVE and notifies Nova.
 
@@ -152,10 +188,7 @@ def report_wired(
     for vif in vifs:
         try:
             client().update_port(vif["id"], _WIRED)
-        except (
-            neutron_exceptions.NeutronException,
-            keystone_exceptions.ClientException,
-        ) as error:
+        except _FAULTS as error:
             LOG.warning(
                 "Failed to report to Neutron that port %s is wired: %s",
                 vif["id"],
@@ -215,37 +248,68 @@ def refresh_ports(
         )
 
 
-def service_ports(
-    networks: Sequence[str], client: Callable[[], Any] = _client
-) -> tuple[metadata.ServicePort, ...] | None:
-    """Return the ports of Neutron's own agents in networks.
+class ServicePorts:
+    """Requests for the ports of Neutron's own agents, which do not hold up a wiring for long."""
 
-    If Neutron does not answer, log the failure and return None.
-    """
-    if not networks:
-        return ()
-    filters = {"network_id": list(networks), "device_owner": list(metadata.OWNERS)}
-    try:
-        ports = _list_ports(
-            client, filters, ("network_id", "device_owner", "device_id", "fixed_ips")
+    def __init__(
+        self,
+        client: Callable[[], Any] = _impatient_client,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Create the requests.
+
+        :param client: returns a client of Neutron
+        :param clock: returns seconds
+        """
+        self._client = client
+        self._clock = clock
+        self._paused_until = clock()
+
+    def find(self, networks: Sequence[str]) -> tuple[metadata.ServicePort, ...] | None:
+        """Return the ports of Neutron's own agents in networks.
+
+        If Neutron does not answer, log the failure and return None. After a failure that took
+        long, Neutron is not asked for a minute, because each server at the start of nova-compute
+        would wait as long.
+        """
+        if not networks:
+            return ()
+        try:
+            ports = self._list(networks)
+        except exception.NeutronUnavailable as error:
+            LOG.warning(
+                "Failed to read the ports of the networks %s, so a server may lack the route to "
+                "the metadata service until its next start: %s",
+                ", ".join(networks),
+                error,
+            )
+            return None
+        return tuple(
+            metadata.ServicePort(
+                network_id=port["network_id"],
+                device_owner=port["device_owner"],
+                device_id=port["device_id"],
+                addresses=tuple(ip["ip_address"] for ip in port["fixed_ips"]),
+            )
+            for port in ports
         )
-    except exception.NeutronUnavailable as error:
-        LOG.warning(
-            "Failed to read the ports of the networks %s, so a server may lack the route to the "
-            "metadata service until its next start: %s",
-            ", ".join(networks),
-            error,
-        )
-        return None
-    return tuple(
-        metadata.ServicePort(
-            network_id=port["network_id"],
-            device_owner=port["device_owner"],
-            device_id=port["device_id"],
-            addresses=tuple(ip["ip_address"] for ip in port["fixed_ips"]),
-        )
-        for port in ports
-    )
+
+    def _list(self, networks: Sequence[str]) -> list[dict[str, Any]]:
+        began = self._clock()
+        if began < self._paused_until:
+            raise exception.NeutronUnavailable(reason="it is not asked for a minute after a wait")
+        filters = {"network_id": list(networks), "device_owner": list(metadata.OWNERS)}
+        try:
+            return _list_ports(
+                self._client, filters, ("network_id", "device_owner", "device_id", "fixed_ips")
+            )
+        except exception.NeutronUnavailable:
+            if self._clock() - began > _SLOW_FAILURE_SECONDS:
+                self._paused_until = self._clock() + _PAUSE_SECONDS
+            raise
+
+
+service_ports = ServicePorts().find
 
 
 def _list_ports(
@@ -262,5 +326,5 @@ def _list_ports(
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (neutron_exceptions.NeutronException, keystone_exceptions.ClientException) as error:
+    except _FAULTS as error:
         raise exception.NeutronUnavailable(reason=error) from error
