@@ -400,10 +400,12 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises RescueRefused: the files of the instance cannot be mounted
         """
+        self._inside_reboots.await_start(instance.uuid)
         self._rescue.begin(context, instance, network_info, image_meta, rescue_password)
 
     def unrescue(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
         """Delete the stand-in and start the instance's own container."""
+        self._inside_reboots.await_start(instance.uuid)
         self._rescue.end(instance)
 
     # -- resize and migration ------------------------------------------------------------------
@@ -445,6 +447,7 @@ class DockerDriver(driver.ComputeDriver):
         """
         with nova_records.rolled_back():
             refuse_disks(flavor, block_device_info, _resize_refused)
+            self._inside_reboots.await_start(instance.uuid)
             if dest != self.get_host_ip_addr():
                 return self._migrate.send(instance, dest, network_info, timeout).to_text()
             self._resize.begin(instance, flavor, network_info)
@@ -523,6 +526,7 @@ class DockerDriver(driver.ComputeDriver):
         :raises NotImplementedError: Nova's manager must rebuild the instance
         """
         if not evacuate:
+            self._inside_reboots.await_start(instance.uuid)
             raise NotImplementedError
         self._migrate.evacuate(instance, image_meta, injected_files, admin_password, network_info)
 

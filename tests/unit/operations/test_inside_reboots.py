@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that reboot from inside."""
 
+import contextlib
 import datetime
 import queue
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -312,6 +315,73 @@ def test_the_ports_are_not_set_down_under_a_server_that_reboots(
     server.settle()
     assert server.runs()
     assert network.silent == set()
+
+
+def _move(server: Server, _image_meta: Any) -> None:
+    server.driver.migrate_disk_and_power_off(
+        *(None, server.instance, "192.0.2.9", server.instance.flavor),
+        *(server.instance.get_network_info(), None, 60, 1),
+    )
+
+
+def _rescue(server: Server, image_meta: Any) -> None:
+    ports = server.instance.get_network_info()
+    server.driver.rescue(None, server.instance, ports, image_meta, "secret", None, None)
+
+
+def _unrescue(server: Server, _image_meta: Any) -> None:
+    server.driver.unrescue(None, server.instance)
+
+
+def _rebuild(server: Server, _image_meta: Any) -> None:
+    with contextlib.suppress(NotImplementedError):
+        server.driver.rebuild(None, server.instance, None, [], None)
+
+
+@pytest.mark.parametrize("operation", [_move, _rescue, _unrescue, _rebuild])
+def test_operations_that_nova_does_not_lock_wait_for_the_start(
+    server: Server,
+    image_meta: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: Callable[[Server, Any], None],
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    start_container = server.engine.start_container
+
+    def start(container: str) -> None:
+        reached.set()
+        assert go_on.wait(60)
+        start_container(container)
+
+    monkeypatch.setattr(server.engine, "start_container", start)
+    server.reboot()
+    assert reached.wait(60)
+    server.instance.task_state = task_states.RESIZE_MIGRATING
+    server.engine.calls.clear()
+    working = threading.Thread(target=operation, args=(server, image_meta))
+    working.start()
+    working.join(0.2)
+    assert working.is_alive()
+    assert server.engine.calls == []
+    assert server.host.transfer.steps == []
+    go_on.set()
+    working.join(60)
+    server.settle()
+    if operation is _move:
+        assert server.host.transfer.steps[1:] == ["send ahead", "send", "commit"]
+        assert not server.runs()
+
+
+def test_the_state_is_read_after_the_starts_of_other_servers(server: Server) -> None:
+    starts = server.driver._inside_reboots._starts
+    for _ in range(inside_reboots._AT_ONCE):
+        starts.acquire()
+    server.reboot()
+    time.sleep(0.2)
+    server.instance.task_state = task_states.RESIZE_MIGRATING
+    starts.release(inside_reboots._AT_ONCE)
+    server.settle()
+    assert not server.runs()
 
 
 def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(server: Server) -> None:

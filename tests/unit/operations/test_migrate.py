@@ -2,6 +2,8 @@
 """A server's move to another host and back, on fakes of this project's own modules."""
 
 import contextlib
+import datetime
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +108,34 @@ def test_what_can_not_be_sent_is_as_it_was(
         leave()
     state = power_state.SHUTDOWN if stopped else power_state.RUNNING
     assert driver.get_info(server).state == state
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_server_that_runs_during_the_last_copy_stays(
+    driver: Any,
+    server: Any,
+    leave: Any,
+    transfer: FakeTransfer,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: bool,
+) -> None:
+    send = transfer.send
+
+    def start(live: bool) -> float:
+        (found,) = engine.containers.values()
+        engine.containers[found.id] = replace(
+            found,
+            status="exited" if ends else "running",
+            finished_at=datetime.datetime.now(datetime.UTC) if ends else None,
+        )
+        return send(live)
+
+    monkeypatch.setattr(transfer, "send", start)
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="ran while its files were read"):
+        leave()
+    assert "commit" not in transfer.steps
+    assert driver.get_info(server, use_cache=False).state == power_state.RUNNING
 
 
 def test_one_that_can_not_leave_the_switch_goes_on(

@@ -130,11 +130,21 @@ class InsideReboots:
     def locked(instance_uuid: str, function: Callable[[], Result]) -> Result:
         """Return the result of a function while no reboot and no operation of Nova runs.
 
-        Nova's manager holds this lock while it stops, starts, reboots or deletes the server, but
-        not while it plugs the VIFs at its start.
+        Nova's manager holds this lock while it stops, reboots, shelves or deletes the server, but
+        not while it starts, pauses, rescues, rebuilds, resizes or migrates it, nor while it plugs
+        the VIFs when nova-compute starts.
         """
         result: Result = nova_utils.synchronized(instance_uuid)(function)()
         return result
+
+    @classmethod
+    def await_start(cls, instance_uuid: str) -> None:
+        """Wait for the start of a server that reboots.
+
+        The caller is an operation for which Nova's manager does not hold its lock of the instance.
+        No later reboot starts the server, because the operation's task is in Nova's database.
+        """
+        cls.locked(instance_uuid, lambda: None)
 
     def power_state(self, instance: objects.Instance, use_cache: bool) -> int:
         """Return Nova's power state of an instance; RUNNING while it reboots.
@@ -212,6 +222,11 @@ class InsideReboots:
         return True
 
     def _restart_locked(self, instance_uuid: str) -> bool:
+        # Nova may change the instance during the starts of other servers.
+        with self._starts:
+            return self._restart_wanted(instance_uuid)
+
+    def _restart_wanted(self, instance_uuid: str) -> bool:
         instance = self._services.read_instance(nova_context.get_admin_context(), instance_uuid)
         if not self._is_wanted(instance):
             return False
@@ -224,8 +239,7 @@ class InsideReboots:
         LOG.info("The server reboots from inside", instance=instance)
         self._services.consoles.close(instance.uuid)
         ports = instance.get_network_info() or network_model.NetworkInfo()
-        with self._starts:
-            self._power.start(found, instance, ports)
+        self._power.start(found, instance, ports)
         # Nova compares power states with this list, so the list is read again.
         self._services.server_list.servers()
         return True

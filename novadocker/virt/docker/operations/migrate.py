@@ -56,7 +56,10 @@ class Migrate:
         network_info: network_model.NetworkInfo,
         timeout: float,
     ) -> Move:
-        """Send an instance's data to a host and stop it; its container stays until confirmation."""
+        """Send an instance's data to a host and stop it; its container stays until confirmation.
+
+        :raises RanMeanwhile: something started the instance while its data was sent
+        """
         found = self._services.find(instance)
         running = not servers.has_ended(found)
         storage = self._services.engine.inspect_storage(found.id)
@@ -74,7 +77,11 @@ class Migrate:
                     session.send_ahead()
                     undo.callback(self._power.start, found, instance, network_info)
                 self._power.stop(instance, timeout)
+                stopped = self._services.find(instance)
                 session.send(live=False)
+                sent = self._services.find(instance)
+                if not servers.has_ended(sent) or sent.finished_at != stopped.finished_at:
+                    raise exception.RanMeanwhile(name=found.name)
                 session.commit()
             self._ports.unwire(instance, network_info)
             undo.pop_all()
