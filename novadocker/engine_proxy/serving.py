@@ -11,7 +11,9 @@ from novadocker.engine_proxy.relay import Relay
 
 LOG = logging.getLogger(__name__)
 
-_MOST_CLIENTS = 256
+# An idle client costs a thread, two file descriptors and about 20 KiB of memory. Each serial
+# console is two clients, so the consoles of tenants must take only a part of them.
+_MOST_CLIENTS = 1024
 
 
 def serve(listener: socket.socket, engine: str, policy: Policy) -> None:

@@ -11,6 +11,8 @@ from oslo_config import generator
 
 from novadocker import privsep
 from novadocker.cmd import checks
+from novadocker.engine_proxy import serving
+from novadocker.virt.docker.guest import console
 from tests import CHECKOUT
 
 ETC = CHECKOUT / "etc"
@@ -95,6 +97,10 @@ def test_the_socket_of_the_engine_s_proxy() -> None:
     service = _unit("novadocker-engine-proxy.service", "Service")
     assert Path(service["ExecStart"]).name in (CHECKOUT / "setup.cfg").read_text()
     assert (service["DynamicUser"], service["CapabilityBoundingSet"]) == ("yes", "")
+    assert int(service["TasksMax"]) > serving._MOST_CLIENTS + 50
+    assert int(service["LimitNOFILE"]) > 2 * serving._MOST_CLIENTS + 50
+    # A console has a terminal and a thread's session.
+    assert serving._MOST_CLIENTS >= 2 * 2 * console._MOST_CONNECTIONS
 
 
 def _unit(name: str, section: str = "Unit") -> configparser.SectionProxy:
