@@ -351,24 +351,25 @@ def _memory_limit(config: Configuration) -> int | None:
 def _wants_tmp(root: Tree) -> bool:
     """Return True if systemd in a container starts ``tmp.mount`` at its boot (systemd.unit(5))."""
     try:
-        units = [root.locate(f"{folder}/tmp.mount")[-1] for folder in _UNIT_FOLDERS]
-        wants = [
-            root.locate(f"{folder}/local-fs.target.wants/tmp.mount")[-1] for folder in _UNIT_FOLDERS
-        ]
+        return _is_unit(root, "tmp.mount") and _is_unit(root, "local-fs.target.wants/tmp.mount")
     except (Fault, OSError):
         # The tenant's links and files must not keep the server from starting.
         return False
-    return _is_unit(units) and _is_unit(wants)
 
 
-def _is_unit(nodes: list[tree.Node]) -> bool:
-    """Return True if the first of these files that exists is not one that masks a unit."""
-    for node in nodes:
-        # The image may lack the device node, which the engine creates later.
-        if node.path == "/dev/null":
-            return False
-        if node.exists:
-            return node.is_file and posix.fstat(node.descriptor).st_size > 0
+def _is_unit(root: Tree, name: str) -> bool:
+    """Return True if the first file of this name that exists is not one that masks a unit."""
+    for folder in _UNIT_FOLDERS:
+        nodes = root.locate(f"{folder}/{name}")
+        try:
+            node = nodes[-1]
+            # The image may lack the device node, which the engine creates later.
+            if node.path == "/dev/null":
+                return False
+            if node.exists:
+                return node.is_file and posix.fstat(node.descriptor).st_size > 0
+        finally:
+            root.release(nodes)
     return False
 
 
@@ -399,8 +400,9 @@ def set_hostname(config: Configuration, root: Tree) -> None:
 def _read_hostname(root: Tree) -> str:
     """Return the name in a hostname(5); empty if there is no valid one."""
     try:
-        file = root.locate("/etc/hostname")[-1]
-        content = tree.read(file, LARGEST_FILE) if file.is_file else None
+        nodes = root.locate("/etc/hostname")
+        content = tree.read(nodes[-1], LARGEST_FILE) if nodes[-1].is_file else None
+        root.release(nodes)
     except (Fault, OSError):
         # The tenant's links and files must not keep the server from starting.
         return ""

@@ -88,12 +88,25 @@ class Tree:
         """Return the components to which a path leads, from the root on.
 
         Symbolic links are followed, also in the last component. Components that do not exist are
-        at the end. The descriptors stay open until the program ends.
+        at the end. The descriptors stay open until ``release`` or the end of the program.
 
         :raises Fault: the path has too many links or is too long or too deep
         :raises OSError: a component can't be opened
         """
         nodes = [self._root]
+        try:
+            self._walk(nodes, path)
+        except (Fault, OSError):
+            self.release(nodes)
+            raise
+        return nodes
+
+    def release(self, nodes: list[Node]) -> None:
+        """Close what ``locate`` returned, except the root."""
+        for node in nodes[1:]:
+            node.close()
+
+    def _walk(self, nodes: list[Node], path: str) -> None:
         left = _components(path)
         links = 0
         while left:
@@ -108,16 +121,15 @@ class Tree:
             if not _stat.S_ISLNK(node.mode):
                 nodes.append(node)
                 continue
+            link = posix.readlink("", dir_fd=node.descriptor)
+            node.close()
             links += 1
             if links > _MAX_LINKS:
                 raise Fault("the image has a path with more than 40 symbolic links")
-            link = posix.readlink("", dir_fd=node.descriptor)
-            node.close()
             if link.startswith("/"):
                 while len(nodes) > 1:
                     nodes.pop().close()
             left += _components(link)
-        return nodes
 
     def _open(self, parent: Node, name: str) -> Node:
         path = f"{parent.path}/{name}"

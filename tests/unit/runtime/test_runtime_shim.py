@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from novadocker.runtime import record
+from novadocker.runtime import create, record, tree
 from tests import CHECKOUT
 from tests.unit.runtime.test_accounts import SHADOWS
 
@@ -809,6 +809,30 @@ def test_tmp_is_on_the_disk_where_the_image_has_it_so(
     install_units(shim.rootfs, units)
     volume = bind("/tmp", str(shim.folder))
     assert started_tmp(shim, volume) == [volume]
+
+
+@pytest.mark.parametrize("depth", [180, 250])
+def test_deep_links_use_up_no_descriptors(tmp_path: Path, depth: int) -> None:
+    """A path of at most 200 directories can be opened."""
+    place = tmp_path / "/".join("d" * depth)
+    place.mkdir(parents=True)
+    below = "/" + "d/" * depth
+    install_units(
+        tmp_path,
+        {
+            "usr/lib/systemd/system": below,
+            "etc/systemd/system": below,
+            "etc/hostname": f"{below}name",
+        },
+    )
+    root = tree.Tree(str(tmp_path), {}, tree.Owner(0, 0))
+    before = os.listdir("/proc/self/fd")
+    assert not create._wants_tmp(root)
+    assert create._read_hostname(root) == ""
+    assert os.listdir("/proc/self/fd") == before
+    install_units(place, {"tmp.mount": None, "local-fs.target.wants/tmp.mount": "../tmp.mount"})
+    assert create._wants_tmp(root) == (depth < 200)
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_tmp_of_others_stays_on_the_disk(shim: Shim) -> None:
