@@ -12,6 +12,7 @@ from nova.network import model
 from oslo_privsep import comm
 
 from novadocker import exception, naming
+from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations.ports import etc_files
 from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeNeutron
@@ -248,6 +249,64 @@ def test_ports_that_stay_up_do_not_stop_the_start_of_nova_compute(
     monkeypatch.setattr(FakeNetwork, "silence_vifs", silence)
     driver.plug_vifs(instance, instance.get_network_info())
     assert f"Failed to set the ports down: {failure}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        exception.ContainerLost(name="nova-x"),
+        exception.EngineError(operation="the limits", reason="no memory"),
+        OSError("disk full"),
+        comm.PrivsepTimeout("60 s"),
+    ],
+)
+def test_limits_that_cannot_be_set_do_not_stop_the_start_of_nova_compute(
+    driver: Any,
+    instance: objects.Instance,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    def find(_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(driver._ports._services, "find", find)
+    driver.plug_vifs(instance, instance.get_network_info())
+    assert f"Failed to set the limits of the instance: {failure}" in caplog.text
+
+
+def test_engine_that_is_away_stops_the_start_of_nova_compute(
+    driver: Any, instance: objects.Instance, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_: object) -> None:
+        raise exception.EngineUnavailable(url="fake", reason="it has just died")
+
+    monkeypatch.setattr(driver._ports._services, "find", find)
+    with pytest.raises(exception.EngineUnavailable):
+        driver.plug_vifs(instance, instance.get_network_info())
+
+
+@pytest.mark.parametrize("failure", [OSError("no space"), comm.PrivsepTimeout("60 s")])
+def test_namespace_that_cannot_be_created_names_the_port(
+    driver: Any,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    fake_host: FakeHost,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+) -> None:
+    """A start of nova-compute goes on after PlugFailed only."""
+
+    def create(*_: object) -> None:
+        raise failure
+
+    fake_host.id_maps = IdMaps(users=((0, 1000, 5),), groups=((0, 2000, 6),))
+    driver.init_host("host1")
+    monkeypatch.setattr(network, "create_owned_namespace", create)
+    with pytest.raises(exception.PlugFailed, match=f"{FIRST}: .* cannot be created: {failure}"):
+        driver.plug_vifs(instance, instance.get_network_info())
 
 
 # -- the start of nova-compute --------------------------------------------------------------------

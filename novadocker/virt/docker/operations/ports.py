@@ -52,15 +52,16 @@ class Ports:
 
         :param keep_own: True if addresses and routes stay that the tenant added (CAP_NET_ADMIN);
             a server that starts has only Neutron's, like a virtual machine
+        :raises PlugFailed: names the port
         """
-        self._create_namespace(instance)
+        self._create_namespace(instance, ports)
         self._network.plug_vifs(instance, ports, keep_own)
 
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
         """Wire an instance while a block runs; the ports are wired when the block ends."""
-        self._create_namespace(instance)
+        self._create_namespace(instance, ports)
         return self._network.plugged_vifs(instance, ports)
 
     def plugged(
@@ -124,7 +125,10 @@ class Ports:
 
         A failure to set limits, or the ports of a stopped instance down, is only logged, because
         nova-compute calls this for every instance when it starts and would not start after an
-        exception.
+        exception other than PlugFailed.
+
+        :raises PlugFailed: names the port
+        :raises EngineUnavailable: the engine does not answer
         """
         self._restored[instance.uuid] = ports
         self.wire(instance, ports, keep_own=True)
@@ -137,8 +141,10 @@ class Ports:
         elif server is not None:
             try:
                 self.enforce(instance, self._services.find(instance), ports)
-            except (exception.EngineError, exception.InvalidLimits, exception.LimitsNotKept) as e:
-                LOG.error("Failed to set the limits of the instance: %s", e, instance=instance)
+            except exception.EngineUnavailable:
+                raise
+            except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
+                LOG.error("Failed to set the limits of the instance: %s", error, instance=instance)
 
     def follow_neutron(self) -> None:
         """Apply the attachments and detachments during which nova-compute died.
@@ -251,10 +257,19 @@ class Ports:
         instance.device_metadata = self._services.device_metadata(context, instance, ports)
         instance.save()
 
-    def _create_namespace(self, instance: objects.Instance) -> None:
+    def _create_namespace(
+        self, instance: objects.Instance, ports: network_model.NetworkInfo
+    ) -> None:
         maps = self._services.id_maps
-        if maps is not None:
+        if maps is None:
+            return
+        try:
             self._services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)
+        except (OSError, ValueError, *privsep.UNANSWERED) as error:
+            raise exception.PlugFailed(
+                port_id=", ".join(vif["id"] for vif in ports),
+                reason=f"the network namespace cannot be created: {error}",
+            ) from error
 
     def _wire_anew(self, instance: objects.Instance, ports: network_model.NetworkInfo) -> None:
         self._network.replug_vifs(instance, ports)
