@@ -25,6 +25,9 @@ RUNTIME_RECORDS = Path("/run/novadocker/containers")
 GIVEN_RECORDS = Path("/run/novadocker/given")
 """The driver records here what it gave to the devices in each network namespace."""
 
+NAMESPACE_MARKS = Path("/run/novadocker/networks")
+"""The driver marks here the network namespaces that it created."""
+
 AGENT_NAMESPACE = re.compile(r"(?:qdhcp|qrouter|snat|fip|ovnmeta)-([0-9a-f-]{36})")
 INSTANCE_NAMESPACE = re.compile(r"nova-([0-9a-f-]{36})")
 
@@ -166,4 +169,5 @@ def clear(settings: Settings) -> None:
     for name in cloud_namespaces(settings):
         remove_namespace(name)
         (GIVEN_RECORDS / name).unlink(missing_ok=True)
+        (NAMESPACE_MARKS / name).unlink(missing_ok=True)
     shutil.rmtree(settings.run, ignore_errors=True)

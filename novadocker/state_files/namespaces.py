@@ -16,7 +16,7 @@ from novadocker.linux.files import replace_file
 RUN = Path("/run")
 NAMESPACES = "netns"
 
-_MARKS = "novadocker/networks"
+MARKS = "novadocker/networks"
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
 
 
@@ -58,7 +58,7 @@ def marked(run: Path = RUN) -> set[str]:
     :raises OSError: the marks can't be listed
     """
     try:
-        names = os.listdir(run / _MARKS)
+        names = os.listdir(run / MARKS)
     except FileNotFoundError:
         return set()
     uuids = {name: naming.instance_of_namespace(name) for name in names}
@@ -66,7 +66,7 @@ def marked(run: Path = RUN) -> set[str]:
 
 
 def _mark_of(namespace: Path) -> Path:
-    return namespace.parent.parent / _MARKS / namespace.name
+    return namespace.parent.parent / MARKS / namespace.name
 
 
 def _identity(namespace: str | Path) -> bytes:

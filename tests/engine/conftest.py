@@ -63,6 +63,7 @@ def own_network(state_folder: Path, home_network: str) -> Iterator[None]:
     assert daemons.namespaces_of(state_folder) == []
     assert daemons.records_of(state_folder) == []
     assert daemons.given_records_of(state_folder) == []
+    assert daemons.marks_of(state_folder) == []
 
 
 @pytest.fixture(scope="session", autouse=True)

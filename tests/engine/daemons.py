@@ -21,6 +21,7 @@ from typing import IO
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import given, namespace
+from novadocker.state_files import namespaces as marks
 
 PREFIX = "novadocker-engine-"
 _START_SECONDS = 60
@@ -62,8 +63,7 @@ def clear(folder: Path) -> None:
     for name in namespaces_of(folder):
         namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
         namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/{name}")
-        given.forget(name)
-    for record in records_of(folder):
+    for record in (*records_of(folder), *given_records_of(folder), *marks_of(folder)):
         record.unlink()
     shutil.rmtree(folder)
 
@@ -106,6 +106,12 @@ def given_records_of(folder: Path) -> list[Path]:
     """Return the records of what a session's instances were given."""
     mark = (folder / "mark").read_text()
     return list(given.FOLDER.glob(f"nova-{mark}*"))
+
+
+def marks_of(folder: Path) -> list[Path]:
+    """Return the marks of the network namespaces of a session's instances."""
+    mark = (folder / "mark").read_text()
+    return list((marks.RUN / marks.MARKS).glob(f"nova-{mark}*"))
 
 
 def mounts_below(folder: Path) -> list[str]:
