@@ -384,12 +384,27 @@ def test_the_state_is_read_after_the_starts_of_other_servers(server: Server) -> 
     assert not server.runs()
 
 
-def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(server: Server) -> None:
+def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """busybox init reboots at SIGTERM, with which the engine stops it when the host goes down."""
+    go_on = threading.Event()
+
+    def read(_context: object, _uuid: str) -> Any:
+        assert go_on.wait(60)
+        return server.instance
+
+    monkeypatch.setattr(server.driver._services, "read_instance", read)
     server.end(ago=datetime.datetime.now().timestamp() - psutil.boot_time() + 60)
     server.driver._services.server_list.servers()
     server.driver.plug_vifs(server.instance, server.instance.get_network_info())
+    # Nova resumes the server if it finds it down.
+    state = server.state()
+    go_on.set()
     server.settle()
+    assert state == power_state.SHUTDOWN
     assert not server.runs()
+    assert server.events.empty()
 
 
 def test_the_bound_is_for_a_period_and_for_each_server() -> None:

@@ -121,10 +121,17 @@ class InsideReboots:
             ).start()
 
     def add_missed(self, instance: objects.Instance) -> None:
-        """Start an instance that rebooted while nova-compute did not run."""
+        """Start an instance that rebooted while nova-compute did not run.
+
+        Does nothing if the host went down after that, because Nova then decides next whether it
+        resumes the instance.
+        """
         server = self._services.server_list.recent_servers().get(instance.uuid)
-        if server is not None and servers.has_rebooted(server):
-            self.add(instance.uuid)
+        if server is None or not servers.has_rebooted(server):
+            return
+        with contextlib.suppress(exception.ContainerLost, exception.ContainerHangs):
+            if not _ended_before_boot(self._services.find(instance)):
+                self.add(instance.uuid)
 
     @staticmethod
     def locked(instance_uuid: str, function: Callable[[], Result]) -> Result:
@@ -260,12 +267,17 @@ class InsideReboots:
 
     def _refusal(self, instance: objects.Instance, found: ContainerDetail) -> str | None:
         """Return why a server that rebooted is not started; None if it is."""
-        if found.finished_at is None or found.finished_at.timestamp() < psutil.boot_time():
+        if _ended_before_boot(found):
             return "the host went down after that"
         if not self._bound.count(instance.uuid, time.monotonic()):
             self._looped(instance.uuid)
             return f"it has rebooted {_MOST} times within {_SECONDS:.0f} seconds"
         return None
+
+
+def _ended_before_boot(found: ContainerDetail) -> bool:
+    """Return True if a container's last run ended before the host's last boot."""
+    return found.finished_at is None or found.finished_at.timestamp() < psutil.boot_time()
 
 
 def _is_to_run(instance: objects.Instance) -> bool:
