@@ -4,6 +4,7 @@ import threading
 import pytest
 
 from novadocker import exception
+from novadocker.virt.docker.containers import pending as pending_module
 from novadocker.virt.docker.containers.pending import Pending
 
 
@@ -112,3 +113,54 @@ def test_a_request_that_lasts_delays_no_other() -> None:
     thread.join()
     pending.sweep()
     assert sent == ["b", "c", "a"]
+
+
+def test_a_request_waits_for_the_same_request_of_a_sweep() -> None:
+    """The engine refuses the removal of a container that it removes already."""
+    begun, go_on = threading.Event(), threading.Event()
+    running: list[str] = []
+    most: list[int] = []
+
+    def request(key: str) -> None:
+        running.append(key)
+        most.append(len(running))
+        begun.set()
+        assert go_on.wait(60)
+        running.remove(key)
+
+    pending = Pending(request, "Failed to do %s: %s")
+    pending.add("a")
+    sweep = threading.Thread(target=pending.sweep)
+    sweep.start()
+    assert begun.wait(60)
+    send = threading.Thread(target=pending.send, args=("a",))
+    send.start()
+    send.join(0.2)
+    assert send.is_alive()
+    go_on.set()
+    for thread in (sweep, send):
+        thread.join(60)
+    assert most == [1, 1]
+
+
+def test_a_request_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_module, "_OTHER_SECONDS", 0.1)
+    begun, go_on = threading.Event(), threading.Event()
+    sent: list[str] = []
+
+    def request(key: str) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert go_on.wait(60)
+        sent.append(key)
+
+    pending = Pending(request, "Failed to do %s: %s")
+    pending.add("a")
+    sweep = threading.Thread(target=pending.sweep)
+    sweep.start()
+    assert begun.wait(60)
+    pending.send("a")
+    assert sent == ["a"]
+    go_on.set()
+    sweep.join(60)
+    assert sent == ["a", "a"]

@@ -195,6 +195,36 @@ def test_a_server_that_ended_otherwise_meanwhile_is_reported(server: Server) -> 
     assert not server.runs()
 
 
+def test_a_reboot_after_one_that_nova_stopped(server: Server) -> None:
+    server.instance.vm_state = vm_states.STOPPED
+    server.reboot()
+    server.settle()
+    server.instance.vm_state = vm_states.ACTIVE
+    assert server.state() == power_state.SHUTDOWN
+    server.engine.start_container(next(iter(server.engine.containers)))
+    # The engine has yet to report this end.
+    server.end()
+    assert server.state() == power_state.RUNNING
+
+
+def test_a_host_without_a_thread_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        server.reboot()
+    event = server.events.get(timeout=60)
+    assert event.get_transition() == virtevent.EVENT_LIFECYCLE_STOPPED
+    assert server.state() == power_state.SHUTDOWN
+    assert "Failed to reboot: can't start new thread" in caplog.text
+    server.reboot()
+    until(server.runs)
+    server.settle()
+
+
 def test_a_deleted_server(server: Server, fake_host: FakeHost) -> None:
     def read(_context: object, uuid: str) -> Any:
         raise nova_exception.InstanceNotFound(instance_id=uuid)
@@ -346,9 +376,11 @@ def test_operations_that_nova_does_not_lock_wait_for_the_start(
     operation: Callable[[Server, Any], None],
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
+    starts: list[str] = []
     start_container = server.engine.start_container
 
     def start(container: str) -> None:
+        starts.append(container)
         reached.set()
         assert go_on.wait(60)
         start_container(container)
@@ -363,6 +395,7 @@ def test_operations_that_nova_does_not_lock_wait_for_the_start(
     working.join(0.2)
     assert working.is_alive()
     assert server.engine.calls == []
+    assert len(starts) == 1
     assert server.host.transfer.steps == []
     go_on.set()
     working.join(60)

@@ -23,6 +23,8 @@ FAILURES = (exception.EngineError, OSError, *privsep.UNANSWERED)
 HUNG_SECONDS = 300.0
 """Seconds until a request for a container that hangs in the engine is repeated."""
 
+_OTHER_SECONDS = 60.0
+
 
 class Pending:
     """The pending requests of one kind; safe to share between threads.
@@ -42,6 +44,7 @@ class Pending:
         self._failure = failure
         self._clock = clock
         self._lock = threading.Lock()
+        self._sent = threading.Condition(self._lock)
         self._due: dict[str, float] = {}
         self._sending: set[str] = set()
 
@@ -51,9 +54,14 @@ class Pending:
             self._due.setdefault(key, 0.0)
 
     def send(self, key: str) -> None:
-        """Send a request, and keep it for ``sweep`` if it fails; raises as the request does."""
+        """Send a request, and keep it for ``sweep`` if it fails; raises as the request does.
+
+        Waits up to 60 s for another thread that sends the same request, because the engine refuses
+        a second removal of a container in progress.
+        """
         self.add(key)
-        with self._lock:
+        with self._sent:
+            self._sent.wait_for(lambda: key not in self._sending, _OTHER_SECONDS)
             self._sending.add(key)
         self._send(key)
 
@@ -95,8 +103,9 @@ class Pending:
             self._request(key)
             self._drop(key)
         finally:
-            with self._lock:
+            with self._sent:
                 self._sending.discard(key)
+                self._sent.notify_all()
 
     def _drop(self, key: str) -> None:
         with self._lock:

@@ -105,20 +105,28 @@ class InsideReboots:
         self._lock = threading.Lock()
         # By server: whether it ended since the thread looked last. The thread removes the server.
         self._ended: dict[str, bool] = {}
-        # The servers whose last reboot ended without a start.
-        self._down: set[str] = set()
+        # By server: when a reboot ended without a start; seconds since the epoch.
+        self._down: dict[str, float] = {}
 
     def add(self, instance_uuid: str) -> None:
         """Start a server whose last run ended with a reboot. Does not wait for the start."""
         with self._lock:
             has_thread = instance_uuid in self._ended
             self._ended[instance_uuid] = True
-            self._down.discard(instance_uuid)
-        if not has_thread:
-            # A daemon thread does not delay the end of nova-compute.
-            threading.Thread(
-                target=self._run, args=(instance_uuid,), name="inside-reboot", daemon=True
-            ).start()
+        if has_thread:
+            return
+        # A daemon thread does not delay the end of nova-compute.
+        thread = threading.Thread(
+            target=self._run, args=(instance_uuid,), name="inside-reboot", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # systemd limits the number of threads, TasksMax.
+            LOG.error("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+            with self._lock:
+                self._remove_down(instance_uuid)
+            self._stopped(instance_uuid)
 
     def add_missed(self, instance: objects.Instance) -> None:
         """Start an instance that rebooted while nova-compute did not run.
@@ -160,19 +168,25 @@ class InsideReboots:
         """
         # Before the state, because the server may be started in between.
         with self._lock:
-            reboots, stays_down = instance.uuid in self._ended, instance.uuid in self._down
+            reboots, down = instance.uuid in self._ended, self._down.get(instance.uuid, 0.0)
         state = self._power.state(instance, use_cache)
-        if state != power_state.SHUTDOWN or stays_down or not _is_to_run(instance):
+        if state != power_state.SHUTDOWN or not _is_to_run(instance):
             return state
-        return int(power_state.RUNNING) if reboots else self._state_before_event(instance, state)
+        if reboots:
+            return int(power_state.RUNNING)
+        return self._state_before_event(instance, state, down)
 
-    def _state_before_event(self, instance: objects.Instance, state: int) -> int:
-        """Return RUNNING if the engine has yet to report a reboot, else the present state."""
+    def _state_before_event(self, instance: objects.Instance, state: int, down: float) -> int:
+        """Return RUNNING if the engine has yet to report a reboot, else the present state.
+
+        :param down: when the server's last reboot ended without a start
+        """
         with contextlib.suppress(exception.ContainerLost, exception.ContainerHangs):
             found = self._services.find(instance)
             if servers.has_rebooted(found) and found.finished_at is not None:
-                ago = time.time() - found.finished_at.timestamp()
-                return int(power_state.RUNNING) if ago < _EVENT_SECONDS else state
+                since = max(down, time.time() - _EVENT_SECONDS)
+                awaited = found.finished_at.timestamp() > since
+                return int(power_state.RUNNING) if awaited else state
             # The list that Nova compares with may be older than the start.
             return servers.power_state_of(found)
         return state
@@ -185,8 +199,7 @@ class InsideReboots:
         except BaseException:
             # Otherwise Nova would get the power state RUNNING for ever.
             with self._lock:
-                self._ended.pop(instance_uuid, None)
-                self._down.add(instance_uuid)
+                self._remove_down(instance_uuid)
             raise
         if not runs:
             self._stopped(instance_uuid)
@@ -200,10 +213,19 @@ class InsideReboots:
             if self._ended[instance_uuid]:
                 self._ended[instance_uuid] = False
                 return True
-            del self._ended[instance_uuid]
-            if not runs:
-                self._down.add(instance_uuid)
+            if runs:
+                del self._ended[instance_uuid]
+            else:
+                self._remove_down(instance_uuid)
             return False
+
+    def _remove_down(self, instance_uuid: str) -> None:
+        """Remove a server that stays down; the caller holds the lock."""
+        self._ended.pop(instance_uuid, None)
+        now = time.time()
+        # An older time makes no difference to the power state.
+        self._down = {uuid: at for uuid, at in self._down.items() if now - at < _EVENT_SECONDS}
+        self._down[instance_uuid] = now
 
     def _restart(self, instance_uuid: str) -> bool:
         """Start a server if it is still to be started. Return False if it stays down."""
