@@ -98,6 +98,12 @@ class DownloadFailed(exception.NovaException):
     msg_fmt = _("Failed to download image %(image_id)s from Glance: %(reason)s")
 
 
+class UnfitHost(exception.NovaException):
+    """The image cannot be booted on this host; Nova tries another host."""
+
+    msg_fmt = _("This host cannot boot image %(image_id)s: %(reason)s")
+
+
 class PlugFailed(exception.VirtualInterfacePlugException):
     """A VIF could not be plugged; at the start of nova-compute this sets the instance to ERROR."""
 
@@ -169,6 +175,10 @@ class ImageNotVerified(exception.NovaException):
     """The operator's command did not confirm an image of a registry."""
 
     msg_fmt = _("Image %(name)s is not used: %(reason)s")
+
+
+class VerificationFailed(ImageNotVerified):
+    """The operator's command did not run to its end on this host."""
 
 
 class RescueRefused(exception.NovaException, Expected):

@@ -17,7 +17,7 @@ import pytest
 from novadocker.virt.docker.images import archive, platforms, regions, writer
 from novadocker.virt.docker.images.archive import ArchiveError
 from novadocker.virt.docker.images.platforms import Platform
-from novadocker.virt.docker.images.regions import ChunkReader, Region
+from novadocker.virt.docker.images.regions import ChunkReader, Region, UnfitHostError
 from tests import archives
 from tests.archives import config, dump, entry, sha256, tar, tar_of
 from tests.unit.images import disks
@@ -211,7 +211,7 @@ def test_a_variant_that_the_host_can_not_run(rewrite: Rewrite, kind: str) -> Non
     configuration = config(LAYERS, variant="v3")
     content = tar(BUILDERS[kind](configuration, LAYERS))
     assert rewrite(content, features=V3) == expected(configuration)
-    with pytest.raises(ArchiveError, match="for linux/amd64/v3; this host runs linux/amd64/v2"):
+    with pytest.raises(UnfitHostError, match="for linux/amd64/v3; this host runs linux/amd64/v2"):
         rewrite(content, features=V2)
 
 
@@ -577,7 +577,7 @@ def test_a_bomb_stops_at_the_room_there_is(
 def test_a_program_that_is_missing(rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch) -> None:
     content = archives.compress(docker_of(CONFIG), "zstd")
     monkeypatch.setattr(shutil, "which", lambda program: None)
-    with pytest.raises(ArchiveError, match="lacks: install the package zstd"):
+    with pytest.raises(UnfitHostError, match="lacks: install the package zstd"):
         rewrite(content)
 
 

@@ -117,6 +117,14 @@ def test_nothing_is_verified() -> None:
     assert engine.asked == ["resolve r.example/a:t"]
 
 
+def test_a_host_that_can_not_verify(tmp_path: Path) -> None:
+    engine = FakeEngine({"r.example": DIGEST})
+    settings = registry.registries(["r.example"], ["r.example=near:1"], "", [f"{tmp_path}/none"])
+    with pytest.raises(exception.VerificationFailed, match=r"r\.example: this host cannot run"):
+        registry.pull(engine, Reference("r.example", "a", "t"), settings)  # type: ignore[arg-type]
+    assert not [line for line in engine.asked if line.startswith("pull")]
+
+
 def test_malformed_mirrors() -> None:
     with pytest.raises(exception.InvalidConfiguration, match="is not REGISTRY=MIRROR"):
         registry.registries([], ["near:1"], "")

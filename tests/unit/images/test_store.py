@@ -16,6 +16,7 @@ from oslo_utils import timeutils
 
 from novadocker import exception
 from novadocker.virt.docker.images import store as images_store
+from novadocker.virt.docker.images.platforms import host_platform
 from novadocker.virt.docker.model import EngineImage, EngineInfo
 from tests import archives
 from tests.fake_glance import FakeGlance
@@ -202,6 +203,37 @@ def test_refused(
     assert ID in str(raised.value)
     assert (fake_engine.loads, fake_engine.tags) == (0, {})
     assert not folder.exists() or left_in(folder) == []
+
+
+def test_an_image_for_newer_cpus_goes_to_another_host(
+    store: images_store.ImageStore,
+    fake_engine: FakeEngine,
+    fake_glance: FakeGlance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "_platform", host_platform("amd64", ()))
+    configuration = archives.config(LAYERS, variant="v3")
+    meta = fake_glance.add(ID, archives.tar(archives.docker_files(configuration, LAYERS)))
+    with pytest.raises(exception.UnfitHost, match="this host runs linux/amd64/v1") as raised:
+        store.ensure(None, meta)
+    # Nova's manager would end the build.
+    assert not isinstance(raised.value, nova_exception.ImageUnacceptable)
+    assert fake_engine.loads == 0
+
+
+def test_a_host_that_can_not_verify_lets_another_try(
+    store: images_store.ImageStore, fake_glance: FakeGlance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(*_: object) -> str:
+        raise exception.VerificationFailed(name="web", reason="this host cannot run it")
+
+    monkeypatch.setattr(images_store.registry, "pull", pull)
+    monkeypatch.setattr(
+        store, "_registries", images_store.registry.Registries(frozenset({"r.example"}))
+    )
+    meta = fake_glance.add(ID, b"", properties={"docker_image": "r.example/web"})
+    with pytest.raises(exception.UnfitHost, match="this host cannot run it"):
+        store.ensure(None, meta)
 
 
 def test_ids_that_differ_in_letter_case_share_no_name(

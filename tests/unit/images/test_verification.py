@@ -54,7 +54,7 @@ def test_a_flood_of_messages(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_the_command_and_its_children_end_in_time(tmp_path: Path, script: str) -> None:
     path, begin = tmp_path / "pid", time.monotonic()
-    with pytest.raises(exception.ImageNotVerified, match="too long"):
+    with pytest.raises(exception.VerificationFailed, match="too long"):
         verification.verify(shell(script.format(path=path)), NAME, 0.5)
     assert time.monotonic() - begin < 10
     pid = int(path.read_text())
@@ -75,7 +75,7 @@ def test_a_command_that_cannot_be_run(
     program = tmp_path / "verify"
     if mode is not None:
         program.touch(mode)
-    with pytest.raises(exception.ImageNotVerified, match="this host cannot run") as caught:
+    with pytest.raises(exception.VerificationFailed, match="this host cannot run") as caught:
         verification.verify([str(program)], NAME)
     assert str(program) not in str(caught.value)
     assert str(program) in caplog.text

@@ -20,7 +20,13 @@ from typing import Any
 
 from novadocker import naming
 from novadocker.virt.docker.images.platforms import Platform
-from novadocker.virt.docker.images.regions import ArchiveError, Content, Region, Scratch
+from novadocker.virt.docker.images.regions import (
+    ArchiveError,
+    Content,
+    Region,
+    Scratch,
+    UnfitHostError,
+)
 from novadocker.virt.docker.images.tar_reader import Tar, get, get_all, parse
 
 # Metadata is kept in memory.
@@ -95,6 +101,7 @@ def open_image(
         that is compressed as a whole, too; 0 means no bound
     :raises ArchiveError: the archive is malformed or damaged, or does not have exactly one image
         for the host
+    :raises UnfitHostError: hosts with newer CPUs or more programs can use the archive
     """
     with Scratch(folder, most) as scratch:
         tar = Tar(scratch.unpack(archive, "the archive"))
@@ -145,8 +152,10 @@ def _find_in_docker_archive(tar: Tar, platform: Platform) -> _Found:
     entry = entries[0]
     name = get(entry, "Config", str, "manifest.json")
     config = _parse_config(tar.read(name, _MAX_CONFIG_BYTES))
-    if config.platform != platform.text or platform.rank(config.variant) is None:
+    if config.platform != platform.text:
         raise ArchiveError(_wrong_platform({_full(config)}, platform))
+    if platform.rank(config.variant) is None:
+        raise UnfitHostError(_wrong_platform({_full(config)}, platform))
     layers = get_all(entry, "Layers", str, "manifest.json")
     return _Found(config, tuple(tar.region(layer) for layer in layers))
 
@@ -154,6 +163,7 @@ def _find_in_docker_archive(tar: Tar, platform: Platform) -> _Found:
 def _find_in_oci_layout(tar: Tar, platform: Platform) -> _Found:
     ranked: dict[int, list[_Found]] = {}
     others: set[str] = set()
+    is_for_newer = False
     for descriptor in _image_descriptors(tar):
         # An archive may list images of other platforms without containing them.
         described = descriptor.get("platform")
@@ -168,6 +178,7 @@ def _find_in_oci_layout(tar: Tar, platform: Platform) -> _Found:
         rank = platform.rank(config.variant or _variant(described))
         if config.platform != platform.text or rank is None:
             others.add(_full(config, _variant(described)))
+            is_for_newer = is_for_newer or config.platform == platform.text
             continue
         layers = get_all(manifest, "layers", dict, "image manifest")
         found = _Found(config, tuple(tar.region(_blob_name(layer)) for layer in layers))
@@ -180,6 +191,8 @@ def _find_in_oci_layout(tar: Tar, platform: Platform) -> _Found:
     if not images:
         # Build attestations are listed as images for the platform "unknown/unknown".
         others.discard("unknown/unknown")
+        if is_for_newer:
+            raise UnfitHostError(_wrong_platform(others, platform))
         raise ArchiveError(_wrong_platform(others, platform) if others else "it holds no image")
     return images[0]
 

@@ -44,6 +44,9 @@ class Platform:
         if not self.variants:
             return 0
         wanted = variant or _LOWEST[self.architecture]
+        if self.architecture == "arm64":
+            # Builders also write "8", or name extensions (v8.2), which no program here compares.
+            return 0 if wanted in ("8", "v8") else 1
         return self.variants.index(wanted) if wanted in self.variants else None
 
 

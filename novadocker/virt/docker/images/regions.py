@@ -60,6 +60,10 @@ class ArchiveError(Exception):
     """The archive can't be used. The text is the reason."""
 
 
+class UnfitHostError(ArchiveError):
+    """The archive can't be used on this host. The text is the reason."""
+
+
 class Content(Protocol):
     """Bytes that can be read several times."""
 
@@ -187,7 +191,7 @@ class Scratch(contextlib.ExitStack):
 
     def _unpack_with(self, program: _Program, packed: Region, name: str, before: int) -> Region:
         if shutil.which(program.name) is None:
-            raise ArchiveError(
+            raise UnfitHostError(
                 f"{name} is compressed with {program.name}, which this host lacks: "
                 f"install the package {program.package} on it"
             )

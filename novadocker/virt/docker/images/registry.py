@@ -111,9 +111,11 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
 
     :raises EngineError: neither a mirror nor the registry has the image, or the operator's command
         refuses it
+    :raises VerificationFailed: no source has the image, and this host could not verify that of one
     """
     sources = [*settings.mirrors.get(reference.registry, ()), reference.registry]
     failures = []
+    is_verified = True
     for source in sources:
         repository = reference.at(source)
         try:
@@ -126,6 +128,10 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
         except (exception.EngineError, exception.ImageNotVerified) as error:
             LOG.warning("Failed to pull image %s from %s: %s", reference.path, source, error)
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")
+            is_verified = is_verified and not isinstance(error, exception.VerificationFailed)
         else:
             return f"{repository}@{digest}"
-    raise exception.EngineError(operation="to pull the image", reason="; ".join(failures))
+    reason = "; ".join(failures)
+    if not is_verified:
+        raise exception.VerificationFailed(name=reference.path, reason=reason)
+    raise exception.EngineError(operation="to pull the image", reason=reason)

@@ -42,7 +42,12 @@ from novadocker.virt.docker.images import (
 )
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.images.platforms import Platform, host_platform
-from novadocker.virt.docker.images.regions import ArchiveError, ChunkReader, Region
+from novadocker.virt.docker.images.regions import (
+    ArchiveError,
+    ChunkReader,
+    Region,
+    UnfitHostError,
+)
 from novadocker.virt.docker.images.signatures import Demand
 from novadocker.virt.docker.model import ContainerDetail, EngineImage
 
@@ -121,7 +126,8 @@ class ImageStore:
 
         :param trusted: the server's trusted image certificates
         :param most: bytes that the image may have when it is unpacked; 0 means no bound
-        :raises InvalidImage: the image can't be booted on this host; the engine keeps none of it
+        :raises InvalidImage: the image can't be booted; the engine keeps none of it
+        :raises UnfitHost: the image can't be booted on this host; the engine keeps none of it
         :raises EngineError: the engine refused the image
         :raises nova.exception.ImageNotFound: the image does not exist in Glance (and Nova's other
             errors of the image service and of signatures)
@@ -218,6 +224,10 @@ class ImageStore:
                 name = registry.pull(self._engine, reference, self._registries)
             except exception.EngineUnavailable:
                 raise
+            except exception.VerificationFailed as error:
+                raise exception.UnfitHost(
+                    image_id=image_id, reason=str(error.kwargs["reason"])
+                ) from error
             except exception.EngineError as error:
                 raise exception.InvalidImage(
                     image_id=image_id, reason=str(error.kwargs["reason"])
@@ -304,6 +314,8 @@ class ImageStore:
             chunks = self._forwarded(image_id, load, most, arriving, unpack)
             try:
                 loaded = self._engine.load_image(chunks)
+            except UnfitHostError as error:
+                raise exception.UnfitHost(image_id=image_id, reason=str(error)) from error
             except ArchiveError as error:
                 raise exception.InvalidImage(image_id=image_id, reason=str(error)) from error
         with contextlib.ExitStack() as undo:

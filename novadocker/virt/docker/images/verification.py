@@ -25,7 +25,8 @@ def verify(command: Sequence[str], name: str, seconds: float = _SECONDS) -> None
 
     :param name: the image as ``registry/path@sha256:...``, the last argument of the command
     :param seconds: after which the command and its children are killed
-    :raises ImageNotVerified: the command does not exit with status 0 in time
+    :raises ImageNotVerified: the command exits with another status than 0
+    :raises VerificationFailed: this host cannot run the command, or it takes too long
     """
     end = time.monotonic() + seconds
     try:
@@ -39,7 +40,7 @@ def verify(command: Sequence[str], name: str, seconds: float = _SECONDS) -> None
         )
     except OSError as error:
         LOG.error("Failed to run [docker] registry_verify_command for image %s: %s", name, error)
-        raise exception.ImageNotVerified(
+        raise exception.VerificationFailed(
             name=name, reason="this host cannot run the cloud's verification of images"
         ) from error
     with process:
@@ -50,7 +51,7 @@ def verify(command: Sequence[str], name: str, seconds: float = _SECONDS) -> None
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             os.killpg(process.pid, signal.SIGKILL)
             LOG.warning("%s took longer than %d s for image %s", command[0], seconds, name)
-            raise exception.ImageNotVerified(
+            raise exception.VerificationFailed(
                 name=name, reason="the cloud's verification of the image takes too long"
             ) from error
     if status:
