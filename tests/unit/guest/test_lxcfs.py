@@ -2,12 +2,16 @@
 """The replacement of the mounts of lxcfs in many containers, on fakes."""
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from oslo_privsep import comm, daemon
 
+from novadocker import exception
+from novadocker.virt.docker.containers.pending import HUNG_SECONDS
+from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 
 
@@ -46,3 +50,53 @@ def test_a_container_that_fails_does_not_keep_the_mounts_from_the_others(
     failing.clear()
     found._restore_all(1)
     assert found._restored == 1
+
+
+def test_a_container_that_hangs_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(lxcfs, "time", SimpleNamespace(monotonic=lambda: now))
+    hung, inspected = {"a"}, []
+
+    def inspect(container_id: str) -> Any:
+        inspected.append(container_id)
+        if container_id in hung:
+            raise exception.ContainerHangs(operation="to inspect a container", seconds=10)
+        return SimpleNamespace(pid=1)
+
+    listing: Any = SimpleNamespace(
+        servers=lambda: {name: SimpleNamespace(id=name, name=name) for name in ("a", "b")}
+    )
+    engine: Any = SimpleNamespace(inspect_container=inspect, within=nullcontext)
+    loads: Any = None
+    found = Lxcfs("/lxcfs", engine, listing, loads, lambda *_: 1)
+    for _ in range(2):
+        found._restore_all(1)
+    assert inspected == ["a", "b"]
+    # lxcfs restarts again.
+    found._restore_all(2)
+    assert inspected == ["a", "b", "b"]
+    assert found._restored is None
+    hung.clear()
+    now += HUNG_SECONDS
+    found._restore_all(2)
+    assert inspected == ["a", "b", "b", "a"]
+    assert found._restored == 2
+
+
+def test_a_build_gets_the_view_between_two_containers(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def inspect(container_id: str) -> Any:
+        if asked:
+            assert found.mounts(container_id, asked[0]) == ()
+        asked.append(found.look())
+        raise exception.ContainerHangs(operation="to inspect a container", seconds=10)
+
+    listing: Any = SimpleNamespace(
+        servers=lambda: {name: SimpleNamespace(id=name, name=name) for name in ("a", "b")}
+    )
+    engine: Any = SimpleNamespace(inspect_container=inspect, within=nullcontext)
+    loads: Any = None
+    found = Lxcfs(str(tmp_path), engine, listing, loads)
+    found._restore_all(1)
+    assert len(asked) == 2

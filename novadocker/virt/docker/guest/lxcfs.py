@@ -15,6 +15,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, privsep
 from novadocker.privsep.guest import lxcfs
+from novadocker.virt.docker.containers.pending import HUNG_SECONDS
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import PATIENCE
@@ -130,6 +131,11 @@ class Lxcfs:
         self._stopped = False
         # All containers have the files of the lxcfs with this device number.
         self._restored: int | None = None
+        # These containers, by their ids, have the files of the lxcfs with the number below.
+        self._done: set[str] = set()
+        self._done_device: int | None = None
+        # Containers that hang in the engine, by their ids, are left alone until these times.
+        self._hung_until: dict[str, float] = {}
 
     def start(self) -> None:
         """Start the thread. Does nothing if lxcfs is not used."""
@@ -189,30 +195,53 @@ class Lxcfs:
 
     def _run(self) -> None:
         while not self._stopped:
-            began = time.monotonic()
-            found = read_view(self._folder, self._view)
-            with self._changed:
-                if found == View() != self._view:
-                    # Containers have the files of the lxcfs that was mounted before.
-                    found = View(error=self._view.error or "it is no longer mounted")
-                if found.error and not self._view.error:
-                    LOG.error("Failed to read lxcfs at %s: %s", self._folder, found.error)
-                self._view, self._looked_at = found, began
-                self._changed.notify_all()
+            found = self._look_now()
             if found.device is not None and found.device != self._restored:
                 self._restore_all(found.device)
             self._wanted.wait(_LOOK_SECONDS)
             self._wanted.clear()
 
+    def _look_now(self) -> View:
+        began = time.monotonic()
+        found = read_view(self._folder, self._view)
+        with self._changed:
+            if found == View() != self._view:
+                # Containers have the files of the lxcfs that was mounted before.
+                found = View(error=self._view.error or "it is no longer mounted")
+            if found.error and not self._view.error:
+                LOG.error("Failed to read lxcfs at %s: %s", self._folder, found.error)
+            self._view, self._looked_at = found, began
+            self._changed.notify_all()
+        return found
+
     def _restore_all(self, device: int) -> None:
-        """Replace the mounts of lxcfs in every running container."""
+        """Replace the mounts of lxcfs in every running container.
+
+        A repetition for the same lxcfs leaves out containers that succeeded, and those that hung
+        in the engine less than ``HUNG_SECONDS`` ago.
+        """
+        if device != self._done_device:
+            self._done.clear()
+            self._done_device = device
         complete = True
         try:
             servers = self._listing.servers()
         except (exception.EngineUnavailable, exception.EngineError) as error:
             LOG.warning("Failed to list containers for their mounts of lxcfs: %s", error)
             return
+        listed = {server.id for server in servers.values()}
+        for container_id in self._hung_until.keys() - listed:
+            del self._hung_until[container_id]
         for instance_uuid, server in servers.items():
+            if server.id in self._done:
+                continue
+            if time.monotonic() < self._hung_until.get(server.id, 0.0):
+                complete = False
+                continue
+            if self._wanted.is_set():
+                # Because a container can take long, builds get the view before the next one.
+                self._wanted.clear()
+                self._look_now()
             try:
                 with self._engine.within(PATIENCE):
                     pid = self._engine.inspect_container(server.id).pid
@@ -220,6 +249,8 @@ class Lxcfs:
             except exception.ContainerNotFound:
                 continue
             except _FAILURES as error:
+                if isinstance(error, exception.ContainerHangs):
+                    self._hung_until[server.id] = time.monotonic() + HUNG_SECONDS
                 LOG.warning(
                     "Failed to replace mounts of lxcfs in %s: %s",
                     server.name,
@@ -228,6 +259,8 @@ class Lxcfs:
                 )
                 complete = False
             else:
+                if pid:
+                    self._done.add(server.id)
                 if count:
                     LOG.info(
                         "Replaced %d mounts of lxcfs in %s",
