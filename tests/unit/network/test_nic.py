@@ -245,6 +245,7 @@ NIC = asdict(nics_from_network_info(network_info([V4, V6], mtu=1450))[0])
         {"routes": [{"destination": "10.0.0.1/24", "gateway": None}]},
         {"routes": [{"destination": "default", "gateway": None}]},
         {"routes": [{"destination": "10.0.0.0/24", "gateway": "router"}]},
+        {"unknown_destinations": ["10.0.0.1/24"]},
     ],
     ids=str,
 )

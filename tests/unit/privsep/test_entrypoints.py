@@ -217,6 +217,7 @@ BRIDGE = records(
     vlan=optional(numbers(100, 1, 4094)),
 )
 ADDRESSES = ["", "10.0.0.0.0/8", "10.0.0.5/33", "fe80::1%eth0/64", 5, b"\x0a\x00\x00\x05", None]
+NETWORK = Kind("0.0.0.0/0", st.sampled_from([*ADDRESSES, "10.0.0.5/8"]))
 NIC = records(
     port_id=UUID,
     host_device=HOST_DEVICE,
@@ -226,12 +227,13 @@ NIC = records(
     addresses=sequences(Kind("10.0.0.5/24", st.sampled_from(ADDRESSES))),
     routes=sequences(
         records(
-            destination=Kind("0.0.0.0/0", st.sampled_from([*ADDRESSES, "10.0.0.5/8"])),
+            destination=NETWORK,
             gateway=optional(Kind("10.0.0.1", st.sampled_from([*ADDRESSES, "10.0.0.1/32"]))),
         )
     ),
     software_checksums=flags(),
     bridge=optional(BRIDGE),
+    unknown_destinations=sequences(NETWORK),
 )
 LOGIN = records(
     user=USER, keys=contents(b"ssh-ed25519 AAAA\n", 1 << 20), password_hash=HASH, password_day=DAY
