@@ -46,6 +46,7 @@ class FakeEngine:
 
     :ivar answers: status and JSON value by the end of a path; 404 for others
     :ivar special: takes over the connection when the head of such a request has arrived
+    :ivar accepted: number of connections so far
     """
 
     listener: socket.socket
@@ -53,12 +54,14 @@ class FakeEngine:
     special: dict[str, Connection] = field(default_factory=dict)
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    accepted: int = 0
 
     def run(self) -> None:
         """Serve until the listener is closed."""
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self.listener.accept()
+                self.accepted += 1
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -132,9 +135,10 @@ class Proxied:
             yield client
 
     def exchange(self, request: bytes) -> bytes:
-        """Send bytes; return all that the proxy sends until it closes the connection."""
+        """Send bytes and no more; return all that the proxy sends in answer."""
         with self.connected() as client:
             client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
             return received(client)
 
 

@@ -50,9 +50,7 @@ KILL = f"POST /v1.41/containers/{NAME}/kill?signal=KILL HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
-def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxied]:
-    monkeypatch.setattr(relay, "_IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(relay, "_BODY_SECONDS", 0.3)
+def behind(tmp_path: Path) -> Iterator[Proxied]:
     with proxied(tmp_path, POLICY) as found:
         found.engine.answers |= {
             "/info": (200, INFO),
@@ -241,10 +239,11 @@ def test_an_engine_that_is_away_is_no_refusal(behind: Proxied, client: Engine) -
 
 
 def test_one_connection_to_the_engine_for_many_requests(behind: Proxied, client: Engine) -> None:
-    before = threading.active_count()
+    client.inspect_container(NAME)
+    before = behind.engine.accepted
     for _ in range(20):
         client.inspect_container(NAME)
-    assert threading.active_count() <= before + 4
+    assert behind.engine.accepted == before
 
 
 # -- malformed requests and those with two meanings ------------------------------------------------
@@ -318,7 +317,6 @@ def test_an_upgrade_that_the_driver_does_not_ask_for(behind: Proxied) -> None:
 def test_the_head_of_a_request_has_a_deadline(
     behind: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "_IDLE_SECONDS", 60)
     monkeypatch.setattr(relay, "_HEAD_SECONDS", 0.3)
     with behind.connected() as slow:
         slow.settimeout(0.1)
@@ -333,12 +331,27 @@ def test_the_head_of_a_request_has_a_deadline(
             pytest.fail("the connection stays open")
 
 
-def test_the_body_of_a_request_has_a_deadline_and_a_bound(behind: Proxied) -> None:
-    create = f"POST /v1.41/containers/create?name={NAME} HTTP/1.1\r\nHost: x\r\n"
+CREATE = f"POST /v1.41/containers/create?name={NAME} HTTP/1.1\r\nHost: x\r\n"
+
+
+def test_the_body_of_a_request_has_a_deadline(
+    behind: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_BODY_SECONDS", 0.3)
     with behind.connected() as slow:
-        slow.sendall(f"{create}Content-Length: 10\r\n\r\n{{".encode())
+        slow.sendall(f"{CREATE}Content-Length: 10\r\n\r\n{{".encode())
         assert received(slow) == b""
-    large = f"{create}Content-Length: {2 << 20}\r\n\r\n".encode() + b" " * (2 << 20)
+    assert behind.engine.seen == []
+
+
+def test_an_idle_client_is_disconnected(behind: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "_IDLE_SECONDS", 0.3)
+    with behind.connected() as idle:
+        assert received(idle) == b""
+
+
+def test_the_body_of_a_request_has_a_bound(behind: Proxied) -> None:
+    large = f"{CREATE}Content-Length: {2 << 20}\r\n\r\n".encode() + b" " * (2 << 20)
     assert b"the body has more than" in behind.exchange(large)
     assert behind.engine.seen == []
 
@@ -351,15 +364,15 @@ def test_clients_have_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(serving, "_MOST_CLIENTS", 8)
-    monkeypatch.setattr(relay, "_IDLE_SECONDS", 1.0)
     request = GET.replace(b"/v1.41/info", b"/version")
     with proxied(tmp_path, POLICY) as behind, contextlib.ExitStack() as opened_:
         clients = [opened_.enter_context(behind.connected()) for _ in range(12)]
         for client in clients:
             client.sendall(request)
         assert [client.recv(1000)[:12] for client in clients[:8]] == [b"HTTP/1.1 200"] * 8
-        assert "others have to wait" in caplog.text
-        # The idle ones make room.
+        waiting.until(lambda: "others have to wait" in caplog.text, 20)
+        for client in clients[:4]:
+            client.close()
         assert [client.recv(1000)[:12] for client in clients[8:]] == [b"HTTP/1.1 200"] * 4
 
 
