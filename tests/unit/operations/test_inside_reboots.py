@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
+import oslo_messaging
 import psutil
 import pytest
 from nova import exception as nova_exception
@@ -440,10 +442,92 @@ def test_a_reboot_before_the_host_s_is_left_to_nova_s_option(
     assert server.events.empty()
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the time between two attempts."""
+    monkeypatch.setattr(inside_reboots, "_RETRY_SECONDS", 0.01)
+
+
+TIMED_OUT = oslo_messaging.MessagingTimeout("no reply")
+UNAVAILABLE = exception.EngineUnavailable(url="fake", reason="a time-out")
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("read_instance", TIMED_OUT),
+        ("read_instance", UNAVAILABLE),
+        ("start_container", UNAVAILABLE),
+    ],
+)
+def test_it_starts_after_an_outage(
+    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, fault: Exception
+) -> None:
+    target = server.driver._services if name == "read_instance" else server.engine
+    states: list[int] = []
+    function = getattr(target, name)
+
+    def fail(*arguments: Any) -> Any:
+        if len(states) <= inside_reboots._MOST:
+            states.append(server.state())
+            raise fault
+        return function(*arguments)
+
+    monkeypatch.setattr(target, name, fail)
+    server.reboot()
+    server.settle()
+    assert server.runs()
+    assert set(states) == {power_state.RUNNING}
+    assert server.events.empty()
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize(("fault", "reported"), [(TIMED_OUT, True), (UNAVAILABLE, False)])
+def test_a_long_outage(
+    server: Server, monkeypatch: pytest.MonkeyPatch, fault: Exception, reported: bool
+) -> None:
+    monkeypatch.setattr(inside_reboots, "_OUTAGE_SECONDS", 0.1)
+    monkeypatch.setattr(server.driver._services, "read_instance", Mock(side_effect=fault))
+    server.reboot()
+    server.settle()
+    assert not server.runs()
+    if reported:
+        event = server.events.get(timeout=60)
+        assert event.get_transition() == virtevent.EVENT_LIFECYCLE_STOPPED
+    assert server.events.empty()
+
+
+def test_it_starts_when_the_engine_reports_it_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = threading.Event()
+    read_instance = server.driver._services.read_instance
+
+    def fail(*_: object) -> None:
+        reached.set()
+        raise UNAVAILABLE
+
+    monkeypatch.setattr(inside_reboots, "_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(server.driver._services, "read_instance", fail)
+    server.reboot()
+    assert reached.wait(60)
+    monkeypatch.setattr(server.driver._services, "read_instance", read_instance)
+    server.driver._inside_reboots.add(server.instance.uuid)
+    server.settle()
+    assert server.runs()
+
+
 def test_the_bound_is_for_a_period_and_for_each_server() -> None:
+    start = datetime.datetime.now(datetime.UTC)
+
+    def count(bound: Bound, uuid: str, now: float) -> bool:
+        return bound.count(uuid, start + datetime.timedelta(seconds=now), now)
+
     bound = Bound(2, 10.0)
-    assert [bound.count("a", now) for now in (0.0, 1.0, 2.0, 10.0)] == [True, True, False, True]
-    assert bound.count("b", 10.0)
-    assert not bound.count("a", 10.5)
-    assert bound.count("b", 100.0)
-    assert list(bound._times) == ["b"]
+    assert [count(bound, "a", now) for now in (0.0, 1.0, 2.0, 10.0)] == [True, True, False, True]
+    assert count(bound, "b", 10.0)
+    assert not count(bound, "a", 10.5)
+    assert count(bound, "a", 10.0)
+    assert count(bound, "b", 100.0)
+    assert list(bound._times) == list(bound._ends) == ["b"]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeVar
 
 import oslo_messaging
@@ -56,6 +57,10 @@ _SECONDS = 300.0
 _AT_ONCE = 4
 # The engine reports an event within milliseconds, on a busy host within seconds.
 _EVENT_SECONDS = 10.0
+# RabbitMQ and MariaDB may need minutes for a failover.
+_OUTAGE_SECONDS = 300.0
+_RETRY_SECONDS = 10.0
+_NO_ANSWER = (exception.EngineUnavailable, oslo_messaging.MessagingException)
 
 
 class Bound:
@@ -66,19 +71,26 @@ class Bound:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._times: dict[str, deque[float]] = {}
+        self._ends: dict[str, datetime] = {}
 
-    def count(self, instance_uuid: str, now: float) -> bool:
-        """Count a reboot. Return False if the server has had too many in the period before."""
+    def count(self, instance_uuid: str, end: datetime, now: float) -> bool:
+        """Count a reboot. Return False if the server has had too many in the period before.
+
+        :param end: the end of the server's last run, which counts once
+        """
         with self._lock:
             for uuid, times in list(self._times.items()):
                 while times and times[0] <= now - self._seconds:
                     times.popleft()
                 if not times:
-                    del self._times[uuid]
+                    del self._times[uuid], self._ends[uuid]
+            if self._ends.get(instance_uuid) == end:
+                return True
             times = self._times.setdefault(instance_uuid, deque())
             if len(times) >= self._most:
                 return False
             times.append(now)
+            self._ends[instance_uuid] = end
             return True
 
 
@@ -102,7 +114,7 @@ class InsideReboots:
         self._looped = looped
         self._bound = Bound()
         self._starts = threading.Semaphore(_AT_ONCE)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         # By server: whether it ended since the thread looked last. The thread removes the server.
         self._ended: dict[str, bool] = {}
         # By server: when a reboot ended without a start; seconds since the epoch.
@@ -113,6 +125,7 @@ class InsideReboots:
         with self._lock:
             has_thread = instance_uuid in self._ended
             self._ended[instance_uuid] = True
+            self._lock.notify_all()
         if has_thread:
             return
         # A daemon thread does not delay the end of nova-compute.
@@ -228,20 +241,44 @@ class InsideReboots:
         self._down[instance_uuid] = now
 
     def _restart(self, instance_uuid: str) -> bool:
-        """Start a server if it is still to be started. Return False if it stays down."""
+        """Start a server if it is still to be started. Return False if it stays down.
+
+        Tries again for some minutes while the engine or Nova's conductor does not answer.
+        """
+        deadline = time.monotonic() + _OUTAGE_SECONDS
+        while True:
+            try:
+                return self._restart_once(instance_uuid)
+            except _NO_ANSWER as error:
+                if time.monotonic() >= deadline:
+                    LOG.error("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+                    # When the engine answers again, its events report the server again.
+                    return isinstance(error, exception.EngineUnavailable)
+                LOG.warning(
+                    "Failed to reboot, will try again: %s", error, instance_uuid=instance_uuid
+                )
+            with self._lock:
+                # The engine's events report the server when the engine answers again.
+                self._lock.wait_for(lambda: self._ended[instance_uuid], _RETRY_SECONDS)
+                self._ended[instance_uuid] = False
+
+    def _restart_once(self, instance_uuid: str) -> bool:
+        """Start a server if it is still to be started. Return False if it stays down.
+
+        :raises EngineUnavailable: the engine does not answer
+        :raises MessagingException: Nova's conductor does not answer
+        """
         try:
             return self.locked(instance_uuid, lambda: self._restart_locked(instance_uuid))
         except (nova_exception.InstanceNotFound, exception.ContainerLost):
             LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
-        except exception.EngineUnavailable as error:
-            # When the engine answers again, its events report the server again.
-            LOG.warning("Failed to reboot: %s", error, instance_uuid=instance_uuid)
+        except _NO_ANSWER:
+            raise
         except exception.ProcessEnded as error:
             # The engine's events report this end, too.
             LOG.warning("Failed to reboot: %s", error, instance_uuid=instance_uuid)
         except (
             nova_exception.NovaException,
-            oslo_messaging.MessagingException,
             processutils.ProcessExecutionError,
             OSError,
             *privsep.UNANSWERED,
@@ -289,9 +326,9 @@ class InsideReboots:
 
     def _refusal(self, instance: objects.Instance, found: ContainerDetail) -> str | None:
         """Return why a server that rebooted is not started; None if it is."""
-        if _ended_before_boot(found):
+        if found.finished_at is None or _ended_before_boot(found):
             return "the host went down after that"
-        if not self._bound.count(instance.uuid, time.monotonic()):
+        if not self._bound.count(instance.uuid, found.finished_at, time.monotonic()):
             self._looped(instance.uuid)
             return f"it has rebooted {_MOST} times within {_SECONDS:.0f} seconds"
         return None
