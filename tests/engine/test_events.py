@@ -73,6 +73,24 @@ def test_a_server_lives_and_dies(docker_client: docker.APIClient, server: str, t
     assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
 
 
+@pytest.mark.usefixtures("told")
+def test_a_label_does_not_hide_a_reboot(
+    docker_client: docker.APIClient,
+    busybox_image: str,
+    instance_uuid: str,
+    rebooted: queue.SimpleQueue[str],
+) -> None:
+    """The engine lists the exit status only after it has reported the end."""
+    name = naming.container_name(instance_uuid)
+    labels = {naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: instance_uuid, "exitCode": "0"}
+    docker_client.create_container(
+        busybox_image, ["sh", "-c", "exit 129"], name=name, network_disabled=True, labels=labels
+    )
+    for _ in range(5):
+        docker_client.start(name)
+        assert rebooted.get(timeout=30) == instance_uuid
+
+
 def test_nothing_is_lost_between_two_streams(
     docker_client: docker.APIClient, server: str, told: Next, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,21 @@ def test_the_end_of_a_server_while_the_engine_goes_away(
     assert told() == (OTHER, STARTED)
 
 
+def test_an_inspection_that_hangs_is_a_stop(
+    engine: FakeEngine, told: Next, rebooted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_container: str) -> None:
+        raise exception.ContainerHangs(operation="to inspect a container", seconds=10)
+
+    monkeypatch.setattr(engine, "inspect_container", hang)
+    engine.events.put(event("die"))
+    assert told() == (UUID, STOPPED)
+    engine.events.put(event("start", OTHER))
+    assert told() == (OTHER, STARTED)
+    assert len(engine.watched_since) == 1
+    assert rebooted == []
+
+
 def test_a_reboot_from_inside_while_the_stream_was_lost(
     engine: FakeEngine, told: Next, rebooted: list[str]
 ) -> None:

@@ -16,7 +16,8 @@ from oslo_log import log as logging
 from novadocker import exception, naming
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.containers.servers import ServerList
-from novadocker.virt.docker.model import ContainerEvent
+from novadocker.virt.docker.engine.connection import PATIENCE
+from novadocker.virt.docker.model import ContainerDetail, ContainerEvent
 
 LOG = logging.getLogger(__name__)
 
@@ -74,6 +75,12 @@ class EventSource(Protocol):
         self, label: str, actions: Iterable[str], since_ns: int, quiet: float
     ) -> Iterator[ContainerEvent]:
         """Yield the events of containers with a label until ``quiet`` seconds pass without one."""
+
+    def within(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """Fail each request in the block that takes longer than ``seconds``."""
+
+    def inspect_container(self, container: str) -> ContainerDetail:
+        """Return the details of a container by name or id."""
 
 
 class Events:
@@ -166,7 +173,7 @@ class Events:
             LOG.warning("The kernel killed a process: out of memory", instance_uuid=uuid)
             self._killed(uuid)
             return
-        if event.action == "die" and self._has_rebooted(uuid):
+        if event.action == "die" and self._has_rebooted(event.name, uuid):
             self._rebooted(uuid)
             return
         if event.action == "destroy":
@@ -176,14 +183,21 @@ class Events:
             self._listing.note_deleted(uuid)
         self._queue.put((uuid, TRANSITIONS[event.action]))
 
-    def _has_rebooted(self, uuid: str) -> bool:
+    def _has_rebooted(self, name: str, uuid: str) -> bool:
         """Log the end of a server. Return True if it ended with a reboot from inside."""
-        # An image's label replaces the event's attribute of the same name, such as exitCode.
-        server = self._listing.servers().get(uuid)
-        code = server.exit_code if server is not None else None
+        # An image's label replaces the event's attribute of the same name, such as exitCode. The
+        # engine lists the status only after the event, but an inspection waits for it.
+        code: int | None = None
+        reboots = False
+        try:
+            with contextlib.suppress(exception.ContainerNotFound), self._engine.within(PATIENCE):
+                found = self._engine.inspect_container(name)
+                code, reboots = found.exit_code, servers.has_rebooted(found)
+        except exception.EngineError as error:
+            LOG.warning("Failed to read the exit status: %s", error, instance_uuid=uuid)
         status = "unknown" if code is None else code
         LOG.info("The first process ended with exit status %s", status, instance_uuid=uuid)
-        return server is not None and servers.has_rebooted(server)
+        return reboots
 
     def _report(self) -> None:
         held = Held(_HELD_SECONDS)
