@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 import traceback
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -420,6 +421,22 @@ def test_the_timeout_of_a_thread_is_shortened_for_one_block_only(tmp_path: Path)
                 assert (asked._timeout, asked._client.timeout) == (3, 3)
             assert (asked._timeout, asked._client.timeout) == (10, 10)
         daemon.shutdown()
+
+
+def test_a_terminal_without_its_size_is_the_caller_s_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def resize(*_: object) -> None:
+        raise exception.EngineUnavailable(url="unix:///x", reason="a test")
+
+    terminal = Terminal(socket.socket(), b"", "/exec/1")
+    created = types.SimpleNamespace(exec_create=lambda *_, **__: {"Id": "1"})
+    monkeypatch.setattr(client.Engine, "_client", created)
+    monkeypatch.setattr(client.Engine, "_upgrade", lambda *_: terminal)
+    monkeypatch.setattr(client.Engine, "resize_terminal", resize)
+    asked = client.Engine("unix:///x", 10, 10)
+    assert asked.open_terminal("c", ["sh"]) is terminal
+    terminal.connection.close()
 
 
 _ENCRYPTED = """

@@ -290,8 +290,9 @@ class Engine(Connection):
             terminal = self._upgrade(
                 f"/exec/{created}/start", {}, {"Tty": True, "Detach": False}, f"/exec/{created}"
             )
-        # The engine refuses the size of a terminal that has ended.
-        with contextlib.suppress(exception.EngineError):
+        # The engine refuses the size of a terminal that has ended. After each error,
+        # the caller gets the terminal, because the caller ends its process.
+        with contextlib.suppress(exception.EngineError, exception.EngineUnavailable):
             self.resize_terminal(terminal, _ROWS, _COLUMNS)
         return terminal
 
