@@ -4,18 +4,17 @@
 import json
 import socket
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import h11
 
 from novadocker import naming
-from novadocker.engine_proxy.ends import End, Gone
+from novadocker.engine_proxy.ends import End, Gone, await_either
 from novadocker.engine_proxy.forms import Refused
 from novadocker.engine_proxy.policy import NAME, Answered
 
-_QUESTION_SECONDS = 60.0
+_CONNECT_SECONDS = 60.0
 _LARGEST_ANSWER = 16 << 20
 _MOST_KNOWN = 10_000
 
@@ -64,7 +63,7 @@ class Engine:
         if self._end is None:
             connection = socket.socket(socket.AF_UNIX)
             try:
-                connection.settimeout(_QUESTION_SECONDS)
+                connection.settimeout(_CONNECT_SECONDS)
                 connection.connect(self._path)
             except OSError:
                 connection.close()
@@ -92,11 +91,13 @@ class Engine:
 class EngineHost:
     """The engine's answers about its objects; see ``policy.Host``.
 
+    :param client: chooses how long it waits for an answer, and closes its connection after that
     :param prefix: the version of the API, as in a request's path
     """
 
-    def __init__(self, engine: Engine, prefix: str, known: Known) -> None:
+    def __init__(self, engine: Engine, client: End, prefix: str, known: Known) -> None:
         self._engine = engine
+        self._client = client
         self._prefix = prefix
         self._known = known
 
@@ -151,19 +152,18 @@ class EngineHost:
         """Return the engine's answer.
 
         :raises Answered: the engine answers with an error
-        :raises Gone: the engine does not answer
+        :raises Gone: the engine or the client has closed its connection
         """
         end = self._engine.connect()
         end.send(
             h11.Request(method="GET", target=f"{self._prefix}{path}", headers=[("Host", "docker")])
         )
         end.send(h11.EndOfMessage())
-        until = time.monotonic() + _QUESTION_SECONDS
         status, content = 0, b""
         while True:
             event = end.http.next_event()
             if event is h11.NEED_DATA:
-                end.await_data(until - time.monotonic())
+                await_either(end, self._client, both=False)
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):

@@ -124,7 +124,7 @@ class Relay:
             raise Refused("the request has a body")
         if rule.body is Body.JSON:
             body = forms.parse(self._read_body(_LARGEST_BODY))
-        host = EngineHost(self._engine, request.prefix, self._known)
+        host = EngineHost(self._engine, self._client, request.prefix, self._known)
         rule.judge(Asked(request, subjects, body, self._policy, host))
         return request, rule, body
 

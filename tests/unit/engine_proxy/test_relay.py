@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker import exception, naming
-from novadocker.engine_proxy import relay, serving
+from novadocker.engine_proxy import engine, relay, serving
 from novadocker.engine_proxy.policy import Policy
 from novadocker.linux.threads import Sparse
 from novadocker.virt.docker.engine.client import Engine
@@ -441,6 +441,23 @@ def test_a_client_that_goes_ends_its_request(behind: Proxied) -> None:
         client.sendall(f"POST /v1.41/containers/{NAME}/wait HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         waiting.until(lambda: any("wait" in seen for seen in behind.engine.requests()), 20)
     assert closed.wait(20)
+
+
+def test_a_client_that_goes_ends_the_question_before_its_request(behind: Proxied) -> None:
+    closed = ended(behind, f"/containers/{NAME}/json")
+    with behind.connected() as client:
+        client.sendall(KILL + b"\r\n")
+        waiting.until(lambda: behind.engine.seen, 20)
+    assert closed.wait(20)
+
+
+def test_a_container_that_hangs_is_no_engine_that_hangs(
+    behind: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_CONNECT_SECONDS", 0.2)
+    ended(behind, f"/containers/{NAME}/json")
+    with pytest.raises(exception.ContainerHangs):
+        Engine(f"unix://{behind.path}", 1, 1).start_container(NAME)
 
 
 def test_a_body_that_is_cut_off_has_no_end_for_the_engine(behind: Proxied) -> None:
