@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Glance images of snapshots during which nova-compute died, on a fake of Nova's image API."""
 
+import datetime
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from glanceclient import exc as glance_errors
 from keystoneauth1 import exceptions as keystone_exceptions
 from nova import exception as nova_exception
 from nova.image import glance as nova_glance
+from oslo_utils import timeutils
 
 from novadocker import exception
 from novadocker.virt.docker.images import cut_off
@@ -18,11 +20,11 @@ CREDENTIALS = object()
 class Glance:
     """Images by id, listed with the filters of Glance."""
 
-    def __init__(self, *images: dict[str, str]) -> None:
+    def __init__(self, *images: dict[str, Any]) -> None:
         self.images = {image["id"]: image for image in images}
         self.failure: Exception | None = None
 
-    def get_all(self, context: Any, filters: dict[str, str]) -> list[dict[str, str]]:
+    def get_all(self, context: Any, filters: dict[str, str]) -> list[dict[str, Any]]:
         assert context.is_admin
         assert context.get_auth_plugin() is CREDENTIALS
         if self.failure:
@@ -36,12 +38,13 @@ class Glance:
         del self.images[image_id]
 
 
-def image(name: str, instance: Any, **changes: str) -> dict[str, str]:
+def image(name: str, instance: Any, **changes: Any) -> dict[str, Any]:
     return {
         "id": name,
         "status": "queued",
         "owner": instance.project_id,
         "instance_uuid": instance.uuid,
+        "created_at": timeutils.utcnow(with_timezone=True) - datetime.timedelta(seconds=60),
         **changes,
     }
 
@@ -64,6 +67,18 @@ def test_unfinished_images_of_the_server_are_deleted(instance: Any) -> None:
     found.add(instance)
     found.sweep()
     assert set(glance.images) == {"whole", "another server's", "another tenant's"}
+
+
+@pytest.mark.parametrize("status", ["queued", "saving"])
+def test_the_image_of_a_new_snapshot_stays(instance: Any, status: str) -> None:
+    """The tenant may begin another snapshot before the sweep."""
+    glance = Glance(image("old", instance))
+    found = images(glance)
+    found.add(instance)
+    now = timeutils.utcnow(with_timezone=True)
+    glance.images["new"] = image("new", instance, status=status, created_at=now)
+    found.sweep()
+    assert set(glance.images) == {"new"}
 
 
 @pytest.mark.parametrize(

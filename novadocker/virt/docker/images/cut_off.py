@@ -15,6 +15,7 @@ from nova import conf, objects
 from nova import context as nova_context
 from nova import exception as nova_exception
 from oslo_log import log as logging
+from oslo_utils import timeutils
 
 from novadocker import exception
 
@@ -57,6 +58,7 @@ class CutOffImages:
     def __init__(self, glance: Glance, credentials: Callable[[], Any]) -> None:
         self._glance = glance
         self._credentials = credentials
+        self._started = timeutils.utcnow(with_timezone=True)
         self._instances: list[objects.Instance] = []
 
     def add(self, instance: objects.Instance) -> None:
@@ -86,14 +88,19 @@ class CutOffImages:
             self._instances.pop()
 
     def _unfinished(self, instance: objects.Instance) -> Iterator[str]:
-        """Yield the ids of the unfinished images of an instance's snapshots.
+        """Yield the ids of the images of an instance's snapshots that this process did not begin.
 
-        Any tenant can create an image with the instance's UUID, so the owner is compared, too.
+        The tenant may have begun another snapshot since this process started. Any tenant can create
+        an image with the instance's UUID, so the owner is compared, too.
         """
         for status in _UNFINISHED:
             filters = {"status": status, "instance_uuid": instance.uuid}
             for image in self._glance.get_all(self._context(), filters=filters):
-                if image["owner"] == instance.project_id and image["status"] == status:
+                if (
+                    image["owner"] == instance.project_id
+                    and image["status"] == status
+                    and image["created_at"] < self._started
+                ):
                     yield image["id"]
 
     def _delete(self, instance: objects.Instance, image_id: str) -> None:
