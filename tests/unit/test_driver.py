@@ -25,6 +25,7 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.containers import freeze, servers
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.model import Container, ContainerSpec, EngineInfo, Mount
+from tests import waiting
 from tests.unit import fakes
 from tests.unit.fakes import (
     FakeDrives,
@@ -843,7 +844,26 @@ def test_images_of_interrupted_snapshots_are_deleted_after_the_start(
     driver.init_host(NODE)
     assert fake_host.cut_off_images.swept == []
     report()
-    assert fake_host.cut_off_images.swept == [instance]
+    waiting.until(lambda: fake_host.cut_off_images.swept == [instance], 20)
+
+
+def test_a_glance_that_hangs_holds_up_no_sweep(
+    driver: Any, report: Callable[[], None], fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[None] = []
+    answered = threading.Event()
+
+    def sweep() -> None:
+        begun.append(None)
+        assert answered.wait(20)
+
+    monkeypatch.setattr(fake_host.cut_off_images, "sweep", sweep)
+    for _ in range(2):
+        report()
+        assert not answered.is_set()
+    waiting.until(lambda: begun, 20)
+    answered.set()
+    assert len(begun) == 1
 
 
 def test_a_name_of_ours_without_our_labels_is_not_ours(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Services:
         self.backups = collaborators.backups
         self.nova_records = collaborators.nova_records
         self.read_resources = collaborators.read_resources
+        self._deleting: threading.Thread | None = None
         self.build_failures = BuildFailures()
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, self.runtime.release_container)
@@ -133,20 +135,26 @@ class Services:
             "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
             "keep the limits of disks": lambda: disk.restore_quotas(info),
             "keep the limits of servers": self.enforcement.sweep,
-            "delete the images of interrupted snapshots": self.cut_off_images.sweep,
+            "start to delete images": self._start_deleting_cut_off_images,
             **further,
         }
         for action, step in steps.items():
-            try:
-                step()
-            except (
-                nova_exception.NovaException,
-                oslo_messaging.MessagingException,
-                processutils.ProcessExecutionError,
-                OSError,
-                *privsep.UNANSWERED,
-            ) as error:
-                LOG.warning("Failed to %s: %s", action, error)
+            _take_step(action, step)
+
+    def _start_deleting_cut_off_images(self) -> None:
+        """Start a thread that deletes the images of interrupted snapshots, unless one runs.
+
+        Nova waits for Glance without a bound by default ([glance] timeout), and holds its lock of
+        the host's resources during a sweep.
+        """
+        if self._deleting is None or not self._deleting.is_alive():
+            self._deleting = threading.Thread(
+                target=_take_step,
+                args=("delete the images of interrupted snapshots", self.cut_off_images.sweep),
+                name="cut-off-images",
+                daemon=True,
+            )
+            self._deleting.start()
 
     def remains(self) -> Set[str]:
         """Return the UUIDs of the instances that have something on this host, but no container.
@@ -201,6 +209,19 @@ class Services:
             sized_disks=self.sized_disks,
             image_may_ask=CONF.docker.image_extra_specs,
         )
+
+
+def _take_step(action: str, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except (
+        nova_exception.NovaException,
+        oslo_messaging.MessagingException,
+        processutils.ProcessExecutionError,
+        OSError,
+        *privsep.UNANSWERED,
+    ) as error:
+        LOG.warning("Failed to %s: %s", action, error)
 
 
 def _check_runtime(info: EngineInfo) -> None:
