@@ -23,12 +23,12 @@ from tests.engine.servers import Server
 from tests.engine.switch import Switch
 
 _MIB = 1 << 20
-# By flavor: microseconds of CPU time per 100 ms, memory, processes, bytes per second to the server.
-_LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
+LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
     "small": (100_000, 64 * _MIB, 4096, None),
     "large": (200_000, 128 * _MIB, 512, None),
     "capped": (50_000, 64 * _MIB, 4096, 12_800_000),
 }
+"""By flavor of a walk: microseconds of CPU time per 100 ms, memory, processes, bytes a second."""
 _MARKERS = ("marker", "data/marker")
 
 
@@ -100,7 +100,7 @@ class Survey:
 
     def check_limits(self, server: Server, pid: int, rates: bool) -> None:
         """Check a running server's limits; ports that are down need no rate."""
-        quota, memory, pids, rate = _LIMITS[server.flavor]
+        quota, memory, pids, rate = LIMITS[server.flavor]
         if control_groups.UNIFIED:
             assert control_groups.value(pid, "cpu.max", "cpu.max") == f"{quota} 100000"
         else:

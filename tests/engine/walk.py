@@ -14,7 +14,8 @@ from nova.compute import power_state, vm_states
 from novadocker import exception
 from tests.engine.engines import dies_at
 from tests.engine.hosts import ComputeHost
-from tests.engine.servers import FLAVORS, Server
+from tests.engine.servers import Server
+from tests.engine.survey import LIMITS
 from tests.waiting import until
 
 _MOST_SERVERS = 4
@@ -298,4 +299,4 @@ class Walk:
             self._start_engine()
 
     def _any_flavor(self) -> str:
-        return self._random.choice(sorted(FLAVORS))
+        return self._random.choice(sorted(LIMITS))

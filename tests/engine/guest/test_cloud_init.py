@@ -20,8 +20,10 @@ def ds_identify(home_network: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         # apt's own user must be able to write the package.
         Path(folder).chmod(0o777)
-        command = ["nsenter", f"--net={home_network}", "apt-get", "-qq", "download", "cloud-init"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+        # The machine may have deleted the lists of packages since its packages were installed.
+        for words in (["update"], ["download", "cloud-init"]):
+            command = ["nsenter", f"--net={home_network}", "apt-get", "-qq", *words]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
         (package,) = Path(folder).glob("*.deb")
         files = subprocess.run(
             ["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True
