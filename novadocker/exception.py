@@ -198,5 +198,7 @@ REQUEST_FAULTS = (
     InvalidLimits,
     exception.ImageUnacceptable,
     exception.FlavorDiskTooSmall,
+    # The subnet may be the tenant's. Nova raises it at the first use of the ports, in the driver.
+    exception.NoMoreFixedIps,
 )
 """Exceptions of a build that name a reason of its tenant, so the host is not to blame."""

@@ -1026,9 +1026,19 @@ def failed_builds(driver: Any) -> int:
 
 
 def test_only_builds_that_failed_by_the_host_are_counted(
-    driver: Any, spawn: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    driver: Any,
+    spawn: Any,
+    engine: FakeEngine,
+    network: FakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Any,
 ) -> None:
     assert failed_builds(driver) == 0
+    network.failure = nova_exception.NoMoreFixedIps(net="n1")
+    with pytest.raises(nova_exception.NoMoreFixedIps):
+        spawn()
+    assert failed_builds(driver) == 0
+    network.failure = None
     engine.exit_code = 3
     with pytest.raises(exception.RequestRefused):
         spawn()
@@ -1041,6 +1051,10 @@ def test_only_builds_that_failed_by_the_host_are_counted(
             with pytest.raises(exception.StartFailed, match="no runc"):
                 spawn()
             assert failed_builds(driver) == number
+        options("compute", consecutive_build_service_disable_threshold=0)
+        assert failed_builds(driver) == 0
+        options("compute", consecutive_build_service_disable_threshold=10)
+        assert failed_builds(driver) == number
     spawn()
     assert failed_builds(driver) == 0
 

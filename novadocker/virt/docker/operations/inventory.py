@@ -6,6 +6,7 @@ from __future__ import annotations
 from nova.compute import provider_tree as placement
 
 from novadocker import exception
+from novadocker.conf import CONF
 from novadocker.virt.docker.host import resources, topology, traits
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.operations.services import Services
@@ -39,7 +40,10 @@ class Inventory:
             info,
             self._services.read_resources(info, self._services.cpu_sets),
             topology.numa_topology(self._services.cells, self._services.cpu_sets),
-            self._services.build_failures.count,
+            # Nova does not count, either, if the option is 0.
+            self._services.build_failures.count
+            if CONF.compute.consecutive_build_service_disable_threshold
+            else 0,
         )
 
     def write(
