@@ -145,6 +145,23 @@ def cloud_namespaces(settings: Settings) -> list[str]:
     return [*own_namespaces(settings), *sorted({host.namespace for host in settings.hosts})]
 
 
+def metadata_proxies(settings: Settings, host: Host) -> list[int]:
+    """Return the proxies of OVN's metadata agent, whose namespaces only their host can list.
+
+    A proxy that outlived its namespace would keep the agent from starting another one.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        folder = os.fsencode(settings.host_data(host) / "neutron") + b"/"
+        if words[0] == b"haproxy" and any(word.startswith(folder) for word in words):
+            found.append(int(process.name))
+    return found
+
+
 def end_all_processes(settings: Settings, spare: int = 0) -> None:
     """Terminate all processes in the cloud's namespaces, and the containers without an engine.
 
@@ -154,6 +171,7 @@ def end_all_processes(settings: Settings, spare: int = 0) -> None:
     end_processes(processes - {spare})
     for host in settings.hosts:
         end_processes(container_processes(settings, host))
+        end_processes(metadata_proxies(settings, host))
 
 
 def clear(settings: Settings) -> None:

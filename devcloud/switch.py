@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One host's Open vSwitch: its database, settings and bridges."""
 
+import socket
 import subprocess
 
 from devcloud import ovn
@@ -38,6 +39,19 @@ def vsctl(settings: Settings, host: Host, *words: str) -> str:
             settings.log / f"ovs-{host.name}.log",
         )
     return done.stdout
+
+
+def listens(settings: Settings, host: Host) -> bool:
+    """Return True if a host's switch database accepts connections.
+
+    The socket's file exists a moment before the database listens.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(settings.switch_socket(host)))
+        except OSError:
+            return False
+    return True
 
 
 def make_database(settings: Settings, host: Host) -> None:

@@ -193,7 +193,7 @@ def start_switches(settings: Settings, starter: Starter) -> None:
     """Start Open vSwitch on each host, with its settings and provider bridges."""
     for host in settings.hosts:
         wait_until(
-            settings.switch_socket(host).is_socket,
+            functools.partial(switch.listens, settings, host),
             what=f"Open vSwitch's database on {host.name}",
             advice=f"python3 -m devcloud ctl restart ovsdb-{host.name}",
             log=settings.log / f"ovsdb-{host.name}.log",
