@@ -280,7 +280,7 @@ def test_neutron_that_accepts_and_does_not_answer(
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         options(group="neutron", endpoint_override=url, http_retries=3)
         auth = token_endpoint.Token(url, "token")
-        monkeypatch.setattr(neutron.neutron, "_load_auth_plugin", lambda: auth)
+        monkeypatch.setattr(neutron.neutron, "_get_auth_plugin", lambda *_, **__: auth)
         monkeypatch.setattr(neutron, "_LONGEST_ANSWER_SECONDS", 0.1)
         neutron._bounded_session.cache_clear()
         try:
