@@ -12,6 +12,30 @@ from nova import objects
 objects.register_all()
 
 
+def image_record(image_id: str, content: bytes) -> dict[str, object]:
+    """Return an active image as Glance's API describes it."""
+    return {
+        "id": image_id,
+        "name": "web",
+        "status": "active",
+        "visibility": "public",
+        "container_format": "docker",
+        "disk_format": "raw",
+        "size": len(content),
+        "checksum": hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        "os_hash_algo": "sha512",
+        "os_hash_value": hashlib.sha512(content).hexdigest(),
+        "owner": "p1",
+        "min_disk": 0,
+        "min_ram": 0,
+        "protected": False,
+        "tags": [],
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z",
+        "schema": "/v2/schemas/image",
+    }
+
+
 class FakeGlance:
     """Images as files in a directory, which processes share, with a count of downloads."""
 

@@ -6,7 +6,6 @@ Nova's own client of Glance reads them, and cursive verifies them, as in a cloud
 
 import base64
 import datetime
-import hashlib
 import json
 import threading
 import uuid
@@ -22,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from nova import objects
+
+from tests.fake_glance import image_record
 
 _DAY = datetime.timedelta(days=1)
 
@@ -124,26 +125,7 @@ def served(content: bytes, properties: dict[str, str]) -> Iterator[Served]:
 
     :param properties: of the image; the test may change them
     """
-    record: dict[str, object] = {
-        "id": str(uuid.uuid4()),
-        "name": "web",
-        "status": "active",
-        "visibility": "public",
-        "container_format": "docker",
-        "disk_format": "raw",
-        "size": len(content),
-        "checksum": hashlib.md5(content, usedforsecurity=False).hexdigest(),
-        "os_hash_algo": "sha512",
-        "os_hash_value": hashlib.sha512(content).hexdigest(),
-        "owner": "p1",
-        "min_disk": 0,
-        "min_ram": 0,
-        "protected": False,
-        "tags": [],
-        "created_at": "2026-01-01T00:00:00Z",
-        "updated_at": "2026-01-01T00:00:00Z",
-        "schema": "/v2/schemas/image",
-    }
+    record = image_record(str(uuid.uuid4()), content)
     schema = {"name": "image", "properties": {name: {"is_base": True} for name in record}}
 
     class Glance(BaseHTTPRequestHandler):

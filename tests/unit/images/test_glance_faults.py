@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A faulty Glance, which is a small HTTP server, queried by Nova's own client."""
 
-import hashlib
 import json
 import socket
 import struct
@@ -23,6 +22,7 @@ from novadocker.virt.docker.images import store as images_store
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import Region
+from tests.fake_glance import image_record
 from tests.unit.images.test_store import ID, LOADED, folder, left_in
 from tests.unit.images.test_streaming import ARCHIVE, Engine
 
@@ -94,27 +94,7 @@ class Glance(BaseHTTPRequestHandler):
         pass
 
 
-RECORD = {
-    "id": ID,
-    "name": "web",
-    "status": "active",
-    "visibility": "public",
-    "container_format": "docker",
-    "disk_format": "raw",
-    "size": len(ARCHIVE),
-    "checksum": hashlib.md5(ARCHIVE, usedforsecurity=False).hexdigest(),
-    "os_hash_algo": "sha512",
-    "os_hash_value": hashlib.sha512(ARCHIVE).hexdigest(),
-    "owner": "p1",
-    "min_disk": 0,
-    "min_ram": 0,
-    "protected": False,
-    "tags": [],
-    "created_at": "2026-01-01T00:00:00Z",
-    "updated_at": "2026-01-01T00:00:00Z",
-    "schema": "/v2/schemas/image",
-    "self": f"/v2/images/{ID}",
-}
+RECORD = {**image_record(ID, ARCHIVE), "self": f"/v2/images/{ID}"}
 SCHEMA = {"name": "image", "properties": {name: {} for name in RECORD}}
 
 

@@ -98,7 +98,13 @@ def test_it_starts_as_nova_starts_it(server: Server, network: FakeNetwork) -> No
     assert server.events.empty()
 
 
-def test_nova_never_finds_it_down(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def held_starts(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event]:
+    """Hold each start of a container.
+
+    :returns: an event that a start sets, and one that lets it go on
+    """
     reached, go_on = threading.Event(), threading.Event()
     start_container = server.engine.start_container
 
@@ -108,6 +114,11 @@ def test_nova_never_finds_it_down(server: Server, monkeypatch: pytest.MonkeyPatc
         start_container(container)
 
     monkeypatch.setattr(server.engine, "start_container", start)
+    return reached, go_on
+
+
+def test_nova_never_finds_it_down(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached, go_on = held_starts(server, monkeypatch)
     server.reboot()
     assert reached.wait(60)
     assert server.state() == power_state.RUNNING
@@ -326,15 +337,7 @@ def test_the_ports_are_not_set_down_under_a_server_that_reboots(
     server: Server, network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nova-compute plugs the VIFs at its start, and sets those of stopped servers down."""
-    reached, go_on = threading.Event(), threading.Event()
-    start_container = server.engine.start_container
-
-    def start(container: str) -> None:
-        reached.set()
-        assert go_on.wait(60)
-        start_container(container)
-
-    monkeypatch.setattr(server.engine, "start_container", start)
+    reached, go_on = held_starts(server, monkeypatch)
     server.reboot()
     server.driver._services.server_list.servers()
     assert reached.wait(60)
