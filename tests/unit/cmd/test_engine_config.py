@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``novadocker-engine-config``."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from novadocker.cmd import engine_config
+from tests import CHECKOUT
+
+SAMPLE = CHECKOUT / "etc/docker/daemon.json"
+OTHERS = {
+    "runtimes": {"kata": {"runtimeType": "io.containerd.kata.v2"}},
+    "storage-driver": "btrfs",
+    "bridge": "br0",
+    "live-restore": False,
+}
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Path:
+    path = tmp_path / "novadocker-runtime"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "docker" / "daemon.json"
+
+
+def run(file: Path, *words: object) -> int:
+    return engine_config.main(["--file", str(file), *map(str, words)])
+
+
+def test_a_new_file_is_the_sample() -> None:
+    sample = json.loads(SAMPLE.read_text())
+    shim = sample["runtimes"]["novadocker"]["path"]
+    assert engine_config.merge(None, shim) == sample
+
+
+def test_a_new_file_is_written_once(
+    file: Path, shim: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(file, "--shim", shim) == 0
+    assert capsys.readouterr().out == f"changed {file}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    before = file.stat()
+    assert run(file, "--shim", shim) == 0
+    assert capsys.readouterr().out == f"{file} is unchanged\n"
+    assert file.stat() == before
+
+
+def test_what_the_file_has_is_kept(file: Path, shim: Path) -> None:
+    file.parent.mkdir()
+    file.write_text(json.dumps(OTHERS))
+    file.chmod(0o600)
+    assert run(file, "--shim", shim) == 0
+    runtimes = {**OTHERS["runtimes"], "novadocker": {"path": str(shim)}}  # type: ignore[dict-item]
+    assert json.loads(file.read_text()) == {**OTHERS, "live-restore": True, "runtimes": runtimes}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_link_stays_a_link(file: Path, shim: Path) -> None:
+    file.parent.mkdir()
+    target = file.with_name("managed.json")
+    target.write_text("{}")
+    file.symlink_to(target)
+    assert run(file, "--shim", shim) == 0
+    assert file.is_symlink()
+    assert "novadocker" in json.loads(target.read_text())["runtimes"]
+
+
+def test_the_runtime_is_removed_and_nothing_else(file: Path, shim: Path) -> None:
+    assert run(file, "--remove") == 0
+    assert not file.exists()
+    file.parent.mkdir()
+    file.write_text(json.dumps({**OTHERS, "live-restore": True}))
+    before = file.read_text()
+    run(file, "--shim", shim)
+    assert run(file, "--remove") == 0
+    assert json.loads(file.read_text()) == json.loads(before)
+    assert engine_config.without(engine_config.merge({}, "/x")) == {"live-restore": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"runtimes": {}', "not valid JSON"),
+        (b"{'live-restore': True}", "not valid JSON"),
+        (b"[" * 100000, "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"runtimes": []}', "runtimes is not a JSON object"),
+        (b'{"bridge": "\xff"}', "not in UTF-8"),
+    ],
+)
+def test_a_file_that_the_engine_does_not_accept_is_named_and_kept(
+    file: Path, shim: Path, content: bytes, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.parent.mkdir()
+    file.write_bytes(content)
+    assert run(file, "--shim", shim) == 1
+    assert reason in capsys.readouterr().err
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_file_is_no_file(file: Path, shim: Path, content: str) -> None:
+    file.parent.mkdir()
+    file.write_text(content)
+    assert run(file, "--shim", shim) == 0
+    assert json.loads(file.read_text())["bridge"] == "none"
+
+
+@pytest.mark.parametrize("shim", ["novadocker-runtime", "/no/such/file"])
+def test_a_wrong_path_of_the_shim_is_refused(
+    file: Path, shim: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(file, "--shim", shim) == 1
+    assert f"{shim} is not the absolute path" in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_the_shim_of_this_installation_is_found(
+    file: Path, shim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_config.sys, "executable", str(shim.with_name("python")))
+    assert run(file) == 0
+    assert json.loads(file.read_text())["runtimes"]["novadocker"] == {"path": str(shim)}
+
+
+def test_an_engine_that_is_a_snap_is_refused(
+    tmp_path: Path,
+    shim: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "daemon.json"
+    monkeypatch.setattr(engine_config, "DAEMON_JSON", file)
+    monkeypatch.setattr(engine_config, "SNAP", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert run(file, "--shim", shim) == 1
+    assert "the engine is a snap" in capsys.readouterr().err
+    assert not file.exists()
