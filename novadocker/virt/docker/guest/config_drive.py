@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The content of an instance's config drive. Nova's code chooses it and builds the image."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,6 +5,8 @@ nova-api creates the image before nova-compute uploads the data, so the image wo
 The token of the tenant is not kept, so the requests to Glance use ``[service_user]``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 

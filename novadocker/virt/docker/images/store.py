@@ -5,6 +5,8 @@ An image's name in the engine is ``novadocker/<Glance id>:<first 12 hex digits o
 The names in an archive have no effect, see ``archive``.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib

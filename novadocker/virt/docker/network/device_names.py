@@ -5,6 +5,8 @@ The names are in the instance's system metadata in Nova's database, because a de
 when another port is detached, on another host and in a new namespace.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 from nova import context as nova_context

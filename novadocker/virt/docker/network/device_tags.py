@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tags of ports and of the root disk, in the form that Nova's metadata service returns."""
 
+from __future__ import annotations
+
 from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model

@@ -4,6 +4,8 @@
 Open vSwitch accepts the bandwidth limits of Neutron's agent even if the kernel cannot enforce them.
 """
 
+from __future__ import annotations
+
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,6 +4,8 @@
 ``kinds`` describes each kind of VIF. This module orders their steps and plugs ports in parallel.
 """
 
+from __future__ import annotations
+
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIFs with a Linux bridge between their host device and Open vSwitch, plugged by os-vif."""
 
+from __future__ import annotations
+
 from nova import objects
 from nova.network import model as network_model
 

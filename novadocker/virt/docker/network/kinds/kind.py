@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface of a kind of VIF."""
 
+from __future__ import annotations
+
 import enum
 from collections.abc import Callable
 from typing import Protocol

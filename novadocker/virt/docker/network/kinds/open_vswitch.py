@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """VIFs whose host device is a port of Open vSwitch, plugged by os-vif."""
 
+from __future__ import annotations
+
 import copy
 
 from nova import objects
