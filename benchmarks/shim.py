@@ -8,7 +8,6 @@ busybox, but neither the cloud nor an engine.
 import contextlib
 import io
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -41,10 +40,12 @@ LATER = "shim create, later start"
 OTHER = "shim state"
 
 # An engine waits for one create and about five other calls in each start.
-TARGETS = {FIRST: 15.0, LATER: 12.0, OTHER: 2.0}
+TARGETS = {FIRST: 15.0, LATER: 12.0, OTHER: 3.0}
 """How many ms a call may take longer than a program that does nothing."""
 
 _SECONDS = 60
+# That of the engine's unit; a python3 elsewhere may be a script, as pyenv's.
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What nova-compute writes for the first start of a server with a key and a password.
 _ETC = {
     "hostname": b"web-1\n",
@@ -82,27 +83,25 @@ class Calls:
         (self.folder / "config.json").write_text(json.dumps(self.configuration))
         runtime.bind_container(container, self.instance, *((_ETC, asdict(_LOGIN)) if first else ()))
         try:
-            words = ["create", "--bundle", self.folder, "--pid-file", self.folder / "pid"]
+            words = ["create", "--bundle", str(self.folder), "--pid-file", f"{self.folder}/pid"]
             return self.call(path, [*words, container])
         finally:
             runtime.release_container(container)
             if path == "runc":
                 self.call(path, ["delete", "--force", container])
 
-    def call(self, path: str | Path, words: Sequence[str | Path]) -> float:
+    def call(self, path: str | Path, words: Sequence[str]) -> float:
         """Call a runtime as containerd does; return the seconds until its end.
 
         The runc that the shim executes does nothing.
         """
-        log = self.folder / "log.json"
-        options = ["--root", self.folder / "state", "--log", log, "--log-format", "json"]
-        search = os.environ["PATH"]
-        if path != "runc":
-            search = f"{self.folder}/bin:{search}"
+        log = f"{self.folder}/log.json"
+        options = ["--root", f"{self.folder}/state", "--log", log, "--log-format", "json"]
+        search = _SEARCH if path == "runc" else f"{self.folder}/bin:{_SEARCH}"
         begin = time.perf_counter()
         # The container's first process would keep a pipe open.
         subprocess.run(
-            [path, *options, *words],
+            [str(path), *options, *words],
             check=True,
             timeout=_SECONDS,
             env={"PATH": search},

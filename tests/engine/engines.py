@@ -121,7 +121,7 @@ def own_engine(
         subprocess.run([f"mkfs.{filesystem}", "-q", str(folder / "disk")], check=True)
         options = "loop,prjquota" if filesystem == "xfs" else "loop"
         subprocess.run(["mount", "-o", options, str(folder / "disk"), str(data)], check=True)
-    config = {
+    config: dict[str, Any] = {
         "storage-driver": storage_driver,
         "storage-opts": list(storage),
         "live-restore": live_restore,
