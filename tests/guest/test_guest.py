@@ -26,6 +26,7 @@ SUITES = {
         f"{VIFS}test_packets_are_the_kernels",
         f"{VIFS}test_same_network_is_reached_and_another_is_not",
         f"{VIFS}test_device_deleted_behind_the_switch",
+        f"{VIFS}test_port_for_which_os_vif_may_create_a_tap[insert_without_device]",
         f"{VIFS}test_trunk_bridge",
         f"{VIFS}test_bridge_for_iptables_between_port_and_switch[None]",
         f"{BRIDGES}test_vlans_are_apart",

@@ -94,15 +94,93 @@ def test_row_in_the_switch(ovs: Switch, plug: Plug) -> None:
     assert port["delegate_create"] is False  # The driver must not change Nova's model.
 
 
-def test_port_for_which_os_vif_may_create_a_tap(ovs: Switch, plug: Plug) -> None:
-    """Neutron 29 sets ovs_create_tap by default; the veth device exists before os-vif plugs."""
-    details = {"datapath_type": DATAPATH, "ovs_hybrid_plug": False, "ovs_create_tap": True}
-    port = networks.simple_vif("10.7.0.5", details=details)
+def may_have_tap(address: str, **details: Any) -> model.VIF:
+    """Return a port as Neutron 29 describes it by default: os-vif may create a TAP device."""
+    found = {"datapath_type": DATAPATH, "ovs_hybrid_plug": False, "ovs_create_tap": True}
+    return networks.simple_vif(address, details={**found, **details})
+
+
+def kind_of_device(port: model.VIF) -> str | None:
+    device = networks.host_device(port["devname"])
+    return device and device["linkinfo"]["info_kind"]
+
+
+def restart_switch(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    ovs.restart_switching()
+
+
+def lose_device(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    subprocess.run(["ip", "link", "delete", port["devname"]], check=True)
+
+
+def lose_row(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    ovs.vsctl("del-port", port["devname"])
+
+
+def lose_both(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    lose_row(ovs, uuid, port)
+    lose_device(ovs, uuid, port)
+
+
+def insert_anew(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    network_vif.replug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+
+
+def insert_without_device(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    """Insert a port whose device another thread has just deleted."""
+    lose_device(ovs, uuid, port)
+    insert_anew(ovs, uuid, port)
+    assert kind_of_device(port) is None
+
+
+def unplug(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+    assert left_of(ovs, port) == []
+
+
+def lose_namespace(ovs: Switch, uuid: str, port: model.VIF) -> None:
+    runtime.delete_namespace(uuid)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        restart_switch,
+        lose_device,
+        lose_row,
+        lose_both,
+        insert_anew,
+        insert_without_device,
+        unplug,
+        lose_namespace,
+    ],
+)
+def test_port_for_which_os_vif_may_create_a_tap(
+    ovs: Switch, plug: Plug, happens: Callable[[Switch, str, model.VIF], None]
+) -> None:
+    """A TAP device in the place of the veth device would have no end in the server."""
+    port = may_have_tap("10.7.0.5")
     first = plug(port)
     plug(networks.simple_vif("10.7.0.6"))
-    assert networks.pings(first, "10.7.0.6")
+    happens(ovs, first, port)
     replug(first, port)
-    assert networks.host_device(port["devname"])["linkinfo"]["info_kind"] == "veth"
+    ovs.vsctl("set", "Port", port["devname"], "tag=1")
+    assert kind_of_device(port) == "veth"
+    assert networks.pings(first, "10.7.0.6")
+
+
+def test_bridge_before_a_port_for_which_os_vif_may_create_a_tap(
+    ovs: Switch, plug: Plug, new_instance_uuid: Callable[[], str]
+) -> None:
+    """os-vif refuses to create a TAP device behind a Linux bridge."""
+    port, uuid = may_have_tap("10.7.0.5", ovs_hybrid_plug=True), new_instance_uuid()
+    try:
+        plug_hybrid(ovs, uuid, port)
+        plug(networks.simple_vif("10.7.0.6"))
+        assert networks.pings(uuid, "10.7.0.6")
+    finally:
+        network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
+        runtime.delete_namespace(uuid)
 
 
 @pytest.mark.skipif(DATAPATH != "system", reason="this kernel has no datapath of Open vSwitch")

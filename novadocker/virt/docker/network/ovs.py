@@ -33,6 +33,9 @@ _REQUESTS = 2
 # An ovs_vsctl_timeout of 0 disables the time-out, so os-vif's default applies.
 _LONGEST_ANSWER_SECONDS = 120
 
+# Neutron 29 sets it for the kernel's datapath and with OVN; Nova 31 has no name for it.
+_CREATE_TAP = "ovs_create_tap"
+
 
 def initialize() -> None:
     """Load the plugins of os-vif, and warn if Neutron's bandwidth limits have no effect here."""
@@ -157,6 +160,8 @@ def _os_vif_vif(vif: network_model.VIF) -> Any:
     # Because Nova shares its model, a copy gets delegate_create, by which os-vif adds the port.
     own = copy.copy(vif)
     own["delegate_create"] = True
+    # If the veth device is absent at that moment, os-vif would create a TAP device of its name.
+    own["details"] = {**(vif["details"] or {}), _CREATE_TAP: False}
     return os_vif_util.nova_to_osvif_vif(own)
 
 
