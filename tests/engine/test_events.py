@@ -5,6 +5,8 @@ import os
 import queue
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import docker
 import pytest
@@ -14,7 +16,8 @@ from novadocker import naming
 from novadocker.virt.docker import events
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
-from tests.engine.engines import OwnEngine
+from tests.engine.busybox import busybox_archive
+from tests.engine.engines import OwnEngine, remove_containers
 from tests.suspending import suspend
 from tests.waiting import until
 
@@ -40,10 +43,10 @@ def rebooted() -> queue.SimpleQueue[str]:
     return queue.SimpleQueue()
 
 
-@pytest.fixture
-def told(engine_url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> Iterator[Next]:
-    """Yield a function that returns Nova's next lifecycle event."""
-    engine = Engine(engine_url, 60, 60)
+@contextmanager
+def watched(url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> Iterator[Next]:
+    """Watch an engine; yield a function that returns Nova's next lifecycle event."""
+    engine = Engine(url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
     watcher = events.Events(
         engine, ServerList(engine), seen.put, lambda _: None, lambda _: None, rebooted.put
@@ -59,6 +62,13 @@ def told(engine_url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) 
     watcher.stop()
 
 
+@pytest.fixture
+def told(engine_url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> Iterator[Next]:
+    """Watch the session's engine; yield a function that returns Nova's next lifecycle event."""
+    with watched(engine_url, instance_uuid, rebooted) as take:
+        yield take
+
+
 def test_a_server_lives_and_dies(docker_client: docker.APIClient, server: str, told: Next) -> None:
     docker_client.start(server)
     assert told() == virtevent.EVENT_LIFECYCLE_STARTED
@@ -71,6 +81,41 @@ def test_a_server_lives_and_dies(docker_client: docker.APIClient, server: str, t
     assert told() == virtevent.EVENT_LIFECYCLE_STARTED
     docker_client.kill(server)
     assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
+
+
+def test_a_slow_restart_is_no_stop(
+    state_folder: Path, new_instance_uuid: Callable[[], str]
+) -> None:
+    """The engine lists the container as ended until runc has started it."""
+    folder = state_folder / "slow"
+    folder.mkdir()
+    runtime = folder / "runtime"
+    runtime.write_text(
+        f'#!/bin/sh\ncase " $* " in *" start "*) sleep {2 * events._HELD_SECONDS};; esac\n'
+        'exec runc "$@"\n'
+    )
+    runtime.chmod(0o755)
+    slow = OwnEngine(folder, runtimes={"slow": {"path": str(runtime)}})
+    instance_uuid = new_instance_uuid()
+    name = naming.container_name(instance_uuid)
+    with docker.APIClient(slow.url, timeout=60) as client:
+        client.import_image_from_data(busybox_archive(), repository="busybox", tag="test")
+        client.create_container(
+            "busybox:test",
+            ["sleep", "1d"],
+            name=name,
+            network_disabled=True,
+            labels={naming.LABEL_SCHEMA: naming.SCHEMA, naming.LABEL_UUID: instance_uuid},
+            host_config=client.create_host_config(runtime="slow"),
+        )
+        client.start(name)
+        with watched(slow.url, instance_uuid, queue.SimpleQueue()) as told:
+            client.restart(name, timeout=0)
+            assert told() == virtevent.EVENT_LIFECYCLE_STARTED
+            client.kill(name)
+            assert told() == virtevent.EVENT_LIFECYCLE_STOPPED
+    remove_containers(slow.url)
+    slow.stop()
 
 
 @pytest.mark.usefixtures("told")

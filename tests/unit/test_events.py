@@ -12,7 +12,7 @@ from nova.virt import event as virtevent
 from novadocker import exception, naming
 from novadocker.virt.docker import events
 from novadocker.virt.docker.containers.servers import ServerList
-from novadocker.virt.docker.model import ContainerEvent
+from novadocker.virt.docker.model import ContainerDetail, ContainerEvent
 from tests.unit.fakes import FakeEngine
 from tests.waiting import until
 
@@ -162,6 +162,7 @@ def test_a_lost_stream_is_followed_by_a_full_check(engine: FakeEngine, told: Nex
     engine.add(naming.container_name(OTHER), labels(OTHER), status="running")
     engine.events.put(None)
     assert {told(), told()} == {(UUID, STOPPED), (OTHER, STARTED)}
+    engine.add(naming.container_name(OTHER), labels(OTHER), status="exited")
     engine.events.put(event("die", OTHER))
     assert told() == (OTHER, STOPPED)
 
@@ -232,6 +233,48 @@ def test_an_inspection_that_hangs_is_a_stop(
     assert told() == (OTHER, STARTED)
     assert len(engine.watched_since) == 1
     assert rebooted == []
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_a_stop_is_not_reported_while_the_server_is_started(
+    engine: FakeEngine, told: Next, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """The engine lists a container as ended while it starts it; an inspection waits."""
+    name = naming.container_name(UUID)
+    engine.add(name, labels(UUID), status="exited")
+    inspect = engine.inspect_container
+
+    def wait(container: str) -> ContainerDetail:
+        return replace(inspect(container), status=status, exit_code=None)
+
+    monkeypatch.setattr(engine, "inspect_container", wait)
+    engine.events.put(event("die"))
+    engine.events.put(event("start", OTHER))
+    assert told() == (OTHER, STARTED)
+
+
+def test_a_stop_is_not_reported_of_a_server_that_runs(engine: FakeEngine, told: Next) -> None:
+    engine.add(naming.container_name(UUID), labels(UUID), status="running")
+    engine.events.put(event("die"))
+    engine.events.put(event("start", OTHER))
+    assert told() == (OTHER, STARTED)
+
+
+def test_a_stop_is_not_reported_of_a_server_that_the_engine_is_busy_with(
+    engine: FakeEngine,
+    told: Next,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(_container: str) -> ContainerDetail:
+        raise exception.ContainerHangs(operation="to inspect a container", seconds=10)
+
+    add_ended(engine, 0)
+    monkeypatch.setattr(engine, "inspect_container", hang)
+    engine.events.put(event("die"))
+    engine.events.put(event("start", OTHER))
+    assert told() == (OTHER, STARTED)
+    assert any("Failed to check that the server stopped" in line for line in caplog.messages)
 
 
 def test_a_reboot_from_inside_while_the_stream_was_lost(

@@ -17,7 +17,7 @@ from novadocker import exception, naming
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.connection import PATIENCE
-from novadocker.virt.docker.model import ContainerDetail, ContainerEvent
+from novadocker.virt.docker.model import Container, ContainerDetail, ContainerEvent
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _STATES: Mapping[str, int] = {
     "dead": virtevent.EVENT_LIFECYCLE_STOPPED,
 }
 
-# If a server has several events within this time, as in a restart, Nova gets only the last one.
+# If a server has several events within this time, Nova gets only the last one.
 _HELD_SECONDS = 0.9
 _QUIET_SECONDS = 10.0
 _RECONNECT_SECONDS = 2.0
@@ -208,18 +208,33 @@ class Events:
                     return
                 held.add(*taken, time.monotonic())
             due = held.take_due(time.monotonic())
-            if due and not self._engine_answers():
+            try:
+                found = self._listing.servers() if due else {}
+            except (exception.EngineUnavailable, exception.EngineError):
                 # Nova would ask the engine for each server's state, and log an error for each.
                 self._stopped.wait(_RECONNECT_SECONDS)
                 for uuid, transition in due:
                     held.add(uuid, transition, time.monotonic())
                 continue
             for uuid, transition in due:
-                self._emit(virtevent.LifecycleEvent(uuid, transition))
+                if transition != virtevent.EVENT_LIFECYCLE_STOPPED or self._has_stopped(
+                    found.get(uuid), uuid
+                ):
+                    self._emit(virtevent.LifecycleEvent(uuid, transition))
 
-    def _engine_answers(self) -> bool:
+    def _has_stopped(self, server: Container | None, uuid: str) -> bool:
+        """Return False if a server runs again or is being started.
+
+        The engine lists a container as ended while it starts it. It locks the container meanwhile,
+        so an inspection waits for the end of the start, which has an event of its own.
+        """
+        if server is None or not servers.has_ended(server):
+            return server is None
         try:
-            self._listing.servers()
-        except (exception.EngineUnavailable, exception.EngineError):
+            with self._engine.within(PATIENCE):
+                return servers.has_ended(self._engine.inspect_container(server.id))
+        except exception.ContainerNotFound:
+            return True
+        except (exception.EngineUnavailable, exception.EngineError) as error:
+            LOG.warning("Failed to check that the server stopped: %s", error, instance_uuid=uuid)
             return False
-        return True
