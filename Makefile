@@ -15,7 +15,8 @@ VENV = $(DEVCLOUD_DIR)/venv/bin
 # a worker per processor; only the unit tests share nothing
 UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20 --durations-min 5 tests/unit
 
-.PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine test-walk \
+.PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
+	test-engine-trixie test-engine-forky test-walk \
 	test-cloud test-guest test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
 	lint docs bench-%
 
@@ -77,6 +78,11 @@ test-engine: LEFT_OUT = --ignore tests/engine/test_soak.py
 test-engine test-cloud: test-%:
 	$(VENV)/python -m pytest --durations 20 --durations-min 5 $(LEFT_OUT) tests/$*
 
+# on the Docker Engine of a newer Debian release
+test-engine-trixie test-engine-forky: test-engine-%:
+	$(VENV)/python -m pytest --durations 20 --durations-min 5 --ignore tests/engine/test_soak.py \
+		--engine $* tests/engine
+
 # OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
 tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
 tempest:
@@ -130,7 +136,8 @@ test-long: install
 
 # what is too long for make test; a part that fails holds back no other
 nightly:
-	$(MAKE) --keep-going fuzz functional tempest test-guest test-long horizon-test soak test-ovn
+	$(MAKE) --keep-going fuzz functional tempest test-guest test-long test-engine-trixie \
+		test-engine-forky horizon-test soak test-ovn
 
 lint: environment
 	$(VENV)/ruff check .

@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--stock", action="store_true", help="build the systems of test_stock_services.py"
     )
+    parser.addoption(
+        "--engine",
+        choices=("trixie", "forky"),
+        help="run tests/engine on the Docker Engine of a newer Debian release",
+    )
     parser.addoption("--whole-guest", action="store_true", help="run all tests in the guest")
 
 

@@ -23,7 +23,7 @@ import vif_plug_ovs.privsep
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.virt.docker.engine.client import Engine
-from tests.engine import daemons, hosts
+from tests.engine import daemons, hosts, packages
 from tests.engine.busybox import busybox_archive
 from tests.engine.engines import OwnEngine, remove_containers
 from tests.engine.switch import Switch, use_switch
@@ -49,8 +49,18 @@ def home_network() -> Iterator[str]:
     os.close(home)
 
 
+@pytest.fixture(scope="session")
+def engine_programs(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Run the session on the Docker Engine of the option ``--engine``."""
+    suite = pytestconfig.getoption("--engine")
+    with pytest.MonkeyPatch.context() as patch:
+        if suite:
+            patch.setenv("PATH", packages.search_path(suite))
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_network(state_folder: Path, home_network: str) -> Iterator[None]:
+def own_network(state_folder: Path, home_network: str, engine_programs: None) -> Iterator[None]:
     """Run the session in its own network namespace; check that nothing remains at its end."""
     namespaces.enter_new_namespace()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

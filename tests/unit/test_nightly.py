@@ -13,6 +13,8 @@ PARTS = {
     "functional": "-m tests.functional",
     "tempest": "devcloud tempest",
     "test-guest": "-m pytest tests/guest",
+    "test-engine-trixie": "--engine trixie tests/engine",
+    "test-engine-forky": "--engine forky tests/engine",
     "horizon-test": "tests/horizon",
     "soak": "tests/engine/test_soak.py --steps 7 --seed 3",
 }

@@ -113,9 +113,17 @@ def test_files_of_a_path_with_dots_stay_inside(
     engine: Engine, create: Any, tmp_path: Path, path: str
 ) -> None:
     container = create("sleep", "100")
-    engine.put_files(container, {path.format(tmp_path): b"x"})
+    # Newer engines refuse such a path.
+    refusal = ""
+    try:
+        engine.put_files(container, {path.format(tmp_path): b"x"})
+    except exception.EngineError as error:
+        refusal = str(error)
     assert list(tmp_path.iterdir()) == []
-    assert engine.read_file(container, f"{tmp_path}/planted") == b"x"
+    if refusal:
+        assert "not a valid archive" in refusal
+    else:
+        assert engine.read_file(container, f"{tmp_path}/planted") == b"x"
 
 
 def test_files_are_read_from_a_container_in_any_state(engine: Engine, create: Any) -> None:

@@ -4,6 +4,7 @@
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -260,12 +261,18 @@ def test_a_layer_stays_within_its_image(
     configuration = archives.config(layers, config={"Cmd": ["ls", "/"]}, architecture=architecture)
     content = archives.tar(archives.docker_files(configuration, layers))
     before = docker_client.images(all=True)
-    if any(found.islnk() for found, _ in entries):
-        with pytest.raises(exception.EngineError, match="no such file"):
-            store.ensure(None, upload(content))
+    # Engine 20.10 refuses hard links only, newer engines all entries that lead outside.
+    refusal = ""
+    try:
+        image = store.ensure(None, upload(content))
+    except exception.EngineError as error:
+        refusal = str(error)
+    if refusal:
+        assert re.search("no such file|not a valid archive", refusal)
         assert docker_client.images(all=True) == before
     else:
-        assert OUTSIDE in run(docker_client, store.ensure(None, upload(content)).id)
+        assert not any(found.islnk() for found, _ in entries)
+        assert OUTSIDE in run(docker_client, image.id)
     assert not Path("/", OUTSIDE).exists()
 
 

@@ -89,6 +89,10 @@ ROOT = f"/var/lib/docker/overlay2/{SECRET}/merged"
             "the number of CPUs is not between 0.01 and 2.00",
         ),
         (
+            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
+            "the number of CPUs is not between 0.01 and 2.00",
+        ),
+        (
             "Requested CPUs are not available - requested 900, available: 0-1",
             "the requested CPUs are not available on the host",
         ),
@@ -146,6 +150,19 @@ ROOT = f"/var/lib/docker/overlay2/{SECRET}/merged"
         ),
         (
             "Error processing tar file(exit status 1): archive/tar: invalid tar header",
+            "a layer of the image is not a valid archive",
+        ),
+        (
+            f'Error processing tar file(exit status 1): invalid entry name "../../{SECRET}"',
+            "a layer of the image is not a valid archive",
+        ),
+        (
+            f"Error processing tar file(exit status 1): statat way/{SECRET}: path escapes from "
+            "parent",
+            "a layer of the image is not a valid archive",
+        ),
+        (
+            f'Error processing tar file(exit status 1): invalid hardlink target "../{SECRET}"',
             "a layer of the image is not a valid archive",
         ),
         ("max depth exceeded", "the image has too many layers"),

@@ -76,7 +76,7 @@ _FORMS = tuple(
             r"the minimum memory is \1",
         ),
         (
-            r"Range of CPUs is from ([\d.]{1,9}) to ([\d.]{1,9})",
+            r"[Rr]ange of CPUs is from ([\d.]{1,9}) to ([\d.]{1,9})",
             r"the number of CPUs is not between \1 and \2",
         ),
         (
@@ -153,7 +153,7 @@ _FORMS = tuple(
         (r"max depth exceeded", "the image has too many layers"),
         (
             r"archive/tar: |invalid tar header|invalid entry name|unhandled tar header"
-            r"|duplicates of file paths|breakout",
+            r"|duplicates of file paths|breakout|path escapes from parent|invalid hardlink",
             "a layer of the image is not a valid archive",
         ),
         (
