@@ -151,7 +151,7 @@ def _libraries() -> list[importlib.metadata.Distribution]:
     """Return all distributions that the driver and its tests need, without the driver's own."""
     found: dict[str, importlib.metadata.Distribution] = {}
     asked = set()
-    wanted = ("novadocker[monitor]", "pytest", "pytest-timeout")
+    wanted = ("novadocker[monitor,registry]", "pytest", "pytest-timeout")
     open_requirements = [Requirement(name) for name in wanted]
     while open_requirements:
         needed = open_requirements.pop()

@@ -24,6 +24,7 @@ from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.containers import freeze, servers
 from novadocker.virt.docker.limits import disk
+from novadocker.virt.docker.migration.transports import registry
 from novadocker.virt.docker.model import Container, ContainerSpec, EngineInfo, Mount
 from tests import waiting
 from tests.unit import fakes
@@ -964,6 +965,17 @@ def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
 def test_init_host_refuses_containerds_image_store(driver: Any, engine: FakeEngine) -> None:
     engine.info_ = replace(fakes.INFO, containerd_store=True)
     with pytest.raises(exception.InvalidConfiguration, match="containerd's image store"):
+        driver.init_host(NODE)
+
+
+def test_init_host_needs_the_registrys_client(
+    driver: Any, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "find_spec", {"www_authenticate": True}.get)
+    driver.init_host(NODE)
+    driver.cleanup_host(NODE)
+    options(group="docker", transfer_registry="registry.example.com/moves")
+    with pytest.raises(exception.InvalidConfiguration, match="packages python-dxf;"):
         driver.init_host(NODE)
 
 

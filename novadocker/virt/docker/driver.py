@@ -112,7 +112,8 @@ class DockerDriver(driver.ComputeDriver):
 
         :raises EngineUnavailable: the engine does not answer; the service manager tries again
         :raises InvalidConfiguration: the runtime shim is not registered, containerd keeps the
-            engine's images, or another nova-compute uses the engine
+            engine's images, another nova-compute uses the engine, or the registry's client is
+            missing
         """
         self._services.open(host)
         self._services.start()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nova import exception as nova_exception
 from oslo_log import log as logging
@@ -27,8 +28,10 @@ from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import moved_images, transfer
 from novadocker.virt.docker.migration.disk_info import Move, read_move
-from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
 from novadocker.virt.docker.migration.transports import registry
+
+if TYPE_CHECKING:
+    from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
 
 LOG = logging.getLogger(__name__)
 

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration.registry_client import Repository
+
+if TYPE_CHECKING:
+    from novadocker.virt.docker.migration.registry_client import Repository
 
 
 def keep_image(engine: Engine, image_id: str) -> bool:

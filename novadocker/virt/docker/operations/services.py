@@ -23,6 +23,7 @@ from novadocker.virt.docker.host.build_failures import BuildFailures
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration.incoming import IncomingMoves
+from novadocker.virt.docker.migration.transports import registry
 from novadocker.virt.docker.model import ContainerDetail, EngineInfo
 from novadocker.virt.docker.operations import interrupted
 from novadocker.virt.docker.operations.collaborators import Collaborators
@@ -76,8 +77,10 @@ class Services:
 
         :raises EngineUnavailable: the engine does not answer
         :raises InvalidConfiguration: the runtime shim is not registered, containerd keeps the
-            engine's images, or another nova-compute uses the engine
+            engine's images, another nova-compute uses the engine, or the registry's client is
+            missing
         """
+        registry.check_client()
         self.name = host
         info = self.engine.info()
         self.engine.claim(info)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
 
 from oslo_log import log as logging
 
@@ -17,8 +18,10 @@ from novadocker.linux.pipes import Write
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import moved_images, protocol
 from novadocker.virt.docker.migration.destination import Destination
-from novadocker.virt.docker.migration.registry_client import Repository
 from novadocker.virt.docker.migration.transports.transport import Execute, Receiver
+
+if TYPE_CHECKING:
+    from novadocker.virt.docker.migration.registry_client import Repository
 
 LOG = logging.getLogger(__name__)
 
@@ -50,8 +53,28 @@ class Fetch(protocol.Reference):
     SECONDS = _DOWNLOAD_SECONDS
 
 
+_CLIENT = {"dxf": "python-dxf", "www_authenticate": "www-authenticate"}
+"""Modules of the registry's client, and their packages in a package index."""
+
+
+def check_client() -> None:
+    """Check that the client of the operator's registry is installed, if there is a registry.
+
+    :raises InvalidConfiguration: a package of the client is missing
+    """
+    missing = [package for module, package in _CLIENT.items() if find_spec(module) is None]
+    if missing and ThroughRegistry.is_configured():
+        raise exception.InvalidConfiguration(
+            reason="[docker] transfer_registry needs the Python packages "
+            f"{' and '.join(missing)}; install them for the Python of nova-compute"
+        )
+
+
 def repository(name: str) -> Repository:
     """Return a repository in the operator's registry; that of an instance's moves has its UUID."""
+    # Because distributions lack the client's packages, hosts without a registry do not import it.
+    from novadocker.virt.docker.migration.registry_client import Repository
+
     return Repository(
         f"{CONF.docker.transfer_registry}/{name}",
         CONF.docker.registry_credentials_file,
