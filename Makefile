@@ -17,7 +17,7 @@ UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
 	test-engine-trixie test-engine-forky test-walk \
-	test-cloud test-guest test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
+	test-cloud test-guest test-install test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
 	lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -99,6 +99,10 @@ test-ovn: install
 test-guest: install
 	$(VENV)/python -m pytest tests/guest --whole-guest
 
+# packages on a Debian of its own, with systemd; builds the Debian the first time
+test-install: install
+	$(VENV)/python -m pytest tests/install
+
 # bench-network where the kernel has the datapath of Open vSwitch
 bench-network-guest: install
 	$(VENV)/python -m tests.guest older tests/guest/inside/measure.py
@@ -136,8 +140,8 @@ test-long: install
 
 # what is too long for make test; a part that fails holds back no other
 nightly:
-	$(MAKE) --keep-going fuzz functional tempest test-guest test-long test-engine-trixie \
-		test-engine-forky horizon-test soak test-ovn
+	$(MAKE) --keep-going fuzz functional tempest test-guest test-install test-long \
+		test-engine-trixie test-engine-forky horizon-test soak test-ovn
 
 lint: environment
 	$(VENV)/ruff check .

@@ -13,6 +13,7 @@ PARTS = {
     "functional": "-m tests.functional",
     "tempest": "devcloud tempest",
     "test-guest": "-m pytest tests/guest",
+    "test-install": "-m pytest tests/install",
     "test-engine-trixie": "--engine trixie tests/engine",
     "test-engine-forky": "--engine forky tests/engine",
     "horizon-test": "tests/horizon",

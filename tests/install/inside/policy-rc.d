@@ -1,0 +1,3 @@
+#!/bin/sh
+# No service starts.
+exit 101
