@@ -32,6 +32,9 @@ BUDGETS = {
 # 0 means no limit (kernel: Documentation/admin-guide/sysctl/fs.rst).
 _UNLIMITED_AT_0 = "fs.pipe-user-pages-soft"
 
+# Errors of Python without a usable directory for temporary files, and of the kernel.
+_NO_SPACE = re.compile(r"No usable temporary directory|No space left on device")
+
 # Without this option of lxcfs, instances see their cpuset, not the CPUs that their quota allows.
 _LXCFS_OPTION = "--enable-cfs"
 
@@ -52,6 +55,56 @@ class DriverImport:
     hooked: bool
     folder: str
     site_folder: str
+
+
+@dataclass(frozen=True)
+class NovaProcess:
+    """A process of nova-compute on this host.
+
+    :ivar python: path of its interpreter; empty if the process was started without one
+    :ivar paths: the configuration files and directories that it reads, of which a later one wins
+    """
+
+    number: int
+    python: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is known of the compute node of this host.
+
+    :ivar host: nova-compute's ``[DEFAULT] host``, which names the node
+    :ivar hostname: the kernel's host name
+    :ivar uuid: UUID in the file ``compute_id``; empty if there is no file
+    :ivar error: why the file or Placement can't be read; empty if both can
+    :ivar name_of_uuid: name in Placement of the node with this UUID; empty if it has none
+    :ivar uuid_of_name: UUID in Placement of the node with the name ``host``; empty if it has none
+    """
+
+    host: str
+    hostname: str
+    uuid: str = ""
+    error: str = ""
+    name_of_uuid: str = ""
+    uuid_of_name: str = ""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What this kernel and its host offer to servers.
+
+    :ivar release: such as ``6.1.0-38-amd64``
+    :ivar systemd: whether containers with systemd can run: the hierarchy ``name=systemd`` of cgroup
+        v1, or the mount option ``nsdelegate`` of cgroup v2
+    :ivar loop_devices: whether the kernel creates loop devices
+    :ivar selinux: whether SELinux is enforcing
+    """
+
+    release: str
+    systemd: bool
+    loop_devices: bool
+    selinux: bool
 
 
 @dataclass(frozen=True)
@@ -112,9 +165,9 @@ def check_configuration(
 ) -> Result:
     """Check that Nova's option ``compute_driver`` names the driver.
 
-    :param files: the files that this command read, the last one precedes
+    :param files: the files that this command read, of which a later one wins
     :param origin: the one of ``files`` that sets the option; empty if none does
-    :param defaults: the files that nova-compute reads if it gets no ``--config-file``
+    :param defaults: the files that nova-compute reads if it has no arguments
     """
     if compute_driver != COMPUTE_DRIVER:
         found = f"compute_driver is {compute_driver}" + (f" in {origin}" if origin else "")
@@ -126,7 +179,104 @@ def check_configuration(
             f"{', '.join(unread)}, which nova-compute reads by default: run it with the "
             "--config-file arguments of nova-compute, or without any if nova-compute has none"
         )
-    return _success(f"compute_driver is {COMPUTE_DRIVER} in {origin}")
+    return _success(f"compute_driver is {COMPUTE_DRIVER} in {origin}; read were {', '.join(files)}")
+
+
+def check_process(processes: Sequence[NovaProcess], python: str, read: tuple[str, ...]) -> Result:
+    """Check that this command judges what the running nova-compute has.
+
+    :param python: path of this interpreter
+    :param read: the configuration files and directories that this command read, in its order
+    """
+    if not processes:
+        return _success("nova-compute does not run on this host")
+    # A host of tests may have several processes, each with files of its own.
+    alike = [process for process in processes if process.paths == read]
+    if not alike:
+        found = "; ".join(
+            f"process {process.number} reads {', '.join(process.paths) or 'none'}"
+            for process in processes
+        )
+        own = ", ".join(read) or "none"
+        return _warning(
+            f"nova-compute has other configuration files than this command ({own}): "
+            f"{found}; run this command with the same --config-file and --config-dir arguments"
+        )
+    number = alike[0].number
+    if all(process.python not in ("", python) for process in alike):
+        return _warning(
+            f"nova-compute (process {number}) runs by {alike[0].python}, this command by {python}: "
+            "run the novadocker-status of the environment of nova-compute"
+        )
+    return _success(f"nova-compute (process {number}) has this command's configuration files")
+
+
+def check_node(node: Node) -> Result:
+    """Check that nova-compute starts as the node that it was before."""
+    name = f"the node is {node.host}" + (
+        "" if node.hostname == node.host else f" (the kernel's host name is {node.hostname})"
+    )
+    if node.name_of_uuid not in ("", node.host):
+        return _failure(
+            f"{name}, but Placement knows its UUID {node.uuid} as {node.name_of_uuid}, so "
+            "nova-compute refuses to start (Possible rename detected): set [DEFAULT] host to "
+            f"{node.name_of_uuid}; or, if no server is on the host, delete its compute service by "
+            "openstack compute service delete, and the file compute_id in Nova's state_path"
+        )
+    if node.uuid_of_name not in ("", node.uuid):
+        own = f"this host has UUID {node.uuid}" if node.uuid else "this host has no compute_id"
+        return _failure(
+            f"{name}, which has UUID {node.uuid_of_name} in Placement, but {own}: write the UUID "
+            "to the file compute_id in Nova's state_path, or give this host another [DEFAULT] host"
+        )
+    if node.error:
+        return _warning(f"{name}, but {node.error}")
+    if not node.uuid:
+        return _success(f"{name}; nova-compute creates its UUID at the first start")
+    if not node.name_of_uuid:
+        return _success(f"{name} with UUID {node.uuid}, which Placement does not know yet")
+    return _success(f"{name} with UUID {node.uuid}, in Placement, too")
+
+
+def check_kernel(kernel: Kernel, missing: Sequence[str]) -> Result:
+    """Check what servers need of the host beside the engine.
+
+    :param missing: the programs that the driver calls and that are not in the search path
+    """
+    if missing:
+        return _warning(f"programs that the driver calls are missing: {', '.join(missing)}")
+    if not kernel.systemd:
+        return _warning(
+            "images with systemd do not boot: the host needs the hierarchy name=systemd of cgroup "
+            "v1, or cgroup v2 with the mount option nsdelegate; a host that runs systemd has it"
+        )
+    if not kernel.loop_devices:
+        return _warning(
+            "/dev/loop-control is missing, so config drives are no block devices: load the "
+            "kernel module loop"
+        )
+    return _success(f"kernel {kernel.release} has what servers need")
+
+
+def check_confinement(info: EngineInfo | None, kernel: Kernel) -> Result:
+    """Check that no mandatory access control is in the way of the driver."""
+    if info is None:
+        return _unknown()
+    if info.selinux:
+        return _failure(
+            "the engine labels containers for SELinux, so servers cannot read files that the "
+            "driver mounts, such as the config drive: remove selinux-enabled from daemon.json and "
+            "restart the engine"
+        )
+    if kernel.selinux:
+        return _warning(
+            "SELinux is enforcing, which the project does not test: nova-compute must be allowed "
+            "to connect to the engine's socket and to start privsep-helper by sudo (ausearch -m "
+            "avc shows what was denied)"
+        )
+    if info.apparmor:
+        return _success("AppArmor confines servers by the engine's profile docker-default")
+    return _success("no mandatory access control is in force")
 
 
 def check_engine(
@@ -142,6 +292,16 @@ def check_engine(
             f"user {user} can connect to {bypass}, so novadocker-engine-proxy restricts nothing: "
             "remove the user from the group that owns the socket (gpasswd --delete USER docker) "
             "and restart nova-compute"
+        )
+    if info is not None and info.rootless:
+        return _failure(
+            f"the engine at {url} is rootless, so it cannot give servers the network namespaces of "
+            "the driver: install the engine as a service of the system"
+        )
+    if info is not None and info.data_root.startswith("/var/snap/"):
+        return _failure(
+            f"the engine at {url} is a snap, which cannot start a runtime of the host: install the "
+            "engine of the distribution or of Docker instead"
         )
     if info is not None:
         return _success(f"engine {info.version} with API {info.api_version} answers at {url}")
@@ -339,6 +499,11 @@ def check_resize(allowed: bool) -> Result:
 def check_privileges(call: PrivilegedCall) -> Result:
     """Check that the user of nova-compute can start each privileged process."""
     if call.error:
+        if _NO_SPACE.search(call.error):
+            return _failure(
+                f"privileged calls fail for user {call.user} ({call.error}): the sockets of the "
+                "privileged processes are in the directory for temporary files, which has no space"
+            )
         of = f" in context {call.context}" if call.context else ""
         return _failure(
             f"privileged calls{of} fail for user {call.user} ({call.error}): {_permission(call)}"
@@ -348,7 +513,9 @@ def check_privileges(call: PrivilegedCall) -> Result:
             "privileged calls work for root, but nova-compute may run as another user: run this "
             "command as the user of nova-compute"
         )
-    return _success(f"privileged calls work for user {call.user}")
+    return _success(
+        f"privileged calls work for user {call.user} in all {len(call.contexts)} contexts"
+    )
 
 
 def check_lxcfs(folder: str, view: View) -> Result:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the facts that ``checks`` judges from this host, each within bounded time."""
 
+import argparse
 import importlib
 import os
 import pwd
@@ -8,18 +9,34 @@ import shlex
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
+from keystoneauth1 import exceptions as keystone_exceptions
+from keystoneauth1.adapter import Adapter
+from nova import exception as nova_exception
 from nova import objects, utils
+from nova.virt import node as virt_node
 from oslo_config import cfg
 from oslo_privsep import priv_context
 
 import novadocker
 from novadocker import _loader, exception, privsep
 from novadocker.cmd import privileged
-from novadocker.cmd.checks import BUDGETS, Chassis, DriverImport, PrivilegedCall
+from novadocker.cmd.checks import (
+    BUDGETS,
+    Chassis,
+    DriverImport,
+    Kernel,
+    Node,
+    NovaProcess,
+    PrivilegedCall,
+)
 from novadocker.linux import ovsdb
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
@@ -28,9 +45,12 @@ from novadocker.virt.docker.network import ovs
 
 _ENGINE_SECONDS = 10
 _ENGINE_SOCKET = "/run/docker.sock"
+_PLACEMENT_SECONDS = 10
 _PRIVILEGED_SECONDS = 30
 _SHIM_SECONDS = 10
 _SHIM_REFUSAL = "the container id is not an id of the engine"
+# The driver starts these programs to read images; sudo starts the privileged processes.
+_PROGRAMS = ("gzip", "zstd", "xz", "sudo")
 # The engine's runtimes have this search path (systemd.exec(5)).
 _SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -56,6 +76,121 @@ def import_driver() -> DriverImport:
         folder=str(Path(novadocker.__file__).parents[1]),
         site_folder=site.getsitepackages()[0],
     )
+
+
+def find_processes() -> list[NovaProcess]:
+    """Return the processes of nova-compute on this host."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if process_of_nova := _nova_process(process.pid, words):
+            found.append(process_of_nova)
+    return found
+
+
+def _nova_process(number: int, words: list[str]) -> NovaProcess | None:
+    """Return the process with a command line; None if it is not nova-compute's.
+
+    The program is a script, so its interpreter precedes it: ``python3 -u nova-compute ...``.
+    """
+    names = [Path(word).name for word in words[:3]]
+    if "nova-compute" not in names:
+        return None
+    at = names.index("nova-compute")
+    if at > 0 and not names[0].startswith("python"):
+        return None
+    python = words[0] if at > 0 else ""
+    try:
+        return NovaProcess(number, python, configuration_paths(words[at + 1 :]))
+    except argparse.ArgumentError:
+        # nova-compute refuses such arguments, too, and ends.
+        return None
+
+
+def configuration_paths(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the configuration files and directories that nova-compute reads, the last one wins.
+
+    oslo.config reads the default ones before it parses the arguments (``_parse_config_files``), so
+    a file among the arguments wins over the default directories.
+
+    :param arguments: the arguments of nova-compute, or those of this command
+    :raises ArgumentError: the last argument is an option without its value
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    # Both options append to one list, in the order of the arguments.
+    parser.add_argument("--config-file", action="append", dest="paths", default=[])
+    parser.add_argument("--config-dir", action="append", dest="paths")
+    given = parser.parse_known_args(list(arguments))[0].paths
+    found: list[str] = []
+    for option, find in (
+        ("--config-file", cfg.find_config_files),
+        ("--config-dir", cfg.find_config_dirs),
+    ):
+        if not any(word == option or word.startswith(f"{option}=") for word in arguments):
+            found += find(project="nova", prog="nova-compute")
+    return (*found, *given)
+
+
+def read_node(configuration: cfg.ConfigOpts) -> Node:
+    """Return what this host and Placement know of the compute node."""
+    host = configuration.host
+    node = Node(host=host, hostname=socket.gethostname())
+    try:
+        node = replace(node, uuid=virt_node.read_local_node_uuid() or "")
+    except nova_exception.InvalidNodeConfiguration as error:
+        return replace(node, error=error.format_message())
+    except OSError as error:
+        return replace(node, error=f"{error.filename} can't be read: {error.strerror}")
+    try:
+        placement = utils.get_ksa_adapter("placement")
+        # Placement and Keystone may not answer; keystoneauth waits without a limit by default.
+        placement.session.timeout = _PLACEMENT_SECONDS
+        by_name = _providers(placement, "name", host)
+        by_uuid = _providers(placement, "uuid", node.uuid) if node.uuid else []
+    except (keystone_exceptions.ClientException, nova_exception.NovaException) as error:
+        return replace(node, error=f"Placement can't be asked: {error}")
+    return replace(
+        node,
+        name_of_uuid=by_uuid[0]["name"] if by_uuid else "",
+        uuid_of_name=by_name[0]["uuid"] if by_name else "",
+    )
+
+
+def _providers(placement: Adapter, key: str, value: str) -> list[dict[str, str]]:
+    """Return Placement's resource providers with a name or UUID.
+
+    :raises ClientException: Placement does not answer, or refuses the request
+    """
+    answer = placement.get(
+        "/resource_providers", params={key: value}, microversion="1.14", raise_exc=True
+    )
+    found: list[dict[str, str]] = answer.json()["resource_providers"]
+    return found
+
+
+def read_kernel(root: Path = Path("/")) -> Kernel:
+    """Return what this kernel and its host offer to servers."""
+    mounts = [line.split() for line in (root / "proc/self/mounts").read_text().splitlines()]
+    hierarchies = [(kind, options.split(",")) for _, _, kind, options, *_ in mounts]
+    enforce = root / "sys/fs/selinux/enforce"
+    return Kernel(
+        release=os.uname().release,
+        systemd=any(
+            (kind == "cgroup" and "name=systemd" in options)
+            or (kind == "cgroup2" and "nsdelegate" in options)
+            for kind, options in hierarchies
+        ),
+        loop_devices=(root / "dev/loop-control").exists(),
+        selinux=enforce.exists() and enforce.read_text().strip() == "1",
+    )
+
+
+def missing_programs(mkisofs: str) -> list[str]:
+    """Return the programs that the driver calls and that are not in the search path.
+
+    :param mkisofs: Nova's option ``mkisofs_cmd``
+    """
+    return [name for name in (mkisofs, *_PROGRAMS) if not shutil.which(name)]
 
 
 def read_engine(options: Options) -> tuple[EngineInfo | None, str]:
@@ -160,6 +295,9 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
+        # The advice depends on sudo's messages, which are in the user's language.
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
         start_new_session=True,
     ) as process:
         try:

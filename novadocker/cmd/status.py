@@ -25,9 +25,18 @@ CONF = conf.CONF
 class Checks(upgradecheck.UpgradeCommands):
     """The checks of the command; each reads facts by ``probes`` and judges them by ``checks``."""
 
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """Create the checks.
+
+        :param arguments: of the command
+        """
+        super().__init__()
+        self._arguments = arguments
+
     _info: EngineInfo | None = None
     _call: checks.PrivilegedCall | None = None
     _chassis: checks.Chassis | None = None
+    _kernel: checks.Kernel
 
     def _check_import(self) -> upgradecheck.Result:
         return checks.check_import(probes.import_driver())
@@ -36,8 +45,18 @@ class Checks(upgradecheck.UpgradeCommands):
         set_in = CONF.get_location("compute_driver")
         origin = set_in.detail if set_in and set_in.location.is_user_controlled else ""
         return checks.check_configuration(
-            CONF.compute_driver, CONF.config_file, origin, _default_files()
+            CONF.compute_driver,
+            probes.configuration_paths(self._arguments),
+            origin,
+            probes.configuration_paths(()),
         )
+
+    def _check_process(self) -> upgradecheck.Result:
+        read = probes.configuration_paths(self._arguments)
+        return checks.check_process(probes.find_processes(), sys.executable, read)
+
+    def _check_node(self) -> upgradecheck.Result:
+        return checks.check_node(probes.read_node(CONF))
 
     def _check_engine(self) -> upgradecheck.Result:
         url = CONF.docker.api_url
@@ -90,6 +109,13 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_budgets(self) -> upgradecheck.Result:
         return checks.check_budgets(probes.read_budgets())
 
+    def _check_kernel(self) -> upgradecheck.Result:
+        self._kernel = probes.read_kernel()
+        return checks.check_kernel(self._kernel, probes.missing_programs(CONF.mkisofs_cmd))
+
+    def _check_confinement(self) -> upgradecheck.Result:
+        return checks.check_confinement(self._info, self._kernel)
+
     def _check_resize(self) -> upgradecheck.Result:
         return checks.check_resize(CONF.allow_resize_to_same_host)
 
@@ -98,6 +124,8 @@ class Checks(upgradecheck.UpgradeCommands):
     _upgrade_checks = (
         ("Driver", _check_import),
         ("Configuration", _check_configuration),
+        ("nova-compute", _check_process),
+        ("Compute node", _check_node),
         ("Docker Engine", _check_engine),
         ("Runtime shim", _check_runtime),
         ("Live restore", _check_live_restore),
@@ -109,28 +137,27 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),
         ("Bandwidth limits", _check_bandwidth),
+        ("Kernel", _check_kernel),
         ("Kernel budgets", _check_budgets),
+        ("SELinux and AppArmor", _check_confinement),
         ("Resize on the same host", _check_resize),
     )
 
 
-def _default_files() -> list[str]:
-    files: list[str] = cfg.find_config_files(project="nova", prog="nova-compute")
-    return files
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Return 0 for success, 1 for a warning, 2 for a failure, 255 for an error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(
-            upgradecheck.main(
-                CONF,
-                project="nova",
-                upgrade_command=Checks(),
-                argv=list(sys.argv[1:] if arguments is None else arguments),
-                default_config_files=_default_files(),
-            )
+        upgradecheck.register_cli_options(CONF, Checks(given))
+        CONF(
+            given,
+            project="nova",
+            default_config_files=cfg.find_config_files(project="nova", prog="nova-compute"),
+            default_config_dirs=cfg.find_config_dirs(project="nova", prog="nova-compute"),
         )
+        # upgradecheck.main passes no directories, and reads the option --json from this variable.
+        upgradecheck.CONF = CONF
+        return int(upgradecheck.run(CONF))
     except cfg.Error as error:
         print(f"Failed to read the configuration: {error}", file=sys.stderr)
         return 255

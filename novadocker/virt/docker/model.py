@@ -231,6 +231,9 @@ class EngineInfo:
     :ivar seccomp: True if the engine and the kernel support seccomp profiles
     :ivar containerd_store: True if containerd keeps the images and layers (the "containerd image
         store", from Engine 29 on the default of a new data root)
+    :ivar rootless: True if the engine does not run as root
+    :ivar selinux: True if the engine labels containers for SELinux (``selinux-enabled``)
+    :ivar apparmor: True if the engine confines containers by AppArmor
     """
 
     version: str
@@ -248,6 +251,9 @@ class EngineInfo:
     user_namespaces: bool = False
     seccomp: bool = False
     containerd_store: bool = False
+    rootless: bool = False
+    selinux: bool = False
+    apparmor: bool = False
 
 
 @dataclass(frozen=True)

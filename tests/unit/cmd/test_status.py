@@ -8,11 +8,14 @@ from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from keystoneauth1 import exceptions as keystone_exceptions
 from nova import conf
-from nova.conf import compute, netconf, neutron
+from nova import exception as nova_exception
+from nova.conf import compute, configdrive, netconf, neutron
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code, Result
 from vif_plug_ovs.ovs import OvsPlugin
@@ -28,6 +31,9 @@ from tests import CHECKOUT
 from tests.unit import fakes, test_etc
 
 SUCCESS, WARNING, FAILURE = Code.SUCCESS, Code.WARNING, Code.FAILURE
+
+
+KERNEL = checks.Kernel("6.1.0", systemd=True, loop_devices=True, selinux=False)
 
 
 def says(result: Result, code: Code, *parts: str) -> bool:
@@ -91,7 +97,307 @@ def test_configuration(
 
 def test_the_file_that_sets_the_driver_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
     _, rows = run(fakes.INFO)
-    assert rows["Configuration"]["details"].endswith(f"in {tmp_path}/nova.conf")
+    file = f"{tmp_path}/nova.conf"
+    assert rows["Configuration"]["details"].endswith(f"in {file}; read were {file}")
+
+
+FOLDER = "/etc/nova/nova-compute.conf.d"
+
+
+def nova(
+    number: int = 7,
+    paths: tuple[str, ...] = (NOVA, DEBIAN, FOLDER),
+    python: str = "/usr/bin/python3",
+) -> checks.NovaProcess:
+    return checks.NovaProcess(number, python, paths)
+
+
+@pytest.mark.parametrize(
+    ("processes", "code", "parts"),
+    [
+        ([], SUCCESS, ["does not run"]),
+        ([nova()], SUCCESS, ["process 7"]),
+        ([nova(paths=(NOVA,))], WARNING, [f"process 7 reads {NOVA};", "--config-dir"]),
+        # The order decides which file wins.
+        ([nova(paths=(FOLDER, NOVA, DEBIAN))], WARNING, [f"reads {FOLDER}, {NOVA}, {DEBIAN};"]),
+        # One of two hosts on a machine of tests.
+        ([nova(paths=("/2",)), nova(8)], SUCCESS, ["process 8"]),
+        ([nova(python="/opt/nova/bin/python3")], WARNING, ["/opt/nova"]),
+        ([nova(python="")], SUCCESS, ["process 7"]),
+    ],
+)
+def test_the_running_nova_compute(
+    processes: list[checks.NovaProcess], code: Code, parts: list[str]
+) -> None:
+    read = (NOVA, DEBIAN, FOLDER)
+    assert says(checks.check_process(processes, "/usr/bin/python3", read), code, *parts)
+
+
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nova's configuration files are those of Debian, and there is one directory."""
+
+    def find(*paths: str) -> Callable[..., list[str]]:
+        def found(project: str, prog: str) -> list[str]:
+            assert (project, prog) == ("nova", "nova-compute")
+            return list(paths)
+
+        return found
+
+    monkeypatch.setattr(probes.cfg, "find_config_files", find(NOVA, DEBIAN))
+    monkeypatch.setattr(probes.cfg, "find_config_dirs", find(FOLDER))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "paths"),
+    [
+        ("", (NOVA, DEBIAN, FOLDER)),
+        ("upgrade check --json", (NOVA, DEBIAN, FOLDER)),
+        # Debian's unit: its files win over the directory.
+        (f"--config-file={NOVA} --config-file={DEBIAN}", (FOLDER, NOVA, DEBIAN)),
+        ("--config-dir /d --log-file=/l", (NOVA, DEBIAN, "/d")),
+        ("--config-dir /d --debug --config-file /b", ("/d", "/b")),
+    ],
+)
+@pytest.mark.usefixtures("defaults")
+def test_the_order_of_the_configuration_files(arguments: str, paths: tuple[str, ...]) -> None:
+    assert probes.configuration_paths(arguments.split()) == paths
+
+
+@pytest.mark.parametrize("order", [("file", "dir"), ("dir", "file"), ("file",), ("dir",), ()])
+def test_the_order_is_the_one_of_oslo_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    """The last of the paths sets the option."""
+    for name in ("default", "given"):
+        (tmp_path / f"{name}.d").mkdir()
+        for path in (tmp_path / f"{name}.conf", tmp_path / f"{name}.d" / "x.conf"):
+            path.write_text(f"[DEFAULT]\nwinner = {path}\n")
+    files, folders = [f"{tmp_path}/default.conf"], [f"{tmp_path}/default.d"]
+    monkeypatch.setattr(probes.cfg, "find_config_files", lambda **_: files)
+    monkeypatch.setattr(probes.cfg, "find_config_dirs", lambda **_: folders)
+    paths = {"file": f"{tmp_path}/given.conf", "dir": f"{tmp_path}/given.d"}
+    arguments = [f"--config-{kind}={paths[kind]}" for kind in order]
+    options = cfg.ConfigOpts()
+    options.register_opt(cfg.StrOpt("winner"))
+    options(arguments, default_config_files=files, default_config_dirs=folders)
+    assert options.winner.startswith(probes.configuration_paths(arguments)[-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "process"),
+    [
+        (["/usr/bin/python3", "/usr/bin/nova-compute"], nova()),
+        (["python3", "-u", "/x/nova-compute"], nova(python="python3")),
+        (["/usr/bin/nova-compute", "--config-file", "/a"], nova(7, (FOLDER, "/a"), "")),
+        (["/usr/bin/python3", "/usr/bin/nova-compute", "--config-file"], None),
+        (["vi", "/x/nova-compute"], None),
+        (["/usr/bin/python3", "-m", "x", "nova-compute"], None),
+        ([], None),
+    ],
+)
+@pytest.mark.usefixtures("defaults")
+def test_processes_of_nova_compute_are_found(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], process: checks.NovaProcess | None
+) -> None:
+    listed = [
+        SimpleNamespace(pid=7, info={"cmdline": words}),
+        SimpleNamespace(pid=8, info={"cmdline": None}),
+    ]
+    monkeypatch.setattr(probes.psutil, "process_iter", lambda _: listed)
+    assert probes.find_processes() == ([process] if process else [])
+
+
+def node(**changes: Any) -> checks.Node:
+    return replace(checks.Node("host1", "host1"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "parts"),
+    [
+        (node(), SUCCESS, ["the node is host1", "creates its UUID"]),
+        (node(hostname="host1.example.org"), SUCCESS, ["host name is host1.example.org"]),
+        (node(uuid="u1"), SUCCESS, ["u1", "does not know"]),
+        (node(uuid="u1", name_of_uuid="host1", uuid_of_name="u1"), SUCCESS, ["in Placement"]),
+        # The host ran libvirt, which named the node after the first name in /etc/hosts.
+        (
+            node(uuid="u1", name_of_uuid="host1.example.org"),
+            FAILURE,
+            ["Possible rename detected", "set [DEFAULT] host to host1.example.org", "compute_id"],
+        ),
+        # The file was lost, as after a new installation of the host.
+        (node(uuid_of_name="u1"), FAILURE, ["UUID u1 in Placement", "no compute_id"]),
+        # Another host has the name.
+        (node(uuid="u2", uuid_of_name="u1"), FAILURE, ["another [DEFAULT] host"]),
+        (node(error="Placement can't be asked: away"), WARNING, ["asked: away"]),
+    ],
+)
+def test_the_compute_node(found: checks.Node, code: Code, parts: list[str]) -> None:
+    assert says(checks.check_node(found), code, *parts)
+
+
+class FakePlacement:
+    """The adapter of keystoneauth; ``providers`` are name and UUID of each one."""
+
+    def __init__(self, *providers: tuple[str, str]) -> None:
+        self.providers = providers
+        self.session = SimpleNamespace(timeout=None)
+
+    def get(self, path: str, params: dict[str, str], microversion: str, raise_exc: bool) -> Any:
+        assert (path, raise_exc) == ("/resource_providers", True)
+        assert self.session.timeout
+        found = [{"name": name, "uuid": uuid} for name, uuid in self.providers]
+        ((key, value),) = params.items()
+        found = [provider for provider in found if provider[key] == value]
+        return SimpleNamespace(json=lambda: {"resource_providers": found})
+
+
+UUID = "0d2b3f4e-6a5c-4d1e-9f80-112233445566"
+
+
+def read_node(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, content: str | None, placement: Any
+) -> checks.Node:
+    if content is not None:
+        (folder / "compute_id").write_text(content)
+    conf.CONF.set_override("state_path", str(folder))
+    conf.CONF.set_override("host", "host1")
+    conf.CONF(["--config-dir", str(folder)], project="nova", default_config_files=[])
+    monkeypatch.setattr(probes.socket, "gethostname", lambda: "kernel")
+    monkeypatch.setattr(probes.utils, "get_ksa_adapter", lambda _: placement())
+    try:
+        return probes.read_node(conf.CONF)
+    finally:
+        conf.CONF.reset()
+        conf.CONF.clear_override("state_path")
+        conf.CONF.clear_override("host")
+
+
+@pytest.mark.parametrize(
+    ("content", "providers", "wanted"),
+    [
+        (None, [], {}),
+        (None, [("host1", "u1")], {"uuid_of_name": "u1"}),
+        (f"{UUID}\n", [], {"uuid": UUID}),
+        (UUID, [("old", UUID), ("host1", "u1")], {"name_of_uuid": "old", "uuid_of_name": "u1"}),
+    ],
+)
+def test_the_node_is_read_from_its_file_and_placement(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: str | None,
+    providers: list[tuple[str, str]],
+    wanted: dict[str, str],
+) -> None:
+    found = read_node(monkeypatch, tmp_path, content, lambda: FakePlacement(*providers))
+    uuid = UUID if content else ""
+    assert found == replace(checks.Node("host1", "kernel", uuid), **wanted)
+
+
+def test_a_damaged_file_of_the_node_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = read_node(monkeypatch, tmp_path, "no UUID", FakePlacement)
+    assert f"{tmp_path}/compute_id" in found.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        keystone_exceptions.ConnectFailure("away"),
+        keystone_exceptions.MissingAuthPlugin(),
+        nova_exception.ConfGroupForServiceTypeNotFound(stype="placement"),
+    ],
+)
+def test_without_placement_the_node_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def fail() -> Any:
+        raise error
+
+    found = read_node(monkeypatch, tmp_path, UUID, fail)
+    assert found.uuid == UUID
+    assert found.error.startswith("Placement can't be asked: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "code", "part"),
+    [
+        ({}, [], SUCCESS, "kernel 6.1.0"),
+        ({}, ["zstd"], WARNING, "missing: zstd"),
+        ({"systemd": False}, [], WARNING, "nsdelegate"),
+        ({"loop_devices": False}, [], WARNING, "/dev/loop-control"),
+    ],
+)
+def test_kernel(changes: dict[str, bool], missing: list[str], code: Code, part: str) -> None:
+    assert says(checks.check_kernel(replace(KERNEL, **changes), missing), code, part)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "systemd"),
+    [
+        ("cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0", True),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0", True),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\ncgroup /c cgroup rw,cpu 0 0", False),
+    ],
+)
+def test_the_kernel_is_read(tmp_path: Path, mounts: str, systemd: bool) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\n{mounts}\n")
+    found = probes.read_kernel(tmp_path)
+    assert (found.systemd, found.loop_devices, found.selinux) == (systemd, False, False)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/loop-control").touch()
+    (tmp_path / "sys/fs/selinux").mkdir(parents=True)
+    (tmp_path / "sys/fs/selinux/enforce").write_text("1")
+    found = probes.read_kernel(tmp_path)
+    assert (found.loop_devices, found.selinux) == (True, True)
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("gzip", "xz"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert probes.missing_programs("mkisofs") == ["mkisofs", "zstd", "sudo"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "kernel", "code", "part"),
+    [
+        ({}, {}, SUCCESS, "no mandatory access control"),
+        ({"apparmor": True}, {}, SUCCESS, "docker-default"),
+        ({}, {"selinux": True}, WARNING, "ausearch"),
+        ({"selinux": True}, {"selinux": True}, FAILURE, "remove selinux-enabled"),
+    ],
+)
+def test_confinement(
+    engine: dict[str, bool], kernel: dict[str, bool], code: Code, part: str
+) -> None:
+    found = checks.check_confinement(replace(fakes.INFO, **engine), replace(KERNEL, **kernel))
+    assert says(found, code, part)
+    assert says(checks.check_confinement(None, KERNEL), WARNING, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"rootless": True}, "rootless"),
+        ({"data_root": "/var/snap/docker/common/var-lib-docker"}, "is a snap"),
+    ],
+)
+def test_engines_that_cannot_start_servers(changes: dict[str, Any], part: str) -> None:
+    info = replace(fakes.INFO, **changes)
+    assert says(checks.check_engine("unix:///x", "nova", info, ""), FAILURE, part)
+
+
+@pytest.mark.parametrize(
+    "error", ["OSError: [Errno 28] No space left on device", "No usable temporary directory found"]
+)
+def test_a_full_directory_for_temporary_files_is_named(error: str) -> None:
+    call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), error)
+    found = checks.check_privileges(call)
+    assert says(found, FAILURE, error, "which has no space")
+    assert "sudoers" not in found.details
 
 
 @pytest.mark.parametrize(
@@ -459,6 +765,7 @@ def test_bandwidth_limits(datapaths: Any, call: Any, code: Code, part: str) -> N
 def fresh_configuration() -> cfg.ConfigOpts:
     """Return the command's subset of Nova's options, not parsed yet."""
     found = cfg.ConfigOpts()
+    configdrive.register_opts(found)
     compute.register_opts(found)
     netconf.register_opts(found)
     found.register_opts(neutron.neutron_opts, group="neutron")
@@ -486,6 +793,10 @@ def run(
         monkeypatch.setattr(probes, "read_chassis", lambda _: Chassis("", ""))
         monkeypatch.setattr(probes, "read_datapaths", lambda _: {"br-int": ""})
         monkeypatch.setattr(probes, "read_budgets", lambda: checks.BUDGETS)
+        monkeypatch.setattr(probes, "find_processes", list)
+        monkeypatch.setattr(probes, "read_node", lambda _: checks.Node("host1", "host1"))
+        monkeypatch.setattr(probes, "read_kernel", lambda: KERNEL)
+        monkeypatch.setattr(probes, "missing_programs", lambda _: [])
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
         file.write_text(
@@ -501,7 +812,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 15
+    assert len(rows) == 19
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 

@@ -43,7 +43,8 @@ def parsing() -> Iterator[None]:
 def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
     """Return the properties of the engine and its host."""
     with parsing():
-        security = found.get("SecurityOptions") or ()
+        # The engine appends details to a name, such as name=seccomp,profile=default.
+        security = {option.split(",")[0] for option in found.get("SecurityOptions") or ()}
         store = dict(found["DriverStatus"] or ())
         return EngineInfo(
             version=_typed(str, found["ServerVersion"]),
@@ -62,9 +63,11 @@ def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
             backing_filesystem=_typed(str, store.get("Backing Filesystem", "")),
             warnings=tuple(_typed(str, line) for line in found.get("Warnings") or ()),
             user_namespaces="name=userns" in security,
-            # The engine appends the profile: name=seccomp,profile=default.
-            seccomp=any(option.split(",")[0] == "name=seccomp" for option in security),
+            seccomp="name=seccomp" in security,
             containerd_store=store.get("driver-type") == "io.containerd.snapshotter.v1",
+            rootless="name=rootless" in security,
+            selinux="name=selinux" in security,
+            apparmor="name=apparmor" in security,
         )
 
 
