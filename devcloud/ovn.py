@@ -75,7 +75,8 @@ def controller(settings: Settings, host: Host) -> Program:
     run = settings.host_run(host) / "ovs"
     return Program(
         f"ovn-controller-{host.name}",
-        ("/usr/bin/ovn-controller", f"unix:{run}/db.sock", "-vsyslog:off"),
+        # The exporter finds the control socket by the pid file, as on Debian.
+        ("/usr/bin/ovn-controller", f"unix:{run}/db.sock", "--pidfile", "-vsyslog:off"),
         environment=(("OVN_RUNDIR", str(run)), ("OVS_RUNDIR", str(run))),
         stage="switch",
     )

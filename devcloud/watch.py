@@ -65,6 +65,7 @@ def exporter(settings: Settings, host: Host) -> Program:
             *("--engine-socket", str(settings.engine_socket(host))),
             *("--containerd-socket", f"{run}/docker/containerd/containerd.sock"),
             *("--ovs-folder", f"{run}/ovs", "--ovs-control-socket", f"{run}/ovs/vswitchd.ctl"),
+            *("--ovn-folder", f"{run}/ovs"),
             *("--lxcfs-folder", str(settings.lxcfs_folder(host))),
             *("--state-path", f"{settings.host_data(host)}/nova"),
             *("--kernel-log-folder", f"{settings.host_data(host)}/kernel"),

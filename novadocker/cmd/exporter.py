@@ -16,6 +16,7 @@ from novadocker.exporter import (
     files,
     incidents,
     kernel_log,
+    ovn,
     probes,
     rings,
     serving,
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         containerd=chosen.containerd_socket,
         switch=chosen.ovs_folder,
         switch_control=chosen.ovs_control_socket,
+        ovn=chosen.ovn_folder,
         lxcfs=chosen.lxcfs_folder,
         state_path=chosen.state_path,
     )
@@ -79,7 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     rates: Polled[dict[str, PortRate]] = Polled(
         "the rates of the switch",
-        partial(switch_rates.read_rates, programs.switch),
+        partial(
+            _read_rates,
+            programs.switch,
+            ovn.Meters(probes.database(programs.switch), programs.ovn),
+        ),
         nothing={},
         seconds=_RATES_SECONDS,
     )
@@ -106,6 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         thread.stop()
     watch.close()
     return code
+
+
+def _read_rates(switch: Path, meters: ovn.Meters) -> dict[str, PortRate]:
+    """Return the limits of ports by host end; a port's are set by Neutron's OVS agent or by OVN."""
+    return switch_rates.read_rates(switch) | meters.read_rates()
 
 
 def _security(
@@ -194,6 +205,12 @@ def _parser() -> argparse.ArgumentParser:
         "--ovs-control-socket",
         type=Path,
         help="control socket of ovs-vswitchd (default: derived from the pid file in --ovs-folder)",
+    )
+    parser.add_argument(
+        "--ovn-folder",
+        type=Path,
+        default=asked.ovn,
+        help="directory of the sockets and the pid file of ovn-controller (default %(default)s)",
     )
     parser.add_argument(
         "--lxcfs-folder",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from novadocker.exporter import ovn
 from novadocker.linux import ovsdb
 from novadocker.linux.threads import Repeated
 from novadocker.state_files import alive
@@ -40,6 +41,7 @@ class Programs:
     :ivar containerd: socket of containerd
     :ivar switch: directory of the sockets of Open vSwitch
     :ivar switch_control: control socket of ovs-vswitchd; None to derive it from the pid file
+    :ivar ovn: directory of the sockets of OVN
     :ivar lxcfs: mount point of lxcfs
     :ivar state_path: of nova-compute
     """
@@ -47,6 +49,7 @@ class Programs:
     containerd: str = "/run/containerd/containerd.sock"
     switch: Path = Path("/run/openvswitch")
     switch_control: Path | None = None
+    ovn: Path = Path("/run/ovn")
     lxcfs: Path = Path("/var/lib/lxcfs")
     state_path: Path = Path("/var/lib/nova")
 
@@ -60,7 +63,7 @@ def asks(programs: Programs) -> dict[str, Ask]:
         "containerd": partial(ask_containerd, programs.containerd),
         "lxcfs": partial(ask_lxcfs, programs.lxcfs),
         "nova-compute": partial(ask_nova_compute, programs.state_path),
-        "ovs-agent": partial(ask_agent, programs.switch),
+        "ovs-agent": partial(ask_agent, programs.switch, programs.ovn),
         "ovs-vswitchd": partial(ask_switch, programs.switch, programs.switch_control),
     }
 
@@ -163,21 +166,27 @@ def ask_switch(folder: Path, control: Path | None = None) -> None:
     ovsdb.call(f"unix:{control}", "version", [])
 
 
-def ask_agent(folder: Path) -> None:
-    """Check that Open vSwitch is connected to its controller, which is Neutron's OVS agent.
+def ask_agent(folder: Path, ovn_folder: Path) -> None:
+    """Check the program that sets the flows of Open vSwitch: Neutron's OVS agent or ovn-controller.
 
-    The switch probes the controller every few seconds (``inactivity_probe`` in
-    ovs-vswitchd.conf.db(5)).
+    The agent is a controller of the switch, which probes it every few seconds
+    (``inactivity_probe`` in ovs-vswitchd.conf.db(5)). ovn-controller is asked itself.
 
-    :raises OSError: Open vSwitch's database does not answer
-    :raises ValueError: no bridge is connected to a controller, or the answer is malformed
+    :param folder: directory of the sockets of Open vSwitch
+    :param ovn_folder: directory of the sockets of OVN
+    :raises OSError: Open vSwitch's database or ovn-controller does not answer
+    :raises ValueError: no bridge is connected to a controller, ovn-controller is not connected to
+        OVN's database, or an answer is malformed
     """
-    (rows,) = ovsdb.select(database(folder), _CONTROLLERS)
+    rows, settings = ovsdb.select(database(folder), _CONTROLLERS, ovn.SETTINGS)
     try:
         connected = [row["is_connected"] for row in rows]
-    except (KeyError, TypeError) as error:
+        has_ovn = bool(ovn.remotes_of(settings))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"Open vSwitch's database sent a malformed answer: {rows!r}") from error
-    if True not in connected:
+    if has_ovn:
+        ovn.ask_controller(ovn_folder)
+    elif True not in connected:
         raise ValueError("no bridge of Open vSwitch is connected to a controller")
 
 

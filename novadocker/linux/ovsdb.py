@@ -25,6 +25,9 @@ ANSWER_SECONDS = 5.0
 """The time for which a call waits by default."""
 
 _DATABASE = "Open_vSwitch"
+SOUTHBOUND = "OVN_Southbound"
+"""The database of OVN that its controllers read, for ``select``."""
+
 # ovsdb-server(7): a relative path of a socket starts here, and a port may be left out
 _RUN_DIRECTORY = "/run/openvswitch"
 _TCP_PORT = 6640
@@ -91,14 +94,18 @@ def call(
 
 
 def transact(
-    connection: str, *operations: Mapping[str, object], seconds: float = ANSWER_SECONDS
+    connection: str,
+    *operations: Mapping[str, object],
+    seconds: float = ANSWER_SECONDS,
+    database: str = _DATABASE,
 ) -> list[Row]:
     """Send operations to the database as one transaction; return the result of each.
 
+    :param database: name of the database at this connection
     :raises OSError: there is no answer within ``seconds``, or the database refuses an operation,
         and so the whole transaction
     """
-    results = call(connection, "transact", [_DATABASE, *operations], seconds)
+    results = call(connection, "transact", [database, *operations], seconds)
     # Because an error of the transaction as a whole is one more result, the number is compared.
     if (
         not isinstance(results, list)
@@ -109,13 +116,19 @@ def transact(
     return results
 
 
-def select(connection: str, *queries: Select, seconds: float = ANSWER_SECONDS) -> list[list[Row]]:
+def select(
+    connection: str,
+    *queries: Select,
+    seconds: float = ANSWER_SECONDS,
+    database: str = _DATABASE,
+) -> list[list[Row]]:
     """Return the rows of each query, all read in one transaction.
 
+    :param database: name of the database at this connection
     :raises OSError: there is no answer within ``seconds``, or the answer is malformed
     """
     operations = (query.operation() for query in queries)
-    results = transact(connection, *operations, seconds=seconds)
+    results = transact(connection, *operations, seconds=seconds, database=database)
     return [_rows(found, query.columns) for found, query in zip(results, queries, strict=True)]
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -111,9 +111,34 @@ def test_a_switch_with_a_control_socket_of_its_own(tmp_path: Path) -> None:
 def test_the_agent_works_when_the_switch_hears_it(
     tmp_path: Path, rows: list[object], good: bool
 ) -> None:
-    answer = json.dumps({"id": 0, "error": None, "result": [{"rows": rows}]})
-    with answering(tmp_path / "db.sock", answer.encode()):
-        assert raises(lambda: probes.ask_agent(tmp_path)) is not good
+    with answering(tmp_path / "db.sock", switch_answer(rows, {})):
+        assert raises(lambda: probes.ask_agent(tmp_path, tmp_path)) is not good
+
+
+def switch_answer(controllers: list[object], external_ids: dict[str, str]) -> bytes:
+    settings = [{"external_ids": ["map", [list(pair) for pair in external_ids.items()]]}]
+    result = [{"rows": controllers}, {"rows": settings}]
+    return json.dumps({"id": 0, "error": None, "result": result}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "good"), [("connected\n", True), ("not connected\n", False), (None, False)]
+)
+def test_with_ovn_the_agent_works_when_ovn_controller_is_connected(
+    tmp_path: Path, status: str | None, good: bool
+) -> None:
+    """OVN's controller is no OpenFlow controller of the switch."""
+    (tmp_path / "ovn-controller.pid").write_text("7\n")
+    answer = json.dumps({"id": 0, "error": None, "result": status}).encode()
+    with ExitStack() as stack:
+        ids = {"ovn-remote": "tcp:192.0.2.1:6642"}
+        stack.enter_context(answering(tmp_path / "db.sock", switch_answer([], ids)))
+        if status is not None:
+            control = tmp_path / "ovn-controller.7.ctl"
+            asked = stack.enter_context(answering(control, answer))
+        assert raises(lambda: probes.ask_agent(tmp_path, tmp_path)) is not good
+    if status is not None:
+        assert json.loads(asked[0])["method"] == "connection-status"
 
 
 def test_lxcfs_works_when_its_files_can_be_read(
