@@ -6,6 +6,7 @@ system call.
 """
 
 import ctypes
+import errno
 import os
 
 # linux/sched.h
@@ -33,6 +34,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+_UNCHANGED = 0xFFFFFFFF
+
 # linux/falloc.h
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -49,6 +52,8 @@ _library.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void
 _library.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _library.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _library.unshare.argtypes = [ctypes.c_int]
+_library.setfsuid.argtypes = _library.setfsgid.argtypes = [ctypes.c_uint]
+_library.setfsuid.restype = _library.setfsgid.restype = ctypes.c_uint
 _library.syncfs.argtypes = [ctypes.c_int]
 _library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 _library.syscall.restype = ctypes.c_long
@@ -73,6 +78,21 @@ def setns(descriptor: int, kind: int) -> None:
 def unshare(kinds: int) -> None:
     """Move the calling thread to new namespaces, or give it own attributes; see unshare(2)."""
     _check(_library.unshare(kinds), "unshare")
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """Set the calling thread's user and group for access to files; see setfsuid(2).
+
+    With another user than root, the kernel takes the thread's capabilities over files.
+
+    :raises OSError: the kernel refuses
+    """
+    _library.setfsgid(gid)
+    _library.setfsuid(uid)
+    # Both return the earlier id, whether they succeed or not. The id -1 changes nothing.
+    found = _library.setfsuid(_UNCHANGED), _library.setfsgid(_UNCHANGED)
+    if found != (uid, gid):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), "setfsuid")
 
 
 def syncfs(descriptor: int) -> None:

@@ -96,13 +96,14 @@ def replace_file(root: int, path: str, content: bytes) -> None:
         # The name is random, so the tenant can't create a file of this name before.
         temporary = f".{name[:200]}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        inside = os.fstat(root)
+        with _file_ids(inside.st_uid, inside.st_gid):
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as output:
                 output.write(content)
                 output.flush()
-                # With user namespaces, the container's root user is another one than the host's.
-                owner = status or os.fstat(root)
+                owner = status or inside
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
                 if status is not None:
                     os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
@@ -112,6 +113,24 @@ def replace_file(root: int, path: str, content: bytes) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             raise
+
+
+@contextmanager
+def _file_ids(uid: int, gid: int) -> Iterator[None]:
+    """Create files as another user.
+
+    With user namespaces, the container's root user is another one than the host's. The host's root
+    user can create no file in a file system that is mounted for the container's users.
+    """
+    own = os.geteuid(), os.getegid()
+    if own == (uid, gid):
+        yield
+        return
+    libc.set_file_ids(uid, gid)
+    try:
+        yield
+    finally:
+        libc.set_file_ids(*own)
 
 
 @contextmanager

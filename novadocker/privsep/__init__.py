@@ -35,10 +35,13 @@ interior_pctxt = priv_context.PrivContext(
     cfg_section="novadocker_interior",
     pypath=f"{__name__}.interior_pctxt",
     # SYS_PTRACE: open a container's root by /proc/PID/root. KILL: signal processes of any user.
-    # DAC_OVERRIDE: open files of any owner. CHOWN, FOWNER: keep their owner and mode.
+    # DAC_OVERRIDE: open files of any owner. CHOWN, FOWNER: keep their owner and mode. SETUID,
+    # SETGID: create files as a container's root user.
     capabilities=[
         capabilities.CAP_SYS_PTRACE,
         capabilities.CAP_KILL,
+        capabilities.CAP_SETUID,
+        capabilities.CAP_SETGID,
         capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_CHOWN,
         capabilities.CAP_FOWNER,

@@ -6,6 +6,10 @@ manage its control groups, leaves /etc/hostname to the tenant, sets the size of 
 copies the driver's files into the container's file system. It refuses a container whose terminal
 the engine has closed.
 
+A server whose record has ids of the host gets a user namespace of its own (``idmapped``): the
+engine's configuration has none, so this program adds it, after it has written the driver's files
+with the owners that they have on the disk.
+
 The engine has no option for an existing network namespace, but the OCI configuration has one: the
 ``path`` of a namespace in the bundle's ``config.json``. A container is not created if it has no
 record, or if its network namespace does not exist. With userns-remap the driver's user namespace
@@ -45,6 +49,8 @@ _FAILURE_STATUS = 3
 _ROWS, _COLUMNS = 24, 80
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
+# The script reads this descriptor until runc has replaced this program.
+_ANSWER = 3
 _OWN_FILE = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
 
 
@@ -84,6 +90,35 @@ class Call:
             self.state = value
         elif option in ("-b", "--bundle"):
             self.bundle = value
+
+
+class Device:
+    """A device node in an OCI configuration.
+
+    :ivar path: absolute path in the container
+    :ivar mode: type and permissions as in stat(2)
+    :raises ValueError: the configuration is malformed
+    """
+
+    def __init__(self, found: dict[str, object]) -> None:
+        path, kind = found.get("path"), found.get("type")
+        if not isinstance(path, str) or kind not in ("b", "c", "u"):
+            raise ValueError("the device has no path or no type")
+        self.path = path
+        self.mode = (_stat.S_IFBLK if kind == "b" else _stat.S_IFCHR) | self._number(
+            found, "fileMode", 0o666
+        ) & 0o777
+        self.major = self._number(found, "major")
+        self.minor = self._number(found, "minor")
+        self.uid = self._number(found, "uid")
+        self.gid = self._number(found, "gid")
+
+    @staticmethod
+    def _number(found: dict[str, object], name: str, missing: int = 0) -> int:
+        value = found.get(name, missing)
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"the device has a malformed {name}")
+        return value
 
 
 class Configuration:
@@ -129,6 +164,10 @@ class Configuration:
             raise Fault(f"container {self._id} has no root directory in its configuration")
         return found
 
+    @root.setter
+    def root(self, path: str) -> None:
+        self._object(self.content.get("root", {}))["path"] = path
+
     @property
     def volumes(self) -> dict[str, str]:
         """Sources of bind mounts by their destinations."""
@@ -156,6 +195,34 @@ class Configuration:
             if 0 <= number - inside < size:
                 return outside + number - inside
         raise Fault(f"the user namespace of container {self._id} does not map {kind} {number}")
+
+    def take_devices(self) -> list[Device]:
+        """Remove the device nodes from the configuration and return them.
+
+        In a user namespace, runc does not create device nodes but expects the host to have nodes
+        at the same paths, with the right owners.
+        """
+        try:
+            found = [Device(item) for item in self._objects(self.linux.get("devices") or [])]
+        except ValueError as error:
+            raise self._fault("is malformed") from error
+        self.linux["devices"] = []
+        return found
+
+    def check_process_ids(self, count: int) -> None:
+        """Check that a user namespace with so many ids maps those of the first process."""
+        user = self._object(self.process.get("user", {}))
+        groups = user.get("additionalGids") or []
+        if not isinstance(groups, list):
+            raise self._fault("is malformed")
+        for number in (user.get("uid", 0), user.get("gid", 0), *groups):
+            if not isinstance(number, int):
+                raise self._fault("is malformed")
+            if number >= count:
+                raise Fault(
+                    f"the image's process has the user or group {number}, but a user namespace "
+                    f"has ids up to {count - 1} only (docker:userns=host)"
+                )
 
     def owner(self, uid: int, gid: int) -> Owner:
         """Return the user and group on the host of a user and group of the container."""
@@ -199,11 +266,61 @@ def join_namespaces(config: Configuration, container_id: str, paths: dict[str, s
     for space in _find(config.namespaces, type="user"):
         user = paths.get("user", "")
         if not _is_user_namespace(user):
-            raise Fault(
-                f"user namespace {user} of container {container_id} is missing; start the server "
-                "through Nova"
-            )
+            raise _no_user_namespace(user, container_id)
         space["path"] = user
+
+
+def add_user_namespace(
+    config: Configuration, container_id: str, path: str, ids: tuple[int, int]
+) -> None:
+    """Make the container join its server's own user namespace.
+
+    :param path: path of the user namespace
+    :param ids: first id on the host and number of ids
+    :raises Fault: the engine remaps users, or a user of the image has no id in the namespace
+    """
+    first, count = ids
+    if _find(config.namespaces, type="user"):
+        raise Fault("a server has no user namespace of its own if the engine remaps users")
+    if not _is_user_namespace(path):
+        raise _no_user_namespace(path, container_id)
+    config.check_process_ids(count)
+    mapping: dict[str, object] = {"containerID": 0, "hostID": first, "size": count}
+    config.linux["uidMappings"] = [mapping]
+    config.linux["gidMappings"] = [mapping]
+    config.namespaces.append({"type": "user", "path": path})
+    sysctls = config.linux.get("sysctl")
+    # The engine allows all groups to send ICMP echo requests, and the kernel refuses groups that
+    # the namespace does not map.
+    if isinstance(sysctls, dict) and "net.ipv4.ping_group_range" in sysctls:
+        sysctls["net.ipv4.ping_group_range"] = f"0 {count - 1}"
+
+
+def delegate_systemd_group(config: Configuration, first: int) -> None:
+    """Give a container's group in the cgroup v1 hierarchy name=systemd to its root user.
+
+    With cgroup v2, runc does so. The hierarchy has no limits.
+    """
+    destination = f"{_CONTROL_GROUPS_INSIDE}/systemd"
+    for group in _find(config.mounts, destination=destination, type="bind"):
+        path = str(group["source"])
+        made = ""
+        for name in path.removeprefix(f"{_CONTROL_GROUPS}/").split("/"):
+            made = f"{made}/{name}"
+            try:  # noqa: SIM105
+                posix.mkdir(f"{_CONTROL_GROUPS}{made}", 0o755)
+            except FileExistsError:
+                pass
+        # As for a delegated group in the kernel's cgroup-v2.rst and in systemd's delegation.
+        for name in ("", "/cgroup.procs", "/tasks", "/cgroup.clone_children"):
+            posix.chown(f"{path}{name}", first, first)
+
+
+def _no_user_namespace(path: str, container_id: str) -> Fault:
+    return Fault(
+        f"user namespace {path} of container {container_id} is missing; start the server "
+        "through Nova"
+    )
 
 
 def _exists(path: str) -> bool:
@@ -710,8 +827,8 @@ def _no_record(container_id: str) -> Fault:
     )
 
 
-def prepare(call: Call) -> None:
-    """Prepare a container.
+def prepare(call: Call) -> bool:
+    """Prepare a container. Return True if runc must run in the mount namespace of this process.
 
     :raises Fault: the container must not be created
     """
@@ -740,9 +857,67 @@ def prepare(call: Call) -> None:
     set_hostname(config, root)
     mount_tmp(config, root)
     mount_generator(config)
-    config.write()
+    if additions.ids is None:
+        config.write()
+    else:
+        user = additions.namespaces["user"]
+        add_user_namespace(config, container_id, user, additions.ids)
+        delegate_systemd_group(config, additions.ids[0])
+        map_owners(config, user, additions.ids)
+        config.write()
     if files is not None:
         files.remove(folder, name)
+    return additions.ids is not None
+
+
+def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int]) -> None:
+    """Map the owners of the container's files and devices.
+
+    :param user_namespace: path of the user namespace
+    :param ids: first id on the host and number of ids
+    """
+    # Other starts do not wait for this import.
+    from novadocker.runtime import idmapped
+
+    first, count = ids
+    layers = idmapped.Layers(config.root)
+    own = (f"{layers.folder.rpartition('/')[0]}/volumes/", f"{record.CONFIG_DRIVES}/")
+    volumes = [path for path in config.volumes.values() if path.startswith(own)]
+    idmapped.enter(layers, config.root, volumes, user_namespace, first)
+    config.root = idmapped.PLACE
+    devices = config.take_devices()
+    for number, device in enumerate(devices):
+        # A device's own owner may be a user that the namespace does not map.
+        owner = [first + id_ if id_ < count else first for id_ in (device.uid, device.gid)]
+        node = posix.makedev(device.major, device.minor)
+        source = idmapped.make_node(number, device.mode, node, owner)
+        config.mounts.append(
+            {"destination": device.path, "type": "bind", "source": source, "options": ["bind"]}
+        )
+
+
+def become_runc(arguments: list[str]) -> None:
+    """Replace this program by runc, and tell the calling script so.
+
+    :raises Fault: runc does not exist
+    """
+    import _signal
+    import resource
+
+    # The limits of this program, and the signals that Python ignores, are not the container's.
+    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (hard, hard))
+    for signal in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(signal, _signal.SIG_DFL)
+    posix.write(_ANSWER, b"runc\n")
+    posix.set_inheritable(_ANSWER, False)
+    for folder in posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin").split(b":"):
+        try:  # noqa: SIM105
+            posix.execv(folder + b"/runc", ["runc", *arguments])
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass
+    raise Fault("there is no program runc in the engine's PATH")
 
 
 def _open_files(container_id: str, folder: int, name: str) -> Files | None:
@@ -756,13 +931,16 @@ def _open_files(container_id: str, folder: int, name: str) -> Files | None:
 def main() -> None:
     """Prepare the container of a call of runc, and exit with status 0, or 3 after a logged fault.
 
+    If the container needs a mount namespace of runc's own, become runc instead of exiting.
+
     The engine reports the last error in runc's log, so a fault is written to the log, too.
     """
     posix.umask(0o022)
     call = Call(sys.argv[1:])
     status = 0
     try:
-        prepare(call)
+        if prepare(call):
+            become_runc(sys.argv[1:])
     except (Fault, OSError) as error:
         reason = str(error)
         if isinstance(error, OSError):

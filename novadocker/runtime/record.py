@@ -5,9 +5,12 @@ The record ``<container id>`` is a JSON object::
 
     {"version": 1,
      "namespaces": {"network": "/run/netns/nova-<uuid>",
-                    "user": "/run/novadocker/users/nova-<uuid>"}}
+                    "user": "/run/novadocker/users/nova-<uuid>"},
+     "ids": {"first": 1879048192, "count": 65536}}
 
-The shim adds the user namespace only to a container that the engine gives a user namespace. Each
+A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
+``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
+gives one. Each
 further kind of addition is a further member, with a function here that checks it and a function in
 ``create`` that adds it. The shim refuses a record with a member or a version that it does not
 support, so that a container never starts without an addition.
@@ -26,6 +29,11 @@ FOLDER = "/run/novadocker/containers"
 NETWORK_NAMESPACES = "/run/netns"
 USER_NAMESPACES = "/run/novadocker/users"
 
+CONFIG_DRIVES = "/var/lib/novadocker/config-drives"
+
+IDS_OF_SERVER = 65536
+"""Number of users, and of groups, in a server's own user namespace."""
+
 VERSION = 1
 LARGEST_RECORD = 64 << 10
 
@@ -43,10 +51,13 @@ class Record:
     """The additions to a container.
 
     :ivar namespaces: paths of namespaces by their types in the OCI configuration
+    :ivar ids: first id on the host and number of ids of the server's own user namespace; None
+        without one
     """
 
-    def __init__(self, namespaces: dict[str, str]) -> None:
+    def __init__(self, namespaces: dict[str, str], ids: tuple[int, int] | None = None) -> None:
         self.namespaces = namespaces
+        self.ids = ids
 
 
 def is_container_id(text: str) -> bool:
@@ -54,19 +65,23 @@ def is_container_id(text: str) -> bool:
     return len(text) == 64 and _HEXADECIMAL.issuperset(text)
 
 
-def of_instance(network_namespace: str) -> Record:
+def of_instance(network_namespace: str, ids: tuple[int, int] | None = None) -> Record:
     """Return the record of a container that joins an instance's namespaces.
 
+    :param ids: as in ``Record``
     :raises ValueError: the path is not a network namespace of an instance
     """
     name = network_namespace.removeprefix(f"{NETWORK_NAMESPACES}/")
     found = {"network": network_namespace, "user": f"{USER_NAMESPACES}/{name}"}
-    return Record(_check_namespaces(found))
+    return Record(_check_namespaces(found), ids)
 
 
 def serialize(record: Record) -> bytes:
     """Return the content of a record's file."""
-    return documents.serialize({"version": VERSION, "namespaces": record.namespaces}) + b"\n"
+    found: dict[str, object] = {"version": VERSION, "namespaces": record.namespaces}
+    if record.ids is not None:
+        found["ids"] = {"first": record.ids[0], "count": record.ids[1]}
+    return documents.serialize(found) + b"\n"
 
 
 def parse(content: bytes) -> Record:
@@ -85,14 +100,14 @@ def parse(content: bytes) -> Record:
     version = found.pop("version", None)
     if type(version) is not int or version != VERSION:
         raise ValueError("has a version that this runtime shim does not support")
-    checked = {}
+    checked: dict[str, object] = {}
     for name, value in found.items():
         if name not in _CHECKS:
             raise ValueError("has a member that this runtime shim does not support")
         checked[name] = _CHECKS[name](value)
     if "namespaces" not in checked:
         raise ValueError("does not name the network namespace of a server")
-    return Record(**checked)
+    return Record(**checked)  # type: ignore[arg-type]
 
 
 def _check_namespaces(value: object) -> dict[str, str]:
@@ -107,7 +122,25 @@ def _check_namespaces(value: object) -> dict[str, str]:
     return value
 
 
-_CHECKS = {"namespaces": _check_namespaces}
+def _check_ids(value: object) -> tuple[int, int]:
+    if not isinstance(value, dict) or value.keys() != {"first", "count"}:
+        raise ValueError("has malformed ids")
+    first, count = value["first"], value["count"]
+    if type(first) is not int or count != IDS_OF_SERVER or not is_range(first):
+        raise ValueError("has malformed ids")
+    return first, count
+
+
+def is_range(first: int) -> bool:
+    """Return True if a server's own user namespace may have the ids that begin with ``first``."""
+    # The first range has the host's users; the last one has the id that means "no id".
+    return first % IDS_OF_SERVER == 0 and 0 < first < (1 << 32) - IDS_OF_SERVER
+
+
+_CHECKS = {
+    "namespaces": _check_namespaces,
+    "ids": _check_ids,
+}
 
 
 def _is_namespace_name(name: str) -> bool:

@@ -20,8 +20,9 @@ from oslo_concurrency import lockutils
 from novadocker import naming, privsep
 from novadocker.linux import loop
 from novadocker.privsep import arguments
+from novadocker.runtime import record as records
 
-FOLDER = Path("/var/lib/novadocker/config-drives")
+FOLDER = Path(records.CONFIG_DRIVES)
 LINKS = Path("/run/novadocker/drives")
 
 _HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")

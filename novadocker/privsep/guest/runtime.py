@@ -18,7 +18,7 @@ from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
-from novadocker.privsep.network import given
+from novadocker.privsep.network import given, id_ranges
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 from novadocker.runtime import record as records
 from novadocker.state_files import namespaces as marks
@@ -65,15 +65,21 @@ def check_login(user: object, password_hash: object) -> None:
 
 
 def write(
-    container_id: str, namespace: str, etc_files: Mapping[str, bytes], login: Login | None
+    container_id: str,
+    namespace: str,
+    etc_files: Mapping[str, bytes],
+    login: Login | None,
+    first_id: int | None,
 ) -> None:
     """Write the record of a container, and the files for its next start.
 
     :param namespace: path of a network namespace
     :param etc_files: contents for /etc, by the names in ``records.ETC_FILES``
+    :param first_id: first id on the host of the instance's own user namespace; None without one
     """
+    ids = None if first_id is None else (first_id, records.IDS_OF_SERVER)
     record = FOLDER / container_id
-    content = records.serialize(records.of_instance(namespace))
+    content = records.serialize(records.of_instance(namespace, ids))
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
@@ -150,6 +156,7 @@ def delete_namespace(instance_uuid: str) -> None:
         marks.unmark(path)
         namespaces.unmount_namespace(user_namespace_path(instance_uuid))
         given.forget(naming.namespace_name(instance_uuid))
+        id_ranges.release(naming.namespace_name(instance_uuid))
         for container_id in containers:
             remove(container_id)
 
@@ -163,6 +170,7 @@ def bind_container(
 ) -> None:
     """Write a container's record, by which the runtime shim joins it to an instance's namespace.
 
+    If the instance has ids of its own (``namespace.create_own_namespace``), so has the container.
     The record appears atomically. The files and the login apply to the next start only.
 
     :param etc_files: contents for the container's /etc, by the names in ``records.ETC_FILES``
@@ -174,6 +182,7 @@ def bind_container(
         namespace_path(instance_uuid),
         {} if etc_files is None else _parse_etc_files(etc_files),
         None if login is None else _parse_login(login),
+        id_ranges.held(naming.namespace_name(instance_uuid)),
     )
 
 

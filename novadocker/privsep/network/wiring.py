@@ -7,12 +7,13 @@ wired namespace only reads.
 
 import ctypes
 import errno
+import fcntl
 import ipaddress
 import os
 import posixpath
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from pyroute2.ethtool.ioctl import ETHTOOL_STXCSUM, EthtoolValue, IoctlEthtool
@@ -40,6 +41,8 @@ _GUEST_SYSCTL = {
 _HOST_SYSCTL = {"ipv6": {"disable_ipv6": "1"}}
 # the index of the loopback device in every network namespace
 _LOOPBACK = 1
+# linux/nsfs.h
+_NS_GET_USERNS = 0xB701
 # Because the kernel deletes the routes of a deleted address, a second round adds them again.
 _ROUNDS = 2
 
@@ -127,6 +130,30 @@ def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
         network_link.write_sysctl("default", _GUEST_SYSCTL)
         marks.mark(path)
         namespaces.mount_namespace(path)
+
+
+def is_owned_by(path: str, user_path: str) -> bool:
+    """Return True if a user namespace owns a network namespace, and both are mounted."""
+    if not namespaces.is_namespace(path) or not namespaces.is_namespace(user_path):
+        return False
+    with open(path, "rb") as network:
+        owner = fcntl.ioctl(network, _NS_GET_USERNS)
+    try:
+        return os.path.samestat(os.fstat(owner), os.stat(user_path))
+    finally:
+        os.close(owner)
+
+
+def is_used(path: str) -> bool:
+    """Return True if a process is in the network namespace at ``path``."""
+    if not namespaces.is_namespace(path):
+        return False
+    number = f"net:[{os.stat(path).st_ino}]"
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if os.readlink(f"/proc/{name}/ns/net") == number:
+                return True
+    return False
 
 
 def unwire(host_device: str, bridge: Bridge | None) -> None:

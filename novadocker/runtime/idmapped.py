@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The root directory and the volumes of a server with its own user namespace, as idmapped mounts.
+
+The owners on the disk stay as they are without a user namespace. The kernel maps them: a file of
+user 0 on the disk belongs to the server's root user, who is an unprivileged user of the host.
+
+The engine mounts an overlay of its own at the root directory before it calls the runtime. This
+program mounts the same layers once more, with mapped owners, and puts the new overlay in the place
+of the engine's. So the upper directory has one overlay, and the engine's unmount removes it.
+
+The mapped root user cannot search the engine's data root, so runc finds the root directory at
+``PLACE`` in a mount namespace of its own. That namespace ends with runc.
+"""
+
+import ctypes
+import posix
+
+from novadocker.runtime.tree import Fault, read_all
+
+PLACE = "/run/novadocker/root"
+"""The root directory in runc's mount namespace."""
+
+_DEVICES = "/run/novadocker/devices"
+_LARGEST_LAYERS = 64 << 10
+# mount(2) takes a page of options.
+_LONGEST_OPTIONS = 4095
+# linux/sched.h
+_CLONE_NEWNS = 0x20000
+# linux/mount.h
+_MS_NOSUID, _MS_NOEXEC, _MS_REC, _MS_SLAVE = 2, 8, 0x4000, 0x80000
+_MNT_DETACH = 2
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_IDMAP = 0x100000
+# linux/fcntl.h
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+# linux/prctl.h, linux/securebits.h
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
+_SECBIT_NO_SETUID_FIXUP = 4
+# Because asm-generic/unistd.h numbers newer system calls, the numbers are the same on every
+# architecture.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+
+_library = ctypes.CDLL(None, use_errno=True)
+_library.syscall.restype = ctypes.c_long
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("user_namespace", ctypes.c_uint64),
+    )
+
+
+class Layers:
+    """The layers of a root directory that the engine has mounted with ``overlay2``.
+
+    :ivar folder: the directory of all layers
+    :ivar options: the options of the overlay, relative to that directory
+    :raises Fault: the engine has not mounted the root directory so
+    """
+
+    def __init__(self, root: str) -> None:
+        above, _, last = root.rpartition("/")
+        self.folder, _, name = above.rpartition("/")
+        if last != "merged" or not self.folder.endswith("/overlay2"):
+            raise Fault(
+                "a user namespace for each server needs the engine's storage driver overlay2"
+            )
+        with open(f"{above}/lower", "rb", buffering=0) as source:
+            lower = read_all(source.fileno(), _LARGEST_LAYERS)
+        if lower is None:
+            raise Fault("the list of the image's layers is too large")
+        self.options = f"index=off,lowerdir={lower.decode()},upperdir={name}/diff,workdir={name}/work"
+        if len(self.options) > _LONGEST_OPTIONS:
+            raise Fault("the image has too many layers")
+
+
+def enter(
+    layers: Layers, root: str, volumes: list[str], user_namespace: str, first: int
+) -> None:
+    """Mount the root directory and volumes with mapped owners, in a new mount namespace.
+
+    The calling process is in the new mount namespace afterwards. In the host's, the overlay at
+    ``root`` is the new one.
+
+    :param layers: the layers of the root directory
+    :param root: the root directory that the engine has mounted
+    :param volumes: directories and files of the host that only this server uses
+    :param user_namespace: path of the server's user namespace
+    :param first: user and group on the host that are root in the server
+    :raises Fault: the kernel or a file system has no idmapped mounts
+    """
+    here = posix.getcwd()
+    for folder in (PLACE, _DEVICES):
+        try:  # noqa: SIM105
+            posix.mkdir(folder, 0o755)
+        except FileExistsError:
+            pass
+    user = posix.open(user_namespace, posix.O_RDONLY | posix.O_CLOEXEC)
+    host = _open_namespace()
+    unshare(_CLONE_NEWNS)
+    mount("none", "/", "", _MS_SLAVE | _MS_REC, "")
+    own = _open_namespace()
+    # Overlays of volumes may have absolute paths of layers.
+    attach(clone_mapped(layers.folder, user), layers.folder)
+    posix.chdir(layers.folder)
+    _map_volumes(volumes, user, first)
+    mount_overlay(PLACE, layers.options, first)
+    overlay = clone(PLACE)
+    setns(host)
+    # A second overlay on top of the engine's would leave that one mounted after the engine's
+    # unmount.
+    unmount(root)
+    attach(overlay, root)
+    setns(own)
+    posix.chdir(here)
+    for descriptor in (user, host, own, overlay):
+        posix.close(descriptor)
+
+
+def _map_volumes(volumes: list[str], user: int, first: int) -> None:
+    overlays = _overlays() if volumes else {}
+    for volume in volumes:
+        if volume in overlays:
+            mount_overlay(volume, overlays[volume], first)
+        else:
+            attach(clone_mapped(volume, user), volume)
+
+
+def _overlays() -> dict[str, str]:
+    """Return the options of mounted overlays by their mount points; see proc_pid_mountinfo(5)."""
+    found = {}
+    with open("/proc/self/mountinfo", "rb") as source:
+        for line in source:
+            fields, _, more = line.rstrip(b"\n").partition(b" - ")
+            kind, _, options = more.split(b" ", 2)
+            if kind == b"overlay":
+                found[_unescaped(fields.split(b" ")[4])] = ",".join(
+                    option
+                    for option in _unescaped(options).split(",")
+                    if option.partition("=")[0] in ("lowerdir", "upperdir", "workdir", "index")
+                )
+    return found
+
+
+def _unescaped(text: bytes) -> str:
+    parts = text.split(b"\\")
+    return (
+        parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
+    ).decode(errors="surrogateescape")
+
+
+def make_node(number: int, mode: int, device: int, owner: list[int]) -> str:
+    """Create a device node in the process's own mount namespace; return its path.
+
+    :param number: number of the device among those of the container
+    :param owner: user and group on the host
+    """
+    if number == 0:
+        mount("devices", _DEVICES, "tmpfs", _MS_NOEXEC | _MS_NOSUID, "mode=711,size=64k")
+    path = f"{_DEVICES}/{number}"
+    posix.mknod(path, mode, device)
+    posix.chown(path, *owner)
+    posix.chmod(path, mode & 0o777)
+    return path
+
+
+def _open_namespace() -> int:
+    return posix.open("/proc/self/ns/mnt", posix.O_RDONLY | posix.O_CLOEXEC)
+
+
+def mount_overlay(place: str, options: str, first: int) -> None:
+    """Mount an overlay whose work directory the kernel creates as a mapped root user.
+
+    :param options: paths in these lead through an idmapped mount
+    :param first: user and group on the host that the mount maps to 0
+    """
+    kept = _library.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    # A change of the user would remove the capabilities that overlayfs keeps for later.
+    _check(_library.prctl(_PR_SET_SECUREBITS, kept | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "securebits")
+    _library.setfsgid(first)
+    _library.setfsuid(first)
+    try:
+        mount("overlay", place, "overlay", 0, options)
+    finally:
+        _library.setfsuid(0)
+        _library.setfsgid(0)
+        _check(_library.prctl(_PR_SET_SECUREBITS, kept, 0, 0, 0), "securebits")
+
+
+def clone_mapped(path: str, user: int) -> int:
+    """Return a file descriptor of an idmapped copy of the mount at ``path``.
+
+    :param user: file descriptor of a user namespace
+    :raises Fault: the kernel or the file system has no idmapped mounts
+    """
+    tree = clone(path)
+    attributes = _MountAttributes(_MOUNT_ATTR_IDMAP, 0, 0, user)
+    try:
+        _syscall(
+            path,
+            _SYS_MOUNT_SETATTR,
+            ctypes.c_int(tree),
+            ctypes.c_char_p(b""),
+            ctypes.c_uint(_AT_EMPTY_PATH),
+            ctypes.byref(attributes),
+            ctypes.c_size_t(ctypes.sizeof(attributes)),
+        )
+    except OSError as error:
+        raise Fault(
+            f"the kernel or the file system of {path} has no idmapped mounts: {error.strerror}"
+        ) from error
+    return tree
+
+
+def clone(path: str) -> int:
+    """Return a file descriptor of a detached copy of the mount at ``path``; see open_tree(2)."""
+    return _syscall(
+        path,
+        _SYS_OPEN_TREE,
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(_encode(path)),
+        ctypes.c_uint(_OPEN_TREE_CLONE | posix.O_CLOEXEC),
+    )
+
+
+def attach(mount_descriptor: int, path: str) -> None:
+    """Attach a detached mount at ``path``; see move_mount(2)."""
+    _syscall(
+        path,
+        _SYS_MOVE_MOUNT,
+        ctypes.c_int(mount_descriptor),
+        ctypes.c_char_p(b""),
+        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_char_p(_encode(path)),
+        ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+    )
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
+    """Mount a file system; see mount(2)."""
+    _check(
+        _library.mount(
+            _encode(source),
+            _encode(target),
+            _encode(kind),
+            ctypes.c_ulong(flags),
+            ctypes.c_char_p(_encode(options)),
+        ),
+        target,
+    )
+
+
+def unmount(path: str) -> None:
+    """Detach the topmost mount at ``path``."""
+    _check(_library.umount2(_encode(path), _MNT_DETACH), path)
+
+
+def unshare(kinds: int) -> None:
+    """Move this process to new namespaces; see unshare(2)."""
+    _check(_library.unshare(kinds), "unshare")
+
+
+def setns(descriptor: int) -> None:
+    """Move this process to the namespace of a file descriptor; see setns(2)."""
+    _check(_library.setns(descriptor, 0), "setns")
+
+
+def _encode(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _syscall(subject: str, number: int, *arguments: object) -> int:
+    result: int = _library.syscall(ctypes.c_long(number), *arguments)
+    _check(result, subject)
+    return result
+
+
+def _check(result: int, subject: str) -> None:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, posix.strerror(error), subject)

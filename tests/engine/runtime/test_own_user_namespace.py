@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers with a user namespace of their own, on an engine without ``userns-remap``."""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import docker
+import pytest
+from nova.network import model
+
+from novadocker import exception
+from novadocker.linux import namespaces
+from novadocker.privsep.guest import files, runtime
+from novadocker.privsep.guest.runtime import Login
+from novadocker.privsep.network import namespace
+from novadocker.virt.docker.containers import rescue
+from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.limits import isolation
+from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from novadocker.virt.docker.network.nic import nics_from_network_info
+from tests.engine import machines, networks, systemd_image
+from tests.engine.machines import Machine
+from tests.engine.systems import Server
+
+FIRST = 1_900_019_712
+SIZE = 65536
+ETC = {
+    "hostname": b"web-1\n",
+    "hosts": b"127.0.0.1 localhost\n",
+    "resolv.conf": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def client(engine_url: str) -> Iterator[docker.APIClient]:
+    with machines.connected(engine_url) as found:
+        yield found
+
+
+@pytest.fixture
+def wired(instance_uuid: str) -> Iterator[str]:
+    """Yield an instance with a complete namespace and without a switch."""
+    port = networks.vif(networks.subnet("10.7.0.0/24", ["10.7.0.5"], "10.7.0.1"))
+    nics = nics_from_network_info(model.NetworkInfo([port]))
+    namespace.create_own_namespace(instance_uuid, FIRST, SIZE)
+    namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
+    yield instance_uuid
+    namespace.unwire_nic(instance_uuid, port["devname"])
+    runtime.delete_namespace(instance_uuid)
+    assert not namespace.has_own_ids(instance_uuid)
+    assert not Path(namespace.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
+
+
+def describe(instance_uuid: str, apart: Isolation = machines.PLAIN) -> ContainerSpec:
+    return ContainerSpec(
+        name=f"nova-{instance_uuid}",
+        image_id=machines.IMAGE,
+        hostname="web-1",
+        labels={},
+        runtime="novadocker",
+        limits=machines.LIMITS,
+        isolation=apart,
+        console_log_max_mb=1,
+        entrypoint=("sleep", "1000"),
+    )
+
+
+def start(
+    engine: Engine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
+) -> Machine:
+    container = engine.create_container(spec)
+    login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
+    runtime.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
+    engine.start_container(container)
+    return Machine(client, spec.name, container, engine.inspect_container(container).pid)
+
+
+@pytest.fixture
+def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Machine]:
+    yield start(engine, client, wired, describe(wired))
+    engine.remove_container(f"nova-{wired}")
+
+
+def test_root_is_nobody_on_the_host(server: Machine) -> None:
+    assert server.run("id", "-u") == (0, "0")
+    assert f"Uid:\t{FIRST}\t" in Path(f"/proc/{server.pid}/status").read_text()
+    for name in ("uid_map", "gid_map"):
+        assert Path(f"/proc/{server.pid}/{name}").read_text().split() == ["0", str(FIRST), "65536"]
+
+
+def test_owners_on_the_disk_are_the_images(server: Machine, engine: Engine) -> None:
+    assert server.shell(
+        "cd /root && echo a >zero && echo b >five && chown 5:6 five && mkdir dir && "
+        "chown 1000:1000 dir && mknod pipe p && ln -s x link && mv /usr/bin/su /root/su"
+    ) == (0, "")
+    upper = Path(engine.inspect_storage(server.id).upper)
+    owners = {
+        name: ((found := os.lstat(upper / "root" / name)).st_uid, found.st_gid)
+        for name in ("zero", "five", "dir", "pipe", "link", "su")
+    }
+    assert owners == {
+        "zero": (0, 0),
+        "five": (5, 6),
+        "dir": (1000, 1000),
+        "pipe": (0, 0),
+        "link": (0, 0),
+        "su": (0, 0),
+    }
+    assert server.shell("stat -c %u:%g /root/zero /root/five /root/dir") == (
+        0,
+        "0:0\n5:6\n1000:1000",
+    )
+
+
+def test_the_network(server: Machine) -> None:
+    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
+    assert server.run("ls", "/sys/class/net")[1].split() == ["eth0", "lo"]
+    assert server.run("ping", "-c1", "-W2", "10.7.0.5")[0] == 0
+    assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] != 0
+    assert server.shell("cat /proc/sys/net/ipv6/conf/default/accept_ra") == (0, "0")
+    assert server.shell("cat /proc/sys/net/ipv4/ping_group_range") == (0, "0\t65535")
+
+
+def test_what_is_put_into_it_is_roots(server: Machine) -> None:
+    for path in ("/etc", "/etc/hostname", "/etc/hosts", "/root/.ssh/authorized_keys"):
+        assert server.run("stat", "-c", "%u:%g", path) == (0, "0:0"), path
+    assert server.shell("echo more >> /etc/hosts && cat /etc/hostname") == (0, "web-1")
+
+
+def test_setuid_programs(server: Machine) -> None:
+    assert server.run("su", "-c", "id -u", "user") == (0, "1000")
+
+
+def test_exec_as_another_user(server: Machine) -> None:
+    assert server.run("id", "-u", user="user") == (0, "1000")
+    assert server.shell("mkdir -m 1777 /tmp/shared") == (0, "")
+    assert server.shell("touch /tmp/shared/x && stat -c %u /tmp/shared/x", user="user") == (
+        0,
+        "1000",
+    )
+
+
+def mounts_of(pid: int | str) -> list[str]:
+    return [
+        line.split(" ")[4] + " " + line.split(" - ")[1].split(" ")[0]
+        for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    ]
+
+
+def test_the_engine_has_one_overlay_of_a_server(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    before = mounts_of("self")
+    server = start(engine, client, wired, describe(wired))
+    merged = str(Path(engine.inspect_storage(server.id).upper).parent / "merged")
+    assert mounts_of("self").count(f"{merged} overlay") == 1
+    # The engine sees what the server has written, and the mapped owners.
+    assert server.shell("rm /etc/hosts && echo new >/etc/hosts") == (0, "")
+    assert engine.read_file(server.id, "/etc/hosts") == b"new\n"
+    assert Path(merged, "etc").stat().st_uid == FIRST
+    client.restart(server.id, timeout=0)
+    assert mounts_of("self").count(f"{merged} overlay") == 1
+    client.kill(server.id)
+    client.wait(server.id)
+    engine.remove_container(server.id)
+    assert mounts_of("self") == before
+
+
+def test_a_restart_behind_novas_back(server: Machine, client: docker.APIClient) -> None:
+    assert server.shell("echo kept >/root/file && chown 5 /root/file") == (0, "")
+    client.restart(server.id, timeout=0)
+    pid = client.inspect_container(server.id)["State"]["Pid"]
+    assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", str(FIRST), "65536"]
+    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
+    assert server.shell("cat /root/file; stat -c %u /root/file") == (0, "kept\n5")
+
+
+def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
+    spec = describe(wired)
+    own = start(engine, client, wired, spec)
+    try:
+        assert own.shell("echo broken >/file && chown user /file && rm /bin/true")[0] == 0
+        client.kill(own.id)
+        client.wait(own.id)
+        rescue.set_aside(engine, wired, engine.inspect_container(own.id))
+        stand_in = rescue.stand_in(spec, engine.inspect_storage(own.id), wired)
+        helper = start(engine, client, wired, stand_in)
+        found = helper.shell(
+            "stat -c %u:%g /rescue /rescue/file; test -e /rescue/bin/true || echo gone"
+        )
+        assert found == (0, "0:0\n1000:0\ngone")
+        assert helper.shell("echo mended >/rescue/file && touch /rescue/more")[0] == 0
+        client.kill(helper.id)
+        client.wait(helper.id)
+        runtime.release_container(rescue.put_back(engine, wired))
+        engine.start_container(own.id)
+        again = Machine(client, spec.name, own.id, engine.inspect_container(own.id).pid)
+        assert again.shell("cat /file; stat -c %u:%g /file /more") == (0, "mended\n1000:0\n0:0")
+    finally:
+        engine.remove_container(spec.name)
+        rescue.remove(engine, wired)
+
+
+def test_a_device_belongs_to_the_servers_users(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    apart = replace(machines.PLAIN, devices=("/dev/loop-control",))
+    server = start(engine, client, wired, describe(wired, apart))
+    try:
+        host = os.stat("/dev/loop-control")
+        shown = f"{host.st_uid}:{host.st_gid} {stat.S_IMODE(host.st_mode):o}"
+        assert server.run("stat", "-c", "%u:%g %a", "/dev/loop-control") == (0, shown)
+        assert server.shell("exec 3</dev/loop-control") == (0, "")
+        assert server.shell("exec 3<>/dev/null; head -c1 /dev/zero | wc -c") == (0, "1")
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+def test_volumes_keep_their_owners_on_the_disk(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    made = client.create_container(machines.IMAGE, "true")["Id"]
+    client.commit(made, "volume", "test", changes="VOLUME /data")
+    server = start(engine, client, wired, replace(describe(wired), image_id="volume:test"))
+    try:
+        assert server.shell("stat -c %u:%g /data; echo a >/data/a && chown 5:1000 /data/a") == (
+            0,
+            "0:0",
+        )
+        (folder,) = engine.inspect_storage(server.id).volumes.values()
+        found = os.stat(Path(folder, "a"))
+        assert (found.st_uid, found.st_gid) == (5, 1000)
+        client.restart(server.id, timeout=0)
+        assert server.run("stat", "-c", "%u:%g", "/data/a") == (0, "5:1000")
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+def test_a_password_is_set_while_it_runs(server: Machine, engine: Engine) -> None:
+    assert server.run("sed", "-i", "s/^root::/root:x:/", "/etc/passwd") == (0, "")
+    assert files.set_password(server.id, server.pid, "root", "$6$new$hash", 2)
+    assert server.shell("grep -c '^root:$6$new$hash:' /etc/shadow") == (0, "1")
+    assert server.run("stat", "-c", "%u:%g %a", "/etc/shadow") == (0, "0:0 600")
+    assert os.stat(Path(engine.inspect_storage(server.id).upper, "etc/shadow")).st_uid == 0
+
+
+def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: str) -> None:
+    server = start(engine, client, wired, describe(wired))
+    try:
+        # The image's programs have their capabilities on the disk without a user namespace.
+        upper = Path(engine.inspect_storage(server.id).upper)
+        assert server.shell("cp /bin/busybox /root/capable && chmod 755 /root /root/capable")[0] == 0
+        set_capabilities = (
+            "my ($p, $n) = ('/root/capable', 'security.capability'); "
+            "my $v = pack('V5', 0x02000001, 1 << 13, 0, 0, 0); "
+            "exit(syscall(188, $p, $n, $v, 20, 0) != 0)"
+        )
+        assert server.run("perl", "-e", set_capabilities) == (0, "")
+        attribute = os.getxattr(upper / "root" / "capable", "security.capability")
+        assert attribute == struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+        assert server.shell(
+            "exec -a grep /root/capable CapEff /proc/self/status", user="user"
+        ) == (0, "CapEff:\t0000000000002000")
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+def test_without_its_user_namespace_it_does_not_start(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/nova-{wired}")
+    before = mounts_of("self")
+    try:
+        with pytest.raises(exception.EngineError, match=r"user namespace .* is missing"):
+            start(engine, client, wired, describe(wired))
+    finally:
+        engine.remove_container(f"nova-{wired}")
+    assert mounts_of("self") == before
+
+
+def test_a_user_of_the_image_that_has_no_id(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    client.commit(
+        client.create_container(machines.IMAGE, "true")["Id"], "high", "test", changes="USER 70000:5"
+    )
+    try:
+        with pytest.raises(exception.EngineError, match="group 70000, but .* up to 65535"):
+            start(engine, client, wired, replace(describe(wired), image_id="high:test"))
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
+@pytest.fixture(scope="module")
+def systemd(engine_url: str, home_network: str) -> Iterator[str]:
+    with closing(docker.APIClient(base_url=engine_url, timeout=600)) as client:
+        client.import_image(str(systemd_image.archive(home_network)), "own-systemd", "test")
+        yield client.inspect_image("own-systemd:test")["Id"]
+
+
+def test_systemd(
+    systemd: str, engine: Engine, docker_client: docker.APIClient, wired: str
+) -> None:
+    limits = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200)
+    server = Server(engine, docker_client, systemd, wired, limits)
+    runtime.bind_container(server.id, wired)
+    for end in ("reboot", "halt"):
+        server.start()
+        assert server.state() == "running", server.run("systemctl", "--failed", "--no-pager")
+        group = server.run("sh", "-c", "systemctl show -p ControlGroup --value dbus").strip()
+        assert group == "/system.slice/dbus.service"
+        server.stop(end)
