@@ -299,6 +299,46 @@ Related options:
 * ``transfer_command``
 """,
     ),
+    cfg.StrOpt(
+        "user_namespaces",
+        default="host",
+        choices=[
+            ("host", "Users of servers are users of the host with the same ids."),
+            ("own", "Each server has a user namespace of its own if this host can provide it."),
+            ("required", "As ``own``, but nova-compute does not start if it cannot provide it."),
+        ],
+        help="""
+Whether each server has a user namespace of its own, in which its root user is an unprivileged user
+of the host.
+
+The owners of files on the disk stay the same. This host can provide it if the kernel can mount an
+overlay of idmapped layers (Linux 5.19 on ext4, XFS or Btrfs), the engine's storage driver is
+``overlay2``, and the engine does not remap users itself (``userns-remap``). nova-compute tries this
+when it starts. The trait ``CUSTOM_DOCKER_USER_NAMESPACE`` is set if it succeeds.
+
+A flavor's extra spec ``docker:userns`` takes precedence. A change applies to each server at its
+next start by Nova.
+
+Related options:
+
+* ``user_namespace_ids``
+""",
+    ),
+    cfg.StrOpt(
+        "user_namespace_ids",
+        default="1879048192:268304384",
+        help="""
+Ids of users and groups of this host for the user namespaces of servers, as FIRST:COUNT.
+
+Each running server uses 65536 of them, so the default is enough for 4094 servers. Both numbers are
+multiples of 65536. No account of the host, no range in ``/etc/subuid`` and no other program may use
+the ids.
+
+Related options:
+
+* ``user_namespaces``
+""",
+    ),
     cfg.IntOpt(
         "copy_interval",
         default=0,

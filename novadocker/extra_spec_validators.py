@@ -42,5 +42,7 @@ def _value(spec: extra_specs.Spec) -> dict[str, Any]:
             return {"type": int, "min": spec.minimum, "max": spec.maximum}
         case extra_specs.Switch():
             return {"type": bool}
+        case extra_specs.Choice():
+            return {"type": str, "enum": list(spec.choices)}
         case _:
             return {"type": str}

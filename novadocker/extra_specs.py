@@ -92,6 +92,22 @@ class Switch(Spec):
 
 
 @dataclass(frozen=True)
+class Choice(Spec):
+    """One of a few words."""
+
+    choices: tuple[str, ...]
+
+    def parse(self, text: str) -> str:
+        """Return the word.
+
+        :raises ValueError: the text is none of the words
+        """
+        if text not in self.choices:
+            raise ValueError(f"{self.name}: {text[:32]!r} is not {' or '.join(self.choices)}")
+        return text
+
+
+@dataclass(frozen=True)
 class ResourceLimit(Spec):
     """A limit of setrlimit(2) for each process: ``SOFT:HARD`` or one number for both."""
 
@@ -223,6 +239,14 @@ NESTING = Switch(
     "Whether a server may run containers itself. Without user namespaces (userns-remap) its root "
     "user then has the power of the host's root: only for tenants that may control the host.",
 )
+USERNS = Choice(
+    "docker:userns",
+    "User namespace",
+    "Whether root of a server is an unprivileged user of the host, in a user namespace of the "
+    "server's own (own), or not (host). By default the option [docker] user_namespaces of the host "
+    "decides.",
+    choices=("host", "own"),
+)
 
 # Each sysctl is one of the server's own IPC or network namespace. None of them makes the server
 # forward packets, answer for addresses of others, or listen to routers.
@@ -288,7 +312,7 @@ SYSCTLS = tuple(
     )
 )
 
-_ALL: tuple[Number | Switch | ResourceLimit | Words | Sysctl, ...] = (
+_ALL: tuple[Number | Switch | Choice | ResourceLimit | Words | Sysctl, ...] = (
     PIDS_LIMIT,
     SHM_SIZE,
     OOM_SCORE_ADJ,
@@ -296,6 +320,7 @@ _ALL: tuple[Number | Switch | ResourceLimit | Words | Sysctl, ...] = (
     CAPABILITY_LIST,
     DEVICES,
     NESTING,
+    USERNS,
     *SYSCTLS,
 )
 ALL = {spec.name: spec for spec in _ALL}

@@ -81,12 +81,12 @@ def read_file(root: int, path: str) -> bytes | None:
         return None if name is None else _read(directory, name)[0]
 
 
-def replace_file(root: int, path: str, content: bytes) -> None:
+def replace_file(root: int, path: str, content: bytes, new_mode: int = 0o600) -> None:
     """Replace a regular file below a root directory, so that a reader sees no partial content.
 
-    The file keeps its owner and mode. A new file gets the owner of the root directory and mode
-    0600.
+    The file keeps its owner and mode. A new file gets the owner of the root directory.
 
+    :param new_mode: mode of a new file
     :raises OSError: the path is not that of a regular file, or the file can't be replaced
     """
     with _parent(root, path, missing=True) as (directory, name):
@@ -105,8 +105,7 @@ def replace_file(root: int, path: str, content: bytes) -> None:
                 output.flush()
                 owner = status or inside
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
-                if status is not None:
-                    os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) if status else new_mode)
                 os.fsync(descriptor)
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except OSError:

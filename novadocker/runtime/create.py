@@ -901,7 +901,7 @@ def become_runc(arguments: list[str]) -> None:
 
     :raises Fault: runc does not exist
     """
-    import _signal
+    import _signal  # type: ignore[import-not-found]
     import resource
 
     # The limits of this program, and the signals that Python ignores, are not the container's.

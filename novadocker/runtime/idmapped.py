@@ -27,7 +27,8 @@ _LONGEST_OPTIONS = 4095
 # linux/sched.h
 _CLONE_NEWNS = 0x20000
 # linux/mount.h
-_MS_NOSUID, _MS_NOEXEC, _MS_REC, _MS_SLAVE = 2, 8, 0x4000, 0x80000
+MS_REC = 0x4000
+_MS_NOSUID, _MS_NOEXEC, _MS_SLAVE = 2, 8, 0x80000
 _MNT_DETACH = 2
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
@@ -74,14 +75,14 @@ class Layers:
             lower = read_all(source.fileno(), _LARGEST_LAYERS)
         if lower is None:
             raise Fault("the list of the image's layers is too large")
-        self.options = f"index=off,lowerdir={lower.decode()},upperdir={name}/diff,workdir={name}/work"
+        self.options = (
+            f"index=off,lowerdir={lower.decode()},upperdir={name}/diff,workdir={name}/work"
+        )
         if len(self.options) > _LONGEST_OPTIONS:
             raise Fault("the image has too many layers")
 
 
-def enter(
-    layers: Layers, root: str, volumes: list[str], user_namespace: str, first: int
-) -> None:
+def enter(layers: Layers, root: str, volumes: list[str], user_namespace: str, first: int) -> None:
     """Mount the root directory and volumes with mapped owners, in a new mount namespace.
 
     The calling process is in the new mount namespace afterwards. In the host's, the overlay at
@@ -103,7 +104,7 @@ def enter(
     user = posix.open(user_namespace, posix.O_RDONLY | posix.O_CLOEXEC)
     host = _open_namespace()
     unshare(_CLONE_NEWNS)
-    mount("none", "/", "", _MS_SLAVE | _MS_REC, "")
+    mount("none", "/", "", _MS_SLAVE | MS_REC, "")
     own = _open_namespace()
     # Overlays of volumes may have absolute paths of layers.
     attach(clone_mapped(layers.folder, user), layers.folder)
@@ -149,9 +150,9 @@ def _overlays() -> dict[str, str]:
 
 def _unescaped(text: bytes) -> str:
     parts = text.split(b"\\")
-    return (
-        parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
-    ).decode(errors="surrogateescape")
+    return (parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])).decode(
+        errors="surrogateescape"
+    )
 
 
 def make_node(number: int, mode: int, device: int, owner: list[int]) -> str:
@@ -181,15 +182,21 @@ def mount_overlay(place: str, options: str, first: int) -> None:
     """
     kept = _library.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
     # A change of the user would remove the capabilities that overlayfs keeps for later.
-    _check(_library.prctl(_PR_SET_SECUREBITS, kept | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "securebits")
-    _library.setfsgid(first)
-    _library.setfsuid(first)
+    _check(
+        _library.prctl(_PR_SET_SECUREBITS, kept | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "securebits"
+    )
+    set_file_ids(first)
     try:
         mount("overlay", place, "overlay", 0, options)
     finally:
-        _library.setfsuid(0)
-        _library.setfsgid(0)
+        set_file_ids(0)
         _check(_library.prctl(_PR_SET_SECUREBITS, kept, 0, 0, 0), "securebits")
+
+
+def set_file_ids(id_: int) -> None:
+    """Access files as another user and group; see setfsuid(2)."""
+    _library.setfsgid(id_)
+    _library.setfsuid(id_)
 
 
 def clone_mapped(path: str, user: int) -> int:

@@ -107,6 +107,8 @@ def parse(content: bytes) -> Record:
         checked[name] = _CHECKS[name](value)
     if "namespaces" not in checked:
         raise ValueError("does not name the network namespace of a server")
+    if "ids" in checked and "user" not in found["namespaces"]:
+        raise ValueError("has ids and no user namespace")
     return Record(**checked)  # type: ignore[arg-type]
 
 

@@ -58,6 +58,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
             "docker:sysctl:net.ipv4.tcp_rmem": "4096 65536 1048576",
         },
     },
+    "own": {**_PLAIN, "extra_specs": {"docker:userns": "own"}},
     "capped": {
         **_PLAIN,
         "extra_specs": {

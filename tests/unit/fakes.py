@@ -21,6 +21,7 @@ from novadocker.virt.docker.guest import config_drive
 from novadocker.virt.docker.guest.console import Opener
 from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.host.topology import Cell, CpuSets
+from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration.disk_info import Move
@@ -262,6 +263,7 @@ class FakeNetwork:
     announced: list[str] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
     owned: dict[str, tuple[object, object]] = field(default_factory=dict)
+    own_ids: dict[str, range] = field(default_factory=dict)
     bound: dict[str, str] = field(default_factory=dict)
     etc_files: dict[str, bytes] = field(default_factory=dict)
     login: Mapping[str, object] | None = None
@@ -282,6 +284,15 @@ class FakeNetwork:
     ) -> None:
         assert instance_uuid not in self.wired
         self.owned[instance_uuid] = (users, groups)
+
+    def create_own_namespace(self, instance_uuid: str, first_id: int, id_count: int) -> None:
+        self.own_ids[instance_uuid] = range(first_id, first_id + id_count)
+
+    def leave_own_namespace(self, instance_uuid: str) -> None:
+        del self.own_ids[instance_uuid]
+
+    def has_own_ids(self, instance_uuid: str) -> bool:
+        return instance_uuid in self.own_ids
 
     def plug_vifs(self, instance: Any, network_info: Any, keep_own: bool = False) -> None:
         self.wired.add(instance.uuid)
@@ -417,8 +428,13 @@ class FakeDrives:
 
 @dataclass
 class FakeGuestFiles:
-    """A fake GuestFiles; ``passwords`` has the users whose passwords were set."""
+    """A fake GuestFiles; ``passwords`` has the users whose passwords were set.
 
+    ``files`` are those of the fake engine.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    failure: OSError | None = None
     passwords: list[str] = field(default_factory=list)
     accounts: bool = True
 
@@ -430,6 +446,12 @@ class FakeGuestFiles:
         if self.accounts:
             self.passwords.append(user)
         return self.accounts
+
+    def put_etc_file(self, container_id: str, pid: int, name: str, content: bytes) -> None:
+        assert pid
+        if self.failure:
+            raise self.failure
+        self.files[f"/etc/{name}"] = content
 
 
 @dataclass
@@ -793,6 +815,7 @@ class FakeHost:
     read_instance: ReadInstance | None = None
     cells: tuple[Cell, ...] = CELLS
     id_maps: IdMaps | None = None
+    user_namespaces: UserNamespaces = field(default_factory=UserNamespaces)
     read_resources: Callable[[EngineInfo, CpuSets], resources.Resources] = resources.read_resources
 
     def collaborators(self) -> Collaborators:
@@ -827,6 +850,7 @@ class FakeHost:
             nova_records=self.nova_records,
             read_cells=lambda: self.cells,
             read_id_maps=lambda _info: self.id_maps,
+            read_user_namespaces=lambda _info: self.user_namespaces,
             read_resources=self.read_resources,
         )
 

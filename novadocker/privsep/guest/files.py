@@ -12,7 +12,7 @@ from novadocker import privsep
 from novadocker.linux import openat
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import runtime
-from novadocker.runtime import accounts
+from novadocker.runtime import accounts, record
 
 # A shell saves its history within this time.
 _HANG_UP_MILLISECONDS = 2000
@@ -39,6 +39,22 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
         changed = accounts.set_password(shadow, user, password_hash, day)
         openat.replace_file(root, "/etc/shadow", changed)
     return True
+
+
+@privsep.interior_pctxt.entrypoint
+def put_etc_file(container_id: str, pid: int, name: str, content: bytes) -> None:
+    """Replace a file in /etc of a container, or create it.
+
+    :param pid: process id of the container's first process
+    :param name: one of ``record.ETC_FILES``
+    :raises ValueError: an argument is malformed
+    :raises OSError: the file can't be replaced, or the process does not belong to the container
+    """
+    container, process = arguments.container_id(container_id), arguments.process(pid)
+    known = arguments.one_of(record.ETC_FILES.keys(), name)
+    data = arguments.data(record.LARGEST_ETC_FILE, content)
+    with openat.open_root(container, process) as root:
+        openat.replace_file(root, f"/etc/{known}", data, record.ETC_FILES[known])
 
 
 @privsep.interior_pctxt.entrypoint

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from novadocker import naming, privsep
-from novadocker.linux import namespaces
+from novadocker.linux import cgroup, namespaces
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
-from novadocker.privsep.network import given, id_ranges
+from novadocker.privsep.network import given, id_ranges, wiring
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 from novadocker.runtime import record as records
 from novadocker.state_files import namespaces as marks
 
 FOLDER = Path(records.FOLDER)
+
+# ids of users and groups; the kernel uses the last for "no id"
+_IDS = range((1 << 32) - 1)
 
 # Days since 1970, until the year 4707.
 DAYS = range(1_000_000)
@@ -136,6 +139,77 @@ def _write_login(files: Path, login: Login) -> None:
 
 def _files_of(record: Path) -> Path:
     return record.with_name(f"{record.name}.files")
+
+
+@privsep.network_pctxt.entrypoint
+def create_own_namespace(instance_uuid: str, first_id: int, id_count: int) -> None:
+    """Create an instance's network namespace in a user namespace of its own. Idempotent.
+
+    The user namespace has a range of ids that no other instance has. Replaces a network namespace
+    of another kind, with all devices in it. Does nothing if a container of the instance runs.
+
+    :param first_id: first id of the host for all ranges, a multiple of the size of a range
+    :param id_count: number of ids for all ranges
+    :raises ValueError: an argument is malformed
+    :raises OSError: no range is free, or a namespace cannot be created
+    """
+    first, count = arguments.number(_IDS, first_id), arguments.number(_IDS, id_count)
+    pool = range(first, first + count)
+    if not records.is_range(first) or count < records.IDS_OF_SERVER or pool.stop > _IDS.stop:
+        raise ValueError(f"{first_id}:{id_count} are not ids for user namespaces")
+    path, user_path = namespace_path(instance_uuid), user_namespace_path(instance_uuid)
+    name = naming.namespace_name(instance_uuid)
+    with locked(instance_uuid):
+        own = id_ranges.held(name) is not None and wiring.is_owned_by(path, user_path)
+        if own or _runs(path):
+            return
+        _delete(instance_uuid, path)
+        held = ((0, id_ranges.hold(name, instance_uuid, pool), records.IDS_OF_SERVER),)
+        ids = namespaces.IdMaps(users=held, groups=held)
+        namespaces.run_in_thread(wiring.create_owned, path, user_path, ids)
+
+
+@privsep.network_pctxt.entrypoint
+def leave_own_namespace(instance_uuid: str) -> None:
+    """Delete an instance's namespaces if it has a user namespace of its own.
+
+    Does nothing if a container of the instance runs.
+
+    :raises ValueError: the argument is malformed
+    """
+    path = namespace_path(instance_uuid)
+    with locked(instance_uuid):
+        if has_own_ids(instance_uuid) and not _runs(path):
+            _delete(instance_uuid, path)
+
+
+def has_own_ids(instance_uuid: str) -> bool:
+    """Return True if an instance has a user namespace of its own. Needs no privilege.
+
+    :raises ValueError: the argument is malformed
+    """
+    return id_ranges.held(naming.namespace_name(arguments.instance_uuid(instance_uuid))) is not None
+
+
+def _runs(namespace: str) -> bool:
+    """Return True if a process of a container runs whose record names a network namespace."""
+    containers = set(containers_of(namespace))
+    return bool(containers) and any(
+        cgroup.container_of_process(int(name)) in containers
+        for name in filter(str.isdecimal, os.listdir("/proc"))
+    )
+
+
+def _delete(instance_uuid: str, path: str) -> None:
+    """Delete an instance's namespaces. Does nothing if they do not exist.
+
+    :param path: path of the network namespace
+    """
+    namespaces.unmount_namespace(path)
+    marks.unmark(path)
+    namespaces.unmount_namespace(user_namespace_path(instance_uuid))
+    given.forget(naming.namespace_name(instance_uuid))
+    id_ranges.release(naming.namespace_name(instance_uuid))
 
 
 @privsep.network_pctxt.entrypoint

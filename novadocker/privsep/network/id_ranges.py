@@ -67,10 +67,9 @@ def hold(name: str, instance_uuid: str, pool: range) -> int:
         others = [(first, IDS_OF_SERVER) for first in map(held, os.listdir(FOLDER)) if first]
         first = choose(instance_uuid, pool, overlapped(pool, [*others, *_mapped_now()]))
         if first is None:
-            raise OSError(
-                errno.ENOSPC,
-                f"all {len(pool) // IDS_OF_SERVER} ranges of [docker] user_namespace_ids are in use",
-            )
+            count = len(pool) // IDS_OF_SERVER
+            reason = f"all {count} ranges of [docker] user_namespace_ids are in use"
+            raise OSError(errno.ENOSPC, reason)
         replace_file(FOLDER / name, f"{first}\n".encode(), mode=0o644, sync=False)
         return first
 

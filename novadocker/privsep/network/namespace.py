@@ -16,13 +16,12 @@ from novadocker import naming, privsep
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep import arguments
-from novadocker.privsep.network import given, id_ranges, wiring
+from novadocker.privsep.network import wiring
 from novadocker.privsep.network.types import Bridge, Nic, Route
-from novadocker.runtime import record as records
-from novadocker.state_files import namespaces as marks
+from novadocker.runtime import record
 
-NAMESPACES = records.NETWORK_NAMESPACES
-USER_NAMESPACES = records.USER_NAMESPACES
+NAMESPACES = record.NETWORK_NAMESPACES
+USER_NAMESPACES = record.USER_NAMESPACES
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # from the smallest that IPv4 allows (RFC 791) to the largest of a veth device
@@ -65,64 +64,6 @@ def create_owned_namespace(
     path = namespace_path(instance_uuid)
     with locked(instance_uuid):
         namespaces.run_in_thread(wiring.create_owned, path, user_namespace_path(instance_uuid), ids)
-
-
-@privsep.network_pctxt.entrypoint
-def create_own_namespace(instance_uuid: str, first_id: int, id_count: int) -> None:
-    """Create an instance's network namespace in a user namespace of its own. Idempotent.
-
-    Replaces namespaces of another kind, with all devices in it, unless a process is in them: then
-    does nothing. The user namespace has a range of ids that no other instance has.
-
-    :param first_id: first id of the host for all ranges, a multiple of the size of a range
-    :param id_count: number of ids for all ranges
-    :raises ValueError: an argument is malformed
-    :raises OSError: no range is free, or a namespace cannot be created
-    """
-    first, count = arguments.number(_IDS, first_id), arguments.number(_IDS, id_count)
-    pool = range(first, first + count)
-    if not records.is_range(first) or count < records.IDS_OF_SERVER or pool.stop > _IDS.stop:
-        raise ValueError(f"{first_id}:{id_count} are not ids for user namespaces")
-    path, user_path = namespace_path(instance_uuid), user_namespace_path(instance_uuid)
-    name = naming.namespace_name(instance_uuid)
-    with locked(instance_uuid):
-        if id_ranges.held(name) is not None and wiring.is_owned_by(path, user_path):
-            return
-        if wiring.is_used(path):
-            return
-        _delete(instance_uuid)
-        held = ((0, id_ranges.hold(name, instance_uuid, pool), records.IDS_OF_SERVER),)
-        ids = IdMaps(users=held, groups=held)
-        namespaces.run_in_thread(wiring.create_owned, path, user_path, ids)
-
-
-@privsep.network_pctxt.entrypoint
-def leave_own_namespace(instance_uuid: str) -> None:
-    """Delete an instance's namespaces if it has a user namespace of its own.
-
-    Does nothing if a process is in them.
-
-    :raises ValueError: the argument is malformed
-    """
-    path = namespace_path(instance_uuid)
-    with locked(instance_uuid):
-        if has_own_ids(instance_uuid) and not wiring.is_used(path):
-            _delete(instance_uuid)
-
-
-def has_own_ids(instance_uuid: str) -> bool:
-    """Return True if an instance has a user namespace of its own. Needs no privilege."""
-    return id_ranges.held(naming.namespace_name(instance_uuid)) is not None
-
-
-def _delete(instance_uuid: str) -> None:
-    """Delete an instance's namespaces. The lock of the instance must be held."""
-    path = namespace_path(instance_uuid)
-    namespaces.unmount_namespace(path)
-    marks.unmark(path)
-    namespaces.unmount_namespace(user_namespace_path(instance_uuid))
-    given.forget(naming.namespace_name(instance_uuid))
-    id_ranges.release(naming.namespace_name(instance_uuid))
 
 
 @privsep.network_pctxt.entrypoint

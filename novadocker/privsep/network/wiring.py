@@ -13,7 +13,7 @@ import os
 import posixpath
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from pyroute2.ethtool.ioctl import ETHTOOL_STXCSUM, EthtoolValue, IoctlEthtool
@@ -142,18 +142,6 @@ def is_owned_by(path: str, user_path: str) -> bool:
         return os.path.samestat(os.fstat(owner), os.stat(user_path))
     finally:
         os.close(owner)
-
-
-def is_used(path: str) -> bool:
-    """Return True if a process is in the network namespace at ``path``."""
-    if not namespaces.is_namespace(path):
-        return False
-    number = f"net:[{os.stat(path).st_ino}]"
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if os.readlink(f"/proc/{name}/ns/net") == number:
-                return True
-    return False
 
 
 def unwire(host_device: str, bridge: Bridge | None) -> None:

@@ -20,7 +20,6 @@ from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import machines, networks, systemd_image
@@ -47,12 +46,12 @@ def wired(instance_uuid: str) -> Iterator[str]:
     """Yield an instance with a complete namespace and without a switch."""
     port = networks.vif(networks.subnet("10.7.0.0/24", ["10.7.0.5"], "10.7.0.1"))
     nics = nics_from_network_info(model.NetworkInfo([port]))
-    namespace.create_own_namespace(instance_uuid, FIRST, SIZE)
+    runtime.create_own_namespace(instance_uuid, FIRST, SIZE)
     namespace.wire_nics(instance_uuid, [asdict(nic) for nic in nics])
     yield instance_uuid
     namespace.unwire_nic(instance_uuid, port["devname"])
     runtime.delete_namespace(instance_uuid)
-    assert not namespace.has_own_ids(instance_uuid)
+    assert not runtime.has_own_ids(instance_uuid)
     assert not Path(namespace.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
 
 
@@ -254,7 +253,9 @@ def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: 
     try:
         # The image's programs have their capabilities on the disk without a user namespace.
         upper = Path(engine.inspect_storage(server.id).upper)
-        assert server.shell("cp /bin/busybox /root/capable && chmod 755 /root /root/capable")[0] == 0
+        assert (
+            server.shell("cp /bin/busybox /root/capable && chmod 755 /root /root/capable")[0] == 0
+        )
         set_capabilities = (
             "my ($p, $n) = ('/root/capable', 'security.capability'); "
             "my $v = pack('V5', 0x02000001, 1 << 13, 0, 0, 0); "
@@ -263,9 +264,10 @@ def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: 
         assert server.run("perl", "-e", set_capabilities) == (0, "")
         attribute = os.getxattr(upper / "root" / "capable", "security.capability")
         assert attribute == struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
-        assert server.shell(
-            "exec -a grep /root/capable CapEff /proc/self/status", user="user"
-        ) == (0, "CapEff:\t0000000000002000")
+        assert server.shell("exec -a grep /root/capable CapEff /proc/self/status", user="user") == (
+            0,
+            "CapEff:\t0000000000002000",
+        )
     finally:
         engine.remove_container(f"nova-{wired}")
 
@@ -287,10 +289,13 @@ def test_a_user_of_the_image_that_has_no_id(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
     client.commit(
-        client.create_container(machines.IMAGE, "true")["Id"], "high", "test", changes="USER 70000:5"
+        client.create_container(machines.IMAGE, "true")["Id"],
+        "high",
+        "test",
+        changes="USER 70000:5",
     )
     try:
-        with pytest.raises(exception.EngineError, match="group 70000, but .* up to 65535"):
+        with pytest.raises(exception.EngineError, match=r"group 70000, but .* up to 65535"):
             start(engine, client, wired, replace(describe(wired), image_id="high:test"))
     finally:
         engine.remove_container(f"nova-{wired}")
@@ -303,9 +308,7 @@ def systemd(engine_url: str, home_network: str) -> Iterator[str]:
         yield client.inspect_image("own-systemd:test")["Id"]
 
 
-def test_systemd(
-    systemd: str, engine: Engine, docker_client: docker.APIClient, wired: str
-) -> None:
+def test_systemd(systemd: str, engine: Engine, docker_client: docker.APIClient, wired: str) -> None:
     limits = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200)
     server = Server(engine, docker_client, systemd, wired, limits)
     runtime.bind_container(server.id, wired)

@@ -100,10 +100,11 @@ def test_numa_topology() -> None:
 
 def test_traits() -> None:
     flags = ["sse4_1", "pni", "avx2", "sha_ni", "vmx", "svm", "hypervisor", "aes"]
-    found = traits.traits("x86_64", flags, fakes.CELLS, False)
+    found = traits.traits("x86_64", flags, fakes.CELLS, False, True)
     assert found == {
         "CUSTOM_HYPERVISOR_DOCKER": True,
         "CUSTOM_DOCKER_DISK_QUOTA": False,
+        "CUSTOM_DOCKER_USER_NAMESPACE": True,
         "HW_CPU_HYPERTHREADING": False,
         "HW_ARCH_X86_64": True,
         **dict.fromkeys(
@@ -111,9 +112,10 @@ def test_traits() -> None:
         ),
     }
     threads = [Cell(0, cores({0, 1}), frozenset([0]), 1)]
-    assert traits.traits("aarch64", [], threads, True) == {
+    assert traits.traits("aarch64", [], threads, True, False) == {
         "CUSTOM_HYPERVISOR_DOCKER": True,
         "CUSTOM_DOCKER_DISK_QUOTA": True,
+        "CUSTOM_DOCKER_USER_NAMESPACE": False,
         "HW_CPU_HYPERTHREADING": True,
         "HW_ARCH_AARCH64": True,
     }

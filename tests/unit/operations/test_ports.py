@@ -13,9 +13,10 @@ from oslo_privsep import comm
 
 from novadocker import exception, naming
 from novadocker.linux.namespaces import IdMaps
+from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations.ports import etc_files
-from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeNeutron
+from tests.unit.fakes import FakeEngine, FakeGuestFiles, FakeHost, FakeNetwork, FakeNeutron
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
 
@@ -196,9 +197,11 @@ def test_name_servers_of_a_new_port(
     instance: objects.Instance,
     engine: FakeEngine,
     server: str,
+    guest_files: FakeGuestFiles,
     resolv: bytes | None,
     expected: bytes | None,
 ) -> None:
+    guest_files.files = engine.files
     if resolv is not None:
         engine.files["/etc/resolv.conf"] = resolv
     add(driver, instance, port(instance, SECOND, dns="10.0.0.9"))
@@ -495,3 +498,48 @@ def test_failure_of_one_server_does_not_stop_the_others(
     assert len(saved) == 2
     assert f"instance {refused[0]}; reboot the instance with --hard" in caplog.text
     assert "no bridge" in caplog.text
+
+
+def boot(driver: Any, instance: objects.Instance) -> None:
+    driver.power_on(None, instance, instance.get_network_info())
+
+
+def test_ids_of_its_own(
+    driver: Any,
+    fake_host: FakeHost,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    server: str,
+) -> None:
+    fake_host.user_namespaces = UserNamespaces(True, range(65536, 131072))
+    driver.init_host("here")
+    boot(driver, instance)
+    assert network.own_ids == {instance.uuid: range(65536, 131072)}
+    instance.flavor.extra_specs = {"docker:userns": "host"}
+    boot(driver, instance)
+    assert network.own_ids == {}
+
+
+def test_a_flavor_that_needs_ids_of_its_own(
+    driver: Any,
+    fake_host: FakeHost,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    server: str,
+) -> None:
+    fake_host.user_namespaces = UserNamespaces(impossible="old kernel")
+    driver.init_host("here")
+    instance.flavor.extra_specs = {"docker:userns": "own"}
+    with pytest.raises(exception.PlugFailed, match="old kernel"):
+        boot(driver, instance)
+    # A server that has them keeps them.
+    network.own_ids[instance.uuid] = range(65536, 131072)
+    boot(driver, instance)
+
+
+def test_a_malformed_flavor_does_not_stop_the_start_of_nova_compute(
+    driver: Any, instance: objects.Instance, network: FakeNetwork, server: str
+) -> None:
+    instance.flavor.extra_specs = {"docker:userns": "mine"}
+    with pytest.raises(exception.PlugFailed, match="'mine' is not host or own"):
+        driver.plug_vifs(instance, instance.get_network_info())

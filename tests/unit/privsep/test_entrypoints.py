@@ -26,7 +26,15 @@ import novadocker.cmd.privileged
 import novadocker.privsep
 import novadocker.virt.docker
 from novadocker.cmd import privileged
-from novadocker.privsep.guest import cgroup, config_drive, containerd, files, lxcfs, runtime
+from novadocker.privsep.guest import (
+    cgroup,
+    config_drive,
+    containerd,
+    files,
+    lxcfs,
+    runtime,
+    user_namespaces,
+)
 from novadocker.privsep.network import namespace, ovs_support, tc
 from novadocker.privsep.storage import (
     btrfs,
@@ -255,6 +263,12 @@ OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
 
 PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     namespace.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
+    runtime.create_own_namespace: {
+        "instance_uuid": UUID,
+        "first_id": numbers(1879048192, 65536, (1 << 32) - 131072),
+        "id_count": numbers(65536, 65536, (1 << 32) - 2),
+    },
+    runtime.leave_own_namespace: {"instance_uuid": UUID},
     namespace.wire_nics: {"instance_uuid": UUID, "nics": sequences(NIC), "keep_own": flags()},
     namespace.silence_nics: {"instance_uuid": UUID, "host_devices": sequences(HOST_DEVICE)},
     namespace.announce_nics: {"instance_uuid": UUID, "guest_devices": sequences(GUEST_DEVICE)},
@@ -294,6 +308,12 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "user": USER,
         "password_hash": HASH,
         "day": DAY,
+    },
+    files.put_etc_file: {
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "name": words("hosts", "hostname|hosts|resolv.conf|machine-id", "passwd", "../hosts"),
+        "content": contents(b"127.0.0.1 localhost\n", 64 << 10),
     },
     files.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
     config_drive.write_drive: {
@@ -341,6 +361,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     overlay_names.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
     overlay_names._remove: {"instance_uuid": UUID},
     sparse_files.dig: {"folders": sequences(IMAGE_LAYER)},
+    user_namespaces.why_impossible: {"data_root": FOLDER},
     btrfs.count_again: {"data_root": FOLDER},
     btrfs.resize_disk: {
         "data_root": FOLDER,

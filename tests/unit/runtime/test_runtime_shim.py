@@ -367,6 +367,12 @@ def test_the_record_that_the_driver_writes(shim: Shim) -> None:
         ({"namespaces": {"network": 1}}, "does not name the network namespace"),
         ({"namespaces": {"pid": "/proc/1/ns/pid"}}, "has malformed namespaces"),
         ({"namespaces": []}, "has malformed namespaces"),
+        ({"ids": {"first": 65536}}, "has malformed ids"),
+        ({"ids": {"first": 0, "count": 65536}}, "has malformed ids"),
+        ({"ids": {"first": 65537, "count": 65536}}, "has malformed ids"),
+        ({"ids": {"first": True, "count": 65536}}, "has malformed ids"),
+        ({"ids": {"first": 65536, "count": 1 << 20}}, "has malformed ids"),
+        ({"ids": {"first": 4294901760, "count": 65536}}, "has malformed ids"),
     ],
 )
 def test_a_record_with_something_else(shim: Shim, changes: dict[str, Any], message: str) -> None:

@@ -13,6 +13,9 @@ DOCKER = "CUSTOM_HYPERVISOR_DOCKER"
 DISK_QUOTA = "CUSTOM_DOCKER_DISK_QUOTA"
 """Trait of hosts that limit an instance's disk to the size in the flavor."""
 
+USER_NAMESPACE = "CUSTOM_DOCKER_USER_NAMESPACE"
+"""Trait of hosts that can give each instance a user namespace of its own."""
+
 # Features of x86 that os_traits names differently than the kernel (cpufeatures.h).
 _FEATURES = {
     "aes": "AESNI",
@@ -30,7 +33,11 @@ _NOT_INSIDE = ("SGX", "SVM", "VMX")
 
 
 def traits(
-    architecture: str, features: Iterable[str], cells: Collection[Cell], sized_disks: bool
+    architecture: str,
+    features: Iterable[str],
+    cells: Collection[Cell],
+    sized_disks: bool,
+    user_namespaces: bool,
 ) -> dict[str, bool]:
     """Return the traits that the driver sets (True) or removes (False).
 
@@ -41,6 +48,7 @@ def traits(
     return {
         DOCKER: True,
         DISK_QUOTA: sized_disks,
+        USER_NAMESPACE: user_namespaces,
         os_traits.HW_CPU_HYPERTHREADING: threads,
         **_known("HW_ARCH_", [architecture]),
         **_known("HW_CPU_X86_", [_feature(word) for word in features]),

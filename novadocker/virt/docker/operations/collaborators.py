@@ -20,6 +20,7 @@ from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
+from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
 from novadocker.privsep.network import namespace
 from novadocker.state_files import namespaces as marked_namespaces
 from novadocker.virt.docker.containers.servers import ServerList
@@ -28,8 +29,9 @@ from novadocker.virt.docker.events import Events, EventSource
 from novadocker.virt.docker.guest import config_drive, console
 from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
-from novadocker.virt.docker.host import id_maps, resources, topology
+from novadocker.virt.docker.host import id_maps, resources, topology, user_namespaces
 from novadocker.virt.docker.host.service_status import ServiceStatus
+from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.images import cut_off
 from novadocker.virt.docker.images.cache import ImageCache
 from novadocker.virt.docker.images.store import ImageStore
@@ -138,6 +140,7 @@ class Collaborators:
     nova_records: protocols.NovaRecords
     read_cells: Callable[[], tuple[topology.Cell, ...]]
     read_id_maps: Callable[[EngineInfo], IdMaps | None]
+    read_user_namespaces: Callable[[EngineInfo], UserNamespaces]
     read_resources: Callable[[EngineInfo, topology.CpuSets], resources.Resources]
 
 
@@ -183,5 +186,11 @@ def real_collaborators() -> Collaborators:
         nova_records=nova_records,
         read_cells=topology.read_cells,
         read_id_maps=id_maps.read_id_maps,
+        read_user_namespaces=lambda info: user_namespaces.read(
+            info,
+            CONF.docker.user_namespaces,
+            CONF.docker.user_namespace_ids,
+            guest_user_namespaces.why_impossible,
+        ),
         read_resources=resources.read_resources,
     )

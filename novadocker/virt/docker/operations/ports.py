@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -260,12 +261,19 @@ class Ports:
     def _create_namespace(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> None:
-        maps = self._services.id_maps
-        if maps is None:
-            return
+        services, runtime, maps = self._services, self._services.runtime, self._services.id_maps
+        impossible = services.user_namespaces.impossible
         try:
-            self._services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)
-        except (OSError, ValueError, *privsep.UNANSWERED) as error:
+            if services.own_user_namespace(instance):
+                if impossible and not runtime.has_own_ids(instance.uuid):
+                    raise OSError(impossible)
+                ids = services.user_namespaces.ids
+                runtime.create_own_namespace(instance.uuid, ids.start, len(ids))
+            elif maps is not None:
+                services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)
+            elif runtime.has_own_ids(instance.uuid):
+                runtime.leave_own_namespace(instance.uuid)
+        except (exception.InvalidLimits, OSError, ValueError, *privsep.UNANSWERED) as error:
             raise exception.PlugFailed(
                 port_id=", ".join(vif["id"] for vif in ports),
                 reason=f"the network namespace cannot be created: {error}",
@@ -288,17 +296,32 @@ class Ports:
         old, new = etc_files(instance, before), etc_files(instance, after)
         try:
             changed = {
-                f"/etc/{name}": content
+                name: content
                 for name, content in new.items()
                 if content != old.get(name)
                 and (engine.read_file(found.id, f"/etc/{name}") or b"") == old.get(name, b"")
             }
             if changed:
-                engine.put_files(found.id, changed)
-        except (exception.EngineUnavailable, exception.EngineError) as error:
+                self._put_etc(found, changed)
+        except (
+            exception.EngineUnavailable,
+            exception.EngineError,
+            OSError,
+            *privsep.UNANSWERED,
+        ) as error:
             LOG.warning(
                 "Failed to update the files in /etc for the ports: %s", error, instance=instance
             )
+
+    def _put_etc(self, found: ContainerDetail, files: Mapping[str, bytes]) -> None:
+        if not found.pid:
+            self._services.engine.put_files(
+                found.id, {f"/etc/{name}": content for name, content in files.items()}
+            )
+            return
+        # The engine cannot create files of the users in a user namespace.
+        for name, content in files.items():
+            self._services.guest_files.put_etc_file(found.id, found.pid, name, content)
 
 
 def _ids(ports: network_model.NetworkInfo) -> set[str]:

@@ -153,6 +153,15 @@ class Runtime(Protocol):
     def release_container(self, container_id: str) -> None:
         """Delete the files of a container."""
 
+    def create_own_namespace(self, instance_uuid: str, first_id: int, id_count: int) -> None:
+        """Create an instance's network namespace in a user namespace with ids of its own."""
+
+    def leave_own_namespace(self, instance_uuid: str) -> None:
+        """Delete an instance's namespaces if it has ids of its own and does not run."""
+
+    def has_own_ids(self, instance_uuid: str) -> bool:
+        """Return True if an instance has a user namespace with ids of its own."""
+
     def delete_namespace(self, instance_uuid: str) -> None:
         """Delete an instance's network namespace and the files of its containers."""
 
@@ -199,6 +208,9 @@ class GuestFiles(Protocol):
         self, container_id: str, pid: int, user: str, password_hash: str, day: int
     ) -> bool:
         """Set a user's password; return False if the container has no such account."""
+
+    def put_etc_file(self, container_id: str, pid: int, name: str, content: bytes) -> None:
+        """Replace a file in /etc."""
 
 
 class Session(Protocol):

@@ -13,7 +13,7 @@ from nova import objects
 from oslo_concurrency import processutils
 from oslo_log import log as logging
 
-from novadocker import exception, naming, privsep
+from novadocker import exception, extra_specs, naming, privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import freeze, rescue
 from novadocker.virt.docker.containers.cleanup import AbandonedContainers
@@ -37,6 +37,7 @@ class Services:
     :ivar name: the name of the node and of the host
     :ivar sized_disks: True if the size of a server's disk can be limited
     :ivar id_maps: the host's users and groups of servers; None without ``userns-remap``
+    :ivar user_namespaces: the user namespaces of servers
     :ivar arrivals: the unfinished moves to this host
     """
 
@@ -92,6 +93,7 @@ class Services:
                 "daemon.json"
             )
         self.id_maps = self._collaborators.read_id_maps(info)
+        self.user_namespaces = self._collaborators.read_user_namespaces(info)
         self.cells = self._collaborators.read_cells()
         self.cpu_sets = topology.cpu_sets(self.cells)
         self.sized_disks = filesystem.can_size_disks(info)
@@ -202,6 +204,14 @@ class Services:
             return self.find(instance)
         except exception.ContainerLost as error:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
+
+    def own_user_namespace(self, instance: objects.Instance) -> bool:
+        """Return True if an instance gets a user namespace of its own when it starts.
+
+        :raises InvalidLimits: an extra spec of the instance is malformed
+        """
+        asked = flavor_limits.asked(instance, instance.flavor, self.rules())
+        return self.user_namespaces.of_server(asked.get(extra_specs.USERNS.name))
 
     def rules(self) -> flavor_limits.Rules:
         """Return the rules for the extra specs of flavors and images on this host."""

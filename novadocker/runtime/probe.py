@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that tries whether servers of this host can have a user namespace of their own.
+
+It makes the mounts of ``idmapped`` for an empty directory, in a mount namespace that ends with it.
+"""
+
+import posix
+import sys
+
+from novadocker.runtime import idmapped
+from novadocker.runtime.record import IDS_OF_SERVER
+from novadocker.runtime.tree import Fault
+
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_MS_PRIVATE = 1 << 18
+# Any range without the host's users.
+_FIRST = 28672 * IDS_OF_SERVER
+_OWNER = 5
+
+
+def probe(folder: str) -> None:
+    """Mount an overlay of mapped layers, and write to it as the mapped root user.
+
+    :param folder: an empty directory on the file system of the engine's layers
+    :raises Fault: the kernel or the file system cannot do so
+    """
+    for name in ("lower", "upper", "work", "merged"):
+        posix.mkdir(f"{folder}/{name}", 0o755)
+    _create(f"{folder}/lower/file")
+    posix.chown(f"{folder}/lower/file", _OWNER, _OWNER)
+    user = _new_user_namespace()
+    idmapped.unshare(_CLONE_NEWNS)
+    idmapped.mount("none", "/", "", idmapped.MS_REC | _MS_PRIVATE, "")
+    idmapped.attach(idmapped.clone_mapped(folder, user), folder)
+    posix.chdir(folder)
+    try:
+        idmapped.mount_overlay(
+            "merged", "index=off,lowerdir=lower,upperdir=upper,workdir=work", _FIRST
+        )
+        idmapped.set_file_ids(_FIRST)
+        _create("merged/new")
+        idmapped.set_file_ids(0)
+    except OSError as error:
+        raise Fault(f"the kernel mounts no overlay of mapped layers: {error.strerror}") from error
+    if posix.stat("merged/file").st_uid != _FIRST + _OWNER:
+        raise Fault("the kernel does not map the owners of an overlay's layers")
+
+
+def _new_user_namespace() -> int:
+    """Return a file descriptor of a new user namespace."""
+    ready, made = posix.pipe()
+    done, end = posix.pipe()
+    child = posix.fork()
+    if child == 0:
+        posix.close(end)
+        try:
+            idmapped.unshare(_CLONE_NEWUSER)
+            posix.write(made, b"1")
+            posix.read(done, 1)
+        finally:
+            posix._exit(0)
+    posix.close(made)
+    if not posix.read(ready, 1):
+        raise Fault("the kernel creates no user namespace (user.max_user_namespaces)")
+    for kind in ("uid_map", "gid_map"):
+        with open(f"/proc/{child}/{kind}", "wb", buffering=0) as output:
+            output.write(b"0 %d %d\n" % (_FIRST, IDS_OF_SERVER))
+    found = posix.open(f"/proc/{child}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
+    posix.close(end)
+    posix.waitpid(child, 0)
+    return found
+
+
+def _create(path: str) -> None:
+    posix.close(posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o644))
+
+
+def main() -> None:
+    """Try it in the directory that is the argument; print the reason if it fails."""
+    try:
+        probe(sys.argv[1])
+    except (Fault, OSError) as error:
+        print(error)
