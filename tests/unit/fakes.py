@@ -7,8 +7,9 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from nova import objects
@@ -662,13 +663,38 @@ class FakeCutOffImages:
 
 
 class FakeNovaRecords:
-    """The real NovaRecords, except for operations that an earlier nova-compute left unfinished."""
+    """The real NovaRecords, except for operations that an earlier nova-compute left unfinished.
+
+    :ivar begun: the events of the last actions, which an earlier nova-compute did not end
+    :ivar ports: the ids of the ports that Nova has begun to allocate since then
+    :ivar ended: the failures by event
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[nova_records.CutOffEvent] = []
+        self.ports: set[str] = set()
+        self.ended: dict[str, str | None] = {}
 
     def deleted(self, uuids: Iterable[str]) -> list[Any]:
         return []
 
     def cut_off(self, host: str, events: Mapping[str, tuple[str, str]]) -> list[Any]:
         return []
+
+    def cut_off_events(
+        self, instance_uuid: str, host: str, actions: Collection[str] | None = None
+    ) -> tuple[nova_records.CutOffEvent, ...]:
+        return tuple(
+            event
+            for event in self.begun
+            if event.instance_uuid == instance_uuid and (actions is None or event.action in actions)
+        )
+
+    def end_event(self, event: nova_records.CutOffEvent, failure: str | None) -> None:
+        self.ended[event.event] = failure
+
+    def ports_since(self, instance_uuid: str, start_time: datetime) -> set[str]:
+        return self.ports
 
     def save(self, instance: Any, task: str) -> bool:
         return nova_records.save(instance, task)

@@ -2,12 +2,14 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions as keystone_exceptions
 from keystoneauth1 import token_endpoint
 from neutronclient.common import exceptions as neutron_exceptions
+from nova import context as nova_context
 from nova import exception as nova_exception
 from oslo_privsep import comm, daemon
 
@@ -179,7 +181,11 @@ def test_nova_keeps_a_port_that_its_cache_lacks(
     client = Listing(listed(PORT, instance.uuid), listed(other, instance.uuid))
     found = neutron.refresh_ports(None, instance, lambda: client)
     assert found == "ports"
-    assert asked == {"force_refresh": True, "preexisting_port_ids": [other]}
+    assert asked == {
+        "force_refresh": True,
+        "preexisting_port_ids": [other],
+        "admin_client": client,
+    }
 
 
 def test_active_ports(instance: Any) -> None:
@@ -273,24 +279,43 @@ def test_neutron_that_was_slow_to_fail_is_not_asked_for_a_minute() -> None:
     assert len(asked) == 3
 
 
-def test_neutron_that_accepts_and_does_not_answer(
-    monkeypatch: pytest.MonkeyPatch, options: Any
-) -> None:
+@pytest.fixture
+def silent_neutron(monkeypatch: pytest.MonkeyPatch, options: Any) -> Iterator[Callable[[], int]]:
+    """Run a Neutron that accepts and does not answer; yield the count of attempts, once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         options(group="neutron", endpoint_override=url, http_retries=3)
         auth = token_endpoint.Token(url, "token")
         monkeypatch.setattr(neutron.neutron, "_get_auth_plugin", lambda *_, **__: auth)
         monkeypatch.setattr(neutron, "_LONGEST_ANSWER_SECONDS", 0.1)
+
+        def attempts() -> int:
+            made = []
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    made.append(server.accept()[0].close())
+            return len(made)
+
         neutron._bounded_session.cache_clear()
-        try:
-            assert neutron.ServicePorts().find(["net1"]) is None
-        finally:
-            neutron._bounded_session.cache_clear()
-        attempts = []
-        server.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                attempts.append(server.accept()[0].close())
-        assert len(attempts) == 1
-        assert neutron._client().base_client.httpclient.session.timeout is None
+        yield attempts
+        neutron._bounded_session.cache_clear()
+
+
+def test_neutron_that_accepts_and_does_not_answer(silent_neutron: Callable[[], int]) -> None:
+    assert neutron.ServicePorts().find(["net1"]) is None
+    assert silent_neutron() == 1
+    own = neutron.neutron.get_client(nova_context.get_admin_context(), admin=True)
+    assert own.base_client.httpclient.session.timeout is None
+
+
+def test_all_questions_to_a_silent_neutron_end(
+    silent_neutron: Callable[[], int], instance: Any
+) -> None:
+    """Each question is repeated ``[neutron] http_retries`` times."""
+    with pytest.raises(exception.NeutronUnavailable):
+        neutron.bound_ports("host1")
+    assert neutron.active_ports(instance, "host1") == frozenset()
+    with pytest.raises(exception.NeutronUnavailable):
+        neutron.refresh_ports(None, instance)
+    assert silent_neutron() == 3 * 4

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations during which nova-compute died: complete or taken back, by the container's state."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import instance_actions, power_state, task_states, vm_states
+from nova.objects import instance_action
+from oslo_utils import timeutils
 
 from novadocker import naming
 from novadocker.virt.docker.migration import nova_records
@@ -25,11 +28,19 @@ class Records:
         self.instance = instance
         self.expected: list[str] = []
         self.events: Any = None
+        self.ended: list[tuple[str, str | None]] = []
 
     def cut_off(self, host: str, events: Any) -> list[Any]:
         assert host == "host1"
         self.events = events
         return [self.instance]
+
+    def cut_off_events(self, instance_uuid: str, host: str) -> list[str]:
+        assert (instance_uuid, host) == (self.instance.uuid, "host1")
+        return ["event"]
+
+    def end_event(self, event: str, failure: str | None) -> None:
+        self.ended.append((event, failure))
 
     def save(self, instance: Any, task: str) -> bool:
         assert instance.task_state is None
@@ -69,6 +80,9 @@ def test_state_after_the_start(
     interrupted.end(records, "host1", lambda: servers)
     assert (instance.vm_state, instance.power_state) == (after, power)
     assert records.expected == [task]
+    # A tenant reads in the instance action whether the operation was done or taken back.
+    done = (after, power) != (before, RUNNING)
+    assert records.ended == [("event", None if done else interrupted.DIED)]
 
 
 def test_instance_without_a_container_keeps_its_state(instance: Any) -> None:
@@ -119,15 +133,62 @@ def test_only_operations_that_had_begun_are_ended(
     monkeypatch.setattr(
         objects.InstanceActionList,
         "get_by_instance_uuid",
-        lambda *_, **__: [SimpleNamespace(id=5, action=action)],
+        lambda *_, **__: [SimpleNamespace(id=5, action=action, request_id="req-1")],
     )
     monkeypatch.setattr(
         objects.InstanceActionEventList,
         "get_by_action",
-        lambda *_: [SimpleNamespace(event=event, host=host, finish_time=end)],
+        lambda *_: [SimpleNamespace(event=event, host=host, start_time=0, finish_time=end)],
     )
     assert list(nova_records.cut_off("host1", events)) == ([instance] if cut_off else [])
     assert asked == [{"host": "host1", "task_state": list(events)}]
+
+
+@pytest.mark.parametrize(("failure", "result"), [(None, "Success"), (interrupted.DIED, "Error")])
+def test_result_of_an_action(
+    instance: Any, monkeypatch: pytest.MonkeyPatch, failure: str | None, result: str
+) -> None:
+    """Nova finds the action by the request that nova-compute was killed in."""
+    written: list[Any] = []
+
+    def finish(_context: object, values: Any) -> None:
+        written.append(values)
+
+    monkeypatch.setattr(instance_action.db, "action_event_finish", finish)
+    event = nova_records.CutOffEvent(
+        instance_uuid=instance.uuid,
+        request_id="req-1",
+        action="attach_interface",
+        event="compute_attach_interface",
+        start_time=timeutils.utcnow(),
+    )
+    nova_records.end_event(event, failure)
+    (values,) = written
+    assert values["request_id"] == "req-1"
+    assert values["instance_uuid"] == instance.uuid
+    assert values["event"] == "compute_attach_interface"
+    assert values["result"] == result
+    assert values.get("details") == failure
+
+    def fail(_context: object, _values: Any) -> None:
+        raise nova_exception.InstanceActionNotFound(request_id="req-1", instance_uuid="server")
+
+    monkeypatch.setattr(instance_action.db, "action_event_finish", fail)
+    nova_records.end_event(event, failure)
+
+
+def test_ports_that_nova_has_begun_to_allocate(
+    instance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = timeutils.utcnow(with_timezone=True)
+    made = [
+        SimpleNamespace(uuid="before", created_at=begun - timedelta(seconds=1)),
+        SimpleNamespace(uuid="since", created_at=begun + timedelta(seconds=1)),
+    ]
+    monkeypatch.setattr(
+        objects.VirtualInterfaceList, "get_by_instance_uuid", lambda _context, _uuid: made
+    )
+    assert nova_records.ports_since(instance.uuid, begun) == {"since"}
 
 
 def test_names_are_novas() -> None:

@@ -502,11 +502,14 @@ def test_a_revert_that_was_cut_off_goes_on(
         (objects.InstanceList, "get_by_filters"): ({"task_state": "resize_reverting"}, [server]),
         (objects.InstanceActionList, "get_by_instance_uuid"): (
             "server",
-            [SimpleNamespace(id=5, action=action)],
+            [SimpleNamespace(id=5, action=action, request_id="req-1")],
         ),
         (objects.InstanceActionEventList, "get_by_action"): (
             5,
-            [SimpleNamespace(event=name, host=at, finish_time=end) for name, at, end in events],
+            [
+                SimpleNamespace(event=name, host=at, start_time=0, finish_time=end)
+                for name, at, end in events
+            ],
         ),
         (objects.MigrationList, "get_by_filters"): (
             {"instance_uuid": "server"},

@@ -2,6 +2,7 @@
 """Ports that are attached to and detached from a server; the driver's steps, on fakes."""
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,22 @@ import pytest
 from nova import objects
 from nova.network import model
 from oslo_privsep import comm
+from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.host.user_namespaces import UserNamespaces
+from novadocker.virt.docker.migration.nova_records import CutOffEvent
 from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations.ports import etc_files
-from tests.unit.fakes import FakeEngine, FakeGuestFiles, FakeHost, FakeNetwork, FakeNeutron
+from tests.unit.fakes import (
+    FakeEngine,
+    FakeGuestFiles,
+    FakeHost,
+    FakeNetwork,
+    FakeNeutron,
+    FakeNovaRecords,
+)
 
 FIRST, SECOND, THIRD = (f"0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c{digit}" for digit in (1, 2, 3))
 
@@ -373,6 +383,39 @@ def test_cut_off_detachment_is_finished_at_the_start(
     assert network.ports == [FIRST]
     assert unplugged == [SECOND]
     assert saved == [{FIRST: "eth0"}]
+
+
+@pytest.mark.parametrize(
+    ("action", "allocated", "bound", "failure"),
+    [
+        ("attach_interface", {SECOND}, [FIRST, SECOND], None),
+        ("attach_interface", set(), [FIRST], f"nova-compute died .* the instance: {FIRST}$"),
+        # Nova takes back what Neutron refused.
+        ("attach_interface", {SECOND}, [FIRST], "nova-compute died"),
+        ("detach_interface", set(), [FIRST], "nova-compute died"),
+        ("detach_interface", set(), [], None),
+    ],
+)
+def test_result_of_a_cut_off_attachment(
+    instance: objects.Instance,
+    neutron: FakeNeutron,
+    start: Callable[[], None],
+    fake_host: FakeHost,
+    saved: Any,
+    action: str,
+    allocated: set[str],
+    bound: list[str],
+    failure: str | None,
+) -> None:
+    records = fake_host.nova_records
+    assert isinstance(records, FakeNovaRecords)
+    event = CutOffEvent(instance.uuid, "req-1", action, f"compute_{action}", timeutils.utcnow())
+    records.begun, records.ports = [event], allocated
+    neutron.ports = neutrons(instance, *(port(instance, each) for each in bound))
+    start()
+    ((ended, text),) = records.ended.items()
+    assert ended == f"compute_{action}"
+    assert text is None if failure is None else re.search(failure, str(text))
 
 
 def test_ports_that_agree_are_not_touched_at_the_start(

@@ -7,17 +7,36 @@ only step after whose failure Nova restores flavor, claims and allocations.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import instance_actions, rpcapi, task_states, vm_states
 from nova.scheduler.client import report
+from oslo_log import log as logging
 from oslo_utils import timeutils
 
 from novadocker import privsep
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CutOffEvent:
+    """An event of an instance action that a host began and did not end.
+
+    :ivar request_id: the id of the request, which names the action
+    """
+
+    instance_uuid: str
+    request_id: str
+    action: str
+    event: str
+    start_time: datetime
 
 
 @contextmanager
@@ -141,8 +160,68 @@ def cut_off(host: str, events: Mapping[str, tuple[str, str]]) -> Iterator[object
     filters = {"host": host, "task_state": list(events)}
     for instance in objects.InstanceList.get_by_filters(context, filters):
         action, event = events[instance.task_state]
-        if not action or event in _cut_off_events(context, instance, host, action):
+        begun = cut_off_events(instance.uuid, host, [action]) if action else ()
+        if not action or event in {found.event for found in begun}:
             yield instance
+
+
+def cut_off_events(
+    instance_uuid: str, host: str, actions: Collection[str] | None = None
+) -> tuple[CutOffEvent, ...]:
+    """Return the events of an instance's last action that a host began and did not end.
+
+    :param actions: if given, another last action has no events
+    """
+    context = nova_context.get_admin_context()
+    last = objects.InstanceActionList.get_by_instance_uuid(context, instance_uuid, limit=1)
+    if not last or (actions is not None and last[0].action not in actions):
+        return ()
+    events = objects.InstanceActionEventList.get_by_action(context, last[0].id)
+    # If an event was done twice, Nova sets the end of the first one.
+    ended = {event.event for event in events if event.finish_time}
+    return tuple(
+        CutOffEvent(
+            instance_uuid=instance_uuid,
+            request_id=last[0].request_id,
+            action=last[0].action,
+            event=event.event,
+            start_time=event.start_time,
+        )
+        for event in events
+        if event.host == host and event.event not in ended
+    )
+
+
+def end_event(event: CutOffEvent, failure: str | None) -> None:
+    """Record the result of an event in which nova-compute died.
+
+    :param failure: what the tenant reads; None if the event succeeded
+    """
+    context = nova_context.get_admin_context()
+    # Nova finds the action by the id of the request.
+    context.request_id = event.request_id
+    try:
+        objects.InstanceActionEvent.event_finish_with_failure(
+            context,
+            event.instance_uuid,
+            event.event,
+            exc_val=failure,
+            # Nova takes an event without a traceback for a success.
+            exc_tb=failure,
+            want_result=False,
+        )
+    except (
+        nova_exception.InstanceActionNotFound,
+        nova_exception.InstanceActionEventNotFound,
+    ) as error:
+        LOG.debug("The action was deleted meanwhile: %s", error)
+
+
+def ports_since(instance_uuid: str, start_time: datetime) -> Set[str]:
+    """Return the ids of the ports that Nova has begun to allocate since a time."""
+    context = nova_context.get_admin_context()
+    found = objects.VirtualInterfaceList.get_by_instance_uuid(context, instance_uuid)
+    return {vif.uuid for vif in found if vif.created_at >= start_time}
 
 
 def deleted(uuids: Collection[str]) -> Iterable[objects.Instance]:
@@ -193,29 +272,16 @@ def resume_reverts(host: str) -> None:
         context, {"task_state": task_states.RESIZE_REVERTING}
     )
     for instance in reverting:
-        begun = _cut_off_events(context, instance, host, instance_actions.REVERT_RESIZE)
+        begun = {
+            found.event
+            for found in cut_off_events(instance.uuid, host, [instance_actions.REVERT_RESIZE])
+        }
         migration = _last_migration(context, instance)
         # Without request_spec resources, because only ports with a guaranteed bandwidth need them.
         if "compute_finish_revert_resize" in begun:
             compute.finish_revert_resize(context, instance, migration, host, None)
         elif "compute_revert_resize" in begun:
             compute.revert_resize(context, instance, migration, host, None)
-
-
-def _cut_off_events(
-    context: nova_context.RequestContext, instance: objects.Instance, host: str, action: str
-) -> set[str]:
-    """Return the names of the events of an instance's last action that a host began, not ended.
-
-    :param action: the name of the action; the set is empty if the last action has another name
-    """
-    actions = objects.InstanceActionList.get_by_instance_uuid(context, instance.uuid, limit=1)
-    if not actions or actions[0].action != action:
-        return set()
-    events = objects.InstanceActionEventList.get_by_action(context, actions[0].id)
-    # If an event was done twice, Nova sets the end of the first one.
-    ended = {event.event for event in events if event.finish_time}
-    return {event.event for event in events if event.host == host} - ended
 
 
 def _last_migration(

@@ -150,19 +150,15 @@ def _event_timeout() -> type[BaseException]:
 
 
 def _client() -> Any:
-    return neutron.get_client(nova_context.get_admin_context(), admin=True)
-
-
-def _bounded_client() -> Any:
     """Return a client that waits a limited time for each answer; Nova's own stays as it is."""
-    client = _client()
+    client = neutron.get_client(nova_context.get_admin_context(), admin=True)
     client.base_client.httpclient.session = _bounded_session()
     return client
 
 
 def _impatient_client() -> Any:
     """Return a client that waits a limited time for one answer and does not ask again."""
-    client = _bounded_client()
+    client = _client()
     client.base_client.httpclient.connect_retries = 0
     return client
 
@@ -176,7 +172,7 @@ def _bounded_session() -> Any:
 def report_wired(
     instance: objects.Instance,
     vifs: Iterable[network_model.VIF],
-    client: Callable[[], Any] = _bounded_client,
+    client: Callable[[], Any] = _client,
 ) -> None:
     """Report ports to Neutron as wired, so that it sets them ACTIVE and notifies Nova.
 
@@ -244,7 +240,12 @@ def refresh_ports(
     ]
     with _translated():
         return neutron.API().get_instance_nw_info(
-            context, instance, force_refresh=True, preexisting_port_ids=unknown
+            context,
+            instance,
+            force_refresh=True,
+            preexisting_port_ids=unknown,
+            # Otherwise Nova asks with its own client, which may wait for ever.
+            admin_client=client(),
         )
 
 

@@ -22,6 +22,9 @@ from novadocker.virt.docker.operations.protocols import NovaRecords
 
 LOG = logging.getLogger(__name__)
 
+DIED = "nova-compute died during the operation"
+"""What a tenant reads in an instance action that was taken back."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
@@ -107,6 +110,8 @@ def end(
 ) -> list[objects.Instance]:
     """End the operations of a host; return the instances for which nova-api created an image.
 
+    The instance actions get a result, which Nova itself does not record.
+
     Call it when nova-compute starts, before Nova reads the instances.
 
     :param servers: returns the containers by instance UUID
@@ -118,7 +123,8 @@ def end(
         task = instance.task_state
         operation = OPERATIONS[task]
         container = servers().get(instance.uuid)
-        if container is not None and operation.done(container):
+        done = container is not None and operation.done(container)
+        if container is not None and done:
             instance.vm_state = operation.vm_state
             instance.power_state = power_state_of(container)
         instance.task_state = None
@@ -129,6 +135,8 @@ def end(
                 instance.vm_state,
                 instance=instance,
             )
+        for event in records.cut_off_events(instance.uuid, host):
+            records.end_event(event, None if done else DIED)
         if operation.leaves_image:
             with_image.append(instance)
     return with_image

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import oslo_messaging
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import instance_actions
 from nova.network import model as network_model
 from oslo_log import log as logging
 
@@ -20,8 +22,10 @@ from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.limits import flavor as flavor_limits
+from novadocker.virt.docker.migration.nova_records import CutOffEvent
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.network import device_names, neutron, nic
+from novadocker.virt.docker.operations.interrupted import DIED
 from novadocker.virt.docker.operations.services import Services
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +36,19 @@ _NO_ANSWER = (
     oslo_messaging.MessagingException,
 )
 
+_ACTIONS = (instance_actions.ATTACH_INTERFACE, instance_actions.DETACH_INTERFACE)
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """The ports of an instance at the start of nova-compute.
+
+    :ivar begun: the attachment or detachment during which an earlier nova-compute died
+    """
+
+    ports: network_model.NetworkInfo
+    begun: tuple[CutOffEvent, ...]
+
 
 class Ports:
     """The ports of the instances of one host."""
@@ -41,7 +58,7 @@ class Ports:
         self._network = services.network
         self._neutron = services.neutron
         self._virtapi = virtapi
-        self._restored: dict[str, network_model.NetworkInfo] = {}
+        self._restored: dict[str, _Restored] = {}
 
     def wire(
         self,
@@ -131,7 +148,11 @@ class Ports:
         :raises PlugFailed: names the port
         :raises EngineUnavailable: the engine does not answer
         """
-        self._restored[instance.uuid] = ports
+        # A request that this nova-compute takes later is not cut off, so the events are read now.
+        begun = self._services.nova_records.cut_off_events(
+            instance.uuid, self._services.name, _ACTIONS
+        )
+        self._restored[instance.uuid] = _Restored(ports, begun)
         self.wire(instance, ports, keep_own=True)
         server = self._services.server_list.recent_servers().get(instance.uuid)
         if server is not None and servers.is_silent(server):
@@ -165,22 +186,16 @@ class Ports:
         while self._restored:
             instance_uuid = next(iter(self._restored))
             before = self._restored.pop(instance_uuid)
-            if bound.get(instance_uuid, frozenset()) == _ids(before):
-                continue
+            here = bound.get(instance_uuid, frozenset())
             try:
-                self._follow(instance_uuid, before)
+                followed = here == _ids(before.ports) or self._followed(instance_uuid, before.ports)
+                for event in before.begun:
+                    self._end(event, before.ports, here, followed)
             except nova_exception.InstanceNotFound:
                 LOG.debug("Instance %s was deleted meanwhile", instance_uuid)
             except _NO_ANSWER:
                 self._restored[instance_uuid] = before
                 raise
-            except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
-                LOG.error(
-                    "Failed to apply the ports that Neutron has for instance %s; reboot the "
-                    "instance with --hard: %s",
-                    instance_uuid,
-                    error,
-                )
 
     def attach(
         self, context: nova_context.RequestContext, instance: objects.Instance, vif: Any
@@ -220,6 +235,50 @@ class Ports:
             # The default route may have used the detached port, so the other ports are wired again.
             self.apply(now, after, found)
             self._refresh_etc(found, now, before, after)
+
+    def _followed(self, instance_uuid: str, before: network_model.NetworkInfo) -> bool:
+        """Do the same as ``_follow``; log a failure that is the instance's own, and return False.
+
+        :raises InstanceNotFound: the instance or its container does not exist
+        """
+        try:
+            self._follow(instance_uuid, before)
+        except (nova_exception.InstanceNotFound, *_NO_ANSWER):
+            raise
+        except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
+            LOG.error(
+                "Failed to apply the ports that Neutron has for instance %s; reboot the "
+                "instance with --hard: %s",
+                instance_uuid,
+                error,
+            )
+            return False
+        return True
+
+    def _end(
+        self,
+        event: CutOffEvent,
+        before: network_model.NetworkInfo,
+        here: Set[str],
+        followed: bool,
+    ) -> None:
+        """Record the result of an attachment or a detachment during which nova-compute died.
+
+        The action does not name its port.
+
+        :param before: the ports of Nova's cache at the start of nova-compute
+        :param here: the ports that Neutron has bound to this host
+        :param followed: True if the instance has these ports
+        """
+        records = self._services.nova_records
+        if event.action == instance_actions.ATTACH_INTERFACE:
+            done = not here.isdisjoint(records.ports_since(event.instance_uuid, event.start_time))
+        else:
+            done = not _ids(before) <= here
+        ports = ", ".join(sorted(here)) or "none"
+        records.end_event(
+            event, None if done and followed else f"{DIED}; the ports of the instance: {ports}"
+        )
 
     def _follow(self, instance_uuid: str, before: network_model.NetworkInfo) -> None:
         """Replace the ports of an instance by Neutron's, in Nova's cache and in the container.

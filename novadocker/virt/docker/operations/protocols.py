@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol
 
 from nova import context as nova_context
@@ -19,6 +20,7 @@ from novadocker.virt.docker.events import EventSource
 from novadocker.virt.docker.guest.console import Opener
 from novadocker.virt.docker.images.archive import ArchivedImage
 from novadocker.virt.docker.migration.disk_info import Move
+from novadocker.virt.docker.migration.nova_records import CutOffEvent
 from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import (
     ContainerDetail,
@@ -263,6 +265,17 @@ class NovaRecords(Protocol):
         self, host: str, events: Mapping[str, tuple[str, str]]
     ) -> Iterable[objects.Instance]:
         """Return the instances of a host in whose operation nova-compute died."""
+
+    def cut_off_events(
+        self, instance_uuid: str, host: str, actions: Collection[str] | None = None
+    ) -> tuple[CutOffEvent, ...]:
+        """Return the events of an instance's last action that a host began and did not end."""
+
+    def end_event(self, event: CutOffEvent, failure: str | None) -> None:
+        """Record the result of an event in which nova-compute died."""
+
+    def ports_since(self, instance_uuid: str, start_time: datetime) -> Set[str]:
+        """Return the ids of the ports that Nova has begun to allocate since a time."""
 
     def save(self, instance: objects.Instance, task: str) -> bool:
         """Save an instance unless its task has changed."""
