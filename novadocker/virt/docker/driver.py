@@ -267,6 +267,8 @@ class DockerDriver(driver.ComputeDriver):
         If ``destroy_disks`` is false, stop and rename the container instead, because a cross-cell
         resize may be reverted to it. If a resize on this host is reverted, do nothing.
         """
+        if nova_records.is_reverting(instance):
+            self._inside_reboots.await_start(instance.uuid)
         if destroy_disks:
             self._build.destroy(instance, network_info)
         else:
@@ -329,6 +331,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def pause(self, instance: objects.Instance) -> None:
         """Freeze the instance's processes and set its ports down."""
+        self._inside_reboots.await_start(instance.uuid)
         self._power.freeze(instance)
 
     def unpause(self, instance: objects.Instance) -> None:
@@ -338,6 +341,7 @@ class DockerDriver(driver.ComputeDriver):
 
     def suspend(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
         """Freeze the instance's processes; their memory stays allocated."""
+        self._inside_reboots.await_start(instance.uuid)
         self._power.suspend(instance)
 
     def resume(

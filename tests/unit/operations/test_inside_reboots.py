@@ -373,13 +373,38 @@ def _rebuild(server: Server, _image_meta: Any) -> None:
         server.driver.rebuild(None, server.instance, None, [], None)
 
 
-@pytest.mark.parametrize("operation", [_move, _rescue, _unrescue, _rebuild])
+def _pause(server: Server, _image_meta: Any) -> None:
+    server.driver.pause(server.instance)
+
+
+def _suspend(server: Server, _image_meta: Any) -> None:
+    server.driver.suspend(None, server.instance)
+
+
+def _revert(server: Server, _image_meta: Any) -> None:
+    server.driver.destroy(None, server.instance, server.instance.get_network_info())
+
+
+@pytest.mark.parametrize(
+    ("operation", "task"),
+    [
+        (_move, task_states.RESIZE_MIGRATING),
+        (_rescue, task_states.RESCUING),
+        (_unrescue, task_states.UNRESCUING),
+        (_rebuild, task_states.REBUILDING),
+        (_pause, task_states.PAUSING),
+        (_suspend, task_states.SUSPENDING),
+        (_revert, task_states.RESIZE_REVERTING),
+    ],
+)
 def test_operations_that_nova_does_not_lock_wait_for_the_start(
     server: Server,
     image_meta: Any,
     monkeypatch: pytest.MonkeyPatch,
     operation: Callable[[Server, Any], None],
+    task: str,
 ) -> None:
+    monkeypatch.setattr(server.host.nova_records, "is_reverted_here", lambda _instance: False)
     reached, go_on = threading.Event(), threading.Event()
     starts: list[str] = []
     start_container = server.engine.start_container
@@ -393,7 +418,7 @@ def test_operations_that_nova_does_not_lock_wait_for_the_start(
     monkeypatch.setattr(server.engine, "start_container", start)
     server.reboot()
     assert reached.wait(60)
-    server.instance.task_state = task_states.RESIZE_MIGRATING
+    server.instance.task_state = task
     server.engine.calls.clear()
     working = threading.Thread(target=operation, args=(server, image_meta))
     working.start()
@@ -408,6 +433,10 @@ def test_operations_that_nova_does_not_lock_wait_for_the_start(
     if operation is _move:
         assert server.host.transfer.steps[1:] == ["send ahead", "send", "commit"]
         assert not server.runs()
+    if operation in (_pause, _suspend):
+        assert [found.status for found in server.engine.containers.values()] == ["paused"]
+    if operation is _revert:
+        assert server.engine.containers == {}
 
 
 def test_the_state_is_read_after_the_starts_of_other_servers(server: Server) -> None:

@@ -58,6 +58,11 @@ def is_to_other_host(migration: objects.Migration) -> bool:
     return bool(migration.source_compute != migration.dest_compute)
 
 
+def is_reverting(instance: objects.Instance) -> bool:
+    """Return True if a move or a resize of an instance is being reverted."""
+    return bool(instance.task_state == task_states.RESIZE_REVERTING)
+
+
 def is_reverted_here(instance: objects.Instance) -> bool:
     """Return True if Nova destroys an instance because its resize on this host is reverted.
 
@@ -66,7 +71,7 @@ def is_reverted_here(instance: objects.Instance) -> bool:
 
     :raises MigrationNotFoundByStatus: the records do not show it; nothing may be destroyed then
     """
-    if instance.task_state != task_states.RESIZE_REVERTING:
+    if not is_reverting(instance):
         return False
     if instance.migration_context is None:
         raise nova_exception.MigrationNotFoundByStatus(
@@ -80,7 +85,7 @@ def is_reverted_here(instance: objects.Instance) -> bool:
 
 def is_gone_for_good(instance: objects.Instance, host: str) -> bool:
     """Return True if a host destroys an instance itself, not the remains of a move."""
-    return bool(instance.host == host and instance.task_state != task_states.RESIZE_REVERTING)
+    return bool(instance.host == host and not is_reverting(instance))
 
 
 def is_cut_off(instance: objects.Instance) -> bool:
