@@ -2,6 +2,7 @@
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
@@ -18,6 +19,7 @@ from tests.waiting import until
 
 UUID = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
 OTHER = "6a0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c12"
+THIRD = "7b0f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c13"
 STARTED = virtevent.EVENT_LIFECYCLE_STARTED
 STOPPED = virtevent.EVENT_LIFECYCLE_STOPPED
 
@@ -30,10 +32,17 @@ def labels(uuid: str) -> dict[str, str]:
 
 
 def event(
-    action: str, uuid: str = UUID, name: str | None = None, **attributes: str
+    action: str,
+    uuid: str = UUID,
+    name: str | None = None,
+    time_ns: int | None = None,
+    **attributes: str,
 ) -> ContainerEvent:
     return ContainerEvent(
-        name or naming.container_name(uuid), action, 1, {**labels(uuid), **attributes}
+        name or naming.container_name(uuid),
+        action,
+        time.time_ns() if time_ns is None else time_ns,
+        {**labels(uuid), **attributes},
     )
 
 
@@ -108,8 +117,14 @@ def seen() -> Seen:
 
 
 @pytest.fixture
+def listing(engine: FakeEngine) -> ServerList:
+    return ServerList(engine)
+
+
+@pytest.fixture
 def told(
     engine: FakeEngine,
+    listing: ServerList,
     monkeypatch: pytest.MonkeyPatch,
     killed: list[str],
     answered: list[str | None],
@@ -121,7 +136,7 @@ def told(
     monkeypatch.setattr(events, "_RECONNECT_SECONDS", 0.0)
     watcher = events.Events(
         engine,
-        ServerList(engine),
+        listing,
         seen.put,  # type: ignore[arg-type]
         killed.append,
         answered.append,
@@ -150,9 +165,25 @@ def test_foreign_containers_and_forged_labels_are_not_told(engine: FakeEngine, t
     assert told() == (OTHER, STOPPED)
 
 
+def test_deletions_from_before_the_start(
+    engine: FakeEngine, told: Next, listing: ServerList, rebooted: list[str]
+) -> None:
+    """Nova reads the other states when it starts; a deletion leaves no container to read."""
+    assert engine.watched_since in ([], [0])
+    engine.events.put(event("destroy", time_ns=1))
+    engine.events.put(event("destroy", name="nova-of-someone", uuid=THIRD, time_ns=2))
+    engine.events.put(event("die", OTHER, time_ns=3))
+    engine.events.put(event("destroy", OTHER, time_ns=4))
+    # It was rebuilt, and then an operator renamed its container.
+    engine.events.put(event("start", OTHER, time_ns=5))
+    engine.events.put(event("start", THIRD))
+    assert [told(), told(), told()] == [(UUID, STOPPED), (OTHER, STOPPED), (THIRD, STARTED)]
+    deleted = [uuid for uuid in (UUID, OTHER, THIRD) if listing.was_deleted(uuid)]
+    assert deleted == [UUID]
+
+
 def test_a_stand_in_of_a_rescue_is_no_server(engine: FakeEngine, told: Next) -> None:
-    stand_in = {**labels(UUID), naming.LABEL_RESCUE: "1"}
-    engine.events.put(ContainerEvent(naming.container_name(UUID), "destroy", 1, stand_in))
+    engine.events.put(event("destroy", **{naming.LABEL_RESCUE: "1"}))
     engine.events.put(event("destroy", OTHER))
     assert told() == (OTHER, STOPPED)
 

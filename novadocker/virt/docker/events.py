@@ -109,10 +109,12 @@ class Events:
         self._answers = answers
         self._rebooted = rebooted
         self._stopped = threading.Event()
+        self._started_ns = 0
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Start the threads; events from now on are reported."""
+        """Start the threads; events from now on are reported, and earlier deletions."""
+        self._started_ns = time.time_ns()
         for work in (self._read, self._report):
             # Daemon threads do not delay the end of nova-compute.
             threading.Thread(target=work, name=f"docker-events{work.__name__}", daemon=True).start()
@@ -123,7 +125,8 @@ class Events:
         self._queue.put(None)
 
     def _read(self) -> None:
-        since = time.time_ns()
+        # The engine stores the deletions that it reported while nova-compute did not run.
+        since = 0
         while not self._stopped.is_set():
             try:
                 for event in self._engine.watch_events(
@@ -134,7 +137,10 @@ class Events:
                 ):
                     if self._stopped.is_set():
                         return
-                    self._handle(event)
+                    if event.time_ns >= self._started_ns:
+                        self._handle(event)
+                    else:
+                        self._handle_earlier(event)
                     since = event.time_ns + 1
                 continue
             except exception.EngineUnavailable:
@@ -164,6 +170,18 @@ class Events:
                 elif server.status in _STATES:
                     self._queue.put((uuid, _STATES[server.status]))
             return
+
+    def _handle_earlier(self, event: ContainerEvent) -> None:
+        """Report the deletion of a container before the start of nova-compute.
+
+        Nova reads the states of the other servers when it starts.
+        """
+        if not naming.owned(event.name, event.attributes):
+            return
+        if event.action == "destroy":
+            self._handle(event)
+        elif event.action == "start":
+            self._listing.note_created(event.attributes[naming.LABEL_UUID])
 
     def _handle(self, event: ContainerEvent) -> None:
         if not naming.owned(event.name, event.attributes):

@@ -28,3 +28,20 @@ def test_a_deleted_container(session_engine: OwnEngine, host_of: HostOf) -> None
         nova.destroy(server)
         host.survey.check_nothing_else([])
         nova.stop()
+
+
+def test_a_container_that_is_deleted_while_nova_compute_is_down(
+    session_engine: OwnEngine, host_of: HostOf
+) -> None:
+    with host_of(session_engine) as host:
+        nova = host.start_nova()
+        server = nova.spawn(host.new_server(ports=(1,)))
+        nova.stop()
+        host.client.remove_container(server.name, force=True, v=True)
+        nova = host.start_nova()
+        # For a soft deletion, too, Nova powers the server off.
+        until(lambda: nova._known_state(server) == power_state.SHUTDOWN)
+        nova.power_off(server)
+        nova.destroy(server)
+        host.survey.check_nothing_else([])
+        nova.stop()

@@ -52,6 +52,11 @@ class ServerList:
             if len(self._deleted) > _MOST_DELETED:
                 del self._deleted[next(iter(self._deleted))]
 
+    def note_created(self, instance_uuid: str) -> None:
+        """Note that an instance has a new container after the one that was deleted."""
+        with self._lock:
+            self._deleted.pop(instance_uuid, None)
+
     def was_deleted(self, instance_uuid: str) -> bool:
         """Return True if the engine reported the deletion of an instance's container.
 
