@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """nova-compute is killed during operations that Nova does not end; its next start ends them."""
 
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from openstack.connection import Connection
+from openstack.exceptions import SDKException
 
 from devcloud import supervise
 from devcloud.settings import Settings
@@ -45,8 +48,52 @@ def test_interrupted_pause(
     paused = client.inspect_container(f"nova-{server.id}")["State"]["Paused"]
     client.close()
     assert paused == (server.status == "PAUSED")
+    result = "Success" if paused else "Error"
+    until(lambda: [event["result"] for event in last_events(admin, server)] == [result])
     demo.compute.reboot_server(server, "HARD")
     servers.wait(server, lambda now: now.status == "ACTIVE")
+
+
+def test_result_of_an_interrupted_attachment(
+    cloud: Settings,
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    new_port: Callable[..., Any],
+    engine: Any,
+) -> None:
+    server = servers.create("attaching")
+    assert server.status == "ACTIVE", fault(server)
+    port = new_port("private-vlan")
+    host = cloud.hosts[0]
+    stopped, compute = (
+        supervise.process_id(cloud, f"{name}-{host.name}") for name in ("docker", "nova-compute")
+    )
+    os.kill(stopped, signal.SIGSTOP)
+    # nova-api waits for the answer of nova-compute, and gives up after a minute.
+    request = threading.Thread(target=_attach, args=(demo, server, port), daemon=True)
+    request.start()
+    try:
+        until(lambda: admin.network.get_port(port.id).binding_host_id == host.name)
+        (event,) = last_events(admin, server)
+        assert (event["event"], event["result"]) == ("compute_attach_interface", None)
+        os.kill(compute, signal.SIGKILL)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    until(lambda: last_events(admin, server)[0]["result"], RESTART_SECONDS)
+    (event,) = last_events(admin, server)
+    assert (event["event"], event["result"]) == ("compute_attach_interface", "Success")
+    call = engine.exec_create(f"nova-{server.id}", ["ip", "link"])
+    assert port.mac_address in engine.exec_start(call["Id"]).decode()
+    request.join(RESTART_SECONDS)
+    assert not request.is_alive()
+    demo.compute.delete_server_interface(port.id, server=server)
+    until(lambda: not demo.network.get_port(port).device_id)
+
+
+def _attach(demo: Connection, server: Any, port: Any) -> None:
+    with contextlib.suppress(SDKException):
+        demo.compute.create_server_interface(server, port_id=port.id)
 
 
 def test_interrupted_snapshot_attachment_and_detachment(
