@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian systems with systemd: a minimal one, and one with many services; otherwise unchanged."""
+"""Debian systems, otherwise unchanged: with systemd, with many services, and with sysvinit."""
 
 import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 # The archive is kept between sessions, because a build takes a minute or two.
@@ -69,9 +70,26 @@ def stock_archive(suite: str, network: str) -> Path:
     digest = hashlib.sha256(" ".join(STOCK_PACKAGES).encode()).hexdigest()
     found = Path(tempfile.gettempdir()) / f"novadocker-test-stock-{suite}-{digest[:12]}.tar"
     if not found.exists():
-        draft = found.with_suffix(".draft.tar")
-        what = ["--variant=minbase", f"--include={','.join(STOCK_PACKAGES)}", suite, draft]
-        make = ["nsenter", f"--net={network}", "mmdebstrap", "--mode=root", *what]
-        subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        draft.rename(found)
+        _build(found, suite, STOCK_PACKAGES, network)
     return found
+
+
+def sysvinit_archive(network: str) -> Path:
+    """Return the path of a tar archive of a Debian with sysvinit; build it if it does not exist.
+
+    :param network: the path of a network namespace that reaches Debian's packages
+    """
+    found = Path(tempfile.gettempdir()) / "novadocker-test-sysvinit-bookworm.tar"
+    if not found.exists():
+        _build(
+            found, "bookworm", ("sysvinit-core", "initscripts", "orphan-sysvinit-scripts"), network
+        )
+    return found
+
+
+def _build(target: Path, suite: str, packages: Sequence[str], network: str) -> None:
+    draft = target.with_suffix(".draft.tar")
+    what = ["--variant=minbase", f"--include={','.join(packages)}", suite, draft]
+    make = ["nsenter", f"--net={network}", "mmdebstrap", "--mode=root", *what]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    draft.rename(target)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +37,7 @@ from novadocker.virt.docker.model import (
     Limits,
     Mount,
     Storage,
+    Terminal,
     Usage,
 )
 from novadocker.virt.docker.operations import protocols
@@ -207,6 +209,14 @@ class FakeEngine:
             raise exception.EngineError(operation="the signal", reason="not running")
         if signal not in self.stubborn:
             self._set(container, "exited")
+
+    def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
+        command = tuple(command)
+        self._reach("terminal", container, *command)
+        if command[0] in self.stubborn:
+            raise exception.EngineError(operation="the terminal", reason="no such program")
+        self._set(container, "exited")
+        return Terminal(socket.socket(), b"", "/exec/1")
 
     def wait_container(self, container: str, timeout: float) -> int | None:
         self._reach()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+import signal
 import time
 from dataclasses import replace
 
@@ -32,6 +33,41 @@ def test_stop(status: str, timeout: int, expected: list[tuple[str, ...]]) -> Non
     engine = engine_with(status)
     lifecycle.stop(engine, "c", timeout)
     assert engine.calls == expected
+
+
+@pytest.mark.parametrize(
+    ("handles", "stubborn", "expected"),
+    [
+        (True, (), [("signal", "id-c", "SIGRTMIN+3")]),
+        # busybox or sysvinit
+        (False, (), [("terminal", "id-c", "poweroff")]),
+        (
+            False,
+            ("poweroff",),
+            [("terminal", "id-c", "poweroff"), ("signal", "id-c", "SIGRTMIN+3")],
+        ),
+    ],
+)
+def test_stop_of_an_init(
+    monkeypatch: pytest.MonkeyPatch,
+    handles: bool,
+    stubborn: tuple[str, ...],
+    expected: list[tuple[str, ...]],
+) -> None:
+    engine = engine_with("running", stubborn=frozenset(stubborn))
+    found = engine.containers["id-c"]
+    engine.containers["id-c"] = replace(found, stop_signal=lifecycle.SYSTEMD_POWER_OFF)
+    asked: list[tuple[int, int]] = []
+
+    def handle(process: int, number: int) -> bool:
+        asked.append((process, number))
+        return handles
+
+    monkeypatch.setattr(lifecycle.signals, "handles", handle)
+    lifecycle.stop(engine, "c", 60)
+    assert engine.calls == expected
+    assert asked == [(found.pid, signal.SIGRTMIN + 3)]
+    assert engine.containers["id-c"].status == "exited"
 
 
 def test_stop_asks_once_then_kills(monkeypatch: pytest.MonkeyPatch) -> None:

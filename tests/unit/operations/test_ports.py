@@ -389,6 +389,10 @@ def test_cut_off_detachment_is_finished_at_the_start(
     ("action", "allocated", "bound", "failure"),
     [
         ("attach_interface", {SECOND}, [FIRST, SECOND], None),
+        # Nova has not recorded the port yet.
+        ("attach_interface", set(), [FIRST, SECOND], None),
+        # Nova's cache had the port already.
+        ("attach_interface", {FIRST}, [FIRST], None),
         ("attach_interface", set(), [FIRST], f"nova-compute died .* the instance: {FIRST}$"),
         # Nova takes back what Neutron refused.
         ("attach_interface", {SECOND}, [FIRST], "nova-compute died"),

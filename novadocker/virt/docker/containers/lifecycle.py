@@ -3,6 +3,7 @@
 
 import contextlib
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ import psutil
 from oslo_log import log as logging
 
 from novadocker import exception, naming
+from novadocker.linux import signals
 from novadocker.privsep.guest import containerd
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.model import ContainerDetail
 
 LOG = logging.getLogger(__name__)
+
+SYSTEMD_POWER_OFF = "SIGRTMIN+3"
+"""The signal at which systemd stops as after ``systemctl halt`` (systemd(1))."""
 
 # A killed process that still exists after this time hangs in the kernel.
 _KILL_SECONDS = 30
@@ -104,8 +109,9 @@ def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
     """Send a container's first process its stop signal; kill it after ``timeout`` seconds.
 
     Sends the stop signal once, because many programs end without clean-up at the second one. Thaws
-    a frozen container first, because frozen processes do not receive signals. Does nothing if the
-    container does not run.
+    a frozen container first, because frozen processes do not receive signals. An init that does not
+    handle systemd's signal is stopped by ``poweroff`` inside instead. Does nothing if the container
+    does not run.
 
     :raises EngineError: the process runs even after SIGKILL
     """
@@ -114,25 +120,47 @@ def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
         engine.unpause_container(found.id)
     elif found.status not in ("running", "restarting"):
         return
-    if timeout > 0 and _ended(engine, found.id, found.stop_signal, timeout):
-        return
+    if timeout > 0:
+        with _asked_to_end(engine, found):
+            if engine.wait_container(found.id, timeout) is not None:
+                return
     LOG.info(
         "Container %s did not stop within %s s; killing it",
         found.name,
         timeout,
         instance_uuid=found.labels.get(naming.LABEL_UUID),
     )
-    if not _ended(engine, found.id, "SIGKILL", _KILL_SECONDS):
+    _send(engine, found.id, "SIGKILL")
+    if engine.wait_container(found.id, _KILL_SECONDS) is None:
         raise exception.EngineError(
             operation="to stop the server", reason="its processes survived SIGKILL"
         )
 
 
-def _ended(engine: ContainerEngine, container: str, signal: str, seconds: float) -> bool:
+@contextlib.contextmanager
+def _asked_to_end(engine: ContainerEngine, found: ContainerDetail) -> Iterator[None]:
+    """Ask a container's first process to end, and run the block."""
+    # busybox, sysvinit and runit are installed at /sbin/init, too, and agree on no signal.
+    other_init = found.stop_signal == SYSTEMD_POWER_OFF and not signals.handles(
+        found.pid, signal.SIGRTMIN + 3
+    )
+    if other_init:
+        try:
+            terminal = engine.open_terminal(found.id, ["poweroff"])
+        except exception.EngineError as error:
+            LOG.debug("Failed to run poweroff in container %s: %s", found.name, error)
+        else:
+            with contextlib.closing(terminal.connection):
+                yield
+            return
+    _send(engine, found.id, found.stop_signal)
+    yield
+
+
+def _send(engine: ContainerEngine, container: str, name: str) -> None:
     # Because the engine refuses a signal to a process that has just ended, only the wait counts.
     with contextlib.suppress(exception.EngineError):
-        engine.signal_container(container, signal)
-    return engine.wait_container(container, seconds) is not None
+        engine.signal_container(container, name)
 
 
 def _last_lines(engine: ContainerEngine, container: str) -> str:

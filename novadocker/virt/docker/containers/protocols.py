@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of the engine's client that the modules of this directory use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from novadocker.virt.docker.model import Container, ContainerDetail, Storage
+from novadocker.virt.docker.model import Container, ContainerDetail, Storage, Terminal
 
 
 class ContainerEngine(Protocol):
@@ -32,6 +32,9 @@ class ContainerEngine(Protocol):
 
     def signal_container(self, container: str, signal: str) -> None:
         """Send a signal to the first process of a running container."""
+
+    def open_terminal(self, container: str, command: Iterable[str]) -> Terminal:
+        """Run a command as root on a new terminal in a running container."""
 
     def wait_container(self, container: str, timeout: float) -> int | None:
         """Return the exit status of a container, or None if it still runs after ``timeout`` s."""

@@ -272,7 +272,9 @@ class Ports:
         """
         records = self._services.nova_records
         if event.action == instance_actions.ATTACH_INTERFACE:
-            done = not here.isdisjoint(records.ports_since(event.instance_uuid, event.start_time))
+            # Nova binds the port, then records it, and then writes the cache.
+            begun = records.ports_since(event.instance_uuid, event.start_time)
+            done = bool(here & begun or here - _ids(before))
         else:
             done = not _ids(before) <= here
         ports = ", ".join(sorted(here)) or "none"

@@ -10,11 +10,10 @@ from pathlib import PurePosixPath
 from nova import objects
 
 from novadocker import exception, naming
+from novadocker.virt.docker.containers.lifecycle import SYSTEMD_POWER_OFF
 from novadocker.virt.docker.guest import environment, identity
 from novadocker.virt.docker.model import ContainerSpec, EngineImage, Isolation, Limits, Mount
 
-# systemd(1): stops as after "systemctl halt"
-_SYSTEMD_POWER_OFF = "SIGRTMIN+3"
 _INIT = ("/sbin/init", "/usr/sbin/init")
 
 
@@ -97,7 +96,7 @@ def container_spec(
         command=tuple(arguments[1:]),
         mounts=mounts,
         devices=devices,
-        stop_signal=_SYSTEMD_POWER_OFF if systemd and not image.stop_signal else "",
+        stop_signal=SYSTEMD_POWER_OFF if systemd and not image.stop_signal else "",
         environment=environment.variables(instance, from_metadata=environment_from_metadata),
         systemd=systemd,
     )
