@@ -39,12 +39,12 @@ def create(
 ) -> Iterator[Callable[[Path], Server]]:
     """Yield a function that returns a server of an archive."""
     engine = Engine(engine_url, timeout=60, load_timeout=60)
-    namespace.wire_nics(instance_uuid, [])
     made: list[Server] = []
 
     def call(archive: Path) -> Server:
         docker_client.import_image(str(archive), repository="inits", tag="test")
         image = docker_client.inspect_image("inits:test")["Id"]
+        namespace.wire_nics(instance_uuid, [])
         made.append(Server(engine, docker_client, image, instance_uuid, LIMITS))
         runtime.bind_container(made[-1].id, instance_uuid)
         return made[-1]
@@ -52,7 +52,7 @@ def create(
     yield call
     for server in made:
         docker_client.remove_container(server.id, force=True, v=True)
-    docker_client.remove_image("inits:test", force=True)
+        docker_client.remove_image("inits:test", force=True)
     runtime.delete_namespace(instance_uuid)
 
 
