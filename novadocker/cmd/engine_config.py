@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from novadocker import engine_paths
 from novadocker.linux.files import replace_file
 
 RUNTIME = "novadocker"
@@ -31,8 +32,12 @@ NEW_FILE: Mapping[str, object] = {
 """Settings of a host whose engine runs only servers. docs/install.rst explains them."""
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
+DATA_ROOT = Path("/var/lib/docker")
 SNAP = Path("/var/snap/docker")
 SHIM = "novadocker-runtime"
+PACKAGED = "/usr/lib/novadocker"
+"""The directory of the shim in Debian's packages."""
+
 _READABLE = 0o644
 
 
@@ -95,17 +100,42 @@ def _register(options: argparse.Namespace) -> bool:
     if not os.path.isabs(shim) or not os.access(shim, os.X_OK):
         raise ConfigError(f"{shim} is not the absolute path of an executable file")
     current = _read(options.file)
-    return _write(options.file, current, merge(current, shim))
+    # The networks of containers that exist stay, too, if the engine has no configuration.
+    known = {} if current is None and _runtimes_of_containers(DATA_ROOT) else current
+    return _write(options.file, current, merge(known, shim))
 
 
 def _unregister(file: Path) -> bool:
     current = _read(file)
-    return current is not None and _write(file, current, without(current))
+    if current is None:
+        return False
+    users = _runtimes_of_containers(Path(current.get("data-root", DATA_ROOT))).count(RUNTIME)
+    if users:
+        # An engine that does not know the runtime of a running container does not take the
+        # container over at its next start.
+        raise ConfigError(
+            f"servers of the engine use the runtime ({users}), so {file} was not changed: delete "
+            "or migrate the servers first"
+        )
+    return _write(file, current, without(current))
+
+
+def _runtimes_of_containers(data_root: Path) -> list[str]:
+    """Return the runtime of each container; with user namespaces, they are a level deeper."""
+    found = []
+    for root in (data_root, *data_root.glob("*.*")):
+        for path in engine_paths.containers(root).glob("*/hostconfig.json"):
+            try:
+                found.append(str(json.loads(path.read_bytes())["Runtime"]))
+            except (ValueError, LookupError, TypeError):
+                # The container exists, and its damaged record does not exclude the shim.
+                found.append(RUNTIME)
+    return found
 
 
 def _search_path() -> str:
     """Return the directories of programs; the directory of this interpreter is the first one."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), PACKAGED])
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -32,6 +32,14 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "docker" / "daemon.json"
 
 
+@pytest.fixture(autouse=True)
+def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace the data root of the machine's engine."""
+    path = tmp_path / "data-root"
+    monkeypatch.setattr(engine_config, "DATA_ROOT", path)
+    return path
+
+
 def run(file: Path, *words: object) -> int:
     return engine_config.main(["--file", str(file), *map(str, words)])
 
@@ -146,3 +154,36 @@ def test_an_engine_that_is_a_snap_is_refused(
     assert run(file, "--shim", shim) == 1
     assert "the engine is a snap" in capsys.readouterr().err
     assert not file.exists()
+
+
+def test_containers_keep_their_networks_if_the_engine_has_no_configuration(
+    file: Path, shim: Path, data_root: Path
+) -> None:
+    add_container(data_root, '{"Runtime": "runc"}')
+    assert run(file, "--shim", shim) == 0
+    runtimes = {"novadocker": {"path": str(shim)}}
+    assert json.loads(file.read_text()) == {"live-restore": True, "runtimes": runtimes}
+
+
+@pytest.mark.parametrize("below", ["", "100000.100000"])
+@pytest.mark.parametrize("config", ['{"Runtime": "novadocker"}', "damaged", "[]"])
+def test_a_runtime_that_servers_use_is_not_removed(
+    file: Path,
+    shim: Path,
+    data_root: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    below: str,
+) -> None:
+    assert run(file, "--shim", shim) == 0
+    before = file.read_bytes()
+    add_container(data_root / below, config)
+    assert run(file, "--remove") == 1
+    assert "servers of the engine use the runtime (1)" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def add_container(data_root: Path, config: str) -> None:
+    folder = data_root / "containers" / ("c" * 64)
+    folder.mkdir(parents=True)
+    (folder / "hostconfig.json").write_text(config)
