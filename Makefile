@@ -18,7 +18,7 @@ UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
 	test-engine-trixie test-engine-forky test-walk \
 	test-cloud test-guest test-install test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
-	lint docs bench-%
+	deb lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
 check: environment
@@ -144,6 +144,10 @@ nightly:
 	$(MAKE) --keep-going fuzz functional tempest test-guest test-install test-long \
 		test-engine-trixie test-engine-forky horizon-test soak test-ovn
 
+# Debian packages in dist/, without network; the packages of Build-Depends must be installed
+deb:
+	debian/build dist
+
 lint: environment
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
@@ -153,7 +157,7 @@ lint: environment
 docs: environment
 	$(VENV)/python docs/pictures/draw.py
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
-	$(VENV)/sphinx-build -W -b man docs docs/build/man
+	$(VENV)/sphinx-build -W -b man docs/man docs/build/man
 
 # make bench-boot runs benchmarks/boot.py
 bench-%: install

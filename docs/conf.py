@@ -13,11 +13,8 @@ release = metadata.version(project)
 version = release
 
 extensions = ["oslo_config.sphinxext", "reno.sphinxext", "support_matrix"]
-exclude_patterns = ["_build", "build"]
+exclude_patterns = ["_build", "build", "man"]
 html_theme = "furo"
 html_title = "novadocker"
 html_show_copyright = False
 html_show_sphinx = False
-man_pages = [
-    ("recover", "novadocker-recover", "read servers while the Docker Engine is down", [], 8),
-]
