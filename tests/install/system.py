@@ -156,11 +156,10 @@ def copied(held: Path, root: Path) -> Iterator[Path]:
         _clear(work)
 
 
-def prepare(root: Path, *command: str, seconds: float = 600) -> str:
-    """Run a command in a root directory that is not booted, with the machine's network.
+def prepare(root: Path, *command: str, seconds: float = 600, network: bool = True) -> str:
+    """Run a command in a root directory that is not booted. No service starts.
 
-    No service starts.
-
+    :param network: whether the command has the machine's network, or none
     :return: the command's output and errors
     :raises CommandFailed: its exit status is not 0
     """
@@ -172,7 +171,8 @@ def prepare(root: Path, *command: str, seconds: float = 600) -> str:
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     policy = root / "usr/sbin/policy-rc.d"
     policy.touch()
-    outer = ["unshare", "--mount", "--fork", "sh", "-c", script, "sh", str(root)]
+    apart = [] if network else ["--net"]
+    outer = ["unshare", "--mount", *apart, "--fork", "sh", "-c", script, "sh", str(root)]
     done = _run([*outer, str(HERE / "inside/policy-rc.d"), *command], seconds, _ENVIRONMENT, "")
     policy.unlink()
     if done.returncode != 0:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The project's Debian packages, built in a Debian 13 that has what Build-Depends lists."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import CHECKOUT
+from tests.install import system
+
+SUITE = "trixie"
+BUILDER = (
+    *("build-essential", "debhelper", "dh-python", "pybuild-plugin-pyproject", "python3-all"),
+    *("python3-pbr", "python3-setuptools", "python3-sphinx", "git", "lintian"),
+)
+"""The packages of the builder: Build-Depends of ``debian/control``, git and lintian."""
+
+_SOURCE = "srv/novadocker"
+_AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+
+
+@contextmanager
+def builder(held: Path) -> Iterator[Path]:
+    """Yield a root directory with a clone of the checkout, without what git ignores."""
+    with system.copied(held, system.root_folder(held, SUITE, BUILDER)) as root:
+        source = root / _SOURCE
+        source.mkdir(parents=True)
+        present = tracked()
+        subprocess.run(
+            ["xargs", "-0", "cp", "--parents", "--no-dereference", "-t", source],
+            input="\0".join(present).encode(),
+            cwd=CHECKOUT,
+            check=True,
+            timeout=60,
+        )
+        _git(source, "init", "-q")
+        yield root
+
+
+def build(root: Path, target: Path) -> str:
+    """Commit the clone in a builder and build its packages as a new archive for apt.
+
+    :return: the output of the build and of lintian
+    """
+    source = root / _SOURCE
+    _git(source, "add", "-A")
+    _git(source, *_AUTHOR, "commit", "-q", "--allow-empty", "-m", "all")
+    output = system.prepare(root, "make", "-C", f"/{_SOURCE}", "deb", network=False)
+    output += system.prepare(
+        root,
+        *("lintian", "--allow-root", "--fail-on=error", "--info"),
+        *(f"/{_SOURCE}/dist/{path.name}" for path in (source / "dist").glob("*.changes")),
+        network=False,
+    )
+    index = "cd $0 && rm *.changes *.buildinfo && dpkg-scanpackages . >Packages"
+    output += system.prepare(root, "sh", "-c", index, f"/{_SOURCE}/dist", network=False)
+    shutil.move(source / "dist", target)
+    return output
+
+
+def tracked(*folders: str) -> list[str]:
+    """Return the files of the checkout that git does not ignore."""
+    listed = _git(CHECKOUT, "ls-files", "-co", "--exclude-standard", "-z", "--", *folders)
+    return [name for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", folder, *arguments], check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
