@@ -58,9 +58,9 @@ test: install
 	$(MAKE) -j 2 test-guest-part test-engine test-walk
 	$(MAKE) test-cloud
 
-# on the oldest Nova and on the one before the newest
+# on the oldest Nova and on the one before the newest; and what deployment tools get
 test-older:
-	$(VENV)/tox run-parallel --parallel-no-spinner -e nova31,nova33
+	$(VENV)/tox run-parallel --parallel-no-spinner -e nova31,nova33,deployment
 
 test-guest-part:
 	$(VENV)/python -m pytest tests/guest
