@@ -50,12 +50,12 @@ def home_network() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def engine_programs(pytestconfig: pytest.Config) -> Iterator[None]:
+def engine_programs(pytestconfig: pytest.Config, home_network: str) -> Iterator[None]:
     """Run the session on the Docker Engine of the option ``--engine``."""
     suite = pytestconfig.getoption("--engine")
     with pytest.MonkeyPatch.context() as patch:
         if suite:
-            patch.setenv("PATH", packages.search_path(suite))
+            patch.setenv("PATH", packages.search_path(suite, home_network))
         yield
 
 

@@ -32,29 +32,32 @@ APT::Sandbox::User "root";
 """
 
 
-def search_path(suite: str) -> str:
+def search_path(suite: str, network: str) -> str:
     """Return the PATH on which the engine of a Debian release is the first.
 
     The function downloads the engine, or its newer version. It keeps one version of each release in
     the state directory of the development cloud.
+
+    :param network: the path of a network namespace that reaches Debian's packages
     """
     folder = load_settings().folder / "engines" / suite
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        root = _newest(folder, suite)
+        root = _newest(folder, suite, network)
     return os.pathsep.join((str(root / "usr/sbin"), str(root / "usr/bin"), os.environ["PATH"]))
 
 
-def _newest(folder: Path, suite: str) -> Path:
+def _newest(folder: Path, suite: str, network: str) -> Path:
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "sources.list").write_text(_SOURCE.format(suite=suite))
     configuration = folder / "apt.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder))
-    apt = {**os.environ, "APT_CONFIG": str(configuration)}
-    _run(apt, folder, "apt-get", "-qq", "update")
-    shown = _run(apt, folder, "apt-get", "-qq", "--print-uris", "download", *_PACKAGES)
+    environment = {**os.environ, "APT_CONFIG": str(configuration)}
+    apt = ("nsenter", f"--net={network}", "apt-get", "-qq")
+    _run(environment, folder, *apt, "update")
+    shown = _run(environment, folder, *apt, "--print-uris", "download", *_PACKAGES)
     names = sorted(re.findall(r"' (\S+\.deb) ", shown))
     root = folder / "+".join(name.removesuffix(".deb") for name in names)
     if not root.exists():
@@ -62,9 +65,9 @@ def _newest(folder: Path, suite: str) -> Path:
             shutil.rmtree(older, ignore_errors=True)
         draft = folder / "draft"
         draft.mkdir()
-        _run(apt, draft, "apt-get", "-qq", "download", *_PACKAGES)
+        _run(environment, draft, *apt, "download", *_PACKAGES)
         for package in draft.glob("*.deb"):
-            _run(apt, draft, "dpkg", "-x", str(package), str(draft))
+            _run(environment, draft, "dpkg", "-x", str(package), str(draft))
             package.unlink()
         draft.rename(root)
     return root

@@ -234,6 +234,69 @@ def engine_with(path: Path, handler: type[Refusing]) -> Iterator[client.Engine]:
         server.shutdown()
 
 
+class Replaced(Refusing):
+    """An engine of which another version is started."""
+
+    version = ""
+
+    def do_GET(self) -> None:
+        if self.path == "/version":
+            self._send(200, {"ApiVersion": self.version})
+        elif self.path.startswith(f"/v{self.version}/"):
+            self._send(200, {"Running": True, "Pid": 7})  # type: ignore[dict-item]
+        else:
+            self._send(400, {"message": self.message})
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        (
+            ("1.51", "1.41"),
+            "client version 1.51 is too new. Maximum supported API version is 1.41",
+        ),
+        (
+            ("1.41", "1.52"),
+            "client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade "
+            "your client to a newer version",
+        ),
+    ],
+)
+def test_another_version_of_the_engine(
+    tmp_path: Path, versions: tuple[str, str], message: str
+) -> None:
+    """All threads use its API version from the request on that it refuses."""
+    results: list[object] = []
+
+    def ask() -> None:
+        try:
+            results.append(engine.terminal_process(Terminal(socket.socket(), b"", "/exec/1")))
+        except exception.EngineUnavailable as error:
+            results.append(error.kwargs["reason"])
+
+    def ask_before_and_after() -> None:
+        ask()
+        asked.wait(10)
+        replaced.wait(10)
+        ask()
+
+    handler = type("Changing", (Replaced,), {"version": versions[0], "message": message})
+    asked, replaced = threading.Barrier(2), threading.Event()
+    with engine_with(tmp_path / "docker.sock", handler) as engine:
+        ask()
+        other = threading.Thread(target=ask_before_and_after)
+        other.start()
+        asked.wait(10)
+        handler.version = versions[1]
+        ask()
+        ask()
+        replaced.set()
+        other.join(10)
+    assert [result for result in results if isinstance(result, int)] == [7, 7, 7, 7]
+    (refusal,) = (str(result) for result in results if not isinstance(result, int))
+    assert "another version of the engine" in refusal
+
+
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500])
 @pytest.mark.parametrize("request_of", ["look-up", "pull", "push"])
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ LOG = logging.getLogger(__name__)
 
 MINIMUM_API_VERSION = (1, 41)
 """The API version of Engine 20.10, the oldest supported one."""
+
+# The engine's refusal of a session that began before the engine was upgraded or downgraded.
+_OTHER_VERSION = re.compile(r"client version [0-9.]+ is too (?:new|old)\.")
 
 # The log has at most so many characters of a message, because an image can choose its length.
 _LOGGED = 1000
@@ -82,6 +86,8 @@ class Connection:
         self._load_timeout = load_timeout
         self._tls = tls or Tls()
         self._local = threading.local()
+        # The API version of all threads' sessions; empty if the engine must be asked for it.
+        self._api_version = ""
 
     @property
     def _timeout(self) -> float:
@@ -109,9 +115,13 @@ class Connection:
     @property
     def _client(self) -> docker.APIClient:
         # Because requests.Session is not thread-safe, each thread has its own session.
-        if not hasattr(self._local, "client"):
-            self._local.client = self._connect(self._timeout)
-        return self._local.client
+        client = getattr(self._local, "client", None)
+        if client is None or client.api_version != self._api_version:
+            if client is not None:
+                client.close()
+            client = self._local.client = self._connect(self._timeout)
+            self._api_version = client.api_version
+        return client
 
     def _path(self, path: str) -> str:
         """Return the URL of a resource, for requests that the SDK has no function for."""
@@ -205,6 +215,13 @@ class Connection:
         try:
             yield
         except errors.APIError as error:
+            if error.status_code == 400 and _OTHER_VERSION.match(str(error.explanation)):
+                self._api_version = ""
+                raise exception.EngineUnavailable(
+                    url=self._url,
+                    reason="another version of the engine was started; the next request uses its "
+                    "API version",
+                ) from None
             # Nova stores the chain of exceptions with the fault, so the message is cut off.
             raise (translate or _engine_error)(error, operation) from None
         except responses.MalformedResponse as error:

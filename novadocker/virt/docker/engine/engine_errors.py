@@ -43,6 +43,12 @@ _FORMS = tuple(
         (r"^novadocker: ([ -~]{1,200})", r"novadocker: \1"),
         # ``containers.lifecycle`` recognizes this sentence. An image chooses the text of an exec.
         (rf"^task ({_ID}): already exists", r"task \1: already exists"),
+        # The container's shim is of a newer containerd.
+        (
+            r"^service containerd\.task\.v[0-9]{1,3}\.Task: not implemented$",
+            "containerd was downgraded while the container ran, so it starts after the next reboot "
+            "of the host",
+        ),
         # The first process.
         (
             rf'exec: "({_NAME})": executable file not found in \$PATH',
@@ -102,7 +108,7 @@ _FORMS = tuple(
             r"the processes use \2 bytes of memory, more than the limit of \1 bytes",
         ),
         (
-            rf"/((?:cpu|cpuset|memory|pids|blkio|io|devices)\.[a-z_.]{{1,40}})\b[^/]{{0,9}}"
+            rf"/((?!io\.containerd)(?:cpu|cpuset|memory|pids|blkio|io|devices)\.[a-z_.]{{1,40}})\b[^/]{{0,9}}"
             rf"(?:.{{0,400}}): ({_CAUSES})$",
             r"the kernel refuses the limit \1: \2",
         ),
