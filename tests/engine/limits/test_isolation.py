@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Permitted and forbidden operations of a server, tried inside it on a real kernel."""
 
-import ctypes
 import json
 import platform
 import re
@@ -21,6 +20,7 @@ from novadocker.virt.docker.limits import isolation
 from tests import CHECKOUT
 from tests.engine import machines
 from tests.engine.machines import Machine
+from tests.engine.system_calls import native_calls
 
 # System call numbers of x86-64 and of 64-bit Arm.
 _CALLS = {
@@ -162,18 +162,6 @@ def test_denied(plain: Machine, script: str) -> None:
 )
 def test_denied_system_call(plain: Machine, call: Any) -> None:
     assert plain.run("perl", "-e", system_call(*call)) == (0, str(_EPERM))
-
-
-def native_calls() -> dict[str, int]:
-    """Return the numbers of this machine's system calls by name, as libseccomp knows them."""
-    library = ctypes.CDLL("libseccomp.so.2")
-    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
-    found = {}
-    for number in range(1024):
-        # 0 means the machine's own architecture.
-        if name := library.seccomp_syscall_resolve_num_arch(0, number):
-            found[ctypes.string_at(name).decode()] = number
-    return found
 
 
 def test_every_system_call_that_the_profile_does_not_list(plain: Machine) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers whose root is unprivileged on the host, on an engine with ``userns-remap``."""
 
-import shlex
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,10 +24,8 @@ from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import machines, networks
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
+from tests.engine.remapping import FIRST, remapped_engine
 
-FIRST = 300_000
-# Every machine has this account. Only the engine's mount namespace contains its subordinate ids.
-ACCOUNT = "daemon"
 ETC = {
     "hostname": b"web-1\n",
     "hosts": b"127.0.0.1 localhost\n",
@@ -38,53 +34,25 @@ ETC = {
 
 
 @pytest.fixture(scope="module")
-def folder(state_folder: Path) -> Path:
-    """Return the directory of the engine's state and of the id files."""
-    # The containers' root must reach its files.
-    state_folder.chmod(0o711)
-    found = state_folder / "remapped"
-    found.mkdir()
-    for name in ("subuid", "subgid"):
-        (found / name).write_text(f"someone:1000:5\n{ACCOUNT}:{FIRST}:65536\n")
-    return found
+def remapped(privileged: None, state_folder: Path) -> Iterator[OwnEngine]:
+    with remapped_engine(state_folder, "remapped") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def engine(privileged: None, folder: Path, state_folder: Path) -> Iterator[Engine]:
-    mounts = "; ".join(
-        shlex.join(["mount", "--bind", str(folder / name), f"/etc/{name}"])
-        for name in ("subuid", "subgid")
-    )
-    # The directories of the namespaces must be shared mounts before the engine's mount namespace
-    # exists.
-    mark = (state_folder / "mark").read_text()
-    first = mark + str(uuid.uuid4())[len(mark) :]
-    namespace.create_owned_namespace(first, [(0, FIRST, 1)], [(0, FIRST, 1)])
-    runtime.delete_namespace(first)
-    apart = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "slave",
-        "sh",
-        "-c",
-        f'{mounts}; exec "$@"',
-        "-",
-    ]
-    own = OwnEngine(folder, apart, **{"userns-remap": ACCOUNT})
-    yield Engine(own.url, timeout=30, load_timeout=60)
-    own.stop()
+def engine(remapped: OwnEngine) -> Engine:
+    return Engine(remapped.url, timeout=30, load_timeout=60)
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine, folder: Path) -> Iterator[docker.APIClient]:
-    with machines.connected(f"unix://{folder}/docker.sock") as found:
+def client(remapped: OwnEngine) -> Iterator[docker.APIClient]:
+    with machines.connected(remapped.url) as found:
         yield found
 
 
 @pytest.fixture
-def ids(engine: Engine, folder: Path) -> IdMaps:
-    found = id_maps.read_id_maps(engine.info(), folder)
+def ids(engine: Engine, state_folder: Path) -> IdMaps:
+    found = id_maps.read_id_maps(engine.info(), state_folder / "remapped")
     assert found == IdMaps(users=((0, FIRST, 65536),), groups=((0, FIRST, 65536),))
     return found
 

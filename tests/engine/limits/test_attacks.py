@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts of a server's root to leave its server, and the answers to them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from novadocker.virt.docker.engine.client import Engine
+from tests import CHECKOUT
+from tests.engine import attacks, machines
+from tests.engine.engines import OwnEngine
+from tests.engine.machines import Machine
+from tests.engine.remapping import remapped_engine
+
+_NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """A server whose root belongs to the attacker.
+
+    :ivar first_id: the id on the host of the server's root
+    """
+
+    machine: Machine
+    first_id: int
+
+
+@contextmanager
+def _attacker(own: OwnEngine) -> Iterator[Attacker]:
+    engine = Engine(own.url, timeout=30, load_timeout=60)
+    with machines.connected(own.url) as client, machines.machine(engine, client) as found:
+        first = int(Path(f"/proc/{found.pid}/uid_map").read_text().split()[1])
+        yield Attacker(found, first)
+
+
+@pytest.fixture(scope="module", params=["ids of the host", "userns-remap"])
+def attacker(
+    request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
+) -> Iterator[Attacker]:
+    if request.param == "ids of the host":
+        with _attacker(session_engine) as found:
+            assert found.first_id == 0
+            yield found
+    else:
+        with remapped_engine(state_folder, "attacked") as own, _attacker(own) as found:
+            assert found.first_id > 0
+            yield found
+
+
+def test_every_attempt_fails(attacker: Attacker) -> None:
+    found = attacks.answers(attacker.machine, os.getpid())
+    wrong = {
+        attempt.name: found.get(attempt.name)
+        for attempt in attacks.ATTEMPTS
+        if found.get(attempt.name) not in attempt.answers
+    }
+    assert wrong == {}
+
+
+def test_a_planted_setuid_program_serves_no_user_of_the_host(attacker: Attacker) -> None:
+    machine = attacker.machine
+    plant = "cp /bin/busybox /tmp/planted && chmod 4755 /tmp/planted && ls -l /tmp/planted"
+    code, output = machine.shell(plant)
+    assert (code, output[:10]) == (0, "-rwsr-xr-x")
+    layers = machine.client.inspect_container(machine.id)["GraphDriver"]["Data"]
+    places = [layers["UpperDir"], f"/proc/{machine.pid}/root"]
+    for place in places:
+        path = Path(place, "tmp/planted")
+        assert path.stat().st_uid == attacker.first_id
+        with pytest.raises(PermissionError):
+            subprocess.run([path, "id"], check=True, user=_NOBODY, group=_NOBODY, extra_groups=[])
+
+
+def test_the_attempts_are_documented() -> None:
+    documented = (CHECKOUT / "docs" / "security.rst").read_text()
+    for subject in {attempt.subject for attempt in attacks.ATTEMPTS}:
+        assert f"   * - {subject}\n" in documented
