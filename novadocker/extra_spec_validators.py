@@ -40,8 +40,6 @@ def _value(spec: extra_specs.Spec) -> dict[str, Any]:
     match spec:
         case extra_specs.Number():
             return {"type": int, "min": spec.minimum, "max": spec.maximum}
-        case extra_specs.Switch():
-            return {"type": bool}
         case extra_specs.Choice():
             return {"type": str, "enum": list(spec.choices)}
         case _:

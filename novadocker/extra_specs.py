@@ -6,6 +6,7 @@ nothing of Nova. An image may have the same settings as properties, with ``docke
 ``docker:``, as far as the operator allows it.
 """
 
+import enum
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from oslo_utils import strutils
 PREFIX = "docker:"
 IMAGE_PREFIX = "docker_"
 
-# None of these lets a process out of its container. SYS_ADMIN is granted with nesting only.
+# None of these lets a process out of its container.
 CAPABILITIES = (
     "AUDIT_CONTROL",
     "BLOCK_SUSPEND",
@@ -32,7 +33,25 @@ CAPABILITIES = (
     "WAKE_ALARM",
 )
 
+# These concern the user namespace of the server's processes, so without one of its own they would
+# concern the host. docs/limits.rst says what each of them permits.
+NAMESPACE_CAPABILITIES = ("DAC_READ_SEARCH", "SYS_ADMIN")
+
 _UNLIMITED = -1
+
+
+class Nesting(enum.StrEnum):
+    """The containers that a server may run.
+
+    :cvar NO: none
+    :cvar UNPRIVILEGED: containers by the power that the server has in its user namespace
+    :cvar HOST: containers without any profile, also if the server has the ids of the host
+    """
+
+    NO = "false"
+    UNPRIVILEGED = "true"
+    HOST = "host"
+
 
 _SYSCTL_PREFIX = f"{PREFIX}sysctl:"
 _MOST_INT = (1 << 31) - 1
@@ -77,18 +96,23 @@ class Number(Spec):
 
 
 @dataclass(frozen=True)
-class Switch(Spec):
-    """``true`` or ``false``, in any spelling that ``strutils.bool_from_string`` accepts."""
+class NestingSpec(Spec):
+    """``host``, or a boolean in any spelling that ``strutils.bool_from_string`` accepts."""
 
-    def parse(self, text: str) -> bool:
-        """Return the boolean.
+    def parse(self, text: str) -> Nesting:
+        """Return the containers that a server may run.
 
-        :raises ValueError: the text is not a boolean
+        :raises ValueError: the text is neither a boolean nor ``host``
         """
+        if text == Nesting.HOST:
+            return Nesting.HOST
         try:
-            return bool(strutils.bool_from_string(text, strict=True))
+            nests = strutils.bool_from_string(text, strict=True)
         except ValueError as error:
-            raise ValueError(f"{self.name}: {text[:32]!r} is neither true nor false") from error
+            raise ValueError(
+                f"{self.name}: {text[:32]!r} is neither true, false nor host"
+            ) from error
+        return Nesting.UNPRIVILEGED if nests else Nesting.NO
 
 
 @dataclass(frozen=True)
@@ -225,7 +249,7 @@ CAPABILITY_LIST = Words(
     "Extra capabilities",
     "Capabilities that a server has in addition to the default ones: comma-separated, without "
     "CAP_, such as NET_ADMIN.",
-    pattern="|".join(CAPABILITIES),
+    pattern="|".join((*CAPABILITIES, *NAMESPACE_CAPABILITIES)),
 )
 DEVICES = Words(
     "docker:devices",
@@ -233,11 +257,12 @@ DEVICES = Words(
     "Paths of devices of the host that a server may use: comma-separated, such as /dev/fuse.",
     pattern=r"/dev(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+",
 )
-NESTING = Switch(
+NESTING = NestingSpec(
     "docker:nesting",
     "Nested containers",
-    "Whether a server may run containers itself. Without user namespaces (userns-remap) its root "
-    "user then has the power of the host's root: only for tenants that may control the host.",
+    "Whether a server may run containers itself: true, on hosts where it has a user namespace, or "
+    "host. With host and without a user namespace its root user has the power of the host's root: "
+    "only for tenants that may control the host.",
 )
 USERNS = Choice(
     "docker:userns",
@@ -312,7 +337,7 @@ SYSCTLS = tuple(
     )
 )
 
-_ALL: tuple[Number | Switch | Choice | ResourceLimit | Words | Sysctl, ...] = (
+_ALL: tuple[Number | NestingSpec | Choice | ResourceLimit | Words | Sysctl, ...] = (
     PIDS_LIMIT,
     SHM_SIZE,
     OOM_SCORE_ADJ,

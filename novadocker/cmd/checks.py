@@ -407,8 +407,9 @@ def check_seccomp(info: EngineInfo | None) -> Result:
     if info.seccomp:
         return _success("the engine supports seccomp profiles")
     return _failure(
-        "the engine supports no seccomp profiles, so it starts only servers with docker:nesting: "
-        "use a kernel with CONFIG_SECCOMP_FILTER and an engine that is built with seccomp"
+        "the engine supports no seccomp profiles, so it starts only servers with "
+        "docker:nesting=host: use a kernel with CONFIG_SECCOMP_FILTER and an engine that is built "
+        "with seccomp"
     )
 
 

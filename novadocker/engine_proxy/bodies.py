@@ -12,6 +12,7 @@ from novadocker import extra_specs, naming
 from novadocker.engine_proxy import forms
 from novadocker.engine_proxy.forms import Form, Refused
 from novadocker.engine_proxy.policy import Host, Policy
+from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.limits import capabilities as lists
 
@@ -29,7 +30,6 @@ _LXCFS_PATHS = (
 )
 _RESCUE = "/rescue"
 
-_NESTING_ONLY = {*lists.NESTING} - {*lists.CAPABILITIES, *extra_specs.CAPABILITIES}
 _NO_PROFILES = ["apparmor=unconfined", "seccomp=unconfined"]
 _TEXT = r"[^\0]*"
 _CPUS = r"[0-9,-]*"
@@ -126,7 +126,7 @@ def container(body: Any, uuid: str, policy: Policy, host: Host) -> None:
             mounts.judge(mount)
         except Refused as error:
             raise Refused(f"HostConfig: Mounts: {number}: {error}") from None
-    _judge_isolation(given, uuid, policy, host)
+    _judge_isolation(body, uuid, policy, host)
 
 
 def _labels(uuid: str) -> Form:
@@ -148,7 +148,9 @@ def _container(policy: Policy, labels: Form) -> Form:
     capabilities = (
         *lists.CAPABILITIES,
         *extra_specs.CAPABILITIES,
+        *extra_specs.NAMESPACE_CAPABILITIES,
         *lists.NESTING,
+        lists.ALL,
     )
     host_config = forms.fields(
         {
@@ -171,6 +173,8 @@ def _container(policy: Policy, labels: Form) -> Form:
         {
             "CgroupnsMode": forms.equal("private"),
             "Tmpfs": forms.mapping(r"/[a-z/]+", r"[a-z0-9=,]+"),
+            "MaskedPaths": forms.equal([]),
+            "ReadonlyPaths": forms.equal([]),
         },
     )
     return forms.fields(
@@ -188,6 +192,7 @@ def _container(policy: Policy, labels: Form) -> Form:
             "Entrypoint": forms.array(forms.text(_TEXT)),
             "Cmd": forms.array(forms.text(_TEXT)),
             "StopSignal": forms.text("[A-Z0-9+-]{1,16}"),
+            "Volumes": forms.equal({path: {} for path in lists.NESTING_VOLUMES}),
         },
     )
 
@@ -270,10 +275,20 @@ def _overlay(directories: list[str]) -> dict[str, str]:
 class _Isolation:
     capabilities: tuple[str, ...]
     devices: tuple[str, ...]
+    nesting: Nesting
 
 
-def _judge_isolation(given: dict[str, Any], uuid: str, policy: Policy, host: Host) -> None:
-    """Judge capabilities, devices and profiles, which depend on one another."""
+def _nesting(given: dict[str, Any]) -> Nesting:
+    if given["SecurityOpt"] == _NO_PROFILES:
+        return Nesting.HOST
+    if "MaskedPaths" in given or "ReadonlyPaths" in given:
+        return Nesting.UNPRIVILEGED
+    return Nesting.NO
+
+
+def _judge_isolation(body: dict[str, Any], uuid: str, policy: Policy, host: Host) -> None:
+    """Judge capabilities, devices, volumes and profiles, which depend on one another."""
+    given = body["HostConfig"]
     capabilities = given["CapAdd"]
     if capabilities != sorted(set(capabilities)):
         raise Refused("HostConfig: CapAdd: the capabilities are not in order")
@@ -295,12 +310,18 @@ def _judge_isolation(given: dict[str, Any], uuid: str, policy: Policy, host: Hos
             raise Refused(f"HostConfig: Devices: {error}") from None
         if device != drive:
             devices.append(device["PathOnHost"])
-    nesting = given["SecurityOpt"] == _NO_PROFILES
-    if nesting or set(capabilities) & _NESTING_ONLY:
+    nesting = _nesting(given)
+    if nesting == Nesting.HOST:
         # Without user namespaces, such a server has the power of the host's root.
-        if not nesting or not host.user_namespaces():
-            raise Refused("HostConfig: nested containers need an engine with userns-remap")
+        if not host.user_namespaces():
+            raise Refused("HostConfig: docker:nesting=host needs an engine with userns-remap")
         return
-    profile = seccomp.profile(_Isolation(tuple(capabilities), tuple(devices)))
-    if given["SecurityOpt"] != [f"seccomp={profile}"]:
-        raise Refused("HostConfig: SecurityOpt: the seccomp profile is not the driver's")
+    # The runtime shim starts none of the others with such capabilities and without a user namespace.
+    nests = nesting == Nesting.UNPRIVILEGED
+    if nests != (capabilities == [lists.ALL]) or nests != ("Volumes" in body):
+        raise Refused("HostConfig: CapAdd: the capabilities are not those of nested containers")
+    isolation = _Isolation(tuple(capabilities), tuple(devices), nesting)
+    mounts = nests or "SYS_ADMIN" in capabilities
+    above = ["apparmor=unconfined"] if mounts else []
+    if given["SecurityOpt"] != [*above, f"seccomp={seccomp.profile(isolation)}"]:
+        raise Refused("HostConfig: SecurityOpt: the profiles are not the driver's")

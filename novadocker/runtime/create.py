@@ -44,6 +44,8 @@ _UNIT_FOLDERS = (
 # HOST_NAME_MAX of the kernel, and the characters that hostnamed(8) allows.
 _LONGEST_HOSTNAME = 64
 _HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+# As in novadocker.extra_specs. These have no limit but the user namespace.
+_POWERFUL = frozenset(("CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"))
 _FAILURE_STATUS = 3
 # Programs assume this size if the terminal has none.
 _ROWS, _COLUMNS = 24, 80
@@ -359,33 +361,135 @@ def let_systemd_manage(config: Configuration) -> None:
     _leave_out_volumes(config)
     groups = _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE, type="cgroup")
     options = groups[0].get("options") if groups else None
-    own_groups = any(not space.get("path") for space in _find(config.namespaces, type="cgroup"))
-    if not own_groups or not isinstance(options, list) or "ro" not in options:
+    if not _has_own_groups(config) or not isinstance(options, list) or "ro" not in options:
         return
-    if _exists(f"{_CONTROL_GROUPS}/cgroup.controllers"):
-        if not _delegates():
-            raise Fault(
-                "systemd in a server needs /sys/fs/cgroup on the host to be mounted with nsdelegate"
-            )
-        groups[0]["options"] = ["rw" if option == "ro" else option for option in options]
+    if _is_unified():
+        _delegate_unified(groups[0], "systemd")
         return
     if not _exists(f"{_CONTROL_GROUPS}/systemd"):
         raise Fault(
             "systemd in a server needs the control group hierarchy name=systemd on the host"
         )
+    own: dict[str, object] = {
+        "destination": f"{_CONTROL_GROUPS_INSIDE}/systemd",
+        "type": "bind",
+        "source": f"{_CONTROL_GROUPS}/systemd{_control_group(config)}",
+        "options": ["bind", "nosuid", "noexec", "nodev"],
+    }
+    config.mounts.insert(config.mounts.index(groups[0]) + 1, own)
+
+
+def check_user_namespace(config: Configuration) -> None:
+    """Refuse a container whose capabilities would be those of the host's root.
+
+    The container may have been created while its server had a user namespace.
+
+    :raises Fault: the container has no user namespace
+    """
+    # The driver leaves the profile out only for ``docker:nesting=host``.
+    if "seccomp" not in config.linux or _find(config.namespaces, type="user"):
+        return
+    if not _POWERFUL.isdisjoint(_bounding_set(config)):
+        raise Fault(
+            "the capabilities of the server need a user namespace, which this host does not give to "
+            "it (docker:userns, [docker] user_namespaces)"
+        )
+
+
+def _bounding_set(config: Configuration) -> list[object]:
+    capabilities = config.process.get("capabilities")
+    bounding = capabilities.get("bounding") if isinstance(capabilities, dict) else None
+    return bounding if isinstance(bounding, list) else []
+
+
+def let_engine_manage(config: Configuration, owner: Owner) -> None:
+    """Let a server that runs containers in its user namespace prepare /sys for them.
+
+    :param owner: the user and group on the host of the server's root
+    """
+    if not _nests(config):
+        return
+    for mount in _find(config.mounts, destination="/sys", type="sysfs"):
+        # The kernel mounts a writable /sys in a privileged container inside only if the server's is
+        # writable. The files belong to the host's root.
+        _set_writable(mount)
+    for mount in _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE, type="cgroup"):
+        _delegate_control_groups(config, mount, owner)
+
+
+def _delegate_control_groups(config: Configuration, mount: dict[str, object], owner: Owner) -> None:
+    """Let a server make control groups below its own.
+
+    :param mount: the mount of the control groups
+    """
+    if _is_unified():
+        _delegate_unified(mount, "an engine")
+        return
+    # Most servers run no containers, so most starts do not wait for this import.
+    from novadocker.runtime import nesting
+
+    group = _control_group(config)
+    with open(_MOUNTS, "rb") as source:
+        names = nesting.hierarchies(source.read())
+    nesting.delegate(_CONTROL_GROUPS, names, group, owner)
+    place = config.mounts.index(mount)
+    for found in config.mounts[:]:
+        if _is_at_control_groups(found):
+            config.mounts.remove(found)
+    config.mounts[place:place] = nesting.mounts(_CONTROL_GROUPS, names, group)
+
+
+def _nests(config: Configuration) -> bool:
+    """Return True if the server has its own ids and control groups, and a complete /proc."""
+    # The driver leaves out the masks only for servers that run containers in a user namespace.
+    return (
+        _has_own_groups(config)
+        and bool(_find(config.namespaces, type="user"))
+        and not config.linux.get("maskedPaths")
+    )
+
+
+def _has_own_groups(config: Configuration) -> bool:
+    return any(not space.get("path") for space in _find(config.namespaces, type="cgroup"))
+
+
+def _is_at_control_groups(mount: dict[str, object]) -> bool:
+    return f"{mount.get('destination')}/".startswith(f"{_CONTROL_GROUPS_INSIDE}/")
+
+
+def _is_unified() -> bool:
+    return _exists(f"{_CONTROL_GROUPS}/cgroup.controllers")
+
+
+def _delegate_unified(mount: dict[str, object], program: str) -> None:
+    """Make the server's control group of v2 writable.
+
+    runc then gives it to the server's root.
+
+    :raises Fault: the server could change its limits
+    """
+    if not _delegates():
+        raise Fault(
+            f"{program} in a server needs /sys/fs/cgroup on the host to be mounted with nsdelegate"
+        )
+    _set_writable(mount)
+
+
+def _set_writable(mount: dict[str, object]) -> None:
+    options = mount.get("options")
+    if isinstance(options, list):
+        mount["options"] = ["rw" if option == "ro" else option for option in options]
+
+
+def _control_group(config: Configuration) -> str:
+    """Return the path of the container's control group in each hierarchy."""
     group = config.linux.get("cgroupsPath")
     if not isinstance(group, str):
         raise Fault("the container has no control group in its configuration")
     if group.count(":") == 2:
         parent, prefix, name = group.split(":")
         group = f"/{parent}/{prefix}-{name}.scope"
-    own: dict[str, object] = {
-        "destination": f"{_CONTROL_GROUPS_INSIDE}/systemd",
-        "type": "bind",
-        "source": f"{_CONTROL_GROUPS}/systemd{group}",
-        "options": ["bind", "nosuid", "noexec", "nodev"],
-    }
-    config.mounts.insert(config.mounts.index(groups[0]) + 1, own)
+    return group
 
 
 def _run_of_systemd(config: Configuration) -> dict[str, object] | None:
@@ -402,9 +506,7 @@ def _leave_out_volumes(config: Configuration) -> None:
     not boot with them.
     """
     for mount in config.mounts[:]:
-        if mount.get("type") == "bind" and f"{mount.get('destination')}/".startswith(
-            f"{_CONTROL_GROUPS_INSIDE}/"
-        ):
+        if mount.get("type") == "bind" and _is_at_control_groups(mount):
             place = config.mounts.index(mount)
             config.mounts.remove(mount)
             if not _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE):
@@ -441,11 +543,7 @@ def mount_tmp(config: Configuration, root: Tree) -> None:
 
 def mount_generator(config: Configuration) -> None:
     """Mount the generator by which a systemd without CAP_SYS_ADMIN starts services all the same."""
-    process = config.content.get("process")
-    capabilities = process.get("capabilities") if isinstance(process, dict) else None
-    bounding = capabilities.get("bounding") if isinstance(capabilities, dict) else None
-    privileged = isinstance(bounding, list) and "CAP_SYS_ADMIN" in bounding
-    if privileged or _run_of_systemd(config) is None:
+    if "CAP_SYS_ADMIN" in _bounding_set(config) or _run_of_systemd(config) is None:
         return
     # runc mounts in this order, so the generator comes after the tmpfs at /run.
     config.mounts.append(
@@ -858,10 +956,13 @@ def prepare(call: Call) -> bool:
     mount_tmp(config, root)
     mount_generator(config)
     if additions.ids is None:
+        check_user_namespace(config)
+        let_engine_manage(config, owner)
         config.write()
     else:
         user = additions.namespaces["user"]
         add_user_namespace(config, container_id, user, additions.ids)
+        let_engine_manage(config, config.owner(0, 0))
         delegate_systemd_group(config, additions.ids[0])
         map_owners(config, user, additions.ids)
         config.write()

@@ -37,11 +37,11 @@ def connected(url: str, *programs: str) -> Iterator[docker.APIClient]:
     """
     with closing(docker.APIClient(base_url=url, timeout=60)) as client:
         repository, tag = IMAGE.split(":")
-        client.import_image_from_data(_archive(*programs), repository=repository, tag=tag)
+        client.import_image_from_data(archive(*programs), repository=repository, tag=tag)
         yield client
 
 
-def _archive(*more: str) -> bytes:
+def archive(*more: str) -> bytes:
     """Return a root file system with accounts, a setuid ``su`` and programs of the machine."""
     programs = (*_PROGRAMS, *more)
     buffer = io.BytesIO(busybox_archive())

@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova.api.validation.extra_specs import validators
 
 from novadocker import extra_spec_validators, extra_specs
+from novadocker.extra_specs import Nesting
 from tests import CHECKOUT
 
 METADEFS = CHECKOUT / "etc" / "glance" / "metadefs" / "novadocker.json"
@@ -37,8 +38,11 @@ GOOD = [
     ("docker:capabilities", "NET_ADMIN, SYS_NICE", ("NET_ADMIN", "SYS_NICE")),
     ("docker:devices", "/dev/fuse,/dev/net/tun", ("/dev/fuse", "/dev/net/tun")),
     ("docker:devices", "/dev/nvidia0", ("/dev/nvidia0",)),
-    ("docker:nesting", "true", True),
-    ("docker:nesting", "False", False),
+    ("docker:capabilities", "SYS_ADMIN", ("SYS_ADMIN",)),
+    ("docker:nesting", "true", Nesting.UNPRIVILEGED),
+    ("docker:nesting", "yes", Nesting.UNPRIVILEGED),
+    ("docker:nesting", "False", Nesting.NO),
+    ("docker:nesting", "host", Nesting.HOST),
     ("docker:sysctl:net.core.somaxconn", "1024", "1024"),
     ("docker:sysctl:net.ipv4.ip_local_port_range", "1024  65000", "1024 65000"),
     ("docker:sysctl:kernel.sem", "250 32000 32 128", "250 32000 32 128"),
@@ -54,7 +58,7 @@ BAD = [
     ("docker:ulimit_nofile", "2:1"),
     ("docker:ulimit_nofile", "-1:1"),
     ("docker:ulimit_nofile", "1:2:3"),
-    ("docker:capabilities", "SYS_ADMIN"),
+    ("docker:capabilities", "SYS_RAWIO"),
     ("docker:capabilities", "SYS_MODULE"),
     ("docker:capabilities", "CAP_NET_ADMIN"),
     ("docker:capabilities", "NET_ADMIN,"),
@@ -65,6 +69,7 @@ BAD = [
     ("docker:devices", "/dev"),
     ("docker:devices", "/dev/fuse:/dev/x"),
     ("docker:nesting", "perhaps"),
+    ("docker:nesting", "Host"),
     ("docker:sysctl:net.core.somaxconn", ""),
     ("docker:sysctl:net.core.somaxconn", "0"),
     ("docker:sysctl:net.core.somaxconn", "65536"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from novadocker.extra_specs import Nesting
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.network.types import NetworkRate
 
@@ -86,8 +87,9 @@ class Isolation:
     :ivar devices: paths of the host's devices that the server may use
     :ivar shm_bytes: size of /dev/shm; None means half of the memory at the creation
     :ivar oom_score_adj: added to the server's score when the host's kernel is out of memory
-    :ivar nesting: True if the server may run containers itself
+    :ivar nesting: the containers that the server may run itself
     :ivar sysctls: names and values of sysctls of the server's own namespaces
+    :ivar volumes: directories that are volumes of the server besides those of its image
     """
 
     capabilities: tuple[str, ...] = ()
@@ -95,8 +97,9 @@ class Isolation:
     resource_limits: tuple[ResourceLimit, ...] = ()
     shm_bytes: int | None = None
     oom_score_adj: int = 0
-    nesting: bool = False
+    nesting: Nesting = Nesting.NO
     sysctls: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

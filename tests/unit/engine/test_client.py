@@ -24,9 +24,11 @@ import requests
 import urllib3
 
 from novadocker import exception
+from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import client, connection, registry_errors, seccomp
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
 SPEC = ContainerSpec(
@@ -56,9 +58,9 @@ SPEC = ContainerSpec(
 )
 
 
-@pytest.mark.parametrize("nesting", [False, True])
+@pytest.mark.parametrize("nesting", Nesting)
 @pytest.mark.parametrize("systemd", [False, True])
-def test_a_container_shares_nothing_with_the_host(nesting: bool, systemd: bool) -> None:
+def test_a_container_shares_nothing_with_the_host(nesting: Nesting, systemd: bool) -> None:
     """The page on security says so of the items of the CIS Docker Benchmark."""
     spec = replace(SPEC, isolation=replace(SPEC.isolation, nesting=nesting), systemd=systemd)
     config = engine_requests.container_config(spec)
@@ -70,7 +72,7 @@ def test_a_container_shares_nothing_with_the_host(nesting: bool, systemd: bool) 
     assert host["RestartPolicy"] == {"Name": "no"}
     assert host["CapDrop"] == ["ALL"]
     assert min(host["Memory"], host["MemorySwap"], host["CpuShares"], host["PidsLimit"]) > 0
-    assert ("seccomp=unconfined" in host["SecurityOpt"]) == nesting
+    assert ("seccomp=unconfined" in host["SecurityOpt"]) == (nesting == Nesting.HOST)
     assert not any("BindOptions" in mount for mount in host["Mounts"])
 
 
@@ -132,8 +134,25 @@ def test_systemd() -> None:
     assert not {"CgroupnsMode", "Tmpfs"} & plain["HostConfig"].keys()
 
 
-def test_nesting_lifts_the_profiles() -> None:
-    nesting = replace(SPEC, isolation=replace(SPEC.isolation, nesting=True))
+def test_nesting_has_a_profile_and_a_complete_proc() -> None:
+    nesting = isolation.isolation({"docker:nesting": "true"})
+    config = engine_requests.container_config(replace(SPEC, isolation=nesting))
+    host = config["HostConfig"]
+    assert host["SecurityOpt"] == ["apparmor=unconfined", f"seccomp={seccomp.profile(nesting)}"]
+    assert (host["MaskedPaths"], host["ReadonlyPaths"]) == ([], [])
+    assert set(config["Volumes"]) > {"/var/lib/docker", "/var/lib/containers"}
+    assert host["CgroupnsMode"] == "private"
+
+
+def test_mounts_need_another_profile_of_apparmor() -> None:
+    mounts = isolation.isolation({"docker:capabilities": "SYS_ADMIN"})
+    host = engine_requests.container_config(replace(SPEC, isolation=mounts))["HostConfig"]
+    assert host["SecurityOpt"] == ["apparmor=unconfined", f"seccomp={seccomp.profile(mounts)}"]
+    assert not {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode"} & host.keys()
+
+
+def test_nesting_as_root_of_the_host_lifts_the_profiles() -> None:
+    nesting = replace(SPEC, isolation=replace(SPEC.isolation, nesting=Nesting.HOST))
     host = engine_requests.container_config(nesting)["HostConfig"]
     assert host["SecurityOpt"] == ["apparmor=unconfined", "seccomp=unconfined"]
     assert "Privileged" not in host

@@ -10,6 +10,8 @@ from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import Isolation
 
 PLAIN = isolation.isolation({})
+MOUNTS = isolation.isolation({"docker:capabilities": "SYS_ADMIN"})
+NESTING = isolation.isolation({"docker:nesting": "true"})
 
 # linux/loop.h
 LOOP_CLR_FD, LOOP_GET_STATUS64, LOOP_CONFIGURE, LOOP_CTL_GET_FREE = 0x4C01, 0x4C05, 0x4C0A, 0x4C82
@@ -74,6 +76,36 @@ def test_what_a_capability_adds() -> None:
     ):
         assert allows(Isolation(capabilities=(capability,)), call)
         assert not allows(Isolation(capabilities=("NET_ADMIN",)), call)
+
+
+_MOUNTS = """
+fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree open_tree_attr
+setdomainname sethostname umount umount2
+"""
+_NAMESPACES = "clone3 pivot_root setns unshare"
+
+
+def test_mounts_add_no_namespaces() -> None:
+    assert {call for call in DENIED if allows(MOUNTS, call, 0, 0, 0)} == set(_MOUNTS.split())
+    assert not allows(MOUNTS, "clone", 0x10000000)
+
+
+def test_nesting_adds_only_mounts_and_namespaces() -> None:
+    added = {call for call in DENIED if allows(NESTING, call, 0, 0, 0)}
+    # The last ones are of capabilities that the kernel does not grant in a user namespace.
+    policies = {"get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"}
+    assert added == {*_MOUNTS.split(), *_NAMESPACES.split(), *policies, "acct", "vhangup"}
+    assert allows(NESTING, "clone", 0x10000000)
+    assert not allows(NESTING, "socket", 38)
+    assert not allows(NESTING, "ioctl", 3, LOOP_CLR_FD)
+
+
+@pytest.mark.parametrize("call", ["add_key", "keyctl", "request_key"])
+def test_nested_engines_find_no_keyrings(call: str) -> None:
+    """runc reports any other error than ENOSYS."""
+    rules = json.loads(seccomp.profile(NESTING))["syscalls"]
+    (rule,) = (rule for rule in rules if call in rule["names"])
+    assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", 38)
 
 
 @pytest.mark.parametrize("high", [0, 1 << 32, 0xFFFFFFFF << 32])

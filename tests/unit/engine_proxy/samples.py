@@ -86,14 +86,16 @@ PLAIN = replace(
     SPEC, limits=Limits(1024, 64 << 20, 0, 64), isolation=Isolation(isolation.CAPABILITIES)
 )
 STAND_IN = rescue.stand_in(SPEC, STORAGE, UUID)
-NESTING = replace(
-    SPEC,
-    isolation=replace(
-        SPEC.isolation,
-        capabilities=tuple(sorted((*isolation.CAPABILITIES, "MKNOD", "NET_ADMIN", "SYS_ADMIN"))),
-        nesting=True,
-    ),
+POWERFUL = tuple(
+    replace(SPEC, isolation=isolation.isolation({f"docker:{name}": value}))
+    for name, value in (
+        ("nesting", "true"),
+        ("nesting", "host"),
+        ("capabilities", "SYS_ADMIN"),
+        ("capabilities", "DAC_READ_SEARCH"),
+    )
 )
+"""Containers that have power over their user namespace."""
 
 
 @dataclass(frozen=True)

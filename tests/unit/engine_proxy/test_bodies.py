@@ -14,14 +14,15 @@ from novadocker import extra_specs, naming
 from novadocker.engine_proxy import bodies, forms
 from novadocker.engine_proxy.forms import Refused
 from novadocker.engine_proxy.policy import Policy
+from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.limits import capabilities
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.unit.engine_proxy.samples import (
     DRIVE,
-    NESTING,
     OTHER,
     PLAIN,
+    POWERFUL,
     SPEC,
     STAND_IN,
     UUID,
@@ -81,18 +82,9 @@ def test_each_part_of_a_specification_is_in_the_sample() -> None:
         "Limits.swap_bytes",
         "Limits.inbound",
         "Limits.outbound",
-        "Isolation.nesting",
+        "Isolation.volumes",
     }
     assert {Limits, Isolation} == {type(SPEC.limits), type(SPEC.isolation)}
-
-
-@pytest.mark.parametrize(("remaps", "passes"), [(True, True), (False, False)])
-def test_nesting_needs_user_namespaces(remaps: bool, passes: bool) -> None:
-    if passes:
-        judge(made(NESTING), Host(remaps_users=remaps))
-    else:
-        with pytest.raises(Refused, match="userns-remap"):
-            judge(made(NESTING), Host(remaps_users=remaps))
 
 
 def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -306,3 +298,54 @@ def test_new_limits() -> None:
 def test_texts_that_are_not_read(text: bytes) -> None:
     with pytest.raises(Refused):
         forms.parse(text)
+
+
+@pytest.mark.parametrize("spec", POWERFUL)
+def test_power_over_a_user_namespace(spec: ContainerSpec) -> None:
+    judge(made(spec), Host(remaps_users=True))
+    if spec.isolation.nesting != Nesting.HOST:
+        judge(made(spec), Host(remaps_users=False))
+        return
+    with pytest.raises(Refused, match="userns-remap"):
+        judge(made(spec), Host(remaps_users=False))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"MaskedPaths": ["/proc/kcore"]},
+        {"CapAdd": ["MKNOD", "NET_ADMIN", "SYS_ADMIN"]},
+        {"CapAdd": ["ALL", "CHOWN"]},
+        {"SecurityOpt": ["apparmor=unconfined"]},
+        {"SecurityOpt": ["seccomp=unconfined"]},
+        {"SecurityOpt": ["apparmor=unconfined", f"seccomp={WIDE}"]},
+    ],
+)
+def test_nesting_has_the_drivers_profile(change: dict[str, Any]) -> None:
+    body = made(POWERFUL[0])
+    body["HostConfig"] |= change
+    with pytest.raises(Refused):
+        judge(body, Host(remaps_users=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"HostConfig": {"MaskedPaths": [], "ReadonlyPaths": []}},
+        {"HostConfig": {"CapAdd": ["ALL"]}},
+        {"Volumes": {path: {} for path in capabilities.NESTING_VOLUMES}},
+    ],
+)
+def test_parts_of_nesting_are_for_nesting(change: dict[str, Any]) -> None:
+    body = made(PLAIN)
+    body["HostConfig"] |= change.get("HostConfig", {})
+    body |= {name: value for name, value in change.items() if name != "HostConfig"}
+    with pytest.raises(Refused):
+        judge(body, Host(remaps_users=True))
+
+
+def test_nesting_has_volumes_for_engines_inside() -> None:
+    body = made(POWERFUL[0])
+    del body["Volumes"]
+    with pytest.raises(Refused):
+        judge(body, Host(remaps_users=True))

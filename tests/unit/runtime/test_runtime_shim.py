@@ -1111,3 +1111,115 @@ def test_text_of_a_tenant_is_not_taken_for_the_root(shim: Shim, root: Path) -> N
     shim.write_config(process={"args": [trick]}, **config)
     assert shim.create().returncode == 0
     assert (root / "etc" / "hosts").read_text() == "ours"
+
+
+# -- containers inside ----------------------------------------------------------------------------
+
+OF_V1 = """\
+cgroup /sys/fs/cgroup/memory cgroup rw,nosuid,memory 0 0
+cgroup /sys/fs/cgroup/blkio cgroup rw,nosuid,blkio 0 0
+cgroup /sys/fs/cgroup/net_cls,net_prio cgroup rw,nosuid,net_cls,net_prio 0 0
+systemd /sys/fs/cgroup/systemd cgroup rw,nosuid,name=systemd 0 0
+cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nosuid 0 0
+cgroup /mnt/pids cgroup rw,nosuid,pids 0 0
+"""
+
+
+def nesting_config(shim: Shim, *mounts: dict[str, Any], **changes: Any) -> None:
+    """Write the configuration of a server that runs containers in its user namespace."""
+    ids = [{"containerID": 0, "hostID": os.getuid(), "size": 65536}]
+    groups_of = [{"containerID": 0, "hostID": os.getgid(), "size": 65536}]
+    kinds = ("network", "cgroup", "user")
+    shim.write_config(
+        mounts=list(mounts),
+        linux={
+            "cgroupsPath": f"/docker/{ID}",
+            "namespaces": [{"type": kind} for kind in kinds],
+            "uidMappings": ids,
+            "gidMappings": groups_of,
+            **changes,
+        },
+    )
+
+
+@pytest.fixture
+def namespace_of_user(shim: Shim) -> None:
+    """Let the shim find the server's user namespace, which only root can mount."""
+    path = shim.program.parent / "create.py"
+    text = path.read_text()
+    check = "if not _is_user_namespace(user):"
+    assert check in text
+    path.write_text(text.replace(check, "if False:"))
+
+
+@pytest.mark.usefixtures("namespace_of_user")
+def test_an_engine_inside_divides_groups_of_v1_whose_limits_stay(shim: Shim) -> None:
+    (shim.folder / "mounts").write_text(OF_V1)
+    made = {}
+    for name in ("memory", "systemd", "blkio"):
+        made[name] = shim.folder / "groups" / name / "docker" / ID
+        made[name].mkdir(parents=True)
+        for file in ("cgroup.procs", "tasks"):
+            (made[name] / file).touch()
+    nesting_config(shim, SHM, groups("ro"), bind("/sys/fs/cgroup/x", str(shim.folder)), RUN)
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    assert [mount["destination"] for mount in shim.mounts] == [
+        "/dev/shm",
+        "/sys/fs/cgroup",
+        "/sys/fs/cgroup/memory",
+        "/sys/fs/cgroup/systemd",
+        "/run",
+    ]
+    _, base, memory, *_ = shim.mounts
+    assert base["type"] == "tmpfs"
+    assert (memory["type"], memory["source"]) == ("bind", str(made["memory"]))
+    assert "ro" not in memory["options"]
+
+
+@pytest.mark.usefixtures("namespace_of_user")
+@pytest.mark.parametrize("delegated", [True, False])
+def test_an_engine_inside_writes_its_groups_of_v2(shim: Shim, delegated: bool) -> None:
+    (shim.folder / "groups").mkdir()
+    (shim.folder / "groups/cgroup.controllers").touch()
+    options = "rw,nosuid,nsdelegate" if delegated else "rw,nosuid"
+    (shim.folder / "mounts").write_text(f"cgroup2 /sys/fs/cgroup cgroup2 {options} 0 0\n")
+    nesting_config(shim, SHM, groups("ro"))
+    done = shim.create()
+    if delegated:
+        assert done.returncode == 0, done.stderr
+        assert shim.mounts == [SHM, groups("rw")]
+    else:
+        assert "an engine in a server needs" in shim.refusal(done)
+
+
+@pytest.mark.usefixtures("namespace_of_user")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"maskedPaths": ["/proc/kcore"]},
+        {"namespaces": [{"type": "network"}, {"type": "cgroup"}]},
+        {"namespaces": [{"type": "network"}, {"type": "user"}]},
+    ],
+)
+def test_no_other_server_divides_its_groups(shim: Shim, change: dict[str, Any]) -> None:
+    (shim.folder / "mounts").write_text(OF_V1)
+    nesting_config(shim, SHM, groups("ro"), **change)
+    done = shim.create()
+    assert done.returncode == 0, done.stderr
+    assert shim.mounts == [SHM, groups("ro")]
+
+
+@pytest.mark.parametrize("capability", ["CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"])
+def test_power_over_a_user_namespace_needs_one(shim: Shim, capability: str) -> None:
+    """The container may have been created while its server had a user namespace."""
+    linux = {"namespaces": [{"type": "network"}], "seccomp": {"defaultAction": "x"}}
+    process = {"capabilities": {"bounding": ["CAP_CHOWN", capability]}}
+    shim.write_config(linux=linux, process=process)
+    assert "need a user namespace" in shim.refusal(shim.create())
+
+
+def test_a_server_with_the_power_of_the_hosts_root_has_no_profile(shim: Shim) -> None:
+    process = {"capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}
+    shim.write_config(linux={"namespaces": [{"type": "network"}]}, process=process)
+    assert shim.create().returncode == 0

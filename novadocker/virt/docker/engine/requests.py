@@ -13,6 +13,7 @@ from typing import Any
 from oslo_utils import timeutils
 
 from novadocker import naming
+from novadocker.extra_specs import Nesting
 from novadocker.state_files import console_log
 from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.model import (
@@ -79,6 +80,8 @@ def container_config(spec: ContainerSpec) -> dict[str, Any]:
     if spec.entrypoint:
         config["Entrypoint"] = list(spec.entrypoint)
         config["Cmd"] = list(spec.command)
+    if spec.isolation.volumes:
+        config["Volumes"] = {path: {} for path in spec.isolation.volumes}
     if spec.stop_signal:
         config["StopSignal"] = spec.stop_signal
     if spec.systemd:
@@ -139,11 +142,17 @@ def _isolation(isolation: Isolation, memory_bytes: int) -> dict[str, Any]:
         # Half of the memory, as on a virtual machine: the kernel's default for a tmpfs.
         "ShmSize": memory_bytes // 2 if shm_bytes is None else shm_bytes,
     }
-    if isolation.nesting:
+    if isolation.nesting == Nesting.HOST:
         # The default profiles deny system calls that create containers, so neither applies.
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
-    else:
-        config["SecurityOpt"] = [f"seccomp={seccomp.profile(isolation)}"]
+        return config
+    config["SecurityOpt"] = [f"seccomp={seccomp.profile(isolation)}"]
+    if isolation.nesting == Nesting.UNPRIVILEGED or "SYS_ADMIN" in isolation.capabilities:
+        # The engine's profile denies all mounts. The user namespace denies what else it denies.
+        config["SecurityOpt"].insert(0, "apparmor=unconfined")
+    if isolation.nesting == Nesting.UNPRIVILEGED:
+        # The kernel mounts a /proc in a nested container only if the server's own is complete.
+        config |= {"CgroupnsMode": "private", "MaskedPaths": [], "ReadonlyPaths": []}
     return config
 
 

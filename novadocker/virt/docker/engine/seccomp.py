@@ -2,8 +2,8 @@
 """The seccomp profile of servers, in the format of the Docker Engine; pure.
 
 The profiles of engines differ: 20.10 allows io_uring, 23 does not. With this one, a server may make
-the same system calls on every engine. It allows nothing that the default profile of Moby denies
-(May 2026, https://github.com/moby/profiles, Apache-2.0).
+the same system calls on every engine. Without SYS_ADMIN, it allows nothing that the default profile
+of Moby denies (May 2026, https://github.com/moby/profiles, Apache-2.0).
 
 A call that is not listed fails with EPERM. runc lets a call fail with ENOSYS that is newer than
 every listed one, and ignores names that its libseccomp lacks. So the lists contain calls of all
@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Protocol
+
+from novadocker.extra_specs import Nesting
 
 _FILES = """
 access cachestat chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3
@@ -90,8 +92,13 @@ _CALLS = (
     + _SYSTEM
 ).split()
 
-# SYS_ADMIN is not here, because a server has it with nesting only, and then no profile.
+_MOUNTS = """
+fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree open_tree_attr umount
+umount2
+"""
 _BY_CAPABILITY = {
+    # In a user namespace the kernel mounts only file systems that it trusts with any content.
+    "SYS_ADMIN": f"{_MOUNTS} setdomainname sethostname",
     # In a PID namespace reboot(2) ends the namespace only. The two calls of kexec, which need the
     # same capability, concern the host, so they are not here.
     "SYS_BOOT": "reboot",
@@ -101,6 +108,11 @@ _BY_CAPABILITY = {
     "SYS_PTRACE": "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
     "SYS_TTY_CONFIG": "vhangup",
 }
+
+# What an engine inside calls besides to make namespaces and to enter them.
+_NESTING = "clone clone3 pivot_root setns unshare"
+# An engine creates a keyring for each container unless the kernel has no keyrings.
+_KEYRINGS = "add_key keyctl request_key"
 
 # linux/personality.h: PER_LINUX, PER_LINUX32, each with and without UNAME26, and the query.
 _PERSONALITIES = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
@@ -128,42 +140,61 @@ class Isolation(Protocol):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """All capabilities of the server's root, without ``CAP_``."""
+        """All capabilities of the server's root, without ``CAP_``; ``ALL`` for nesting."""
 
     @property
     def devices(self) -> tuple[str, ...]:
         """Paths of the host's devices that the server may use."""
 
+    @property
+    def nesting(self) -> Nesting:
+        """The containers that the server may run itself."""
+
 
 def profile(isolation: Isolation) -> str:
-    """Return the profile of a server without nesting."""
+    """Return the profile of a server; one with ``Nesting.HOST`` has none."""
     loop = any(PurePosixPath(path).name.startswith("loop") for path in isolation.devices)
-    return _profile(isolation.capabilities, loop)
+    return _profile(isolation.capabilities, loop, isolation.nesting == Nesting.UNPRIVILEGED)
 
 
 @lru_cache(maxsize=64)
-def _profile(capabilities: tuple[str, ...], loop: bool) -> str:
+def _profile(capabilities: tuple[str, ...], loop: bool, nests: bool) -> str:
     """Return the profile of a server.
 
     :param loop: True if the flavor gives the server a loop device
+    :param nests: True if the server may run containers itself
     """
     calls = {*_CALLS, *(["ioctl"] if loop else [])}
     for capability, names in _BY_CAPABILITY.items():
-        if capability in capabilities:
+        if nests or capability in capabilities:
             calls |= set(names.split())
     rules = [
         _rule(calls),
         *(_rule(["personality"], _equal(value)) for value in _PERSONALITIES),
         *(_rule(["socket"], test) for test in _families()),
-        _rule(["clone"], _masked(_NEW_NAMESPACES, 0)),
-        # Its flags are in memory, which seccomp can't read. With ENOSYS, libraries call clone.
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        *(_nesting() if nests else _no_namespaces()),
         *([] if loop else [_rule(["ioctl"], test) for test in _other(_IOCTL_TYPE, _LOOP_TYPE)]),
     ]
     return json.dumps(
         {"defaultAction": "SCMP_ACT_ERRNO", "archMap": _ARCHITECTURES, "syscalls": rules},
         separators=(",", ":"),
     )
+
+
+def _nesting() -> Iterator[dict[str, Any]]:
+    yield _rule(_NESTING.split())
+    yield _unknown(_KEYRINGS.split())
+
+
+def _no_namespaces() -> Iterator[dict[str, Any]]:
+    yield _rule(["clone"], _masked(_NEW_NAMESPACES, 0))
+    # Its flags are in memory, which seccomp can't read. With ENOSYS, libraries call clone.
+    yield _unknown(["clone3"])
+
+
+def _unknown(names: list[str]) -> dict[str, Any]:
+    """Return a rule that answers as a kernel without these system calls."""
+    return {"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS}
 
 
 def _rule(names: Iterable[str], *tests: dict[str, Any]) -> dict[str, Any]:

@@ -28,3 +28,8 @@ CAPABILITIES = (
 )
 NESTING = ("MKNOD", "NET_ADMIN", "SYS_ADMIN")
 """An engine inside needs these to mount file systems, create devices and networks of containers."""
+ALL = "ALL"
+"""The engine's word for all capabilities. In a user namespace the kernel grants them over what
+belongs to the namespace; an engine inside gives them to its privileged containers."""
+NESTING_VOLUMES = ("/var/lib/containerd", "/var/lib/containers", "/var/lib/docker")
+"""The data of engines inside, whose overlays the kernel does not mount on an overlay."""

@@ -128,12 +128,15 @@ class Build:
         :param asked: the value of ``Lxcfs.look``
         """
         rules = self._services.rules()
+        apart = isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules))
+        if not self._services.has_user_namespace(instance):
+            isolation.check_user_namespace(apart)
         return spec.container_spec(
             instance,
             image_meta,
             image,
             flavor_limits.instance_limits(instance, rules),
-            isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
+            apart,
             runtime=CONF.docker.runtime,
             console_log_max_mb=CONF.docker.console_log_max_mb,
             mounts=self._config_drive.mounts(instance)

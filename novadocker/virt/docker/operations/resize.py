@@ -42,8 +42,9 @@ class Resize:
         :raises ResizeRefused: the instance cannot have these limits; they are unchanged
         """
         rules = self._services.rules()
+        present = flavor_limits.asked(instance, instance.flavor, rules)
         check_isolation(
-            isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules)),
+            isolation.of_present(present, self._services.has_user_namespace(instance)),
             isolation.isolation(flavor_limits.asked(instance, flavor, rules)),
         )
         old = flavor_limits.instance_limits(instance, rules)

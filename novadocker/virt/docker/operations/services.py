@@ -213,6 +213,13 @@ class Services:
         asked = flavor_limits.asked(instance, instance.flavor, self.rules())
         return self.user_namespaces.of_server(asked.get(extra_specs.USERNS.name))
 
+    def has_user_namespace(self, instance: objects.Instance) -> bool:
+        """Return True if an instance has other ids than the host, its own or the engine's.
+
+        :raises InvalidLimits: an extra spec of the instance is malformed
+        """
+        return self.id_maps is not None or self.own_user_namespace(instance)
+
     def rules(self) -> flavor_limits.Rules:
         """Return the rules for the extra specs of flavors and images on this host."""
         return flavor_limits.rules(
