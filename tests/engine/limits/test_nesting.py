@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,13 @@ import pytest
 
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Mount
-from tests.engine import attacks, control_groups, machines, remapping
+from tests.engine import attacks, control_groups, machines, namespaced, remapping
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "docker", "dockerd", "runc")
 _BUILD = """
 set -e
-docker import /inner.tar inner >/dev/null
 mkdir /build
 cd /build
 echo 'FROM inner' >Dockerfile
@@ -36,23 +36,31 @@ cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max
 """
 
 
-@pytest.fixture(scope="module")
-def own(privileged: None, state_folder: Path) -> Iterator[OwnEngine]:
-    with remapping.remapped_engine(state_folder, "nesting") as found:
-        yield found
+@pytest.fixture(scope="module", params=["own", "userns-remap"])
+def outer(
+    request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
+) -> Iterator[OwnEngine]:
+    """Yield an engine whose servers can have a user namespace."""
+    if request.param == "own":
+        yield session_engine
+    else:
+        with remapping.remapped_engine(state_folder, "nesting") as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
-def client(own: OwnEngine) -> Iterator[docker.APIClient]:
+def client(outer: OwnEngine) -> Iterator[docker.APIClient]:
     programs = [str(shutil.which(name, path="/usr/sbin:/usr/bin")) for name in _PROGRAMS]
-    with machines.connected(own.url, *programs) as found:
+    image = _with_file(machines.archive(*programs), "inner.tar", machines.archive())
+    with closing(docker.APIClient(base_url=outer.url, timeout=60)) as found:
+        found.import_image_from_data(image, repository="nesting", tag="test")
         yield found
 
 
 def _spec(**asked: str) -> ContainerSpec:
     return ContainerSpec(
         name="",
-        image_id=machines.IMAGE,
+        image_id="nesting:test",
         hostname="nesting",
         labels={},
         runtime="",
@@ -66,24 +74,25 @@ def _spec(**asked: str) -> ContainerSpec:
 
 
 @pytest.fixture(scope="module")
-def server(own: OwnEngine, client: docker.APIClient, state_folder: Path) -> Iterator[Machine]:
+def server(outer: OwnEngine, client: docker.APIClient, state_folder: Path) -> Iterator[Machine]:
     """Yield a server with an engine that has the image ``inner``."""
     mark = (state_folder / "mark").read_text()
     instance_uuid = f"{mark}-0000-4000-8000-000000000001"
-    with remapping.server(own, client, instance_uuid, _spec(nesting="true")) as found:
-        client.put_archive(found.id, "/", _packed("inner.tar", machines.archive()))
+    with namespaced.server(outer, client, instance_uuid, _spec(nesting="true")) as found:
         # There are no iptables in the image.
         start = "dockerd --iptables=false --log-level=error >/dockerd.log 2>&1 &"
         wait = "until docker version >/dev/null 2>&1; do sleep 0.1; done"
         assert found.shell(f"{start} timeout 60 sh -c '{wait}'")[0] == 0, found.shell(
             "cat /dockerd.log"
         )
+        assert found.run("docker", "import", "/inner.tar", "inner")[0] == 0
         yield found
 
 
-def _packed(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+def _with_file(root: bytes, name: str, content: bytes) -> bytes:
+    """Return a tar archive with one more file."""
+    buffer = io.BytesIO(root)
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
         entry = tarfile.TarInfo(name)
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))

@@ -61,8 +61,8 @@ def check_user_namespace(found: Isolation) -> None:
         return
     if found.nesting == Nesting.UNPRIVILEGED:
         raise exception.InvalidLimits(
-            reason=f"{extra_specs.NESTING.name}=true needs a user namespace, and the server has none "
-            f"on this host ({extra_specs.USERNS.name}=own)"
+            reason=f"{extra_specs.NESTING.name}=true needs a user namespace, and the server has "
+            f"none on this host ({extra_specs.USERNS.name}=own)"
         )
     for name in found.capabilities:
         if name in extra_specs.NAMESPACE_CAPABILITIES:
