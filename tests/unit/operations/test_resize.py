@@ -265,3 +265,47 @@ def test_limits_are_set_at_every_start(
         enforcement.kept.clear()
         start()
         assert kept(enforcement) == (256, 200_000)
+
+
+@pytest.mark.parametrize(("userns", "passes"), [("host", True), ("own", False)])
+def test_a_server_of_the_time_when_nesting_gave_the_power_of_the_hosts_root(
+    server: Any, migrate: Any, userns: str, passes: bool
+) -> None:
+    server.flavor.extra_specs = {"docker:nesting": "true", "docker:userns": userns}
+    new = flavor(extra_specs={"docker:nesting": "host"})
+    if passes:
+        migrate(new)
+    else:
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="differ in capabilities"):
+            migrate(new)
+
+
+@pytest.mark.parametrize(
+    ("asked", "userns", "passes"),
+    [
+        ({"docker:nesting": "true"}, "host", False),
+        ({"docker:nesting": "true"}, "own", True),
+        ({"docker:nesting": "host"}, "host", True),
+        ({"docker:capabilities": "SYS_ADMIN"}, "host", False),
+        ({"docker:capabilities": "SYS_ADMIN"}, "own", True),
+    ],
+)
+def test_power_that_needs_a_user_namespace(
+    driver: Any,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    asked: dict[str, str],
+    userns: str,
+    passes: bool,
+) -> None:
+    instance.flavor.extra_specs = {**asked, "docker:userns": userns}
+
+    def spawn() -> None:
+        driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
+
+    if passes:
+        spawn()
+    else:
+        with pytest.raises(exception.InvalidLimits, match="needs a user namespace"):
+            spawn()
