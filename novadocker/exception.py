@@ -171,6 +171,14 @@ class RegistryFailed(exception.NovaException):
     msg_fmt = _("Registry %(registry)s cannot be used: %(reason)s")
 
 
+class ImageTooLarge(exception.NovaException):
+    """An image of a registry is larger than the root disk of the flavor."""
+
+    msg_fmt = _(
+        "Image %(name)s has %(size)d bytes or more, but the flavor's root disk has only %(most)d"
+    )
+
+
 class ImageNotVerified(exception.NovaException):
     """The operator's command did not confirm an image of a registry."""
 

@@ -2,6 +2,7 @@
 """A real engine and hostile registries, which are small HTTP servers of the tests."""
 
 import base64
+import gzip
 import hashlib
 import json
 import shutil
@@ -20,7 +21,7 @@ from nova import conf
 from novadocker import exception
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
-from tests import https
+from tests import archives, https
 from tests.engine.images.test_store import folder, image_of, run, tags
 from tests.fake_glance import FakeGlance
 from tests.https import Answer, reply
@@ -136,15 +137,23 @@ def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
         assert "digest" in fault(registry, "web@sha256:" + "1" * 64)
 
 
-def registry_of(client: docker.APIClient, known: str = "") -> tuple[Answer, str]:
+def registry_of(
+    client: docker.APIClient, known: str = "", packed: bool = False
+) -> tuple[Answer, str]:
     """Return a registry with one image, which prints "pulled", and the image's digest.
 
     :param known: base64 of the name and password that it requires; empty allows every client
+    :param packed: whether the image has a further layer of 64 MiB that is compressed to 64 KiB
     """
     config, layers = image_of("pulled", client)
+    if packed:
+        layer = archives.tar({"zeros": bytes(64 << 20)})
+        described = json.loads(config)
+        described["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer).hexdigest()}")
+        config, layers = json.dumps(described).encode(), [*layers, gzip.compress(layer)]
     blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
     digests = list(blobs)
-    kind = "application/vnd.docker.image.rootfs.diff.tar"
+    kind = f"application/vnd.docker.image.rootfs.diff.tar{'.gzip' if packed else ''}"
     described = [{"size": len(blobs[d]), "digest": d, "mediaType": kind} for d in digests]
     described[0]["mediaType"] = "application/vnd.docker.container.image.v1+json"
     manifest = json.dumps(
@@ -238,6 +247,23 @@ def test_an_image_that_is_verified_first(
                 conf.CONF.clear_override(name, group="docker")
     assert (tmp_path / "asked").read_text() == f"{registry}/web@{digest}\n"
     assert docker_client.images(all=True) == before
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["as the registry has it", "unpacked"])
+def test_an_image_of_a_registry_is_bound_by_the_flavor(
+    engine_url: str, docker_client: docker.APIClient, packed: bool
+) -> None:
+    answer, digest = registry_of(docker_client, packed=packed)
+    engine = Engine(engine_url, 30, 30)
+    before = docker_client.images(all=True)
+    with served(answer) as registry:
+        name = f"{registry}/web"
+        most = 32 << 20 if packed else 100_000
+        with pytest.raises(exception.ImageTooLarge, match=f"root disk has only {most}"):
+            engine.pull_image(name, digest, registry, "", most)
+        assert docker_client.images(all=True) == before
+        engine.pull_image(name, digest, registry, "", 128 << 20)
+    assert pulled(docker_client, engine, f"{name}@{digest}") == "pulled"
 
 
 @pytest.fixture

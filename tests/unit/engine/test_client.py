@@ -337,7 +337,10 @@ def test_a_fault_of_a_registry_shows_nothing_of_its_answer(
     request_of: str,
     message: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    known = types.SimpleNamespace(data_root=str(tmp_path))
+    monkeypatch.setattr(client.Engine, "info", lambda _: known)
     handler = type("Handler", (Refusing,), {"status": status, "message": message})
     with engine_with(tmp_path / "docker.sock", handler) as asked:
         requests_of = {

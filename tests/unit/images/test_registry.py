@@ -62,18 +62,22 @@ class FakeEngine:
             raise exception.EngineError(operation="it", reason="no answer")
         return self.digests[source]
 
-    def pull_image(self, repository: str, digest: str, source: str, _credentials: str) -> None:
+    def pull_image(
+        self, repository: str, digest: str, source: str, _credentials: str, most: int
+    ) -> None:
         self.asked.append(f"pull {repository}@{digest}")
+        assert most == MOST
         if self.digests.get(source) != digest:
             raise exception.EngineError(operation="it", reason="unknown digest")
 
 
+MOST = 1 << 30
 SETTINGS = registry.registries(["r.example"], ["r.example = near:1, far:2"], "")
 
 
 def test_mirrors_are_asked_in_order() -> None:
     engine = FakeEngine({"far:2": DIGEST})
-    found = registry.pull(engine, Reference("r.example", "a", "t"), SETTINGS)  # type: ignore[arg-type]
+    found = registry.pull(engine, Reference("r.example", "a", "t"), SETTINGS, MOST)  # type: ignore[arg-type]
     assert found == f"far:2/a@{DIGEST}"
     assert engine.asked == ["resolve near:1/a:t", "resolve far:2/a:t", f"pull far:2/a@{DIGEST}"]
 
@@ -81,14 +85,14 @@ def test_mirrors_are_asked_in_order() -> None:
 def test_a_digest_is_not_looked_up() -> None:
     engine = FakeEngine({"near:1": "sha256:" + "6" * 64, "r.example": DIGEST})
     reference = Reference("r.example", "a", "t", DIGEST)
-    assert registry.pull(engine, reference, SETTINGS) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
+    assert registry.pull(engine, reference, SETTINGS, MOST) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
     assert [line.split()[0] for line in engine.asked] == ["pull"] * 3
 
 
 def test_nobody_has_it() -> None:
     answers = r"near:1: no answer; far:2: .*r\.example: no"
     with pytest.raises(exception.EngineError, match=rf"refused to pull the image: {answers}"):
-        registry.pull(FakeEngine({}), Reference("r.example", "a"), SETTINGS)  # type: ignore[arg-type]
+        registry.pull(FakeEngine({}), Reference("r.example", "a"), SETTINGS, MOST)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("digest", ["", DIGEST], ids=["tag", "digest"])
@@ -100,7 +104,7 @@ def test_only_what_is_verified_is_pulled(tmp_path: Path, digest: str) -> None:
         ["r.example"], ["r.example = near:1"], "", ["sh", "-c", script, "verify"]
     )
     reference = Reference("r.example", "a", "t", digest)
-    assert registry.pull(engine, reference, settings) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
+    assert registry.pull(engine, reference, settings, MOST) == f"r.example/a@{DIGEST}"  # type: ignore[arg-type]
     assert (tmp_path / "asked").read_text().splitlines() == [
         f"near:1/a@{digest or other}",
         f"r.example/a@{DIGEST}",
@@ -113,7 +117,7 @@ def test_nothing_is_verified() -> None:
     engine = FakeEngine({"r.example": DIGEST})
     settings = registry.registries(["r.example"], [], "", ["false"])
     with pytest.raises(exception.EngineError, match=r"r\.example: the cloud's .* refuses"):
-        registry.pull(engine, Reference("r.example", "a", "t"), settings)  # type: ignore[arg-type]
+        registry.pull(engine, Reference("r.example", "a", "t"), settings, MOST)  # type: ignore[arg-type]
     assert engine.asked == ["resolve r.example/a:t"]
 
 
@@ -121,7 +125,7 @@ def test_a_host_that_can_not_verify(tmp_path: Path) -> None:
     engine = FakeEngine({"r.example": DIGEST})
     settings = registry.registries(["r.example"], ["r.example=near:1"], "", [f"{tmp_path}/none"])
     with pytest.raises(exception.VerificationFailed, match=r"r\.example: this host cannot run"):
-        registry.pull(engine, Reference("r.example", "a", "t"), settings)  # type: ignore[arg-type]
+        registry.pull(engine, Reference("r.example", "a", "t"), settings, MOST)  # type: ignore[arg-type]
     assert not [line for line in engine.asked if line.startswith("pull")]
 
 

@@ -236,6 +236,22 @@ def test_a_host_that_can_not_verify_lets_another_try(
         store.ensure(None, meta)
 
 
+def test_an_image_of_a_registry_is_not_larger_than_the_root_disk(
+    store: images_store.ImageStore, fake_glance: FakeGlance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(*arguments: object) -> str:
+        assert arguments[-1] == 1000
+        raise exception.ImageTooLarge(name="web", size=1001, most=1000)
+
+    monkeypatch.setattr(images_store.registry, "pull", pull)
+    monkeypatch.setattr(
+        store, "_registries", images_store.registry.Registries(frozenset({"r.example"}))
+    )
+    meta = fake_glance.add(ID, b"", properties={"docker_image": "r.example/web"})
+    with pytest.raises(exception.InvalidImage, match=r"to 1001 bytes or more, .* only 1000"):
+        store.ensure(None, meta, most=1000)
+
+
 def test_ids_that_differ_in_letter_case_share_no_name(
     store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
 ) -> None:

@@ -30,6 +30,7 @@ from novadocker.virt.docker.engine.connection import (
     raise_for_message,
     read_credentials,
 )
+from novadocker.virt.docker.engine.pull_bounds import PullBounds
 from novadocker.virt.docker.model import (
     Container,
     ContainerDetail,
@@ -438,12 +439,17 @@ class Engine(Connection):
         return digest
 
     def pull_image(
-        self, repository: str, digest: str, registry: str, credentials_path: str
+        self, repository: str, digest: str, registry: str, credentials_path: str, most: int = 0
     ) -> None:
         """Pull an image from a registry by its digest; the image gets no tag.
 
-        :raises EngineError: the registry does not answer, or does not have the image
+        :param most: bytes that the image may have when it is unpacked; 0 means no bound
+        :raises ImageTooLarge: it has more; the engine does not keep it
+        :raises EngineError: the registry does not answer, or does not have the image, or this host
+            has no room for it
         """
+        name = f"{repository}@{digest}"
+        bounds = PullBounds(name, self.info().data_root, most)
         credentials = read_credentials(registry, credentials_path)
         operation = "to pull the image"
         # The SDK's function has no timeout.
@@ -457,8 +463,14 @@ class Engine(Connection):
                 timeout=self._load_timeout,
             ) as response,
         ):
-            for _ in self._read_progress(response):
-                pass
+            # The engine ends the pull when the connection is closed.
+            for message in self._read_progress(response):
+                bounds.note(message)
+        try:
+            bounds.check(self.inspect_image(name).size_bytes)
+        except exception.ImageTooLarge:
+            self.remove_image(name)
+            raise
 
     def push_image(self, repository: str, tag: str, registry: str, credentials_path: str) -> str:
         """Push an image to a registry. Return its digest there.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from oslo_concurrency import processutils
 from oslo_serialization import jsonutils
 from oslo_utils import units, versionutils
 
+from novadocker.linux import space
 from novadocker.virt.docker.host.topology import CpuSets
 from novadocker.virt.docker.model import EngineInfo
 
@@ -44,7 +44,7 @@ Inventory = dict[str, dict[str, Any]]
 
 def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
     """Return the host's resources. The disk is the file system of the engine's data root."""
-    disk = _statvfs(Path(info.data_root))
+    disk = space.of_data_root(Path(info.data_root))
     return Resources(
         vcpus=len(sets.shared),
         pcpus=len(sets.dedicated),
@@ -52,18 +52,6 @@ def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
         disk_gb=disk.f_blocks * disk.f_frsize // units.Gi,
         disk_free_gb=disk.f_bavail * disk.f_frsize // units.Gi,
     )
-
-
-def _statvfs(directory: Path) -> os.statvfs_result:
-    """Return the statistics of a directory's file system.
-
-    An engine that remaps users has its data root one level deeper, in a directory that nova-compute
-    may not enter; then the parent directory is used.
-    """
-    try:
-        return os.statvfs(directory)
-    except PermissionError:
-        return os.statvfs(directory.parent)
 
 
 def architecture(info: EngineInfo) -> str:

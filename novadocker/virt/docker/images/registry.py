@@ -104,11 +104,13 @@ def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
     return Reference(registry, path, match["tag"] or "latest", match["digest"] or "")
 
 
-def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
+def pull(engine: Engine, reference: Reference, settings: Registries, most: int) -> str:
     """Pull an image into the engine by its digest, without a tag, and return its name there.
 
     The mirrors are asked first, in order. After any error, the next one is asked.
 
+    :param most: bytes that the image may have when it is unpacked; 0 means no bound
+    :raises ImageTooLarge: it has more
     :raises EngineError: neither a mirror nor the registry has the image, or the operator's command
         refuses it
     :raises VerificationFailed: no source has the image, and this host could not verify that of one
@@ -124,7 +126,7 @@ def pull(engine: Engine, reference: Reference, settings: Registries) -> str:
             )
             if settings.verify_command:
                 verification.verify(settings.verify_command, f"{repository}@{digest}")
-            engine.pull_image(repository, digest, source, settings.credentials_path)
+            engine.pull_image(repository, digest, source, settings.credentials_path, most)
         except (exception.EngineError, exception.ImageNotVerified) as error:
             LOG.warning("Failed to pull image %s from %s: %s", reference.path, source, error)
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")

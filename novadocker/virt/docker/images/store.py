@@ -199,7 +199,9 @@ class ImageStore:
             reference = registry.parse(str(text), image_meta.id, self._registries.allowed)
             tag = hashlib.sha256(str(text).encode()).hexdigest()[:12]
             mark = "-verified" if self._registries.verify_command else ""
-            return _Source(tag + mark, functools.partial(self._pulled, image_meta.id, reference))
+            return _Source(
+                tag + mark, functools.partial(self._pulled, image_meta.id, reference, most)
+            )
         checksum = record.get("checksum") or _checksum(image_meta.id, record)[1]
         return _Source(checksum[:12] + demand.mark, loaded)
 
@@ -218,14 +220,20 @@ class ImageStore:
             )
 
     @contextlib.contextmanager
-    def _pulled(self, image_id: str, reference: registry.Reference) -> Iterator[str]:
+    def _pulled(self, image_id: str, reference: registry.Reference, most: int) -> Iterator[str]:
         """Pull an image and yield its id. Remove it unless the block gives it another name."""
         # Because the name by the digest is removed at the end, only one pull may use it at a time.
         with locked("of-registries"):
             try:
-                name = registry.pull(self._engine, reference, self._registries)
+                name = registry.pull(self._engine, reference, self._registries, most)
             except exception.EngineUnavailable:
                 raise
+            except exception.ImageTooLarge as error:
+                raise exception.InvalidImage(
+                    image_id=image_id,
+                    reason=f"it unpacks to {error.kwargs['size']} bytes or more, but the flavor's "
+                    f"root disk has only {error.kwargs['most']}",
+                ) from error
             except exception.VerificationFailed as error:
                 raise exception.UnfitHost(
                     image_id=image_id, reason=str(error.kwargs["reason"])

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A registry fills no disk: what an engine tells of a pull, and of the image."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from novadocker import exception
+from novadocker.virt.docker.engine.pull_bounds import PullBounds
+
+MOST = 1000
+
+
+def progress(layer: str, status: str, current: int, total: int = 0) -> dict[str, Any]:
+    return {"id": layer, "status": status, "progressDetail": {"current": current, "total": total}}
+
+
+@pytest.fixture
+def bounds(tmp_path: Path) -> PullBounds:
+    return PullBounds("r.example/web", str(tmp_path), MOST)
+
+
+def test_layers_count_together_and_once(bounds: PullBounds) -> None:
+    for message in (
+        {"status": "Pulling from web", "id": "1"},
+        {"status": "Pulling fs layer", "progressDetail": {}, "id": "a"},
+        progress("a", "Downloading", 100, 600),
+        progress("a", "Downloading", 600, 600),
+        progress("b", "Downloading", 400, 400),
+        progress("a", "Extracting", 600, 600),
+        {"status": "Already exists", "progressDetail": {}, "id": "c"},
+        {"status": "Pull complete", "progressDetail": {}, "id": "a"},
+        {"status": "Digest: sha256:1"},
+    ):
+        bounds.note(message)
+    with pytest.raises(exception.ImageTooLarge, match=r"1001 bytes or more.*only 1000"):
+        bounds.note(progress("d", "Downloading", 0, 1))
+
+
+def test_a_registry_that_tells_no_size(bounds: PullBounds) -> None:
+    bounds.note(progress("a", "Downloading", MOST, -1))
+    with pytest.raises(exception.ImageTooLarge):
+        bounds.note(progress("a", "Downloading", MOST + 1, -1))
+
+
+def test_a_root_disk_of_0_gb_bounds_nothing(tmp_path: Path) -> None:
+    unbound = PullBounds("r.example/web", str(tmp_path), 0)
+    unbound.note(progress("a", "Downloading", 1 << 60))
+    unbound.check(1 << 60)
+
+
+def test_half_of_the_free_space_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 1000
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    unbound = PullBounds("r.example/web", str(tmp_path), 0)
+    free = 500
+    # A layer of a few KB can unpack to any size.
+    unbound.note(progress("a", "Extracting", 1, 2))
+    free = 499
+    with pytest.raises(exception.EngineError, match="not enough free space"):
+        unbound.note(progress("a", "Extracting", 1, 2))
