@@ -2,6 +2,8 @@
 """A disk of any size that the temporary files of images fill."""
 
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,13 +12,12 @@ from novadocker.virt.docker.images import room
 
 def small(monkeypatch: pytest.MonkeyPatch, size: int) -> list[int]:
     """Replace the free space by a size without the files' bytes; return each free space asked."""
-    whole = shutil.disk_usage("/")
     seen: list[int] = []
 
-    def usage(_folder: object) -> object:
-        used = sum(share._used for shares in room._shares.values() for share in shares)
+    def usage(folder: str) -> object:
+        used = sum(used for _, used in room.shares(Path(folder)))
         seen.append(size - used)
-        return whole._replace(free=size - used)
+        return SimpleNamespace(free=size - used)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     return seen

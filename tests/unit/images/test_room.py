@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """One budget for all images that arrive at once."""
 
+import contextlib
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +19,7 @@ import pytest
 from novadocker.virt.docker.images import archive, room
 from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError, Region
-from tests import archives
+from tests import CHECKOUT, archives
 from tests.unit.images import disks
 
 
@@ -30,7 +37,77 @@ def test_all_shares_have_half_of_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
             one.use(1)
         assert room.left(tmp_path) == 0
     assert room.left(tmp_path) == 50
-    assert not any(room._shares.values())
+    assert room.shares(tmp_path) == []
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from novadocker.virt.docker.images import room
+with room.Share(Path(sys.argv[1])) as share:
+    share.reserve(30)
+    share.use(10)
+    print(room.shares(Path(sys.argv[1])), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_all_processes_share_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """novadocker-receive is a process of its own; what it reserved ends when it is killed."""
+    disks.small(monkeypatch, 100)
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "[(30, 10)]\n"
+        with room.Share(tmp_path) as share:
+            share.reserve(20)
+            with pytest.raises(room.NoRoomError):
+                share.reserve(1)
+            other.kill()
+            other.wait()
+            share.reserve(30)
+    assert room.shares(tmp_path) == []
+
+
+def test_a_slot_of_a_process_that_died_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disks.small(monkeypatch, 1000)
+    path = tmp_path / room.LEDGER
+    path.parent.mkdir()
+    path.write_bytes(b"\xff" * room._SLOT.size * room._MOST_SHARES)
+    assert room.left(tmp_path) == 500
+    with contextlib.ExitStack() as opened:
+        for _ in range(room._MOST_SHARES):
+            opened.enter_context(room.Share(tmp_path)).use(1)
+        with pytest.raises(room.NoRoomError):
+            room.left(tmp_path)
+    assert room.shares(tmp_path) == []
+
+
+def test_a_budget_is_exact_with_many_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    taken = []
+
+    def take(_number: int) -> None:
+        with room.Share(tmp_path) as share:
+            for _ in range(50):
+                with contextlib.suppress(room.NoRoomError):
+                    share.reserve(3)
+                    taken.append(3)
+            barrier.wait(60)
+
+    barrier = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, range(8)))
+    assert sum(taken) == 498
 
 
 def test_space_that_others_take_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +143,7 @@ def test_bombs_at_once_leave_half_of_the_disk(
         for text in threads.map(unpack, range(3)):
             assert text == "the archive unpacks to more than this host has room for"
     assert min(seen) >= free // 2
-    assert not any(room._shares.values())
+    assert room.shares(tmp_path) == []
 
 
 def layered(compressed: bytes, *layers: bytes) -> bytes:
