@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from novadocker import extra_specs
 from novadocker.virt.docker.engine import engine_errors
 from novadocker.virt.docker.engine.engine_errors import OTHER
 from tests import fuzz
@@ -18,6 +19,25 @@ SHIM = "failed to create shim task: "
 NEW = "failed to create task for container: failed to create shim task: "
 SECRET = "the-secret"
 ROOT = f"/var/lib/docker/overlay2/{SECRET}/merged"
+
+
+# The kernels from which on a server with a user namespace may have a sysctl; others: any kernel.
+_HIDDEN = {"net.core.somaxconn": "6.3", "net.unix.max_dgram_qlen": "5.17"}
+
+
+@pytest.mark.parametrize("name", [spec.sysctl for spec in extra_specs.SYSCTLS])
+@pytest.mark.parametrize("before", [SHIM, NEW])
+def test_a_sysctl_in_a_user_namespace_on_an_older_kernel(name: str, before: str) -> None:
+    path = name.replace(".", "/")
+    is_ipc = name.startswith(("kernel.", "fs.mqueue."))
+    cause = "permission denied" if is_ipc else "no such file or directory"
+    found = engine_errors.describe(f"{before}{RUNC}{INIT}open /proc/sys/{path}: {cause}: unknown")
+    release = "6.9" if is_ipc else _HIDDEN.get(name)
+    if release is None:
+        assert found == f"the kernel refuses the sysctl {path}: {cause}"
+    else:
+        assert found.startswith("a server with a user namespace can't have the sysctl ")
+        assert found.replace("/", ".").endswith(f"{name} before Linux {release} on the host")
 
 
 @pytest.mark.parametrize(

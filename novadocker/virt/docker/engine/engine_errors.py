@@ -99,6 +99,23 @@ _FORMS = tuple(
             r'sysctl "([\w./-]{1,80})" is not',
             r"the sysctl \1 does not belong to a server's own namespaces",
         ),
+        # Older kernels hide two sysctls of networks, and refuse those of IPC, in a user namespace
+        # (Linux commits 6b754d7bd007, cec16052d5a7, 50ec499b9a43 and f9436a5d0497).
+        (
+            r"/proc/sys/net/core/somaxconn: no such file or directory$",
+            "a server with a user namespace can't have the sysctl net.core.somaxconn before Linux "
+            "6.3 on the host",
+        ),
+        (
+            r"/proc/sys/net/unix/max_dgram_qlen: no such file or directory$",
+            "a server with a user namespace can't have the sysctl net.unix.max_dgram_qlen before "
+            "Linux 5.17 on the host",
+        ),
+        (
+            r"/proc/sys/(kernel|fs/mqueue)/([a-z_]{1,40}): permission denied$",
+            r"a server with a user namespace can't have the sysctl \1/\2 before Linux 6.9 on the "
+            "host",
+        ),
         (
             rf"/proc/sys/([\w./-]{{1,80}}): ({_CAUSES})$",
             r"the kernel refuses the sysctl \1: \2",
