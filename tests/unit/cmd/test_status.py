@@ -198,14 +198,37 @@ def test_the_order_is_the_one_of_oslo_config(
 )
 @pytest.mark.usefixtures("defaults")
 def test_processes_of_nova_compute_are_found(
-    monkeypatch: pytest.MonkeyPatch, words: list[str], process: checks.NovaProcess | None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    process: checks.NovaProcess | None,
 ) -> None:
     listed = [
         SimpleNamespace(pid=7, info={"cmdline": words}),
         SimpleNamespace(pid=8, info={"cmdline": None}),
     ]
     monkeypatch.setattr(probes.psutil, "process_iter", lambda _: listed)
-    assert probes.find_processes() == ([process] if process else [])
+    for number in ("self", "7", "8"):
+        write_ids(tmp_path / number, b"7")
+    assert probes.find_processes(tmp_path) == ([process] if process else [])
+
+
+def write_ids(folder: Path, ids: bytes) -> None:
+    folder.mkdir()
+    (folder / "status").write_bytes(b"Name:\tx\\nNSpid: 1 2 3\nNSpid:\t" + ids + b"\n")
+
+
+@pytest.mark.usefixtures("defaults")
+def test_a_process_of_a_server_is_not_taken_for_nova_compute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["/usr/bin/nova-compute", "--config-file", "\x1b[2J"]
+    listed = [SimpleNamespace(pid=number, info={"cmdline": words}) for number in (7, 8)]
+    monkeypatch.setattr(probes.psutil, "process_iter", lambda _: listed)
+    write_ids(tmp_path / "self", b"1")
+    # A server's processes have an id of its namespace, too; process 8 has ended.
+    write_ids(tmp_path / "7", b"7\t1")
+    assert probes.find_processes(tmp_path) == []
 
 
 def node(**changes: Any) -> checks.Node:

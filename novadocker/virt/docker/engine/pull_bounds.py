@@ -31,6 +31,7 @@ class PullBounds:
         self._free = self._free_now()
         # By layer: a layer that is downloaded is no longer reported.
         self._sizes: dict[str, int] = {}
+        self._size = 0
 
     def note(self, message: Mapping[str, Any]) -> None:
         """Check a message of the engine about the progress of the pull.
@@ -42,8 +43,11 @@ class PullBounds:
         if message.get("status") in _GROWING:
             layer = str(message.get("id"))
             size = max(int(detail.get("current") or 0), int(detail.get("total") or 0))
-            self._sizes[layer] = max(size, self._sizes.get(layer, 0))
-            self.check(sum(self._sizes.values()))
+            more = size - self._sizes.get(layer, 0)
+            if more > 0:
+                self._sizes[layer] = size
+                self._size += more
+                self.check(self._size)
         if self._free_now() < self._free // 2:
             raise exception.EngineError(
                 operation="to pull the image",
