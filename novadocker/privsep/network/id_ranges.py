@@ -36,19 +36,9 @@ def choose(instance_uuid: str, pool: range, taken: Collection[int]) -> int | Non
     return next((first for first in rotated if first not in taken), None)
 
 
-def overlapped(pool: range, mapped: Iterable[tuple[int, int]]) -> set[int]:
-    """Return the first ids of the ranges in a pool that contain an id in use. Pure.
-
-    :param mapped: first id and number of ids
-    """
-    found = set()
-    for first, count in mapped:
-        for id_ in range(max(first, pool.start), min(first + count, pool.stop), IDS_OF_SERVER):
-            found.add(id_ - (id_ - pool.start) % IDS_OF_SERVER)
-        last = min(first + count, pool.stop) - 1
-        if last >= max(first, pool.start):
-            found.add(last - (last - pool.start) % IDS_OF_SERVER)
-    return found
+def ranges_of(pool: range, ids: Iterable[int]) -> set[int]:
+    """Return the first ids of the ranges in a pool that contain one of these ids. Pure."""
+    return {id_ - (id_ - pool.start) % IDS_OF_SERVER for id_ in ids if id_ in pool}
 
 
 def hold(name: str, instance_uuid: str, pool: range) -> int:
@@ -64,8 +54,11 @@ def hold(name: str, instance_uuid: str, pool: range) -> int:
         found = held(name)
         if found is not None:
             return found
-        others = [(first, IDS_OF_SERVER) for first in map(held, os.listdir(FOLDER)) if first]
-        first = choose(instance_uuid, pool, overlapped(pool, [*others, *_mapped_now()]))
+        others = [first for first in map(held, os.listdir(FOLDER)) if first is not None]
+        # With another pool, the ranges of before may overlap two of now.
+        ends = [first + IDS_OF_SERVER - 1 for first in others]
+        taken = ranges_of(pool, [*others, *ends, *_users_now()])
+        first = choose(instance_uuid, pool, taken)
         if first is None:
             count = len(pool) // IDS_OF_SERVER
             reason = f"all {count} ranges of [docker] user_namespace_ids are in use"
@@ -88,21 +81,14 @@ def release(name: str) -> None:
     (FOLDER / name).unlink(missing_ok=True)
 
 
-def _mapped_now() -> Iterator[tuple[int, int]]:
-    """Yield the ids of the host to which the user namespaces of processes are mapped.
+def _users_now() -> Iterator[int]:
+    """Yield the user id of each process. A process of a deleted instance may hang in the kernel.
 
-    A process of a deleted instance may hang in the kernel.
+    A process can have no other id than those of its user namespace.
     """
-    for name in os.listdir(_PROCESSES):
-        if not name.isdecimal():
-            continue
-        for kind in ("uid_map", "gid_map"):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                for line in (_PROCESSES / name / kind).read_bytes().split(b"\n"):
-                    numbers = line.split()
-                    # Processes without a user namespace, and those that share its ids.
-                    if len(numbers) == 3 and int(numbers[1]):
-                        yield int(numbers[1]), int(numbers[2])
+    for name in filter(str.isdecimal, os.listdir(_PROCESSES)):
+        with suppress(FileNotFoundError):
+            yield (_PROCESSES / name).stat().st_uid
 
 
 @contextmanager

@@ -285,6 +285,26 @@ def test_without_its_user_namespace_it_does_not_start(
     assert mounts_of("self") == before
 
 
+def test_capabilities_for_a_user_namespace_do_not_leave_it(
+    engine: Engine, client: docker.APIClient, wired: str
+) -> None:
+    apart = replace(machines.PLAIN, capabilities=(*machines.PLAIN.capabilities, "SYS_ADMIN"))
+    server = start(engine, client, wired, describe(wired, apart))
+    try:
+        client.kill(server.id)
+        client.wait(server.id)
+        runtime.leave_own_namespace(wired)
+        namespace.wire_nics(wired, [])
+        runtime.bind_container(server.id, wired)
+        with pytest.raises(exception.EngineError, match="capabilities of the server need a user namespace"):
+            engine.start_container(server.id)
+        runtime.create_own_namespace(wired, FIRST, SIZE)
+        runtime.bind_container(server.id, wired)
+        engine.start_container(server.id)
+    finally:
+        engine.remove_container(f"nova-{wired}")
+
+
 def test_a_user_of_the_image_that_has_no_id(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import uuid
 from pathlib import Path
 
@@ -22,12 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "proc"
 
 
-def process(folder: Path, pid: int, line: str) -> None:
-    (folder / str(pid)).mkdir()
-    for name in ("uid_map", "gid_map"):
-        (folder / str(pid) / name).write_text(line)
-
-
 @given(st.uuids(), st.sets(st.sampled_from(FIRSTS)))
 def test_a_free_range_is_chosen(number: uuid.UUID, taken: set[int]) -> None:
     found = id_ranges.choose(str(number), POOL, taken)
@@ -37,15 +32,12 @@ def test_a_free_range_is_chosen(number: uuid.UUID, taken: set[int]) -> None:
     assert found == id_ranges.choose(str(number), POOL, taken)
 
 
-@given(st.integers(0, (1 << 32) - 1), st.integers(1, 1 << 32))
-def test_ranges_with_ids_in_use(first: int, count: int) -> None:
-    used = range(first, first + count)
+@given(st.sets(st.integers(FIRSTS[0] - 70000, FIRSTS[-1] + 140000)))
+def test_ranges_with_ids_in_use(ids: set[int]) -> None:
     expected = {
-        start
-        for start in FIRSTS
-        if max(used.start, start) < min(used.stop, start + id_ranges.IDS_OF_SERVER)
+        first for first in FIRSTS if ids.intersection(range(first, first + id_ranges.IDS_OF_SERVER))
     }
-    assert id_ranges.overlapped(POOL, [(first, count)]) == expected
+    assert id_ranges.ranges_of(POOL, ids) == expected
 
 
 def test_an_instance_keeps_its_range(folder: Path) -> None:
@@ -61,15 +53,18 @@ def test_an_instance_keeps_its_range(folder: Path) -> None:
     assert id_ranges.hold("nova-c", UUID, POOL) == first
 
 
-def test_ids_of_a_process_that_hangs_are_not_given_on(folder: Path) -> None:
-    process(folder, 1, "         0          0 4294967295\n")
-    # In a nested user namespace, and of another program.
-    process(folder, 5, f"1000 {FIRSTS[2] + 1000} 1\n")
-    process(folder, 6, f"0 {FIRSTS[3] - 10} 20\n")
-    (folder / "self").mkdir()
-    found = {id_ranges.hold(f"nova-{number}", UUID, POOL) for number in range(2)}
-    assert len(found) == 2
-    assert found.isdisjoint({FIRSTS[2], FIRSTS[3]})
+def test_ids_of_a_process_that_hangs_are_not_given_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(id_ranges, "_users_now", lambda: [0, FIRSTS[2] + 1000, FIRSTS[3]])
+    found = {id_ranges.hold(f"nova-{number}", UUID, POOL) for number in range(3)}
+    assert found == {FIRSTS[0], FIRSTS[1], FIRSTS[4]}
+
+
+def test_users_of_processes(folder: Path) -> None:
+    for name in ("1", "20", "self"):
+        (folder / name).mkdir()
+    assert list(id_ranges._users_now()) == [os.getuid()] * 2
 
 
 def test_a_full_pool(folder: Path) -> None:
