@@ -20,7 +20,9 @@ from novadocker.runtime.tree import Fault, read_all
 PLACE = "/run/novadocker/root"
 """The root directory in runc's mount namespace."""
 
-_DEVICES = "/run/novadocker/devices"
+DEVICES = "/run/novadocker/devices"
+"""The directory of device nodes in runc's mount namespace."""
+
 _LARGEST_LAYERS = 64 << 10
 # mount(2) takes a page of options.
 _LONGEST_OPTIONS = 4095
@@ -96,7 +98,7 @@ def enter(layers: Layers, root: str, volumes: list[str], user_namespace: str, fi
     :raises Fault: the kernel or a file system has no idmapped mounts
     """
     here = posix.getcwd()
-    for folder in (PLACE, _DEVICES):
+    for folder in (PLACE, DEVICES):
         try:  # noqa: SIM105
             posix.mkdir(folder, 0o755)
         except FileExistsError:
@@ -162,8 +164,8 @@ def make_node(number: int, mode: int, device: int, owner: list[int]) -> str:
     :param owner: user and group on the host
     """
     if number == 0:
-        mount("devices", _DEVICES, "tmpfs", _MS_NOEXEC | _MS_NOSUID, "mode=711,size=64k")
-    path = f"{_DEVICES}/{number}"
+        mount("devices", DEVICES, "tmpfs", _MS_NOEXEC | _MS_NOSUID, "mode=711,size=64k")
+    path = f"{DEVICES}/{number}"
     posix.mknod(path, mode, device)
     posix.chown(path, *owner)
     posix.chmod(path, mode & 0o777)

@@ -74,6 +74,7 @@ def own_network(state_folder: Path, home_network: str, engine_programs: None) ->
     assert daemons.records_of(state_folder) == []
     assert daemons.given_records_of(state_folder) == []
     assert daemons.marks_of(state_folder) == []
+    assert daemons.ids_of(state_folder) == []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,8 @@ from typing import IO
 
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
-from novadocker.privsep.network import given, namespace
+from novadocker.privsep.network import given, id_ranges, namespace
+from novadocker.runtime import idmapped
 from novadocker.state_files import namespaces as marks
 
 PREFIX = "novadocker-engine-"
@@ -114,11 +115,24 @@ def marks_of(folder: Path) -> list[Path]:
     return list((marks.RUN / marks.MARKS).glob(f"nova-{mark}*"))
 
 
+def ids_of(folder: Path) -> list[Path]:
+    """Return the ranges of ids that a session's instances hold."""
+    mark = (folder / "mark").read_text()
+    return list(id_ranges.FOLDER.glob(f"nova-{mark}*"))
+
+
 def mounts_below(folder: Path) -> list[str]:
     """Return the mount points below ``folder``, in the order in which they were mounted."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
     return [point for point in points if point.startswith(f"{folder}/")]
+
+
+def mounts_of_shim(data_root: Path) -> list[str]:
+    """Return the host's mount points below an engine's data root, and those of the runtime shim."""
+    shim = [idmapped.PLACE, idmapped.DEVICES]
+    own = [point for point in mounts_below(Path(idmapped.PLACE).parent) if point in shim]
+    return mounts_below(data_root) + own
 
 
 def start(command: list[str], log: Path, ready: Callable[[], bool]) -> subprocess.Popen[bytes]:

@@ -148,6 +148,7 @@ class Survey:
         assert _host_devices() == set(devices)
         if not there:
             assert bound == set()
+            assert daemons.ids_of(self._state) == []
             files = {path.stem for path in runtime.FOLDER.glob("*.files")}
             assert files.isdisjoint(self._seen)
             assert self._image_ids() == self._images

@@ -22,7 +22,7 @@ from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
-from tests.engine import machines, networks, systemd_image
+from tests.engine import daemons, machines, networks, systemd_image
 from tests.engine.machines import Machine
 from tests.engine.systems import Server
 
@@ -144,30 +144,27 @@ def test_exec_as_another_user(server: Machine) -> None:
     )
 
 
-def mounts_of(pid: int | str) -> list[str]:
-    return [
-        line.split(" ")[4] + " " + line.split(" - ")[1].split(" ")[0]
-        for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-    ]
+def mounts_of(engine: Engine) -> list[str]:
+    return daemons.mounts_of_shim(Path(engine.info().data_root))
 
 
 def test_the_engine_has_one_overlay_of_a_server(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
-    before = mounts_of("self")
+    before = mounts_of(engine)
     server = start(engine, client, wired, describe(wired))
     merged = str(Path(engine.inspect_storage(server.id).upper).parent / "merged")
-    assert mounts_of("self").count(f"{merged} overlay") == 1
+    assert mounts_of(engine).count(merged) == 1
     # The engine sees what the server has written, and the mapped owners.
     assert server.shell("rm /etc/hosts && echo new >/etc/hosts") == (0, "")
     assert engine.read_file(server.id, "/etc/hosts") == b"new\n"
     assert Path(merged, "etc").stat().st_uid == FIRST
     client.restart(server.id, timeout=0)
-    assert mounts_of("self").count(f"{merged} overlay") == 1
+    assert mounts_of(engine).count(merged) == 1
     client.kill(server.id)
     client.wait(server.id)
     engine.remove_container(server.id)
-    assert mounts_of("self") == before
+    assert mounts_of(engine) == before
 
 
 def test_a_restart_behind_novas_back(server: Machine, client: docker.APIClient) -> None:
@@ -276,13 +273,13 @@ def test_without_its_user_namespace_it_does_not_start(
     engine: Engine, client: docker.APIClient, wired: str
 ) -> None:
     namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/nova-{wired}")
-    before = mounts_of("self")
+    before = mounts_of(engine)
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is missing"):
             start(engine, client, wired, describe(wired))
     finally:
         engine.remove_container(f"nova-{wired}")
-    assert mounts_of("self") == before
+    assert mounts_of(engine) == before
 
 
 def test_capabilities_for_a_user_namespace_do_not_leave_it(
