@@ -293,7 +293,7 @@ def test_capabilities_for_a_user_namespace_do_not_leave_it(
         runtime.leave_own_namespace(wired)
         namespace.wire_nics(wired, [])
         runtime.bind_container(server.id, wired)
-        with pytest.raises(exception.EngineError, match="capabilities of the server need a user namespace"):
+        with pytest.raises(exception.EngineError, match="server need a user namespace"):
             engine.start_container(server.id)
         runtime.create_own_namespace(wired, FIRST, SIZE)
         runtime.bind_container(server.id, wired)
