@@ -173,7 +173,6 @@ def _container(policy: Policy, labels: Form) -> Form:
         {
             "CgroupnsMode": forms.equal("private"),
             "Tmpfs": forms.mapping(r"/[a-z/]+", r"[a-z0-9=,]+"),
-            "MaskedPaths": forms.equal([]),
             "ReadonlyPaths": forms.equal([]),
         },
     )
@@ -281,7 +280,7 @@ class _Isolation:
 def _nesting(given: dict[str, Any]) -> Nesting:
     if given["SecurityOpt"] == _NO_PROFILES:
         return Nesting.HOST
-    if "MaskedPaths" in given or "ReadonlyPaths" in given:
+    if "ReadonlyPaths" in given:
         return Nesting.UNPRIVILEGED
     return Nesting.NO
 

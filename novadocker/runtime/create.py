@@ -440,12 +440,12 @@ def _delegate_control_groups(config: Configuration, mount: dict[str, object], ow
 
 
 def _nests(config: Configuration) -> bool:
-    """Return True if the server has its own ids and control groups, and a complete /proc."""
-    # The driver leaves out the masks only for servers that run containers in a user namespace.
+    """Return True if the server has its own ids and control groups, and a writable /proc/sys."""
+    # The driver has it writable only for servers that run containers in a user namespace.
     return (
         _has_own_groups(config)
         and bool(_find(config.namespaces, type="user"))
-        and not config.linux.get("maskedPaths")
+        and not config.linux.get("readonlyPaths")
     )
 
 

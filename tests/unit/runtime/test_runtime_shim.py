@@ -1197,7 +1197,7 @@ def test_an_engine_inside_writes_its_groups_of_v2(shim: Shim, delegated: bool) -
 @pytest.mark.parametrize(
     "change",
     [
-        {"maskedPaths": ["/proc/kcore"]},
+        {"readonlyPaths": ["/proc/sys"]},
         {"namespaces": [{"type": "network"}, {"type": "cgroup"}]},
         {"namespaces": [{"type": "network"}, {"type": "user"}]},
     ],

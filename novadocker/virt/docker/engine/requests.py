@@ -151,8 +151,8 @@ def _isolation(isolation: Isolation, memory_bytes: int) -> dict[str, Any]:
         # The engine's profile denies all mounts. The user namespace denies what else it denies.
         config["SecurityOpt"].insert(0, "apparmor=unconfined")
     if isolation.nesting == Nesting.UNPRIVILEGED:
-        # The kernel mounts a /proc in a nested container only if the server's own is complete.
-        config |= {"CgroupnsMode": "private", "MaskedPaths": [], "ReadonlyPaths": []}
+        # An engine inside writes /proc/sys/net of its own network namespace.
+        config |= {"CgroupnsMode": "private", "ReadonlyPaths": []}
     return config
 
 
