@@ -42,6 +42,7 @@ PERMITTED = {
         "mount -t proc none /mnt && test -d /mnt/1",
         "mount -o bind /bin /mnt && test -e /mnt/busybox",
         "hostname other && test $(hostname) = other",
+        "unshare -m true && unshare -n true && unshare -U true",
     ),
     "NET_ADMIN": (
         "ip address add 10.9.9.9/24 dev lo",

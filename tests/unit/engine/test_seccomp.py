@@ -85,9 +85,11 @@ setdomainname sethostname umount umount2
 _NAMESPACES = "clone3 pivot_root setns unshare"
 
 
-def test_mounts_add_no_namespaces() -> None:
-    assert {call for call in DENIED if allows(MOUNTS, call, 0, 0, 0)} == set(_MOUNTS.split())
-    assert not allows(MOUNTS, "clone", 0x10000000)
+def test_mounts_come_with_namespaces() -> None:
+    added = {call for call in DENIED if allows(MOUNTS, call, 0, 0, 0)}
+    assert added == {*_MOUNTS.split(), *_NAMESPACES.split()}
+    assert allows(MOUNTS, "clone", 0x10000000)
+    assert not allows(MOUNTS, "socket", 38)
 
 
 def test_nesting_adds_only_mounts_and_namespaces() -> None:

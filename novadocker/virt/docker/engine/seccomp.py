@@ -109,8 +109,8 @@ _BY_CAPABILITY = {
     "SYS_TTY_CONFIG": "vhangup",
 }
 
-# What an engine inside calls besides to make namespaces and to enter them.
-_NESTING = "clone clone3 pivot_root setns unshare"
+# systemd makes a mount namespace for a service, and an engine makes namespaces for a container.
+_NAMESPACES = "clone clone3 pivot_root setns unshare"
 # An engine creates a keyring for each container unless the kernel has no keyrings.
 _KEYRINGS = "add_key keyctl request_key"
 
@@ -172,7 +172,8 @@ def _profile(capabilities: tuple[str, ...], loop: bool, nests: bool) -> str:
         _rule(calls),
         *(_rule(["personality"], _equal(value)) for value in _PERSONALITIES),
         *(_rule(["socket"], test) for test in _families()),
-        *(_nesting() if nests else _no_namespaces()),
+        *(_namespaces() if nests or "SYS_ADMIN" in capabilities else _no_namespaces()),
+        *([_unknown(_KEYRINGS.split())] if nests else []),
         *([] if loop else [_rule(["ioctl"], test) for test in _other(_IOCTL_TYPE, _LOOP_TYPE)]),
     ]
     return json.dumps(
@@ -181,9 +182,8 @@ def _profile(capabilities: tuple[str, ...], loop: bool, nests: bool) -> str:
     )
 
 
-def _nesting() -> Iterator[dict[str, Any]]:
-    yield _rule(_NESTING.split())
-    yield _unknown(_KEYRINGS.split())
+def _namespaces() -> Iterator[dict[str, Any]]:
+    yield _rule(_NAMESPACES.split())
 
 
 def _no_namespaces() -> Iterator[dict[str, Any]]:
