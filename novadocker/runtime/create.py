@@ -430,7 +430,7 @@ def _delegate_control_groups(config: Configuration, mount: dict[str, object], ow
 
     group = _control_group(config)
     with open(_MOUNTS, "rb") as source:
-        names = nesting.hierarchies(source.read())
+        names = nesting.limiting(_CONTROL_GROUPS, nesting.hierarchies(source.read()))
     nesting.delegate(_CONTROL_GROUPS, names, group, owner)
     place = config.mounts.index(mount)
     for found in config.mounts[:]:

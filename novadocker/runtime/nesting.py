@@ -36,6 +36,26 @@ def hierarchies(table: bytes) -> list[str]:
     return found
 
 
+def limiting(folder: str, names: list[str]) -> list[str]:
+    """Return those of the hierarchies whose limits apply to all groups below.
+
+    Before Linux 5.11, a hierarchy of memory in which the host has not set memory.use_hierarchy
+    counts each group for itself, so a server could leave its limit.
+
+    :param folder: the directory of the hierarchies
+    """
+    found = []
+    for name in names:
+        try:
+            with open(f"{folder}/{name}/memory.use_hierarchy", "rb") as source:
+                limits = source.read().strip() == b"1"
+        except FileNotFoundError:
+            limits = True
+        if limits:
+            found.append(name)
+    return found
+
+
 def delegate(folder: str, names: list[str], group: str, owner: Owner) -> None:
     """Create the control group in each hierarchy for runc, and give its directory to the server.
 

@@ -1178,6 +1178,25 @@ def test_an_engine_inside_divides_groups_of_v1_whose_limits_stay(shim: Shim) -> 
 
 
 @pytest.mark.usefixtures("namespace_of_user")
+@pytest.mark.parametrize("counts_below", [True, False])
+def test_no_server_leaves_its_limit_of_memory_on_an_older_kernel(
+    shim: Shim, counts_below: bool
+) -> None:
+    (shim.folder / "mounts").write_text(OF_V1)
+    for name in ("memory", "systemd"):
+        made = shim.folder / "groups" / name / "docker" / ID
+        made.mkdir(parents=True)
+        for file in ("cgroup.procs", "tasks"):
+            (made / file).touch()
+    (shim.folder / "groups/memory/memory.use_hierarchy").write_text(f"{int(counts_below)}\n")
+    nesting_config(shim, SHM, groups("ro"))
+    assert shim.create().returncode == 0
+    places = [mount["destination"] for mount in shim.mounts]
+    assert "/sys/fs/cgroup/systemd" in places
+    assert ("/sys/fs/cgroup/memory" in places) is counts_below
+
+
+@pytest.mark.usefixtures("namespace_of_user")
 @pytest.mark.parametrize("delegated", [True, False])
 def test_an_engine_inside_writes_its_groups_of_v2(shim: Shim, delegated: bool) -> None:
     (shim.folder / "groups").mkdir()
