@@ -136,7 +136,7 @@ test-long: install
 	$(VENV)/python -m pytest --timeout 0 --stock $(addprefix tests/engine/runtime/test_, \
 		stock_services.py inits.py)
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
-		cloud_init.py interrupted_moves.py interrupted_tasks.py orphans.py outages.py \
+		cloud_init.py interrupted_moves.py interrupted_tasks.py engines.py orphans.py outages.py \
 		registry_moves.py)
 
 # what is too long for make test; a part that fails holds back no other
