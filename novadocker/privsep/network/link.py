@@ -18,6 +18,12 @@ from novadocker.privsep.network.types import Nic, Route
 # linux/rtnetlink.h
 _RTPROT_KERNEL = 2
 
+# the index and the addresses of the loopback device in every network namespace
+LOOPBACK = 1
+_LOOPBACK_ADDRESSES = ("127.0.0.1/8", "::1/128")
+# The priorities of the kernel's rules (net/ipv4/fib_rules.c: fib_default_rules_init).
+_RULES_OF_THE_KERNEL = (0, 32766, 32767)
+
 _LINK_LOCAL = ipaddress.ip_network("fe80::/64")
 
 
@@ -206,6 +212,46 @@ def delete_others(guest: Netlink, names: Iterable[str]) -> None:
         # The loopback device has no type.
         if kind_of(link) is not None and link.get_attr("IFLA_IFNAME") not in kept:
             delete_link(guest, link["index"])
+
+
+def delete_settings(guest: Netlink) -> None:
+    """Delete what a tenant set beside the devices of a namespace. Idempotent.
+
+    That is addresses of the loopback device, routes to it or to no device, routes in other tables
+    than the main one, and rules.
+    """
+    guest.ask(
+        *(
+            rtnetlink.delete_address(LOOPBACK, address)
+            for message in guest.dump(rtnetlink.list_addresses())
+            if message["index"] == LOOPBACK
+            and (address := _address(message)) not in _LOOPBACK_ADDRESSES
+        ),
+        ignoring=errno.EADDRNOTAVAIL,
+    )
+    guest.ask(
+        *(
+            rtnetlink.delete_listed_route(message)
+            for message in guest.dump(rtnetlink.list_routes())
+            if _is_beside_devices(message)
+        ),
+        ignoring=errno.ESRCH,
+    )
+    guest.ask(
+        *(
+            rtnetlink.delete_listed_rule(message)
+            for message in guest.dump(rtnetlink.list_rules())
+            if rtnetlink.priority_of(message) not in _RULES_OF_THE_KERNEL
+        ),
+        ignoring=errno.ENOENT,
+    )
+
+
+def _is_beside_devices(route: Any) -> bool:
+    table = route.get_attr("RTA_TABLE")
+    if table == rtnetlink.TABLE_LOCAL or route["proto"] == _RTPROT_KERNEL:
+        return False
+    return table != rtnetlink.TABLE_MAIN or route.get_attr("RTA_OIF") in (None, LOOPBACK)
 
 
 def write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:

@@ -23,6 +23,7 @@ from pyroute2.netlink import (
     NLMSG_ERROR,
     rtnl,
 )
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
@@ -36,6 +37,7 @@ from novadocker.privsep.network.types import Route
 IFF_UP = 1
 _IFA_F_NODAD = 2
 TABLE_MAIN = 254
+TABLE_LOCAL = 255
 RTN_UNICAST = 1
 _RTN_UNSPEC = 0
 _RTNH_F_ONLINK = 4
@@ -169,6 +171,11 @@ def list_routes() -> Any:
     return _request(rtmsg, rtnl.RTM_GETROUTE, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
 
 
+def list_rules() -> Any:
+    """Return a request of all rules that choose a table of routes (ip-rule(8))."""
+    return _request(fibmsg, rtnl.RTM_GETRULE, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
+
+
 def list_qdiscs() -> Any:
     """Return a request of the queueing disciplines of all devices of the namespace."""
     return _request(tcmsg, rtnl.RTM_GETQDISC, {}, NLM_F_DUMP, family=socket.AF_UNSPEC)
@@ -289,6 +296,36 @@ def delete_route(index: int, route: Route) -> Any:
         scope=_RT_SCOPE_NOWHERE,
         flags=0,
     )
+
+
+def delete_listed_route(route: Any) -> Any:
+    """Return a request that deletes a route, of which this is the kernel's message."""
+    named = {name: route.get_attr(name) for name in ("RTA_DST", "RTA_PRIORITY", "RTA_TABLE")}
+    return _request(
+        rtmsg,
+        rtnl.RTM_DELROUTE,
+        {name: value for name, value in named.items() if value is not None},
+        family=route["family"],
+        dst_len=route["dst_len"],
+        tos=route["tos"],
+        table=route["table"],
+        scope=_RT_SCOPE_NOWHERE,
+    )
+
+
+def delete_listed_rule(rule: Any) -> Any:
+    """Return a request that deletes a rule, of which this is the kernel's message."""
+    return _request(
+        fibmsg,
+        rtnl.RTM_DELRULE,
+        {"FRA_PRIORITY": priority_of(rule)},
+        family=rule["family"],
+    )
+
+
+def priority_of(rule: Any) -> int:
+    """Return the priority of a rule."""
+    return int(rule.get_attr("FRA_PRIORITY") or 0)
 
 
 def interface_of(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:

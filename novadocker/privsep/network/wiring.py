@@ -39,8 +39,6 @@ _GUEST_SYSCTL = {
 }
 # Because the network is a tenant's, the host sends nothing and accepts no router there.
 _HOST_SYSCTL = {"ipv6": {"disable_ipv6": "1"}}
-# the index of the loopback device in every network namespace
-_LOOPBACK = 1
 # linux/nsfs.h
 _NS_GET_USERNS = 0xB701
 # Because the kernel deletes the routes of a deleted address, a second round adds them again.
@@ -77,8 +75,9 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
         names = [nic.guest_device for nic in nics]
         if not (fresh or keep_own):
             network_link.delete_others(guest, names)
+            network_link.delete_settings(guest)
         present = {} if fresh else network_link.read_devices(guest, names)
-        guest.ask(rtnetlink.set_link(_LOOPBACK, up=True))
+        guest.ask(rtnetlink.set_link(network_link.LOOPBACK, up=True))
         made = []
         for nic in nics:
             with _naming_port(nic):

@@ -279,6 +279,45 @@ def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
     assert not routes_of_own & routes(uuid)
 
 
+def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: str) -> None:
+    """As after a reboot of a virtual machine; a start of nova-compute changes none of them."""
+
+    def settings() -> list[str]:
+        shown = []
+        for what in ("address show dev lo", "route show table all", "rule show"):
+            for version in ("-4", "-6"):
+                done = networks.run(uuid, "ip", version, *what.split())
+                assert done.returncode == 0
+                shown.append(re.sub(r"valid_lft.*|expires.*", "", done.stdout))
+        return shown
+
+    wire(uuid, FIRST)
+    before = settings()
+    for command in (
+        "ip address add 192.0.2.7/32 dev lo",
+        "ip address add 2001:db8:7::7/128 dev lo",
+        "ip route add 198.51.100.0/24 dev lo",
+        "ip route add blackhole 198.51.101.0/24",
+        "ip route add unreachable 198.51.102.0/24 metric 7",
+        "ip route add prohibit 198.51.102.0/24 metric 8",
+        "ip route add 198.51.103.0/24 nexthop via 10.7.0.8 nexthop via 10.7.0.9",
+        "ip route add 198.51.104.0/24 via 10.7.0.8 table 100",
+        "ip route add throw default table 1000",
+        "ip -6 route add blackhole 2001:db8:8::/48",
+        "ip -6 route add unreachable 2001:db8:9::/48 metric 7",
+        "ip rule add from 10.7.0.5 table 100",
+        "ip rule add fwmark 7 blackhole priority 500",
+        "ip -6 rule add from 2001:db8:7::7 table 100",
+    ):
+        done = networks.run(uuid, *command.split())
+        assert done.returncode == 0, (command, done.stderr)
+    own = settings()
+    wire(uuid, FIRST, keep_own=True)
+    assert settings() == own
+    wire(uuid, FIRST)
+    assert settings() == before
+
+
 _OWN_DEFAULTS = {
     "own device": [
         "ip link add wg0 up type veth peer name wg1",
