@@ -18,7 +18,7 @@ from novadocker.exporter.leaks import Search
 from novadocker.exporter.thinpool import Space
 from novadocker.exporter.watch import Watch
 from novadocker.linux.threads import Failures
-from novadocker.state_files import load_averages, port_rates
+from novadocker.state_files import load_averages, port_rates, user_budgets
 from novadocker.state_files.port_rates import PortRate
 
 
@@ -134,7 +134,9 @@ class HostCollector(Collector):
     def _host_metrics(self, servers: int) -> Iterator[Metric]:
         places = self._places
         yield metrics.gauge("servers", "Running servers.", servers)
-        yield from metrics.shared_metrics(host.read_shared(places.root))
+        shared = host.read_shared(places.root)
+        yield from metrics.shared_metrics(shared)
+        yield from metrics.user_metrics(shared, user_budgets.read(places.state_path))
         if storage := host.read_storage(places.data_root):
             yield from metrics.storage_metrics(storage)
         yield from metrics.pool_metrics(self._asked.pool())

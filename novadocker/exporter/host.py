@@ -26,6 +26,7 @@ class Shared:
     :ivar threads_limit: the lower of pid_max and threads-max
     :ivar open_files: open files, and their limit
     :ivar user_keys: keys and their limit, of the user who is nearest to the limit
+    :ivar user_limits: limits for each user, by the names of ``state_files.user_budgets``
     :ivar memory: values of /proc/meminfo in bytes, by name
     """
 
@@ -38,6 +39,7 @@ class Shared:
     aio_requests_limit: int | None
     open_files: tuple[int, int] | None
     user_keys: tuple[int, int] | None
+    user_limits: dict[str, int | None]
     memory: dict[str, int]
 
 
@@ -71,6 +73,10 @@ def read_shared(root: Path = Path("/")) -> Shared:
         aio_requests_limit=parsing.number(proc("sys/fs/aio-max-nr")),
         open_files=parsing.open_files(proc("sys/fs/file-nr")),
         user_keys=parsing.user_keys(proc("key-users")),
+        user_limits={
+            "inotify_instances": parsing.number(proc("sys/fs/inotify/max_user_instances")),
+            "pipe_pages": parsing.number(proc("sys/fs/pipe-user-pages-soft")),
+        },
         memory=parsing.memory_info(proc("meminfo")),
     )
 

@@ -168,6 +168,25 @@ def shared_metrics(shared: Shared) -> Iterator[Metric]:
     yield gauge("writeback_bytes", "Page cache that is being written.", memory("Writeback"))
 
 
+def user_metrics(shared: Shared, used: Mapping[str, int]) -> Iterator[Metric]:
+    """Yield the metrics of limits that the kernel has for each user.
+
+    :param used: the use by the user who uses most, by the names of ``state_files.user_budgets``
+    """
+    limits = shared.user_limits
+    for name, text, values in (
+        ("", "Use by the user who uses most.", {key: used.get(key) for key in limits}),
+        # The kernel takes 0 for no limit.
+        ("_limit", "Limit of user_budget.", {key: most or None for key, most in limits.items()}),
+    ):
+        yield _metric(
+            f"novadocker_host_user_budget{name}",
+            text,
+            "gauge",
+            ((NONE.with_(("budget",), (budget,)), value) for budget, value in values.items()),
+        )
+
+
 def storage_metrics(storage: Storage) -> Iterator[Metric]:
     """Yield the metrics of the data root's file system."""
     yield gauge("storage_size_bytes", "Size of the data root.", storage.size_bytes)

@@ -875,6 +875,7 @@ class FakeHost:
             open_terminal=lambda _container, _kind: _no_terminal,
             lxcfs=FakeLxcfs(),
             load_averages=self.load_averages,
+            user_budgets=FakeBackground(),
             enforcement=lambda _info: self.enforcement,
             images=lambda _info: self.images,
             image_cache=lambda: self.image_cache,

@@ -27,7 +27,7 @@ from novadocker.exporter.identity import Identities
 from novadocker.exporter.labels import KnownLabels
 from novadocker.exporter.rendering import render
 from novadocker.exporter.tree import Tree
-from novadocker.state_files import port_rates
+from novadocker.state_files import port_rates, user_budgets
 from novadocker.state_files.port_rates import PortRate
 
 CONTAINER = "ab" * 32
@@ -176,6 +176,31 @@ def root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     if request.param == 2:
         put(tmp_path, {"sys/fs/cgroup/cgroup.controllers": "cpu memory io pids\n"})
     return tmp_path
+
+
+def test_budgets_of_users(root: Path) -> None:
+    put(
+        root,
+        {
+            "proc/sys/fs/inotify/max_user_instances": "128\n",
+            "proc/sys/fs/pipe-user-pages-soft": "0\n",
+        },
+    )
+    user_budgets.tell(root / "state", {"inotify_instances": 100, "pipe_pages": 48})
+    registry = CollectorRegistry()
+    registry.register(HostCollector(places(root)))
+    found = {
+        (sample.name.removeprefix("novadocker_host_"), sample.labels["budget"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if "budget" in sample.labels
+    }
+    # Without a limit, an alarm has nothing to compare with.
+    assert found == {
+        ("user_budget", "inotify_instances"): 100,
+        ("user_budget", "pipe_pages"): 48,
+        ("user_budget_limit", "inotify_instances"): 128,
+    }
 
 
 def test_every_counter_of_a_server(root: Path) -> None:

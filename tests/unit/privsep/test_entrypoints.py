@@ -33,6 +33,7 @@ from novadocker.privsep.guest import (
     files,
     lxcfs,
     runtime,
+    user_files,
     user_namespaces,
 )
 from novadocker.privsep.network import namespace, ovs_support, tc
@@ -378,6 +379,7 @@ WITHOUT = {
     privileged.read_capabilities,
     # This function changes only a table in memory.
     staging.forget_folders,
+    user_files.count_user_files,
 }
 """Privileged functions without parameters, or without effects."""
 

@@ -31,6 +31,7 @@ from novadocker.virt.docker.guest.load_average import Loads
 from novadocker.virt.docker.guest.lxcfs import Lxcfs
 from novadocker.virt.docker.host import id_maps, resources, topology, user_namespaces
 from novadocker.virt.docker.host.service_status import ServiceStatus
+from novadocker.virt.docker.host.user_budgets import UserBudgets
 from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.images import cut_off
 from novadocker.virt.docker.images.cache import ImageCache
@@ -129,6 +130,7 @@ class Collaborators:
     open_terminal: protocols.OpenTerminal
     lxcfs: protocols.Lxcfs
     load_averages: protocols.LoadAverages
+    user_budgets: protocols.Background
     enforcement: Callable[[EngineInfo], protocols.Enforcement]
     images: Callable[[EngineInfo], protocols.Images]
     image_cache: Callable[[], protocols.ImageCache]
@@ -175,6 +177,7 @@ def real_collaborators() -> Collaborators:
         open_terminal=partial(console.terminal_opener, engine),
         lxcfs=Lxcfs(CONF.docker.lxcfs_folder, engine, servers, load_averages),
         load_averages=load_averages,
+        user_budgets=UserBudgets(state),
         enforcement=lambda info: Enforcement(engine, info, state),
         images=lambda info: ImageStore(engine, resources.architecture(info)),
         image_cache=lambda: ImageCache(engine),

@@ -60,6 +60,7 @@ class Services:
         self.open_terminal = collaborators.open_terminal
         self.lxcfs = collaborators.lxcfs
         self.load_averages = collaborators.load_averages
+        self.user_budgets = collaborators.user_budgets
         self.image_cache = collaborators.image_cache
         self.cut_off_images = collaborators.cut_off_images
         self.transfer = collaborators.transfer
@@ -115,6 +116,7 @@ class Services:
         """Start the threads that run beside the operations."""
         self.lxcfs.start()
         self.load_averages.start()
+        self.user_budgets.start()
         self.backups.start()
 
     def close(self) -> None:
@@ -122,6 +124,7 @@ class Services:
         self.consoles.stop()
         self.lxcfs.stop()
         self.load_averages.stop()
+        self.user_budgets.stop()
         self.backups.stop()
         self.engine.release()
 
