@@ -2,6 +2,7 @@
 """Debian with systemd and cloud-init, otherwise unchanged, as a cloud image has them."""
 
 import base64
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -60,4 +61,6 @@ def test_user_data_from_the_metadata_service(
 
     inside("cloud-init", "status", "--wait")
     assert inside("cat", "/written") == "by user data"
-    assert "DataSourceOpenStack" in inside("cat", "/var/lib/cloud/data/result.json")
+    result = json.loads(inside("cat", "/var/lib/cloud/data/result.json"))["v1"]
+    assert "DataSourceOpenStack" in result["datasource"]
+    assert result["errors"] == []

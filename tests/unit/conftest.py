@@ -4,6 +4,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from nova import context as nova_context
 from nova.network import model as network_model
 from nova.tests.unit import fake_instance
 
+from novadocker.virt.docker.containers import lifecycle
 from novadocker.virt.docker.driver import DockerDriver
 from tests import fuzz  # noqa: F401 - registers a profile of hypothesis
 from tests.unit import fakes
@@ -21,6 +23,12 @@ from tests.unit import fakes
 def state_paths(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The parent directory of each test's ``state_path``."""
     return tmp_path_factory.mktemp("nova")
+
+
+@pytest.fixture(autouse=True)
+def handled_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first process of each container, which is this process, handle each signal."""
+    monkeypatch.setattr(lifecycle, "signals", SimpleNamespace(handles=lambda *_: True))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other programs than systemd at ``/sbin/init``: busybox, and sysvinit with ``--stock``."""
+"""First processes that do not handle their stop signal.
+
+That is other programs than systemd at ``/sbin/init`` (busybox, and sysvinit with ``--stock``), and
+shells without a trap.
+"""
 
 import io
 import tarfile
@@ -98,3 +102,38 @@ def test_sysvinit(
     server.client.put_archive(server.id, "/", buffer.getvalue())
     server.start()
     stop(server)
+
+
+IN_THE_SHELL_FORM = """
+(trap 'sleep 1; touch /ended; exit' TERM; touch /booted; while :; do sleep 0.1; done) &
+wait
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "timeout", "least", "ended"),
+    [
+        (IN_THE_SHELL_FORM, 60, 1, True),
+        ("touch /booted; sleep 1d", 60, 0, False),
+        # These have all their time: one begins other processes, the other ignores the signal.
+        ("touch /booted; while :; do sleep 1; done", 3, 3, False),
+        ("trap '' TERM; touch /booted; while :; do sleep 0.1; done", 3, 3, False),
+    ],
+)
+def test_a_shell(
+    engine: Engine,
+    docker_client: docker.APIClient,
+    busybox_image: str,
+    script: str,
+    timeout: float,
+    least: float,
+    ended: bool,
+) -> None:
+    container = docker_client.create_container(busybox_image, ["sh", "-c", script])["Id"]
+    docker_client.start(container)
+    until(lambda: engine.has_file(container, "/booted"))
+    began = time.monotonic()
+    lifecycle.stop(engine, container, timeout)
+    assert least <= time.monotonic() - began < SECONDS
+    assert engine.has_file(container, "/ended") == ended
+    assert not docker_client.inspect_container(container)["State"]["Running"]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
-import signal
 import time
 from dataclasses import replace
 
@@ -35,38 +34,63 @@ def test_stop(status: str, timeout: int, expected: list[tuple[str, ...]]) -> Non
     assert engine.calls == expected
 
 
+SIGNAL = ("signal", "id-c", "SIGRTMIN+3")
+POWER_OFF = ("terminal", "id-c", "poweroff")
+TERM = ("signal", "id-c", "SIGTERM")
+KILL = ("signal", "id-c", "SIGKILL")
+SHELL = ("terminal", "id-c", "sh", "-c", lifecycle._END_OTHERS.format(15))
+
+
+class Disposition:
+    """What the first process does with signals."""
+
+    def __init__(self, handled: bool, ignored: bool) -> None:
+        self._handled = handled
+        self._ignored = ignored
+        self.asked: set[tuple[int, int]] = set()
+
+    def handles(self, process: int, number: int) -> bool:
+        self.asked.add((process, number))
+        return self._handled
+
+    def leaves_default(self, process: int, number: int) -> bool:
+        self.asked.add((process, number))
+        return not self._handled and not self._ignored
+
+
 @pytest.mark.parametrize(
-    ("handles", "stubborn", "expected"),
+    ("stop_signal", "disposition", "stubborn", "expected"),
     [
-        (True, (), [("signal", "id-c", "SIGRTMIN+3")]),
+        ("SIGRTMIN+3", Disposition(True, False), (), [SIGNAL]),
         # busybox or sysvinit
-        (False, (), [("terminal", "id-c", "poweroff")]),
-        (
-            False,
-            ("poweroff",),
-            [("terminal", "id-c", "poweroff"), ("signal", "id-c", "SIGRTMIN+3")],
-        ),
+        ("SIGRTMIN+3", Disposition(False, True), (), [POWER_OFF]),
+        ("SIGRTMIN+3", Disposition(False, False), (), [POWER_OFF]),
+        ("SIGRTMIN+3", Disposition(False, True), ("poweroff",), [POWER_OFF, SIGNAL]),
+        ("SIGTERM", Disposition(True, False), (), [TERM]),
+        ("SIGTERM", Disposition(False, True), (), [TERM]),
+        # a shell without a trap, whose children handle the signal; then one that goes on
+        ("SIGTERM", Disposition(False, False), (), [SHELL]),
+        ("SIGTERM", Disposition(False, False), ("quiet",), [SHELL, KILL]),
+        # an image without a shell
+        ("SIGTERM", Disposition(False, False), ("sh",), [SHELL, TERM]),
+        # A process does nothing at this signal.
+        ("SIGWINCH", Disposition(False, False), (), [("signal", "id-c", "SIGWINCH")]),
     ],
 )
-def test_stop_of_an_init(
+def test_stop_of_a_first_process(
     monkeypatch: pytest.MonkeyPatch,
-    handles: bool,
+    stop_signal: str,
+    disposition: Disposition,
     stubborn: tuple[str, ...],
     expected: list[tuple[str, ...]],
 ) -> None:
     engine = engine_with("running", stubborn=frozenset(stubborn))
     found = engine.containers["id-c"]
-    engine.containers["id-c"] = replace(found, stop_signal=lifecycle.SYSTEMD_POWER_OFF)
-    asked: list[tuple[int, int]] = []
-
-    def handle(process: int, number: int) -> bool:
-        asked.append((process, number))
-        return handles
-
-    monkeypatch.setattr(lifecycle.signals, "handles", handle)
+    engine.containers["id-c"] = replace(found, stop_signal=stop_signal)
+    monkeypatch.setattr(lifecycle, "signals", disposition)
     lifecycle.stop(engine, "c", 60)
     assert engine.calls == expected
-    assert asked == [(found.pid, signal.SIGRTMIN + 3)]
+    assert {process for process, _ in disposition.asked} <= {found.pid}
     assert engine.containers["id-c"].status == "exited"
 
 

@@ -20,15 +20,15 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize(
-    ("statement", "handled"),
+    ("statement", "handled", "default"),
     [
-        ("signal.signal(number, lambda *_: None)", True),
-        ("signal.pthread_sigmask(signal.SIG_BLOCK, [number])", True),
-        ("signal.signal(number, signal.SIG_IGN)", False),
-        ("pass", False),
+        ("signal.signal(number, lambda *_: None)", True, False),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, [number])", True, False),
+        ("signal.signal(number, signal.SIG_IGN)", False, False),
+        ("pass", False, True),
     ],
 )
-def test_what_a_process_does_with_a_signal(statement: str, handled: bool) -> None:
+def test_what_a_process_does_with_a_signal(statement: str, handled: bool, default: bool) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(statement), str(NUMBER)],
         stdin=subprocess.PIPE,
@@ -38,6 +38,7 @@ def test_what_a_process_does_with_a_signal(statement: str, handled: bool) -> Non
         assert process.stdout is not None
         process.stdout.readline()
         assert signals.handles(process.pid, NUMBER) == handled
+        assert signals.leaves_default(process.pid, NUMBER) == default
         # The signal before and the one after are not meant.
         assert not signals.handles(process.pid, NUMBER + 1)
         assert not signals.handles(process.pid, NUMBER - 1)

@@ -4,6 +4,7 @@
 import contextlib
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ LOG = logging.getLogger(__name__)
 
 SYSTEMD_POWER_OFF = "SIGRTMIN+3"
 """The signal at which systemd stops as after ``systemctl halt`` (systemd(1))."""
+
+_SYSTEMD_NUMBER = signal.SIGRTMIN + 3
+# The signals whose default action ends a process, by the names that the engine has.
+_SIGNALS = {
+    SYSTEMD_POWER_OFF: _SYSTEMD_NUMBER,
+    **{found.name: found.value for found in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)},
+}
+# kill(2) with -1 spares the caller and the first process.
+_END_OTHERS = "kill -{} -1; while kill -0 -1; do sleep 0.1 || exit; done 2>/dev/null"
+# A shell ends when its last child has ended.
+_LAST_SECONDS = 1.0
 
 # A killed process that still exists after this time hangs in the kernel.
 _KILL_SECONDS = 30
@@ -110,8 +122,9 @@ def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
 
     Sends the stop signal once, because many programs end without clean-up at the second one. Thaws
     a frozen container first, because frozen processes do not receive signals. An init that does not
-    handle systemd's signal is stopped by ``poweroff`` inside instead. Does nothing if the container
-    does not run.
+    handle systemd's signal is stopped by ``poweroff`` inside instead. If the first process does not
+    handle its signal, the other processes get the signal, and it is killed when they have ended.
+    Does nothing if the container does not run.
 
     :raises EngineError: the process runs even after SIGKILL
     """
@@ -120,14 +133,11 @@ def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
         engine.unpause_container(found.id)
     elif found.status not in ("running", "restarting"):
         return
-    if timeout > 0:
-        with _asked_to_end(engine, found):
-            if engine.wait_container(found.id, timeout) is not None:
-                return
+    if timeout > 0 and _ended(engine, found, timeout):
+        return
     LOG.info(
-        "Container %s did not stop within %s s; killing it",
+        "Killing container %s, which did not stop",
         found.name,
-        timeout,
         instance_uuid=found.labels.get(naming.LABEL_UUID),
     )
     _send(engine, found.id, "SIGKILL")
@@ -137,24 +147,45 @@ def stop(engine: ContainerEngine, container: str, timeout: float) -> None:
         )
 
 
-@contextlib.contextmanager
-def _asked_to_end(engine: ContainerEngine, found: ContainerDetail) -> Iterator[None]:
-    """Ask a container's first process to end, and run the block."""
-    # busybox, sysvinit and runit are installed at /sbin/init, too, and agree on no signal.
-    other_init = found.stop_signal == SYSTEMD_POWER_OFF and not signals.handles(
-        found.pid, signal.SIGRTMIN + 3
-    )
-    if other_init:
+def _ended(engine: ContainerEngine, found: ContainerDetail, timeout: float) -> bool:
+    """Ask a container's processes to end. Return True if the first one has ended in time."""
+    number = _SIGNALS.get(found.stop_signal)
+    command = _command_to_end(found, number)
+    if command is not None:
         try:
-            terminal = engine.open_terminal(found.id, ["poweroff"])
+            terminal = engine.open_terminal(found.id, command)
         except exception.EngineError as error:
-            LOG.debug("Failed to run poweroff in container %s: %s", found.name, error)
+            LOG.debug("Failed to run %s in container %s: %s", command[0], found.name, error)
         else:
             with contextlib.closing(terminal.connection):
-                yield
-            return
+                if number != _SYSTEMD_NUMBER:
+                    _await_end(terminal.connection, time.monotonic() + timeout)
+                    return engine.wait_container(found.id, _LAST_SECONDS) is not None
+                return engine.wait_container(found.id, timeout) is not None
     _send(engine, found.id, found.stop_signal)
-    yield
+    return engine.wait_container(found.id, timeout) is not None
+
+
+def _command_to_end(found: ContainerDetail, number: int | None) -> list[str] | None:
+    """Return a command that stops the system in a container; None if the stop signal does."""
+    if number is None or signals.handles(found.pid, number):
+        return None
+    if number == _SYSTEMD_NUMBER:
+        # busybox, sysvinit and runit are installed at /sbin/init, too, and agree on no signal.
+        return ["poweroff"]
+    # A program that ignores the signal knows why; a shell without a trap has children that do not.
+    if signals.leaves_default(found.pid, number):
+        return ["sh", "-c", _END_OTHERS.format(number)]
+    return None
+
+
+def _await_end(connection: socket.socket, deadline: float) -> None:
+    """Read a terminal until its processes have ended, or until the deadline."""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not connection.recv(_LAST_BYTES):
+                return
 
 
 def _send(engine: ContainerEngine, container: str, name: str) -> None:
