@@ -20,6 +20,7 @@ from devcloud.switch import vsctl
 from tests.cloud import frames
 from tests.cloud.guests import Guest, until
 from tests.cloud.servers import Servers, address, fault, pings
+from tests.cloud.test_watch import value
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +279,9 @@ def test_floating_address_and_metadata(guest: Guest, demo: Connection, cloud: Se
         demo.network.delete_ip(floating)
 
 
+@pytest.mark.parametrize(
+    ("version", "family", "protocol"), [(4, "IPv4", "icmp"), (6, "IPv6", "ipv6-icmp")]
+)
 def test_security_groups_filter_both_directions(
     guest: Guest,
     made: Servers,
@@ -285,26 +289,29 @@ def test_security_groups_filter_both_directions(
     security_group: Any,
     new_port: Callable[..., Any],
     tenant_network: str,
+    version: int,
+    family: str,
+    protocol: str,
 ) -> None:
     network = demo.network
     group = security_group.id
     port = new_port("private", security_groups=[group])
     peer = made.create("filtered", networks=[{"port": port.id}])
     assert peer.status == "ACTIVE", fault(peer)
-    home = address(peer)
+    home, login = address(peer, version), address(guest.server, version)
     assert not pings(tenant_network, home)
 
     def rule(direction: str, remote: str) -> Any:
         return network.create_security_group_rule(
             security_group_id=group,
             direction=direction,
-            ether_type="IPv4",
-            protocol="icmp",
-            remote_ip_prefix=f"{remote}/32",
+            ether_type=family,
+            protocol=protocol,
+            remote_ip_prefix=remote,
         )
 
     # The rule allows the login server only.
-    opened = rule("ingress", address(guest.server))
+    opened = rule("ingress", login)
     until(lambda: guest.run(f"ping -c 1 -w 1 {home}").returncode == 0)
     assert not pings(tenant_network, home)
     network.delete_security_group_rule(opened)
@@ -312,13 +319,19 @@ def test_security_groups_filter_both_directions(
 
     # The peer's processes are in this network namespace.
     def peer_pings() -> bool:
-        command = inside(f"nova-{peer.id}", ["ping", "-c", "1", "-w", "1", address(guest.server)])
+        command = inside(f"nova-{peer.id}", ["ping", "-c", "1", "-w", "1", login])
         return subprocess.run(command, capture_output=True).returncode == 0
 
     assert not peer_pings()
-    rule("egress", address(guest.server))
+    rule("egress", login)
     until(peer_pings)
     made.delete(peer)
+
+
+def arrives(guest: Guest, listener: frames.Listener, frame: bytes) -> bool:
+    """Send a frame from the login server; return True if the listener has received a text."""
+    guest.ask("sudo perl -", frames.sender(frame))
+    return bool(select.select([listener.process.stdout], [], [], 1.0)[0])
 
 
 def test_no_one_inside_changes_or_forges_an_address(
@@ -348,14 +361,30 @@ def test_no_one_inside_changes_or_forges_an_address(
         frame = frames.datagram(
             port.mac_address, "10.0.0.250", listener.mac, listener.address, "allowed"
         )
-
-        def arrives() -> bool:
-            guest.ask("sudo perl -", frames.sender(frame))
-            return bool(select.select([listener.process.stdout], [], [], 1.0)[0])
-
-        until(arrives)
+        until(lambda: arrives(guest, listener, frame))
         admin.network.update_port(port, allowed_address_pairs=[])
         assert listener.read_until("allowed") == ["allowed"]
+
+
+def test_a_port_without_port_security_is_not_filtered(
+    guest: Guest, demo: Connection, tenant_network: str
+) -> None:
+    port = own_port(demo, guest)
+    with frames.listening(tenant_network) as listener:
+
+        def forged(text: str) -> bytes:
+            mac, source = "02:00:00:00:00:01", "10.0.0.250"
+            return frames.datagram(mac, source, listener.mac, listener.address, text)
+
+        assert not arrives(guest, listener, forged("filtered"))
+        demo.network.update_port(port, security_groups=[], is_port_security_enabled=False)
+        try:
+            until(lambda: arrives(guest, listener, forged("not filtered")))
+        finally:
+            demo.network.update_port(
+                port, is_port_security_enabled=True, security_groups=port.security_group_ids
+            )
+        assert listener.read_until("not filtered") == ["not filtered"]
 
 
 def test_two_ports_with_one_mac(
@@ -374,7 +403,7 @@ def test_two_ports_with_one_mac(
 def test_bandwidth_limits_follow_neutron(
     guest: Guest, demo: Connection, admin: Connection, cloud: Settings
 ) -> None:
-    """Check the rates that Neutron configures; the kernel's enforcement has other tests."""
+    """Check the rates that Neutron configures and the exporter shows, not their enforcement."""
     host = cloud.hosts[0]
     port = own_port(demo, guest)
     device = f"tap{port.id}"[:14]
@@ -402,6 +431,13 @@ def test_bandwidth_limits_follow_neutron(
         """Wait until the switch has these rates in kbit/s, in both directions together."""
         until(lambda: rates() == sorted([*before, *expected]))
 
+    def exported(received: int, sent: int) -> None:
+        """Wait until the exporter shows these limits of the server in kbit/s; 0 is none."""
+        for direction, expected in (("receive", received), ("transmit", sent)):
+            metric = f"novadocker_server_network_{direction}_limit_bytes_per_second"
+            query = f'{metric}{{uuid="{guest.server.id}",device="eth0"}} or vector(0)'
+            until(lambda query=query, expected=expected: value(query) == expected * 1000 / 8)
+
     def rule(direction: str) -> Any:
         return admin.network.create_qos_bandwidth_limit_rule(
             policy, max_kbps=20_000, max_burst_kbps=16_000, direction=direction
@@ -412,14 +448,17 @@ def test_bandwidth_limits_follow_neutron(
         rule("egress")
         demo.network.update_port(port, qos_policy_id=policy.id)
         limited(20_000, 20_000)
+        exported(20_000, 20_000)
         admin.network.update_qos_bandwidth_limit_rule(to_server, policy, max_kbps=10_000)
         limited(10_000, 20_000)
         demo.network.update_port(port, qos_policy_id=None)
         limited()
+        exported(0, 0)
         network = demo.network.find_network("private")
         demo.network.update_network(network, qos_policy_id=policy.id)
         try:
-            limited(10_000, 20_000)
+            # The switch limits other ports of the network, too.
+            exported(10_000, 20_000)
         finally:
             demo.network.update_network(network, qos_policy_id=None)
         limited()
