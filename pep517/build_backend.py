@@ -11,7 +11,9 @@ of the script without the package, so this backend replaces the copy by a call o
 
 import base64
 import hashlib
+import os
 import shlex
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 from pbr.build import *  # noqa: F403
 from pbr.build import build_editable as _build_editable
 from pbr.build import build_wheel as _build_wheel
+from pbr.build import get_requires_for_build_editable as _get_requires_for_build_editable
+from pbr.build import get_requires_for_build_wheel as _get_requires_for_build_wheel
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _PTH = _CHECKOUT / "novadocker-loader.pth"
@@ -60,6 +64,47 @@ def _line(name: str, content: bytes) -> str:
     """Return the line of RECORD for a file."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return f"{name},sha256={digest},{len(content)}"
+
+
+def check_version_source() -> None:
+    """Check that pbr finds the version: in git, in a source archive, or in ``PBR_VERSION``.
+
+    :raises RuntimeError: it does not; pbr's own message does not name the cause
+    """
+    if "PBR_VERSION" in os.environ or (_CHECKOUT / "PKG-INFO").exists():
+        return
+    elsewhere = "or build a wheel on another machine (python3 -m build --wheel) and install that"
+    if not (_CHECKOUT / ".git").exists():
+        raise RuntimeError(f"{_CHECKOUT} is no git checkout: clone the repository, {elsewhere}")
+    try:
+        git = subprocess.run(
+            ["git", "-C", _CHECKOUT, "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise RuntimeError(f"git is not installed: install it, {elsewhere}") from None
+    if git.returncode != 0:
+        reason = git.stderr.strip().splitlines()[0]
+        raise RuntimeError(
+            f"git does not read {_CHECKOUT} ({reason}): the checkout must belong to the user who "
+            f"installs it, {elsewhere}"
+        )
+
+
+def get_requires_for_build_wheel(*args: Any, **kwargs: Any) -> list[str]:
+    """Return what a wheel needs to be built; the first call of an installer."""
+    check_version_source()
+    found: list[str] = _get_requires_for_build_wheel(*args, **kwargs)
+    return found
+
+
+def get_requires_for_build_editable(*args: Any, **kwargs: Any) -> list[str]:
+    """Return what an editable wheel needs to be built; the first call of an installer."""
+    check_version_source()
+    found: list[str] = _get_requires_for_build_editable(*args, **kwargs)
+    return found
 
 
 def build_wheel(wheel_directory: str, *args: Any, **kwargs: Any) -> str:

@@ -5,6 +5,7 @@ import base64
 import configparser
 import csv
 import hashlib
+import importlib
 import os
 import site
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -243,3 +245,47 @@ def test_a_folder_that_is_no_site_folder_does_not_serve_it(built: Built, tmp_pat
         archive.extractall(tmp_path)
     done = _import_driver("sys.path.append", tmp_path)
     assert "cannot import name 'docker' from 'nova.virt'" in done.stderr
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """Return the build backend for an empty checkout in ``tmp_path``."""
+    monkeypatch.syspath_prepend(str(CHECKOUT / "pep517"))
+    monkeypatch.delenv("PBR_VERSION", raising=False)
+    module = importlib.import_module("build_backend")
+    monkeypatch.setattr(module, "_CHECKOUT", tmp_path)
+    return module
+
+
+def test_a_copy_without_git_is_named(backend: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="is no git checkout"):
+        backend.get_requires_for_build_wheel()
+    (tmp_path / "PKG-INFO").touch()
+    backend.check_version_source()
+
+
+def test_a_host_without_git_is_told(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"git is not installed.*build a wheel"):
+        backend.get_requires_for_build_editable()
+    monkeypatch.setenv("PBR_VERSION", "1.0.0")
+    backend.check_version_source()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_checkout_of_another_user_is_told(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run(["git", "init", "-q"], tmp_path)
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    _run(["git", *author, "commit", "-q", "--allow-empty", "-m", "x"], tmp_path)
+    backend.check_version_source()
+    # git asks for the owner of both, and of nothing below.
+    for path in (tmp_path, tmp_path / ".git"):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    with pytest.raises(RuntimeError, match=r"dubious ownership.*must belong to the user"):
+        backend.check_version_source()
