@@ -17,7 +17,9 @@ BUILDER = (
 )
 """The packages of the builder: Build-Depends of ``debian/control``, git and lintian."""
 
-_SOURCE = "srv/novadocker"
+SOURCE = "/srv/novadocker"
+"""The path of the checkout in a root directory."""
+
 _AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 
 
@@ -25,18 +27,28 @@ _AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 def builder(held: Path) -> Iterator[Path]:
     """Yield a root directory with a clone of the checkout, without what git ignores."""
     with system.copied(held, system.root_folder(held, SUITE, BUILDER)) as root:
-        source = root / _SOURCE
-        source.mkdir(parents=True)
-        present = tracked()
-        subprocess.run(
-            ["xargs", "-0", "cp", "--parents", "--no-dereference", "-t", source],
-            input="\0".join(present).encode(),
-            cwd=CHECKOUT,
-            check=True,
-            timeout=60,
-        )
-        _git(source, "init", "-q")
+        copy_checkout(root)
         yield root
+
+
+def copy_checkout(root: Path) -> None:
+    """Put a clone of the checkout into a root directory, and commit all of it."""
+    source = root / SOURCE[1:]
+    source.mkdir(parents=True)
+    subprocess.run(
+        ["xargs", "-0", "cp", "--parents", "--no-dereference", "-t", source],
+        input="\0".join(tracked()).encode(),
+        cwd=CHECKOUT,
+        check=True,
+        timeout=60,
+    )
+    _git(source, "init", "-q")
+    _commit(source)
+
+
+def _commit(source: Path) -> None:
+    _git(source, "add", "-A")
+    _git(source, *_AUTHOR, "commit", "-q", "--allow-empty", "-m", "all")
 
 
 def build(root: Path, target: Path) -> str:
@@ -44,18 +56,17 @@ def build(root: Path, target: Path) -> str:
 
     :return: the output of the build and of lintian
     """
-    source = root / _SOURCE
-    _git(source, "add", "-A")
-    _git(source, *_AUTHOR, "commit", "-q", "--allow-empty", "-m", "all")
-    output = system.prepare(root, "make", "-C", f"/{_SOURCE}", "deb", network=False)
+    source = root / SOURCE[1:]
+    _commit(source)
+    output = system.prepare(root, "make", "-C", f"{SOURCE}", "deb", network=False)
     output += system.prepare(
         root,
         *("lintian", "--allow-root", "--fail-on=error", "--info"),
-        *(f"/{_SOURCE}/dist/{path.name}" for path in (source / "dist").glob("*.changes")),
+        *(f"{SOURCE}/dist/{path.name}" for path in (source / "dist").glob("*.changes")),
         network=False,
     )
     index = "cd $0 && rm *.changes *.buildinfo && dpkg-scanpackages . >Packages"
-    output += system.prepare(root, "sh", "-c", index, f"/{_SOURCE}/dist", network=False)
+    output += system.prepare(root, "sh", "-c", index, f"{SOURCE}/dist", network=False)
     shutil.move(source / "dist", target)
     return output
 

@@ -35,7 +35,11 @@ _GROUP = "novadocker-install"
 # of containerd are on the machine's file system.
 _PLAIN_FOLDERS = ("var/lib/docker", "var/lib/containerd")
 
+_CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+
 _ENVIRONMENT = {
+    # pip of a virtual environment has certificates of its own.
+    "PIP_CERT": f"/{_CERTIFICATES}",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
@@ -168,7 +172,9 @@ def prepare(root: Path, *command: str, seconds: float = 600, network: bool = Tru
         'mount --bind "$2" "$1/usr/sbin/policy-rc.d" && '
         'root=$1 && shift 2 && exec chroot "$root" "$@"'
     )
-    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    # The machine's network includes its certificates, of a proxy for example.
+    for path in ("etc/resolv.conf", _CERTIFICATES):
+        shutil.copy(f"/{path}", root / path)
     policy = root / "usr/sbin/policy-rc.d"
     policy.touch()
     apart = [] if network else ["--net"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands, paths and options of ``docs/install.rst`` exist.
 
-Whether the commands work is for a host to tell.
+``tests/install/test_page.py`` runs the commands on a Debian of its own.
 """
 
 import configparser
