@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -26,10 +27,9 @@ ADDRESS = "192.0.2.11"
 """The system's own address, on its loopback device."""
 
 _BUILD_SECONDS = 1500
-_BOOT_SECONDS = 120
+_BOOT_SECONDS = 300
 _END_SECONDS = 30
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
-_GROUP = "novadocker-install"
 
 # Because no overlay can be the upper directory of another one, the engine's images and the storage
 # of containerd are on the machine's file system.
@@ -143,7 +143,8 @@ def root_folder(held: Path, suite: str, packages: Sequence[str]) -> Path:
 @contextlib.contextmanager
 def copied(held: Path, root: Path) -> Iterator[Path]:
     """Yield a writable copy of a root directory, an overlay that is deleted afterwards."""
-    work = held / f"run-{os.getpid()}-{time.monotonic_ns()}"
+    # The control groups of the system have the directory's name, which no other checkout has.
+    work = held / f"run-novadocker-{secrets.token_hex(8)}"
     for name in ("upper", "work", "root"):
         (work / name).mkdir(parents=True)
     merged = work / "root"
@@ -194,7 +195,7 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
     :param name: the host name
     :raises CommandFailed: the system does not start in time
     """
-    groups = _make_groups()
+    groups = _make_groups(root.parent.name)
     told = root.parent / "notify"
     # The machine's kernel is not the system's, so it has no modules for it.
     masked = root / "etc/systemd/system/systemd-modules-load.service"
@@ -226,7 +227,7 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
                 outer.wait(_END_SECONDS)
             outer.kill()
             outer.wait()
-            _end_groups()
+            _end_groups(root.parent.name)
 
 
 def _wait_for_start(outer: subprocess.Popen[bytes], answers: socket.socket, log: Path) -> int:
@@ -252,14 +253,14 @@ def _children(process: subprocess.Popen[bytes]) -> list[int]:
     return [int(child) for child in children.split()]
 
 
-def _make_groups() -> list[Path]:
+def _make_groups(name: str) -> list[Path]:
     """Create the control group of a system in each hierarchy of the machine."""
     if (_CONTROL_GROUPS / "cgroup.procs").exists():
         parents = [_CONTROL_GROUPS]
     else:
         found = (path.parent for path in _CONTROL_GROUPS.glob("*/cgroup.procs"))
         parents = sorted({path.resolve() for path in found})
-    groups = [parent / _GROUP for parent in parents]
+    groups = [parent / name for parent in parents]
     for group in groups:
         group.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
@@ -269,9 +270,9 @@ def _make_groups() -> list[Path]:
     return groups
 
 
-def _end_groups() -> None:
-    """Kill the processes of the control groups and delete the groups. Idempotent."""
-    groups = [*_CONTROL_GROUPS.glob(f"*/{_GROUP}"), *_CONTROL_GROUPS.glob(_GROUP)]
+def _end_groups(name: str) -> None:
+    """Kill the processes of a system's control groups and delete the groups. Idempotent."""
+    groups = [*_CONTROL_GROUPS.glob(f"*/{name}"), *_CONTROL_GROUPS.glob(name)]
     end = time.monotonic() + _END_SECONDS
     for top in groups:
         for group, _, _ in os.walk(top, topdown=False):
@@ -289,7 +290,7 @@ def _end_groups() -> None:
 
 def _clear(work: Path) -> None:
     """Delete a copy of a root directory, its mounts and processes."""
-    _end_groups()
+    _end_groups(work.name)
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for target in sorted(mounted, reverse=True):
         if Path(target).is_relative_to(work):
