@@ -84,13 +84,25 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
     """Move the calling thread to a new network namespace that a new user namespace owns.
 
     The user namespace is mounted at ``user_path``. A child process creates both, because a process
-    with threads cannot create a user namespace.
+    with threads cannot create a user namespace. The child has the user of the host that is root
+    inside: the kernel counts inotify instances, for example, per creator of a user namespace
+    (kernel/ucount.c).
 
     :raises OSError: the user namespace cannot be created
     """
     unmount_namespace(user_path)
+    user, group = ids.users[0][1], ids.groups[0][1]
+    creator = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={group}",
+        "--clear-groups",
+        # Some hosts let no other user create user namespaces.
+        "--inh-caps=+sys_admin",
+        "--ambient-caps=+sys_admin",
+    ]
     with subprocess.Popen(
-        ["unshare", "--user", "--net", "cat"],
+        [*creator, "unshare", "--user", "--net", "cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

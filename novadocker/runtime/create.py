@@ -51,6 +51,7 @@ _FAILURE_STATUS = 3
 _ROWS, _COLUMNS = 24, 80
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
+_KEPT_FLAGS = (("nosuid", posix.ST_NOSUID), ("nodev", posix.ST_NODEV), ("noexec", posix.ST_NOEXEC))
 # The script reads this descriptor until runc has replaced this program.
 _ANSWER = 3
 _OWN_FILE = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
@@ -983,9 +984,11 @@ def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int])
     first, count = ids
     layers = idmapped.Layers(config.root)
     own = (f"{layers.folder.rpartition('/')[0]}/volumes/", f"{record.CONFIG_DRIVES}/")
-    volumes = [path for path in config.volumes.values() if path.startswith(own)]
-    idmapped.enter(layers, config.root, volumes, user_namespace, first)
+    # A config drive is mounted at two places.
+    volumes = {path for path in config.volumes.values() if path.startswith(own)}
+    idmapped.enter(layers, config.root, sorted(volumes), user_namespace, first)
     config.root = idmapped.PLACE
+    keep_flags(config)
     devices = config.take_devices()
     for number, device in enumerate(devices):
         # A device's own owner may be a user that the namespace does not map.
@@ -995,6 +998,18 @@ def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int])
         config.mounts.append(
             {"destination": device.path, "type": "bind", "source": source, "options": ["bind"]}
         )
+
+
+def keep_flags(config: Configuration) -> None:
+    """Give read-only bind mounts the flags of their sources, which no user namespace may remove.
+
+    runc 1.1 would remount them without.
+    """
+    for mount in _find(config.mounts, type="bind"):
+        options = mount.get("options")
+        if isinstance(options, list) and "ro" in options:
+            flags = posix.statvfs(str(mount["source"])).f_flag
+            options += [name for name, flag in _KEPT_FLAGS if flags & flag and name not in options]
 
 
 def become_runc(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from novadocker import exception
 from novadocker.privsep.guest import lxcfs as guest_lxcfs
+from novadocker.privsep.guest import runtime
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.guest import load_average, lxcfs
@@ -93,9 +94,10 @@ def averages(
 def boot(
     view: lxcfs.Lxcfs, engine: Engine, docker_client: docker.APIClient, busybox_image: str
 ) -> Iterator[Callable[..., str]]:
-    made = []
+    made: list[str] = []
+    namespaces: list[str] = []
 
-    def call(uuid: str = UUID) -> str:
+    def call(uuid: str = UUID, own_ids: bool = False) -> str:
         limits = Limits(cpu_shares=512, memory_bytes=64 << 20, swap_bytes=0, pids=64)
         spec = ContainerSpec(
             name=f"nova-{uuid}",
@@ -105,7 +107,7 @@ def boot(
                 "org.openstack.nova.schema": "1",
                 "org.openstack.nova.instance_uuid": uuid,
             },
-            runtime="runc",
+            runtime="novadocker" if own_ids else "runc",
             limits=replace(limits, cpuset_cpus=frozenset([0])),
             isolation=Isolation(),
             console_log_max_mb=1,
@@ -113,12 +115,18 @@ def boot(
             mounts=view.mounts(uuid, view.look()),
         )
         made.append(engine.create_container(spec))
+        if own_ids:
+            namespaces.append(uuid)
+            runtime.create_own_namespace(uuid, 1_900_478_464, 65536)
+            runtime.bind_container(made[-1], uuid)
         engine.start_container(made[-1])
         return made[-1]
 
     yield call
     for container in made:
         engine.remove_container(container)
+    for uuid in namespaces:
+        runtime.delete_namespace(uuid)
 
 
 @pytest.fixture
@@ -145,6 +153,22 @@ def test_the_container_s_own_values(boot: Any, run: Any, docker_client: docker.A
     assert "ead-only" in run(container, "sh", "-c", "echo x >/proc/uptime")
     docker_client.update_container(container, mem_limit=128 << 20, memswap_limit=128 << 20)
     assert total_kb(run, container) == str(128 << 10)
+
+
+def test_a_server_with_ids_of_its_own(
+    served: Served, boot: Any, run: Any, engine: Engine, instance_uuid: str
+) -> None:
+    container = boot(instance_uuid, own_ids=True)
+    pid = engine.inspect_container(container).pid
+    assert Path(f"/proc/{pid}/uid_map").read_text().split()[1] != "0"
+    assert total_kb(run, container) == str(64 << 10)
+    assert float(run(container, "cat", "/proc/uptime").split()[0]) < 60
+    assert float(run(container, "cat", "/proc/loadavg").split()[0]) <= 1.0
+    assert "ead-only" in run(container, "sh", "-c", "echo x >/proc/uptime")
+    served.kill()
+    served.restart()
+    until(lambda: total_kb(run, container) == str(64 << 10))
+    until(lambda: run(container, "cat", "/sys/devices/system/cpu/online") == "0\n")
 
 
 def test_a_new_lxcfs_serves_running_containers(

@@ -4,8 +4,8 @@
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import daemons, machines, networks, systemd_image
 from tests.engine.machines import Machine
+from tests.engine.system_calls import native_calls
 from tests.engine.systems import Server
 
 FIRST = 1_900_019_712
@@ -256,7 +257,7 @@ def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: 
         set_capabilities = (
             "my ($p, $n) = ('/root/capable', 'security.capability'); "
             "my $v = pack('V5', 0x02000001, 1 << 13, 0, 0, 0); "
-            "exit(syscall(188, $p, $n, $v, 20, 0) != 0)"
+            f"exit(syscall({native_calls()['setxattr']}, $p, $n, $v, 20, 0) != 0)"
         )
         assert server.run("perl", "-e", set_capabilities) == (0, "")
         attribute = os.getxattr(upper / "root" / "capable", "security.capability")
@@ -267,6 +268,27 @@ def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: 
         )
     finally:
         engine.remove_container(f"nova-{wired}")
+
+
+def test_a_server_cannot_use_up_the_inotify_instances_of_others(
+    engine: Engine, client: docker.APIClient, new_instance_uuid: Callable[[], str]
+) -> None:
+    call = native_calls()["inotify_init1"]
+    hold = f"my $n = 0; $n++ while $n < 900 && syscall({call}, 0) >= 0; print $n"
+    servers = [new_instance_uuid() for _ in range(2)]
+    with ExitStack() as left:
+        found = []
+        for instance_uuid in servers:
+            left.callback(runtime.delete_namespace, instance_uuid)
+            runtime.create_own_namespace(instance_uuid, FIRST, 2 * SIZE)
+            left.callback(engine.remove_container, f"nova-{instance_uuid}")
+            started = start(engine, client, instance_uuid, describe(instance_uuid))
+            assert started.shell(f"perl -e '{hold}' >/most", user="root")[0] == 0
+            script = f"$| = 1; {hold}; sleep 1000"
+            started.shell(f"perl -e '{script}' >/held & while ! test -s /held; do :; done")
+            found.append(started.shell("cat /most /held")[1])
+    assert found[0] == found[1]
+    assert int(found[0][: len(found[0]) // 2]) >= 100
 
 
 def test_without_its_user_namespace_it_does_not_start(

@@ -22,11 +22,27 @@ HOST = "test-host"
 FILES = {"openstack/latest/user_data": bytes(range(256)) * 256, "openstack/content/0000": b"x"}
 
 
+Connect = Callable[[str], None]
+
+
 @pytest.fixture
-def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> Guest:
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Return a function that creates an instance's namespaces, by default with the host's ids."""
+    if getattr(request, "param", "host") == "host":
+        return lambda uuid: namespace.wire_nics(uuid, []) and None
+    return lambda uuid: runtime.create_own_namespace(uuid, 1_900_216_320, 4 * 65536)
+
+
+ALL_IDS = pytest.mark.parametrize("connect", ["host", "own"], indirect=True)
+
+
+@pytest.fixture
+def guest(
+    build: Build, docker_client: docker.APIClient, instance_uuid: str, connect: Connect
+) -> Guest:
     config_drive.write_drive(HOST, instance_uuid, FILES)
     assert config_drive.list_drives(HOST) == [instance_uuid]
-    namespace.wire_nics(instance_uuid, [])
+    connect(instance_uuid)
     mounts = [
         docker.types.Mount(mount.target, mount.source, type="bind", read_only=True)
         for mount in guest_config_drive.mounts(config_drive.files_folder(HOST, instance_uuid))
@@ -43,6 +59,7 @@ def guest(build: Build, docker_client: docker.APIClient, instance_uuid: str) -> 
     assert config_drive.list_drives(HOST) == []
 
 
+@ALL_IDS
 @pytest.mark.parametrize("folder", ["/config-2", "/var/lib/cloud/seed/config_drive"])
 def test_drive_is_there_and_read_only(guest: Guest, folder: str) -> None:
     path = f"{folder}/openstack/latest/user_data"
@@ -100,7 +117,7 @@ def image_of(folder: Path, text: str) -> bytes:
 
 @pytest.fixture
 def with_device(
-    build: Build, docker_client: docker.APIClient, tmp_path: Path
+    build: Build, docker_client: docker.APIClient, tmp_path: Path, connect: Connect
 ) -> Iterator[Callable[[str, str], Guest]]:
     """Yield a function that starts a server with a config drive, which contains a text."""
     made = []
@@ -108,7 +125,7 @@ def with_device(
     def call(uuid: str, text: str) -> Guest:
         made.append(uuid)
         config_drive.write_drive(HOST, uuid, FILES, (0, 0), image_of(tmp_path, text))
-        namespace.wire_nics(uuid, [])
+        connect(uuid)
         device = f"{config_drive.device_link(uuid)}:{guest_config_drive.DEVICE}:r"
         guest = Guest(docker_client, build(), uuid, devices=[device])
         config_drive.attach_device(HOST, uuid)
@@ -131,6 +148,7 @@ def with_device(
 WithDevice = Callable[[str, str], Guest]
 
 
+@ALL_IDS
 def test_a_labelled_device(with_device: WithDevice, instance_uuid: str, tmp_path: Path) -> None:
     guest = with_device(instance_uuid, "{}")
     image = (tmp_path / "iso").read_bytes()
@@ -162,6 +180,7 @@ def test_a_device_without_an_image(instance_uuid: str) -> None:
     assert loops(instance_uuid) == set()
 
 
+@ALL_IDS
 def test_a_detached_device_is_not_given_to_another_server(
     with_device: WithDevice, new_instance_uuid: Callable[[], str]
 ) -> None:
