@@ -2,6 +2,8 @@
 """Servers whose first process is systemd."""
 
 import signal
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import docker
 from oslo_utils import timeutils
@@ -35,6 +37,7 @@ class Server:
         image: str,
         instance_uuid: str,
         limits: Limits,
+        extra_specs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.engine = engine
         self.client = client
@@ -47,7 +50,7 @@ class Server:
                 labels={},
                 runtime="novadocker",
                 limits=limits,
-                isolation=isolation.isolation({}),
+                isolation=isolation.isolation(extra_specs),
                 console_log_max_mb=1,
                 entrypoint=("/sbin/init",),
                 stop_signal="SIGRTMIN+3",

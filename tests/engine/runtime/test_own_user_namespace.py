@@ -29,6 +29,14 @@ from tests.engine.systems import Server
 
 FIRST = 1_900_019_712
 SIZE = 65536
+CONFINED = b"""[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo $$(id -u) $$(test -S /srv/log && echo bound) >/var/lib/dynamic/file'
+DynamicUser=yes
+StateDirectory=dynamic
+PrivateUsers=yes
+BindReadOnlyPaths=/dev/log:/srv/log
+"""
 ETC = {
     "hostname": b"web-1\n",
     "hosts": b"127.0.0.1 localhost\n",
@@ -345,6 +353,32 @@ def systemd(engine_url: str, home_network: str) -> Iterator[str]:
     with closing(docker.APIClient(base_url=engine_url, timeout=600)) as client:
         client.import_image(str(systemd_image.archive(home_network)), "own-systemd", "test")
         yield client.inspect_image("own-systemd:test")["Id"]
+
+
+def test_sandboxes_of_systemd(
+    systemd: str, engine: Engine, docker_client: docker.APIClient, wired: str
+) -> None:
+    """What systemd refuses to start without CAP_SYS_ADMIN, with the sandbox and not without it."""
+    limits = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200)
+    server = Server(engine, docker_client, systemd, wired, limits, {"docker:nesting": "true"})
+    engine.put_files(server.id, {"/etc/systemd/system/confined.service": CONFINED})
+    runtime.bind_container(server.id, wired)
+    server.start()
+    server.state()
+    failed = server.run("systemctl", "--failed", "--no-legend", "--plain").splitlines()
+    # With all capabilities, systemd takes the server for a machine, and the kernel mounts these in
+    # no user namespace.
+    assert {line.split()[0] for line in failed} <= {
+        "sys-kernel-debug.mount",
+        "sys-kernel-tracing.mount",
+    }
+    assert server.run("systemctl", "start", "confined.service") == "", server.run(
+        "journalctl", "--no-pager", "-n", "20"
+    )
+    uid, log = server.run("cat", "/var/lib/private/dynamic/file").split()
+    assert 61184 <= int(uid) <= 65519
+    assert log == "bound"
+    server.stop()
 
 
 def test_systemd(systemd: str, engine: Engine, docker_client: docker.APIClient, wired: str) -> None:
