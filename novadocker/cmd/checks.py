@@ -519,6 +519,26 @@ def check_privileges(call: PrivilegedCall) -> Result:
     )
 
 
+def check_user_namespaces(mode: str, reason: str | None) -> Result:
+    """Check whether each server has a user namespace of its own.
+
+    :param mode: the option ``user_namespaces``
+    :param reason: why no server can have one; empty if servers can, None if it is not known
+    """
+    if reason is None:
+        return _unknown()
+    if not reason:
+        own = "have" if mode != "host" else "may have, by docker:userns=own,"
+        return _success(f"servers {own} user namespaces of their own")
+    if mode == "host":
+        return _success(f"servers have the host's ids, and can have no others: {reason}")
+    if mode == "own":
+        return _warning(f"servers have the host's ids: {reason}")
+    return _failure(
+        f"nova-compute does not start, because [docker] user_namespaces = {mode}: {reason}"
+    )
+
+
 def check_lxcfs(folder: str, view: View) -> Result:
     """Check that instances see their own values in /proc."""
     if not folder:

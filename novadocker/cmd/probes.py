@@ -38,8 +38,10 @@ from novadocker.cmd.checks import (
     PrivilegedCall,
 )
 from novadocker.linux import ovsdb
+from novadocker.privsep.guest import user_namespaces
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
+from novadocker.virt.docker.host import user_namespaces as host_user_namespaces
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import ovs
 
@@ -147,6 +149,14 @@ def configuration_paths(arguments: Sequence[str]) -> tuple[str, ...]:
         if not any(word == option or word.startswith(f"{option}=") for word in arguments):
             found += find(project="nova", prog="nova-compute")
     return (*found, *given)
+
+
+def try_user_namespaces(info: EngineInfo) -> str:
+    """Return why servers of this host cannot have their own user namespaces; empty if they can.
+
+    Call it after ``call_privileged`` has succeeded.
+    """
+    return host_user_namespaces.why_none(info, user_namespaces.why_impossible)
 
 
 def read_node(configuration: cfg.ConfigOpts) -> Node:

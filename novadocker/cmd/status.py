@@ -113,6 +113,12 @@ class Checks(upgradecheck.UpgradeCommands):
         self._kernel = probes.read_kernel()
         return checks.check_kernel(self._kernel, probes.missing_programs(CONF.mkisofs_cmd))
 
+    def _check_user_namespaces(self) -> upgradecheck.Result:
+        reason = None
+        if self._info is not None and self._call is not None and not self._call.error:
+            reason = probes.try_user_namespaces(self._info)
+        return checks.check_user_namespaces(CONF.docker.user_namespaces, reason)
+
     def _check_confinement(self) -> upgradecheck.Result:
         return checks.check_confinement(self._info, self._kernel)
 
@@ -140,6 +146,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Kernel", _check_kernel),
         ("Kernel budgets", _check_budgets),
         ("SELinux and AppArmor", _check_confinement),
+        ("User namespaces", _check_user_namespaces),
         ("Resize on the same host", _check_resize),
     )
 

@@ -797,6 +797,21 @@ def fresh_configuration() -> cfg.ConfigOpts:
     return found
 
 
+@pytest.mark.parametrize(
+    ("mode", "reason", "code", "part"),
+    [
+        ("host", "", SUCCESS, "may have, by docker:userns=own"),
+        ("own", "", SUCCESS, "servers have user namespaces of their own"),
+        ("host", "old kernel", SUCCESS, "old kernel"),
+        ("own", "old kernel", WARNING, "servers have the host's ids: old kernel"),
+        ("required", "old kernel", FAILURE, "nova-compute does not start"),
+        ("own", None, WARNING, ""),
+    ],
+)
+def test_user_namespaces(mode: str, reason: str | None, code: Code, part: str) -> None:
+    assert says(checks.check_user_namespaces(mode, reason), code, part)
+
+
 @pytest.fixture
 def run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -819,6 +834,7 @@ def run(
         monkeypatch.setattr(probes, "find_processes", list)
         monkeypatch.setattr(probes, "read_node", lambda _: checks.Node("host1", "host1"))
         monkeypatch.setattr(probes, "read_kernel", lambda: KERNEL)
+        monkeypatch.setattr(probes, "try_user_namespaces", lambda _: "")
         monkeypatch.setattr(probes, "missing_programs", lambda _: [])
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
@@ -835,7 +851,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 19
+    assert len(rows) == 20
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 

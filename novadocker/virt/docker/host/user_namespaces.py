@@ -50,7 +50,7 @@ def read(
     :raises InvalidConfiguration: the ids are malformed, or servers must have their own and cannot
     """
     pool = parse_ids(ids)
-    reason = _reason(info, why_impossible)
+    reason = why_none(info, why_impossible)
     if reason and mode == REQUIRED:
         raise exception.InvalidConfiguration(
             reason="[docker] user_namespaces requires a user namespace for each server, which this "
@@ -61,7 +61,11 @@ def read(
     return UserNamespaces(mode != HOST, pool, reason)
 
 
-def _reason(info: EngineInfo, why_impossible: Callable[[str], str]) -> str:
+def why_none(info: EngineInfo, why_impossible: Callable[[str], str]) -> str:
+    """Return why servers of this host cannot have their own user namespaces; empty if they can.
+
+    :param why_impossible: returns a reason for a data root of the engine, or nothing
+    """
     if info.user_namespaces:
         return "the engine remaps users for all servers (userns-remap)"
     if info.storage_driver != "overlay2":
