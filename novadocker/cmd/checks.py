@@ -10,7 +10,7 @@ from oslo_upgradecheck.upgradecheck import Code, Result
 
 from novadocker import _loader
 from novadocker.virt.docker.guest.lxcfs import View
-from novadocker.virt.docker.model import EngineInfo
+from novadocker.virt.docker.model import OVERLAYFS, EngineInfo
 from novadocker.virt.docker.network import ovs
 
 COMPUTE_DRIVER = "docker.DockerDriver"
@@ -363,11 +363,18 @@ def check_storage(info: EngineInfo | None, sized: bool) -> Result:
     if info is None:
         return _unknown()
     driver, filesystem = info.storage_driver, info.backing_filesystem
-    if info.containerd_store:
+    if info.containerd_store and driver != OVERLAYFS:
         return _failure(
-            f"the engine keeps images in containerd's image store ({driver}), so nova-compute does "
-            'not start: set "storage-driver": "overlay2" and "features": '
+            f"the engine keeps images in containerd's image store with the snapshotter {driver}, "
+            'so nova-compute does not start: set "storage-driver": "overlay2" and "features": '
             '{"containerd-snapshotter": false} in daemon.json and restart the engine'
+        )
+    if info.containerd_store:
+        return _warning(
+            f"the engine keeps images in containerd's image store ({driver}): servers run, but "
+            "snapshots, rescues, migrations and novadocker-recover do not work, and nothing limits "
+            'the disk of a server: set "storage-driver": "overlay2" and "features": '
+            '{"containerd-snapshotter": false} in daemon.json before the first server'
         )
     if driver == "vfs":
         return _warning(

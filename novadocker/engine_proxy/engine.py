@@ -134,9 +134,11 @@ class EngineHost:
     def directories(self, container: str) -> tuple[list[str], set[str]]:
         """Return the directories of a container's files; see ``policy.Host``."""
         found = self._ask(f"/containers/{container}/json")
-        data = found["GraphDriver"].get("Data") or {}
+        # With containerd's image store, Engine 29 leaves the driver out.
+        storage = found.get("GraphDriver") or {}
+        data = storage.get("Data") or {}
         volumes = {mount["Source"] for mount in found["Mounts"] if mount["Type"] == "volume"}
-        if found["GraphDriver"]["Name"] != "overlay2":
+        if storage.get("Name") != "overlay2":
             return [], volumes
         return [data["UpperDir"], data["WorkDir"], *data["LowerDir"].split(":")], volumes
 

@@ -31,6 +31,10 @@ def file_system(root: DataRoot, server: Server) -> FileSystem:
 
     :raises RecoveryError: the storage driver is not supported, or a layer is missing
     """
+    if server.driver == "overlayfs":
+        raise RecoveryError(
+            "containerd's image store has the files of the server, which this command does not read"
+        )
     layer = root.layer(server)
     match server.driver:
         case "overlay2":

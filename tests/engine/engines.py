@@ -51,6 +51,13 @@ class OwnEngine:
         self._wrapper = wrapper
         self.start_all()
 
+    def configure(self, **options: object) -> None:
+        """Change options of daemon.json, which the next start reads; None removes an option."""
+        path = self._folder / "daemon.json"
+        changed = {**json.loads(path.read_text()), **options}
+        kept = {name: value for name, value in changed.items() if value is not None}
+        path.write_text(json.dumps(kept))
+
     def start_all(self) -> None:
         """Start the engine and its containerd, also after a power loss."""
         containerd = self._folder / "containerd"

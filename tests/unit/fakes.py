@@ -830,6 +830,7 @@ class FakeEnforcement:
 class FakeHost:
     """A fake of each collaborator of a driver; ``collaborators`` returns them to the driver.
 
+    :ivar drivers: the storage driver of each server's container, by UUID, on the disk
     :ivar instances: the instances in Nova's database, by UUID
     :ivar read_instance: reads ``instances`` by default
     """
@@ -841,6 +842,7 @@ class FakeHost:
     guest_files: FakeGuestFiles = field(default_factory=FakeGuestFiles)
     drives: FakeDrives = field(default_factory=FakeDrives)
     enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
+    drivers: dict[str, str] = field(default_factory=dict)
     transfer: FakeTransfer = field(default_factory=FakeTransfer)
     images: FakeImages = field(default_factory=FakeImages)
     image_cache: FakeImageCache = field(default_factory=FakeImageCache)
@@ -881,6 +883,11 @@ class FakeHost:
             load_averages=self.load_averages,
             user_budgets=FakeBackground(),
             enforcement=lambda _info: self.enforcement,
+            hidden_servers=lambda info: {
+                uuid: driver
+                for uuid, driver in self.drivers.items()
+                if driver != info.storage_driver
+            },
             images=lambda _info: self.images,
             image_cache=lambda: self.image_cache,
             cut_off_images=self.cut_off_images,

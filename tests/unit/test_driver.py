@@ -962,10 +962,51 @@ def test_init_host_needs_the_shim(driver: Any, engine: FakeEngine) -> None:
         driver.init_host(NODE)
 
 
-def test_init_host_refuses_containerds_image_store(driver: Any, engine: FakeEngine) -> None:
+def test_init_host_accepts_containerds_image_store(driver: Any, engine: FakeEngine) -> None:
+    # Engine 28 with the feature and "storage-driver": "overlay2" loads no image.
     engine.info_ = replace(fakes.INFO, containerd_store=True)
-    with pytest.raises(exception.InvalidConfiguration, match="containerd's image store"):
+    with pytest.raises(exception.InvalidConfiguration, match="the snapshotter overlay2"):
         driver.init_host(NODE)
+    engine.info_ = replace(engine.info_, storage_driver="overlayfs")
+    driver.init_host(NODE)
+    driver.cleanup_host(NODE)
+
+
+HIDDEN = "5f9f2a0e-1a1d-4f0c-8a58-2f6f1f9b7c11"
+
+
+def test_init_host_needs_the_former_storage_driver(
+    driver: Any, engine: FakeEngine, fake_host: FakeHost
+) -> None:
+    fake_host.drivers = {HIDDEN: "overlay2"}
+    engine.info_ = replace(fakes.INFO, containerd_store=True, storage_driver="overlayfs")
+    with pytest.raises(exception.InvalidConfiguration) as refused:
+        driver.init_host(NODE)
+    for part in (HIDDEN, "uses the storage driver overlayfs", '"storage-driver": "overlay2"'):
+        assert part in str(refused.value)
+    engine.info_ = fakes.INFO
+    driver.init_host(NODE)
+    driver.cleanup_host(NODE)
+
+
+def test_another_storage_driver_while_nova_compute_runs(
+    driver: Any, engine: FakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine hides all servers, which the driver must not take for lost."""
+    driver.init_host(NODE)
+    fake_host.drivers = {HIDDEN: "overlay2"}
+    swept: list[object] = []
+    monkeypatch.setattr(driver._services, "sweep", lambda *given: swept.append(given))
+    tree = placement.ProviderTree()
+    tree.new_root(NODE, HIDDEN)
+    engine.info_ = replace(fakes.INFO, containerd_store=True, storage_driver="overlayfs")
+    driver.update_provider_tree(tree, NODE)
+    assert swept == []
+    assert "hides 1 servers" in str(fake_host.service_status.reports[-1])
+    engine.info_ = fakes.INFO
+    driver.update_provider_tree(tree, NODE)
+    assert len(swept) == 1
+    assert fake_host.service_status.reports[-1] is None
 
 
 def test_init_host_needs_the_registrys_client(

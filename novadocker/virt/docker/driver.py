@@ -163,8 +163,8 @@ class DockerDriver(driver.ComputeDriver):
         """
         known = provider_tree.data(nodename).inventory
         try:
-            info = self._services.engine.info()
-        except exception.EngineUnavailable as error:
+            info = self._services.info()
+        except (exception.EngineUnavailable, exception.InvalidConfiguration) as error:
             self._service_status.report(str(error))
             provider_tree.update_inventory(nodename, resources.all_reserved(known))
             return

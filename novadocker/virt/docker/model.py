@@ -203,11 +203,15 @@ class ContainerDetail:
     finished_at: datetime | None = None
 
 
+OVERLAYFS = "overlayfs"
+"""The name of containerd's default snapshotter, which no storage driver of the engine has."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """The host's directories of a container's files.
 
-    :ivar driver: the storage driver, such as ``overlay2``
+    :ivar driver: the storage driver, such as ``overlay2``, or ``containerd's overlayfs``
     :ivar upper: the directory of the container's own files; empty with other drivers
     :ivar lowers: the directories of its image's layers, from the highest
     :ivar volumes: the directory of each volume by its path in the container
@@ -234,6 +238,7 @@ class EngineInfo:
     :ivar seccomp: True if the engine and the kernel support seccomp profiles
     :ivar containerd_store: True if containerd keeps the images and layers (the "containerd image
         store", from Engine 29 on the default of a new data root)
+    :ivar containerd_address: path of containerd's socket; empty before Engine 27
     :ivar rootless: True if the engine does not run as root
     :ivar selinux: True if the engine labels containers for SELinux (``selinux-enabled``)
     :ivar apparmor: True if the engine confines containers by AppArmor
@@ -254,6 +259,7 @@ class EngineInfo:
     user_namespaces: bool = False
     seccomp: bool = False
     containerd_store: bool = False
+    containerd_address: str = ""
     rootless: bool = False
     selinux: bool = False
     apparmor: bool = False

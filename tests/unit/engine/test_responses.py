@@ -178,3 +178,31 @@ def test_what_is_no_event(line: bytes) -> None:
 @pytest.mark.parametrize(("found", "expected"), [(INFO, False), (CONTAINERD, True)])
 def test_containerds_image_store(found: dict[str, Any], expected: bool) -> None:
     assert responses.engine_info(found, "1.44").containerd_store is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"GraphDriver": {"Name": "overlay2", "Data": {"UpperDir": "/a"}}}, "overlay2"),
+        ({"GraphDriver": {"Name": "vfs", "Data": None}}, "vfs"),
+        # Engine 26 to 28
+        ({"GraphDriver": {"Name": "overlayfs", "Data": None}}, "containerd's overlayfs"),
+        # Engine 29, API 1.52 (daemon/inspect.go)
+        (
+            {"Storage": {"RootFS": {"Snapshot": {"Name": "overlayfs"}}}},
+            "containerd's overlayfs",
+        ),
+        # Engine 29 with a storage driver of its own
+        ({"GraphDriver": {"Name": "overlay2", "Data": {}}, "Storage": None}, "overlay2"),
+        ({}, "unknown"),
+    ],
+)
+def test_the_storage_driver_of_a_container(answer: dict[str, Any], expected: str) -> None:
+    assert responses.storage(answer).driver == expected
+
+
+def test_the_address_of_containerd() -> None:
+    given = {"Containerd": {"Address": "/run/containerd/containerd.sock", "Namespaces": {}}}
+    found = responses.engine_info({**INFO, **given}, "1.51").containerd_address
+    assert found == "/run/containerd/containerd.sock"
+    assert responses.engine_info(INFO, "1.41").containerd_address == ""

@@ -39,6 +39,7 @@ from novadocker.privsep.guest import (
 from novadocker.privsep.network import namespace, ovs_support, tc
 from novadocker.privsep.storage import (
     btrfs,
+    hidden,
     layer_archive,
     layer_diff,
     overlay_names,
@@ -200,6 +201,7 @@ VOLUME_PATTERN = rf"(/{PATH_WORD})+/volumes/[A-Za-z0-9][\w.-]+/_data"
 VOLUME = words(
     f"/var/lib/docker/volumes/{'a' * 64}/_data", VOLUME_PATTERN, "/etc", "/x/volumes/../_data"
 )
+DRIVER = words("overlay2", "[a-z0-9][a-z0-9-]{0,31}", "/", "../overlay2", "overlay2\n")
 SERVERS_FOLDER = words(
     f"/var/lib/docker/overlay2/{'a' * 64}/diff",
     rf"(/{PATH_WORD})+/overlay2/[0-9a-z]{{25,64}}/diff|{VOLUME_PATTERN}",
@@ -355,6 +357,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "target": OPEN_FILE,
         "limit": numbers(1 << 30, 0, (1 << 62) - 1),
     },
+    hidden.hidden_servers: {"data_root": FOLDER, "driver": DRIVER},
     layer_archive.read_config: {"data_root": FOLDER, "image": CONTAINER},
     layer_archive.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
     layer_archive.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},

@@ -401,11 +401,12 @@ class Engine(Connection):
         :param author: ``created_by`` of the layers in the image's history
         """
         with self._translate_errors("to read an image's history"):
+            # With containerd's image store, Engine 29 leaves the driver out.
+            storage = self._client.inspect_image(image).get("GraphDriver") or {}
+            if storage.get("Name") != "overlay2":
+                return ()
             history = self._client.history(image)
-            storage = self._client.inspect_image(image)["GraphDriver"]
         made = itertools.takewhile(lambda entry: entry["CreatedBy"] == author, history)
-        if storage["Name"] != "overlay2":
-            return ()
         paths = [storage["Data"]["UpperDir"], *storage["Data"].get("LowerDir", "").split(":")]
         return tuple(paths[: len(list(made))])
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from oslo_utils import timeutils
 
 from novadocker.virt.docker.model import (
+    OVERLAYFS,
     Container,
     ContainerDetail,
     ContainerEvent,
@@ -65,6 +66,7 @@ def engine_info(found: Mapping[str, Any], api_version: str) -> EngineInfo:
             user_namespaces="name=userns" in security,
             seccomp="name=seccomp" in security,
             containerd_store=store.get("driver-type") == "io.containerd.snapshotter.v1",
+            containerd_address=_typed(str, (found.get("Containerd") or {}).get("Address", "")),
             rootless="name=rootless" in security,
             selinux="name=selinux" in security,
             apparmor="name=apparmor" in security,
@@ -109,7 +111,7 @@ def storage(found: Mapping[str, Any]) -> Storage:
         driver = found.get("GraphDriver") or {}
         data = driver.get("Data") or {}
         return Storage(
-            driver=_typed(str, driver.get("Name", "unknown")),
+            driver=_driver_name(found, _typed(str, driver.get("Name", "unknown"))),
             upper=_typed(str, data.get("UpperDir", "")),
             lowers=tuple(_typed(str, data.get("LowerDir", "")).split(":")),
             volumes={
@@ -119,6 +121,19 @@ def storage(found: Mapping[str, Any]) -> Storage:
             },
             work=_typed(str, data.get("WorkDir", "")),
         )
+
+
+def _driver_name(found: Mapping[str, Any], name: str) -> str:
+    """Return the name of a container's storage driver.
+
+    With containerd's image store, Engine 29 (API 1.52) has ``Storage`` in place of ``GraphDriver``,
+    and older engines have the snapshotter as the driver, without data.
+    """
+    root = (found.get("Storage") or {}).get("RootFS") or {}
+    snapshotter = _typed(str, (root.get("Snapshot") or {}).get("Name", ""))
+    if not snapshotter and name == OVERLAYFS:
+        snapshotter = name
+    return f"containerd's {snapshotter}" if snapshotter else name
 
 
 def event(line: bytes) -> ContainerEvent:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file system of a path, and whether the engine can limit its containers' disks there."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,33 @@ from novadocker.virt.docker.model import EngineInfo
 
 # Storage drivers that limit the size of each container on any file system.
 _SIZED_DRIVERS = ("btrfs", "devicemapper", "zfs")
+
+
+# The sockets of the containerd of the host's packages.
+_SOCKETS = ("/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock")
+_ROOT = "/var/lib/containerd"
+
+
+def layers_root(
+    info: EngineInfo, config: Path = Path("/etc/containerd/config.toml"), socket: str = _SOCKETS[0]
+) -> str:
+    """Return the directory below which the files of the containers are.
+
+    It is the engine's data root, or the root of the host's containerd if that keeps the layers. A
+    containerd that the engine starts itself has its root in the data root.
+    """
+    if not info.containerd_store:
+        return info.data_root
+    # Before Engine 27 the address is not known.
+    shared = info.containerd_address in _SOCKETS or (
+        not info.containerd_address and Path(socket).exists()
+    )
+    if not shared:
+        return info.data_root
+    try:
+        return str(tomllib.loads(config.read_text()).get("root", _ROOT))
+    except (OSError, ValueError):
+        return _ROOT
 
 
 def mount_of(path: str) -> Any:

@@ -17,6 +17,7 @@ from oslo_serialization import jsonutils
 from oslo_utils import units, versionutils
 
 from novadocker.linux import space
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.host.topology import CpuSets
 from novadocker.virt.docker.model import EngineInfo
 
@@ -43,8 +44,8 @@ Inventory = dict[str, dict[str, Any]]
 
 
 def read_resources(info: EngineInfo, sets: CpuSets) -> Resources:
-    """Return the host's resources. The disk is the file system of the engine's data root."""
-    disk = space.of_data_root(Path(info.data_root))
+    """Return the host's resources. The disk is the file system of the containers' files."""
+    disk = space.of_data_root(Path(filesystem.layers_root(info)))
     return Resources(
         vcpus=len(sets.shared),
         pcpus=len(sets.dedicated),

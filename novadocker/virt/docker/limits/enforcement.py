@@ -55,7 +55,7 @@ class Enforcement:
         self._engine = engine
         self._state_path = state_path
         self._data_root = info.data_root
-        self._disk = linux_cgroup.disk_of(filesystem.mount_of(info.data_root).device)
+        self._disk = linux_cgroup.disk_of(filesystem.mount_of(filesystem.layers_root(info)).device)
         self._resizes_disks = disk.can_resize(info)
         self._lock = threading.Lock()
         self._servers: dict[str, LimitedServer] = {}

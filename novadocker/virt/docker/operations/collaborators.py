@@ -22,6 +22,7 @@ from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
 from novadocker.privsep.network import namespace
+from novadocker.privsep.storage import hidden
 from novadocker.state_files import namespaces as marked_namespaces
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
@@ -104,6 +105,8 @@ class Collaborators:
 
     :ivar marked_networks: returns the UUIDs of the instances that have a network of the driver here
     :ivar create_service_status: creates the object for Nova's ``virtapi``
+    :ivar hidden_servers: returns the storage driver of each server, by UUID, whose container the
+        engine hides because it has another storage driver
     :ivar enforcement: creates the object for the engine that ``init_host`` found
     :ivar images: creates the object for the engine that ``init_host`` found
     :ivar image_cache: creates an object for one run of the image cache
@@ -132,6 +135,7 @@ class Collaborators:
     load_averages: protocols.LoadAverages
     user_budgets: protocols.Background
     enforcement: Callable[[EngineInfo], protocols.Enforcement]
+    hidden_servers: Callable[[EngineInfo], Mapping[str, str]]
     images: Callable[[EngineInfo], protocols.Images]
     image_cache: Callable[[], protocols.ImageCache]
     cut_off_images: protocols.CutOffImages
@@ -179,6 +183,7 @@ def real_collaborators() -> Collaborators:
         load_averages=load_averages,
         user_budgets=UserBudgets(state),
         enforcement=lambda info: Enforcement(engine, info, state),
+        hidden_servers=lambda info: hidden.hidden_servers(info.data_root, info.storage_driver),
         images=lambda info: ImageStore(engine, resources.architecture(info)),
         image_cache=lambda: ImageCache(engine),
         cut_off_images=cut_off.CutOffImages(glance.API(), cut_off.service_user),

@@ -24,7 +24,7 @@ from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration.incoming import IncomingMoves
 from novadocker.virt.docker.migration.transports import registry
-from novadocker.virt.docker.model import ContainerDetail, EngineInfo
+from novadocker.virt.docker.model import OVERLAYFS, ContainerDetail, EngineInfo
 from novadocker.virt.docker.operations import interrupted
 from novadocker.virt.docker.operations.collaborators import Collaborators
 
@@ -88,6 +88,7 @@ class Services:
         self.engine.claim(info)
         _check_runtime(info)
         _check_store(info)
+        self._check_hidden(info)
         if not info.live_restore:
             LOG.warning(
                 "All servers stop when the engine stops, because live-restore is off; set it in "
@@ -102,6 +103,7 @@ class Services:
             LOG.warning("A server can fill the disk of this host, because its size is not limited")
         self.enforcement = self._collaborators.enforcement(info)
         self.data_root = info.data_root
+        self._storage_driver = info.storage_driver
         self.images = self._collaborators.images(info)
         self.consoles = self._collaborators.consoles()
         freeze.thaw_left(self.engine, Path(CONF.instances_path))
@@ -127,6 +129,37 @@ class Services:
         self.user_budgets.stop()
         self.backups.stop()
         self.engine.release()
+
+    def info(self) -> EngineInfo:
+        """Return the properties of the engine, which must have the storage driver of the start.
+
+        With another one the engine hides all servers, so no operation may take them for lost.
+
+        :raises EngineUnavailable: the engine does not answer
+        :raises InvalidConfiguration: the engine has another storage driver
+        """
+        found = self.engine.info()
+        if found.storage_driver != self._storage_driver:
+            self._check_hidden(found)
+        return found
+
+    def _check_hidden(self, info: EngineInfo) -> None:
+        """Check that the engine shows the containers of all servers.
+
+        :raises InvalidConfiguration: it hides those of another storage driver
+        """
+        try:
+            hidden = self._collaborators.hidden_servers(info)
+        except (OSError, *privsep.UNANSWERED) as error:
+            LOG.warning("Failed to look for servers of another storage driver: %s", error)
+            return
+        if hidden:
+            instance_uuid, former = min(hidden.items())
+            raise exception.InvalidConfiguration(
+                reason=f"the engine now uses the storage driver {info.storage_driver} and hides "
+                f"{len(hidden)} servers of the storage driver {former}, such as {instance_uuid}; "
+                f"nothing of them is lost: {_setting(former)} in daemon.json and restart the engine"
+            )
 
     def sweep(self, info: EngineInfo, further: Mapping[str, Callable[[], None]]) -> None:
         """Repeat what failed while the engine was down, and set limits again that were lost.
@@ -255,11 +288,17 @@ def _check_runtime(info: EngineInfo) -> None:
         )
 
 
+def _setting(driver: str) -> str:
+    """Return what to do in daemon.json for a storage driver."""
+    if driver == OVERLAYFS:
+        return 'set "features": {"containerd-snapshotter": true} and remove "storage-driver"'
+    return f'set "storage-driver": "{driver}" and "features": {{"containerd-snapshotter": false}}'
+
+
 def _check_store(info: EngineInfo) -> None:
-    if info.containerd_store:
+    if info.containerd_store and info.storage_driver != OVERLAYFS:
         raise exception.InvalidConfiguration(
-            reason="the engine keeps its images in containerd's image store, which the driver does "
-            'not support; set "storage-driver": "overlay2" and "features": '
-            '{"containerd-snapshotter": false} in daemon.json and restart the engine. The engine '
-            "shows the containers of one store only, and keeps the data of the other"
+            reason="the engine keeps its images in containerd's image store with the snapshotter "
+            f"{info.storage_driver}, which the driver does not support; {_setting('overlay2')} in "
+            "daemon.json and restart the engine"
         )
