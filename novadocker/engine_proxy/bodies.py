@@ -14,6 +14,7 @@ from novadocker.engine_proxy.forms import Form, Refused
 from novadocker.engine_proxy.policy import Host, Policy
 from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import seccomp
+from novadocker.virt.docker.engine.masks import MASKED_PATHS
 from novadocker.virt.docker.limits import capabilities as lists
 
 # The paths of these come from privileged functions, and only root can change them.
@@ -173,6 +174,7 @@ def _container(policy: Policy, labels: Form) -> Form:
         {
             "CgroupnsMode": forms.equal("private"),
             "Tmpfs": forms.mapping(r"/[a-z/]+", r"[a-z0-9=,]+"),
+            "MaskedPaths": forms.equal(list(MASKED_PATHS)),
             "ReadonlyPaths": forms.equal([]),
         },
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.masks import MASKED_PATHS
 from tests import CHECKOUT
 from tests.engine import machines
 from tests.engine.machines import Machine
@@ -110,6 +111,20 @@ def no_device_nodes(server: Machine) -> None:
     assert server.shell("mknod /tmp/fifo p && rm /tmp/fifo") == (0, "")
 
 
+def hardware_is_hidden(server: Machine) -> None:
+    hidden = [path for path in map(Path, MASKED_PATHS) if path.exists()]
+    assert Path("/proc/interrupts") in hidden
+    for path in hidden:
+        shown = server.shell(f"{'ls' if path.is_dir() else 'cat'} {path}")
+        assert shown == (0, ""), path
+
+
+def orphans_stay(server: Machine) -> None:
+    assert server.shell("(sh -c 'echo $$ > /tmp/orphan' &)")[0] == 0
+    server.shell("while [ ! -s /tmp/orphan ]; do sleep 0.1; done; sleep 0.1")
+    assert "zombie" in server.shell("grep State /proc/$(cat /tmp/orphan)/status")[1]
+
+
 _TRIES: dict[str, Try] = {
     "Mounts": denied("mount -t tmpfs none /tmp", "mount -o bind /etc /tmp", "umount /dev/shm"),
     "Kernel modules": kernel_is_the_hosts,
@@ -133,6 +148,8 @@ _TRIES: dict[str, Try] = {
     "Performance counters": both(
         refused_call((298, 241), 0, 0, -1, -1, 0), refused_call((321, 280), 0, 0, 0)
     ),
+    "Hardware": hardware_is_hidden,
+    "Orphans": orphans_stay,
 }
 
 

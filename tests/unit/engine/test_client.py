@@ -28,6 +28,7 @@ from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import client, connection, registry_errors, seccomp
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine.connection import Tls
+from novadocker.virt.docker.engine.masks import MASKED_PATHS
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits, ResourceLimit, Terminal
 
@@ -112,8 +113,9 @@ def test_container_isolation() -> None:
     assert (host["ShmSize"], host["OomScoreAdj"]) == (1 << 20, 5)
     assert host["Sysctls"] == {"kernel.msgmax": "1"}
     assert host["SecurityOpt"] == [f"seccomp={seccomp.profile(SPEC.isolation)}"]
-    # The engine applies its own AppArmor profile and masked paths.
-    assert not {"MaskedPaths", "ReadonlyPaths", "Privileged"} & host.keys()
+    assert {"/sys/devices/virtual/dmi", "/sys/devices/virtual/powercap"} < set(host["MaskedPaths"])
+    # The engine applies its own AppArmor profile and read-only paths.
+    assert not {"ReadonlyPaths", "Privileged"} & host.keys()
 
 
 def test_shared_memory_is_half_of_the_memory_by_default() -> None:
@@ -140,7 +142,7 @@ def test_nesting_has_a_profile_and_writes_its_sysctls() -> None:
     host = config["HostConfig"]
     assert host["SecurityOpt"] == ["apparmor=unconfined", f"seccomp={seccomp.profile(nesting)}"]
     assert host["ReadonlyPaths"] == []
-    assert "MaskedPaths" not in host
+    assert host["MaskedPaths"] == list(MASKED_PATHS)
     assert set(config["Volumes"]) > {"/var/lib/docker", "/var/lib/containers"}
     assert host["CgroupnsMode"] == "private"
 
@@ -149,7 +151,7 @@ def test_mounts_need_another_profile_of_apparmor() -> None:
     mounts = isolation.isolation({"docker:capabilities": "SYS_ADMIN"})
     host = engine_requests.container_config(replace(SPEC, isolation=mounts))["HostConfig"]
     assert host["SecurityOpt"] == ["apparmor=unconfined", f"seccomp={seccomp.profile(mounts)}"]
-    assert not {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode"} & host.keys()
+    assert not {"ReadonlyPaths", "CgroupnsMode"} & host.keys()
 
 
 def test_nesting_as_root_of_the_host_lifts_the_profiles() -> None:

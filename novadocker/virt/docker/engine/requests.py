@@ -16,6 +16,7 @@ from novadocker import naming
 from novadocker.extra_specs import Nesting
 from novadocker.state_files import console_log
 from novadocker.virt.docker.engine import seccomp
+from novadocker.virt.docker.engine.masks import MASKED_PATHS
 from novadocker.virt.docker.model import (
     ContainerSpec,
     Isolation,
@@ -147,6 +148,7 @@ def _isolation(isolation: Isolation, memory_bytes: int) -> dict[str, Any]:
         config["SecurityOpt"] = ["apparmor=unconfined", "seccomp=unconfined"]
         return config
     config["SecurityOpt"] = [f"seccomp={seccomp.profile(isolation)}"]
+    config["MaskedPaths"] = list(MASKED_PATHS)
     if isolation.nesting == Nesting.UNPRIVILEGED or "SYS_ADMIN" in isolation.capabilities:
         # The engine's profile denies all mounts. The user namespace denies what else it denies.
         config["SecurityOpt"].insert(0, "apparmor=unconfined")
