@@ -159,6 +159,7 @@ class Survey:
                 "rates",
                 "novadocker-alive",
                 "novadocker-incidents",
+                "user-budgets",
             }, kept
             for folder in ("loads", "rates"):
                 assert list((self._instances / folder).glob("*")) == []
