@@ -54,8 +54,9 @@ def watched(url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> I
     watcher.start()
 
     def take() -> int:
-        found = seen.get(timeout=30)
-        assert found.get_instance_uuid() == instance_uuid
+        # The engine still has the deletions of other tests.
+        while (found := seen.get(timeout=30)).get_instance_uuid() != instance_uuid:
+            assert found.get_transition() == virtevent.EVENT_LIFECYCLE_STOPPED
         return int(found.get_transition())
 
     yield take

@@ -65,7 +65,13 @@ def boot(compute_host: ComputeHost) -> Iterator[Callable[..., Machine]]:
     nova = compute_host.start_nova()
     made: list[Machine] = []
     transitions: queue.SimpleQueue[int] = queue.SimpleQueue()
-    nova.driver.register_event_listener(lambda event: transitions.put(event.get_transition()))
+
+    def listen(event: virtevent.LifecycleEvent) -> None:
+        # The engine still has the deletions of other tests.
+        if event.get_instance_uuid() in [machine.server.uuid for machine in made]:
+            transitions.put(event.get_transition())
+
+    nova.driver.register_event_listener(listen)
 
     def call(command: str, **fields: Any) -> Machine:
         properties = {"os_command_line": command}
