@@ -142,6 +142,8 @@ def test_what_nova_demands_of_every_driver_is_there(matrix: configparser.ConfigP
 
 @pytest.fixture(scope="module")
 def extension() -> ModuleType:
+    # The environments of tox with older releases of Nova have no Sphinx.
+    pytest.importorskip("sphinx")
     spec = importlib.util.spec_from_file_location("support_matrix", DOCS / "support_matrix.py")
     assert spec is not None
     assert spec.loader is not None
