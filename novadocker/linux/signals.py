@@ -11,7 +11,7 @@ def handles(process: int, signal: int, root: Path = Path("/")) -> bool:
 
     :param root: directory that contains /proc
     """
-    return _is_in(process, signal, root, "SigCgt", "SigBlk")
+    return _is_in(process, signal, root, b"SigCgt", b"SigBlk")
 
 
 def leaves_default(process: int, signal: int) -> bool:
@@ -19,13 +19,14 @@ def leaves_default(process: int, signal: int) -> bool:
 
     The kernel then drops the signal if the process is the first one of a PID namespace.
     """
-    return not _is_in(process, signal, Path("/"), "SigCgt", "SigBlk", "SigIgn")
+    return not _is_in(process, signal, Path("/"), b"SigCgt", b"SigBlk", b"SigIgn")
 
 
-def _is_in(process: int, signal: int, root: Path, *masks: str) -> bool:
+def _is_in(process: int, signal: int, root: Path, *masks: bytes) -> bool:
     try:
-        lines = (root / "proc" / str(process) / "status").read_text().splitlines()
+        # The process chooses its name, which may be no text, but the kernel escapes its line feeds.
+        lines = (root / "proc" / str(process) / "status").read_bytes().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return True
-    found = dict(line.split(":\t", 1) for line in lines if line.startswith("Sig"))
-    return any(int(found[mask], 16) >> (signal - 1) & 1 for mask in masks)
+    fields = (line.partition(b":\t") for line in lines)
+    return any(name in masks and int(mask, 16) >> (signal - 1) & 1 for name, _, mask in fields)

@@ -47,3 +47,25 @@ def test_what_a_process_does_with_a_signal(statement: str, handled: bool, defaul
 
 def test_a_process_that_has_ended(tmp_path: Path) -> None:
     assert signals.handles(os.getpid(), NUMBER, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"a\x0cSig", b"a\x0cSigBlk:\tff", b"a\x1cSigCgt:\tx", b"\xff", b"a\x85Sig"]
+)
+def test_the_name_of_a_process_is_not_taken_for_a_line(name: bytes) -> None:
+    """As prctl(2) sets it, PR_SET_NAME."""
+    program = f"""
+import ctypes, sys
+ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0)
+print(flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not signals.handles(process.pid, NUMBER)
+        assert signals.leaves_default(process.pid, NUMBER)
+        process.stdin.close()
