@@ -341,6 +341,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
             mock.patch.object(device_tags, "device_metadata", return_value=None),
             mock.patch.object(nova_records, "resume_cut_off"),
             mock.patch.object(nova_records, "cut_off", return_value=[]),
+            mock.patch.object(nova_records, "cut_off_events", return_value=[]),
             mock.patch.object(nova_records, "deleted", return_value=[]),
             mock.patch.object(nova_records, "cut_off_events", return_value=()),
             mock.patch.object(neutron, "bound_ports", side_effect=no_neutron),
