@@ -138,7 +138,7 @@ test-long: install
 	$(VENV)/python -m pytest --timeout 0 tests/engine/images/test_snapshot.py -k generations --generations 150
 	$(VENV)/python -m pytest --timeout 0 tests/engine/operations/test_crashes.py --every-point
 	$(VENV)/python -m pytest --timeout 0 --stock $(addprefix tests/engine/runtime/test_, \
-		stock_services.py inits.py)
+		stock_services.py inits.py nested_engines.py)
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
 		cloud_init.py interrupted_moves.py interrupted_tasks.py engines.py orphans.py outages.py \
 		registry_moves.py)

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--every-point", action="store_true", help="kill at every point in test_crashes.py"
     )
     parser.addoption(
-        "--stock", action="store_true", help="build the systems of test_stock_services.py"
+        "--stock", action="store_true", help="build whole Debian systems for tests/engine/runtime"
     )
     parser.addoption(
         "--engine",

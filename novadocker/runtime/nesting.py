@@ -17,6 +17,9 @@ _INSIDE = "/sys/fs/cgroup"
 _KEPT = frozenset(("blkio", "net_cls", "net_prio"))
 # The files that move processes into a group.
 _DELEGATED = ("cgroup.procs", "tasks")
+# A group below gets the CPUs and memory nodes of its parent. Not all engines set them for groups
+# above a container's, and a process can't enter a group without.
+_CLONE = "cgroup.clone_children"
 _FLAGS = ["nosuid", "noexec", "nodev"]
 
 
@@ -76,6 +79,8 @@ def delegate(folder: str, names: list[str], group: str, owner: Owner) -> None:
         posix.chown(path, owner.uid, owner.gid)
         for file in _DELEGATED:
             posix.chown(f"{path}/{file}", owner.uid, owner.gid)
+        with open(f"{path}/{_CLONE}", "wb", buffering=0) as output:
+            output.write(b"1")
 
 
 def mounts(folder: str, names: list[str], group: str) -> list[dict[str, object]]:
@@ -87,7 +92,8 @@ def mounts(folder: str, names: list[str], group: str) -> list[dict[str, object]]
         "destination": _INSIDE,
         "type": "tmpfs",
         "source": "tmpfs",
-        "options": [*_FLAGS, "mode=755", "size=64k"],
+        # systemd must not mount the other hierarchies, because engines use each one that they find.
+        "options": ["ro", *_FLAGS, "mode=755", "size=64k"],
     }
     found = [base]
     for name in names:

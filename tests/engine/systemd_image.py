@@ -74,6 +74,33 @@ def stock_archive(suite: str, network: str) -> Path:
     return found
 
 
+ENGINE_PACKAGES = (
+    "busybox-static",
+    "ca-certificates",
+    "crun",
+    "dbus",
+    "docker.io",
+    "iproute2",
+    "iptables",
+    "podman",
+    "systemd-container",
+    "systemd-sysv",
+)
+
+
+def engines_archive(network: str) -> Path:
+    """Return the path of a tar archive of a Debian with engines for containers.
+
+    Builds it if it does not exist, which takes about two minutes.
+
+    :param network: the path of a network namespace that reaches Debian's packages
+    """
+    found = Path(tempfile.gettempdir()) / "novadocker-test-engines-bookworm.tar"
+    if not found.exists():
+        _build(found, "bookworm", ENGINE_PACKAGES, network)
+    return found
+
+
 def sysvinit_archive(network: str) -> Path:
     """Return the path of a tar archive of a Debian with sysvinit; build it if it does not exist.
 

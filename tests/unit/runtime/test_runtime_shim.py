@@ -1170,11 +1170,16 @@ def test_an_engine_inside_divides_groups_of_v1_whose_limits_stay(shim: Shim) -> 
         "/sys/fs/cgroup/memory",
         "/sys/fs/cgroup/systemd",
         "/run",
+        "/run/systemd/system/sys-kernel-debug.mount",
+        "/run/systemd/system/sys-kernel-tracing.mount",
     ]
     _, base, memory, *_ = shim.mounts
+    assert "ro" in base["options"]
     assert base["type"] == "tmpfs"
     assert (memory["type"], memory["source"]) == ("bind", str(made["memory"]))
     assert "ro" not in memory["options"]
+    assert (made["memory"] / "cgroup.clone_children").read_text() == "1"
+    assert not (made["blkio"] / "cgroup.clone_children").exists()
 
 
 @pytest.mark.usefixtures("namespace_of_user")
