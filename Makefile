@@ -109,7 +109,7 @@ test-install: install
 
 # bench-network where the kernel has the datapath of Open vSwitch
 bench-network-guest: install
-	$(VENV)/python -m tests.guest older tests/guest/inside/measure.py
+	$(VENV)/python -m tests.guest trixie tests/guest/inside/measure.py
 
 # a tenant's day in the dashboard, in a browser; with PICTURES the documentation's are taken anew
 horizon-test:

@@ -19,6 +19,8 @@ BRIDGE = "br-int"
 DATAPATH = "system" if Path("/sys/module/openvswitch").exists() else "netdev"
 """The datapath type as Nova and OVS name it: the kernel's, or Open vSwitch's own."""
 
+# An emulated machine is ten to twenty times slower than its host.
+_ANSWER_SECONDS = 20
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
 
@@ -137,7 +139,7 @@ def use_switch(connection: str) -> None:
     """Make os-vif plug ports into the Open vSwitch with this connection."""
     os_vif.initialize()  # Registers the options.
     conf.CONF.set_override("ovsdb_connection", connection, group="os_vif_ovs")
-    conf.CONF.set_override("ovs_vsctl_timeout", 5, group="os_vif_ovs")
+    conf.CONF.set_override("ovs_vsctl_timeout", _ANSWER_SECONDS, group="os_vif_ovs")
     os_vif.initialize(reset=True)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run tests in the guest during development: older|newer (the engine), then pytest's arguments."""
+"""Run tests in the guest during development: bookworm|trixie, then pytest's arguments."""
 
 import sys
 
@@ -9,5 +9,5 @@ SECONDS = 1800
 
 with session.folder() as held:
     print(f"the guest's console is {held}/run/console", flush=True)
-    session.run(held, {sys.argv[1]: sys.argv[2:]}, SECONDS)
+    session.run(held, sys.argv[1], {"tests": sys.argv[2:]}, SECONDS)
     print((held / "run" / "console").read_text(errors="replace"))

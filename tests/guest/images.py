@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's disks: Debian with its kernel, the Python libraries, and the project with its tests.
+"""The guest's disks: a Debian with its kernel, the Python libraries, and the project's tests.
 
 The first two are kept in the state directory under a digest of their sources.
 """
@@ -16,13 +16,16 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from devcloud.images import SUITE
 from devcloud.install import list_lines
 from devcloud.settings import CHECKOUT
 from tests.engine import systemd_image
 
 HERE = Path(__file__).resolve().parent
 SYSTEM = HERE / "system"
+
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+"""The version of Python in each Debian that a guest can have."""
+
 SYSTEMD = "tests/engine/runtime/test_systemd.py"
 
 # Python imports Debian's site-packages first; this line makes it read the wheel's own .pth file
@@ -40,20 +43,38 @@ _DISK_MODULES = (
 )
 _BUILD_SECONDS = 600
 
+_PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+# The index has no wheels of them, so the guest has Debian's.
+_DEBIAN_LIBRARIES = ("crypt_r",)
 
-def system_folder(folder: Path) -> Path:
+# Wheels for these run on each Debian of PYTHONS.
+_PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
+
+
+def system_folder(folder: Path, release: str) -> Path:
     """Return the directory of the guest's Debian: ``disk``, ``vmlinuz`` and ``modules``."""
-    digest = hashlib.sha256(SUITE.encode())
+    digest = hashlib.sha256()
     for path in sorted(SYSTEM.iterdir()):
         digest.update(path.read_bytes())
-    return _kept(folder, "system", digest.hexdigest(), _build_system)
+    return _kept(
+        folder,
+        f"system-{release}",
+        digest.hexdigest(),
+        lambda target: _build_system(target, release),
+    )
 
 
-def libraries_folder(folder: Path) -> Path:
+def libraries_folder(folder: Path, release: str) -> Path:
     """Return the directory of ``disk``, which has the libraries of the driver and its tests."""
-    versions = sorted(f"{found.name} {found.version}" for found in _libraries())
+    installed, _ = _libraries(PYTHONS[release])
+    versions = sorted(f"{found.name} {found.version}" for found in installed)
     digest = hashlib.sha256("\n".join([sys.version, *versions]).encode())
-    return _kept(folder, "libraries", digest.hexdigest(), _build_libraries)
+    return _kept(
+        folder,
+        f"libraries-{release}",
+        digest.hexdigest(),
+        lambda target: _build_libraries(target, release),
+    )
 
 
 def make_initrd(target: Path, system: Path, scratch: Path) -> None:
@@ -61,7 +82,8 @@ def make_initrd(target: Path, system: Path, scratch: Path) -> None:
     for name in ("bin", "dev", "proc", "root"):
         (scratch / name).mkdir(parents=True)
     shutil.copytree(system / "modules", scratch / "modules")
-    order = [f"{Path(name).name}.ko" for name in _DISK_MODULES]
+    names = [f"{Path(name).name}.ko" for name in _DISK_MODULES]
+    order = [name for name in names if (scratch / "modules" / name).exists()]
     (scratch / "modules" / "order").write_text("\n".join(order))
     shutil.copy("/bin/busybox", scratch / "bin")
     shutil.copy(HERE / "inside" / "init", scratch)
@@ -90,7 +112,7 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
         (site / "suites" / name).write_text("\n".join(arguments))
         if any(argument.startswith(SYSTEMD) for argument in arguments):
             shutil.copy(systemd_image.archive("/proc/self/ns/net"), site)
-    for name in ("tests", "benchmarks", "devcloud"):
+    for name in ("tests", "benchmarks", "devcloud", "docs"):
         shutil.copytree(CHECKOUT / name, site / name)
     shutil.copy(CHECKOUT / "pyproject.toml", site)
     shutil.copy(HERE / "inside" / "run", site)
@@ -112,44 +134,87 @@ def _kept(folder: Path, name: str, digest: str, build: Callable[[Path], None]) -
     return found
 
 
-def _build_system(target: Path) -> None:
+def _build_system(target: Path, release: str) -> None:
     root = target / "root"
+    packages = [
+        package
+        for listed in (SYSTEM / "packages.txt", SYSTEM / f"packages-{release}.txt")
+        if listed.exists()
+        for package in list_lines(listed)
+    ]
     _run(
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
-        f"--include={','.join(list_lines(SYSTEM / 'packages.txt'))}",
+        f"--include={','.join(packages)}",
         '--aptopt=Apt::Install-Recommends "false"',
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
         f"--customize-hook={SYSTEM / 'customise'}",
-        SUITE,
+        release,
         str(root),
     )
     shutil.move(root / "boot" / "vmlinuz", target)
     (target / "modules").mkdir()
-    (drivers,) = root.glob("usr/lib/modules/*/kernel/drivers")
+    (modules,) = root.glob("usr/lib/modules/*")
+    built_in = (modules / "modules.builtin").read_text().splitlines()
     for name in _DISK_MODULES:
-        shutil.copy(drivers / f"{name}.ko", target / "modules")
+        if f"kernel/drivers/{name}.ko" in built_in:
+            continue
+        (module,) = modules.glob(f"kernel/drivers/{name}.ko*")
+        shutil.copy(module, target / "modules")
+        # Debian 13 compresses modules, and the initrd has only busybox.
+        if module.suffix == ".xz":
+            _run("unxz", str(target / "modules" / module.name))
     _make_disk(root, target / "disk", gigabytes=8)
 
 
-def _build_libraries(target: Path) -> None:
+def _build_libraries(target: Path, release: str) -> None:
     tree = target / "root"
-    for library in _libraries():
-        for file in library.files or ():
-            source = Path(str(file.locate()))
-            # Scripts lie outside site-packages, and the guest needs none of them.
-            if ".." not in file.parts and source.is_file():
-                copy = tree / file
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, copy)
+    tree.mkdir()
+    python = PYTHONS[release]
+    same_python = python == f"{sys.version_info.major}.{sys.version_info.minor}"
+    installed, fetched = _libraries(python)
+    for library in installed:
+        if same_python or all(file.suffix != ".so" for file in library.files or ()):
+            _copy(library, tree)
+        elif library.name not in _DEBIAN_LIBRARIES:
+            # Compiled libraries are those of one Python.
+            fetched.append(f"{library.name}=={library.version}")
+    if fetched:
+        _install_wheels(fetched, tree, python)
     (tree / "novadocker-tests.pth").write_text(_SITE_LINE)
     _make_disk(tree, target / "disk", gigabytes=1)
 
 
-def _libraries() -> list[importlib.metadata.Distribution]:
-    """Return all distributions that the driver and its tests need, without the driver's own."""
+def _copy(library: importlib.metadata.Distribution, tree: Path) -> None:
+    for file in library.files or ():
+        source = Path(str(file.locate()))
+        # Scripts lie outside site-packages, and the guest needs none of them.
+        if ".." not in file.parts and file.suffix != ".pyc" and source.is_file():
+            copy = tree / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+
+
+def _install_wheels(requirements: Sequence[str], tree: Path, python: str) -> None:
+    """Install the wheels for another Python than this one."""
+    platforms = [f"--platform={platform}" for platform in _PLATFORMS]
+    _run(
+        *(*_PIP, "install", "--no-deps", "--only-binary=:all:", f"--python-version={python}"),
+        *("--target", str(tree), *platforms, *requirements),
+    )
+
+
+def _libraries(python: str) -> tuple[list[importlib.metadata.Distribution], list[str]]:
+    """Return the distributions that the driver and its tests need, without the driver's own.
+
+    :param python: version of Python
+    :returns: the distributions that this environment has, and the requirements that only this
+        version of Python has
+    """
+    versions = {"python_version": python, "python_full_version": f"{python}.0"}
     found: dict[str, importlib.metadata.Distribution] = {}
+    absent: list[str] = []
     asked = set()
     wanted = ("novadocker[monitor,registry]", "pytest", "pytest-timeout")
     open_requirements = [Requirement(name) for name in wanted]
@@ -159,15 +224,19 @@ def _libraries() -> list[importlib.metadata.Distribution]:
             if (needed.name, extra) in asked:
                 continue
             asked.add((needed.name, extra))
-            library = importlib.metadata.distribution(needed.name)
+            try:
+                library = importlib.metadata.distribution(needed.name)
+            except importlib.metadata.PackageNotFoundError:
+                absent.append(f"{needed.name}{needed.specifier}")
+                continue
             found[library.name] = library
             open_requirements += [
                 further
                 for further in map(Requirement, library.requires or ())
-                if further.marker is None or further.marker.evaluate({"extra": extra})
+                if further.marker is None or further.marker.evaluate({"extra": extra, **versions})
             ]
     del found["novadocker"]
-    return list(found.values())
+    return list(found.values()), absent
 
 
 def _install_wheel(scratch: Path, site: Path) -> None:
@@ -178,10 +247,9 @@ def _install_wheel(scratch: Path, site: Path) -> None:
         if (CHECKOUT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(CHECKOUT / name, source / name)
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     environment = {**os.environ, "PBR_VERSION": "0.0.1"}
     _run(
-        *(*pip, "install", "--no-deps", "--no-build-isolation", "--no-index"),
+        *(*_PIP, "install", "--no-deps", "--no-build-isolation", "--no-index"),
         *("--target", str(site), str(source)),
         environment=environment,
     )

@@ -25,16 +25,19 @@ def folder() -> Iterator[Path]:
         yield found
 
 
-def run(held: Path, suites: Mapping[str, Sequence[str]], seconds: float) -> Path:
+def run(held: Path, release: str, suites: Mapping[str, Sequence[str]], seconds: float) -> Path:
     """Run tests in the guest and return the directory of their reports, ``NAME.xml``.
 
     The guest's console is ``run/console`` in the locked directory.
 
-    :param suites: pytest's arguments by the name of the engine, ``older`` or ``newer``
+    :param release: the guest's Debian, one of ``images.PYTHONS``
+    :param suites: pytest's arguments by name; the suites run concurrently
     :raises machine.GuestFailed: the guest did not power off in time
     """
-    system, libraries = images.system_folder(held), images.libraries_folder(held)
+    system = images.system_folder(held, release)
+    libraries = images.libraries_folder(held, release)
     work = held / "run"
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     disks = machine.Disks(
         kernel=system / "vmlinuz",
