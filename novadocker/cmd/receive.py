@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from nova import config, utils
+from nova import config, objects, utils
+from nova.conductor import rpcapi
+from nova.objects import base
 from oslo_privsep import priv_context
 
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import announced
-from novadocker.virt.docker.migration import receiver
+from novadocker.virt.docker.migration import expected, receiver
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     # What libraries print goes to standard error, because it would get between the answers.
     os.dup2(2, 1)
-    config.parse_args(["nova-compute", *options], configure_db=False, init_rpc=False)
+    config.parse_args(["nova-compute", *options], configure_db=False)
+    # As in nova-compute: its objects come from Nova's conductor.
+    objects.register_all()
+    base.NovaObject.indirection_api = rpcapi.ConductorAPI()
     priv_context.init(root_helper=shlex.split(utils.get_root_helper()))
     engine = Engine.from_options(CONF.docker)
     source = os.fdopen(0, "rb", buffering=0)
-    kept = receiver.serve(engine, partial(announced.load, engine), source, answers)
+    load = partial(announced.load, engine)
+    kept = receiver.serve(engine, load, expected.most_bytes, source, answers)
     return 0 if kept else 1
 
 

@@ -40,6 +40,9 @@ except BrokenPipeError:
     pass
 """
 
+MOST = 512 << 20
+"""Bytes of the root disk of the servers' flavor."""
+
 Opened = Callable[..., AbstractContextManager[tuple[transfer.Session, Move]]]
 """The type of the fixture ``opened``."""
 
@@ -70,7 +73,7 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
                 ):
                     destination = Engine(conf.CONF.docker.api_url, timeout=30, load_timeout=60)
                     load = partial(announced.load, destination)
-                    receiver.serve(destination, load, source, answers)
+                    receiver.serve(destination, load, lambda _: MOST, source, answers)
 
         thread = threading.Thread(target=serve)
         thread.start()

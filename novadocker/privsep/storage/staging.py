@@ -21,11 +21,13 @@ from novadocker import engine_paths, naming, privsep
 from novadocker.linux import libc, openat, pipes, walk
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import callers, tree_stream
+from novadocker.privsep.storage.allowance import Allowance
 
 FOLDER = "novadocker-staging"
 
 # Numbers of a move's directories: the container's, its volumes' and its config drive's.
 _FOLDERS = range(1000)
+_SIZES = range(1 << 63)
 # The directory of a container, of a volume, of a config drive.
 _SERVERS_FOLDER = re.compile(
     rf"{engine_paths.IMAGE_LAYER_PATH}|{engine_paths.VOLUME_PATH}"
@@ -43,6 +45,8 @@ _STREAM_SECONDS = 3500.0
 _lock = threading.Lock()
 # What was read for each move, for the changes that follow.
 _readers: dict[str, tree_stream.Reader] = {}
+# What the staged data of each move may take; a move has several streams.
+_allowances: dict[str, Allowance] = {}
 
 
 @privsep.transfer_pctxt.entrypoint
@@ -76,22 +80,25 @@ def forget_folders(token: str) -> None:
 
 @privsep.transfer_pctxt.entrypoint
 def receive_folders(
-    data_root: str, instance_uuid: str, token: str, source: tuple[int, int]
+    data_root: str, instance_uuid: str, token: str, source: tuple[int, int], most: int
 ) -> None:
     """Apply the stream of ``send_folders`` to the staged directories of a move, and sync the disk.
 
     :param data_root: the engine's
     :param source: a process id, and the process's file descriptor of a pipe
+    :param most: bytes that all streams of the move may take on the disk; 0 means no bound
     :raises ValueError: an argument is malformed, or the descriptor is not of a pipe for reading
     :raises PermissionError: users other than root can change the data root
-    :raises StreamError: the stream is malformed, or ends too early
+    :raises StreamError: the stream is malformed, ends too early, or has more data than allowed
     :raises TimeoutError: the stream stalls
     :raises OSError: the data cannot be written
     """
     end, name = arguments.open_file(source), _name(instance_uuid, token)
-    root = arguments.folder(data_root)
+    root, bound = arguments.folder(data_root), arguments.number(_SIZES, most)
+    with _lock:
+        allowance = _allowances.setdefault(name, Allowance(bound))
     with callers.pipe(end, os.O_RDONLY) as pipe, _staged(root, name, create=True) as top:
-        tree_stream.Writer(top).apply(io.BufferedReader(_Timed(pipe)))
+        tree_stream.Writer(top, allowance).apply(io.BufferedReader(_Timed(pipe)))
         # Each call syncs, so that the last one, in the downtime, has little to write.
         libc.syncfs(top)
 
@@ -190,6 +197,9 @@ def discard_folders(data_root: str, instance_uuid: str) -> None:
     :raises PermissionError: users other than root can change the data root
     """
     root, prefix = arguments.folder(data_root), f"{arguments.instance_uuid(instance_uuid)}."
+    with _lock:
+        for name in [name for name in _allowances if name.startswith(prefix)]:
+            del _allowances[name]
     with suppress(FileNotFoundError), openat.trusted(root) as top:
         folder = openat.open_inside(top, FOLDER, _DIRECTORY)
         try:

@@ -22,6 +22,7 @@ from novadocker.linux import openat, walk
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import callers, sparse_files
+from novadocker.privsep.storage.allowance import Allowance
 
 # Is equal as long as an entry does not change; None for an entry that may change unnoticed.
 Identity = tuple[int, int, int] | None
@@ -63,6 +64,10 @@ class Entry:
     size: int = 0
     pieces: Sequence[Sequence[int]] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def extra_bytes(self) -> int:
+        """Return the bytes of the attributes and of a link's target."""
+        return len(self.target) + sum(map(len, self.attributes.values()))
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> "Entry":
@@ -302,16 +307,18 @@ class Writer:
     """Applies streams to the subdirectories ``0``, ``1``, ... of a directory.
 
     :param folder: file descriptor of the directory, which no other process writes to
+    :param allowance: of the directory
     """
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: int, allowance: Allowance) -> None:
         self._top = folder
+        self._allowance = allowance
         self._times: list[tuple[str, int]] = []
 
     def apply(self, stream: IO[bytes]) -> None:
         """Apply one stream.
 
-        :raises StreamError: the stream is malformed, or ends too early
+        :raises StreamError: the stream is malformed, ends too early, or has more data than allowed
         :raises OSError: a file cannot be written
         """
         while True:
@@ -330,6 +337,7 @@ class Writer:
                 entry = Entry.parse(fields)
             except (ValueError, TypeError, RecursionError) as error:
                 raise StreamError(f"the stream is malformed: {str(error)[:200]}") from error
+            self._allowance.take_entry(self._top, entry.extra_bytes())
             self._make(entry, stream)
         # Because a write into a directory changes its time.
         for path, mtime in reversed(self._times):
@@ -351,12 +359,28 @@ class Writer:
                     )
                 return
             if stat.S_ISREG(entry.mode):
-                _fill(parent, name, entry, stream)
+                self._fill(parent, name, entry, stream)
             elif stat.S_ISLNK(entry.mode):
                 os.symlink(entry.target, name, dir_fd=parent)
             elif not stat.S_ISDIR(entry.mode):
                 os.mknod(name, entry.mode, entry.rdev, dir_fd=parent)
             _dress(parent, name, entry)
+
+    def _fill(self, parent: int, name: str, entry: Entry, stream: IO[bytes]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as file:
+            file.truncate(entry.size)
+            for begin, end in entry.pieces:
+                file.seek(begin)
+                while begin < end:
+                    chunk = stream.read(min(end - begin, _CHUNK))
+                    if not chunk:
+                        raise StreamError("the stream ended too early")
+                    self._allowance.take(self._top, len(chunk))
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[file.write(view) :]
+                    begin += len(chunk)
 
     @staticmethod
     def _make_folder(parent: int, name: str) -> None:
@@ -402,22 +426,6 @@ class _Place:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._folder)
-
-
-def _fill(parent: int, name: str, entry: Entry, stream: IO[bytes]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0) as file:
-        file.truncate(entry.size)
-        for begin, end in entry.pieces:
-            file.seek(begin)
-            while begin < end:
-                chunk = stream.read(min(end - begin, _CHUNK))
-                if not chunk:
-                    raise StreamError("the stream ended too early")
-                view = memoryview(chunk)
-                while view:
-                    view = view[file.write(view) :]
-                begin += len(chunk)
 
 
 def _dress(parent: int, name: str, entry: Entry) -> None:

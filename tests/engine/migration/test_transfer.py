@@ -18,8 +18,9 @@ from nova import conf
 from novadocker import exception, naming
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging, tree_stream
+from novadocker.privsep.storage.allowance import Allowance
 from novadocker.virt.docker.engine.client import Engine
-from tests.engine import engines
+from tests.engine import engines, moving
 from tests.engine.images.test_snapshot import Guest, base, boot, check, prepare
 from tests.engine.images.test_store import folder, store
 from tests.engine.moving import Arrive, Opened, arrive, data_root, guest, host, opened
@@ -198,6 +199,21 @@ def test_a_host_whose_disk_is_full(
     assert guest.run("echo goes on") == "goes on\n"
 
 
+def test_more_than_the_root_disk_of_the_flavor(
+    opened: Opened, guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``data_root`` checks that nothing stays staged."""
+    monkeypatch.setattr(moving, "MOST", 8 << 20)
+    guest.run("dd if=/dev/urandom of=/big bs=1M count=6")
+    with opened() as (session, _):
+        session.send(live=True)
+        # The second stream alone has less than the flavor's disk.
+        guest.run("dd if=/dev/urandom of=/more bs=1M count=4")
+        with pytest.raises(exception.ResizeRefused, match="more data than the 8 MiB"):
+            session.send(live=True)
+    assert guest.run("echo goes on") == "goes on\n"
+
+
 def test_ten_thousand_files_and_a_large_one_of_nothing(
     guest: Guest, opened: Opened, arrive: Arrive
 ) -> None:
@@ -254,7 +270,7 @@ def test_clocks_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     try:
         for stream in streams:
             stream.seek(0)
-            tree_stream.Writer(top).apply(stream)
+            tree_stream.Writer(top, Allowance(0)).apply(stream)
     finally:
         os.close(top)
     for number in range(3):
@@ -294,7 +310,7 @@ def test_a_stream_reaches_nothing_outside(tmp_path: Path, line: str) -> None:
     top = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with stream.open("rb") as content, pytest.raises((pipes.StreamError, OSError)):
-            tree_stream.Writer(top).apply(content)
+            tree_stream.Writer(top, Allowance(0)).apply(content)
     finally:
         os.close(top)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["staged", "stream"]
@@ -330,7 +346,7 @@ def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     reader.write(stream, live=True)  # type: ignore[arg-type]
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        tree_stream.Writer(top).apply(io.BytesIO(stream.written))
+        tree_stream.Writer(top, Allowance(0)).apply(io.BytesIO(stream.written))
     finally:
         os.close(top)
     assert sorted(path.name for path in (target / "0").iterdir()) == ["a", "c"]

@@ -1,10 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-import subprocess
-import sys
+"""The program that receives an instance asks Nova's conductor about it."""
+
+import os
+from typing import Any
+
+import pytest
+from nova import config
+from nova.conductor import rpcapi
+from nova.objects import base
+from oslo_privsep import priv_context
+
+from novadocker.cmd import receive
+from novadocker.virt.docker.migration import expected
 
 
-def test_it_starts_without_novas_objects() -> None:
-    """Their import takes seconds during a server's downtime, and only nova-compute needs them."""
-    code = "import novadocker.cmd.receive, nova.objects; print(hasattr(nova.objects, 'Instance'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "False\n", done.stderr
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_nova_knows_bounds_the_move(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    asked: list[Any] = []
+    conductor = object()
+
+    def serve(*arguments: Any) -> bool:
+        asked.extend(arguments)
+        assert base.NovaObject.indirection_api is conductor
+        return kept
+
+    monkeypatch.setattr(config, "parse_args", lambda *_args, **_options: None)
+    monkeypatch.setattr(rpcapi, "ConductorAPI", lambda: conductor)
+    monkeypatch.setattr(priv_context, "init", lambda **_: None)
+    monkeypatch.setattr(receive.Engine, "from_options", lambda _: "engine")
+    monkeypatch.setattr(receive.receiver, "serve", serve)
+    # The program writes its answers to standard output and reads standard input.
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(os, "fdopen", lambda *_args, **_options: None)
+    monkeypatch.setattr(base.NovaObject, "indirection_api", None)
+    assert receive.main([]) == (0 if kept else 1)
+    assert asked[0] == "engine"
+    assert asked[2] is expected.most_bytes

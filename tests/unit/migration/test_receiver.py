@@ -35,6 +35,7 @@ LAYERS = [archives.tar({"file": b"content"}), archives.tar({"large": bytes(2 << 
 CONFIG = archives.config(LAYERS)
 IMAGE = f"sha256:{hashlib.sha256(CONFIG).hexdigest()}"
 DIGEST = f"sha256:{'1' * 64}"
+MOST = 64 << 20
 GREETING = protocol.encode(protocol.Greeting(UUID, TOKEN, IMAGE))
 
 
@@ -76,9 +77,9 @@ class Staging:
     failure: Exception | None = None
 
     def receive_folders(
-        self, data_root: str, uuid: str, token: str, source: tuple[int, int]
+        self, data_root: str, uuid: str, token: str, source: tuple[int, int], most: int
     ) -> None:
-        assert (data_root, uuid, token) == (INFO.data_root, UUID, TOKEN)
+        assert (data_root, uuid, token, most) == (INFO.data_root, UUID, TOKEN, MOST)
         self.applied.append(os.read(source[1], 6))
         if self.failure is not None:
             raise self.failure
@@ -94,6 +95,14 @@ class World:
     engine: Engine
     staging: Staging
     kept: bool = False
+    most: int = MOST
+    is_expected: bool = True
+
+    def allowed(self, uuid: str) -> int:
+        assert uuid == UUID
+        if not self.is_expected:
+            raise ValueError("Nova does not move the server")
+        return self.most
 
     def serve(self, *parts: bytes, open_end: bool = False) -> list[dict[str, Any]]:
         """Return the answers to what a source sends.
@@ -108,7 +117,7 @@ class World:
             try:
                 engine = cast(Any, self.engine)
                 load = partial(announced.load, engine)
-                self.kept = receiver.serve(engine, load, source, cast(Any, answers))
+                self.kept = receiver.serve(engine, load, self.allowed, source, cast(Any, answers))
             finally:
                 # The program would end here, and with it the other end of the sender's pipe.
                 drain = threading.Thread(target=cast(Any, source).readall)
@@ -166,6 +175,31 @@ def test_a_move(world: World) -> None:
     assert world.staging.applied == [b"stream"]
     # Data of an earlier move is deleted.
     assert world.staging.discarded == 1
+
+
+def test_a_server_that_nova_does_not_move_here(world: World) -> None:
+    world.is_expected = False
+    answers = world.serve(GREETING, orders(Apply()), b"stream")
+    assert answers == [{"refused": "Nova does not move the server"}]
+    assert world.staging.applied == []
+
+
+def test_an_image_larger_than_the_root_disk(world: World) -> None:
+    world.most = 1 << 20
+    answers = world.serve(GREETING, orders(Load()), frames(archive()))
+    assert answers[0] == READY
+    assert "the flavor's root disk has only 1048576" in answers[1]["refused"]
+    # The engine gets no manifest, so it makes no image.
+    assert all(b"manifest.json" not in loaded for loaded in world.engine.loaded)
+
+
+def test_an_archive_that_is_much_larger_than_the_root_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announced, "_METADATA_BYTES", 0)
+    world.most = 1 << 20
+    answers = world.serve(GREETING, orders(Load()), frames(archive()))
+    assert "the image archive is larger than the flavor's root disk" in answers[1]["refused"]
 
 
 def test_an_image_that_the_host_has(world: World) -> None:

@@ -341,6 +341,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "instance_uuid": UUID,
         "token": TOKEN,
         "source": OPEN_FILE,
+        "most": numbers(1, 0, (1 << 63) - 1),
     },
     staging.adopt_folder: {
         "data_root": FOLDER,

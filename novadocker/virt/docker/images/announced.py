@@ -17,6 +17,9 @@ from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError
 from novadocker.virt.docker.model import EngineInfo
 
+# What an archive has beside its layers.
+_METADATA_BYTES = 16 << 20
+
 
 class Engine(Protocol):
     """The functions of the engine's client that this module calls."""
@@ -28,37 +31,42 @@ class Engine(Protocol):
         """Load an archive of one image; return the image's id."""
 
 
-def load(engine: Engine, image_id: str, receive: Callable[[int], Iterator[bytes]]) -> None:
+def load(
+    engine: Engine, image_id: str, receive: Callable[[int], Iterator[bytes]], most: int
+) -> None:
     """Load an image from an archive that arrives.
 
     :param image_id: the engine's id of the image
     :param receive: yields the archive of at most so many bytes
+    :param most: bytes that the image may have when it is unpacked; 0 means no bound
     :raises ValueError: the archive is malformed, or has another image
     :raises EngineError: the engine refuses the image
     """
     folder = Path(CONF.instances_path)
     folder.mkdir(parents=True, exist_ok=True)
-    most = room.left(folder)
+    limit = room.left(folder)
+    if most:
+        limit = min(limit, most + _METADATA_BYTES)
 
     def write(file: streaming.Arrival) -> None:
-        for chunk in receive(most):
+        for chunk in receive(limit):
             file.write(chunk)
 
     platform = Platform(naming.docker_architecture(engine.info().architecture))
     try:
         with streaming.arriving(folder, 0, write) as arrival:
-            engine.load_image(_checked(arrival, image_id, platform, folder))
+            engine.load_image(_checked(arrival, image_id, platform, folder, most))
     except ArchiveError as error:
         raise ValueError(f"the archive of image {image_id} is refused: {error}") from error
 
 
 def _checked(
-    arrival: streaming.Arrival, image_id: str, platform: Platform, folder: Path
+    arrival: streaming.Arrival, image_id: str, platform: Platform, folder: Path, most: int
 ) -> Iterator[bytes]:
     """Yield the archive that the engine loads."""
     try:
         yield from arrival.layers(None)
-        with archive.open_image(arrival.complete(), platform, folder) as image:
+        with archive.open_image(arrival.complete(), platform, folder, most) as image:
             if f"sha256:{image.digest}" != image_id:
                 raise ArchiveError("the archive has another image than the announced one")
             yield from writer.docker_archive(image, arrival.early)

@@ -126,7 +126,7 @@ class Backups:
             undo.callback(staging.discard_folders, data_root, instance_uuid)
             for layer in copy.layers:
                 with pipes.written_with(repository.download(layer)) as stream:
-                    staging.receive_folders(data_root, instance_uuid, move.token, stream)
+                    staging.receive_folders(data_root, instance_uuid, move.token, stream, 0)
             undo.pop_all()
         return move
 

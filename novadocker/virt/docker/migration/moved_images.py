@@ -23,14 +23,18 @@ def keep_image(engine: Engine, image_id: str) -> bool:
     return True
 
 
-def pull_image(engine: Engine, source: Repository, digest: str, image_id: str) -> None:
+def pull_image(
+    engine: Engine, source: Repository, digest: str, image_id: str, most: int = 0
+) -> None:
     """Pull an image from a repository by digest, and remove the name that this gives it.
 
+    :param most: bytes that the image may have; 0 means no bound
+    :raises ImageTooLarge: it has more
     :raises EngineError: the registry or the engine refuses
     :raises RegistryFailed: the digest is of another image
     """
     credentials = CONF.docker.registry_credentials_file
-    engine.pull_image(source.name, digest, source.registry, credentials)
+    engine.pull_image(source.name, digest, source.registry, credentials, most)
     try:
         if not keep_image(engine, image_id):
             raise exception.RegistryFailed(

@@ -318,7 +318,9 @@ def read_frames(descriptor: int, limit: int) -> Iterator[bytes]:
     while left := decode(read_line(descriptor, STALL_SECONDS), Frame).size:
         limit -= left
         if limit < 0:
-            raise ProtocolError("the image archive is larger than this host has room for")
+            raise ProtocolError(
+                "the image archive is larger than the flavor's root disk or than this host's room"
+            )
         while left:
             chunk = _read(descriptor, min(left, _CHUNK_BYTES), STALL_SECONDS)
             left -= len(chunk)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The receiving end of a move: stages an instance's data on the destination host.
 
-See ``protocol`` for the messages. Imports nothing that needs Nova's objects, because their import
-takes seconds of an instance's downtime.
+See ``protocol`` for the messages.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ _FAILURES = (
     protocol.ProtocolError,
     exception.EngineError,
     exception.EngineUnavailable,
+    exception.ImageTooLarge,
     exception.RegistryFailed,
     pipes.StreamError,
     OSError,
@@ -37,10 +37,17 @@ _FAILURES = (
 )
 
 
-LoadImage = Callable[[str, Callable[[int], Iterator[bytes]]], None]
+LoadImage = Callable[[str, Callable[[int], Iterator[bytes]], int], None]
 """Loads the image of an id into the engine.
 
-The second argument yields its archive, of at most so many bytes; see ``images.announced``.
+The second argument yields its archive, of at most so many bytes; the third is the number of bytes
+that the image may have. See ``images.announced``.
+"""
+
+Allowed = Callable[[str], int]
+"""Returns the bytes that an instance may bring to this host; 0 means no bound.
+
+It raises ValueError if Nova does not move the instance to this host.
 """
 
 
@@ -50,6 +57,7 @@ class Receiver:
     :ivar engine: the engine of this host
     :ivar greeting: the instance and the move
     :ivar pipe: file descriptor of a pipe with the orders and what follows them
+    :ivar most: bytes that the image, and that the other data, may have; 0 means no bound
     """
 
     def __init__(
@@ -59,12 +67,14 @@ class Receiver:
         info: EngineInfo,
         greeting: protocol.Greeting,
         pipe: int,
+        most: int,
     ) -> None:
         self.engine = engine
         self._load_image = load_image
         self._info = info
         self.greeting = greeting
         self.pipe = pipe
+        self.most = most
 
     def execute(self, order: protocol.Order) -> protocol.Message:
         """Execute an order and return the answer. Raises what the order's function raises."""
@@ -77,14 +87,16 @@ class Receiver:
 
     def load_image(self) -> None:
         """Load the instance's image. Raises as ``transports.transport.Receiver.load_image``."""
-        self._load_image(self.greeting.image, partial(protocol.read_frames, self.pipe))
+        self._load_image(self.greeting.image, partial(protocol.read_frames, self.pipe), self.most)
         if not self.has_image():
             raise ValueError("its engine made another image of the archive")
 
     def stage(self, stream: tuple[int, int]) -> None:
         """Apply a stream. Raises as ``transports.transport.Receiver.stage``."""
         greeting = self.greeting
-        staging.receive_folders(self._info.data_root, greeting.uuid, greeting.token, stream)
+        staging.receive_folders(
+            self._info.data_root, greeting.uuid, greeting.token, stream, self.most
+        )
 
     def discard(self) -> None:
         """Delete the staged data of the instance. Does nothing if there is none."""
@@ -101,7 +113,13 @@ _ORDERS: Mapping[type[protocol.Order], transport.Execute] = {
 }
 
 
-def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[bytes]) -> bool:
+def serve(
+    engine: Engine,
+    load_image: LoadImage,
+    allowed: Allowed,
+    source: IO[bytes],
+    answers: IO[bytes],
+) -> bool:
     """Receive one instance; return True if the source committed the move.
 
     :param source: unbuffered, with the messages of the source host
@@ -118,7 +136,7 @@ def serve(engine: Engine, load_image: LoadImage, source: IO[bytes], answers: IO[
                 protocol.read_line(read, protocol.GREETING_SECONDS), protocol.Greeting
             )
             info = _check_host(engine, greeting.uuid)
-            receiver = Receiver(engine, load_image, info, greeting, read)
+            receiver = Receiver(engine, load_image, info, greeting, read, allowed(greeting.uuid))
             receiver.discard()
             with ExitStack() as unless_kept:
                 unless_kept.callback(receiver.discard)

@@ -23,7 +23,7 @@ from novadocker.virt.docker.migration.registry_client import Blob, Repository
 from novadocker.virt.docker.migration.transports import choice
 from novadocker.virt.docker.migration.transports.registry import repository
 from tests import archives
-from tests.engine import engines, registries
+from tests.engine import engines, moving, registries
 from tests.engine.busybox import busybox_archive
 from tests.engine.images.test_snapshot import Boot, Guest, base, boot, check, prepare
 from tests.engine.images.test_store import folder, store
@@ -166,6 +166,23 @@ def test_a_registry_that_fails(
 
     with pytest.raises(nova_exception.NovaException, match=words):
         travel()
+    assert guest.run("echo goes on") == "goes on\n"
+
+
+def test_an_image_larger_than_the_root_disk_of_the_flavor(
+    registry: Registry,
+    guest: Guest,
+    opened: Opened,
+    other_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(moving, "MOST", 1 << 20)
+    with (
+        pytest.raises(exception.ResizeRefused, match="flavor's root disk has only 1048576"),
+        opened(),
+    ):
+        pass
+    assert other_engine.list_images("*") == {}
     assert guest.run("echo goes on") == "goes on\n"
 
 

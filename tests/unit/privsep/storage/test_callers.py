@@ -72,7 +72,7 @@ def calls(root: Path, pipe: tuple[int, int], file: int) -> dict[str, Callable[[]
     return {
         "send a layer": call(staging.send_folders, TOKEN, [diff], target, True),
         "send a volume": call(staging.send_folders, TOKEN, [volume], target, True),
-        "receive": call(staging.receive_folders, str(root), UUID, TOKEN, source),
+        "receive": call(staging.receive_folders, str(root), UUID, TOKEN, source, 0),
         "adopt": call(staging.adopt_folder, str(root), UUID, TOKEN, 0, diff),
         "discard": call(staging.discard_folders, str(root), UUID),
         "snapshot": call(layer_diff.write_layer, diff, [], {}, mine(file), 1 << 20),

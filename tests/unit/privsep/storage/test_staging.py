@@ -34,7 +34,7 @@ def test_a_stream_that_stalls(
     try:
         os.write(write, data)
         with pytest.raises(TimeoutError):
-            staging.receive_folders(str(data_root), UUID, TOKEN, (os.getpid(), read))
+            staging.receive_folders(str(data_root), UUID, TOKEN, (os.getpid(), read), 0)
     finally:
         os.close(read)
         os.close(write)

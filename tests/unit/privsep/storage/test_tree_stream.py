@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams of directories from a hostile host: they are applied, or refused without an effect."""
 
+import base64
 import contextlib
 import io
 import json
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from novadocker.linux.pipes import StreamError
 from novadocker.privsep.storage import sparse_files, tree_stream
+from novadocker.privsep.storage.allowance import Allowance
 from tests import fuzz
 from tests.unit.linux import swapping
 
@@ -37,12 +39,69 @@ def top(tmp_path: Path) -> Iterator[int]:
 
 def apply(top: int, *lines: object, data: bytes = b"") -> None:
     stream = b"".join(json.dumps(line).encode() + b"\n" for line in lines) + data
-    tree_stream.Writer(top).apply(io.BytesIO(stream + b'{"end": 1}\n'))
+    tree_stream.Writer(top, Allowance(0)).apply(io.BytesIO(stream + b'{"end": 1}\n'))
+
+
+MOST = 1 << 20
+
+
+def whole(*lines: object) -> io.BytesIO:
+    """Return a stream; a line may be a whole file."""
+    parts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    return io.BytesIO(b"\n".join([*parts, b'{"end": 1}\n']))
+
+
+def sized(path: str, size: int) -> bytes:
+    """Return the line of a file, and its content."""
+    line = {**FILE, "path": path, "size": size, "pieces": [[0, size]]}
+    return json.dumps(line).encode() + b"\n" + bytes(size - 1)
+
+
+def small(line: dict[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\nab"
 
 
 def test_a_stream_is_applied(top: int, tmp_path: Path) -> None:
     apply(top, FOLDER, FILE, data=b"abc")
     assert (tmp_path / "staged/0/file").read_text() == "abc"
+
+
+def test_a_stream_has_as_much_as_the_flavor_allows(top: int, tmp_path: Path) -> None:
+    allowance = Allowance(MOST)
+    writer = tree_stream.Writer(top, allowance)
+    # A part is sent again and again while the server changes it.
+    for _ in range(8):
+        writer.apply(whole(FOLDER, sized("0/file", MOST - (64 << 10))))
+    assert allowance._taken <= MOST
+    with pytest.raises(StreamError, match="more data than the 1 MiB of its flavor's root disk"):
+        writer.apply(whole(sized("0/more", MOST)))
+    used = sum(path.lstat().st_blocks << 9 for path in (tmp_path / "staged").rglob("*"))
+    assert used <= MOST * 9 // 8 + tree_stream._CHUNK
+
+
+def test_many_small_files_count(top: int) -> None:
+    writer = tree_stream.Writer(top, Allowance(MOST))
+    lines = [{**FILE, "path": f"0/{number}"} for number in range(4000)]
+    with pytest.raises(StreamError, match="more data than"):
+        writer.apply(whole(FOLDER, *map(small, lines)))
+
+
+def test_links_and_holes_take_no_room(top: int) -> None:
+    writer = tree_stream.Writer(top, Allowance(MOST))
+    hole = {**FILE, "size": 1 << 40, "pieces": []}
+    names = [{**FILE, "path": f"0/{number}", "link": "0/file"} for number in range(1500)]
+    writer.apply(whole(FOLDER, hole, *[{**name, "size": 0, "pieces": []} for name in names]))
+
+
+def test_attributes_count(top: int) -> None:
+    writer = tree_stream.Writer(top, Allowance(MOST))
+    text = base64.b64encode(bytes(2000)).decode()
+    lines = [
+        {**FILE, "path": f"0/{number}", "size": 0, "pieces": [], "attributes": {"user.x": text}}
+        for number in range(4000)
+    ]
+    with pytest.raises(StreamError, match="more data than"):
+        writer.apply(whole(FOLDER, *lines))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +167,7 @@ def test_only_directories_are_staged(top: int, tmp_path: Path, kind: int) -> Non
 @pytest.mark.parametrize("line", [b"[" * 200_000, b'{"gone":' * 100_000, b"9" * 60_000])
 def test_depth(top: int, line: bytes) -> None:
     with pytest.raises(StreamError):
-        tree_stream.Writer(top).apply(io.BytesIO(line + b"\n"))
+        tree_stream.Writer(top, Allowance(0)).apply(io.BytesIO(line + b"\n"))
 
 
 JUNK: st.SearchStrategy[Any] = st.recursive(
@@ -207,7 +266,7 @@ class Move:
         stream.seek(0)
         top = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            tree_stream.Writer(top).apply(stream)
+            tree_stream.Writer(top, Allowance(0)).apply(stream)
         finally:
             os.close(top)
         # A change within the kernel's clock tick does not change a ctime.

@@ -85,7 +85,9 @@ def repository(name: str) -> Repository:
 def _pull(receiver: Receiver, order: Pull) -> None:
     """Pull the instance's image from the registry. Raises as ``moved_images.pull_image``."""
     source = _source(receiver)
-    moved_images.pull_image(receiver.engine, source, order.digest, receiver.greeting.image)
+    moved_images.pull_image(
+        receiver.engine, source, order.digest, receiver.greeting.image, receiver.most
+    )
 
 
 def _fetch(receiver: Receiver, order: Fetch) -> None:

@@ -48,6 +48,10 @@ class Receiver(Protocol):
         """Return the first message of the source: the instance and its image."""
 
     @property
+    def most(self) -> int:
+        """Return the bytes that the image, and that the other data, may have; 0 for no bound."""
+
+    @property
     def pipe(self) -> int:
         """Return the file descriptor of a pipe with the data that follows an order."""
 
