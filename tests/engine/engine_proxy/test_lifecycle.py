@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -82,24 +83,33 @@ def proxied(
     state_folder: Path,
     new_instance_uuid: Callable[[], str],
 ) -> Iterator[Proxied]:
-    engine_socket = session_engine.url.removeprefix("unix://")
     state_folder.chmod(0o711)
-    os.chown(engine_socket, 0, GROUP)
     (ovs.folder / "db.sock").chmod(0o666)
     images = folder / "glance"
     images.mkdir()
     glance = FakeGlance(images)
-    with (
-        socket.socket(socket.AF_UNIX) as listener,
-        compute_host(
-            session_engine, ovs, glance, state_folder, folder / "instances", new_instance_uuid
-        ) as host,
-    ):
+    with compute_host(
+        session_engine, ovs, glance, state_folder, folder / "instances", new_instance_uuid
+    ) as host:
         for path in (images, images / "downloads", folder / "instances"):
             os.chown(path, NOVA, NOVA)
-        listener.bind(str(folder / "proxy"))
-        os.chown(folder / "proxy", 0, NOVA)
-        (folder / "proxy").chmod(0o660)
+        with proxy_of(session_engine, folder / "proxy") as url:
+            yield Proxied(host, glance, url)
+    state_folder.chmod(0o700)
+
+
+@contextmanager
+def proxy_of(engine: OwnEngine, path: Path) -> Iterator[str]:
+    """Run a proxy whose user reaches the engine, on a socket that nova-compute's user reaches.
+
+    :yields: the URL of the proxy
+    """
+    engine_socket = engine.url.removeprefix("unix://")
+    os.chown(engine_socket, 0, GROUP)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        os.chown(path, 0, NOVA)
+        path.chmod(0o660)
         listener.listen(64)
         command = [sys.executable, "-c", _PROXY, str(listener.fileno()), str(PROXY), str(GROUP)]
         proxy = subprocess.Popen(
@@ -108,12 +118,11 @@ def proxied(
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )
         try:
-            yield Proxied(host, glance, f"unix://{folder}/proxy")
+            yield f"unix://{path}"
         finally:
             proxy.terminate()
             proxy.wait()
             os.chown(engine_socket, 0, 0)
-            state_folder.chmod(0o700)
 
 
 def become_nova() -> None:
