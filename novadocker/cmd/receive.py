@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     # What libraries print goes to standard error, because it would get between the answers.
     os.dup2(2, 1)
-    config.parse_args(["nova-compute", *options], configure_db=False)
+    # oslo.config derives the default files and directories from the name of the program.
+    sys.argv = ["nova-compute", *options]
+    config.parse_args(sys.argv, configure_db=False)
     # As in nova-compute: its objects come from Nova's conductor.
     objects.register_all()
     base.NovaObject.indirection_api = rpcapi.ConductorAPI()

@@ -2,6 +2,7 @@
 """The program that receives an instance asks Nova's conductor about it."""
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -24,7 +25,9 @@ def test_what_nova_knows_bounds_the_move(monkeypatch: pytest.MonkeyPatch, kept: 
         assert base.NovaObject.indirection_api is conductor
         return kept
 
-    monkeypatch.setattr(config, "parse_args", lambda *_args, **_options: None)
+    # Nova's hosts are distinguished by their configuration, which nova-compute finds by its name.
+    monkeypatch.setattr(sys, "argv", ["novadocker-receive"])
+    monkeypatch.setattr(config, "parse_args", lambda *_args, **_options: asked.extend(sys.argv))
     monkeypatch.setattr(rpcapi, "ConductorAPI", lambda: conductor)
     monkeypatch.setattr(priv_context, "init", lambda **_: None)
     monkeypatch.setattr(receive.Engine, "from_options", lambda _: "engine")
@@ -33,6 +36,7 @@ def test_what_nova_knows_bounds_the_move(monkeypatch: pytest.MonkeyPatch, kept: 
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     monkeypatch.setattr(os, "fdopen", lambda *_args, **_options: None)
     monkeypatch.setattr(base.NovaObject, "indirection_api", None)
-    assert receive.main([]) == (0 if kept else 1)
-    assert asked[0] == "engine"
-    assert asked[2] is expected.most_bytes
+    assert receive.main(["--config-file", "a"]) == (0 if kept else 1)
+    assert asked[:3] == ["nova-compute", "--config-file", "a"]
+    assert asked[3] == "engine"
+    assert asked[5] is expected.most_bytes
