@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DockerDriver`` in place of Nova's fake drivers, on fakes of the modules below it."""
 
+import contextlib
 import functools
 import ipaddress
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,8 @@ from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.host import resources as host_facts
 from novadocker.virt.docker.host import topology
 from novadocker.virt.docker.host.topology import Cell
-from novadocker.virt.docker.migration import nova_records
+from novadocker.virt.docker.migration import expected, nova_records
+from novadocker.virt.docker.migration.disk_info import Move
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import device_names, device_tags
 from tests.unit import fakes
@@ -47,16 +50,19 @@ class HostInfo(EngineInfo):
 
 
 class StagedDriver(DockerDriver):
-    """The driver on one of several hosts in one process, with the size of a fake driver's host."""
+    """The driver on one of several hosts in one process, with the size of a fake driver's host.
+
+    :ivar host_name: the host's name in Nova
+    """
 
     def __init__(self, virtapi: Any, host: fakes.FakeHost) -> None:
         super().__init__(virtapi, host.collaborators())
-        self._host_name = self._services.name
+        self.host_name = self._services.name
 
     def init_host(self, host: str) -> None:
         """Start on a host; in Nova's samples, the node of the host ``compute`` has another name."""
         super().init_host(host)
-        self._host_name = host
+        self.host_name = host
         self._services.name = "fake-mini" if host == "compute" else host
 
     def get_nodenames_by_uuid(self, refresh: bool = False) -> dict[str, str]:
@@ -72,7 +78,28 @@ class StagedDriver(DockerDriver):
 
     def get_host_ip_addr(self) -> str:
         """Return this host's own address, by which the driver distinguishes hosts."""
-        return str(_HOSTS[zlib.crc32(self._host_name.encode()) % _HOSTS.num_addresses])
+        return str(_HOSTS[zlib.crc32(self.host_name.encode()) % _HOSTS.num_addresses])
+
+
+class StagedTransfer(fakes.FakeTransfer):
+    """Transfers before which the destination asks Nova, as ``novadocker-receive`` does.
+
+    :ivar drivers: of all hosts
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drivers: list[StagedDriver] = []
+
+    @contextlib.contextmanager
+    def session(
+        self, command: object, host: str, transport: object, instance_uuid: str, *more: Any
+    ) -> Iterator[tuple[fakes.FakeTransfer, Move]]:
+        """Open a session with a host that expects the instance."""
+        names = {found.get_host_ip_addr(): found.host_name for found in self.drivers}
+        expected.read_most_bytes(instance_uuid, names[host])
+        with super().session(command, host, transport, instance_uuid, *more) as opened:
+            yield opened
 
 
 def read_resources(info: HostInfo, sets: topology.CpuSets) -> host_facts.Resources:
@@ -97,7 +124,7 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
         self.engines: list[fakes.FakeEngine] = []
         self._network = fakes.FakeNetwork()
         self._drives = fakes.FakeDrives()
-        self._transfer = fakes.FakeTransfer()
+        self._transfer = StagedTransfer()
 
     @property
     def booted(self) -> int:
@@ -117,7 +144,9 @@ class Stage(fixtures.Fixture):  # type: ignore[misc]
         def load(virtapi: Any, compute_driver: str | None = None) -> Any:
             name = (compute_driver or nova_driver.CONF.compute_driver).rpartition(".")[2]
             if name in REPLACED:
-                return StagedDriver(virtapi, self._host(getattr(nova_fake, name)))
+                made = StagedDriver(virtapi, self._host(getattr(nova_fake, name)))
+                self._transfer.drivers.append(made)
+                return made
             return original(virtapi, compute_driver)
 
         self.useFixture(fixtures.MonkeyPatch(f"{nova_driver.__name__}.load_compute_driver", load))

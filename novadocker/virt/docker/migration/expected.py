@@ -40,12 +40,16 @@ def most_bytes(instance_uuid: str) -> int:
 
 def _answer(instance_uuid: str, answer: "futures.Future[int]") -> None:
     try:
-        answer.set_result(_read_most_bytes(instance_uuid))
+        answer.set_result(read_most_bytes(instance_uuid, CONF.host))
     except Exception as error:  # noqa: BLE001 (the waiting thread raises it)
         answer.set_exception(error)
 
 
-def _read_most_bytes(instance_uuid: str) -> int:
+def read_most_bytes(instance_uuid: str, host: str) -> int:
+    """Return what ``most_bytes`` returns, for a move to a host.
+
+    :raises ValueError: Nova does not move the instance to the host
+    """
     context = nova_context.get_admin_context()
     instance = objects.Instance.get_by_uuid(
         context, instance_uuid, expected_attrs=["flavor", "migration_context"]
@@ -54,6 +58,6 @@ def _read_most_bytes(instance_uuid: str) -> int:
     if move is None or instance.task_state != task_states.RESIZE_MIGRATING:
         raise ValueError("Nova does not move the server")
     migration = objects.Migration.get_by_id_and_instance(context, move.migration_id, instance_uuid)
-    if migration.dest_compute != CONF.host:
+    if migration.dest_compute != host:
         raise ValueError("Nova moves the server to another host")
     return int(instance.new_flavor.root_gb * units.Gi)
