@@ -218,6 +218,8 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
         )
         try:
             init = _wait_for_start(outer, answers, root.parent / "boot.log")
+            # systemd would wait for ever until somebody reads its further messages.
+            answers.close()
             yield System(root, init)
         finally:
             # unshare collects its child and ends; systemd does not remain as a zombie.
