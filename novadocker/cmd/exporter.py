@@ -53,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     chosen = parser.parse_args(arguments)
     # If the data root can't be read, the metrics would look like those of a host without servers.
-    if not os.access(engine_paths.containers(chosen.data_root), os.R_OK | os.X_OK):
+    # access(2) would ignore the capabilities of the process.
+    try:
+        os.scandir(engine_paths.containers(chosen.data_root)).close()
+    except OSError:
         parser.error(
             f"{chosen.data_root} is not a data root of the engine or can't be read (is "
             "CAP_DAC_READ_SEARCH missing?)"

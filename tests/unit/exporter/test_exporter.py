@@ -501,6 +501,21 @@ def test_without_the_right_to_read_metadata_it_does_not_start(
     assert "data root" in capsys.readouterr().err
 
 
+def test_capabilities_give_the_right_to_read_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """access(2) answers for the real user without the capabilities of the process."""
+    (tmp_path / "containers").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+
+    def end(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(exporter, "_security", end)
+    with pytest.raises(InterruptedError):
+        exporter.main(["--data-root", str(tmp_path)])
+
+
 def test_no_quota_is_no_limit() -> None:
     assert parsing.cores_version_1("-1\n", "100000\n") is None
     assert parsing.cores_version_2("max 100000\n") is None
