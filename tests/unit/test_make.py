@@ -42,7 +42,10 @@ def test_the_cloud_is_tested_last_and_after_all_other_levels() -> None:
     found = commands("test")
     assert found[0] == "devcloud install"
     assert found[-1].endswith("tests/cloud")
-    levels = ("tests/unit", "tests/engine", "tests/guest", "tests/engine/test_soak.py", "nova31")
+    levels = (
+        *("tests/unit", "tests/engine", "tests/guest", "tests/engine/test_soak.py", "nova31"),
+        "--engine forky",
+    )
     with_ovn = "DEVCLOUD_NETWORK=ovn"
     for level in (*levels, with_ovn):
         assert any(level in command for command in found[:-1])
