@@ -52,7 +52,7 @@ _PRIVILEGED_SECONDS = 30
 _SHIM_SECONDS = 10
 _SHIM_REFUSAL = "the container id is not an id of the engine"
 # The driver starts these programs to read images; sudo starts the privileged processes.
-_PROGRAMS = ("gzip", "zstd", "xz", "sudo")
+_PROGRAMS = ("gzip", "zstd", "xz", "sudo", "setpriv", "unshare")
 # The engine's runtimes have this search path (systemd.exec(5)).
 _SYSTEMD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -20,10 +20,13 @@ network_pctxt = priv_context.PrivContext(
     cfg_section="novadocker_network",
     pypath=f"{__name__}.network_pctxt",
     # NET_ADMIN: links, addresses and routes. SYS_ADMIN: enter and mount network namespaces.
-    # SETUID, SETGID: map ids into user namespaces.
+    # SETUID, SETGID: map ids into user namespaces. SYS_PTRACE, DAC_OVERRIDE: open the namespaces
+    # and the maps of a process of another user, which creates a user namespace.
     capabilities=[
         capabilities.CAP_NET_ADMIN,
         capabilities.CAP_SYS_ADMIN,
+        capabilities.CAP_SYS_PTRACE,
+        capabilities.CAP_DAC_OVERRIDE,
         capabilities.CAP_SETUID,
         capabilities.CAP_SETGID,
     ],

@@ -18,7 +18,8 @@ from novadocker.runtime.probe import main
 main()"""
 
 
-@privsep.network_pctxt.entrypoint
+# overlayfs makes a directory that root can read only with CAP_DAC_OVERRIDE, which this context has.
+@privsep.storage_pctxt.entrypoint
 def why_impossible(data_root: str) -> str:
     """Return why servers of this host cannot have own user namespaces; empty if they can.
 

@@ -38,6 +38,24 @@ print("entered", os.stat(idmapped.PLACE + "/etc").st_uid, os.stat(volumes[0]).st
 """
 
 
+# Calls privileged functions as nova-compute does: in processes with few capabilities.
+CALLS = """
+import sys
+from oslo_config import cfg
+from oslo_privsep import priv_context
+cfg.CONF([], project="nova")
+priv_context.init(root_helper=["env", "PATH=" + sys.argv[1]])
+from novadocker.privsep.guest import runtime, user_namespaces
+uuid, data_root = sys.argv[2:]
+assert user_namespaces.why_impossible(data_root) == ""
+for _ in range(2):
+    runtime.create_own_namespace(uuid, 1900150784, 65536)
+assert runtime.has_own_ids(uuid)
+runtime.delete_namespace(uuid)
+assert not runtime.has_own_ids(uuid)
+"""
+
+
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
     """Return an engine's data root with one container of two layers and a volume."""
@@ -100,3 +118,18 @@ def test_a_file_system_without_idmapped_mounts(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", tmp_path], check=True)
     assert re.fullmatch(r".* file system of .* has no idmapped mounts: Invalid argument", found)
+
+
+def test_the_privileged_processes_have_the_capabilities(
+    data_root: Path, instance_uuid: str
+) -> None:
+    path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, path, instance_uuid, data_root],
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
