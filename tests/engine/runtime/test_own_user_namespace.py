@@ -4,6 +4,8 @@
 import os
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -22,6 +24,7 @@ from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
+from tests import CHECKOUT
 from tests.engine import daemons, machines, networks, systemd_image
 from tests.engine.machines import Machine
 from tests.engine.system_calls import native_calls
@@ -36,6 +39,19 @@ DynamicUser=yes
 StateDirectory=dynamic
 PrivateUsers=yes
 BindReadOnlyPaths=/dev/log:/srv/log
+"""
+# Calls privileged functions as nova-compute does: in a process with few capabilities.
+CALLS = """
+import sys
+from oslo_config import cfg
+from oslo_privsep import priv_context
+cfg.CONF([], project="nova")
+priv_context.init(root_helper=["env", "PATH=" + sys.argv[1]])
+from novadocker.privsep.guest import files
+container, pid = sys.argv[2], int(sys.argv[3])
+assert files.set_password(container, pid, "root", "$6$other$hash", 2)
+files.put_etc_file(container, pid, "resolv.conf", b"nameserver 192.0.2.1\\n")
+files.put_etc_file(container, pid, "machine-id", b"0\\n")
 """
 ETC = {
     "hostname": b"web-1\n",
@@ -252,6 +268,25 @@ def test_a_password_is_set_while_it_runs(server: Machine, engine: Engine) -> Non
     assert server.shell("grep -c '^root:$6$new$hash:' /etc/shadow") == (0, "1")
     assert server.run("stat", "-c", "%u:%g %a", "/etc/shadow") == (0, "0:0 600")
     assert os.stat(Path(engine.inspect_storage(server.id).upper, "etc/shadow")).st_uid == 0
+
+
+def test_files_by_the_privileged_process(server: Machine) -> None:
+    assert server.run("sed", "-i", "s/^root::/root:x:/", "/etc/passwd") == (0, "")
+    path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, path, server.id, str(server.pid)],
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert server.shell("grep -c '^root:$6$other$hash:' /etc/shadow") == (0, "1")
+    assert server.run("cat", "/etc/resolv.conf") == (0, "nameserver 192.0.2.1")
+    names = ("shadow", "resolv.conf", "machine-id")
+    shown = server.run("stat", "-c", "%u:%g %a", *(f"/etc/{name}" for name in names))
+    assert shown == (0, "0:0 600\n0:0 644\n0:0 444")
 
 
 def test_capabilities_of_files(engine: Engine, client: docker.APIClient, wired: str) -> None:
