@@ -61,7 +61,11 @@ class Switch:
     def start_switching(self) -> None:
         control = self.folder / "vswitchd.ctl"
         self._daemon = daemons.start(
-            ["ovs-vswitchd", self.connection, f"--unixctl={control}"],
+            # OVN finds the sockets of bridges there.
+            [
+                *("env", f"OVS_RUNDIR={self.folder}"),
+                *("ovs-vswitchd", self.connection, f"--unixctl={control}"),
+            ],
             self.folder / "ovs-vswitchd.log",
             control.exists,
         )

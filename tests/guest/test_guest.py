@@ -75,7 +75,8 @@ WHOLE_SUITES: Suites = {
     },
     "trixie": {
         "network": (
-            "tests/engine/network",
+            "tests/engine/network/test_ovs.py",
+            "tests/engine/network/test_vif.py",
             "tests/engine/privsep/network",
             "tests/engine/operations/test_ports.py",
         ),
