@@ -58,6 +58,10 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
             "docker:sysctl:net.ipv4.tcp_rmem": "4096 65536 1048576",
         },
     },
+    "nesting": {
+        **_PLAIN,
+        "extra_specs": {"docker:nesting": "true", "docker:userns": "own"},
+    },
     "own": {**_PLAIN, "extra_specs": {"docker:userns": "own"}},
     "capped": {
         **_PLAIN,

@@ -104,6 +104,24 @@ def test_what_a_capability_permits(run: Run, capability: str) -> None:
             assert code == 0, f"{script}: {output}"
 
 
+def test_fuse(session_engine: OwnEngine, instance_uuid: str) -> None:
+    """With userns-remap, a server can open a device of the host only if all users can."""
+    asked = {"docker:capabilities": "SYS_ADMIN", "docker:devices": "/dev/fuse"}
+    spec = replace(SPEC, isolation=isolation.isolation(asked))
+    mount = attacks.Attempt(
+        "",
+        "mount_fuse",
+        frozenset(("done",)),
+        "mkdir('/mnt'), sysopen(F, '/dev/fuse', O_RDWR) ? call('mount', 'none', '/mnt', 'fuse', 0,"
+        " 'fd='.fileno(F).',rootmode=40000,user_id=0,group_id=0') : $!+0",
+    )
+    with (
+        machines.connected(session_engine.url) as client,
+        namespaced.server(session_engine, client, instance_uuid, spec) as server,
+    ):
+        assert server.run("perl", "-e", attacks.program([mount])) == (0, "mount_fuse 0")
+
+
 def test_all_capabilities_together_leave_the_host_alone(run: Run) -> None:
     with run(*extra_specs.CAPABILITIES, *extra_specs.NAMESPACE_CAPABILITIES) as server:
         assert attacks.wrong_answers(server.run, os.getpid()) == {}
