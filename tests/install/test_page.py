@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of ``docs/install.rst`` run on a Debian of its own, in the page's order.
 
-Debian 13 has the distribution's Nova, Debian 12 has Nova in a virtual environment.
+It is a Debian 12 with Nova in a virtual environment.
 """
 
 import json
@@ -60,10 +60,7 @@ class Host:
         return self.prefix == "/usr/local"
 
 
-HOSTS = (
-    Host("bookworm", HOST_PACKAGES, "/opt/nova/bin/pip", "/opt/nova"),
-    Host("trixie", ("nova-compute", *HOST_PACKAGES), "pip", "/usr/local"),
-)
+HOSTS = (Host("bookworm", HOST_PACKAGES, "/opt/nova/bin/pip", "/opt/nova"),)
 
 
 def adapted(host: Host, text: str) -> str:
