@@ -45,6 +45,7 @@ SUITES: Suites = {
             "tests/engine/limits/test_neighbours.py",
             "tests/engine/exporter/test_exporter.py::test_what_is_told_is_what_the_kernel_has",
             f"{ISOLATION}test_only_devices_that_lead_nowhere",
+            f"{ISOLATION}test_nesting_with_the_power_of_the_hosts_root",
             images.SYSTEMD,
         ),
     },

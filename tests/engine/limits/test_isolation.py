@@ -14,6 +14,7 @@ import docker
 import pytest
 from oslo_privsep import capabilities as privsep_capabilities
 
+from novadocker.linux import cgroup
 from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.limits import isolation
@@ -237,6 +238,12 @@ def test_what_a_flavor_adds(engine: Engine, client: docker.APIClient) -> None:
         assert "size=7168k" in found.shell("grep ' /dev/shm ' /proc/mounts")[1]
 
 
+_WRITABLE_GROUPS = {
+    1: "for f in /sys/fs/cgroup/*; do mount -o remount,bind,rw $f; done",
+    2: "mount -o remount,bind,rw /sys/fs/cgroup",
+}
+"""The command that lets a server with the host's root start an engine, by version of cgroups."""
+
 _NESTED = """
 set -e
 mkdir -p /inner/rootfs/bin /run
@@ -256,9 +263,8 @@ def test_nesting_with_the_power_of_the_hosts_root(
     assert (code, "made inside" in output) == (1, False)
     apart = isolation.isolation({"docker:nesting": "host"})
     with machines.machine(engine, client, apart=apart) as found:
-        # The documentation recommends this for cgroup v1.
-        made_writable = "for f in /sys/fs/cgroup/*; do mount -o remount,bind,rw $f; done"
-        assert found.shell(made_writable)[0] == 0
+        # The documentation recommends these commands.
+        assert found.shell(_WRITABLE_GROUPS[cgroup.version()]) == (0, "")
         assert found.shell(_NESTED) == (0, "made inside")
         # The host's disk remains inaccessible.
         code, output = found.shell("mknod /tmp/disk b 254 0 && head -c1 /tmp/disk")
