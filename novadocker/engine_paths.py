@@ -41,6 +41,11 @@ def container_config(root: Path, container: str) -> Path:
     return containers(root) / container / "config.v2.json"
 
 
+def swarm_state(root: Path) -> Path:
+    """Return the file that exists while the engine is a node of a swarm (moby/daemon/cluster)."""
+    return root / "swarm/docker-state.json"
+
+
 def volumes(root: Path) -> Path:
     """Return the directory of the volumes."""
     return root / "volumes"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from novadocker import engine_paths
+from novadocker.exporter import host
 from novadocker.linux.files import replace_file
 
 RUNTIME = "novadocker"
@@ -33,6 +34,7 @@ NEW_FILE: Mapping[str, object] = {
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 DATA_ROOT = Path("/var/lib/docker")
+ENGINE_SOCKET = "/run/docker.sock"
 SNAP = Path("/var/snap/docker")
 SHIM = "novadocker-runtime"
 PACKAGED = "/usr/lib/novadocker"
@@ -100,8 +102,15 @@ def _register(options: argparse.Namespace) -> bool:
     if not os.path.isabs(shim) or not os.access(shim, os.X_OK):
         raise ConfigError(f"{shim} is not the absolute path of an executable file")
     current = _read(options.file)
+    data_root = _data_root(options.file, current)
+    for root in _roots(data_root):
+        if engine_paths.swarm_state(root).exists():
+            raise ConfigError(
+                "the engine is a node of a swarm, so it does not start with live-restore, which "
+                "servers need: leave the swarm first (docker swarm leave)"
+            )
     # The networks of containers that exist stay, too, if the engine has no configuration.
-    known = {} if current is None and _runtimes_of_containers(DATA_ROOT) else current
+    known = {} if current is None and _runtimes_of_containers(data_root) else current
     return _write(options.file, current, merge(known, shim))
 
 
@@ -109,7 +118,14 @@ def _unregister(file: Path) -> bool:
     current = _read(file)
     if current is None:
         return False
-    users = _runtimes_of_containers(Path(current.get("data-root", DATA_ROOT))).count(RUNTIME)
+    data_root = _data_root(file, current)
+    known = any(engine_paths.containers(root).is_dir() for root in _roots(data_root))
+    if not known and shutil.which("dockerd"):
+        raise ConfigError(
+            f"the engine does not answer, and {data_root} is not its data root, so servers may use "
+            f"the runtime and {file} was not changed: start the engine first"
+        )
+    users = _runtimes_of_containers(data_root).count(RUNTIME)
     if users:
         # An engine that does not know the runtime of a running container does not take the
         # container over at its next start.
@@ -120,10 +136,33 @@ def _unregister(file: Path) -> bool:
     return _write(file, current, without(current))
 
 
+def _data_root(file: Path, current: Mapping[str, Any] | None) -> Path:
+    """Return the data root of the engine; the one of its configuration if it does not run.
+
+    :raises ConfigError: the configuration names a data root in a form that the engine refuses
+    """
+    configured = (current or {}).get("data-root", "")
+    if not isinstance(configured, str):
+        raise ConfigError("the value of data-root is not a string")
+    # The command line of dockerd may name the data root, too. Another file may be another engine's.
+    answer = host.ask_engine(ENGINE_SOCKET, "/info") if file == DAEMON_JSON else None
+    if answer is not None:
+        try:
+            return Path(json.loads(answer)["DockerRootDir"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"the engine did not answer with its data root: {error}") from error
+    return Path(configured or DATA_ROOT)
+
+
+def _roots(data_root: Path) -> tuple[Path, ...]:
+    """Return the directories that may have the engine's data; userns-remap uses a level deeper."""
+    return (data_root, *data_root.glob("*.*"))
+
+
 def _runtimes_of_containers(data_root: Path) -> list[str]:
-    """Return the runtime of each container; with user namespaces, they are a level deeper."""
+    """Return the runtime of each container."""
     found = []
-    for root in (data_root, *data_root.glob("*.*")):
+    for root in _roots(data_root):
         for path in engine_paths.containers(root).glob("*/hostconfig.json"):
             try:
                 found.append(str(json.loads(path.read_bytes())["Runtime"]))

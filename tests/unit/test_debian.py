@@ -44,6 +44,31 @@ def test_maintainer_scripts_are_shell(path: Path) -> None:
     assert "#DEBHELPER#\n" in path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("settings", "restarted"), [('{"bridge": "none"}', True), ('{"live-restore": true}', False)]
+)
+def test_an_engine_with_containers_is_reloaded_only(
+    tmp_path: Path, settings: str, restarted: bool
+) -> None:
+    """``novadocker-engine-config`` leaves the networks out if the engine has containers."""
+    file, calls = tmp_path / "daemon.json", tmp_path / "calls"
+    stubs = f"""
+    call() {{ echo "$*" >> {calls}; }}
+    novadocker-engine-config() {{ echo '{settings}' > {file}; }}
+    deb-systemd-invoke() {{ call "$@"; }}
+    systemctl() {{ :; }}
+    adduser() {{ :; }}
+    """
+    script = (DEBIAN / "nova-compute-docker.postinst").read_text()
+    script = script.replace("/etc/docker/daemon.json", str(file))
+    script = script.replace("/run/systemd/system", str(tmp_path))
+    # dash has no functions with a hyphen in their names.
+    subprocess.run(["bash", "-c", stubs + script, "postinst", "configure"], check=True, timeout=60)
+    about_engine = [call for call in calls.read_text().splitlines() if "docker.service" in call]
+    restart = ["restart docker.service"] if restarted else []
+    assert about_engine == ["reload docker.service", *restart]
+
+
 def test_listed_files_exist() -> None:
     lists = [
         *DEBIAN.glob("*.install"),

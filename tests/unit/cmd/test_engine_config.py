@@ -3,6 +3,7 @@
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Replace the data root of the machine's engine."""
+    """Replace the data root of the machine's engine, which has no container."""
     path = tmp_path / "data-root"
+    (path / "containers").mkdir(parents=True)
     monkeypatch.setattr(engine_config, "DATA_ROOT", path)
     return path
 
@@ -103,6 +105,7 @@ def test_the_runtime_is_removed_and_nothing_else(file: Path, shim: Path) -> None
         (b"[" * 100000, "not valid JSON"),
         (b"[]", "not a JSON object"),
         (b'{"runtimes": []}', "runtimes is not a JSON object"),
+        (b'{"data-root": 7}', "data-root is not a string"),
         (b'{"bridge": "\xff"}', "not in UTF-8"),
     ],
 )
@@ -181,6 +184,89 @@ def test_a_runtime_that_servers_use_is_not_removed(
     assert run(file, "--remove") == 1
     assert "servers of the engine use the runtime (1)" in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("below", ["", "100000.100000"])
+def test_a_node_of_a_swarm_is_refused(
+    file: Path, shim: Path, data_root: Path, below: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such an engine ends at its next start with live-restore."""
+    state = data_root / below / "swarm/docker-state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text("{}")
+    assert run(file, "--shim", shim) == 1
+    assert "the engine is a node of a swarm" in capsys.readouterr().err
+    assert not file.exists()
+    state.unlink()
+    assert run(file, "--shim", shim) == 0
+
+
+@pytest.mark.parametrize("dockerd", [True, False])
+def test_the_runtime_stays_if_the_data_of_an_engine_is_not_found(
+    file: Path,
+    shim: Path,
+    data_root: Path,
+    dockerd: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(file, "--shim", shim) == 0
+    (data_root / "containers").rmdir()
+    monkeypatch.setattr(engine_config.shutil, "which", lambda _: "dockerd" if dockerd else None)
+    assert run(file, "--remove") == int(dockerd)
+    assert (f"{data_root} is not its data root" in capsys.readouterr().err) is dockerd
+    assert ("runtimes" in json.loads(file.read_text())) is dockerd
+
+
+@pytest.fixture
+def asked(file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes | None], None]:
+    """Return a function that sets the answer of the engine that the file belongs to."""
+    monkeypatch.setattr(engine_config, "DAEMON_JSON", file)
+
+    def answer(content: bytes | None) -> None:
+        monkeypatch.setattr(engine_config.host, "ask_engine", lambda *_: content)
+
+    return answer
+
+
+def test_the_running_engine_names_its_data_root(
+    file: Path,
+    shim: Path,
+    tmp_path: Path,
+    asked: Callable[[bytes | None], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command line of dockerd may name it, which no file tells."""
+    elsewhere = tmp_path / "elsewhere"
+    asked(json.dumps({"DockerRootDir": str(elsewhere)}).encode())
+    add_container(elsewhere, '{"Runtime": "novadocker"}')
+    assert run(file, "--shim", shim) == 0
+    assert "bridge" not in json.loads(file.read_text())
+    assert run(file, "--remove") == 1
+    assert "servers of the engine use the runtime (1)" in capsys.readouterr().err
+
+
+def test_an_engine_that_does_not_run_has_the_data_root_of_its_file(
+    file: Path,
+    shim: Path,
+    tmp_path: Path,
+    asked: Callable[[bytes | None], None],
+) -> None:
+    asked(None)
+    file.parent.mkdir()
+    file.write_text(json.dumps({"data-root": str(tmp_path / "elsewhere")}))
+    assert run(file, "--shim", shim) == 0
+    add_container(tmp_path / "elsewhere", '{"Runtime": "novadocker"}')
+    assert run(file, "--remove") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"DockerRootDir": 7}'])
+def test_a_malformed_answer_of_the_engine_changes_nothing(
+    file: Path, shim: Path, asked: Callable[[bytes | None], None], content: bytes
+) -> None:
+    asked(content)
+    assert run(file, "--shim", shim) == 1
+    assert not file.exists()
 
 
 def add_container(data_root: Path, config: str) -> None:
