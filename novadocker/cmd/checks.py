@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judgements of ``novadocker-status upgrade check``. Pure: from facts to a line of advice."""
 
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from pathlib import Path
 
 from oslo_upgradecheck.upgradecheck import Code, Result
 
-from novadocker import _loader
+from novadocker import _loader, exception
 from novadocker.virt.docker.guest.lxcfs import View
+from novadocker.virt.docker.host import user_namespaces
 from novadocker.virt.docker.model import OVERLAYFS, EngineInfo
 from novadocker.virt.docker.network import ovs
 
@@ -61,7 +63,8 @@ class DriverImport:
 class NovaProcess:
     """A process of nova-compute on this host.
 
-    :ivar python: path of its interpreter; empty if the process was started without one
+    :ivar python: interpreter as its command line names it: a path, or a name that the search path
+        of its start had; empty if the process was started without one
     :ivar paths: the configuration files and directories that it reads, of which a later one wins
     """
 
@@ -203,9 +206,12 @@ def check_process(processes: Sequence[NovaProcess], python: str, read: tuple[str
             f"{found}; run this command with the same --config-file and --config-dir arguments"
         )
     number = alike[0].number
-    if all(process.python not in ("", python) for process in alike):
+    # An environment has its interpreter by several names.
+    own_folder = Path(python).parent
+    others = [process.python for process in alike if os.path.isabs(process.python)]
+    if len(others) == len(alike) and all(Path(other).parent != own_folder for other in others):
         return _warning(
-            f"nova-compute (process {number}) runs by {alike[0].python}, this command by {python}: "
+            f"nova-compute (process {number}) runs by {others[0]}, this command by {python}: "
             "run the novadocker-status of the environment of nova-compute"
         )
     return _success(f"nova-compute (process {number}) has this command's configuration files")
@@ -526,12 +532,17 @@ def check_privileges(call: PrivilegedCall) -> Result:
     )
 
 
-def check_user_namespaces(mode: str, reason: str | None) -> Result:
+def check_user_namespaces(mode: str, ids: str, reason: str | None) -> Result:
     """Check whether each server has a user namespace of its own.
 
     :param mode: the option ``user_namespaces``
+    :param ids: the option ``user_namespace_ids``
     :param reason: why no server can have one; empty if servers can, None if it is not known
     """
+    try:
+        user_namespaces.parse_ids(ids)
+    except exception.InvalidConfiguration as error:
+        return _failure(f"nova-compute does not start: {error.format_message()}")
     if reason is None:
         return _unknown()
     if not reason:

@@ -175,19 +175,23 @@ def read_node(configuration: cfg.ConfigOpts) -> Node:
         placement.session.timeout = _PLACEMENT_SECONDS
         by_name = _providers(placement, "name", host)
         by_uuid = _providers(placement, "uuid", node.uuid) if node.uuid else []
+        return replace(
+            node,
+            name_of_uuid=by_uuid[0]["name"] if by_uuid else "",
+            uuid_of_name=by_name[0]["uuid"] if by_name else "",
+        )
     except (keystone_exceptions.ClientException, nova_exception.NovaException) as error:
         return replace(node, error=f"Placement can't be asked: {error}")
-    return replace(
-        node,
-        name_of_uuid=by_uuid[0]["name"] if by_uuid else "",
-        uuid_of_name=by_name[0]["uuid"] if by_name else "",
-    )
+    except (ValueError, LookupError, TypeError) as error:
+        # A proxy between may answer with a page of its own.
+        return replace(node, error=f"Placement sent a malformed answer: {error!r}")
 
 
 def _providers(placement: Adapter, key: str, value: str) -> list[dict[str, str]]:
     """Return Placement's resource providers with a name or UUID.
 
     :raises ClientException: Placement does not answer, or refuses the request
+    :raises ValueError: the answer is malformed; also LookupError and TypeError
     """
     answer = placement.get(
         "/resource_providers", params={key: value}, microversion="1.14", raise_exc=True

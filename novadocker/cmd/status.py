@@ -117,7 +117,9 @@ class Checks(upgradecheck.UpgradeCommands):
         reason = None
         if self._info is not None and self._call is not None and not self._call.error:
             reason = probes.try_user_namespaces(self._info)
-        return checks.check_user_namespaces(CONF.docker.user_namespaces, reason)
+        return checks.check_user_namespaces(
+            CONF.docker.user_namespaces, CONF.docker.user_namespace_ids, reason
+        )
 
     def _check_confinement(self) -> upgradecheck.Result:
         return checks.check_confinement(self._info, self._kernel)

@@ -124,6 +124,10 @@ def nova(
         ([nova(paths=("/2",)), nova(8)], SUCCESS, ["process 8"]),
         ([nova(python="/opt/nova/bin/python3")], WARNING, ["/opt/nova"]),
         ([nova(python="")], SUCCESS, ["process 7"]),
+        # Other names of this interpreter: a second link, and the argument of env(1).
+        ([nova(python="/usr/bin/python3.11")], SUCCESS, ["process 7"]),
+        ([nova(python="python3")], SUCCESS, ["process 7"]),
+        ([nova(python="/opt/nova/bin/python3"), nova(8)], SUCCESS, ["process 7"]),
     ],
 )
 def test_the_running_nova_compute(
@@ -344,6 +348,27 @@ def test_without_placement_the_node_is_unknown(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"resource_providers": [7]}',
+        b'{"resource_providers": [{}]}',
+    ],
+)
+def test_a_malformed_answer_of_placement_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: bytes
+) -> None:
+    class Malformed(FakePlacement):
+        def get(self, *_: object, **__: object) -> Any:
+            return SimpleNamespace(json=lambda: json.loads(body))
+
+    found = read_node(monkeypatch, tmp_path, UUID, Malformed)
+    assert found.error.startswith("Placement sent a malformed answer: ")
+
+
+@pytest.mark.parametrize(
     ("changes", "missing", "code", "part"),
     [
         ({}, [], SUCCESS, "kernel 6.1.0"),
@@ -381,7 +406,7 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for name in ("gzip", "xz"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probes.missing_programs("mkisofs") == ["mkisofs", "zstd", "sudo"]
+    assert probes.missing_programs("mkisofs") == ["mkisofs", "zstd", "sudo", "setpriv", "unshare"]
 
 
 @pytest.mark.parametrize(
@@ -814,7 +839,20 @@ def fresh_configuration() -> cfg.ConfigOpts:
     ],
 )
 def test_user_namespaces(mode: str, reason: str | None, code: Code, part: str) -> None:
-    assert says(checks.check_user_namespaces(mode, reason), code, part)
+    assert says(checks.check_user_namespaces(mode, "2147483648:65536", reason), code, part)
+
+
+@pytest.mark.parametrize("reason", ["", "old kernel", None])
+def test_wrong_ids_of_user_namespaces_fail(reason: str | None) -> None:
+    """nova-compute parses the ids with each mode."""
+    found = checks.check_user_namespaces("host", "2147483648:7", reason)
+    assert says(found, FAILURE, "nova-compute does not start", "user_namespace_ids", ":7'")
+
+
+def test_the_command_reads_the_ids_of_user_namespaces(run: Callable[..., Any]) -> None:
+    code, rows = run(fakes.INFO, options="[docker]\nuser_namespace_ids = all\n")
+    assert code == 2
+    assert "user_namespace_ids = 'all'" in rows["User namespaces"]["details"]
 
 
 @pytest.fixture
@@ -823,7 +861,9 @@ def run(
 ) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
     """Run the command on faked probes; return its exit status and the rows by name."""
 
-    def command(info: EngineInfo | None, error: str = "") -> tuple[int, dict[str, Any]]:
+    def command(
+        info: EngineInfo | None, error: str = "", options: str = ""
+    ) -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr(status, "CONF", fresh_configuration())
         call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), "")
         monkeypatch.setattr(probes, "import_driver", imported)
@@ -845,6 +885,7 @@ def run(
         file = tmp_path / "nova.conf"
         file.write_text(
             "[DEFAULT]\ncompute_driver = docker.DockerDriver\nallow_resize_to_same_host = true\n"
+            + options
         )
         code = status.main(["--config-file", str(file), "upgrade", "check", "--json"])
         rows = json.loads(capsys.readouterr().out)["checks"]
