@@ -55,6 +55,7 @@ def host(tmp_path: Path, engine_url: str, data_root: Path) -> Iterator[list[str]
     """Run a host that receives servers; yield the command that connects to it."""
     path = tmp_path / "socket"
     conf.CONF.set_override("api_url", engine_url, group="docker")
+    (tmp_path / "instances").mkdir(exist_ok=True)
     conf.CONF.set_override("instances_path", str(tmp_path / "instances"))
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(path))

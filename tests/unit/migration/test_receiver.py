@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -175,6 +177,56 @@ def test_a_move(world: World) -> None:
     assert world.staging.applied == [b"stream"]
     # Data of an earlier move is deleted.
     assert world.staging.discarded == 1
+
+
+def test_a_server_has_one_session_at_a_time(world: World, tmp_path: Path) -> None:
+    """Otherwise a source could bring as much again in each of many sessions."""
+    sent = orders(Apply()) + b"stream"
+    first = threading.Event(), threading.Event()
+
+    def apply_slowly(*arguments: Any) -> None:
+        first[0].set()
+        assert first[1].wait(30)
+
+    second = World(world.engine, Staging())
+    world.staging.receive_folders = apply_slowly  # type: ignore[method-assign]
+    answers: list[Any] = []
+    session = threading.Thread(target=lambda: answers.extend(world.serve(GREETING, sent)))
+    session.start()
+    try:
+        assert first[0].wait(30)
+        discarded = world.staging.discarded
+        # The token is the source's choice.
+        other = protocol.encode(protocol.Greeting(UUID, "1" * 32, IMAGE))
+        refused = second.serve(other, sent)
+        # The refused session deletes nothing that the first one staged.
+        assert world.staging.discarded == discarded
+    finally:
+        first[1].set()
+        session.join(30)
+    assert refused == [{"refused": "another session receives the server"}]
+    assert answers == [
+        READY,
+        {"applied": True},
+        {"refused": "the other host closed the connection"},
+    ]
+
+
+def test_a_session_that_died_refuses_no_other(world: World, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path;"
+        "from novadocker.virt.docker.migration import sessions;"
+        "session = sessions.only(Path(sys.argv[1]), sys.argv[2]); session.__enter__();"
+        "print(flush=True); signal.pause()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), UUID], stdout=subprocess.PIPE
+    ) as session:
+        assert session.stdout is not None
+        session.stdout.readline()
+        assert world.serve(GREETING) == [{"refused": "another session receives the server"}]
+        session.kill()
+    assert world.serve(GREETING)[0] == READY
 
 
 def test_a_server_that_nova_does_not_move_here(world: World) -> None:

@@ -12,13 +12,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import IO
 
 from novadocker import exception, naming, privsep
+from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.migration import moved_images, protocol
+from novadocker.virt.docker.migration import moved_images, protocol, sessions
 from novadocker.virt.docker.migration.transports import transport
 from novadocker.virt.docker.migration.transports.choice import TRANSPORTS
 from novadocker.virt.docker.model import EngineInfo
@@ -135,6 +137,7 @@ def serve(
             greeting = protocol.decode(
                 protocol.read_line(read, protocol.GREETING_SECONDS), protocol.Greeting
             )
+            undo.enter_context(sessions.only(Path(CONF.instances_path), greeting.uuid))
             info = _check_host(engine, greeting.uuid)
             receiver = Receiver(engine, load_image, info, greeting, read, allowed(greeting.uuid))
             receiver.discard()
