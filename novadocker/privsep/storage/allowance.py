@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The space on the disk that a tree may take while another host's stream fills it."""
 
+import os
 import stat
 
 from novadocker.linux import walk
 from novadocker.linux.pipes import StreamError
 
-# An entry without content takes a part of a block, too, as a rule.
+# An entry takes an inode and a part of a block of its directory.
 _ENTRY_BYTES = 512
 _BLOCK_BYTES = 512
 # Two file systems store the same tree in blocks of different sizes.
@@ -28,19 +29,23 @@ class Allowance:
         self._spare = most // _SPARE_SHARE
         self._taken = 0
 
-    def take_entry(self, folder: int, more: int) -> None:
+    def take_entry(self, folder: int, more: int, is_folder: bool) -> None:
         """Count an entry that is about to be made. Raises as ``take``.
 
         :param more: bytes of its attributes and of a link's target
         """
-        self.take(folder, _ENTRY_BYTES + more)
+        # The first name in a directory takes a whole block, and so does what the inode can't hold.
+        self._count(folder, _ENTRY_BYTES + _in_blocks(folder, 0, more + is_folder))
 
-    def take(self, folder: int, size: int) -> None:
-        """Count bytes that are about to be written.
+    def take(self, folder: int, begin: int, end: int) -> None:
+        """Count a range of a file's content that is about to be written.
 
         :param folder: descriptor of the tree
         :raises StreamError: the tree would have more than it may have
         """
+        self._count(folder, _in_blocks(folder, begin, end))
+
+    def _count(self, folder: int, size: int) -> None:
         if not self._most:
             return
         self._taken += size
@@ -51,6 +56,12 @@ class Allowance:
                 raise StreamError(
                     f"the server has more data than the {mebibytes} MiB of its flavor's root disk"
                 )
+
+
+def _in_blocks(folder: int, begin: int, end: int) -> int:
+    """Return the bytes of the blocks that a range of content touches."""
+    block = os.fstat(folder).st_blksize
+    return (-(-end // block) - begin // block) * block
 
 
 def _measure(folder: int) -> int:

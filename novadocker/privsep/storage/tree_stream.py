@@ -337,7 +337,8 @@ class Writer:
                 entry = Entry.parse(fields)
             except (ValueError, TypeError, RecursionError) as error:
                 raise StreamError(f"the stream is malformed: {str(error)[:200]}") from error
-            self._allowance.take_entry(self._top, entry.extra_bytes())
+            is_folder = stat.S_ISDIR(entry.mode)
+            self._allowance.take_entry(self._top, entry.extra_bytes(), is_folder)
             self._make(entry, stream)
         # Because a write into a directory changes its time.
         for path, mtime in reversed(self._times):
@@ -376,7 +377,7 @@ class Writer:
                     chunk = stream.read(min(end - begin, _CHUNK))
                     if not chunk:
                         raise StreamError("the stream ended too early")
-                    self._allowance.take(self._top, len(chunk))
+                    self._allowance.take(self._top, begin, begin + len(chunk))
                     view = memoryview(chunk)
                     while view:
                         view = view[file.write(view) :]

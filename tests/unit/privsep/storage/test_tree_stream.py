@@ -75,15 +75,45 @@ def test_a_stream_has_as_much_as_the_flavor_allows(top: int, tmp_path: Path) -> 
     assert allowance._taken <= MOST
     with pytest.raises(StreamError, match="more data than the 1 MiB of its flavor's root disk"):
         writer.apply(whole(sized("0/more", MOST)))
-    used = sum(path.lstat().st_blocks << 9 for path in (tmp_path / "staged").rglob("*"))
-    assert used <= MOST * 9 // 8 + tree_stream._CHUNK
+    assert taken(tmp_path) <= MOST * 9 // 8 + tree_stream._CHUNK
 
 
-def test_many_small_files_count(top: int) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        FILE,
+        {**FILE, "size": 4097, "pieces": [[4095, 4097]]},
+        FOLDER,
+        {**FILE, "mode": stat.S_IFLNK | 0o777, "size": 0, "pieces": [], "target": "x" * 200},
+    ],
+    ids=["small file", "across blocks", "directory", "link"],
+)
+def test_what_takes_a_block_counts_a_block(top: int, tmp_path: Path, line: dict[str, Any]) -> None:
     writer = tree_stream.Writer(top, Allowance(MOST))
-    lines = [{**FILE, "path": f"0/{number}"} for number in range(4000)]
-    with pytest.raises(StreamError, match="more data than"):
-        writer.apply(whole(FOLDER, *map(small, lines)))
+    content = bytes(sum(end - begin for begin, end in line.get("pieces", [])))
+    lines = [
+        json.dumps({**line, "path": f"0/{number}"}).encode() + b"\n" + content
+        for number in range(9000)
+    ]
+    with contextlib.suppress(StreamError):
+        writer.apply(io.BytesIO(b"".join([json.dumps(FOLDER).encode() + b"\n", *lines])))
+    assert taken(tmp_path) <= MOST * 9 // 8 + (64 << 10)
+
+
+def test_a_server_full_of_small_files_arrives(top: int, tmp_path: Path) -> None:
+    """What the source's quota counts is what the destination counts."""
+    files = [small({**FILE, "path": f"0/{number}"}) for number in range(200)]
+    tree_stream.Writer(top, Allowance(0)).apply(whole(FOLDER, *files))
+    most = taken(tmp_path)
+    writer = tree_stream.Writer(top, Allowance(most))
+    for _ in range(3):
+        writer.apply(whole(FOLDER, *files))
+    assert taken(tmp_path) == most
+
+
+def taken(folder: Path) -> int:
+    """Return the bytes that the staged tree takes on the disk."""
+    return sum(path.lstat().st_blocks << 9 for path in (folder / "staged").rglob("*"))
 
 
 def test_links_and_holes_take_no_room(top: int) -> None:
