@@ -53,6 +53,7 @@ _FAILURE_STATUS = 3
 _ROWS, _COLUMNS = 24, 80
 _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
+_PING_GROUPS = "net.ipv4.ping_group_range"
 _KEPT_FLAGS = (("nosuid", posix.ST_NOSUID), ("nodev", posix.ST_NODEV), ("noexec", posix.ST_NOEXEC))
 # The script reads this descriptor until runc has replaced this program.
 _ANSWER = 3
@@ -295,10 +296,23 @@ def add_user_namespace(
     config.linux["gidMappings"] = [mapping]
     config.namespaces.append({"type": "user", "path": path})
     sysctls = config.linux.get("sysctl")
-    # The engine allows all groups to send ICMP echo requests, and the kernel refuses groups that
-    # the namespace does not map.
-    if isinstance(sysctls, dict) and "net.ipv4.ping_group_range" in sysctls:
-        sysctls["net.ipv4.ping_group_range"] = f"0 {count - 1}"
+    if isinstance(sysctls, dict) and _PING_GROUPS in sysctls:
+        sysctls[_PING_GROUPS] = _mapped_groups(sysctls[_PING_GROUPS], count)
+
+
+def _mapped_groups(value: object, count: int) -> object:
+    """Return those groups of a value of ``net.ipv4.ping_group_range`` that a user namespace maps.
+
+    The kernel refuses other groups. The engine's default is all groups of the kernel.
+
+    :param count: number of the namespace's groups
+    """
+    numbers = str(value).split()
+    if len(numbers) != 2 or not all(map(str.isdecimal, numbers)):
+        return value
+    first, last = map(int, numbers)
+    # The kernel's value for no group.
+    return f"{first} {min(last, count - 1)}" if first < count else "1 0"
 
 
 def delegate_systemd_group(config: Configuration, first: int) -> None:
@@ -976,9 +990,11 @@ def prepare(call: Call) -> bool:
     else:
         user = additions.namespaces["user"]
         add_user_namespace(config, container_id, user, additions.ids)
+        # Nothing removes the control groups of a start that is refused.
+        map_owners(config, user, additions.ids)
         let_engine_manage(config, config.owner(0, 0))
         delegate_systemd_group(config, additions.ids[0])
-        map_owners(config, user, additions.ids)
+        keep_flags(config)
         config.write()
     if files is not None:
         files.remove(folder, name)
@@ -1001,7 +1017,6 @@ def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int])
     volumes = {path for path in config.volumes.values() if path.startswith(own)}
     idmapped.enter(layers, config.root, sorted(volumes), user_namespace, first)
     config.root = idmapped.PLACE
-    keep_flags(config)
     devices = config.take_devices()
     for number, device in enumerate(devices):
         # A device's own owner may be a user that the namespace does not map.

@@ -1247,3 +1247,56 @@ def test_a_server_with_the_power_of_the_hosts_root_has_no_profile(shim: Shim) ->
     process = {"capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}
     shim.write_config(linux={"namespaces": [{"type": "network"}]}, process=process)
     assert shim.create().returncode == 0
+
+
+# -- ids of its own -------------------------------------------------------------------------------
+
+OWN_IDS = (1879048192, 65536)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        # the engine's default
+        ("0 2147483647", "0 65535"),
+        ("100 200", "100 200"),
+        ("100\t65536", "100 65535"),
+        ("65535 65535", "65535 65535"),
+        ("70000 80000", "1 0"),
+        ("1 0", "1 0"),
+        ("", ""),
+        ("x 5", "x 5"),
+    ],
+)
+def test_groups_that_may_ping(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch, value: str, found: str
+) -> None:
+    monkeypatch.setattr(create, "_is_user_namespace", lambda _path: True)
+    name = "net.ipv4.ping_group_range"
+    shim.write_config(linux={"sysctl": {name: value, "net.ipv4.ip_forward": "0"}})
+    config = create.Configuration(str(shim.bundle / "config.json"), ID)
+    create.add_user_namespace(config, ID, "/run/x", OWN_IDS)
+    assert config.linux["sysctl"] == {name: found, "net.ipv4.ip_forward": "0"}
+
+
+@pytest.mark.parametrize("nests", [False, True])
+def test_a_start_that_is_refused_leaves_no_control_group(shim: Shim, nests: bool) -> None:
+    path = shim.program.parent / "create.py"
+    text = path.read_text()
+    check = "if not _is_user_namespace(path):"
+    assert check in text
+    path.write_text(text.replace(check, "if False:"))
+    first, count = OWN_IDS
+    own = json.loads(shim.record()) | {"ids": {"first": first, "count": count}}
+    (shim.records / ID).write_text(json.dumps(own))
+    (shim.folder / "mounts").write_text(OF_V1)
+    for name in ("memory", "systemd"):
+        (shim.folder / "groups" / name).mkdir(parents=True)
+    linux = {
+        "cgroupsPath": f"/docker/{ID}",
+        "namespaces": [{"type": "network"}, {"type": "cgroup"}],
+        "readonlyPaths": [] if nests else ["/proc/sys"],
+    }
+    shim.write_config(mounts=[SHM, groups("ro"), RUN], linux=linux)
+    assert "needs the engine's storage driver overlay2" in shim.refusal(shim.create())
+    assert [*shim.folder.glob("groups/*/*")] == []
