@@ -55,9 +55,7 @@ def hold(name: str, instance_uuid: str, pool: range) -> int:
         if found is not None:
             return found
         others = [first for first in map(held, os.listdir(FOLDER)) if first is not None]
-        # With another pool, the ranges of before may overlap two of now.
-        ends = [first + IDS_OF_SERVER - 1 for first in others]
-        taken = ranges_of(pool, [*others, *ends, *_users_now()])
+        taken = ranges_of(pool, [*others, *_users_now()])
         first = choose(instance_uuid, pool, taken)
         if first is None:
             count = len(pool) // IDS_OF_SERVER
