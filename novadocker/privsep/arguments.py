@@ -19,6 +19,9 @@ _FOLDER = re.compile(r"/(?:[\w.@+-]+/)*[\w.@+-]+")
 _PROCESSES = range(1, (1 << 22) + 1)
 # fs.nr_open can't exceed this number.
 _DESCRIPTORS = range(1 << 30)
+IDS = range((1 << 32) - 1)
+"""Ids of users and groups. The kernel uses the last number for no id, or for an unchanged one."""
+
 _RATES = range((1 << 62) + 1)
 
 
@@ -34,6 +37,11 @@ def number(allowed: range, value: object) -> int:
     if type(value) is not int or value not in allowed:
         raise ValueError(f"{value!r} is not an int in {allowed}")
     return value
+
+
+def id_number(value: object) -> int:
+    """Return ``value`` if it is the id of a user or group."""
+    return number(IDS, value)
 
 
 def flag(value: object) -> bool:

@@ -10,10 +10,9 @@ The record ``<container id>`` is a JSON object::
 
 A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
-gives one. Each
-further kind of addition is a further member, with a function here that checks it and a function in
-``create`` that adds it. The shim refuses a record with a member or a version that it does not
-support, so that a container never starts without an addition.
+gives one. Each further kind of addition is a further member, with a function here that checks it
+and a function in ``create`` that adds it. The shim refuses a record with a member or a version that
+it does not support, so that a container never starts without an addition.
 
 The directory ``<container id>.files`` beside the record exists until the next start of the
 container. It contains ``etc/`` with files for /etc, ``login`` with the account that gets a

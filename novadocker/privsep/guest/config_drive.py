@@ -34,8 +34,6 @@ _IMAGE = "config-2.iso"
 _HOLDER_BYTES = 512
 _MOST_FILES = 1000
 _MOST_BYTES = 32 << 20
-# chown(2) takes the highest id for "unchanged".
-_OWNERS = range((1 << 32) - 1)
 
 
 def folder(host: str, instance_uuid: str) -> str:
@@ -83,7 +81,7 @@ def write_drive(
     """
     target = _folder(host, instance_uuid)
     arguments.mapping(files)
-    user, group = (arguments.number(_OWNERS, number) for number in arguments.items(owner))
+    user, group = map(arguments.id_number, arguments.items(owner))
     contents = [arguments.data(_MOST_BYTES, content) for content in (*files.values(), image)]
     if len(files) > _MOST_FILES or sum(map(len, contents)) > _MOST_BYTES:
         raise ValueError(

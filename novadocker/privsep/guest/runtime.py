@@ -25,9 +25,6 @@ from novadocker.state_files import namespaces as marks
 
 FOLDER = Path(records.FOLDER)
 
-# ids of users and groups; the kernel uses the last for "no id"
-_IDS = range((1 << 32) - 1)
-
 # Days since 1970, until the year 4707.
 DAYS = range(1_000_000)
 
@@ -153,9 +150,13 @@ def create_own_namespace(instance_uuid: str, first_id: int, id_count: int) -> No
     :raises ValueError: an argument is malformed
     :raises OSError: no range is free, or a namespace cannot be created
     """
-    first, count = arguments.number(_IDS, first_id), arguments.number(_IDS, id_count)
+    first, count = arguments.id_number(first_id), arguments.id_number(id_count)
     pool = range(first, first + count)
-    if not records.is_range(first) or count < records.IDS_OF_SERVER or pool.stop > _IDS.stop:
+    if (
+        not records.is_range(first)
+        or count < records.IDS_OF_SERVER
+        or pool[-1] not in arguments.IDS
+    ):
         raise ValueError(f"{first_id}:{id_count} are not ids for user namespaces")
     path, user_path = namespace_path(instance_uuid), user_namespace_path(instance_uuid)
     name = naming.namespace_name(instance_uuid)
@@ -206,6 +207,14 @@ def _delete(instance_uuid: str, path: str) -> None:
     :param path: path of the network namespace
     """
     namespaces.unmount_namespace(path)
+    _forget(instance_uuid, path)
+
+
+def _forget(instance_uuid: str, path: str) -> None:
+    """Delete an instance's user namespace, and what is recorded of its namespaces. Idempotent.
+
+    :param path: path of the network namespace
+    """
     marks.unmark(path)
     namespaces.unmount_namespace(user_namespace_path(instance_uuid))
     given.forget(naming.namespace_name(instance_uuid))
@@ -227,10 +236,7 @@ def delete_namespace(instance_uuid: str) -> None:
         # Because the drivers before the marks left namespaces without one, a record suffices.
         if containers or marks.is_marked(path) or not namespaces.is_namespace(path):
             namespaces.unmount_namespace(path)
-        marks.unmark(path)
-        namespaces.unmount_namespace(user_namespace_path(instance_uuid))
-        given.forget(naming.namespace_name(instance_uuid))
-        id_ranges.release(naming.namespace_name(instance_uuid))
+        _forget(instance_uuid, path)
         for container_id in containers:
             remove(container_id)
 
@@ -244,7 +250,7 @@ def bind_container(
 ) -> None:
     """Write a container's record, by which the runtime shim joins it to an instance's namespace.
 
-    If the instance has ids of its own (``namespace.create_own_namespace``), so has the container.
+    If the instance has ids of its own (``create_own_namespace``), so has the container.
     The record appears atomically. The files and the login apply to the next start only.
 
     :param etc_files: contents for the container's /etc, by the names in ``records.ETC_FILES``

@@ -30,8 +30,6 @@ _MTU = range(68, 65536)
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,15}")
 # IEEE 802.1Q
 _VLAN = range(1, 4095)
-# ids of users and groups; the kernel uses the last for "no id"
-_IDS = range((1 << 32) - 1)
 # user_namespaces(7)
 _MOST_RANGES = 340
 
@@ -134,8 +132,8 @@ def _parse_ranges(ranges: object) -> tuple[tuple[int, int, int], ...]:
     """Return ranges of ids, checked: no range contains root of the host."""
     found = []
     for numbers in arguments.items(ranges):
-        inside, outside, count = (arguments.number(_IDS, part) for part in arguments.items(numbers))
-        if outside == 0 or count == 0 or max(inside, outside) + count > _IDS.stop:
+        inside, outside, count = map(arguments.id_number, arguments.items(numbers))
+        if outside == 0 or count == 0 or max(inside, outside) + count > arguments.IDS.stop:
             raise ValueError(f"{numbers} is not a range of ids for containers")
         found.append((inside, outside, count))
     if not 0 < len(found) <= _MOST_RANGES:

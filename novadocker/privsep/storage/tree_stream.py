@@ -99,12 +99,10 @@ class Entry:
 
 
 _SIZES = range(1 << 63)
-# chown(2) takes the highest number as "unchanged".
-_IDS = range((1 << 32) - 1)
 _NUMBERS = {
     "mode": range(1 << 16),
-    "uid": _IDS,
-    "gid": _IDS,
+    "uid": arguments.IDS,
+    "gid": arguments.IDS,
     "mtime": range(-(1 << 63), 1 << 63),
     "rdev": range(1 << 64),
     "size": _SIZES,
