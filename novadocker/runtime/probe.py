@@ -4,6 +4,7 @@
 It makes the mounts of ``idmapped`` for an empty directory, in a mount namespace that ends with it.
 """
 
+import errno
 import posix
 import sys
 
@@ -16,6 +17,19 @@ _MS_PRIVATE = 1 << 18
 # Any range without the host's users.
 _FIRST = 28672 * IDS_OF_SERVER
 _OWNER = 5
+# What the kernel answers to a call that it or the file system does not support or permit. Another
+# error, such as a full disk, says nothing about them.
+_REFUSALS = frozenset(
+    (
+        errno.EACCES,
+        errno.EINVAL,
+        errno.ENODEV,
+        errno.ENOSYS,
+        errno.EOPNOTSUPP,
+        errno.EOVERFLOW,
+        errno.EPERM,
+    )
+)
 
 
 def probe(folder: str) -> None:
@@ -75,9 +89,21 @@ def _create(path: str) -> None:
     posix.close(posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o644))
 
 
+def refusal(error: Fault | OSError) -> str:
+    """Return what the kernel or the file system refuses; empty if the trial gave no answer."""
+    cause = error.__cause__ if isinstance(error, Fault) else error
+    return str(error) if not isinstance(cause, OSError) or cause.errno in _REFUSALS else ""
+
+
 def main() -> None:
-    """Try it in the directory that is the argument; print the reason if it fails."""
+    """Try it in the directory that is the argument.
+
+    Print what the kernel or the file system refuses. Exit with a message if the trial failed.
+    """
     try:
         probe(sys.argv[1])
     except (Fault, OSError) as error:
-        print(error)
+        reason = refusal(error)
+        if not reason:
+            sys.exit(str(error))
+        print(reason)
