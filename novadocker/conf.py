@@ -314,7 +314,9 @@ of the host.
 The owners of files on the disk stay the same. This host can provide it if the kernel can mount an
 overlay of idmapped layers (Linux 5.19 on ext4, XFS or Btrfs), the engine's storage driver is
 ``overlay2``, and the engine does not remap users itself (``userns-remap``). nova-compute tries this
-when it starts. The trait ``CUSTOM_DOCKER_USER_NAMESPACE`` is set if it succeeds.
+when it starts, and again until it has an answer if the trial fails, for example because the disk
+is full. Meanwhile servers that would get a user namespace of their own do not start. The trait
+``CUSTOM_DOCKER_USER_NAMESPACE`` is set if it succeeds.
 
 A flavor's extra spec ``docker:userns`` takes precedence. A change applies to each server at its
 next start by Nova.

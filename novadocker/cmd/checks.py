@@ -532,19 +532,23 @@ def check_privileges(call: PrivilegedCall) -> Result:
     )
 
 
-def check_user_namespaces(mode: str, ids: str, reason: str | None) -> Result:
+def check_user_namespaces(mode: str, ids: str, trial: user_namespaces.Trial | None) -> Result:
     """Check whether each server has a user namespace of its own.
 
     :param mode: the option ``user_namespaces``
     :param ids: the option ``user_namespace_ids``
-    :param reason: why no server can have one; empty if servers can, None if it is not known
+    :param trial: a trial of this host; None without an engine
     """
     try:
         user_namespaces.parse_ids(ids)
     except exception.InvalidConfiguration as error:
         return _failure(f"nova-compute does not start: {error.format_message()}")
-    if reason is None:
+    if trial is None:
         return _unknown()
+    if trial.failure and mode != user_namespaces.REQUIRED:
+        effect = "servers get no user namespaces of their own until it succeeds"
+        return _warning(f"the trial of this host failed, and {effect}: {trial.failure}")
+    reason = trial.refusal or trial.failure
     if not reason:
         own = "have" if mode != "host" else "may have, by docker:userns=own,"
         return _success(f"servers {own} user namespaces of their own")

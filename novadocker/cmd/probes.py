@@ -151,12 +151,12 @@ def configuration_paths(arguments: Sequence[str]) -> tuple[str, ...]:
     return (*found, *given)
 
 
-def try_user_namespaces(info: EngineInfo) -> str:
-    """Return why servers of this host cannot have their own user namespaces; empty if they can.
+def try_user_namespaces(info: EngineInfo) -> host_user_namespaces.Trial:
+    """Try whether servers of this host can have their own user namespaces.
 
     Call it after ``call_privileged`` has succeeded.
     """
-    return host_user_namespaces.why_none(info, user_namespaces.why_impossible)
+    return host_user_namespaces.try_host(info, user_namespaces.why_impossible)
 
 
 def read_node(configuration: cfg.ConfigOpts) -> Node:

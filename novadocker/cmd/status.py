@@ -114,11 +114,11 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_kernel(self._kernel, probes.missing_programs(CONF.mkisofs_cmd))
 
     def _check_user_namespaces(self) -> upgradecheck.Result:
-        reason = None
+        trial = None
         if self._info is not None and self._call is not None and not self._call.error:
-            reason = probes.try_user_namespaces(self._info)
+            trial = probes.try_user_namespaces(self._info)
         return checks.check_user_namespaces(
-            CONF.docker.user_namespaces, CONF.docker.user_namespace_ids, reason
+            CONF.docker.user_namespaces, CONF.docker.user_namespace_ids, trial
         )
 
     def _check_confinement(self) -> upgradecheck.Result:

@@ -26,6 +26,7 @@ from novadocker.cmd import checks, privileged, probes, status
 from novadocker.cmd.checks import Chassis
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
+from novadocker.virt.docker.host.user_namespaces import Trial
 from novadocker.virt.docker.model import EngineInfo
 from tests import CHECKOUT
 from tests.unit import fakes, test_etc
@@ -828,24 +829,27 @@ def fresh_configuration() -> cfg.ConfigOpts:
 
 
 @pytest.mark.parametrize(
-    ("mode", "reason", "code", "part"),
+    ("mode", "trial", "code", "part"),
     [
-        ("host", "", SUCCESS, "may have, by docker:userns=own"),
-        ("own", "", SUCCESS, "servers have user namespaces of their own"),
-        ("host", "old kernel", SUCCESS, "old kernel"),
-        ("own", "old kernel", WARNING, "servers have the host's ids: old kernel"),
-        ("required", "old kernel", FAILURE, "nova-compute does not start"),
+        ("host", Trial(), SUCCESS, "may have, by docker:userns=own"),
+        ("own", Trial(), SUCCESS, "servers have user namespaces of their own"),
+        ("host", Trial("old kernel"), SUCCESS, "old kernel"),
+        ("own", Trial("old kernel"), WARNING, "servers have the host's ids: old kernel"),
+        ("required", Trial("old kernel"), FAILURE, "nova-compute does not start"),
+        ("host", Trial(failure="no room"), WARNING, "until it succeeds: no room"),
+        ("own", Trial(failure="no room"), WARNING, "until it succeeds: no room"),
+        ("required", Trial(failure="no room"), FAILURE, "does not start, because [docker] user"),
         ("own", None, WARNING, ""),
     ],
 )
-def test_user_namespaces(mode: str, reason: str | None, code: Code, part: str) -> None:
-    assert says(checks.check_user_namespaces(mode, "2147483648:65536", reason), code, part)
+def test_user_namespaces(mode: str, trial: Trial | None, code: Code, part: str) -> None:
+    assert says(checks.check_user_namespaces(mode, "2147483648:65536", trial), code, part)
 
 
-@pytest.mark.parametrize("reason", ["", "old kernel", None])
-def test_wrong_ids_of_user_namespaces_fail(reason: str | None) -> None:
+@pytest.mark.parametrize("trial", [Trial(), Trial("old kernel"), None])
+def test_wrong_ids_of_user_namespaces_fail(trial: Trial | None) -> None:
     """nova-compute parses the ids with each mode."""
-    found = checks.check_user_namespaces("host", "2147483648:7", reason)
+    found = checks.check_user_namespaces("host", "2147483648:7", trial)
     assert says(found, FAILURE, "nova-compute does not start", "user_namespace_ids", ":7'")
 
 
@@ -879,7 +883,7 @@ def run(
         monkeypatch.setattr(probes, "find_processes", list)
         monkeypatch.setattr(probes, "read_node", lambda _: checks.Node("host1", "host1"))
         monkeypatch.setattr(probes, "read_kernel", lambda: KERNEL)
-        monkeypatch.setattr(probes, "try_user_namespaces", lambda _: "")
+        monkeypatch.setattr(probes, "try_user_namespaces", lambda _: Trial())
         monkeypatch.setattr(probes, "missing_programs", lambda _: [])
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"

@@ -2,10 +2,11 @@
 from dataclasses import replace
 
 import pytest
+from oslo_privsep import comm
 
 from novadocker import exception
 from novadocker.virt.docker.host import user_namespaces
-from novadocker.virt.docker.host.user_namespaces import UserNamespaces
+from novadocker.virt.docker.host.user_namespaces import Trial, UserNamespaces
 from tests.unit import fakes
 
 IDS = "1879048192:131072"
@@ -53,7 +54,7 @@ def test_malformed_ids(text: str) -> None:
 )
 def test_which_servers_have_one(mode: str, reason: str, asked: str | None, own: bool) -> None:
     found = user_namespaces.read(OVERLAY, mode, IDS, lambda _: reason)
-    assert found == UserNamespaces(mode != "host", range(1879048192, 1879179264), reason)
+    assert found == UserNamespaces(mode != "host", range(1879048192, 1879179264), Trial(reason))
     assert found.of_server(asked) == own
 
 
@@ -70,10 +71,34 @@ def test_a_host_that_must_but_cannot(info: object, reason: str) -> None:
         user_namespaces.read(info, "required", IDS, lambda _: "old kernel")  # type: ignore[arg-type]
 
 
-def test_a_trial_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [PermissionError("of another user"), ValueError("a space")])
+def test_a_data_root_that_the_driver_does_not_use(error: Exception) -> None:
+    def refuse(_data_root: str) -> str:
+        raise error
+
+    assert user_namespaces.read(OVERLAY, "own", IDS, refuse).trial == Trial(str(error))
+
+
+def test_a_host_that_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    user_namespaces.read(OVERLAY, "own", IDS, lambda _: "old kernel")
+    assert "Servers get no user namespaces of their own: old kernel" in caplog.text
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), comm.PrivsepTimeout("no room")])
+def test_a_trial_that_fails_is_no_answer(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(_data_root: str) -> str:
-        raise OSError("no room")
+        raise error
 
     found = user_namespaces.read(OVERLAY, "own", IDS, fail)
+    assert found.trial == Trial(failure="no room")
+    # Such a server does not start, because it has no other ids.
+    assert found.of_server(None)
     assert found.impossible == "no room"
-    assert "Servers get no user namespaces of their own: no room" in caplog.text
+    assert "when a server starts: no room" in caplog.text
+    caplog.clear()
+    assert not user_namespaces.read(OVERLAY, "host", IDS, fail).of_server(None)
+    assert caplog.text == ""
+    with pytest.raises(exception.InvalidConfiguration, match="no room"):
+        user_namespaces.read(OVERLAY, "required", IDS, fail)

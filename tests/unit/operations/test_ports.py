@@ -15,7 +15,7 @@ from oslo_utils import timeutils
 
 from novadocker import exception, naming
 from novadocker.linux.namespaces import IdMaps
-from novadocker.virt.docker.host.user_namespaces import UserNamespaces
+from novadocker.virt.docker.host.user_namespaces import Trial, UserNamespaces
 from novadocker.virt.docker.migration.nova_records import CutOffEvent
 from novadocker.virt.docker.network import device_names
 from novadocker.virt.docker.operations.ports import etc_files
@@ -574,7 +574,7 @@ def test_a_flavor_that_needs_ids_of_its_own(
     network: FakeNetwork,
     server: str,
 ) -> None:
-    fake_host.user_namespaces = UserNamespaces(impossible="old kernel")
+    fake_host.user_namespaces = UserNamespaces(trial=Trial("old kernel"))
     driver.init_host("here")
     instance.flavor.extra_specs = {"docker:userns": "own"}
     with pytest.raises(exception.PlugFailed, match="old kernel"):
@@ -582,6 +582,34 @@ def test_a_flavor_that_needs_ids_of_its_own(
     # A server that has them keeps them.
     network.own_ids[instance.uuid] = range(65536, 131072)
     boot(driver, instance)
+
+
+def test_a_trial_that_failed_gives_no_server_the_ids_of_the_host(
+    driver: Any,
+    fake_host: FakeHost,
+    instance: objects.Instance,
+    network: FakeNetwork,
+    server: str,
+) -> None:
+    pool = range(65536, 131072)
+    fake_host.user_namespaces = UserNamespaces(True, pool, Trial(failure="no room"))
+    driver.init_host("here")
+    with pytest.raises(exception.PlugFailed, match="no room"):
+        boot(driver, instance)
+    assert network.own_ids == {}
+    # A server that has its own keeps them.
+    network.own_ids[instance.uuid] = pool
+    boot(driver, instance)
+    assert network.own_ids == {instance.uuid: pool}
+    del network.own_ids[instance.uuid]
+    # The next start tries the host again.
+    fake_host.user_namespaces = UserNamespaces(True, pool)
+    boot(driver, instance)
+    assert network.own_ids == {instance.uuid: pool}
+    # No start tries it again after an answer.
+    fake_host.user_namespaces = UserNamespaces(True, pool, Trial("old kernel"))
+    boot(driver, instance)
+    assert network.own_ids == {instance.uuid: pool}
 
 
 def test_a_malformed_flavor_does_not_stop_the_start_of_nova_compute(

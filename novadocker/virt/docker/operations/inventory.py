@@ -62,7 +62,7 @@ class Inventory:
             resources.read_cpu_features(),
             self._services.cells,
             self._services.sized_disks,
-            not self._services.user_namespaces.impossible,
+            not self._services.try_user_namespaces().impossible,
         )
         provider_tree.add_traits(nodename, *(name for name, there in present.items() if there))
         provider_tree.remove_traits(

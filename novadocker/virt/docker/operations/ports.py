@@ -323,13 +323,12 @@ class Ports:
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> None:
         services, runtime, maps = self._services, self._services.runtime, self._services.id_maps
-        impossible = services.user_namespaces.impossible
         try:
             if services.own_user_namespace(instance):
-                if impossible and not runtime.has_own_ids(instance.uuid):
-                    raise OSError(impossible)
-                ids = services.user_namespaces.ids
-                runtime.create_own_namespace(instance.uuid, ids.start, len(ids))
+                spaces = services.user_namespaces
+                if spaces.impossible and not runtime.has_own_ids(instance.uuid):
+                    raise OSError(spaces.impossible)
+                runtime.create_own_namespace(instance.uuid, spaces.ids.start, len(spaces.ids))
             elif maps is not None:
                 services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)
             elif runtime.has_own_ids(instance.uuid):

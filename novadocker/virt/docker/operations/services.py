@@ -20,6 +20,7 @@ from novadocker.virt.docker.containers.cleanup import AbandonedContainers
 from novadocker.virt.docker.containers.rescue import RescueEnds
 from novadocker.virt.docker.host import filesystem, topology
 from novadocker.virt.docker.host.build_failures import BuildFailures
+from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration.incoming import IncomingMoves
@@ -33,6 +34,8 @@ LOG = logging.getLogger(__name__)
 
 class Services:
     """The services of one compute node; the facts that ``open`` reads do not change afterwards.
+
+    Only a trial that failed is made again.
 
     :ivar name: the name of the node and of the host
     :ivar sized_disks: True if the size of a server's disk can be limited
@@ -69,6 +72,7 @@ class Services:
         self.nova_records = collaborators.nova_records
         self.read_resources = collaborators.read_resources
         self._deleting: threading.Thread | None = None
+        self._trial = threading.Lock()
         self.build_failures = BuildFailures()
         self.abandoned = AbandonedContainers(self.engine)
         self.rescue_ends = RescueEnds(self.engine, self.runtime.release_container)
@@ -95,6 +99,7 @@ class Services:
                 "daemon.json"
             )
         self.id_maps = self._collaborators.read_id_maps(info)
+        self._info = info
         self.user_namespaces = self._collaborators.read_user_namespaces(info)
         self.cells = self._collaborators.read_cells()
         self.cpu_sets = topology.cpu_sets(self.cells)
@@ -241,13 +246,20 @@ class Services:
         except exception.ContainerLost as error:
             raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from error
 
+    def try_user_namespaces(self) -> UserNamespaces:
+        """Return the user namespaces of servers. Tries this host once more if a trial failed."""
+        with self._trial:
+            if self.user_namespaces.trial.failure:
+                self.user_namespaces = self._collaborators.read_user_namespaces(self._info)
+            return self.user_namespaces
+
     def own_user_namespace(self, instance: objects.Instance) -> bool:
         """Return True if an instance gets a user namespace of its own when it starts.
 
         :raises InvalidLimits: an extra spec of the instance is malformed
         """
         asked = flavor_limits.asked(instance, instance.flavor, self.rules())
-        return self.user_namespaces.of_server(asked.get(extra_specs.USERNS.name))
+        return self.try_user_namespaces().of_server(asked.get(extra_specs.USERNS.name))
 
     def has_user_namespace(self, instance: objects.Instance) -> bool:
         """Return True if an instance has other ids than the host, its own or the engine's.
