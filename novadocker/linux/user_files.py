@@ -80,8 +80,12 @@ def _effective_user(path: str) -> int:
 def _targets(folder: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(*_SKIPPED):
-                yield os.readlink(entry.path)
+            try:
+                target = os.readlink(entry.path)
+            except OSError:
+                # A process has closed the file, or chosen a path that the kernel can't tell.
+                continue
+            yield target
 
 
 def _creators(path: str, known: dict[int, tuple[int, ...]]) -> tuple[int, ...]:

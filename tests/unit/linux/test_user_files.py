@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import ctypes
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ def test_a_host_with_many_descriptors(proc: Path) -> None:
         patch.setattr(os, "readlink", note)
         assert user_files.count(str(proc), most=250).inotify == {5: 250}
     assert len(read) <= 251
+
+
+def test_a_path_that_the_kernel_cannot_tell_ends_nothing(tmp_path: Path) -> None:
+    deepest = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=deepest)
+            above, deepest = deepest, os.open("d" * 250, os.O_RDONLY, dir_fd=deepest)
+            os.close(above)
+        with pytest.raises(OSError, match="too long"):
+            os.readlink(f"/proc/self/fd/{deepest}")
+        user_files.count()
+    finally:
+        os.close(deepest)
+        shutil.rmtree(tmp_path)
 
 
 def test_this_process() -> None:

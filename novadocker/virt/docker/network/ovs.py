@@ -6,7 +6,6 @@ Open vSwitch accepts the bandwidth limits of Neutron's agent even if the kernel 
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -24,7 +23,7 @@ from novadocker import exception
 from novadocker.conf import CONF
 from novadocker.linux import ovsdb
 from novadocker.privsep.network import ovs_support
-from novadocker.virt.docker.network.kinds.open_vswitch import vif_of_port
+from novadocker.virt.docker.network.kinds.open_vswitch import vif_of_port, without_tap_device
 
 LOG = logging.getLogger(__name__)
 
@@ -32,9 +31,6 @@ LOG = logging.getLogger(__name__)
 _REQUESTS = 2
 # An ovs_vsctl_timeout of 0 disables the time-out, so os-vif's default applies.
 _LONGEST_ANSWER_SECONDS = 120
-
-# Neutron 29 sets it for the kernel's datapath and with OVN; Nova 31 has no name for it.
-_CREATE_TAP = "ovs_create_tap"
 
 
 def initialize() -> None:
@@ -157,11 +153,9 @@ def _place(vif: network_model.VIF) -> tuple[str, str, str, float]:
 
 
 def _os_vif_vif(vif: network_model.VIF) -> Any:
-    # Because Nova shares its model, a copy gets delegate_create, by which os-vif adds the port.
-    own = copy.copy(vif)
+    # os-vif adds the port itself if the VIF has delegate_create.
+    own = without_tap_device(vif)
     own["delegate_create"] = True
-    # If the veth device is absent at that moment, os-vif would create a TAP device of its name.
-    own["details"] = {**(vif["details"] or {}), _CREATE_TAP: False}
     return os_vif_util.nova_to_osvif_vif(own)
 
 

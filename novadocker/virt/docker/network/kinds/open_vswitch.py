@@ -11,6 +11,9 @@ from nova.network import model as network_model
 from novadocker import naming
 from novadocker.virt.docker.network.kinds.kind import Kind, Plugging, Switch, Wait
 
+# Neutron 29 sets it for the kernel's datapath and with OVN; Nova 31 has no name for it.
+_CREATE_TAP = "ovs_create_tap"
+
 
 class OpenVSwitch(Kind):
     """Ports whose host device is in Open vSwitch, as with the firewall ``openvswitch``."""
@@ -60,6 +63,17 @@ def has_userspace_datapath(vif: network_model.VIF) -> bool:
     complete the checksum.
     """
     return bool((vif["details"] or {}).get("datapath_type") == "netdev")
+
+
+def without_tap_device(vif: network_model.VIF) -> network_model.VIF:
+    """Return a copy of a VIF for whose port os-vif creates no TAP device.
+
+    os-vif would create one if the veth device is absent when os-vif adds the port.
+    """
+    # Nova shares its model, so the VIF itself stays as it is.
+    own = copy.copy(vif)
+    own["details"] = {**(vif["details"] or {}), _CREATE_TAP: False}
+    return own
 
 
 def vif_of_port(device: str, port_id: str, mac: str, bridge: str) -> network_model.VIF:
