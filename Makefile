@@ -17,7 +17,7 @@ UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
 	test-engine-part test-engine-trixie test-engine-forky test-walk \
-	test-cloud test-guest test-install test-long test-ovn bench-network-guest tempest horizon-test functional soak fuzz nightly \
+	test-cloud test-guest test-install test-long test-ovn test-ovn-part bench-network-guest tempest horizon-test functional soak fuzz nightly \
 	deb lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -50,7 +50,7 @@ status:
 demo:
 	$(DEVCLOUD) demo
 
-# each level is a run of its own; those that disturb nobody run two at a time
+# deletes the cloud's data, by test-ovn-part; each level is a run of its own, and those that disturb nobody run two at a time
 test: install
 	# the longest first; the cloud's test for leftovers bears no engine tests at its side
 	$(MAKE) -j 2 test-ovn-part test-older docs lint test-unit

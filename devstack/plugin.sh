@@ -42,7 +42,7 @@ function configure_novadocker {
     sudo install -D -m 644 "$NOVADOCKER_DIR/etc/sysctl.d/novadocker.conf" "$NOVADOCKER_SYSCTL_CONF"
     sudo sysctl --load "$NOVADOCKER_SYSCTL_CONF"
     add_user_to_group "$STACK_USER" "$DOCKER_GROUP"
-    restart_service docker
+    restart_novadocker_engine
 
     # DevStack copies NOVA_CONF to the file of nova-compute.
     iniset "$NOVA_CONF" DEFAULT compute_driver docker.DockerDriver
@@ -53,6 +53,21 @@ function configure_novadocker {
     if [[ "$NOVADOCKER_LXCFS" != "True" ]]; then
         iniset "$NOVA_CONF" docker lxcfs_folder ""
     fi
+}
+
+# restart_novadocker_engine() - Restart the engine after it knows live-restore, or all containers stop
+function restart_novadocker_engine {
+    local second
+    # A reload only sends a signal.
+    reload_service docker
+    for second in {1..60}; do
+        if [[ "$(sudo docker info --format '{{.LiveRestoreEnabled}}')" == "true" ]]; then
+            restart_service docker
+            return
+        fi
+        sleep 1
+    done
+    die $LINENO "The engine has not taken live-restore from its configuration in $second s"
 }
 
 # get_novadocker_name_servers() - Print name servers that a server can reach, with commas
@@ -105,9 +120,11 @@ function configure_novadocker_tempest {
     iniset "$TEMPEST_CONFIG" validation run_validation False
 }
 
-# cleanup_novadocker() - Undo the configuration of the host; servers are gone by then
+# cleanup_novadocker() - Undo the configuration of the host; stop before the shim of servers is gone
 function cleanup_novadocker {
-    sudo "$NOVA_BIN_DIR/novadocker-engine-config" --remove
+    # DevStack deletes the environment of the shim next.
+    sudo "$NOVA_BIN_DIR/novadocker-engine-config" --remove \
+        || die $LINENO "The shim stays, see above: delete servers (docker rm --force), then clean again"
     sudo rm -f "$NOVADOCKER_SYSCTL_CONF"
     reload_service docker
 }

@@ -30,7 +30,15 @@ is_service_enabled() {
     return 1
 }
 trueorfalse() { local value=${!2:-$1}; echo "$value"; }
-sudo() { called "sudo $*"; [[ "$*" != "docker save"* ]] || echo archive; }
+sudo() {
+    called "sudo $*"
+    case "$*" in
+        "docker save"*) echo archive ;;
+        "docker info"*) [[ $(grep -c "docker info" "$CALLS") -lt 3 ]] || echo "$LIVE_RESTORE" ;;
+        *--remove) return "$REMOVE_STATUS" ;;
+    esac
+}
+sleep() { :; }
 sg() { called "sg $*"; return "$CHECK_STATUS"; }
 for name in install_package setup_develop iniset add_user_to_group restart_service \\
     reload_service _upload_image; do
@@ -52,6 +60,8 @@ ENVIRONMENT = {
     "TEMPEST_CONFIG": "/opt/stack/tempest/etc/tempest.conf",
     "Q_AGENT": "ovn",
     "CHECK_STATUS": "0",
+    "REMOVE_STATUS": "0",
+    "LIVE_RESTORE": "true",
 }
 
 
@@ -109,6 +119,9 @@ def test_a_run_of_stack_configures_the_host(tmp_path: Path) -> None:
         "/etc/sysctl.d/novadocker.conf",
         "sudo sysctl --load /etc/sysctl.d/novadocker.conf",
         "add_user_to_group stack docker",
+        # The signal of the reload takes its time.
+        "reload_service docker",
+        *["sudo docker info --format {{.LiveRestoreEnabled}}"] * 3,
         "restart_service docker",
         "iniset /etc/nova/nova.conf DEFAULT compute_driver docker.DockerDriver",
         "iniset /etc/nova/nova.conf DEFAULT resume_guests_state_on_host_boot True",
@@ -133,6 +146,21 @@ def test_a_clean_run_takes_away_what_the_plugin_made(tmp_path: Path) -> None:
         "sudo rm -f /etc/sysctl.d/novadocker.conf",
         "reload_service docker",
     ]
+
+
+def test_an_engine_without_live_restore_is_not_restarted(tmp_path: Path) -> None:
+    refused = run(tmp_path, "stack post-config", LIVE_RESTORE="false")
+    assert refused.status == 1
+    assert "has not taken live-restore" in refused.stderr
+    assert "restart_service docker" not in refused.calls
+
+
+def test_a_clean_run_ends_while_servers_need_the_shim(tmp_path: Path) -> None:
+    """DevStack does not end at an error of the plugin, and then deletes the shim."""
+    refused = run(tmp_path, "clean", REMOVE_STATUS="1")
+    assert refused.status == 1
+    assert "The shim stays" in refused.stderr
+    assert len(refused.calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,19 @@ def commands(*targets: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if started.match(line)]
 
 
+def test_no_target_is_a_file() -> None:
+    """A file with the name of a target would keep make from running it."""
+    text = (CHECKOUT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY:((?:.*\\\n)*.*)", text, re.MULTILINE)
+    named = {
+        name
+        for line in re.findall(r"^([a-z][a-z0-9 -]*):(?!=)", text, re.MULTILINE)
+        for name in line.split()
+    }
+    assert len(named) > 30
+    assert named - set(phony.split()) == set()
+
+
 def test_check_is_the_first_target_and_needs_no_root() -> None:
     found = commands("check")
     assert found == commands()

@@ -54,6 +54,16 @@ def test_every_environment_of_tox_exists(jobs: dict[str, dict[str, Any]]) -> Non
     assert {f"py{version}" for version in ("311", "312", "313")} <= set(named.values())
 
 
+def test_a_change_of_pages_runs_the_tests_that_read_pages(jobs: dict[str, dict[str, Any]]) -> None:
+    skip = {name for name, job in jobs.items() if "irrelevant-files" in job}
+    assert skip == {"novadocker-functional", "novadocker-devstack"}
+
+
+def test_every_kind_of_tests_of_tox_has_a_job(jobs: dict[str, dict[str, Any]]) -> None:
+    named = {job.get("vars", {}).get("tox_envlist") for job in jobs.values()}
+    assert {"lint", "docs", "deployment"} <= named
+
+
 def test_every_version_of_python_is_declared(jobs: dict[str, dict[str, Any]]) -> None:
     setup = (CHECKOUT / "setup.cfg").read_text()
     for job in jobs.values():
