@@ -12,6 +12,7 @@ from nova import objects
 from nova.compute import power_state, vm_states
 from nova.virt import event as virtevent
 
+from novadocker.linux import openat
 from tests.engine import servers
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Nova, Server
@@ -33,6 +34,11 @@ class Machine:
     @property
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = self.host.client.inspect_container(self.server.name)["State"]
+        return found
+
+    @property
+    def id(self) -> str:
+        found: str = self.host.client.inspect_container(self.server.name)["Id"]
         return found
 
     def know(self, nova: Nova) -> None:
@@ -58,6 +64,12 @@ class Machine:
         until(lambda: not self.nova.driver._inside_reboots._ended)
         while not self.transitions.empty():
             assert self.transitions.get() != STOPPED
+
+
+def let_reboot(container_id: str, pid: int) -> None:
+    """Create the file ``/go`` as root of a server, without the engine."""
+    with openat.open_root(container_id, pid) as root:
+        openat.replace_file(root, "/go", b"")
 
 
 @pytest.fixture
@@ -105,9 +117,9 @@ def test_busybox_init(boot: Callable[..., Machine], compute_host: ComputeHost) -
 
 def test_a_reboot_while_the_engine_is_away(boot: Callable[..., Machine]) -> None:
     found = boot(_WAITS)
-    before = found.state
+    container, before = found.id, found.state
     found.host.engine.kill()
-    Path(f"/proc/{before['Pid']}/root/go").touch()
+    let_reboot(container, before["Pid"])
     until(lambda: not Path(f"/proc/{before['Pid']}/exe").exists())
     found.host.engine.start()
     until(lambda: found.state["Running"] and found.state["StartedAt"] != before["StartedAt"])
@@ -121,7 +133,7 @@ def test_a_reboot_while_nova_compute_is_down(
     compute_host.survey.mark(found.server)
     before = found.state
     found.nova.stop()
-    Path(f"/proc/{before['Pid']}/root/go").touch()
+    let_reboot(found.id, before["Pid"])
     until(lambda: not found.state["Running"])
     found.know(Nova(compute_host.glance))
     found.nova.start([found.server])
