@@ -9,9 +9,9 @@ import os
 import select
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -88,7 +88,7 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
     inside: the kernel counts inotify instances, for example, per creator of a user namespace
     (kernel/ucount.c).
 
-    :raises OSError: the user namespace cannot be created
+    :raises OSError: a namespace cannot be created
     """
     unmount_namespace(user_path)
     user, group = ids.users[0][1], ids.groups[0][1]
@@ -101,8 +101,34 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
         "--inh-caps=+sys_admin",
         "--ambient-caps=+sys_admin",
     ]
+    with _maker([*creator, "unshare", "--user", "--net"], user_path) as process:
+        for name, ranges in (("uid_map", ids.users), ("gid_map", ids.groups)):
+            lines = [" ".join(map(str, numbers)) for numbers in ranges]
+            # Because the kernel accepts one write per map, all ranges are written at once.
+            Path(process, name).write_text("\n".join(lines) + "\n")
+        mount_namespace(user_path, f"{process}/ns/user")
+        enter_namespace_at(f"{process}/ns/net")
+
+
+def enter_new_namespace_of(user_path: str) -> None:
+    """Move the calling thread to a new network namespace that the one at ``user_path`` owns.
+
+    A child process creates it, because a process with threads cannot enter a user namespace.
+
+    :raises OSError: the namespace cannot be created
+    """
+    with _maker(["nsenter", f"--user={user_path}", "unshare", "--net"], user_path) as process:
+        enter_namespace_at(f"{process}/ns/net")
+
+
+@contextmanager
+def _maker(command: Sequence[str], user_path: str) -> Iterator[str]:
+    """Yield the directory in /proc of a process that is in new namespaces.
+
+    :param command: creates the namespaces and executes the command that follows
+    """
     with subprocess.Popen(
-        [*creator, "unshare", "--user", "--net", "cat"],
+        [*command, "cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -117,14 +143,8 @@ def enter_new_owned_namespace(user_path: str, ids: IdMaps) -> None:
         answers.register(maker.stdout, select.POLLIN)
         if not answers.poll(_MAKER_SECONDS * 1000) or not maker.stdout.read(1):
             maker.kill()
-            raise OSError(errno.EPERM, "the user namespace cannot be created", user_path)
-        process = f"/proc/{maker.pid}"
-        for name, ranges in (("uid_map", ids.users), ("gid_map", ids.groups)):
-            lines = [" ".join(map(str, numbers)) for numbers in ranges]
-            # Because the kernel accepts one write per map, all ranges are written at once.
-            Path(process, name).write_text("\n".join(lines) + "\n")
-        mount_namespace(user_path, f"{process}/ns/user")
-        enter_namespace_at(f"{process}/ns/net")
+            raise OSError(errno.EPERM, "the namespace cannot be created", user_path)
+        yield f"/proc/{maker.pid}"
 
 
 def mount_namespace(path: str, namespace: str = _THREAD_NAMESPACE) -> None:

@@ -6,8 +6,8 @@ This module does not import Nova, because the helper process imports it and must
 
 from oslo_privsep import capabilities, comm, daemon, priv_context
 
-# No privileged call takes more than a second, so one that takes a minute hangs. The bound frees the
-# thread of nova-compute that waits for it.
+# No privileged call takes more than a few seconds, whatever a tenant does, so one that takes a
+# minute hangs. The bound frees the thread of nova-compute that waits for it.
 _TIMEOUT_SECONDS = 60
 # Calls that read or write all data of an instance take longer.
 _STORAGE_TIMEOUT_SECONDS = 3600

@@ -5,24 +5,42 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from novadocker.privsep.network import given, rtnetlink
-from novadocker.privsep.network.rtnetlink import Netlink
+from novadocker.privsep.network.rtnetlink import Netlink, Rule
 from novadocker.privsep.network.types import Nic, Route
 
-# linux/rtnetlink.h
-_RTPROT_KERNEL = 2
-
-# the index and the addresses of the loopback device in every network namespace
+# the index of the loopback device in every network namespace
 LOOPBACK = 1
-_LOOPBACK_ADDRESSES = ("127.0.0.1/8", "::1/128")
-# The priorities of the kernel's rules (net/ipv4/fib_rules.c: fib_default_rules_init).
-_RULES_OF_THE_KERNEL = (0, 32766, 32767)
+# drivers/net/loopback.c: loopback_setup
+_LOOPBACK_MTU = 65536
+# The rules of a new namespace (net/ipv4/fib_rules.c: fib_default_rules_init,
+# net/ipv6/fib6_rules.c: fib6_rules_net_init, net/ipv4/ipmr.c and net/ipv6/ip6mr.c for multicast).
+_RULES = (
+    Rule(socket.AF_INET, 0, rtnetlink.TABLE_LOCAL),
+    Rule(socket.AF_INET, 32766, rtnetlink.TABLE_MAIN),
+    Rule(socket.AF_INET, 32767, rtnetlink.TABLE_DEFAULT),
+    Rule(socket.AF_INET6, 0, rtnetlink.TABLE_LOCAL),
+    Rule(socket.AF_INET6, 32766, rtnetlink.TABLE_MAIN),
+    Rule(rtnetlink.FAMILY_IPMR, 32767, rtnetlink.TABLE_DEFAULT),
+    Rule(rtnetlink.FAMILY_IP6MR, 32767, rtnetlink.TABLE_MAIN),
+)
+# What the kernel's own rules have; any other attribute is a selector or changes the action.
+_PLAIN_ATTRIBUTES = frozenset(
+    {"FRA_TABLE", "FRA_PRIORITY", "FRA_PROTOCOL", "FRA_SUPPRESS_PREFIXLEN"}
+)
+_SUPPRESS_NOTHING = 0xFFFFFFFF
+
+# A tenant chooses the length of these lists. To read and delete one takes up to a second.
+_MOST_SETTINGS = 2_000
+_MOST_DEVICES = 100
+# A server that runs may be a router. To read so many takes a few seconds.
+_MOST_READ = 20_000
 
 _LINK_LOCAL = ipaddress.ip_network("fe80::/64")
 
@@ -151,16 +169,19 @@ def _tenants_destinations(state: State, record: given.Record) -> set[str]:
 
 
 def read_state(guest: Netlink, names: Iterable[str]) -> State:
-    """Return the named devices, all addresses, and the routes that the kernel did not add."""
+    """Return the named devices, all addresses, and the routes that the kernel did not add.
+
+    :raises TooManyError: there are more addresses or routes than this process reads
+    """
     addresses: dict[int, set[str]] = {}
-    for message in guest.dump(rtnetlink.list_addresses()):
+    for message in guest.dump(rtnetlink.list_addresses(), _MOST_READ):
         addresses.setdefault(message["index"], set()).add(_address(message))
     routes: dict[int, set[Route]] = {}
-    for message in guest.dump(rtnetlink.list_routes()):
+    for message in guest.dump(rtnetlink.list_routes(), _MOST_READ):
         if (
             message.get_attr("RTA_TABLE") == rtnetlink.TABLE_MAIN
             and message["type"] == rtnetlink.RTN_UNICAST
-            and message["proto"] != _RTPROT_KERNEL
+            and message["proto"] != rtnetlink.RTPROT_KERNEL
         ):
             route = Route(_destination(message), message.get_attr("RTA_GATEWAY"))
             routes.setdefault(message.get_attr("RTA_OIF"), set()).add(route)
@@ -206,52 +227,81 @@ def delete_link(netlink: Netlink, index: int) -> None:
 
 
 def delete_others(guest: Netlink, names: Iterable[str]) -> None:
-    """Delete the virtual devices of a namespace except the named ones. Idempotent."""
+    """Delete the virtual devices of a namespace except the named ones. Idempotent.
+
+    :raises TooManyError: there are more devices than this process deletes
+    """
     kept = frozenset(names)
-    for link in guest.dump(rtnetlink.list_links()):
+    for link in guest.dump(rtnetlink.list_links(), _MOST_DEVICES):
         # The loopback device has no type.
         if kind_of(link) is not None and link.get_attr("IFLA_IFNAME") not in kept:
             delete_link(guest, link["index"])
 
 
 def delete_settings(guest: Netlink) -> None:
-    """Delete what a tenant set beside the devices of a namespace. Idempotent.
+    """Replace what a tenant set beside the devices by what a new namespace has. Idempotent.
 
-    That is addresses of the loopback device, routes to it or to no device, routes in other tables
-    than the main one, and rules.
+    That is the state and the addresses of the loopback device, routes to it or to no device, routes
+    in other tables than the main one, and rules. The loopback device is down afterwards; the kernel
+    gives it its addresses and routes when it is set up.
+
+    :raises TooManyError: a list is longer than this process reads
     """
+    addresses = guest.dump(rtnetlink.list_addresses(), _MOST_SETTINGS)
+    routes = guest.dump(rtnetlink.list_routes(), _MOST_SETTINGS)
+    rules = guest.dump(rtnetlink.list_rules(), _MOST_SETTINGS)
+    # This deletes the device's routes, too.
+    guest.ask(rtnetlink.set_link(LOOPBACK, up=False, mtu=_LOOPBACK_MTU))
     guest.ask(
         *(
-            rtnetlink.delete_address(LOOPBACK, address)
-            for message in guest.dump(rtnetlink.list_addresses())
+            rtnetlink.delete_address(LOOPBACK, _address(message))
+            for message in addresses
             if message["index"] == LOOPBACK
-            and (address := _address(message)) not in _LOOPBACK_ADDRESSES
         ),
         ignoring=errno.EADDRNOTAVAIL,
     )
     guest.ask(
-        *(
-            rtnetlink.delete_listed_route(message)
-            for message in guest.dump(rtnetlink.list_routes())
-            if _is_beside_devices(message)
-        ),
+        *(rtnetlink.delete_listed_route(message) for message in filter(_is_beside, routes)),
         ignoring=errno.ESRCH,
     )
+    for family in sorted({rule.family for rule in _RULES}):
+        _restore_rules(guest, family, [rule for rule in rules if rule["family"] == family])
+
+
+def _is_beside(route: Any) -> bool:
+    """Return True if a tenant set a route beside its devices."""
+    device = route.get_attr("RTA_OIF")
+    # The kernel adds no route without a device, but a tenant can name the kernel as its source.
+    if device is not None and route["proto"] == rtnetlink.RTPROT_KERNEL:
+        return False
+    return route.get_attr("RTA_TABLE") != rtnetlink.TABLE_MAIN or device in (None, LOOPBACK)
+
+
+def _restore_rules(guest: Netlink, family: int, found: Sequence[Any]) -> None:
+    """Replace the rules of a family by those of a new namespace, unless they are the same."""
+    wanted = [rule for rule in _RULES if rule.family == family]
+    if [rule_of(message) for message in found] == wanted:
+        return
+    # A request with a rule's selectors may match another rule before it, so each request has a
+    # priority only: as many of a priority as there are rules of it.
     guest.ask(
-        *(
-            rtnetlink.delete_listed_rule(message)
-            for message in guest.dump(rtnetlink.list_rules())
-            if rtnetlink.priority_of(message) not in _RULES_OF_THE_KERNEL
-        ),
+        *(rtnetlink.delete_rule(family, rtnetlink.priority_of(message)) for message in found),
         ignoring=errno.ENOENT,
     )
+    # The kernel may lack a family.
+    guest.ask(*map(rtnetlink.add_rule, wanted), ignoring=errno.EAFNOSUPPORT)
 
 
-def _is_beside_devices(route: Any) -> bool:
-    table = route.get_attr("RTA_TABLE")
-    if table == rtnetlink.TABLE_LOCAL or route["proto"] == _RTPROT_KERNEL:
-        return False
-    return table != rtnetlink.TABLE_MAIN or route.get_attr("RTA_OIF") in (None, LOOPBACK)
+def rule_of(message: Any) -> Rule | None:
+    """Return a rule of the kernel's message; None if it has a selector or another action."""
+    if (
+        message["action"] != rtnetlink.FR_ACT_TO_TABLE
+        or any(message[name] for name in ("src_len", "dst_len", "tos", "flags"))
+        or not _PLAIN_ATTRIBUTES.issuperset(name for name, _ in message["attrs"])
+        or message.get_attr("FRA_SUPPRESS_PREFIXLEN") not in (None, _SUPPRESS_NOTHING)
+    ):
+        return None
+    return Rule(message["family"], rtnetlink.priority_of(message), message.get_attr("FRA_TABLE"))
 
 
 def write_sysctl(device: str, values: Mapping[str, Mapping[str, str]]) -> None:

@@ -79,11 +79,11 @@ def wire_nics(
     :raises ValueError: an argument is not well-formed
     :raises wiring.WiringFailed: the kernel refuses a NIC or does not keep its settings
     """
-    path = namespace_path(instance_uuid)
+    path, user_path = namespace_path(instance_uuid), user_namespace_path(instance_uuid)
     wanted = [_parse_nic(nic) for nic in arguments.items(nics)]
     keep = arguments.flag(keep_own)
     with locked(instance_uuid):
-        return namespaces.run_in_thread(wiring.wire, path, wanted, keep)
+        return namespaces.run_in_thread(wiring.wire, path, user_path, wanted, keep)
 
 
 @privsep.network_pctxt.entrypoint

@@ -4,12 +4,13 @@
 pyroute2 encodes and decodes the messages.
 """
 
+import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyroute2.netlink import (
     NLM_F_ACK,
@@ -36,9 +37,15 @@ from novadocker.privsep.network.types import Route
 # linux/if.h, linux/if_addr.h, linux/rtnetlink.h
 IFF_UP = 1
 _IFA_F_NODAD = 2
+FAMILY_IPMR = 128
+FAMILY_IP6MR = 129
 TABLE_MAIN = 254
 TABLE_LOCAL = 255
+TABLE_DEFAULT = 253
 RTN_UNICAST = 1
+RTPROT_KERNEL = 2
+# linux/fib_rules.h
+FR_ACT_TO_TABLE = 1
 _RTN_UNSPEC = 0
 _RTNH_F_ONLINK = 4
 _RTPROT_UNSPEC = 0
@@ -46,6 +53,15 @@ _RTPROT_STATIC = 4
 _RT_SCOPE_UNIVERSE = 0
 _RT_SCOPE_LINK = 253
 _RT_SCOPE_NOWHERE = 255
+
+
+class Rule(NamedTuple):
+    """A rule without a selector: all packets look up a table."""
+
+    family: int
+    priority: int
+    table: int
+
 
 PEER = " peer "
 """Separates an address from that of the other end, as in iproute2."""
@@ -60,6 +76,13 @@ _MOST_AT_ONCE = 16
 _LARGEST_ANSWER = 1 << 16
 # the number of attempts to list objects that change meanwhile
 _DUMPS = 5
+
+
+class TooManyError(OSError):
+    """A list of the kernel is longer than its reader accepts."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(errno.E2BIG, f"a list of the kernel has more than {most} entries")
 
 
 class Netlink:
@@ -89,31 +112,38 @@ class Netlink:
         :param ignoring: an error number that is not raised
         :raises OSError: the first refusal
         """
+        return self._ask(requests, ignoring, None)
+
+    def dump(self, request: Any, most: int | None = None) -> list[Any]:
+        """Return all messages that answer the request of a list.
+
+        :param most: the longest list to read; None for a list that no tenant can lengthen
+        :raises TooManyError: the list is longer. Close the socket, because the rest is in it
+        :raises OSError: the kernel refuses, or the list changes during each attempt
+        """
+        for _ in range(_DUMPS):
+            ((*found, end),) = self._ask([request], None, most)
+            # Because a change during the dump can make the kernel skip unchanged objects, such a
+            # dump is repeated.
+            if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in (*found, end)):
+                return found
+        raise InterruptedError("the kernel's list changed during each attempt")
+
+    def _ask(
+        self, requests: Iterable[Any], ignoring: int | None, most: int | None
+    ) -> list[list[Any]]:
         answers: list[list[Any]] = []
         refusals: list[int] = []
         left = iter(requests)
         while some := list(islice(left, _MOST_AT_ONCE)):
             self._send(some)
-            found, codes = self._receive(len(some))
+            found, codes = self._receive(len(some), most)
             answers += found
             refusals += codes
         for code in refusals:
             if code not in (0, ignoring):
                 raise OSError(code, os.strerror(code))
         return answers
-
-    def dump(self, request: Any) -> list[Any]:
-        """Return all messages that answer the request of a list.
-
-        :raises OSError: the kernel refuses, or the list changes during each attempt
-        """
-        for _ in range(_DUMPS):
-            ((*found, end),) = self.ask(request)
-            # Because a change during the dump can make the kernel skip unchanged objects, such a
-            # dump is repeated.
-            if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in (*found, end)):
-                return found
-        raise InterruptedError("the kernel's list changed during each attempt")
 
     def _send(self, requests: Sequence[Any]) -> None:
         encoded = bytearray()
@@ -125,8 +155,11 @@ class Netlink:
             encoded += request.data
         self._socket.send(encoded)
 
-    def _receive(self, count: int) -> tuple[list[list[Any]], list[int]]:
-        """Return the answers to requests, and the error number of each, 0 for success."""
+    def _receive(self, count: int, most: int | None) -> tuple[list[list[Any]], list[int]]:
+        """Return the answers to requests, and the error number of each, 0 for success.
+
+        :param most: of the answers to a request
+        """
         answers: list[list[Any]] = [[] for _ in range(count)]
         codes: dict[int, int] = {}
         while len(codes) < count:
@@ -139,6 +172,8 @@ class Netlink:
                     answers[number].append(message)
                     if header["type"] == NLMSG_DONE:
                         codes[number] = 0
+                    elif most is not None and len(answers[number]) > most:
+                        raise TooManyError(most)
         return answers, [codes[number] for number in range(count)]
 
 
@@ -299,7 +334,10 @@ def delete_route(index: int, route: Route) -> Any:
 
 
 def delete_listed_route(route: Any) -> Any:
-    """Return a request that deletes a route, of which this is the kernel's message."""
+    """Return a request that deletes a route, of which this is the kernel's message.
+
+    It names type and protocol, so that the kernel's own route to the same destination stays.
+    """
     named = {name: route.get_attr(name) for name in ("RTA_DST", "RTA_PRIORITY", "RTA_TABLE")}
     return _request(
         rtmsg,
@@ -309,18 +347,33 @@ def delete_listed_route(route: Any) -> Any:
         dst_len=route["dst_len"],
         tos=route["tos"],
         table=route["table"],
+        type=route["type"],
+        proto=route["proto"],
         scope=_RT_SCOPE_NOWHERE,
     )
 
 
-def delete_listed_rule(rule: Any) -> Any:
-    """Return a request that deletes a rule, of which this is the kernel's message."""
+def add_rule(rule: Rule) -> Any:
+    """Return a request that adds a rule as the kernel's own."""
+    attributes = {
+        "FRA_PRIORITY": rule.priority,
+        "FRA_TABLE": rule.table,
+        "FRA_PROTOCOL": RTPROT_KERNEL,
+    }
     return _request(
         fibmsg,
-        rtnl.RTM_DELRULE,
-        {"FRA_PRIORITY": priority_of(rule)},
-        family=rule["family"],
+        rtnl.RTM_NEWRULE,
+        attributes,
+        _NEW,
+        family=rule.family,
+        table=rule.table,
+        action=FR_ACT_TO_TABLE,
     )
+
+
+def delete_rule(family: int, priority: int) -> Any:
+    """Return a request that deletes the first rule of a priority."""
+    return _request(fibmsg, rtnl.RTM_DELRULE, {"FRA_PRIORITY": priority}, family=family)
 
 
 def priority_of(rule: Any) -> int:

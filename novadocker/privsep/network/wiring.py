@@ -52,16 +52,20 @@ class WiringFailed(Exception):
     """
 
 
-def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
+def wire(path: str, user_path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
     """Create the namespace at ``path`` and its NICs, and configure them. Idempotent.
 
     Leaves the calling thread in that namespace: call it by ``namespaces.run_in_thread``.
 
+    :param user_path: of the user namespace that owns the namespace, if there is one
     :param keep_own: True if devices, addresses and routes stay that the driver did not add
     :returns: the ports whose devices are new
     :raises WiringFailed: the kernel refuses a NIC or does not keep its settings
     :raises OSError: the namespace cannot be created
     """
+    names = [nic.guest_device for nic in nics]
+    if not keep_own and namespaces.is_namespace(path):
+        namespaces.run_in_thread(_clean, path, user_path, names)
     with ExitStack() as stack:
         host = stack.enter_context(Netlink())
         guest, fresh = stack.enter_context(_open_guest(path))
@@ -72,10 +76,6 @@ def wire(path: str, nics: Sequence[Nic], keep_own: bool) -> tuple[str, ...]:
         wanted = given.of_nics(nics, before or {})
         # If this process is killed, the record has all that the devices may have.
         given.write(name, given.merged(before or {}, wanted))
-        names = [nic.guest_device for nic in nics]
-        if not (fresh or keep_own):
-            network_link.delete_others(guest, names)
-            network_link.delete_settings(guest)
         present = {} if fresh else network_link.read_devices(guest, names)
         guest.ask(rtnetlink.set_link(network_link.LOOPBACK, up=True))
         made = []
@@ -117,6 +117,28 @@ def _settle(
             raise WiringFailed(nic.port_id, f"the kernel does not keep the settings: {changes}")
 
 
+def _clean(path: str, user_path: str, kept: Sequence[str]) -> None:
+    """Delete what a tenant set in the namespace at ``path``, except in the devices to keep.
+
+    Because the time and the memory would grow with what the tenant set, a namespace with too much
+    is replaced by a new one. The kernel deletes the old one later, with its devices. If there is
+    none at ``path`` afterwards, ``wire`` creates it. Leaves the calling thread in a namespace.
+    """
+    namespaces.enter_namespace_at(path)
+    try:
+        with Netlink() as guest:
+            network_link.delete_others(guest, kept)
+            network_link.delete_settings(guest)
+            return
+    except rtnetlink.TooManyError:
+        owned = is_owned_by(path, user_path)
+    namespaces.unmount_namespace(path)
+    given.forget(posixpath.basename(path))
+    if owned:
+        namespaces.enter_new_namespace_of(user_path)
+        _mount_new(path)
+
+
 def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
     """Create the network namespace at ``path``, owned by a new user namespace. Idempotent.
 
@@ -126,9 +148,14 @@ def create_owned(path: str, user_path: str, ids: IdMaps) -> None:
     """
     if not namespaces.is_namespace(path):
         namespaces.enter_new_owned_namespace(user_path, ids)
-        network_link.write_sysctl("default", _GUEST_SYSCTL)
-        marks.mark(path)
-        namespaces.mount_namespace(path)
+        _mount_new(path)
+
+
+def _mount_new(path: str) -> None:
+    """Mount the calling thread's new namespace, ready for a server's devices, at ``path``."""
+    network_link.write_sysctl("default", _GUEST_SYSCTL)
+    marks.mark(path)
+    namespaces.mount_namespace(path)
 
 
 def is_owned_by(path: str, user_path: str) -> bool:

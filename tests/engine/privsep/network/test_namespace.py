@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
@@ -22,6 +23,7 @@ import novadocker
 from novadocker import privsep
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import runtime
+from novadocker.privsep.network import link as link_module
 from novadocker.privsep.network import namespace, wiring
 from novadocker.privsep.network.types import Nic, Route
 from novadocker.state_files import namespaces as marks
@@ -284,7 +286,7 @@ def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: st
 
     def settings() -> list[str]:
         shown = []
-        for what in ("address show dev lo", "route show table all", "rule show"):
+        for what in ("address show dev lo", "route show table all", "rule show", "mrule show"):
             for version in ("-4", "-6"):
                 done = networks.run(uuid, "ip", version, *what.split())
                 assert done.returncode == 0
@@ -308,6 +310,25 @@ def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: st
         "ip rule add from 10.7.0.5 table 100",
         "ip rule add fwmark 7 blackhole priority 500",
         "ip -6 rule add from 2001:db8:7::7 table 100",
+        "ip route add local 8.8.8.0/24 dev lo",
+        "ip route add local 8.8.4.0/24 dev lo proto kernel",
+        "ip route append local 10.7.0.5 dev lo table local",
+        "ip route add blackhole 198.51.105.0/24 table local",
+        "ip route add blackhole 198.51.106.0/24 table local proto kernel",
+        "ip -6 route add local 2001:db8:10::/48 dev lo",
+        "ip -6 route add blackhole 2001:db8:11::/48 table local proto kernel",
+        "ip rule add pref 0 to 10.9.0.0/16 blackhole",
+        "ip rule add not from 10.9.0.0/16 pref 0 table local",
+        "ip rule del pref 32766",
+        "ip rule add pref 32766 from 10.7.0.5 table main",
+        "ip rule del pref 32767",
+        "ip -6 rule add pref 0 to 2001:db8:9::/48 unreachable",
+        "ip -6 rule del pref 32766",
+        "ip -6 mrule add pref 7 iif eth0 table 5",
+        "ip address del 127.0.0.1/8 dev lo",
+        "ip address add 127.0.0.1/16 dev lo",
+        "ip -6 address del ::1/128 dev lo",
+        "ip link set lo mtu 1000",
     ):
         done = networks.run(uuid, *command.split())
         assert done.returncode == 0, (command, done.stderr)
@@ -316,6 +337,54 @@ def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: st
     assert settings() == own
     wire(uuid, FIRST)
     assert settings() == before
+    # The loopback device is down, and has no route of its own.
+    for command in ("ip link set lo down", "ip -6 rule flush", "ip rule del pref 0"):
+        assert networks.run(uuid, *command.split()).returncode == 0
+    wire(uuid, FIRST)
+    assert settings() == before
+
+
+_MANY = {
+    "routes": ("route add blackhole 11.{}.{}.{}/32 table 9", link_module._MOST_SETTINGS),
+    "addresses": ("address add 11.{}.{}.{}/32 dev eth0", link_module._MOST_SETTINGS),
+    "devices": ("link add own{}-{}-{} type veth", link_module._MOST_DEVICES),
+}
+
+
+def batch(uuid: str, command: str, most: int) -> None:
+    """Let a tenant set more than is read of it."""
+    numbers = ((number >> 16, number >> 8 & 255, number & 255) for number in range(most + 1))
+    subprocess.run(
+        ["nsenter", f"--net={namespace.namespace_path(uuid)}", "ip", "-batch", "-"],
+        input="\n".join(command.format(*number) for number in numbers),
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("owned", [False, True], ids=["shared", "owned"])
+@pytest.mark.parametrize(("command", "most"), _MANY.values(), ids=_MANY)
+def test_a_namespace_with_too_much_is_replaced_at_a_start(
+    uuid: str, owned: bool, command: str, most: int
+) -> None:
+    """The time and the memory of a start do not grow with what a tenant set."""
+    path, user_path = namespace.namespace_path(uuid), namespace.user_namespace_path(uuid)
+    if owned:
+        ids = [(0, 100_000, 65536)]
+        namespace.create_owned_namespace(uuid, ids, ids)
+    wire(uuid, FIRST)
+    before, inode = routes(uuid), os.stat(path).st_ino
+    batch(uuid, command, most)
+    begin = time.monotonic()
+    assert wire(uuid, FIRST) == (FIRST.port_id,)
+    assert time.monotonic() - begin < 10
+    assert os.stat(path).st_ino != inode
+    assert marks.is_marked(path)
+    assert wiring.is_owned_by(path, user_path) == owned
+    assert (routes(uuid), addresses(uuid, "eth0")) == (before, set(FIRST.addresses))
+    assert {shown["ifname"] for shown in networks.ip(uuid, "link")} == {"lo", "eth0"}
+    assert networks.pings(uuid, "127.0.0.1")
+    assert wire(uuid, FIRST) == ()
 
 
 _OWN_DEFAULTS = {
@@ -608,13 +677,20 @@ def test_through_the_privileged_process(
     assert addresses(uuid, "eth0") == set(FIRST.addresses)
     (daemon,) = privileged_processes()
     status = Path(f"/proc/{daemon}/status").read_text()
-    # CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN and CAP_SYS_ADMIN.
-    assert re.findall(r"CapEff:\t(\w+)", status) == [f"{1 << 6 | 1 << 7 | 1 << 12 | 1 << 21:016x}"]
+    # CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID, CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN.
+    capabilities = sum(1 << number for number in (1, 6, 7, 12, 19, 21))
+    assert re.findall(r"CapEff:\t(\w+)", status) == [f"{capabilities:016x}"]
     owned = new_instance_uuid()
     namespace.create_owned_namespace(owned, [(0, 100_000, 65536)], [(0, 100_000, 65536)])
     assert namespaces.is_namespace(namespace.namespace_path(owned))
     users = Path(namespace.USER_NAMESPACES)
     assert [folder.stat().st_mode & 0o777 for folder in (users.parent, users)] == [0o755, 0o755]
+    batch(owned, *_MANY["devices"])
+    inode = os.stat(namespace.namespace_path(owned)).st_ino
+    namespace.wire_nics(owned, [])
+    assert os.stat(namespace.namespace_path(owned)).st_ino != inode
+    paths = namespace.namespace_path(owned), namespace.user_namespace_path(owned)
+    assert wiring.is_owned_by(*paths)
     runtime.delete_namespace(owned)
     with pytest.raises(wiring.WiringFailed) as caught:
         wire(uuid, replace(FIRST, mac="ff:ff:ff:ff:ff:ff"))

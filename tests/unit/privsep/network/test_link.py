@@ -4,10 +4,12 @@
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyroute2.netlink import NLM_F_MULTI, NLMSG_DONE, nlmsg
 from pyroute2.netlink.rtnl import RTM_NEWADDR
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from novadocker.privsep.network import given, link, rtnetlink
@@ -140,3 +142,36 @@ def test_a_route_that_nobody_knows_now_stays(record: given.Record | None) -> Non
         assert not link.changes_of(nic, state, record).needed
     # The record still has the route, so that it does not become the tenant's.
     assert given.of_nics([nic], RECORD)["eth0"].routes == {DEFAULT, OLD_ROUTE}
+
+
+def rule(fields: dict[str, int], attributes: dict[str, Any]) -> Any:
+    """Return the message of a rule as the kernel encodes it."""
+    message = fibmsg()
+    plain = {"FRA_TABLE": 254, "FRA_SUPPRESS_PREFIXLEN": 0xFFFFFFFF, "FRA_PROTOCOL": 2}
+    for name, value in {"family": socket.AF_INET, "table": 254, "action": 1, **fields}.items():
+        message[name] = value
+    message["attrs"] = list({**plain, "FRA_PRIORITY": 32766, **attributes}.items())
+    message.encode()
+    decoded = fibmsg(message.data)
+    decoded.decode()
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("fields", "attributes"),
+    [
+        ({"flags": 2}, {}),
+        ({"action": 6}, {}),
+        ({"tos": 4}, {}),
+        ({"dst_len": 16}, {"FRA_DST": "10.9.0.0"}),
+        ({"src_len": 16}, {"FRA_SRC": "10.9.0.0"}),
+        ({}, {"FRA_IIFNAME": "eth0"}),
+        ({}, {"FRA_FWMARK": 7}),
+        ({}, {"FRA_SUPPRESS_PREFIXLEN": 0}),
+    ],
+)
+def test_a_rule_of_a_tenant_is_not_the_kernel_s(
+    fields: dict[str, int], attributes: dict[str, Any]
+) -> None:
+    assert link.rule_of(rule({}, {})) == (socket.AF_INET, 32766, rtnetlink.TABLE_MAIN)
+    assert link.rule_of(rule(fields, attributes)) is None

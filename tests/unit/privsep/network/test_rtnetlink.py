@@ -28,6 +28,13 @@ def listing(address: str, *, change_seen_in: type | None = None) -> bytes:
     return encoded
 
 
+def end_of_list() -> bytes:
+    message = nlmsg()
+    message["header"]["type"], message["header"]["flags"] = NLMSG_DONE, NLM_F_MULTI
+    message.encode()
+    return bytes(message.data)
+
+
 @pytest.mark.parametrize("form", [ifaddrmsg, nlmsg])
 def test_list_that_changed_is_asked_for_again(kernel: socket.socket, form: type) -> None:
     kernel.send(listing("192.0.2.1", change_seen_in=form))
@@ -42,3 +49,15 @@ def test_list_that_changes_all_the_time(kernel: socket.socket) -> None:
         kernel.send(listing("192.0.2.1", change_seen_in=nlmsg))
     with Netlink() as netlink, pytest.raises(OSError, match="changed during each attempt"):
         netlink.dump(rtnetlink.list_addresses())
+
+
+def test_a_list_is_read_up_to_a_bound(kernel: socket.socket) -> None:
+    """A tenant chooses how long the lists of its namespace are."""
+    kernel.send(listing("192.0.2.1"))
+    part = listing("192.0.2.1")[: -len(end_of_list())]
+    # The end of the list never comes, so a reader without a bound would wait for it.
+    kernel.send(part * 2)
+    with Netlink() as netlink:
+        assert len(netlink.dump(rtnetlink.list_addresses(), 1)) == 1
+        with pytest.raises(rtnetlink.TooManyError, match="more than 1 entries"):
+            netlink.dump(rtnetlink.list_addresses(), 1)
