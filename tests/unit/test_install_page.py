@@ -56,6 +56,15 @@ def commands() -> list[page_commands.Command]:
     return page_commands.commands(PAGE)
 
 
+def test_the_engine_reads_live_restore_before_it_restarts(
+    commands: list[page_commands.Command],
+) -> None:
+    """Otherwise the restart stops all containers."""
+    texts = [command.text for command in commands]
+    restart = texts.index("systemctl restart docker")
+    assert texts[restart - 1] == "systemctl reload docker"
+
+
 def test_every_program_is_known(commands: list[page_commands.Command]) -> None:
     assert len(commands) > 30
     unknown = {
