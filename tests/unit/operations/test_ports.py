@@ -547,7 +547,10 @@ def test_failure_of_one_server_does_not_stop_the_others(
     assert "no bridge" in caplog.text
 
 
-def boot(driver: Any, instance: objects.Instance) -> None:
+def boot(driver: Any, instance: objects.Instance, engine: FakeEngine) -> None:
+    server = naming.container_name(instance.uuid)
+    if engine.inspect_container(server).status == "running":
+        engine.signal_container(server, "SIGKILL")
     driver.power_on(None, instance, instance.get_network_info())
 
 
@@ -556,14 +559,15 @@ def test_ids_of_its_own(
     fake_host: FakeHost,
     instance: objects.Instance,
     network: FakeNetwork,
+    engine: FakeEngine,
     server: str,
 ) -> None:
     fake_host.user_namespaces = UserNamespaces(True, range(65536, 131072))
     driver.init_host("here")
-    boot(driver, instance)
+    boot(driver, instance, engine)
     assert network.own_ids == {instance.uuid: range(65536, 131072)}
     instance.flavor.extra_specs = {"docker:userns": "host"}
-    boot(driver, instance)
+    boot(driver, instance, engine)
     assert network.own_ids == {}
 
 
@@ -572,16 +576,17 @@ def test_a_flavor_that_needs_ids_of_its_own(
     fake_host: FakeHost,
     instance: objects.Instance,
     network: FakeNetwork,
+    engine: FakeEngine,
     server: str,
 ) -> None:
     fake_host.user_namespaces = UserNamespaces(trial=Trial("old kernel"))
     driver.init_host("here")
     instance.flavor.extra_specs = {"docker:userns": "own"}
     with pytest.raises(exception.PlugFailed, match="old kernel"):
-        boot(driver, instance)
+        boot(driver, instance, engine)
     # A server that has them keeps them.
     network.own_ids[instance.uuid] = range(65536, 131072)
-    boot(driver, instance)
+    boot(driver, instance, engine)
 
 
 def test_a_trial_that_failed_gives_no_server_the_ids_of_the_host(
@@ -589,26 +594,32 @@ def test_a_trial_that_failed_gives_no_server_the_ids_of_the_host(
     fake_host: FakeHost,
     instance: objects.Instance,
     network: FakeNetwork,
+    engine: FakeEngine,
     server: str,
 ) -> None:
     pool = range(65536, 131072)
     fake_host.user_namespaces = UserNamespaces(True, pool, Trial(failure="no room"))
     driver.init_host("here")
     with pytest.raises(exception.PlugFailed, match="no room"):
-        boot(driver, instance)
+        boot(driver, instance, engine)
+    assert network.own_ids == {}
+    assert network.wired == set()
+    # A server that runs, or may not start, keeps its ports when nova-compute starts.
+    driver.plug_vifs(instance, instance.get_network_info())
+    assert network.wired == {instance.uuid}
     assert network.own_ids == {}
     # A server that has its own keeps them.
     network.own_ids[instance.uuid] = pool
-    boot(driver, instance)
+    boot(driver, instance, engine)
     assert network.own_ids == {instance.uuid: pool}
     del network.own_ids[instance.uuid]
     # The next start tries the host again.
     fake_host.user_namespaces = UserNamespaces(True, pool)
-    boot(driver, instance)
+    boot(driver, instance, engine)
     assert network.own_ids == {instance.uuid: pool}
     # No start tries it again after an answer.
     fake_host.user_namespaces = UserNamespaces(True, pool, Trial("old kernel"))
-    boot(driver, instance)
+    boot(driver, instance, engine)
     assert network.own_ids == {instance.uuid: pool}
 
 

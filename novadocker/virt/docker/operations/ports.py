@@ -72,14 +72,14 @@ class Ports:
             a server that starts has only Neutron's, like a virtual machine
         :raises PlugFailed: names the port
         """
-        self._create_namespace(instance, ports)
+        self._create_namespace(instance, ports, starts=not keep_own)
         self._network.plug_vifs(instance, ports, keep_own)
 
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
         """Wire an instance while a block runs; the ports are wired when the block ends."""
-        self._create_namespace(instance, ports)
+        self._create_namespace(instance, ports, starts=True)
         return self._network.plugged_vifs(instance, ports)
 
     def plugged(
@@ -320,14 +320,22 @@ class Ports:
         instance.save()
 
     def _create_namespace(
-        self, instance: objects.Instance, ports: network_model.NetworkInfo
+        self, instance: objects.Instance, ports: network_model.NetworkInfo, starts: bool
     ) -> None:
+        """Create the instance's namespaces of its present flavor.
+
+        :param starts: False if the server does not start now; it then has ports even if it may not
+            start with the ids that it has
+        :raises PlugFailed: a namespace cannot be created
+        """
         services, runtime, maps = self._services, self._services.runtime, self._services.id_maps
+        spaces = services.try_user_namespaces() if starts else services.user_namespaces
         try:
             if services.own_user_namespace(instance):
-                spaces = services.user_namespaces
                 if spaces.impossible and not runtime.has_own_ids(instance.uuid):
-                    raise OSError(spaces.impossible)
+                    if starts:
+                        raise OSError(spaces.impossible)
+                    return
                 runtime.create_own_namespace(instance.uuid, spaces.ids.start, len(spaces.ids))
             elif maps is not None:
                 services.namespaces.create_owned_namespace(instance.uuid, maps.users, maps.groups)

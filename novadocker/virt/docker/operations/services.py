@@ -259,7 +259,7 @@ class Services:
         :raises InvalidLimits: an extra spec of the instance is malformed
         """
         asked = flavor_limits.asked(instance, instance.flavor, self.rules())
-        return self.try_user_namespaces().of_server(asked.get(extra_specs.USERNS.name))
+        return self.user_namespaces.of_server(asked.get(extra_specs.USERNS.name))
 
     def has_user_namespace(self, instance: objects.Instance) -> bool:
         """Return True if an instance has other ids than the host, its own or the engine's.
