@@ -319,7 +319,8 @@ def _judge_isolation(body: dict[str, Any], uuid: str, policy: Policy, host: Host
         return
     # The runtime shim starts no other server with such capabilities and without a user namespace.
     nests = nesting == Nesting.UNPRIVILEGED
-    if nests != (capabilities == [lists.ALL]) or nests != ("Volumes" in body):
+    expected = capabilities == [lists.ALL] if nests else lists.ALL not in capabilities
+    if not expected or nests != ("Volumes" in body):
         raise Refused("HostConfig: CapAdd: the capabilities are not those of nested containers")
     isolation = _Isolation(tuple(capabilities), tuple(devices), nesting)
     mounts = nests or "SYS_ADMIN" in capabilities

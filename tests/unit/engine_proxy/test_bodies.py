@@ -16,6 +16,7 @@ from novadocker.engine_proxy.forms import Refused
 from novadocker.engine_proxy.policy import Policy
 from novadocker.extra_specs import Nesting
 from novadocker.virt.docker.engine import requests as engine_requests
+from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.limits import capabilities
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
 from tests.unit.engine_proxy.samples import (
@@ -128,6 +129,21 @@ def with_overlay(body: dict[str, Any]) -> None:
     body["HostConfig"]["Mounts"].append(overlay("lowerdir=/etc:/,upperdir=/root,workdir=/w"))
 
 
+def with_all_beside(*others: str) -> Callable[[dict[str, Any]], None]:
+    """Return a function that adds all capabilities, named among others, and their profile."""
+    names = tuple(sorted(("ALL", *others)))
+
+    def change(body: dict[str, Any]) -> None:
+        profile = seccomp.profile(replace(PLAIN.isolation, capabilities=names))
+        above = ["apparmor=unconfined"] if "SYS_ADMIN" in names else []
+        body["HostConfig"] |= {
+            "CapAdd": list(names),
+            "SecurityOpt": [*above, f"seccomp={profile}"],
+        }
+
+    return change
+
+
 WIDE = json.dumps({"defaultAction": "SCMP_ACT_ALLOW"})
 REFUSED = {
     "privileged": setting("HostConfig/Privileged", True),
@@ -154,6 +170,8 @@ REFUSED = {
     "an option of the log driver": setting("HostConfig/LogConfig/Config/tag", "x"),
     "an unknown capability": setting("HostConfig/CapAdd", ["SYS_MODULE"]),
     "all capabilities": setting("HostConfig/CapAdd", ["ALL"]),
+    "all capabilities and another": with_all_beside("CHOWN"),
+    "all capabilities and SYS_ADMIN": with_all_beside("SYS_ADMIN"),
     "SYS_ADMIN without nesting": setting("HostConfig/CapAdd", ["SYS_ADMIN"]),
     "no capability dropped": setting("HostConfig/CapDrop", []),
     "a lower score": setting("HostConfig/OomScoreAdj", -1),
