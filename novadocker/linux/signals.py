@@ -7,7 +7,7 @@ from pathlib import Path
 def handles(process: int, signal: int, root: Path = Path("/")) -> bool:
     """Return True if a process catches a signal, or blocks it to read it as data (signalfd(2)).
 
-    Returns True for a process that has ended.
+    Returns True for a process that has ended, and for one that the kernel hides from the caller.
 
     :param root: directory that contains /proc
     """
@@ -26,7 +26,8 @@ def _is_in(process: int, signal: int, root: Path, *masks: bytes) -> bool:
     try:
         # The process chooses its name, which may be no text, but the kernel escapes its line feeds.
         lines = (root / "proc" / str(process) / "status").read_bytes().split(b"\n")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
+        # It has ended, or /proc is mounted with hidepid.
         return True
     fields = (line.partition(b":\t") for line in lines)
     return any(name in masks and int(mask, 16) >> (signal - 1) & 1 for name, _, mask in fields)

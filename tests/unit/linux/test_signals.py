@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import signal
 import subprocess
@@ -47,6 +48,18 @@ def test_what_a_process_does_with_a_signal(statement: str, handled: bool, defaul
 
 def test_a_process_that_has_ended(tmp_path: Path) -> None:
     assert signals.handles(os.getpid(), NUMBER, tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+def test_a_process_that_the_kernel_hides(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As with hidepid, proc(5)."""
+
+    def read(_path: Path) -> bytes:
+        raise OSError(number, "hidden")
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert signals.handles(1, NUMBER)
+    assert not signals.leaves_default(1, NUMBER)
 
 
 @pytest.mark.parametrize(
