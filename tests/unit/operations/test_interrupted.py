@@ -24,8 +24,9 @@ ACTIVE, RESCUED, SUSPENDED = vm_states.ACTIVE, vm_states.RESCUED, vm_states.SUSP
 class Records:
     """Nova's records of one instance, whose operation was cut off."""
 
-    def __init__(self, instance: Any) -> None:
+    def __init__(self, instance: Any, saves: bool = True) -> None:
         self.instance = instance
+        self.saves = saves
         self.expected: list[str] = []
         self.events: Any = None
         self.ended: list[tuple[str, str | None]] = []
@@ -45,7 +46,7 @@ class Records:
     def save(self, instance: Any, task: str) -> bool:
         assert instance.task_state is None
         self.expected.append(task)
-        return True
+        return self.saves
 
 
 def container(instance: Any, status: str, stand_in: bool = False) -> Container:
@@ -83,6 +84,15 @@ def test_state_after_the_start(
     # A tenant reads in the instance action whether the operation was done or taken back.
     done = (after, power) != (before, RUNNING)
     assert records.ended == [("event", None if done else interrupted.DIED)]
+
+
+def test_an_operation_whose_task_has_changed_gets_no_result(instance: Any) -> None:
+    """Its state may not be the one that the result would tell."""
+    instance.task_state, instance.vm_state = task_states.PAUSING, ACTIVE
+    records = Records(instance, saves=False)
+    interrupted.end(records, "host1", dict)
+    assert records.expected == [task_states.PAUSING]
+    assert records.ended == []
 
 
 def test_instance_without_a_container_keeps_its_state(instance: Any) -> None:

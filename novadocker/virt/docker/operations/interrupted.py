@@ -135,8 +135,8 @@ def end(
                 instance.vm_state,
                 instance=instance,
             )
-        for event in records.cut_off_events(instance.uuid, host):
-            records.end_event(event, None if done else DIED)
+            for event in records.cut_off_events(instance.uuid, host):
+                records.end_event(event, None if done else DIED)
         if operation.leaves_image:
             with_image.append(instance)
     return with_image
