@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+import socket
+import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from novadocker import exception
 from novadocker.privsep.guest import containerd
 from novadocker.virt.docker.containers import lifecycle
+from novadocker.virt.docker.model import Terminal
 from tests.unit.fakes import FakeEngine
 
 
@@ -92,6 +96,57 @@ def test_stop_of_a_first_process(
     assert engine.calls == expected
     assert {process for process, _ in disposition.asked} <= {found.pid}
     assert engine.containers["id-c"].status == "exited"
+
+
+@pytest.mark.parametrize(
+    ("output", "early", "seconds"),
+    [
+        ([b"novadocker: all others", b" have ended\r\n"], b"", 1),
+        ([], lifecycle._ALL_ENDED, 1),
+        # The shell has no sleep, or another process killed it.
+        ([b"sh: sleep: not found\r\n"], b"", 60),
+        ([], b"", 60),
+    ],
+)
+def test_the_others_get_their_time_although_the_shell_fails(
+    monkeypatch: pytest.MonkeyPatch, output: list[bytes], early: bytes, seconds: int
+) -> None:
+    engine = engine_with("running", stubborn=frozenset({"SIGTERM"}))
+    found = engine.containers["id-c"]
+    engine.containers["id-c"] = replace(found, stop_signal="SIGTERM")
+    monkeypatch.setattr(lifecycle, "signals", Disposition(False, False))
+    waits: list[float] = []
+
+    def wait(_container: str, timeout: float) -> int:
+        waits.append(timeout)
+        return 0
+
+    def open_terminal(_container: str, _command: Iterable[str]) -> Terminal:
+        ours, theirs = socket.socketpair()
+        for part in output:
+            theirs.send(part)
+        theirs.close()
+        return Terminal(ours, early, "/exec/1")
+
+    monkeypatch.setattr(engine, "wait_container", wait)
+    monkeypatch.setattr(engine, "open_terminal", open_terminal)
+    lifecycle.stop(engine, "c", 60)
+    assert waits == [pytest.approx(seconds, rel=0.1)]
+
+
+@pytest.mark.parametrize(
+    ("sleep", "told"), [('[ "$1" = 1 ]', True), ("true", True), ("false", False)]
+)
+def test_the_shell_that_ends_the_others(sleep: str, told: bool) -> None:
+    """A sleep may know no fractions; without a sleep, the shell tells nothing."""
+    script = f"""
+n=0
+kill() {{ [ "$1" != -0 ] || {{ n=$((n + 1)); [ $n -le 2 ]; }}; }}
+sleep() {{ {sleep}; }}
+{lifecycle._END_OTHERS.format(15)}
+"""
+    done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=False)
+    assert (lifecycle._ALL_ENDED in done.stdout) == told
 
 
 def test_stop_asks_once_then_kills(monkeypatch: pytest.MonkeyPatch) -> None:

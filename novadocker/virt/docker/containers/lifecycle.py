@@ -4,7 +4,6 @@
 import contextlib
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from novadocker import exception, naming
 from novadocker.linux import signals
 from novadocker.privsep.guest import containerd
 from novadocker.virt.docker.containers.protocols import ContainerEngine
-from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.model import ContainerDetail, Terminal
 
 LOG = logging.getLogger(__name__)
 
@@ -29,8 +28,12 @@ _SIGNALS = {
     SYSTEMD_POWER_OFF: _SYSTEMD_NUMBER,
     **{found.name: found.value for found in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)},
 }
-# kill(2) with -1 spares the caller and the first process.
-_END_OTHERS = "kill -{} -1; while kill -0 -1; do sleep 0.1 || exit; done 2>/dev/null"
+# kill(2) with -1 spares the caller and the first process. Not every sleep knows fractions.
+_ALL_ENDED = b"novadocker: all others have ended"
+_END_OTHERS = (
+    "kill -{} -1; while kill -0 -1; do sleep 0.1 || sleep 1 || exit; done 2>/dev/null; "
+    f"echo {_ALL_ENDED.decode()}"
+)
 # A shell ends when its last child has ended.
 _LAST_SECONDS = 1.0
 
@@ -158,10 +161,12 @@ def _ended(engine: ContainerEngine, found: ContainerDetail, timeout: float) -> b
             LOG.debug("Failed to run %s in container %s: %s", command[0], found.name, error)
         else:
             with contextlib.closing(terminal.connection):
-                if number != _SYSTEMD_NUMBER:
-                    _await_end(terminal.connection, time.monotonic() + timeout)
+                deadline = time.monotonic() + timeout
+                # If the shell fails, the others may still need the time to end.
+                if number != _SYSTEMD_NUMBER and _all_others_ended(terminal, deadline):
                     return engine.wait_container(found.id, _LAST_SECONDS) is not None
-                return engine.wait_container(found.id, timeout) is not None
+                left = max(deadline - time.monotonic(), _LAST_SECONDS)
+                return engine.wait_container(found.id, left) is not None
     _send(engine, found.id, found.stop_signal)
     return engine.wait_container(found.id, timeout) is not None
 
@@ -179,13 +184,17 @@ def _command_to_end(found: ContainerDetail, number: int | None) -> list[str] | N
     return None
 
 
-def _await_end(connection: socket.socket, deadline: float) -> None:
-    """Read a terminal until its processes have ended, or until the deadline."""
+def _all_others_ended(terminal: Terminal, deadline: float) -> bool:
+    """Read a terminal until its shell tells that all others have ended; False if it does not."""
+    end = terminal.early
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while (left := deadline - time.monotonic()) > 0:
-            connection.settimeout(left)
-            if not connection.recv(_LAST_BYTES):
-                return
+        while _ALL_ENDED not in end and (left := deadline - time.monotonic()) > 0:
+            terminal.connection.settimeout(left)
+            received = terminal.connection.recv(_LAST_BYTES)
+            if not received:
+                break
+            end = (end + received)[-_LAST_BYTES:]
+    return _ALL_ENDED in end
 
 
 def _send(engine: ContainerEngine, container: str, name: str) -> None:
