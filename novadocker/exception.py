@@ -179,6 +179,12 @@ class ImageTooLarge(exception.NovaException):
     )
 
 
+class PullCutOff(exception.NovaException):
+    """The pull of an image took too much space or time; it is not tried from another source."""
+
+    msg_fmt = _("Image %(name)s cannot be pulled: %(reason)s")
+
+
 class ImageNotVerified(exception.NovaException):
     """The operator's command did not confirm an image of a registry."""
 

@@ -263,7 +263,7 @@ RULES = (
     Rule("DELETE", "/volumes/{volume}", judge=_overlay),
     # images
     Rule("GET", "/images/json", _FILTERS, {"only_ids": _FALSE, "all": _FALSE}),
-    Rule("GET", "/images/{image}/json"),
+    Rule("GET", "/images/{image}/json", optional={"manifests": _TRUE}),
     Rule("GET", "/images/{image}/history"),
     Rule("GET", "/images/{image}/get"),
     Rule("GET", "/distribution/{image}/json"),

@@ -16,7 +16,7 @@ class EngineImage:
     """An image in the engine.
 
     :ivar id: ``sha256:`` and 64 hex digits
-    :ivar size_bytes: size of all its unpacked layers
+    :ivar size_bytes: size of all its unpacked layers; 0 if the engine does not tell it
     :ivar stop_signal: the signal that stops its first process; empty if the image sets none
     :ivar platform: operating system and architecture, such as ``linux/amd64``
     :ivar named_at: the time when it last got a name; None if it never got one

@@ -198,7 +198,7 @@ def test_it_serves_what_was_asked_for_to_whom_it_knows(
         credentials = tmp_path / "config.json"
         credentials.write_text(json.dumps({"auths": {registry: {"auth": known}}}))
         assert engine.resolve_digest(f"{registry}/web:1", registry, str(credentials)) == digest
-        engine.pull_image(f"{registry}/web", digest, registry, str(credentials))
+        engine.pull_image(f"{registry}/web", digest, registry, str(credentials), "/")
     assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"
 
 
@@ -260,9 +260,9 @@ def test_an_image_of_a_registry_is_bound_by_the_flavor(
         name = f"{registry}/web"
         most = 32 << 20 if packed else 100_000
         with pytest.raises(exception.ImageTooLarge, match=f"root disk has only {most}"):
-            engine.pull_image(name, digest, registry, "", most)
+            engine.pull_image(name, digest, registry, "", "/", most)
         assert docker_client.images(all=True) == before
-        engine.pull_image(name, digest, registry, "", 128 << 20)
+        engine.pull_image(name, digest, registry, "", "/", 128 << 20)
     assert pulled(docker_client, engine, f"{name}@{digest}") == "pulled"
 
 
@@ -297,7 +297,7 @@ def test_an_authority_of_the_operators_own(
         try:
             shutil.copy(certificate.with_name("certificate"), folder / "ca.crt")
             assert engine.resolve_digest(f"{registry}/web:1", registry, "") == digest
-            engine.pull_image(f"{registry}/web", digest, registry, "")
+            engine.pull_image(f"{registry}/web", digest, registry, "", "/")
         finally:
             shutil.rmtree(folder)
     assert pulled(docker_client, engine, f"{registry}/web@{digest}") == "pulled"

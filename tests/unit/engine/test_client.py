@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -25,7 +25,13 @@ import urllib3
 
 from novadocker import exception
 from novadocker.extra_specs import Nesting
-from novadocker.virt.docker.engine import client, connection, registry_errors, seccomp
+from novadocker.virt.docker.engine import (
+    client,
+    connection,
+    pull_bounds,
+    registry_errors,
+    seccomp,
+)
 from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine.connection import Tls
 from novadocker.virt.docker.engine.masks import MASKED_PATHS
@@ -348,7 +354,7 @@ def test_a_fault_of_a_registry_shows_nothing_of_its_answer(
     with engine_with(tmp_path / "docker.sock", handler) as asked:
         requests_of = {
             "look-up": lambda: asked.resolve_digest("r.example/web:1", "r.example", ""),
-            "pull": lambda: asked.pull_image("r.example/web", "sha256:1", "r.example", ""),
+            "pull": lambda: asked.pull_image("r.example/web", "sha256:1", "r.example", "", "/"),
             "push": lambda: asked.push_image("r.example/web", "1", "r.example", ""),
         }
         with pytest.raises(exception.EngineError) as caught:
@@ -459,7 +465,6 @@ class Daemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class Answer(http.server.BaseHTTPRequestHandler):
     """A response of the daemon; the connection stays open for the next request."""
 
-    protocol_version = "HTTP/1.1"
     server: Daemon
 
     def setup(self) -> None:
@@ -617,3 +622,38 @@ def test_an_engine_that_does_not_and_one_that_does_not_know_us(
 def test_files_of_tls_that_are_not_there(given: dict[str, str]) -> None:
     with pytest.raises(exception.InvalidConfiguration):
         client.Engine("https://127.0.0.1:1", 10, 10, Tls(**given)).info()
+
+
+class Unpacking(Refusing):
+    """An engine that unpacks one large file, of which it tells nothing, until the client leaves."""
+
+    # less than the client's
+    timeout = 5
+    left: ClassVar[threading.Event] = threading.Event()
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        line = json.dumps({"id": "a", "status": "Extracting", "progressDetail": {"current": 1}})
+        self.wfile.write(f"{len(line) + 1:x}\r\n{line}\n\r\n".encode())
+        self.wfile.flush()
+        if not self.rfile.read(1):
+            self.left.set()
+
+    def do_DELETE(self) -> None:
+        self._send(404, {"message": "No such image: r.example/web"})
+
+
+def test_a_pull_that_fills_the_disk_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter((1000, 900))
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pull_bounds.PullBounds, "_free_now", lambda _: next(free, 499))
+    with (
+        engine_with(tmp_path / "docker.sock", Unpacking) as asked,
+        pytest.raises(exception.PullCutOff, match="not enough free space"),
+    ):
+        asked.pull_image("r.example/web", "sha256:1", "r.example", "", str(tmp_path))
+    assert Unpacking.left.wait(20)

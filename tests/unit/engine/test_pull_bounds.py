@@ -2,6 +2,7 @@
 """A registry fills no disk: what an engine tells of a pull, and of the image."""
 
 import os
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from novadocker import exception
+from novadocker.virt.docker.engine import pull_bounds
 from novadocker.virt.docker.engine.pull_bounds import PullBounds
 
 MOST = 1000
@@ -53,12 +55,49 @@ def test_a_root_disk_of_0_gb_bounds_nothing(tmp_path: Path) -> None:
 
 
 def test_half_of_the_free_space_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine tells nothing meanwhile: it writes one file, of a layer of a few bytes."""
     free = 1000
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
     unbound = PullBounds("r.example/web", str(tmp_path), 0)
-    free = 500
-    # A layer of a few KB can unpack to any size.
-    unbound.note(progress("a", "Extracting", 1, 2))
+    cut = threading.Event()
+    with unbound.watched(cut.set):
+        free = 500
+        assert not cut.wait(0.1)
     free = 499
-    with pytest.raises(exception.EngineError, match="not enough free space"):
-        unbound.note(progress("a", "Extracting", 1, 2))
+    # What the caller meets is only the effect.
+    effect = exception.EngineUnavailable(url="-", reason="the connection ended")
+    with (
+        pytest.raises(exception.PullCutOff, match="not enough free space"),
+        unbound.watched(cut.set),
+    ):
+        raise effect if cut.wait(20) else AssertionError
+
+
+def test_a_pull_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pull_bounds, "_MOST_SECONDS", 0)
+    cut = threading.Event()
+    with (
+        pytest.raises(exception.PullCutOff, match="did not send it within"),
+        PullBounds("r.example/web", str(tmp_path), 0).watched(cut.set),
+    ):
+        assert cut.wait(20)
+
+
+def test_free_space_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
+    bounds = PullBounds("r.example/web", str(tmp_path), 0)
+    tmp_path.rmdir()
+    cut = threading.Event()
+    with pytest.raises(exception.PullCutOff, match="cannot be read"), bounds.watched(cut.set):
+        assert cut.wait(20)
+
+
+def test_an_error_of_the_pull_ends_the_watch(bounds: PullBounds) -> None:
+    def cut() -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="own"), bounds.watched(cut):
+        raise ValueError("own")
+    assert not [thread for thread in threading.enumerate() if thread.name == "pull-bounds"]

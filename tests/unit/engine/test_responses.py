@@ -206,3 +206,38 @@ def test_the_address_of_containerd() -> None:
     found = responses.engine_info({**INFO, **given}, "1.51").containerd_address
     assert found == "/run/containerd/containerd.sock"
     assert responses.engine_info(INFO, "1.41").containerd_address == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"GraphDriver": {"Name": "overlay2"}, "Size": 7}, 7),
+        # containerd's image store before Engine 28; what the registry has counts in the size
+        ({"GraphDriver": {"Name": "overlayfs"}, "Size": 7}, 0),
+        (
+            {
+                "Size": 7,
+                "Manifests": [
+                    {"Kind": "image", "ImageData": {"Size": {"Unpacked": 4}}},
+                    {"Kind": "attestation", "AttestationData": {"For": "sha256:1"}},
+                ],
+            },
+            4,
+        ),
+    ],
+)
+def test_the_unpacked_size_of_an_image(found: dict[str, Any], expected: int) -> None:
+    assert responses.unpacked_bytes(found) == expected
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"GraphDriver": {"Name": "overlay2"}},
+        {"GraphDriver": {"Name": "overlay2"}, "Size": "7"},
+        {"Manifests": [{"ImageData": {}}, {"ImageData": {"Size": 4}}]},
+    ],
+)
+def test_a_malformed_size_of_an_image(found: dict[str, Any]) -> None:
+    with pytest.raises(responses.MalformedResponse):
+        responses.unpacked_bytes(found)

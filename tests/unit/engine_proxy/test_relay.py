@@ -154,7 +154,7 @@ REQUESTS: dict[str, Callable[[Engine], object]] = {
     "layer_directories": lambda engine: engine.layer_directories(IMAGE, "x"),
     "list_images": lambda engine: engine.list_images("novadocker/*"),
     "resolve_digest": lambda engine: engine.resolve_digest("r.example/web:1", "r.example", ""),
-    "pull_image": lambda engine: engine.pull_image("r.example/web", IMAGE, "r.example", ""),
+    "pull_image": lambda engine: engine.pull_image("r.example/web", IMAGE, "r.example", "", "/"),
     "push_image": lambda engine: engine.push_image(REPOSITORY, "move", "registry.example", ""),
     "unpack_layer": lambda engine: engine.unpack_layer(
         iter([b"x" * 100_000] * 3), f"novadocker/{UUID}", "arriving"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images that a tenant may name in a registry, and the registries that serve them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,8 @@ import pytest
 from novadocker import exception
 from novadocker.virt.docker.images import registry
 from novadocker.virt.docker.images.registry import Reference
+from novadocker.virt.docker.model import EngineInfo
+from tests.unit.fakes import INFO
 
 DIGEST = "sha256:" + "5" * 64
 ALLOWED = frozenset({"docker.io", "reg.example.com", "reg.example.com:5000", "localhost:5000"})
@@ -55,6 +57,10 @@ class FakeEngine:
 
     digests: dict[str, str]
     asked: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def info(self) -> EngineInfo:
+        return replace(INFO, containerd_store=True, containerd_address=SHARED)
 
     def resolve_digest(self, name: str, source: str, _credentials: str) -> str:
         self.asked.append(f"resolve {name}")
@@ -63,15 +69,19 @@ class FakeEngine:
         return self.digests[source]
 
     def pull_image(
-        self, repository: str, digest: str, source: str, _credentials: str, most: int
+        self, repository: str, digest: str, source: str, _credentials: str, folder: str, most: int
     ) -> None:
         self.asked.append(f"pull {repository}@{digest}")
-        assert most == MOST
+        # The file system on which containerd unpacks, not the engine's.
+        assert (folder, most) == ("/var/lib/containerd", MOST)
+        if self.failure is not None:
+            raise self.failure
         if self.digests.get(source) != digest:
             raise exception.EngineError(operation="it", reason="unknown digest")
 
 
 MOST = 1 << 30
+SHARED = "/run/containerd/containerd.sock"
 SETTINGS = registry.registries(["r.example"], ["r.example = near:1, far:2"], "")
 
 
@@ -93,6 +103,21 @@ def test_nobody_has_it() -> None:
     answers = r"near:1: no answer; far:2: .*r\.example: no"
     with pytest.raises(exception.EngineError, match=rf"refused to pull the image: {answers}"):
         registry.pull(FakeEngine({}), Reference("r.example", "a"), SETTINGS, MOST)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        exception.PullCutOff(name="a", reason="no room"),
+        exception.ImageTooLarge(name="a", size=MOST + 1, most=MOST),
+    ],
+    ids=["room", "size"],
+)
+def test_an_image_that_is_too_large_is_not_pulled_again(failure: Exception) -> None:
+    engine = FakeEngine({"near:1": DIGEST, "far:2": DIGEST, "r.example": DIGEST}, failure=failure)
+    with pytest.raises(type(failure)):
+        registry.pull(engine, Reference("r.example", "a", "t"), SETTINGS, MOST)  # type: ignore[arg-type]
+    assert engine.asked == ["resolve near:1/a:t", f"pull near:1/a@{DIGEST}"]
 
 
 @pytest.mark.parametrize("digest", ["", DIGEST], ids=["tag", "digest"])

@@ -42,6 +42,7 @@ class FakeEngine:
     storage_driver: str = "overlay2"
     unpacked: list[bytes] = field(default_factory=list)
     platform: str = ""
+    size_bytes: int = 0
 
     def _refuse(self, request: str) -> None:
         if request in self.failing:
@@ -53,7 +54,12 @@ class FakeEngine:
     def inspect_image(self, name: str) -> EngineImage:
         if name not in self.tags:
             raise exception.EngineImageNotFound(operation="a look", reason=name)
-        return EngineImage(id=self.tags[name], named_at=self.named_at, platform=self.platform)
+        return EngineImage(
+            id=self.tags[name],
+            size_bytes=self.size_bytes,
+            named_at=self.named_at,
+            platform=self.platform,
+        )
 
     def unpack_layer(self, chunks: Iterator[bytes], repository: str, tag: str) -> str:
         content = b"".join(chunks)
@@ -236,20 +242,46 @@ def test_a_host_that_can_not_verify_lets_another_try(
         store.ensure(None, meta)
 
 
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (
+            exception.ImageTooLarge(name="web", size=1001, most=1000),
+            r"to 1001 bytes or more, .* only 1000",
+        ),
+        (exception.PullCutOff(name="web", reason="no room here"), "booted: no room here"),
+    ],
+)
 def test_an_image_of_a_registry_is_not_larger_than_the_root_disk(
-    store: images_store.ImageStore, fake_glance: FakeGlance, monkeypatch: pytest.MonkeyPatch
+    store: images_store.ImageStore,
+    fake_glance: FakeGlance,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    text: str,
 ) -> None:
     def pull(*arguments: object) -> str:
         assert arguments[-1] == 1000
-        raise exception.ImageTooLarge(name="web", size=1001, most=1000)
+        raise failure
 
     monkeypatch.setattr(images_store.registry, "pull", pull)
     monkeypatch.setattr(
         store, "_registries", images_store.registry.Registries(frozenset({"r.example"}))
     )
     meta = fake_glance.add(ID, b"", properties={"docker_image": "r.example/web"})
+    with pytest.raises(exception.InvalidImage, match=text):
+        store.ensure(None, meta, most=1000)
+
+
+def test_an_image_that_the_engine_has_is_not_larger_than_the_root_disk(
+    store: images_store.ImageStore, fake_engine: FakeEngine, fake_glance: FakeGlance
+) -> None:
+    fake_engine.size_bytes = 1001
+    meta = fake_glance.add(ID, ARCHIVE)
+    store.ensure(None, meta)
     with pytest.raises(exception.InvalidImage, match=r"to 1001 bytes or more, .* only 1000"):
         store.ensure(None, meta, most=1000)
+    store.ensure(None, meta, most=1001)
+    assert fake_engine.loads == 1
 
 
 def test_ids_that_differ_in_letter_case_share_no_name(

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import requests
@@ -377,11 +378,20 @@ class Engine(Connection):
         :raises EngineImageNotFound: the image does not exist
         """
         with self._translate_errors("to inspect an image"):
-            found = self._client.inspect_image(name)
+            client = self._client
+            # The SDK's function does not ask for manifests, which tell containerd's sizes.
+            answer = client.get(
+                client._url("/images/{0}/json", name),
+                params={"manifests": 1},
+                timeout=self._timeout,
+            )
+            client._raise_for_status(answer)
+            found = answer.json()
+            size = responses.unpacked_bytes(found)
         config = found.get("Config") or {}
         return EngineImage(
             id=found["Id"],
-            size_bytes=found["Size"],
+            size_bytes=size,
             entrypoint=tuple(config.get("Entrypoint") or ()),
             command=tuple(config.get("Cmd") or ()),
             stop_signal=config.get("StopSignal") or "",
@@ -440,36 +450,46 @@ class Engine(Connection):
         return digest
 
     def pull_image(
-        self, repository: str, digest: str, registry: str, credentials_path: str, most: int = 0
+        self,
+        repository: str,
+        digest: str,
+        registry: str,
+        credentials_path: str,
+        folder: str,
+        most: int = 0,
     ) -> None:
         """Pull an image from a registry by its digest; the image gets no tag.
 
+        :param folder: directory below which the engine unpacks layers
         :param most: bytes that the image may have when it is unpacked; 0 means no bound
         :raises ImageTooLarge: it has more; the engine does not keep it
-        :raises EngineError: the registry does not answer, or does not have the image, or this host
-            has no room for it
+        :raises PullCutOff: this host has no room for it, or the pull takes too long
+        :raises EngineError: the registry does not answer, or does not have the image
         """
         name = f"{repository}@{digest}"
-        bounds = PullBounds(name, self.info().data_root, most)
+        bounds = PullBounds(name, folder, most)
         credentials = read_credentials(registry, credentials_path)
         operation = "to pull the image"
-        # The SDK's function has no timeout.
-        with (
-            self._translate_registry_errors(operation),
-            self._client.post(
-                self._path("/images/create"),
-                params={"fromImage": repository, "tag": digest},
-                headers={"X-Registry-Auth": auth.encode_header(credentials)} if credentials else {},
-                stream=True,
-                timeout=self._load_timeout,
-            ) as response,
-        ):
-            # The engine ends the pull when the connection is closed.
-            for message in self._read_progress(response):
-                bounds.note(message)
         try:
+            # The SDK's function has no timeout.
+            with (
+                self._translate_registry_errors(operation),
+                self._client.post(
+                    self._path("/images/create"),
+                    params={"fromImage": repository, "tag": digest},
+                    headers={"X-Registry-Auth": auth.encode_header(credentials)}
+                    if credentials
+                    else {},
+                    stream=True,
+                    timeout=self._load_timeout,
+                ) as response,
+                bounds.watched(partial(_cut, response)),
+            ):
+                # The engine ends the pull when the connection is closed.
+                for message in self._read_progress(response):
+                    bounds.note(message)
             bounds.check(self.inspect_image(name).size_bytes)
-        except exception.ImageTooLarge:
+        except (exception.ImageTooLarge, exception.PullCutOff):
             self.remove_image(name)
             raise
 
@@ -598,3 +618,13 @@ class Engine(Connection):
         finally:
             client.close()
         return Terminal(connection, early, terminal_path)
+
+
+def _cut(response: Any) -> None:
+    """End the connection of a response that another thread reads."""
+    # Closing the socket would not wake the thread. A response without a body has no reader.
+    reader = response.raw._fp.fp
+    if reader is not None:
+        with contextlib.suppress(OSError):
+            # An encrypted socket's own function would change what the other thread uses.
+            socket.socket.shutdown(reader.raw._sock, socket.SHUT_RDWR)

@@ -2,11 +2,14 @@
 """Bounds of an image that the engine pulls from a registry.
 
 The engine reports the size of each layer as the registry has it, which is compressed, and of the
-image only when it has unpacked it. A few KB can unpack to any size, so the free space is watched
-meanwhile.
+image only when it has unpacked it. A few KB can unpack to any size, and the engine reports nothing
+while it unpacks a single file, so a thread watches the free space meanwhile.
 """
 
-from collections.abc import Mapping
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,22 @@ from novadocker import exception
 from novadocker.linux import space
 
 _GROWING = frozenset({"Downloading", "Extracting"})
+_LOOK_SECONDS = 1.0
+# A registry that sends a byte now and then would keep the others' pulls waiting for ever.
+_MOST_SECONDS = 6 * 3600
 
 
 class PullBounds:
     """The bounds of one pull.
 
     :param name: the image's, for the fault
-    :param data_root: the engine's
+    :param folder: directory on the file system on which the engine unpacks layers
     :param most: bytes that the image may have; 0 means no other bound than the host's free space
     """
 
-    def __init__(self, name: str, data_root: str, most: int) -> None:
+    def __init__(self, name: str, folder: str, most: int) -> None:
         self._name = name
-        self._data_root = Path(data_root)
+        self._folder = Path(folder)
         self._most = most
         self._free = self._free_now()
         # By layer: a layer that is downloaded is no longer reported.
@@ -37,7 +43,6 @@ class PullBounds:
         """Check a message of the engine about the progress of the pull.
 
         :raises ImageTooLarge: the image is larger than it may be
-        :raises EngineError: it takes more than half of the host's free space
         """
         detail = message.get("progressDetail") or {}
         if message.get("status") in _GROWING:
@@ -48,11 +53,6 @@ class PullBounds:
                 self._sizes[layer] = size
                 self._size += more
                 self.check(self._size)
-        if self._free_now() < self._free // 2:
-            raise exception.EngineError(
-                operation="to pull the image",
-                reason="this host has not enough free space for the unpacked image",
-            )
 
     def check(self, size: int) -> None:
         """Check the size of the image, as far as it is known.
@@ -62,6 +62,46 @@ class PullBounds:
         if self._most and size > self._most:
             raise exception.ImageTooLarge(name=self._name, size=size, most=self._most)
 
+    @contextlib.contextmanager
+    def watched(self, cut: Callable[[], None]) -> Iterator[None]:
+        """Watch the free space and the time in a thread while the block runs.
+
+        :param cut: ends what the block waits for
+        :raises PullCutOff: the pull takes more than half of the free space, or too long; replaces
+            an exception of the block
+        """
+        ended = threading.Event()
+        reasons: list[str] = []
+
+        def watch() -> None:
+            deadline = time.monotonic() + _MOST_SECONDS
+            while not ended.wait(_LOOK_SECONDS):
+                reason = self._reason_to_end(deadline)
+                if reason:
+                    reasons.append(reason)
+                    cut()
+                    return
+
+        watcher = threading.Thread(target=watch, name="pull-bounds", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            if reasons:
+                raise exception.PullCutOff(name=self._name, reason=reasons[0])
+
+    def _reason_to_end(self, deadline: float) -> str:
+        """Return why the pull must end; empty if it may go on."""
+        if time.monotonic() > deadline:
+            return f"the registry did not send it within {_MOST_SECONDS // 3600} h"
+        try:
+            enough = self._free_now() >= self._free // 2
+        except OSError as error:
+            return f"the free space of this host cannot be read: {error.strerror}"
+        return "" if enough else "this host has not enough free space for the unpacked image"
+
     def _free_now(self) -> int:
-        disk = space.of_data_root(self._data_root)
+        disk = space.of_data_root(self._folder)
         return disk.f_bavail * disk.f_frsize

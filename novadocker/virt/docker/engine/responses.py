@@ -155,6 +155,20 @@ def _texts(found: object) -> dict[str, str]:
     }
 
 
+def unpacked_bytes(found: Mapping[str, Any]) -> int:
+    """Return the size of an image's unpacked layers; 0 if the engine does not tell it.
+
+    With containerd's image store, the size of the image includes the layers as the registry has
+    them. Such an engine tells the size of the unpacked ones alone from Engine 28 on.
+    """
+    with parsing():
+        # With this store, Engine 29 leaves the driver out.
+        if (found.get("GraphDriver") or {}).get("Name") not in (None, OVERLAYFS):
+            return _typed(int, found["Size"])
+        images = (manifest.get("ImageData") or {} for manifest in found.get("Manifests") or ())
+        return sum(_typed(int, image["Size"]["Unpacked"]) for image in images if image)
+
+
 def _typed(kind: type[_Kind], value: object) -> _Kind:
     """Return ``value`` if it has the type; a bool is not accepted as an int.
 

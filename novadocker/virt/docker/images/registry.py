@@ -13,6 +13,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, naming
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.images import verification
 
 LOG = logging.getLogger(__name__)
@@ -107,15 +108,18 @@ def parse(text: str, image_id: str, allowed: frozenset[str]) -> Reference:
 def pull(engine: Engine, reference: Reference, settings: Registries, most: int) -> str:
     """Pull an image into the engine by its digest, without a tag, and return its name there.
 
-    The mirrors are asked first, in order. After any error, the next one is asked.
+    The mirrors are asked first, in order. After an error of one, the next one is asked, but not
+    after one of the image's size, because each try would fill the disk again.
 
     :param most: bytes that the image may have when it is unpacked; 0 means no bound
     :raises ImageTooLarge: it has more
+    :raises PullCutOff: this host has no room for it, or the pull takes too long
     :raises EngineError: neither a mirror nor the registry has the image, or the operator's command
         refuses it
     :raises VerificationFailed: no source has the image, and this host could not verify that of one
     """
     sources = [*settings.mirrors.get(reference.registry, ()), reference.registry]
+    folder = filesystem.layers_root(engine.info())
     failures = []
     is_verified = True
     for source in sources:
@@ -126,7 +130,7 @@ def pull(engine: Engine, reference: Reference, settings: Registries, most: int) 
             )
             if settings.verify_command:
                 verification.verify(settings.verify_command, f"{repository}@{digest}")
-            engine.pull_image(repository, digest, source, settings.credentials_path, most)
+            engine.pull_image(repository, digest, source, settings.credentials_path, folder, most)
         except (exception.EngineError, exception.ImageNotVerified) as error:
             LOG.warning("Failed to pull image %s from %s: %s", reference.path, source, error)
             failures.append(f"{source}: {error.kwargs.get('reason', error)}")

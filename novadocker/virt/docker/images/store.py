@@ -134,7 +134,11 @@ class ImageStore:
         :raises nova.exception.ImageNotFound: the image does not exist in Glance (and Nova's other
             errors of the image service and of signatures)
         """
-        return self._ensure(context, image_meta, trusted, most)[0]
+        found = self._ensure(context, image_meta, trusted, most)[0]
+        # The engine may have the image since a boot with a larger disk.
+        if most and found.size_bytes > most:
+            raise _too_large(image_meta.id, found.size_bytes, most)
+        return found
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load a Glance image unless the engine has it. Raises as ``ensure``.
@@ -229,16 +233,13 @@ class ImageStore:
             except exception.EngineUnavailable:
                 raise
             except exception.ImageTooLarge as error:
-                raise exception.InvalidImage(
-                    image_id=image_id,
-                    reason=f"it unpacks to {error.kwargs['size']} bytes or more, but the flavor's "
-                    f"root disk has only {error.kwargs['most']}",
-                ) from error
+                raise _too_large(image_id, error.kwargs["size"], most) from error
             except exception.VerificationFailed as error:
                 raise exception.UnfitHost(
                     image_id=image_id, reason=str(error.kwargs["reason"])
                 ) from error
-            except exception.EngineError as error:
+            except (exception.EngineError, exception.PullCutOff) as error:
+                # On another host, an image without end would fill the disk, too.
                 raise exception.InvalidImage(
                     image_id=image_id, reason=str(error.kwargs["reason"])
                 ) from error
@@ -430,6 +431,13 @@ def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise exception.DownloadFailed(
             image_id=image_id, reason=str(error)[:_LONGEST_REASON]
         ) from error
+
+
+def _too_large(image_id: str, size: int, most: int) -> exception.InvalidImage:
+    return exception.InvalidImage(
+        image_id=image_id,
+        reason=f"it unpacks to {size} bytes or more, but the flavor's root disk has only {most}",
+    )
 
 
 def _loader(image_meta: objects.ImageMeta) -> _Loader:

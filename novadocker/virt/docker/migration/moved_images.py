@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from novadocker import exception, naming
 from novadocker.conf import CONF
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 
 if TYPE_CHECKING:
     from novadocker.virt.docker.migration.registry_client import Repository
@@ -30,11 +31,13 @@ def pull_image(
 
     :param most: bytes that the image may have; 0 means no bound
     :raises ImageTooLarge: it has more
+    :raises PullCutOff: this host has no room for it, or the pull takes too long
     :raises EngineError: the registry or the engine refuses
     :raises RegistryFailed: the digest is of another image
     """
     credentials = CONF.docker.registry_credentials_file
-    engine.pull_image(source.name, digest, source.registry, credentials, most)
+    folder = filesystem.layers_root(engine.info())
+    engine.pull_image(source.name, digest, source.registry, credentials, folder, most)
     try:
         if not keep_image(engine, image_id):
             raise exception.RegistryFailed(

@@ -31,6 +31,7 @@ _FAILURES = (
     exception.EngineError,
     exception.EngineUnavailable,
     exception.ImageTooLarge,
+    exception.PullCutOff,
     exception.RegistryFailed,
     pipes.StreamError,
     OSError,
