@@ -19,6 +19,12 @@ from novadocker.privsep.network.types import Nic, Route
 LOOPBACK = 1
 # drivers/net/loopback.c: loopback_setup
 _LOOPBACK_MTU = 65536
+_LOOPBACK_ROUTES = (
+    (rtnetlink.RTN_LOCAL, "127.0.0.0/8"),
+    (rtnetlink.RTN_LOCAL, "127.0.0.1/32"),
+    (rtnetlink.RTN_BROADCAST, "127.255.255.255/32"),
+    (rtnetlink.RTN_LOCAL, "::1/128"),
+)
 # The rules of a new namespace (net/ipv4/fib_rules.c: fib_default_rules_init,
 # net/ipv6/fib6_rules.c: fib6_rules_net_init, net/ipv4/ipmr.c and net/ipv6/ip6mr.c for multicast).
 _RULES = (
@@ -39,10 +45,16 @@ _SUPPRESS_NOTHING = 0xFFFFFFFF
 # A tenant chooses the length of these lists. To read and delete one takes up to a second.
 _MOST_SETTINGS = 2_000
 _MOST_DEVICES = 100
-# A server that runs may be a router. To read so many takes a few seconds.
+# A server that runs may be a router. To read so many takes a few seconds, and so does to leave out
+# fifty times as many routes of the tenant's.
 _MOST_READ = 20_000
 
 _LINK_LOCAL = ipaddress.ip_network("fe80::/64")
+_MULTICAST = "ff00::/8"
+
+
+# The type and the destination of a route.
+_Kind = tuple[int, str]
 
 
 @dataclass(frozen=True)
@@ -168,16 +180,23 @@ def _tenants_destinations(state: State, record: given.Record) -> set[str]:
     }
 
 
-def read_state(guest: Netlink, names: Iterable[str]) -> State:
-    """Return the named devices, all addresses, and the routes that the kernel did not add.
+def read_state(guest: Netlink, nics: Iterable[Nic], record: given.Record | None) -> State:
+    """Return the devices of NICs, all addresses, and the routes that the kernel did not add.
 
+    :param record: as for ``changes_of``. With one, routes to other destinations than those of the
+        NICs and of the record, which are the tenant's, are left out
     :raises TooManyError: there are more addresses or routes than this process reads
     """
     addresses: dict[int, set[str]] = {}
     for message in guest.dump(rtnetlink.list_addresses(), _MOST_READ):
         addresses.setdefault(message["index"], set()).add(_address(message))
+    wanted, routes_to = list(nics), None
+    if record is not None:
+        known: list[Iterable[Route]] = [nic.routes for nic in wanted]
+        known += [found.routes for found in record.values()]
+        routes_to = {route.destination for some in known for route in some}
     routes: dict[int, set[Route]] = {}
-    for message in guest.dump(rtnetlink.list_routes(), _MOST_READ):
+    for message in guest.dump(rtnetlink.list_routes(), _MOST_READ, routes_to):
         if (
             message.get_attr("RTA_TABLE") == rtnetlink.TABLE_MAIN
             and message["type"] == rtnetlink.RTN_UNICAST
@@ -186,7 +205,7 @@ def read_state(guest: Netlink, names: Iterable[str]) -> State:
             route = Route(_destination(message), message.get_attr("RTA_GATEWAY"))
             routes.setdefault(message.get_attr("RTA_OIF"), set()).add(route)
     return State(
-        devices=read_devices(guest, names),
+        devices=read_devices(guest, [nic.guest_device for nic in wanted]),
         addresses={index: frozenset(found) for index, found in addresses.items()},
         routes={index: frozenset(found) for index, found in routes.items()},
     )
@@ -242,39 +261,124 @@ def delete_settings(guest: Netlink) -> None:
     """Replace what a tenant set beside the devices by what a new namespace has. Idempotent.
 
     That is the state and the addresses of the loopback device, routes to it or to no device, routes
-    in other tables than the main one, and rules. The loopback device is down afterwards; the kernel
-    gives it its addresses and routes when it is set up.
+    in other tables than the main one, and rules. A device that lacks an address or a route of the
+    kernel's own is down afterwards, because the kernel adds them when the device is set up.
 
     :raises TooManyError: a list is longer than this process reads
     """
     addresses = guest.dump(rtnetlink.list_addresses(), _MOST_SETTINGS)
     routes = guest.dump(rtnetlink.list_routes(), _MOST_SETTINGS)
     rules = guest.dump(rtnetlink.list_rules(), _MOST_SETTINGS)
-    # This deletes the device's routes, too.
-    guest.ask(rtnetlink.set_link(LOOPBACK, up=False, mtu=_LOOPBACK_MTU))
+    if _is_new_loopback(guest, addresses, routes):
+        routes = [route for route in routes if route.get_attr("RTA_OIF") != LOOPBACK]
+    else:
+        guest.ask(
+            rtnetlink.set_link(LOOPBACK, up=False, mtu=_LOOPBACK_MTU),
+            *(
+                rtnetlink.delete_address(LOOPBACK, _address(message))
+                for message in addresses
+                if message["index"] == LOOPBACK
+            ),
+            ignoring=errno.EADDRNOTAVAIL,
+        )
+    forged, altered = _forged(addresses, routes)
     guest.ask(
-        *(
-            rtnetlink.delete_address(LOOPBACK, _address(message))
-            for message in addresses
-            if message["index"] == LOOPBACK
-        ),
-        ignoring=errno.EADDRNOTAVAIL,
-    )
-    guest.ask(
-        *(rtnetlink.delete_listed_route(message) for message in filter(_is_beside, routes)),
+        *(rtnetlink.set_link(device, up=False) for device in altered),
+        *map(rtnetlink.delete_listed_route, [*filter(_is_beside, routes), *forged]),
         ignoring=errno.ESRCH,
     )
     for family in sorted({rule.family for rule in _RULES}):
         _restore_rules(guest, family, [rule for rule in rules if rule["family"] == family])
 
 
+def _is_new_loopback(guest: Netlink, addresses: Iterable[Any], routes: Iterable[Any]) -> bool:
+    """Return True if the loopback device is as in a new namespace; False if that is not sure."""
+    device = read_devices(guest, ["lo"]).get("lo")
+    found = {
+        (route["type"], _destination(route), route["proto"], route.get_attr("RTA_TABLE"))
+        for route in routes
+        if route.get_attr("RTA_OIF") == LOOPBACK
+    }
+    own = {_address(message) for message in addresses if message["index"] == LOOPBACK}
+    return (
+        device is not None
+        and (device.up, device.mtu) == (True, _LOOPBACK_MTU)
+        and own == {"127.0.0.1/8", "::1/128"}
+        and found
+        == {
+            (kind, destination, rtnetlink.RTPROT_KERNEL, rtnetlink.TABLE_LOCAL)
+            for kind, destination in _LOOPBACK_ROUTES
+        }
+    )
+
+
 def _is_beside(route: Any) -> bool:
     """Return True if a tenant set a route beside its devices."""
     device = route.get_attr("RTA_OIF")
-    # The kernel adds no route without a device, but a tenant can name the kernel as its source.
-    if device is not None and route["proto"] == rtnetlink.RTPROT_KERNEL:
+    if device in (None, LOOPBACK):
+        return True
+    if route["proto"] == rtnetlink.RTPROT_KERNEL or _destination(route) == _MULTICAST:
+        # Kernels before 5.11 name another source of the route for multicast.
         return False
-    return route.get_attr("RTA_TABLE") != rtnetlink.TABLE_MAIN or device in (None, LOOPBACK)
+    return bool(route.get_attr("RTA_TABLE") != rtnetlink.TABLE_MAIN)
+
+
+def _forged(addresses: Sequence[Any], routes: Iterable[Any]) -> tuple[list[Any], set[int]]:
+    """Return the routes that a tenant added in the kernel's name, and devices that need their own.
+
+    The devices are those whose routes of the kernel a tenant deleted, or added a gateway to. A
+    request to delete such a route can delete another one to the same destination.
+    """
+    needed: dict[int, set[_Kind]] = {}
+    possible: dict[int, set[_Kind]] = {}
+    for message in addresses:
+        always, sometimes = _kernels_routes(_address(message))
+        needed.setdefault(message["index"], set()).update(always)
+        possible.setdefault(message["index"], set()).update(always | sometimes)
+    forged, altered = [], set()
+    for route in routes:
+        device = route.get_attr("RTA_OIF")
+        if route["proto"] != rtnetlink.RTPROT_KERNEL or device == LOOPBACK:
+            continue
+        kind = route["type"], _destination(route)
+        if kind not in possible.get(device, ()):
+            forged.append(route)
+        elif any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")):
+            altered.add(device)
+        else:
+            needed.get(device, set()).discard(kind)
+        if device is None:
+            altered |= {index for index, kinds in possible.items() if kind in kinds}
+    altered |= {index for index, missing in needed.items() if missing}
+    return forged, altered - {LOOPBACK}
+
+
+def _kernels_routes(address: str) -> tuple[set[_Kind], set[_Kind]]:
+    """Return the routes that the kernel always, and sometimes, adds with an address.
+
+    See net/ipv4/fib_frontend.c, fib_add_ifaddr, and net/ipv6/addrconf.c.
+
+    :param address: in the form of ``State``
+    """
+    own = rtnetlink.interface_of(address)
+    other = address.partition(rtnetlink.PEER)[2] or str(own.ip)
+    network = ipaddress.ip_network(f"{other}/{own.network.prefixlen}", strict=False)
+    always = {(rtnetlink.RTN_LOCAL, f"{own.ip}/{own.max_prefixlen}")}
+    if network.prefixlen < network.max_prefixlen:
+        always.add((rtnetlink.RTN_UNICAST, str(network)))
+    ends = (network[0], network[-1])
+    if own.version == 4:
+        sometimes = {(rtnetlink.RTN_BROADCAST, f"{end}/32") for end in ends}
+    else:
+        sometimes = {
+            (rtnetlink.RTN_ANYCAST, f"{ends[0]}/128"),
+            (rtnetlink.RTN_MULTICAST, _MULTICAST),
+        }
+    sometimes.add((rtnetlink.RTN_UNICAST, f"{other}/{network.max_prefixlen}"))
+    if own.network == _LINK_LOCAL:
+        # Duplicate address detection may go on.
+        return set(), always | sometimes
+    return always, sometimes
 
 
 def _restore_rules(guest: Netlink, family: int, found: Sequence[Any]) -> None:

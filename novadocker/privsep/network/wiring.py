@@ -91,8 +91,9 @@ def wire(path: str, user_path: str, nics: Sequence[Nic], keep_own: bool) -> tupl
                 _fill_in_checksums(nic)
         # The tenant's other devices may have routes to the destinations of the new devices' routes.
         unread = fresh or (len(made) == len(nics) and not keep_own)
-        state = _new_state(nics) if unread else network_link.read_state(guest, names)
-        _settle(guest, nics, state, before if keep_own else None)
+        record = before if keep_own else None
+        state = _new_state(nics) if unread else network_link.read_state(guest, nics, record)
+        _settle(guest, nics, state, record)
         given.write(name, wanted)
     return tuple(made)
 
@@ -110,7 +111,7 @@ def _settle(
     for _ in range(_ROUNDS):
         if not any([_correct(guest, nic, state, record) for nic in nics]):  # noqa: C419 - all
             return
-        state = network_link.read_state(guest, [nic.guest_device for nic in nics])
+        state = network_link.read_state(guest, nics, record)
     for nic in nics:
         changes = network_link.changes_of(nic, state, record)
         if changes.needed:

@@ -281,6 +281,18 @@ def test_settings_of_a_tenant_stay_beside_neutrons(uuid: str) -> None:
     assert not routes_of_own & routes(uuid)
 
 
+def test_a_server_with_many_routes_gets_a_port(uuid: str) -> None:
+    """A server can be a router, whose routes stay while it runs."""
+    wire(uuid, FIRST)
+    batch(uuid, "route add 11.{}.{}.{}/32 via 10.7.0.9", link_module._MOST_READ)
+    own = routes(uuid)
+    begin = time.monotonic()
+    assert wire(uuid, FIRST, SECOND, keep_own=True) == (SECOND.port_id,)
+    assert time.monotonic() - begin < 10
+    assert own < routes(uuid)
+    assert addresses(uuid, "eth1") == set(SECOND.addresses)
+
+
 def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: str) -> None:
     """As after a reboot of a virtual machine; a start of nova-compute changes none of them."""
 
@@ -313,6 +325,11 @@ def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: st
         "ip route add local 8.8.8.0/24 dev lo",
         "ip route add local 8.8.4.0/24 dev lo proto kernel",
         "ip route append local 10.7.0.5 dev lo table local",
+        "ip route add local 8.8.5.0/24 dev eth0 table local proto kernel",
+        "ip route add 8.8.6.0/24 dev eth0 proto kernel",
+        "ip route append 10.7.0.0/24 via 10.7.0.9 proto kernel",
+        "ip -6 route add local 2001:db8:12::/48 dev eth0 table local proto kernel",
+        "ip -6 route add 2001:db8:13::/48 via 2001:db8::9 proto kernel",
         "ip route add blackhole 198.51.105.0/24 table local",
         "ip route add blackhole 198.51.106.0/24 table local proto kernel",
         "ip -6 route add local 2001:db8:10::/48 dev lo",
@@ -337,9 +354,18 @@ def test_settings_of_a_tenant_beside_the_devices_are_gone_after_a_start(uuid: st
     assert settings() == own
     wire(uuid, FIRST)
     assert settings() == before
-    # The loopback device is down, and has no route of its own.
-    for command in ("ip link set lo down", "ip -6 rule flush", "ip rule del pref 0"):
+    for command in (
+        "ip link set lo down",
+        "ip -6 rule flush",
+        "ip rule del pref 0",
+        "ip route del 10.7.0.0/24",
+        "ip -6 route del local 2001:db8::5 dev eth0",
+    ):
         assert networks.run(uuid, *command.split()).returncode == 0
+    wire(uuid, FIRST)
+    assert settings() == before
+    command = "ip route append 10.7.0.0/24 proto kernel nexthop via 10.7.0.8 nexthop via 10.7.0.9"
+    assert networks.run(uuid, *command.split()).returncode == 0
     wire(uuid, FIRST)
     assert settings() == before
 

@@ -121,7 +121,7 @@ def test_addresses_of_a_tenant(
     kernel.send(bytes(message.data) + bytes(end.data))
     kernel.send(bytes(end.data))
     with rtnetlink.Netlink() as guest:
-        assert link.read_state(guest, []).addresses == {2: {address}}
+        assert link.read_state(guest, [], None).addresses == {2: {address}}
 
 
 def test_an_address_with_a_peer_is_the_tenant_s() -> None:
