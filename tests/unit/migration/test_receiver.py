@@ -27,6 +27,7 @@ from novadocker.virt.docker.migration import protocol, receiver
 from novadocker.virt.docker.migration.protocol import Message
 from novadocker.virt.docker.migration.transports.direct import Apply, Load
 from novadocker.virt.docker.migration.transports.registry import Fetch, Pull
+from novadocker.virt.docker.model import EngineImage
 from tests import archives, fuzz
 from tests.unit.fakes import INFO
 from tests.unit.migration.hostile import JSON, NO_MESSAGES
@@ -46,6 +47,8 @@ class Engine:
     """An engine without images; ``loaded`` has the archives that it was given, whole or not."""
 
     has_image: bool = False
+    image: str = IMAGE
+    size_bytes: int = 0
     failure: Exception | None = None
     loaded: list[bytes] = field(default_factory=list)
 
@@ -56,9 +59,13 @@ class Engine:
         raise exception.ContainerNotFound(operation="-", reason=f"no {name}")
 
     def tag_image(self, image_id: str, repository: str, tag: str) -> None:
-        assert image_id == IMAGE
+        assert image_id == self.image
         if not self.has_image:
             raise exception.EngineImageNotFound(operation="-", reason="-")
+
+    def inspect_image(self, name: str) -> EngineImage:
+        assert (name, self.has_image) == (self.image, True)
+        return EngineImage(name, size_bytes=self.size_bytes)
 
     def load_image(self, chunks: Iterable[bytes]) -> str:
         self.loaded.append(b"")
@@ -67,7 +74,7 @@ class Engine:
         self.has_image = True
         if self.failure is not None:
             raise self.failure
-        return IMAGE
+        return self.image
 
 
 @dataclass
@@ -243,6 +250,22 @@ def test_an_image_larger_than_the_root_disk(world: World) -> None:
     assert "the flavor's root disk has only 1048576" in answers[1]["refused"]
     # The engine gets no manifest, so it makes no image.
     assert all(b"manifest.json" not in loaded for loaded in world.engine.loaded)
+
+
+def test_an_image_of_many_small_files(world: World) -> None:
+    """A boot took it, because the engine counts neither headers nor padding of tar archives."""
+    layer = archives.tar({f"file-{number}": b"x" * 1500 for number in range(1000)})
+    config = archives.config([layer])
+    image = f"sha256:{archives.sha256(config)}"
+    world.most = 1500 * 1000
+    assert len(layer) > 1.3 * world.most
+    world.engine = Engine(image=image, size_bytes=world.most)
+    greeting = protocol.encode(protocol.Greeting(UUID, TOKEN, image))
+    answers = world.serve(greeting, orders(Load()), frames(archive(config, [layer])))
+    assert answers[1] == {"loaded": True}
+    world.engine = Engine(image=image, size_bytes=world.most + 1)
+    answers = world.serve(greeting, orders(Load()), frames(archive(config, [layer])))
+    assert "the flavor's root disk has only 1500000" in answers[1]["refused"]
 
 
 def test_an_archive_that_is_much_larger_than_the_root_disk(

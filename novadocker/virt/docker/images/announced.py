@@ -19,6 +19,9 @@ from novadocker.virt.docker.model import EngineInfo
 
 # What an archive has beside its layers.
 _METADATA_BYTES = 16 << 20
+# A boot bounds an image of a registry by the size of its files. As tar archives, its layers are
+# larger: each file has a header of 512 bytes and is padded to 512.
+_TAR_SHARE = 2
 
 
 class Engine(Protocol):
@@ -38,7 +41,8 @@ def load(
 
     :param image_id: the engine's id of the image
     :param receive: yields the archive of at most so many bytes
-    :param most: bytes that the image may have when it is unpacked; 0 means no bound
+    :param most: bytes that the image may have when it is unpacked; 0 means no bound. Its layers may
+        have twice as much as tar archives, so the caller checks the size of the loaded image
     :raises ValueError: the archive is malformed, or has another image
     :raises EngineError: the engine refuses the image
     """
@@ -46,7 +50,7 @@ def load(
     folder.mkdir(parents=True, exist_ok=True)
     limit = room.left(folder)
     if most:
-        limit = min(limit, most + _METADATA_BYTES)
+        limit = min(limit, _TAR_SHARE * most + _METADATA_BYTES)
 
     def write(file: streaming.Arrival) -> None:
         for chunk in receive(limit):
@@ -66,7 +70,7 @@ def _checked(
     """Yield the archive that the engine loads."""
     try:
         yield from arrival.layers(None)
-        with archive.open_image(arrival.complete(), platform, folder, most) as image:
+        with archive.open_image(arrival.complete(), platform, folder, most, _TAR_SHARE) as image:
             if f"sha256:{image.digest}" != image_id:
                 raise ArchiveError("the archive has another image than the announced one")
             yield from writer.docker_archive(image, arrival.early)

@@ -91,7 +91,7 @@ class _Found:
 
 @contextlib.contextmanager
 def open_image(
-    archive: Region, platform: Platform, folder: Path, most: int = 0
+    archive: Region, platform: Platform, folder: Path, most: int = 0, share: int = 1
 ) -> Iterator[ArchivedImage]:
     """Find the image for a host in an archive and yield it. Does not read its layers' files.
 
@@ -99,11 +99,12 @@ def open_image(
     :param folder: directory for temporary files, which receive the decompressed parts
     :param most: bytes of the flavor's root disk, which the layers must fit together, and an archive
         that is compressed as a whole, too; 0 means no bound
+    :param share: how often the layers, which are tar archives, may have so many bytes
     :raises ArchiveError: the archive is malformed or damaged, or does not have exactly one image
         for the host
     :raises UnfitHostError: hosts with newer CPUs or more programs can use the archive
     """
-    with Scratch(folder, most) as scratch:
+    with Scratch(folder, most, share) as scratch:
         tar = Tar(scratch.unpack(archive, "the archive"))
         if "manifest.json" in tar:
             found = _find_in_docker_archive(tar, platform)

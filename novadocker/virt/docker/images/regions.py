@@ -153,12 +153,14 @@ class Scratch(contextlib.ExitStack):
     The kernel deletes them at the end of the block or of the process.
 
     :param most: bytes of the flavor's root disk; 0 means no other bound than the budget
+    :param share: how often plain bytes may fill the disk
     """
 
-    def __init__(self, folder: Path, most: int = 0) -> None:
+    def __init__(self, folder: Path, most: int = 0, share: int = 1) -> None:
         super().__init__()
         self._folder = folder
         self._most = most
+        self._share_of_disk = share
         self._share = self.enter_context(room.Share(folder))
 
     def check_fits(self, size: int, name: str) -> None:
@@ -167,7 +169,7 @@ class Scratch(contextlib.ExitStack):
         :param name: of what has at least so many bytes, for the text of an error
         :raises ArchiveError: the disk has less
         """
-        if self._most and size > self._most:
+        if self._most and size > self._share_of_disk * self._most:
             raise ArchiveError(
                 f"{name} unpacks to {size} bytes or more, but the flavor's root disk has only "
                 f"{self._most}"

@@ -93,6 +93,10 @@ class Receiver:
         self._load_image(self.greeting.image, partial(protocol.read_frames, self.pipe), self.most)
         if not self.has_image():
             raise ValueError("its engine made another image of the archive")
+        size = self.engine.inspect_image(self.greeting.image).size_bytes
+        if self.most and size > self.most:
+            # The image cache removes it.
+            raise exception.ImageTooLarge(name=self.greeting.image, size=size, most=self.most)
 
     def stage(self, stream: tuple[int, int]) -> None:
         """Apply a stream. Raises as ``transports.transport.Receiver.stage``."""
