@@ -264,7 +264,8 @@ class Ports:
     ) -> None:
         """Record the result of an attachment or a detachment during which nova-compute died.
 
-        The action does not name its port.
+        The action does not name its port, so a detachment may have been done before Nova's cache
+        was read, or not at all.
 
         :param before: the ports of Nova's cache at the start of nova-compute
         :param here: the ports that Neutron has bound to this host
@@ -278,8 +279,10 @@ class Ports:
         else:
             done = not _ids(before) <= here
         ports = ", ".join(sorted(here)) or "none"
+        unknown = event.action == instance_actions.DETACH_INTERFACE and not done
+        died = f"{DIED}, which may be complete" if unknown else DIED
         records.end_event(
-            event, None if done and followed else f"{DIED}; the ports of the instance: {ports}"
+            event, None if done and followed else f"{died}; the ports of the instance: {ports}"
         )
 
     def _follow(self, instance_uuid: str, before: network_model.NetworkInfo) -> None:
