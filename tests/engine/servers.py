@@ -347,6 +347,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
             mock.patch.object(nova_records, "cut_off", return_value=[]),
             mock.patch.object(nova_records, "cut_off_events", return_value=[]),
             mock.patch.object(nova_records, "deleted", return_value=[]),
+            mock.patch.object(nova_records, "gone", return_value=frozenset()),
             mock.patch.object(nova_records, "cut_off_events", return_value=()),
             mock.patch.object(neutron, "bound_ports", side_effect=no_neutron),
             mock.patch.object(neutron, "active_ports", return_value=frozenset()),

@@ -49,7 +49,13 @@ def watched(url: str, instance_uuid: str, rebooted: queue.SimpleQueue[str]) -> I
     engine = Engine(url, 60, 60)
     seen: queue.SimpleQueue[virtevent.LifecycleEvent] = queue.SimpleQueue()
     watcher = events.Events(
-        engine, ServerList(engine), seen.put, lambda _: None, lambda _: None, rebooted.put
+        engine,
+        ServerList(engine),
+        seen.put,
+        lambda _: None,
+        lambda _: None,
+        rebooted.put,
+        lambda _: set(),
     )
     watcher.start()
 
@@ -177,6 +183,7 @@ def test_an_engine_that_hangs_is_reported(
         lambda _: None,
         answers.append,
         lambda _: None,
+        lambda _: set(),
     )
     watcher.start()
     try:

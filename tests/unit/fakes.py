@@ -682,15 +682,24 @@ class FakeNovaRecords:
     :ivar begun: the events of the last actions, which an earlier nova-compute did not end
     :ivar ports: the ids of the ports that Nova has begun to allocate since then
     :ivar ended: the failures by event
+    :ivar elsewhere: the ids of the instances that are deleted or on another host
+    :ivar failure: an exception of Nova's for the question which ones these are
     """
 
     def __init__(self) -> None:
+        self.elsewhere: set[str] = set()
+        self.failure: Exception | None = None
         self.begun: list[nova_records.CutOffEvent] = []
         self.ports: set[str] = set()
         self.ended: dict[str, str | None] = {}
 
     def deleted(self, uuids: Iterable[str]) -> list[Any]:
         return []
+
+    def gone(self, uuids: Collection[str], host: str) -> set[str]:
+        if self.failure is not None:
+            raise self.failure
+        return self.elsewhere.intersection(uuids)
 
     def cut_off(self, host: str, events: Mapping[str, tuple[str, str]]) -> list[Any]:
         return []

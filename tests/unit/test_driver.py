@@ -989,6 +989,28 @@ def test_init_host_needs_the_former_storage_driver(
     driver.cleanup_host(NODE)
 
 
+@pytest.mark.parametrize("how", ["shown", "gone", "unanswered"])
+def test_servers_that_are_not_hidden(
+    driver: Any, engine: FakeEngine, fake_host: FakeHost, how: str
+) -> None:
+    """What an earlier storage driver left of them prevents no start."""
+    fake_host.drivers = {HIDDEN: "btrfs"}
+    if how == "shown":
+        engine.add(
+            naming.container_name(HIDDEN),
+            {naming.LABEL_UUID: HIDDEN, naming.LABEL_SCHEMA: naming.SCHEMA},
+            "running",
+        )
+    fake_host.nova_records.elsewhere = {HIDDEN} if how != "shown" else set()
+    if how == "unanswered":
+        fake_host.nova_records.failure = oslo_messaging.MessagingTimeout()
+        with pytest.raises(exception.InvalidConfiguration, match=r"needed, .* \(docker rm\)"):
+            driver.init_host(NODE)
+        return
+    driver.init_host(NODE)
+    driver.cleanup_host(NODE)
+
+
 def test_another_storage_driver_while_nova_compute_runs(
     driver: Any, engine: FakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

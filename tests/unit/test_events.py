@@ -117,6 +117,12 @@ def seen() -> Seen:
 
 
 @pytest.fixture
+def gone() -> set[str]:
+    """Return the set of servers that Nova has deleted or has on another host."""
+    return set()
+
+
+@pytest.fixture
 def listing(engine: FakeEngine) -> ServerList:
     return ServerList(engine)
 
@@ -130,6 +136,7 @@ def told(
     answered: list[str | None],
     rebooted: list[str],
     seen: Seen,
+    gone: set[str],
 ) -> Iterator[Next]:
     """Run the threads on the fake engine; yield a function that returns Nova's next event."""
     monkeypatch.setattr(events, "_HELD_SECONDS", 0.0)
@@ -141,6 +148,7 @@ def told(
         killed.append,
         answered.append,
         rebooted.append,
+        gone.intersection,
     )
     watcher.start()
 
@@ -180,6 +188,19 @@ def test_deletions_from_before_the_start(
     assert [told(), told(), told()] == [(UUID, STOPPED), (OTHER, STOPPED), (THIRD, STARTED)]
     deleted = [uuid for uuid in (UUID, OTHER, THIRD) if listing.was_deleted(uuid)]
     assert deleted == [UUID]
+
+
+def test_deletions_that_nova_knows_are_not_told(
+    engine: FakeEngine, told: Next, gone: set[str]
+) -> None:
+    """The engine has stored them, too."""
+    gone |= {UUID, THIRD}
+    engine.events.put(event("destroy", time_ns=1))
+    engine.events.put(event("destroy", OTHER, time_ns=2))
+    assert told() == (OTHER, STOPPED)
+    # Nova's own checks follow for what happens after the start.
+    engine.events.put(event("destroy", THIRD))
+    assert told() == (THIRD, STOPPED)
 
 
 def test_a_stand_in_of_a_rescue_is_no_server(engine: FakeEngine, told: Next) -> None:
@@ -331,7 +352,13 @@ def test_no_event_is_handled_after_the_stop(engine: FakeEngine) -> None:
     """The stream of events may last longer than the driver, which must not start a server then."""
     seen: list[object] = []
     watcher = events.Events(
-        engine, ServerList(engine), seen.append, seen.append, seen.append, seen.append
+        engine,
+        ServerList(engine),
+        seen.append,
+        seen.append,
+        seen.append,
+        seen.append,
+        lambda _: set(),
     )
     watcher.start()
     (reader,) = (

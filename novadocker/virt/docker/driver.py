@@ -103,6 +103,7 @@ class DockerDriver(driver.ComputeDriver):
             partial(self._incident_actions.add, incident_socket.OOM_KILL),
             self._service_status.report,
             self._inside_reboots.add,
+            services.gone,
         )
 
     # -- the host -----------------------------------------------------------------------------

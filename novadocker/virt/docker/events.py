@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from typing import Protocol
 
 from nova.virt import event as virtevent
@@ -91,6 +91,7 @@ class Events:
     :param answers: takes None if the engine answers, and otherwise the reason
     :param rebooted: takes the UUID of each server that ended with a reboot from inside; Nova gets
         no event of its end
+    :param gone: returns those of the servers that Nova has deleted or has on another host
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Events:
         killed: Callable[[str], None],
         answers: Callable[[str | None], None],
         rebooted: Callable[[str], None],
+        gone: Callable[[Collection[str]], Set[str]],
     ) -> None:
         self._engine = engine
         self._listing = listing
@@ -108,6 +110,9 @@ class Events:
         self._killed = killed
         self._answers = answers
         self._rebooted = rebooted
+        self._gone = gone
+        # The servers whose deletion before the start is in the queue, or held.
+        self._deleted_before: set[str] = set()
         self._stopped = threading.Event()
         self._started_ns = 0
         self._queue: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
@@ -179,6 +184,8 @@ class Events:
         if not naming.owned(event.name, event.attributes):
             return
         if event.action == "destroy":
+            # The engine has stored the deletions of Nova's own requests, too.
+            self._deleted_before.add(event.attributes[naming.LABEL_UUID])
             self._handle(event)
         elif event.action == "start":
             self._listing.note_created(event.attributes[naming.LABEL_UUID])
@@ -234,7 +241,12 @@ class Events:
                 for uuid, transition in due:
                     held.add(uuid, transition, time.monotonic())
                 continue
+            before = self._deleted_before.intersection(uuid for uuid, _ in due)
+            self._deleted_before -= before
+            gone = self._gone(before) if before else frozenset()
             for uuid, transition in due:
+                if uuid in gone:
+                    continue
                 if transition != virtevent.EVENT_LIFECYCLE_STOPPED or self._has_stopped(
                     found.get(uuid), uuid
                 ):

@@ -224,3 +224,34 @@ def test_instance_that_is_deleted_meanwhile(
 
     monkeypatch.setattr(objects.Instance, "save", fail)
     assert not nova_records.save(instance, task_states.PAUSING)
+
+
+@pytest.mark.parametrize(
+    ("host", "vm_state", "task_state", "expected"),
+    [
+        ("host1", ACTIVE, None, False),
+        ("host2", ACTIVE, None, True),
+        # A move to the other host may be reverted.
+        ("host2", vm_states.RESIZED, None, False),
+        ("host2", ACTIVE, task_states.RESIZE_MIGRATED, False),
+    ],
+)
+def test_instances_that_are_gone_from_a_host(
+    instance: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    vm_state: str,
+    task_state: str | None,
+    expected: bool,
+) -> None:
+    instance.host, instance.vm_state, instance.task_state = host, vm_state, task_state
+    uuids = {instance.uuid, "deleted", "unknown"}
+
+    def get(_context: object, filters: Any) -> list[Any]:
+        assert set(filters["uuid"]) == uuids
+        return [SimpleNamespace(uuid="deleted")] if filters["deleted"] else [instance]
+
+    monkeypatch.setattr(objects.InstanceList, "get_by_filters", get)
+    found = nova_records.gone(uuids, "host1")
+    assert found == {"deleted"} | ({instance.uuid} if expected else set())
+    assert nova_records.gone((), "host1") == set()

@@ -240,6 +240,26 @@ def deleted(uuids: Collection[str]) -> Iterable[objects.Instance]:
     return found
 
 
+def gone(uuids: Collection[str], host: str) -> Set[str]:
+    """Return the ids of those of the instances that are deleted, or live on another host.
+
+    An instance that moves, or whose move is not confirmed, may still return to the host.
+    """
+    if not uuids:
+        return frozenset()
+    living: Iterable[objects.Instance] = objects.InstanceList.get_by_filters(
+        nova_context.get_admin_context(), {"uuid": list(uuids), "deleted": False}
+    )
+    elsewhere = {
+        instance.uuid
+        for instance in living
+        if instance.host != host
+        and instance.vm_state != vm_states.RESIZED
+        and instance.task_state is None
+    }
+    return elsewhere | {instance.uuid for instance in deleted(uuids)}
+
+
 def save(instance: objects.Instance, task: str) -> bool:
     """Save an instance unless its task has changed or it was deleted; return True if it is saved.
 

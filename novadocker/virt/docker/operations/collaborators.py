@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,6 +94,7 @@ class CreateEvents(Protocol):
         killed: Callable[[str], None],
         answers: Callable[[str | None], None],
         rebooted: Callable[[str], None],
+        gone: Callable[[Collection[str]], Set[str]],
         /,
     ) -> protocols.Background:
         """Create the threads without starting them."""

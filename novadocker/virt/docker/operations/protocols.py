@@ -261,6 +261,9 @@ class NovaRecords(Protocol):
     def deleted(self, uuids: Collection[str]) -> Iterable[objects.Instance]:
         """Return those of the instances that are deleted."""
 
+    def gone(self, uuids: Collection[str], host: str) -> Set[str]:
+        """Return the ids of those of the instances that are deleted or live on another host."""
+
     def cut_off(
         self, host: str, events: Mapping[str, tuple[str, str]]
     ) -> Iterable[objects.Instance]:

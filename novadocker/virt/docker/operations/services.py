@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 
 import oslo_messaging
@@ -136,9 +136,11 @@ class Services:
         self.engine.release()
 
     def info(self) -> EngineInfo:
-        """Return the properties of the engine, which must have the storage driver of the start.
+        """Return the properties of the engine for the report of the host's resources.
 
-        With another one the engine hides all servers, so no operation may take them for lost.
+        If the engine has another storage driver than at the start, it may hide servers. Then the
+        report disables the host and repeats nothing. Requests about one server do not look: they
+        fail, and a deletion leaves the hidden container, which Nova deletes when it is shown again.
 
         :raises EngineUnavailable: the engine does not answer
         :raises InvalidConfiguration: the engine has another storage driver
@@ -149,22 +151,40 @@ class Services:
         return found
 
     def _check_hidden(self, info: EngineInfo) -> None:
-        """Check that the engine shows the containers of all servers.
+        """Check that the engine shows the containers of all servers that Nova has here.
 
+        :raises EngineUnavailable: the engine does not answer
         :raises InvalidConfiguration: it hides those of another storage driver
         """
         try:
-            hidden = self._collaborators.hidden_servers(info)
+            found = self._collaborators.hidden_servers(info)
         except (OSError, *privsep.UNANSWERED) as error:
             LOG.warning("Failed to look for servers of another storage driver: %s", error)
             return
+        if not found:
+            return
+        others = self.server_list.servers().keys() | self.gone(found.keys())
+        hidden = {uuid: former for uuid, former in found.items() if uuid not in others}
         if hidden:
             instance_uuid, former = min(hidden.items())
             raise exception.InvalidConfiguration(
                 reason=f"the engine now uses the storage driver {info.storage_driver} and hides "
                 f"{len(hidden)} servers of the storage driver {former}, such as {instance_uuid}; "
-                f"nothing of them is lost: {_setting(former)} in daemon.json and restart the engine"
+                f"nothing of them is lost: {_setting(former)} in daemon.json and restart the "
+                "engine; if they are not needed, delete their containers there (docker rm) and "
+                "change the storage driver again"
             )
+
+    def gone(self, uuids: Collection[str]) -> Set[str]:
+        """Return the ids of those of the instances that Nova has deleted or has elsewhere.
+
+        Returns none if Nova does not answer.
+        """
+        try:
+            return self.nova_records.gone(uuids, self.name)
+        except (nova_exception.NovaException, oslo_messaging.MessagingException) as error:
+            LOG.warning("Failed to read the hosts of %d instances: %s", len(uuids), error)
+            return frozenset()
 
     def sweep(self, info: EngineInfo, further: Mapping[str, Callable[[], None]]) -> None:
         """Repeat what failed while the engine was down, and set limits again that were lost.
