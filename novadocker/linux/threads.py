@@ -54,37 +54,53 @@ class Repeated:
 
 
 class Failures:
-    """Blocks for one object each, in a loop over all; not safe to share between threads.
+    """Blocks for one object each, in a loop over all; safe to share between threads.
 
     A block that fails is logged, and does not affect the blocks for other objects. A tenant can
     cause failures, so the next one of the same object is logged only after a success.
 
     :param action: begin of the log line, which continues with the name of the object
+    :param known: exceptions that are logged without a traceback
+    :param of_all: exceptions that concern all objects; the block raises them
     """
 
-    def __init__(self, action: str) -> None:
+    def __init__(
+        self,
+        action: str,
+        known: tuple[type[Exception], ...] = (OSError,),
+        of_all: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._action = action
+        self._known = known
+        self._of_all = of_all
+        self._lock = threading.Lock()
         self._failed: set[str] = set()
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """Log an exception of the block, with a traceback unless it is an OSError.
+        """Log an exception of the block, with a traceback unless it is a known one.
 
         :param name: name of the object
         """
         try:
             yield
+        except self._of_all:
+            raise
         except Exception as error:
-            if name not in self._failed:
-                trace = None if isinstance(error, OSError) else error
+            with self._lock:
+                is_new = name not in self._failed
+                self._failed.add(name)
+            if is_new:
+                trace = None if isinstance(error, self._known) else error
                 LOG.error("%s %s: %s", self._action, name, error, exc_info=trace)
-            self._failed.add(name)
         else:
-            self._failed.discard(name)
+            with self._lock:
+                self._failed.discard(name)
 
     def keep(self, names: Iterable[str]) -> None:
         """Forget all objects but these."""
-        self._failed.intersection_update(names)
+        with self._lock:
+            self._failed.intersection_update(names)
 
 
 class Polled(Generic[Answer]):

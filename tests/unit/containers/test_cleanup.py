@@ -109,11 +109,11 @@ def test_a_device_that_cannot_be_detached_delays_nothing(
     busy, free = Detachments(engine, [error, error]), Detachments(engine, [error])
     abandoned.remove("id-a", busy)
     abandoned.remove("id-b", free)
-    assert "container id-a, will try again: the device is busy" in caplog.text
+    assert "build of container id-a: the device is busy" in caplog.text
     caplog.clear()
     abandoned.sweep()
     assert (len(busy.containers), len(free.containers)) == (2, 2)
-    assert "container id-a, will try again: the device is busy" in caplog.text
+    assert "build of container id-a: the device is busy" in caplog.text
     for _ in range(2):
         abandoned.sweep()
     assert (len(busy.containers), len(free.containers)) == (3, 2)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container that changes its state while its files are read."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,3 +96,31 @@ def test_a_container_that_rests_is_left_alone(tmp_path: Path, found: ContainerDe
     with freeze.frozen(engine, found, tmp_path):
         pass
     assert (engine.paused, engine.container) == (0, found)
+
+
+@pytest.mark.parametrize(
+    "failure", [exception.EngineError(operation="a pause", reason="busy"), ValueError("no number")]
+)
+def test_a_container_that_is_not_thawed_keeps_none_frozen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{freeze.GIVEN_UP}{name}").touch()
+    tried: list[str] = []
+
+    def inspect(name: str) -> ContainerDetail:
+        tried.append(name)
+        if name == "a":
+            raise failure
+        return FOUND
+
+    engine: Any = SimpleNamespace(inspect_container=inspect, within=nullcontext)
+    failures = freeze.thaw_failures()
+    for _ in range(3):
+        freeze.thaw_given_up(engine, tmp_path, failures)
+    assert tried == ["a", "b", "a", "a"]
+    assert [mark.name for mark in tmp_path.iterdir()] == [f"{freeze.GIVEN_UP}a"]
+    assert caplog.messages == [
+        f"Failed to thaw container a: {failure}",
+        "Thawed container b, which was left frozen",
+    ]

@@ -54,7 +54,7 @@ def now() -> list[float]:
 
 @pytest.fixture
 def pending(requests: Requests, now: list[float]) -> Pending:
-    return Pending(requests, "Failed to do %s: %s", clock=lambda: now[0])
+    return Pending(requests, "Failed to do", clock=lambda: now[0])
 
 
 @pytest.fixture
@@ -93,15 +93,20 @@ def test_a_failed_request_is_sent_again_until_it_succeeds(
     assert requests.sent == ["b", "a"]
 
 
+@pytest.mark.parametrize("failure", [REFUSED, ValueError("no number")])
 def test_a_refused_request_does_not_delay_the_others(
-    requests: Requests, pending: Pending, caplog: pytest.LogCaptureFixture
+    requests: Requests, pending: Pending, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
-    requests.failures = {"a": REFUSED}
+    requests.failures = {"a": failure}
     for key in ("a", "b"):
         pending.add(key)
-    pending.sweep()
+    for _ in range(3):
+        pending.sweep()
     assert requests.sent == ["b"]
-    assert "Failed to do a: " in caplog.text
+    assert caplog.messages == [f"Failed to do a: {failure}"]
+    requests.failures = {}
+    pending.sweep()
+    assert requests.sent == ["b", "a"]
 
 
 def test_an_engine_that_does_not_answer_gets_one_request(

@@ -53,9 +53,36 @@ def test_a_server_that_fails_does_not_keep_the_limits_from_the_others(
 
     monkeypatch.setattr(Enforcement, "_apply", apply)
     enforcer._servers = {uuid: LimitedServer(uuid, uuid, 1, LIMITS, ()) for uuid in UUIDS}
-    enforcer.sweep()
-    assert tried == UUIDS
-    assert f"Failed to restore the limits of the instance: {failure}" in caplog.text
+    for _ in range(3):
+        enforcer.sweep()
+    assert tried == UUIDS * 3
+    assert caplog.messages == [
+        f"Failed to restore the limits of server {uuid}: {failure}" for uuid in UUIDS
+    ]
+
+
+@pytest.mark.parametrize("failure", [ValueError("no number"), OSError(5, "Input/output error")])
+def test_a_server_whose_limits_can_not_be_read_is_logged_once(
+    enforcer: Enforcement,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+) -> None:
+    monkeypatch.setattr(enforcement.tc, "devices_without_rate", lambda _rates: set())
+    tried: list[str] = []
+
+    def differs(_enforcer: Enforcement, server: LimitedServer) -> bool:
+        tried.append(server.instance_uuid)
+        if server.instance_uuid == UUIDS[0]:
+            raise failure
+        return False
+
+    monkeypatch.setattr(Enforcement, "_differs", differs)
+    enforcer._servers = {uuid: LimitedServer(uuid, uuid, 1, LIMITS, ()) for uuid in UUIDS}
+    for _ in range(3):
+        enforcer.sweep()
+    assert tried == UUIDS * 3
+    assert caplog.messages == [f"Failed to restore the limits of server {UUIDS[0]}: {failure}"]
 
 
 @UNANSWERED

@@ -23,11 +23,16 @@ UUIDS = ["01234567-89ab-cdef-0123-456789abcdef", "11234567-89ab-cdef-0123-456789
         OSError(5, "Input/output error"),
         comm.PrivsepTimeout("3600 s"),
         daemon.FailedToDropPrivileges("sudo refuses"),
+        ValueError("no number"),
     ],
     ids=lambda failure: type(failure).__name__,
 )
 def test_a_backup_that_fails_does_not_end_the_thread(
-    options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: Exception
+    options: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    failure: Exception,
 ) -> None:
     options("docker", transfer_registry="registry.example.com/moves", copy_interval=60)
     monkeypatch.setattr(backup, "_LOOK_SECONDS", 0.01)
@@ -42,11 +47,13 @@ def test_a_backup_that_fails_does_not_end_the_thread(
         raise failure
 
     monkeypatch.setattr(Backups, "create", create)
+    monkeypatch.setattr(Backups, "_is_due", lambda *_: True)
     backups = Backups(engine, listing, tmp_path / "marks")
     backups.start()
-    waiting.until(lambda: len(tried) == len(UUIDS), interval=0.01)
+    waiting.until(lambda: len(tried) >= 2 * len(UUIDS), interval=0.01)
     backups.stop()
-    assert tried == UUIDS
+    assert tried[: 2 * len(UUIDS)] == UUIDS * 2
+    assert caplog.messages == [f"Failed to copy server {uuid}: {failure}" for uuid in UUIDS]
 
 
 def test_a_mark_that_can_not_be_written_does_not_end_the_thread(

@@ -13,7 +13,7 @@ from novadocker.virt.docker.engine.connection import PATIENCE
 
 LOG = logging.getLogger(__name__)
 
-_FAILURE = "Failed to clean up after the failed build of container %s, will try again: %s"
+_FAILURE = "Failed for now to clean up after the failed build of container"
 
 
 class AbandonedContainers:
@@ -41,7 +41,7 @@ class AbandonedContainers:
             self._remove(container_id)
         except (exception.EngineUnavailable, *FAILURES) as error:
             # An exception would replace the fault of the build.
-            LOG.warning(_FAILURE, container_id, error)
+            LOG.warning("%s %s: %s", _FAILURE, container_id, error)
             self._created.add(container_id)
 
     def suspect(self, name: str) -> None:

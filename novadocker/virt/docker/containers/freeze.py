@@ -13,6 +13,7 @@ from pathlib import Path
 from oslo_log import log as logging
 
 from novadocker import exception, naming
+from novadocker.linux.threads import Failures
 from novadocker.virt.docker.containers.protocols import ContainerEngine
 from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.model import ContainerDetail
@@ -77,32 +78,40 @@ def thaw_left(engine: ContainerEngine, directory: Path) -> None:
     :raises EngineUnavailable: the engine does not answer; the marks are kept
     """
     for prefix in (PREFIX, GIVEN_UP):
-        _thaw_marked(engine, directory, prefix)
+        _thaw_marked(engine, directory, prefix, thaw_failures())
 
 
-def thaw_given_up(engine: ContainerEngine, directory: Path) -> None:
+def thaw_failures() -> Failures:
+    """Return what ``thaw_given_up`` keeps between its calls."""
+    return Failures(
+        "Failed to thaw container",
+        (exception.EngineError, OSError),
+        (exception.EngineUnavailable,),
+    )
+
+
+def thaw_given_up(engine: ContainerEngine, directory: Path, failures: Failures) -> None:
     """Thaw every container that the engine failed to thaw.
 
+    :param failures: of the containers that failed before
     :raises EngineUnavailable: the engine does not answer; the marks are kept
     """
-    _thaw_marked(engine, directory, GIVEN_UP)
+    _thaw_marked(engine, directory, GIVEN_UP, failures)
 
 
-def _thaw_marked(engine: ContainerEngine, directory: Path, prefix: str) -> None:
+def _thaw_marked(engine: ContainerEngine, directory: Path, prefix: str, failures: Failures) -> None:
     with engine.within(PATIENCE):
-        _thaw_each(engine, directory, prefix)
+        _thaw_each(engine, directory, prefix, failures)
 
 
-def _thaw_each(engine: ContainerEngine, directory: Path, prefix: str) -> None:
-    for mark in sorted(directory.glob(f"{prefix}*")):
-        container_id = mark.name.removeprefix(prefix)
-        LOG.warning("Thawing container %s, which was left frozen", container_id)
-        try:
+def _thaw_each(engine: ContainerEngine, directory: Path, prefix: str, failures: Failures) -> None:
+    marks = {mark.name.removeprefix(prefix): mark for mark in sorted(directory.glob(f"{prefix}*"))}
+    failures.keep(marks)
+    for container_id, mark in marks.items():
+        with failures.of(container_id):
             _thaw(engine, container_id)
-        except exception.EngineError as error:
-            LOG.warning("Failed to thaw container %s: %s", container_id, error)
-        else:
             mark.unlink()
+            LOG.warning("Thawed container %s, which was left frozen", container_id)
 
 
 def _thaw(engine: ContainerEngine, container_id: str) -> None:

@@ -11,11 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from oslo_log import log as logging
-
 from novadocker import exception, privsep
-
-LOG = logging.getLogger(__name__)
+from novadocker.linux.threads import Failures
 
 FAILURES = (exception.EngineError, OSError, *privsep.UNANSWERED)
 """Failures that concern one key only; a request may call functions that run as root."""
@@ -30,18 +27,18 @@ class Pending:
     """The pending requests of one kind; safe to share between threads.
 
     :param request: sends the request for a key, such as a container's name; must be idempotent
-    :param failure: the log message about a failure, with places for the key and the cause
+    :param action: begin of the log line about a failure, which continues with the key
     :param clock: returns seconds
     """
 
     def __init__(
         self,
         request: Callable[[str], None],
-        failure: str,
+        action: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._request = request
-        self._failure = failure
+        self._failures = Failures(action, FAILURES, (exception.EngineUnavailable,))
         self._clock = clock
         self._lock = threading.Lock()
         self._sent = threading.Condition(self._lock)
@@ -73,19 +70,20 @@ class Pending:
 
         :raises EngineUnavailable: the engine does not answer; the requests are kept
         """
+        with self._lock:
+            self._failures.keep(self._due)
         for key in self._take_due():
-            try:
-                self._send(key)
-            except exception.ContainerNotFound:
-                # The container was deleted, so the request has no object any more.
-                self._drop(key)
-            except exception.ContainerHangs as error:
-                LOG.warning(self._failure, key, error)
-                with self._lock:
-                    self._due[key] = self._clock() + HUNG_SECONDS
-            except FAILURES as error:
-                # A failed request must not delay the other requests.
-                LOG.warning(self._failure, key, error)
+            # A failed request must not delay the other requests.
+            with self._failures.of(key):
+                try:
+                    self._send(key)
+                except exception.ContainerNotFound:
+                    # The container was deleted, so the request has no object any more.
+                    self._drop(key)
+                except exception.ContainerHangs:
+                    with self._lock:
+                        self._due[key] = self._clock() + HUNG_SECONDS
+                    raise
 
     def _take_due(self) -> Iterator[str]:
         """Yield the keys that are due and that no other thread sends, and mark each as sent."""

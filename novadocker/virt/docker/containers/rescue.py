@@ -128,7 +128,7 @@ class RescueEnds:
     def __init__(self, engine: ContainerEngine, release: Callable[[str], None]) -> None:
         self._engine = engine
         self._release = release
-        self._pending = Pending(self._end, "Failed to end the rescue of instance %s: %s")
+        self._pending = Pending(self._end, "Failed to end the rescue of instance")
 
     def end(self, instance_uuid: str) -> None:
         """End a server's rescue; if the engine fails, ``sweep`` tries again.

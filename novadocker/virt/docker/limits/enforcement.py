@@ -17,6 +17,7 @@ from oslo_log import log as logging
 
 from novadocker import exception, privsep
 from novadocker.linux import cgroup as linux_cgroup
+from novadocker.linux.threads import Failures
 from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.network import tc
 from novadocker.privsep.network.types import NetworkRate
@@ -59,6 +60,10 @@ class Enforcement:
         self._resizes_disks = disk.can_resize(info)
         self._lock = threading.Lock()
         self._servers: dict[str, LimitedServer] = {}
+        self._failures = Failures(
+            "Failed to restore the limits of server",
+            (OSError, exception.LimitsNotKept, exception.EngineError, *privsep.UNANSWERED),
+        )
 
     def check_possible(self, limits: Limits) -> None:
         """Check that this host can enforce the limits.
@@ -185,12 +190,13 @@ class Enforcement:
 
         Open vSwitch, for one, replaces the queueing discipline of a port that gets a QoS policy.
         Reads the limits of each instance from the kernel, and asks the engine only about instances
-        whose limits differ.
+        whose limits differ. A server that fails does not affect the others.
 
         :raises OSError: the queueing disciplines cannot be read
         """
         with self._lock:
             servers = list(self._servers.values())
+        self._failures.keep(server.instance_uuid for server in servers)
         unlimited = tc.devices_without_rate(
             {
                 host: server.limits.inbound
@@ -200,22 +206,11 @@ class Enforcement:
             }
         )
         for server in servers:
-            try:
+            with self._failures.of(server.instance_uuid):
                 is_limited = unlimited.isdisjoint(host for host, _ in server.devices)
                 if is_limited and not self._differs(server):
                     continue
                 self._restore(server)
-            except (
-                OSError,
-                exception.LimitsNotKept,
-                exception.EngineError,
-                *privsep.UNANSWERED,
-            ) as error:
-                LOG.warning(
-                    "Failed to restore the limits of the instance: %s",
-                    error,
-                    instance_uuid=server.instance_uuid,
-                )
 
     def _restore(self, server: LimitedServer) -> None:
         try:
@@ -232,12 +227,12 @@ class Enforcement:
                 return
             now = replace(server, pid=found.pid)
             self._servers[server.instance_uuid] = now
-        LOG.info(
-            "Restoring the limits of the instance, because they differ from its flavor",
-            instance_uuid=server.instance_uuid,
-        )
         self._apply(now)
         self.limit_ports(now.instance_uuid, now.limits, now.devices)
+        LOG.info(
+            "Restored the limits of the instance, which differed from its flavor",
+            instance_uuid=server.instance_uuid,
+        )
 
     def _differs(self, server: LimitedServer) -> bool:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from oslo_log import log as logging
 from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.linux import pipes
+from novadocker.linux.threads import Failures
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import ServerList
@@ -29,6 +30,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.migration import moved_images, transfer
 from novadocker.virt.docker.migration.disk_info import Move, read_move
 from novadocker.virt.docker.migration.transports import registry
+from novadocker.virt.docker.model import Container
 
 if TYPE_CHECKING:
     from novadocker.virt.docker.migration.registry_client import Blob, DataImage, Repository
@@ -53,6 +55,10 @@ class Backups:
         self._marks = marks
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
+        # Only the thread uses these three.
+        self._turns = Failures("Failed to run the thread", _FAILURES)
+        self._looks = Failures("Failed to read the time of the last copy of server", _FAILURES)
+        self._failures = Failures("Failed to copy server", _FAILURES)
 
     def start(self) -> None:
         """Start the thread that creates backups, if the operator configured them."""
@@ -149,25 +155,24 @@ class Backups:
 
     def _run(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
-            try:
-                servers = self._listing.servers()
-            except exception.EngineUnavailable:
-                # ``host.service_status`` logs that the engine does not answer.
-                continue
-            except nova_exception.NovaException as error:
-                LOG.warning("Failed to list the instances to copy: %s", error)
-                continue
-            for uuid, server in servers.items():
-                if self._ended.is_set():
-                    return
-                if server.status != "running":
-                    continue
-                try:
-                    if self._is_due(uuid):
-                        (self._marks / uuid).touch()
-                        self.create(uuid)
-                except _FAILURES as error:
-                    LOG.warning("Failed to copy the instance: %s", error, instance_uuid=uuid)
+            # ``host.service_status`` logs that the engine does not answer.
+            with self._turns.of("copies"), suppress(exception.EngineUnavailable):
+                self._create_due(self._listing.servers())
+
+    def _create_due(self, servers: Mapping[str, Container]) -> None:
+        self._looks.keep(servers)
+        self._failures.keep(servers)
+        running = [uuid for uuid, server in servers.items() if server.status == "running"]
+        for uuid in running:
+            if self._ended.is_set():
+                return
+            is_due = False
+            with self._looks.of(uuid):
+                is_due = self._is_due(uuid)
+            if is_due:
+                with self._failures.of(uuid):
+                    (self._marks / uuid).touch()
+                    self.create(uuid)
 
     def _is_due(self, instance_uuid: str) -> bool:
         try:

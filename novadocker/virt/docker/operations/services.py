@@ -72,6 +72,7 @@ class Services:
         self.nova_records = collaborators.nova_records
         self.read_resources = collaborators.read_resources
         self._deleting: threading.Thread | None = None
+        self._thaws = freeze.thaw_failures()
         self._trial = threading.Lock()
         self.build_failures = BuildFailures()
         self.abandoned = AbandonedContainers(self.engine)
@@ -198,7 +199,9 @@ class Services:
         steps: dict[str, Callable[[], None]] = {
             "remove the containers of failed builds": self.abandoned.sweep,
             "end rescues": self.rescue_ends.sweep,
-            "thaw frozen servers": lambda: freeze.thaw_given_up(self.engine, directory),
+            "thaw frozen servers": lambda: freeze.thaw_given_up(
+                self.engine, directory, self._thaws
+            ),
             "keep the limits of disks": lambda: disk.restore_quotas(info),
             "keep the limits of servers": self.enforcement.sweep,
             "start to delete images": self._start_deleting_cut_off_images,
