@@ -50,8 +50,11 @@ class CutOffPause(integrated_helpers.ProviderUsageBaseTestCase):  # type: ignore
         assert (shown["status"], shown["OS-EXT-STS:task_state"]) == ("PAUSED", None)
         assert shown["OS-EXT-STS:power_state"] == 3
         assert list(nova_records.deleted([uuid])) == []
+        assert nova_records.gone([uuid, "another"], "host1") == set()
+        assert nova_records.gone([uuid, "another"], "host2") == {uuid}
         self._delete_server(server)
         assert [found.uuid for found in nova_records.deleted([uuid, "another"])] == [uuid]
+        assert nova_records.gone([uuid, "another"], "host1") == {uuid}
 
     def _cut_off_on(self, host: str) -> list[str]:
         return [found.uuid for found in nova_records.cut_off(host, EVENTS)]
