@@ -15,6 +15,7 @@ from concurrent import futures
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nova import conf
@@ -212,8 +213,17 @@ def test_host_end(uuid: str) -> None:
     assert path.read_text() == "1\n"
 
 
+def is_settled(device: dict[str, Any]) -> bool:
+    """Return True if the kernel has no news of a device, as ``ip -json address`` shows it."""
+    return device["operstate"] == ("UNKNOWN" if device["ifname"] == "lo" else "UP") and not any(
+        address.get("tentative") for address in device["addr_info"]
+    )
+
+
 def test_again_changes_nothing(uuid: str) -> None:
     wire(uuid, FIRST, SECOND)
+    # The kernel tells of a carrier and of a usable address up to two seconds later.
+    until(lambda: all(map(is_settled, networks.ip(uuid, "address"))))
     with subprocess.Popen(
         [
             "nsenter",
