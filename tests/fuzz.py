@@ -8,8 +8,7 @@ and other ones each time.
 import contextlib
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -17,12 +16,6 @@ from hypothesis import strategies as st
 
 CORPUS = Path(__file__).with_name("corpus")
 """Input that a parser once did not withstand, in a directory for each parser."""
-
-DEADLINE = timedelta(seconds=10)
-"""The deadline of an example that reads some KiB.
-
-It takes milliseconds, but hypothesis measures the clock's time, and the machine runs other tests.
-"""
 
 _NIGHTLY = "nightly"
 _NIGHTLY_FACTOR = 100
@@ -33,16 +26,17 @@ _BYTES = 64 << 20
 settings.register_profile(_NIGHTLY, print_blob=True)
 
 
-def examples(count: int, deadline: timedelta | None = None) -> settings:
+def examples(count: int) -> settings:
     """Return the settings of a test with so many examples, or a hundred times as many each night.
 
-    A run of all tests has the same examples each time, so that it does not fail by chance.
+    A run of all tests has the same examples each time, so that it does not fail by chance. An
+    example has no deadline, because hypothesis measures the clock's time, and the machine runs
+    other tests: ``bounds`` measures what the example uses.
     """
     nightly = settings.get_current_profile_name() == _NIGHTLY
     return settings(
         max_examples=count * (_NIGHTLY_FACTOR if nightly else 1),
-        # A run of hours shares the machine with others.
-        deadline=None if nightly else deadline,
+        deadline=None,
         derandomize=not nightly,
         database=settings.default.database if nightly else None,
         suppress_health_check=[
@@ -75,12 +69,21 @@ def withstand(
     parse: Callable[[bytes], object], content: bytes, refusals: tuple[type[Exception], ...]
 ) -> None:
     """Parse an input, which may be refused; fail if it takes too much time or memory."""
+    with bounds(), contextlib.suppress(*refusals):
+        parse(content)
+
+
+@contextlib.contextmanager
+def bounds() -> Iterator[None]:
+    """Fail if the block takes too much CPU time or memory, in all threads.
+
+    An exception of the block takes precedence.
+    """
     tracemalloc.start()
     try:
-        begin = time.thread_time()
-        with contextlib.suppress(*refusals):
-            parse(content)
-        assert time.thread_time() - begin < _SECONDS
+        begin = time.process_time()
+        yield
+        assert time.process_time() - begin < _SECONDS
         assert tracemalloc.get_traced_memory()[1] < _BYTES
     finally:
         tracemalloc.stop()

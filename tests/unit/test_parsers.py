@@ -2,7 +2,7 @@
 """Every parser of data from a tenant, an image, a registry or a peer, with random input.
 
 The parsers of the runtime shim, of moves, of the engine's answers, of the exporter and of HTTP have
-such tests beside their other tests. One more parser is one more entry here.
+such tests with the same bounds beside their other tests. One more parser is one more entry here.
 """
 
 import gzip
@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 
 from novadocker import exception, extra_specs
 from novadocker.actions import hook
-from novadocker.linux import cgroup, ovsdb
+from novadocker.exporter import ovn
+from novadocker.linux import cgroup, ovsdb, signals, user_files
+from novadocker.privsep.guest import lxcfs
 from novadocker.privsep.storage import layer_archive
 from novadocker.recovery import dataroot
 from novadocker.runtime import accounts
@@ -64,6 +66,11 @@ DOCKER = archives.tar(archives.docker_files(CONFIG, [LAYER], tags=["web:1"]))
 OCI = archives.tar(archives.oci_files(CONFIG, [LAYER], compression="gzip"))
 CONTAINER = "0123456789abcdef" * 4
 DIGEST = f"sha256:{'1' * 64}"
+FLOW = "01234567-89ab-cdef-0123-456789abcdef"
+MOUNTS = (
+    b"36 35 0:9 / / rw - overlay overlay rw,lowerdir=/l\n"
+    b"37 36 0:8 /proc/stat /proc/stat ro shared:1 - fuse.lxcfs lxcfs rw\n"
+)
 TAR_WORDS = (
     *(b"x", b"L", b"S", b"5", b"9" * 11, b"\x80\xff", b"ustar\x0000", b"/", b"../", b".wh."),
     *(b"30 mtime=99999999999999999999\n", b"12 size=100\n", b"12 path=a/b\n", b"\0" * 512),
@@ -166,6 +173,67 @@ def ask_database(content: bytes, folder: Path) -> None:
             ovsdb.has_port(f"unix:{path}", "br-int", "tap1")
         finally:
             thread.join()
+
+
+def read_limits_of_ports(content: bytes, folder: Path) -> None:
+    """Read the content as each answer that the limits of OVN come from."""
+    text = content.decode(errors="replace")
+    # ``ovsdb`` refuses JSON that is too deep.
+    with suppress(KeyError, IndexError, TypeError, ValueError, RecursionError):
+        ovn.remotes_of(json.loads(content))
+    (folder / "ovn-controller.pid").write_bytes(content)
+    with suppress(ValueError):
+        ovn.control(folder)
+    rates = {flow: int(rate) for flow, rate in ovn._METER.findall(text)}
+    ovn._limits({FLOW: 1, **rates}, dict.fromkeys([FLOW, *rates], text), {"port": "tap1"})
+
+
+def read_status(content: bytes, folder: Path) -> None:
+    """Read the file of a process that gave itself the content as its name.
+
+    The kernel escapes line feeds and backslashes (proc_task_name in fs/proc/array.c).
+    """
+    name = content.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").translate(None, b"\0")
+    (folder / "proc/7/fd").mkdir(parents=True, exist_ok=True)
+    (folder / "proc/self/ns").mkdir(parents=True, exist_ok=True)
+    (folder / "proc/self/ns/user").touch()
+    (folder / "proc/7/ns").mkdir(exist_ok=True)
+    (folder / "proc/7/ns/user").unlink(missing_ok=True)
+    (folder / "proc/7/ns/user").hardlink_to(folder / "proc/self/ns/user")
+    (folder / "proc/7/fd/3").unlink(missing_ok=True)
+    (folder / "proc/7/fd/3").symlink_to("anon_inode:inotify")
+    (folder / "proc/7/status").write_bytes(
+        b"Name:\t%b\nUid:\t7\t5\t7\t7\nSigBlk:\t0000000000000000\nSigCgt:\t0000000000004000\n"
+        % name
+    )
+    assert user_files.count(str(folder / "proc")).inotify == {5: 1}
+    assert signals.handles(7, 15, folder)
+    assert not signals.handles(7, 1, folder)
+
+
+def read_mounts(content: bytes, _folder: Path) -> None:
+    """Read the mounts of a server that mounted something at a path of the content.
+
+    The kernel escapes spaces, tabs, line feeds and backslashes (show_mountinfo).
+    """
+    path = b"/" + content.translate(None, b"\0")
+    for byte in b"\\ \t\n":
+        path = path.replace(bytes([byte]), b"\\%03o" % byte)
+    lines = (
+        b"36 35 0:9 %b %b rw - tmpfs %b rw" % (path, path, path),
+        b"37 35 0:8 /proc/stat /proc/stat ro shared:1 - fuse.lxcfs lxcfs rw",
+        b"38 35 0:7 /x%b /x%b ro - fuse.lxcfs %b rw" % (path, path, path),
+    )
+    found = list(lxcfs.parse_mounts(b"\n".join(lines) + b"\n"))
+    assert [(mount.device, mount.root == mount.point) for mount in found] == [
+        ("0:8", True),
+        ("0:7", True),
+    ]
+
+
+def read_any_mounts(content: bytes, _folder: Path) -> None:
+    for _ in lxcfs.parse_mounts(content):
+        pass
 
 
 def find_image(content: bytes, _folder: Path) -> None:
@@ -285,6 +353,30 @@ PARSERS = {
         ),
         (b'"rows":', b'"ports":', b'"set"', *JSON_WORDS),
     ),
+    "limits_of_ports": Parser(
+        read_limits_of_ports,
+        (),
+        (
+            b'[{"external_ids":["map",[["ovn-remote","tcp:192.0.2.1:6642"]]]}]',
+            f"__string: uuid {FLOW} kbps stats bands=type=drop rate=1000".encode(),
+            b'inport == "port"',
+            b"42\n",
+        ),
+        (b"__string: uuid ", b" kbps", b"rate=", FLOW.encode(), b'outport == "', *JSON_WORDS),
+    ),
+    "status": Parser(
+        read_status,
+        (),
+        (b"bash", b"x\nUid:\t0\t0\t0\t0\nSigCgt:\t0000000000000001"),
+        (b"Uid:\t0", b"SigCgt:\t1", b"SigBlk:", b"\t", b"\f", b"\x85", b"\\"),
+    ),
+    "mounts": Parser(
+        read_mounts,
+        (),
+        (b"srv/a", b"a - fuse.lxcfs lxcfs rw", MOUNTS),
+        (b" - ", b"fuse.lxcfs ", b"\f", b"\x85", b"\\040"),
+    ),
+    "any_mounts": Parser(read_any_mounts, (ValueError,), (MOUNTS,), (b" - fuse.lxcfs ", b" ")),
     "registry_image": Parser(
         find_image,
         (exception.RegistryFailed,),

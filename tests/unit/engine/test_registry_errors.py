@@ -58,10 +58,11 @@ def test_known_forms(message: str, expected: str) -> None:
 
 
 @given(st.text(max_size=200))
-@fuzz.examples(200, fuzz.DEADLINE)
+@fuzz.examples(200)
 def test_no_message_is_passed_on(message: str) -> None:
-    assert registry_errors.describe(message) in registry_errors.SENTENCES
-    assert registry_errors.describe("denied: " + message) in registry_errors.SENTENCES
+    with fuzz.bounds():
+        found = {registry_errors.describe(message), registry_errors.describe("denied: " + message)}
+    assert found <= set(registry_errors.SENTENCES)
 
 
 def test_a_long_message_is_fast() -> None:

@@ -236,7 +236,7 @@ LINES = st.one_of(
 @given(st.lists(LINES, max_size=5), st.binary(max_size=20))
 def test_any_stream(top: int, lines: list[object], data: bytes) -> None:
     """The fixture checks that nothing appears beside the staged directories."""
-    with contextlib.suppress(StreamError, OSError):
+    with fuzz.bounds(), contextlib.suppress(StreamError, OSError):
         apply(top, FOLDER, *lines, data=data)
 
 
