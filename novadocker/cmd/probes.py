@@ -202,14 +202,16 @@ def _providers(placement: Adapter, key: str, value: str) -> list[dict[str, str]]
 
 def read_kernel(root: Path = Path("/")) -> Kernel:
     """Return what this kernel and its host offer to servers."""
-    mounts = [line.split() for line in (root / "proc/self/mounts").read_text().splitlines()]
-    hierarchies = [(kind, options.split(",")) for _, _, kind, options, *_ in mounts]
+    lines = (root / "proc/self/mounts").read_bytes().rstrip(b"\n").split(b"\n")
+    # In a name the kernel escapes a space, a tab and the end of a line, but no other white space.
+    mounts = [line.split(b" ") for line in lines]
+    hierarchies = [(kind, options.split(b",")) for _, _, kind, options, *_ in mounts]
     enforce = root / "sys/fs/selinux/enforce"
     return Kernel(
         release=os.uname().release,
         systemd=any(
-            (kind == "cgroup" and "name=systemd" in options)
-            or (kind == "cgroup2" and "nsdelegate" in options)
+            (kind == b"cgroup" and b"name=systemd" in options)
+            or (kind == b"cgroup2" and b"nsdelegate" in options)
             for kind, options in hierarchies
         ),
         loop_devices=(root / "dev/loop-control").exists(),

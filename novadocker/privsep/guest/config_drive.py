@@ -9,9 +9,7 @@ start. The engine finds the loop device by a symbolic link below /run.
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -20,20 +18,15 @@ from oslo_concurrency import lockutils
 from novadocker import naming, privsep
 from novadocker.linux import loop
 from novadocker.privsep import arguments
+from novadocker.privsep.storage import drive_files
 from novadocker.runtime import record as records
 
 FOLDER = Path(records.CONFIG_DRIVES)
 LINKS = Path("/run/novadocker/drives")
 
 _HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
-_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
-# The names of directories precede the name of the file.
-_PATH = re.compile(r"([^/]+/){0,8}[^/]+")
-_IMAGE = "config-2.iso"
 # One sector; blkid(8) finds no label on such a device.
 _HOLDER_BYTES = 512
-_MOST_FILES = 1000
-_MOST_BYTES = 32 << 20
 
 
 def folder(host: str, instance_uuid: str) -> str:
@@ -51,7 +44,7 @@ def files_folder(host: str, instance_uuid: str) -> str:
     :param host: nova-compute's ``[DEFAULT] host``, because several may run on one machine
     :raises ValueError: an argument is malformed
     """
-    return str(_folder(host, instance_uuid) / "files")
+    return str(_folder(host, instance_uuid) / drive_files.FILES)
 
 
 def device_link(instance_uuid: str) -> str:
@@ -80,30 +73,10 @@ def write_drive(
     :raises ValueError: an argument is malformed or too large
     """
     target = _folder(host, instance_uuid)
-    arguments.mapping(files)
     user, group = map(arguments.id_number, arguments.items(owner))
-    contents = [arguments.data(_MOST_BYTES, content) for content in (*files.values(), image)]
-    if len(files) > _MOST_FILES or sum(map(len, contents)) > _MOST_BYTES:
-        raise ValueError(
-            f"the config drive has more than {_MOST_FILES} files or {_MOST_BYTES} bytes"
-        )
-    _check_paths(files)
-    target.parent.mkdir(0o700, parents=True, exist_ok=True)
-    # A crash must not leave half a config drive, so the directory is filled and then renamed.
-    made = Path(tempfile.mkdtemp(dir=target.parent, prefix="."))
-    try:
-        (made / "files").mkdir(0o755)
-        for path, content in files.items():
-            file = made / "files" / path
-            file.parent.mkdir(0o755, parents=True, exist_ok=True)
-            _write(file, content, (user, group))
-        if image:
-            _write(made / _IMAGE, image, (0, 0))
-        _delete(target)
-        os.rename(made, target)
-    except BaseException:
-        shutil.rmtree(made)
-        raise
+    for content in (*arguments.mapping(files).values(), image):
+        arguments.data(drive_files.MOST_BYTES, content)
+    drive_files.write(target, drive_files.Drive(files, (user, group), image))
 
 
 @privsep.interior_pctxt.entrypoint
@@ -125,7 +98,7 @@ def delete_drive(host: str, instance_uuid: str) -> None:
 
     :raises ValueError: an argument is malformed
     """
-    _delete(_folder(host, instance_uuid))
+    drive_files.delete(_folder(host, instance_uuid))
 
 
 @privsep.network_pctxt.entrypoint
@@ -138,15 +111,16 @@ def attach_device(host: str, instance_uuid: str) -> None:
     :raises ValueError: an argument is malformed
     :raises OSError: the config drive has no image, no loop device is free, or the kernel refuses
     """
-    image = _folder(host, instance_uuid) / _IMAGE
+    folder = _folder(host, instance_uuid)
     with lockutils.lock(f"novadocker-drive-{instance_uuid}"), ExitStack() as opened:
         if _is_attached(opened, instance_uuid):
             return
-        for folder in (LINKS.parent, LINKS):
+        for links in (LINKS.parent, LINKS):
             with suppress(FileExistsError):
-                folder.mkdir(0o755)
-                folder.chmod(0o755)
-        path, device = loop.attach(_copy_in_memory(opened, image), instance_uuid)
+                links.mkdir(0o755)
+                links.chmod(0o755)
+        copy = _copy_in_memory(opened, drive_files.read_image(folder))
+        path, device = loop.attach(copy, instance_uuid)
         opened.callback(os.close, device)
         # A container can detach a loop device that it can open (LOOP_CLR_FD needs no capability).
         # The kernel postpones that while another opener remains, so a second loop device, which
@@ -206,13 +180,12 @@ def _open_holder(opened: ExitStack, instance_uuid: str) -> int | None:
     return holder if found is not None and found.name == instance_uuid else None
 
 
-def _copy_in_memory(opened: ExitStack, image: Path) -> int:
-    """Return a file descriptor of a copy in memory. ``opened`` closes the file descriptor.
+def _copy_in_memory(opened: ExitStack, content: bytes) -> int:
+    """Return a file descriptor of an image in memory. ``opened`` closes the file descriptor.
 
     Every container can read the paths of all backing files in /sys/block, and a file in memory has
     no path.
     """
-    content = image.read_bytes()
     copy = os.memfd_create("config-2")
     opened.callback(os.close, copy)
     with os.fdopen(copy, "wb", closefd=False) as output:
@@ -230,33 +203,9 @@ def _replace_link(link: Path, target: Path) -> None:
     link.symlink_to(target)
 
 
-def _write(file: Path, content: bytes, owner: tuple[int, int]) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    with os.fdopen(descriptor, "wb") as output:
-        output.write(content)
-        os.fchown(descriptor, *owner)
-
-
 def _folder(host: str, instance_uuid: str) -> Path:
     return _host_folder(host) / arguments.instance_uuid(instance_uuid)
 
 
 def _host_folder(host: str) -> Path:
     return FOLDER / arguments.text(_HOST, host)
-
-
-def _check_paths(paths: Iterable[str]) -> None:
-    """Raise ValueError unless all are relative paths and none is a directory of another one."""
-    folders = set()
-    for path in paths:
-        *above, _ = names = arguments.text(_PATH, path).split("/")
-        for name in names:
-            arguments.text(_NAME, name)
-        folders |= {"/".join(above[: end + 1]) for end in range(len(above))}
-    if not folders.isdisjoint(paths):
-        raise ValueError("a path in the config drive is a file and a directory")
-
-
-def _delete(folder: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)

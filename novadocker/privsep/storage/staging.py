@@ -5,11 +5,9 @@ Staged data is beside the engine's own directories, on the same file system, so 
 it into a new container, however much it is. Each function checks its arguments.
 """
 
-import errno
 import io
 import os
 import re
-import shutil
 import stat
 import threading
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 from novadocker import engine_paths, naming, privsep
 from novadocker.linux import libc, openat, pipes, walk
 from novadocker.privsep import arguments
-from novadocker.privsep.storage import callers, tree_stream
+from novadocker.privsep.storage import callers, drive_files, tree_stream
 from novadocker.privsep.storage.allowance import Allowance
 
 FOLDER = "novadocker-staging"
@@ -127,7 +125,8 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
 
     :raises ValueError: an argument is malformed
     :raises PermissionError: users other than root can change a path
-    :raises OSError: nothing is staged for the move, or the directory cannot be moved
+    :raises OSError: nothing is staged for the move, the directory cannot be moved, or it has what
+        no config drive has
     """
     above, _, last = _servers_folder(target).rpartition("/")
     number_name = str(arguments.number(_FOLDERS, number))
@@ -141,25 +140,31 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
         openat.trusted(above, create=is_drive) as parent,
     ):
         try:
-            with openat.held(staged, number_name) as found:
-                # A symbolic link would become the container's directory.
-                if not stat.S_ISDIR(found.status.st_mode):
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), target)
+            # A symbolic link would become the container's directory.
+            folder = openat.open_inside(staged, number_name, _DIRECTORY)
         except FileNotFoundError:
             return False
-        _clear(parent, last)
         try:
+            drive = drive_files.read(folder) if is_drive else None
+        finally:
+            os.close(folder)
+        if drive is None:
+            _clear(parent, last)
             # The directory itself, so that a crash never leaves a part of it.
             os.rename(number_name, last, src_dir_fd=staged, dst_dir_fd=parent)
-        except OSError as error:
-            # A config drive may be on another file system, and has only regular files.
-            if error.errno != errno.EXDEV or not is_drive:
-                raise
-            places = [f"/proc/self/fd/{folder}" for folder in (staged, parent)]
-            source, place = f"{places[0]}/{number_name}", f"{places[1]}/{last}"
-            shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True)
+        else:
+            drive_files.write(Path(target), drive)
+            _sync(parent, last)
             walk.remove(staged, number_name)
     return True
+
+
+def _sync(parent: int, name: str) -> None:
+    folder = openat.open_inside(parent, name, _DIRECTORY)
+    try:
+        libc.syncfs(folder)
+    finally:
+        os.close(folder)
 
 
 def _close_to_others(path: str) -> None:

@@ -388,11 +388,16 @@ def test_kernel(changes: dict[str, bool], missing: list[str], code: Code, part: 
         ("cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0", True),
         ("cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0", True),
         ("cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\ncgroup /c cgroup rw,cpu 0 0", False),
+        # Names that a user chose.
+        ("tmpfs /mnt/a\x85/mnt/b\x0c\x1c\u2028 tmpfs rw 0 0", False),
+        ("tmpfs /mnt/\udcff tmpfs rw 0 0", False),
+        ("x\x0cx cgroup2 rw,nsdelegate /mnt tmpfs rw 0 0", False),
     ],
 )
 def test_the_kernel_is_read(tmp_path: Path, mounts: str, systemd: bool) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/mounts").write_text(f"/dev/sda1 / ext4 rw 0 0\n{mounts}\n")
+    lines = f"/dev/sda1 / ext4 rw 0 0\n{mounts}\n".encode(errors="surrogateescape")
+    (tmp_path / "proc/self/mounts").write_bytes(lines)
     found = probes.read_kernel(tmp_path)
     assert (found.systemd, found.loop_devices, found.selinux) == (systemd, False, False)
     (tmp_path / "dev").mkdir()
