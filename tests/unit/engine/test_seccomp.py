@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,30 @@ def allows(isolated: Isolation, call: str, *arguments: int) -> bool:
 @pytest.mark.parametrize("call", DENIED)
 def test_a_server_may_not_call(call: str) -> None:
     assert not allows(PLAIN, call, 0, 0, 0)
+
+
+def allowed_names(*capabilities: str) -> set[str]:
+    """Return the calls that a profile allows, if only with some arguments."""
+    rules = json.loads(seccomp.profile(Isolation(capabilities=capabilities)))["syscalls"]
+    return {name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+
+
+def moby_names() -> dict[str, set[str]]:
+    """Return the calls of Moby's default profile by the capability that they need, or by ""."""
+    content = Path(__file__).with_name("moby_calls.txt").read_text()
+    sections = re.findall(r"^\[(\w*)\]\n((?:\w[\w ]*\n)+)", content, re.MULTILINE)
+    return {capability: set(names.split()) for capability, names in sections}
+
+
+def test_nothing_is_allowed_that_moby_denies() -> None:
+    moby = moby_names()
+    assert len(moby[""]) > 350
+    assert allowed_names() <= moby[""]
+    for capability in moby.keys() - {"", "SYS_ADMIN"}:
+        assert allowed_names(capability) <= moby[""] | moby[capability], capability
+    # Mounts come with the call that systemd moves the root by, and with the newest one.
+    more = allowed_names("SYS_ADMIN") - moby[""] - moby["SYS_ADMIN"]
+    assert more == {"open_tree_attr", "pivot_root"}
 
 
 def test_no_call_is_added_by_accident() -> None:
