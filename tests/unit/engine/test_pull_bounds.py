@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A registry fills no disk: what an engine tells of a pull, and of the image."""
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -61,17 +62,43 @@ def test_half_of_the_free_space_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
     unbound = PullBounds("r.example/web", str(tmp_path), 0)
     cut = threading.Event()
-    with unbound.watched(cut.set):
-        free = 500
-        assert not cut.wait(0.1)
-    free = 499
     # What the caller meets is only the effect.
     effect = exception.EngineUnavailable(url="-", reason="the connection ended")
+
+    def fill() -> None:
+        nonlocal free
+        free = 500
+        assert not cut.wait(0.1)
+        free = 499
+        raise effect if cut.wait(20) else AssertionError
+
     with (
         pytest.raises(exception.PullCutOff, match="not enough free space"),
         unbound.watched(cut.set),
     ):
-        raise effect if cut.wait(20) else AssertionError
+        fill()
+
+
+def test_pulls_that_start_one_after_the_other_share_one_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 1000
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free, f_frsize=1))
+    cuts = [threading.Event() for _ in range(4)]
+    pulls = [PullBounds(f"r.example/{number}", str(tmp_path), 0) for number in range(4)]
+    with contextlib.ExitStack() as running:
+        for pull, cut, left in zip(pulls[:3], cuts, (700, 550, 500), strict=False):
+            running.enter_context(pytest.raises(exception.PullCutOff))
+            running.enter_context(pull.watched(cut.set))
+            free = left
+        assert not cuts[2].wait(0.1)
+        free = 499
+        assert all(cut.wait(20) for cut in cuts[:3])
+    # No pull runs, so the next one counts from now on.
+    with pulls[3].watched(cuts[3].set):
+        free = 250
+        assert not cuts[3].wait(0.1)
 
 
 def test_a_pull_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +115,14 @@ def test_a_pull_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_free_space_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.01)
     bounds = PullBounds("r.example/web", str(tmp_path), 0)
-    tmp_path.rmdir()
     cut = threading.Event()
-    with pytest.raises(exception.PullCutOff, match="cannot be read"), bounds.watched(cut.set):
+
+    def remove() -> None:
+        tmp_path.rmdir()
         assert cut.wait(20)
+
+    with pytest.raises(exception.PullCutOff, match="cannot be read"), bounds.watched(cut.set):
+        remove()
 
 
 def test_an_error_of_the_pull_ends_the_watch(bounds: PullBounds) -> None:

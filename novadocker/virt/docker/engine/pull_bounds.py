@@ -22,6 +22,41 @@ _LOOK_SECONDS = 1.0
 _MOST_SECONDS = 6 * 3600
 
 
+class Baselines:
+    """The free space from which pulls that run at the same time are counted, by directory.
+
+    If each pull had half of what is free at its own start, pulls that start one after the other
+    would leave a half, then a quarter, and so on. So a pull counts from the start of the first one
+    that runs, as long as any runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # By directory: the pulls that run, and the most space that was free at the start of one.
+        self._running: dict[Path, tuple[int, int]] = {}
+
+    @contextlib.contextmanager
+    def counted(self, folder: Path, free: int) -> Iterator[int]:
+        """Count a pull while the block runs, and yield the free space from which it is counted.
+
+        :param free: what is free at its start
+        """
+        with self._lock:
+            pulls, most = self._running.get(folder, (0, 0))
+            most = max(most, free)
+            self._running[folder] = (pulls + 1, most)
+        try:
+            yield most
+        finally:
+            with self._lock:
+                pulls, most = self._running.pop(folder)
+                if pulls > 1:
+                    self._running[folder] = (pulls - 1, most)
+
+
+_BASELINES = Baselines()
+
+
 class PullBounds:
     """The bounds of one pull.
 
@@ -34,7 +69,6 @@ class PullBounds:
         self._name = name
         self._folder = Path(folder)
         self._most = most
-        self._free = self._free_now()
         # By layer: a layer that is downloaded is no longer reported.
         self._sizes: dict[str, int] = {}
         self._size = 0
@@ -67,16 +101,25 @@ class PullBounds:
         """Watch the free space and the time in a thread while the block runs.
 
         :param cut: ends what the block waits for
-        :raises PullCutOff: the pull takes more than half of the free space, or too long; replaces
-            an exception of the block
+        :raises PullCutOff: the pull and those beside it take more than half of the free space, or
+            it takes too long; replaces an exception of the block
+        :raises OSError: the free space cannot be read at the start
         """
+        with (
+            _BASELINES.counted(self._folder, self._free_now()) as free,
+            self._watched(cut, free // 2),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def _watched(self, cut: Callable[[], None], least: int) -> Iterator[None]:
         ended = threading.Event()
         reasons: list[str] = []
 
         def watch() -> None:
             deadline = time.monotonic() + _MOST_SECONDS
             while not ended.wait(_LOOK_SECONDS):
-                reason = self._reason_to_end(deadline)
+                reason = self._reason_to_end(deadline, least)
                 if reason:
                     reasons.append(reason)
                     cut()
@@ -92,12 +135,12 @@ class PullBounds:
             if reasons:
                 raise exception.PullCutOff(name=self._name, reason=reasons[0])
 
-    def _reason_to_end(self, deadline: float) -> str:
+    def _reason_to_end(self, deadline: float, least: int) -> str:
         """Return why the pull must end; empty if it may go on."""
         if time.monotonic() > deadline:
             return f"the registry did not send it within {_MOST_SECONDS // 3600} h"
         try:
-            enough = self._free_now() >= self._free // 2
+            enough = self._free_now() >= least
         except OSError as error:
             return f"the free space of this host cannot be read: {error.strerror}"
         return "" if enough else "this host has not enough free space for the unpacked image"
