@@ -60,7 +60,14 @@ def test_a_text_that_is_cut_off() -> None:
     ["5", "[]", "{}", '{"same_host": false, "version": 1, "x": 1}', "[" * 100_000]
     + [
         json.dumps({**FIELDS, name: value})
-        for name, value in (("token", 5), ("image_id", None), ("volumes", "/data"), ("drive", 1))
+        for name, value in (
+            ("token", 5),
+            ("token", "../x"),
+            ("image_id", None),
+            ("volumes", "/data"),
+            ("volumes", ["/data"] * 1000),
+            ("drive", 1),
+        )
     ]
     + [json.dumps({**FIELDS, "volumes": [5]}), json.dumps({**FIELDS, "more": 1})],
 )

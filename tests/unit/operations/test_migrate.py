@@ -423,6 +423,22 @@ def test_a_damaged_arrival_does_not_stop_nova_compute(
         driver.reboot(None, instance, network_info, "HARD")
 
 
+def test_a_drive_that_the_server_does_not_have_does_not_stop_nova_compute(
+    driver: Any,
+    instance: Any,
+    arrive: Any,
+    engine: FakeEngine,
+    transfer: FakeTransfer,
+    network_info: Any,
+) -> None:
+    with pytest.raises(exception.ResizeRefused, match="the server has none"):
+        arrive(replace(MOVE, drive=True))
+    instance.vm_state, instance.task_state = vm_states.ACTIVE, task_states.RESIZE_FINISH
+    driver.plug_vifs(instance, network_info)
+    assert transfer.steps == []
+    assert not engine.containers
+
+
 def test_a_move_that_can_not_be_finished_does_not_stop_nova_compute(
     driver: Any,
     instance: Any,

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from novadocker import exception
+from novadocker import exception, naming
 from novadocker.privsep import arguments
 from novadocker.virt.docker.migration import protocol
+
+# The privileged functions accept 1000 directories of a move.
+_MOST_VOLUMES = 900
 
 SAME_HOST = json.dumps({"version": protocol.VERSION, "same_host": True})
 """The text of a resize on the instance's own host."""
@@ -64,8 +67,10 @@ def _parse(found: object) -> Move:
     names = [field.name for field in fields(Move)]
     values: dict[str, Any] = dict(arguments.fields([*names, "version", "same_host"], found))
     volumes = [_text(path) for path in arguments.items(values["volumes"])]
+    if len(volumes) > _MOST_VOLUMES:
+        raise ValueError(f"there are more than {_MOST_VOLUMES} volumes")
     return Move(
-        _text(values["token"]),
+        arguments.text(naming.TOKEN, values["token"]),
         _text(values["image_id"]),
         volumes,
         arguments.flag(values["drive"]),

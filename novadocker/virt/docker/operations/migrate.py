@@ -252,6 +252,10 @@ class Migrate:
         services = self._services
         if move.drive:
             drive = self._config_drive.directory(instance)
+            if not drive:
+                raise exception.ResizeRefused(
+                    reason="The source host sent a config drive, but the server has none"
+                )
             services.transfer.adopt_drive(services.data_root, instance.uuid, move, drive)
         image = services.engine.inspect_image(move.image_id)
         asked = services.lxcfs.look()
