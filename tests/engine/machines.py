@@ -8,11 +8,13 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import docker
 
+from novadocker.privsep.guest import runtime
+from novadocker.privsep.guest.runtime import Login
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
@@ -21,6 +23,11 @@ from tests.engine.busybox import busybox_archive
 IMAGE = "machine:test"
 PLAIN = Isolation(capabilities=isolation.CAPABILITIES)
 LIMITS = Limits(cpu_shares=1024, memory_bytes=64 << 20, swap_bytes=0, pids=64)
+ETC = {
+    "hostname": b"web-1\n",
+    "hosts": b"127.0.0.1 localhost\n",
+    "resolv.conf": b"",
+}
 # perl can make any system call, and every Debian has it.
 _PROGRAMS = ("/usr/bin/perl",)
 _ACCOUNTS = {
@@ -115,3 +122,29 @@ def machine(
         yield Machine(client, name, container, engine.inspect_container(container).pid)
     finally:
         engine.remove_container(container)
+
+
+def describe(instance_uuid: str, apart: Isolation = PLAIN) -> ContainerSpec:
+    """Return the container of an instance that has a namespace."""
+    return ContainerSpec(
+        name=f"nova-{instance_uuid}",
+        image_id=IMAGE,
+        hostname="web-1",
+        labels={},
+        runtime="novadocker",
+        limits=LIMITS,
+        isolation=apart,
+        console_log_max_mb=1,
+        entrypoint=("sleep", "1000"),
+    )
+
+
+def start(
+    engine: Engine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
+) -> Machine:
+    """Create an instance's container with files and a login, and start it."""
+    container = engine.create_container(spec)
+    login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
+    runtime.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
+    engine.start_container(container)
+    return Machine(client, spec.name, container, engine.inspect_container(container).pid)

@@ -18,15 +18,14 @@ from nova.network import model
 from novadocker import exception
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import files, runtime
-from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from novadocker.virt.docker.model import Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests import CHECKOUT
 from tests.engine import daemons, machines, networks, systemd_image
-from tests.engine.machines import Machine
+from tests.engine.machines import Machine, describe, start
 from tests.engine.system_calls import native_calls
 from tests.engine.systems import Server
 
@@ -53,11 +52,6 @@ assert files.set_password(container, pid, "root", "$6$other$hash", 2)
 files.put_etc_file(container, pid, "resolv.conf", b"nameserver 192.0.2.1\\n")
 files.put_etc_file(container, pid, "machine-id", b"0\\n")
 """
-ETC = {
-    "hostname": b"web-1\n",
-    "hosts": b"127.0.0.1 localhost\n",
-    "resolv.conf": b"",
-}
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +72,6 @@ def wired(instance_uuid: str) -> Iterator[str]:
     runtime.delete_namespace(instance_uuid)
     assert not runtime.has_own_ids(instance_uuid)
     assert not Path(namespace.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
-
-
-def describe(instance_uuid: str, apart: Isolation = machines.PLAIN) -> ContainerSpec:
-    return ContainerSpec(
-        name=f"nova-{instance_uuid}",
-        image_id=machines.IMAGE,
-        hostname="web-1",
-        labels={},
-        runtime="novadocker",
-        limits=machines.LIMITS,
-        isolation=apart,
-        console_log_max_mb=1,
-        entrypoint=("sleep", "1000"),
-    )
-
-
-def start(
-    engine: Engine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
-) -> Machine:
-    container = engine.create_container(spec)
-    login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
-    runtime.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
-    engine.start_container(container)
-    return Machine(client, spec.name, container, engine.inspect_container(container).pid)
 
 
 @pytest.fixture

@@ -13,24 +13,16 @@ from novadocker import exception
 from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
-from novadocker.privsep.guest.runtime import Login
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.limits import isolation
-from novadocker.virt.docker.model import ContainerSpec, Isolation
 from novadocker.virt.docker.network.nic import nics_from_network_info
 from tests.engine import machines, networks
 from tests.engine.engines import OwnEngine
-from tests.engine.machines import Machine
+from tests.engine.machines import Machine, describe, start
 from tests.engine.remapping import FIRST, remapped_engine
-
-ETC = {
-    "hostname": b"web-1\n",
-    "hosts": b"127.0.0.1 localhost\n",
-    "resolv.conf": b"",
-}
 
 
 @pytest.fixture(scope="module")
@@ -72,33 +64,9 @@ def wired(instance_uuid: str, ids: IdMaps) -> Iterator[str]:
     assert not Path(namespace.USER_NAMESPACES, f"nova-{instance_uuid}").exists()
 
 
-def describe(instance_uuid: str, apart: Isolation) -> ContainerSpec:
-    return ContainerSpec(
-        name=f"nova-{instance_uuid}",
-        image_id=machines.IMAGE,
-        hostname="web-1",
-        labels={},
-        runtime="novadocker",
-        limits=machines.LIMITS,
-        isolation=apart,
-        console_log_max_mb=1,
-        entrypoint=("sleep", "1000"),
-    )
-
-
-def start(
-    engine: Engine, client: docker.APIClient, instance_uuid: str, spec: ContainerSpec
-) -> Machine:
-    container = engine.create_container(spec)
-    login = Login(user="root", keys=b"ssh-ed25519 AAAA\n", password_hash="$6$a$b", password_day=1)
-    runtime.bind_container(container, instance_uuid, etc_files=ETC, login=asdict(login))
-    engine.start_container(container)
-    return Machine(client, spec.name, container, engine.inspect_container(container).pid)
-
-
 @pytest.fixture
 def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Machine]:
-    yield start(engine, client, wired, describe(wired, machines.PLAIN))
+    yield start(engine, client, wired, describe(wired))
     engine.remove_container(f"nova-{wired}")
 
 
@@ -106,9 +74,7 @@ def server(engine: Engine, client: docker.APIClient, wired: str) -> Iterator[Mac
 def test_a_reboot_and_a_power_off_from_inside(
     engine: Engine, client: docker.APIClient, wired: str, command: str, code: int
 ) -> None:
-    spec = replace(
-        describe(wired, machines.PLAIN), entrypoint=("busybox", command), command=("-f",)
-    )
+    spec = replace(describe(wired), entrypoint=("busybox", command), command=("-f",))
     found = start(engine, client, wired, spec)
     assert engine.wait_container(found.id, 30) == code
     engine.remove_container(found.id)
@@ -148,7 +114,7 @@ def test_files_by_the_engine(server: Machine, engine: Engine) -> None:
 
 
 def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
-    spec = describe(wired, machines.PLAIN)
+    spec = describe(wired)
     own = start(engine, client, wired, spec)
     try:
         assert own.shell("echo broken >/file && chown user /file && rm /bin/true")[0] == 0
@@ -174,7 +140,7 @@ def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
 
 
 def test_what_systemd_needs(engine: Engine, client: docker.APIClient, wired: str) -> None:
-    spec = replace(describe(wired, machines.PLAIN), systemd=True)
+    spec = replace(describe(wired), systemd=True)
     server = start(engine, client, wired, spec)
     try:
         generator = "/run/systemd/system-generators/novadocker"
@@ -204,6 +170,6 @@ def test_without_its_user_namespace_it_does_not_start(
     namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/nova-{wired}")
     try:
         with pytest.raises(exception.EngineError, match=r"user namespace .* is missing"):
-            start(engine, client, wired, describe(wired, machines.PLAIN))
+            start(engine, client, wired, describe(wired))
     finally:
         engine.remove_container(f"nova-{wired}")
