@@ -570,15 +570,17 @@ def mount_tmp(config: Configuration, root: Tree) -> None:
 
 
 def mount_generator(config: Configuration) -> None:
-    """Mount the generator by which a systemd without CAP_SYS_ADMIN starts services all the same."""
-    if "CAP_SYS_ADMIN" in _bounding_set(config) or _run_of_systemd(config) is None:
+    """Mount the generator that tells systemd what a server with its capabilities can't start."""
+    if _run_of_systemd(config) is None:
         return
+    mounts = "CAP_SYS_ADMIN" in _bounding_set(config)
+    name = "systemd-mount-generator" if mounts else "systemd-generator"
     # runc mounts in this order, so the generator comes after the tmpfs at /run.
     config.mounts.append(
         {
             "destination": "/run/systemd/system-generators/novadocker",
             "type": "bind",
-            "source": f"{__file__.rpartition('/')[0]}/systemd-generator",
+            "source": f"{__file__.rpartition('/')[0]}/{name}",
             "options": ["bind", "ro", "nosuid", "nodev"],
         }
     )

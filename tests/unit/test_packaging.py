@@ -118,9 +118,10 @@ def test_the_runtime_shim_is_a_script(wheel: Path) -> None:
         assert archive.getinfo(name).external_attr >> 16 & 0o111
 
 
-def test_the_generator_of_systemd_can_be_executed(built: Built) -> None:
+@pytest.mark.parametrize("name", ["systemd-generator", "systemd-mount-generator"])
+def test_the_generators_of_systemd_can_be_executed(built: Built, name: str) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
-        generator = archive.getinfo("novadocker/runtime/systemd-generator")
+        generator = archive.getinfo(f"novadocker/runtime/{name}")
     assert generator.external_attr >> 16 & 0o555 == 0o555
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generator by which systemd starts services without CAP_SYS_ADMIN."""
+"""The generators of systemd for servers without CAP_SYS_ADMIN and with it."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from tests import CHECKOUT
 
 GENERATOR = CHECKOUT / "novadocker" / "runtime" / "systemd-generator"
+MOUNT_GENERATOR = GENERATOR.with_name("systemd-mount-generator")
 ALL = ("service.d/10-novadocker-service.conf", "PrivateUsers=no")
 
 Files = dict[str, dict[str, str]]
@@ -124,3 +125,14 @@ def test_filters_of_older_versions_stay(generate: Generate, version: str) -> Non
 def test_many_services(generate: Generate) -> None:
     units = {f"a{number}.service": f"{USER}\n{LOG}\nProtectClock=1" for number in range(99)}
     assert len(generate({"usr/lib": units})) == 100
+
+
+def test_mounts_that_no_user_namespace_permits(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("normal", "early", "late")]
+    for folder in folders:
+        folder.mkdir()
+    subprocess.run([MOUNT_GENERATOR, *folders], check=True, timeout=30)
+    assert {path: path.readlink() for path in tmp_path.glob("*/*")} == {
+        tmp_path / "normal" / f"sys-kernel-{name}.mount": Path("/dev/null")
+        for name in ("debug", "tracing")
+    }
