@@ -17,6 +17,7 @@ from tests.engine import machines
 from tests.engine.machines import Machine
 
 _PAGE = CHECKOUT / "docs" / "differences.rst"
+ADJ_OFFSET = 1
 _PROGRAMS = ("chrt", "iptables", "unshare")
 
 Try = Callable[[Machine], None]
@@ -72,9 +73,19 @@ def kernel_is_the_hosts(server: Machine) -> None:
     refused_call((175, 105), 0, 0, 0)(server)
 
 
+def adjtimex(server: Machine, modes: int) -> int:
+    """Call adjtimex(2). Return the error's number, or 0."""
+    number = 171 if os.uname().machine == "aarch64" else 159
+    call = f'$t = pack("I", {modes}) . "\\0" x 204; $r = syscall({number}, $t)'
+    code, output = server.run("perl", "-e", f"{call}; print $r == -1 ? $!+0 : 0")
+    assert code == 0, output
+    return int(output)
+
+
 def clock_is_the_hosts(server: Machine) -> None:
     # date prints the error and goes on, so its exit status differs between versions.
     assert "permitted" in server.shell("date -s 2000-01-01")[1]
+    assert [adjtimex(server, modes) for modes in (0, ADJ_OFFSET)] == [0, errno.EPERM]
 
 
 def no_kernel_log(server: Machine) -> None:

@@ -97,6 +97,29 @@ def test_systemd(
         server.stop(end)
 
 
+def test_hostnamectl(
+    image: str, create: Callable[[str], Server], docker_client: docker.APIClient
+) -> None:
+    """It reports that the kernel keeps the name, but writes the name for the next start."""
+    server = create(image)
+    names = {"hostname": b"sd1\n", "hosts": b"127.0.0.1 localhost\n"}
+    runtime.bind_container(server.id, server.instance_uuid, etc_files=names)
+    server.start()
+    assert server.state() == "running", server.run("systemctl", "--failed", "--no-pager")
+    answer = server.run("hostnamectl", "set-hostname", "web-2")
+    assert answer == "Could not set static hostname: Access denied\n"
+    assert server.run("cat", "/etc/hostname") == "web-2\n"
+    assert server.run("hostname") == "sd1\n"
+    assert server.state() == "running", server.run("systemctl", "--failed", "--no-pager")
+    server.stop()
+    server.start()
+    since = docker_client.inspect_container(server.id)["State"]["StartedAt"]
+    read_until(docker_client, server.id, b"web-2 console", since)
+    assert server.run("hostname") == "web-2\n"
+    assert server.run("hostnamectl", "hostname") == "web-2\n"
+    server.stop()
+
+
 def test_the_usual_recipe_for_systemd(
     image: str,
     create: Callable[[str], Server],
