@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import docker
 import psutil
@@ -15,9 +16,10 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker import exception
-from tests.engine.engines import OwnEngine
+from tests.engine.engines import SHIM, OwnEngine, remove_containers
 from tests.engine.hosts import ComputeHost, HostOf
 from tests.suspending import suspend
+from tests.waiting import until
 
 
 @contextmanager
@@ -67,5 +69,53 @@ def test_only_its_own_server_waits(session_engine: OwnEngine, host_of: HostOf) -
         for server in (hung, other, third):
             with suppress(exception.EngineError):
                 nova.destroy(server)
+        host.survey.check_nothing_else([])
+        nova.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Return the path of a FIFO; while it exists, starts wait for a line from it."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def slow_engine(own_network: None, state_folder: Path, gate: Path) -> Iterator[OwnEngine]:
+    """Yield an engine whose runtime creates containers only when the gate is open."""
+    folder = state_folder / "slow"
+    folder.mkdir()
+    runtime = folder / "runtime"
+    wait = f'case " $* " in *" create "*) [ ! -p {gate} ] || read _ <{gate};; esac'
+    runtime.write_text(f'#!/bin/sh\n{wait}\nexec {SHIM} "$@"\n')
+    runtime.chmod(0o755)
+    engine = OwnEngine(folder, runtimes={"novadocker": {"path": str(runtime)}})
+    yield engine
+    remove_containers(engine.url)
+    engine.stop()
+
+
+def test_a_start_that_hangs_holds_up_no_other(
+    slow_engine: OwnEngine, host_of: HostOf, gate: Path
+) -> None:
+    with host_of(slow_engine, api_timeout=2) as host:
+        nova = host.start_nova()
+        hung, other = nova.spawn(host.new_server()), nova.spawn(host.new_server())
+        nova.power_off(hung)
+        os.mkfifo(gate)
+        with pytest.raises(exception.ContainerHangs, match="answers, but"):
+            nova.power_on(hung)
+        gate_of_the_start = gate.rename(gate.with_name("passed"))
+        with pytest.raises(nova_exception.ConsoleNotAvailable, match="hangs in the Docker"):
+            nova.driver.get_console_output(nova.context, hung.instance())
+        third = nova.spawn(host.new_server())
+        nova.periodic()
+        nova.reboot(other)
+        for server in (other, third):
+            assert nova.state(server) == power_state.RUNNING
+        assert nova.state(hung) == power_state.SHUTDOWN
+        gate_of_the_start.write_text("\n")
+        until(lambda: nova.state(hung) == power_state.RUNNING)
+        for server in (hung, other, third):
+            nova.destroy(server)
         host.survey.check_nothing_else([])
         nova.stop()

@@ -25,14 +25,14 @@ from tests.engine.systems import Server
 from tests.waiting import until
 
 LIMITS = Limits(cpu_shares=1024, memory_bytes=1 << 28, swap_bytes=0, pids=200)
-POWERED_OFF = 130
+REBOOTED, POWERED_OFF = 129, 130
 SECONDS = 60
 INITTAB = b"""::once:/bin/touch /booted
 ::shutdown:/bin/touch /ended
 """
 # Debian's list of scripts has both already.
 SCRIPTS = {
-    "etc/rc.local": b"#!/bin/sh\ntouch /booted\n",
+    "etc/rc.local": b"#!/bin/sh\nrm -f /ended\ntouch /booted\n",
     "etc/init.d/brightness": b"#!/bin/sh\n[ $1 = start ] || touch /ended\n",
 }
 
@@ -100,6 +100,12 @@ def test_sysvinit(
             entry.size, entry.mode = len(script), 0o755
             archive.addfile(entry, io.BytesIO(script))
     server.client.put_archive(server.id, "/", buffer.getvalue())
+    for command, code in (("reboot", REBOOTED), ("poweroff", POWERED_OFF)):
+        server.start()
+        until(lambda: server.engine.has_file(server.id, "/booted"))
+        assert server.run("rm", "/booted") == ""
+        server.run(command)
+        assert server.engine.wait_container(server.id, SECONDS) == code
     server.start()
     stop(server)
 
@@ -110,9 +116,19 @@ wait
 """
 
 
+# As many databases: a second signal ends it at once, without clean-up.
+IMPATIENT_AT_A_SECOND_SIGNAL = """
+clean() { trap 'exit 1' TERM; for i in $(seq 20); do sleep 0.1; done; touch /ended; exit; }
+trap clean TERM
+touch /booted
+while :; do sleep 0.1; done
+"""
+
+
 @pytest.mark.parametrize(
     ("script", "timeout", "least", "ended"),
     [
+        (IMPATIENT_AT_A_SECOND_SIGNAL, 60, 2, True),
         (IN_THE_SHELL_FORM, 60, 1, True),
         ("touch /booted; sleep 1d", 60, 0, False),
         # These have all their time: one begins other processes, the other ignores the signal.
