@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import pytest
 from nova import objects
 
 from novadocker import exception
@@ -914,3 +915,12 @@ class FakeHost:
 
 def _no_terminal() -> Any:
     raise NotImplementedError
+
+
+def check_one_warning(caplog: pytest.LogCaptureFixture, instance_uuid: str, words: str) -> None:
+    """Check that the log tells once, with the instance and without a traceback, of a refusal."""
+    (found,) = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert (found.levelname, found.exc_info) == ("WARNING", None)
+    assert vars(found)["instance"].uuid == instance_uuid
+    assert words in found.getMessage()
+    assert "Traceback" not in caplog.text

@@ -11,6 +11,7 @@ from oslo_utils import units
 from novadocker import exception
 from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.network.types import NetworkRate
+from novadocker.virt.docker.engine import requests
 from novadocker.virt.docker.host import topology
 from novadocker.virt.docker.host.topology import CpuSets
 from novadocker.virt.docker.limits import flavor as flavor_limits
@@ -177,6 +178,21 @@ def test_image(
 ) -> None:
     instance.flavor.extra_specs, instance.system_metadata = flavor, image
     assert flavor_limits.instance_limits(instance, rules(image=allowed)).pids == pids
+
+
+def test_image_asks_for_shared_memory_and_a_sysctl(
+    driver: Any, instance: Any, image_meta: Any, network_info: Any, options: Any, engine: Any
+) -> None:
+    names = ["docker:shm_size_mb", "docker:sysctl:net.core.somaxconn"]
+    options(group="docker", image_extra_specs=names)
+    instance.system_metadata |= {
+        "image_docker_shm_size_mb": "32",
+        "image_docker_sysctl:net.core.somaxconn": "8192",
+    }
+    driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
+    config = requests.container_config(engine.specs[f"nova-{instance.uuid}"])
+    assert config["HostConfig"]["ShmSize"] == 32 << 20
+    assert config["HostConfig"]["Sysctls"] == {"net.core.somaxconn": "8192"}
 
 
 @pytest.mark.parametrize("allowed", [[], ["docker:shm_size_mb"]])

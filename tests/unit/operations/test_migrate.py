@@ -110,6 +110,26 @@ def test_what_can_not_be_sent_is_as_it_was(
     assert driver.get_info(server).state == state
 
 
+@pytest.mark.parametrize("method", ["migrate_disk_and_power_off", "finish_migration"])
+def test_a_refused_move_is_one_warning(
+    server: Any,
+    leave: Any,
+    arrive: Any,
+    transfer: FakeTransfer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise exception.ResizeRefused(reason="it is refused")
+
+    monkeypatch.setattr(transfer, "send", refuse)
+    monkeypatch.setattr(transfer, "adopt", refuse)
+    with pytest.raises(nova_exception.NovaException, match="it is refused"):
+        leave() if method == "migrate_disk_and_power_off" else arrive()
+    fakes.check_one_warning(caplog, server.uuid, "it is refused")
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_server_that_runs_during_the_last_copy_stays(
     driver: Any,

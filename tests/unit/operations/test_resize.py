@@ -11,6 +11,7 @@ from nova.compute import power_state, task_states
 
 from novadocker import exception
 from novadocker.virt.docker.migration.disk_info import SAME_HOST
+from tests.unit import fakes
 from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeHost, FakeNetwork
 
 MIB = 1 << 20
@@ -103,6 +104,7 @@ def test_refused_before_anything_changes(
     new: objects.Flavor,
     used: tuple[int, int],
     words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = dict(enforcement.kept)
     enforcement.used_memory, enforcement.used_disk = used
@@ -112,6 +114,7 @@ def test_refused_before_anything_changes(
     assert words in message
     assert len(message) <= 255
     assert enforcement.kept == before
+    fakes.check_one_warning(caplog, server.uuid, words)
 
 
 @pytest.mark.parametrize(
