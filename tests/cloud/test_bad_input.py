@@ -51,11 +51,29 @@ def save(**changes: Any) -> bytes:
     ],
     ids=["not an archive", "one byte", "truncated", "other architecture", "no command"],
 )
-def test_bad_images(servers: Servers, image: Upload, content: bytes, text: str) -> None:
+def test_bad_images(
+    servers: Servers, image: Upload, cloud: Settings, content: bytes, text: str
+) -> None:
+    log = cloud.log / "nova-compute-host1.log"
+    begin = log.stat().st_size
     server = servers.create("bad-image", image=image(content))
     assert server.status == "ERROR"
     assert re.search(text, fault(server)), fault(server)
     servers.delete_all()
+    with log.open() as lines:
+        lines.seek(begin)
+        check_refusal([line for line in lines if server.id in line])
+
+
+def check_refusal(told: list[str]) -> None:
+    """Check that the driver has logged one warning about a server."""
+    ours = [line for line in told if re.search(" (WARNING|ERROR) novadocker", line)]
+    assert len(ours) == 1, ours
+    assert " WARNING " in ours[0]
+    # Nova's manager logs every failed build as an error, with those frames that the exception has.
+    assert len([line for line in told if "Traceback" in line]) == 1
+    frames = [line for line in told if "/novadocker/virt/" in line and ' File "' in line]
+    assert len(frames) == 1, frames
 
 
 @pytest.mark.parametrize(
