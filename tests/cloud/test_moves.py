@@ -18,7 +18,7 @@ from devcloud.images import archive_path
 from devcloud.settings import Settings
 from tests import archives
 from tests.cloud.guests import Guest, until
-from tests.cloud.owners import allocated_from, has_container, provider_of
+from tests.cloud.owners import allocated_from, engine_of, has_container, provider_of
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
 from tests.cloud.test_consoles import Screen, ask
 from tests.cloud.test_servers import ACTIVE, SHUTOFF
@@ -224,14 +224,20 @@ def test_evacuation_from_a_dead_host(
     with opened("host2"):
         server = servers.create("evacuee")
         bystander = servers.create("bystander")
-    assert host_of(admin, server) == host_of(admin, bystander) == "host2"
+        lost = servers.create("lost")
+    assert {host_of(admin, found) for found in (server, bystander, lost)} == {"host2"}
+    with contextlib.closing(engine_of(cloud, cloud.hosts[1])) as engine:
+        engine.remove_container(f"nova-{lost.id}", force=True, v=True)
+    servers.wait(lost, SHUTOFF)
     with second_host_down(admin, cloud):
         evacuate(servers, admin, server)
         assert has_container(cloud, 1, server)
+        evacuate(servers, admin, lost)
     # When the host is back, it deletes the evacuated server's container and no other.
     until(lambda: not has_container(cloud, 1, server))
     assert has_container(cloud, 1, bystander)
-    admin.compute.start_server(server)
-    servers.wait(server, ACTIVE)
-    until(lambda: pings(tenant_network, address(server)))
-    until(lambda: pings(tenant_network, address(bystander)))
+    for evacuated in (server, lost):
+        admin.compute.start_server(evacuated)
+        servers.wait(evacuated, ACTIVE)
+    for running in (server, lost, bystander):
+        until(lambda running=running: pings(tenant_network, address(running)))

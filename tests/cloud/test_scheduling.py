@@ -86,11 +86,16 @@ def test_a_resize_stays_where_it_fits_and_moves_where_it_does_not(
     tenant_network: str,
     opened: Opened,
     flavor: Callable[[int], str],
+    image: Callable[..., str],
 ) -> None:
     total = memory_of(admin, "host1")
     assert memory_of(admin, "host2") == total
     server = servers.create("resized", flavor=flavor(total // 2))
     assert server.status == "ACTIVE", fault(server)
+    # Nova's weigher of failed builds prefers the other host after these.
+    damaged = image(b"x")
+    for number in range(3):
+        assert servers.create(f"damaged{number}", image=damaged).status == "ERROR"
     with opened("host1", "host2"):
         # The other host is empty, so every weigher of load prefers it.
         server = resize(servers, server, flavor(total // 2 - 1))
