@@ -92,6 +92,19 @@ def test_a_conductor_that_is_away_is_asked_again(status: ServiceStatus, service:
     until(lambda: service.disabled)
 
 
+def test_a_conflict_in_placement_does_not_end_the_thread(
+    status: ServiceStatus, service: Any, virtapi: Mock
+) -> None:
+    change = virtapi.update_compute_provider_status
+    change.side_effect = [ValueError(f"No such provider {PROVIDER}"), None, None]
+    status.report("the engine does not answer")
+    until(lambda: service.disabled)
+    assert change.call_count == 2
+    status.report(None)
+    until(lambda: not service.disabled)
+    assert change.call_args.kwargs == {"enabled": True}
+
+
 def test_a_new_host_has_no_service(service: Any, virtapi: Mock) -> None:
     service.read.side_effect = nova_exception.ComputeHostNotFound(host=HOST)
     service_status.set_enabled(virtapi, HOST, enabled=True)

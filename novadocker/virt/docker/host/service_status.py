@@ -88,6 +88,8 @@ class ServiceStatus:
                 nova_exception.NovaException,
                 oslo_messaging.MessagingException,
                 keystone.ClientException,
+                # Nova's cache of providers is empty for a moment after a conflict in Placement.
+                ValueError,
             ) as error:
                 LOG.warning("Failed to set the status of the service: %s", error)
                 pending = True
@@ -101,6 +103,7 @@ def set_enabled(virtapi: Any, host: str, enabled: bool) -> None:
     :raises NovaException: the database or Placement refuses
     :raises MessagingException: the conductor does not answer
     :raises ClientException: Placement does not answer
+    :raises ValueError: Nova reads the providers of this host anew at this moment
     """
     context = nova_context.get_admin_context()
     try:
@@ -111,8 +114,8 @@ def set_enabled(virtapi: Any, host: str, enabled: bool) -> None:
         return
     if service.disabled and not (service.disabled_reason or "").startswith(PREFIX):
         return
+    # Because the record tells whether there is something to do, the record is the last change.
+    virtapi.update_compute_provider_status(context, service.compute_node.uuid, enabled=enabled)
     service.disabled = not enabled
     service.disabled_reason = None if enabled else REASON
     service.save()
-    # Nova sets the trait with the next report of the resources, too.
-    virtapi.update_compute_provider_status(context, service.compute_node.uuid, enabled=enabled)
