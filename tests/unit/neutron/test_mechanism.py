@@ -38,11 +38,13 @@ VXLAN = {"id": "s3", "network_type": "vxlan", "physical_network": None, "segment
 
 @pytest.fixture(autouse=True)
 def configuration() -> Iterator[Any]:
-    options.register_opts(cfg.CONF)
-    cfg.CONF.set_override("hosts", ["compute-*"], group="ml2_novadocker")
-    yield cfg.CONF
+    # A test may have another one in its place until its end.
+    configuration = cfg.CONF
+    options.register_opts(configuration)
+    configuration.set_override("hosts", ["compute-*"], group="ml2_novadocker")
+    yield configuration
     for option in options.OPTIONS:
-        cfg.CONF.clear_override(option.name, group="ml2_novadocker")
+        configuration.clear_override(option.name, group="ml2_novadocker")
 
 
 @pytest.fixture
