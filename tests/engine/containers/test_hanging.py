@@ -82,7 +82,7 @@ def gate(tmp_path: Path) -> Path:
 @pytest.fixture
 def slow_engine(own_network: None, state_folder: Path, gate: Path) -> Iterator[OwnEngine]:
     """Yield an engine whose runtime creates containers only when the gate is open."""
-    folder = state_folder / "slow"
+    folder = state_folder / "gated"
     folder.mkdir()
     runtime = folder / "runtime"
     wait = f'case " $* " in *" create "*) [ ! -p {gate} ] || read _ <{gate};; esac'

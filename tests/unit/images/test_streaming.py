@@ -355,3 +355,33 @@ def test_an_image_that_the_host_has_no_room_for(
     with pytest.raises(exception.DownloadFailed, match="not enough free space"):
         store.ensure(None, meta)
     assert (fake_glance.downloads, left_in(folder)) == ([], [])
+
+
+def test_a_file_that_is_truncated_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer truncates it, and then raises its error, as Nova does for a wrong signature."""
+    reached, truncated = threading.Event(), threading.Event()
+    content = archives.tar({"small": b"{}"})
+    reaches = streaming.Arrival._reaches
+
+    def note(arrival: streaming.Arrival, size: int) -> bool:
+        found = reaches(arrival, size)
+        if size > tarfile.BLOCKSIZE:
+            reached.set()
+            assert truncated.wait(SECONDS)
+        return found
+
+    def fetch(arrival: streaming.Arrival) -> None:
+        arrival.write(content)
+        assert reached.wait(SECONDS)
+        arrival.truncate(0)
+        truncated.set()
+        raise exception.InvalidImage(image_id=ID, reason="it does not match its signature")
+
+    monkeypatch.setattr(streaming.Arrival, "_reaches", note)
+    with (
+        streaming.arriving(tmp_path, len(content), fetch) as arrival,
+        pytest.raises(exception.InvalidImage, match="match its signature"),
+    ):
+        list(arrival.layers(None))

@@ -156,13 +156,21 @@ class Arrival(io.RawIOBase):
                 pass
             elif content.size < _SMALLEST_LAYER:
                 if self._reaches(begin + content.size):
-                    guess.note(entry.name, b"".join(content.chunks()))
+                    guess.note(entry.name, self._small(content))
             elif self._is_layer(content):
                 if unpack and guess.is_lowest(entry.name):
                     self.unpacked = unpack(self._chunks(begin, begin + content.size))
                 else:
                     yield from self._sent(content)
             position = begin + content.size + len(padding(content.size))
+
+    def _small(self, content: Region) -> bytes:
+        try:
+            return b"".join(content.chunks())
+        except ArchiveError:
+            # Nova truncates the file before it raises the error of a wrong signature.
+            self._fetched.result()
+            raise
 
     def _sent(self, content: Region) -> Iterator[bytes]:
         name = f"early-{len(self.early)}.tar"
