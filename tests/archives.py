@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,17 @@ def sha256(content: bytes) -> str:
 
 def dump(document: object) -> bytes:
     return json.dumps(document).encode()
+
+
+def owners(path: Path) -> dict[str, tuple[int, int]]:
+    """Return user and group of each file in the layers of a snapshot."""
+    found = {}
+    with tarfile.open(path) as image:
+        for name in image.getnames():
+            if ".json" not in name and (layer := image.extractfile(name)):
+                with tarfile.open(fileobj=layer) as entries:
+                    found |= {entry.name: (entry.uid, entry.gid) for entry in entries}
+    return found
 
 
 def entry(name: str, content: bytes = b"", **attributes: Any) -> tuple[tarfile.TarInfo, bytes]:

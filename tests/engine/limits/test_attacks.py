@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from novadocker.virt.docker.engine.client import Engine
-from novadocker.virt.docker.model import ContainerSpec
 from tests import CHECKOUT
 from tests.engine import attacks, machines, namespaced
 from tests.engine.engines import OwnEngine
@@ -32,19 +31,6 @@ class Attacker:
     first_id: int
 
 
-_SPEC = ContainerSpec(
-    name="",
-    image_id=machines.IMAGE,
-    hostname="attacker",
-    labels={},
-    runtime="",
-    limits=machines.LIMITS,
-    isolation=machines.PLAIN,
-    console_log_max_mb=1,
-    entrypoint=("sleep", "1000"),
-)
-
-
 @pytest.fixture(scope="module", params=["ids of the host", "own ids", "userns-remap"])
 def attacker(
     request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
@@ -60,7 +46,9 @@ def attacker(
         else:
             mark = (state_folder / "mark").read_text()
             instance_uuid = f"{mark}-0000-4000-8000-000000000002"
-            found = opened.enter_context(namespaced.server(outer, client, instance_uuid, _SPEC))
+            found = opened.enter_context(
+                namespaced.server(outer, client, instance_uuid, machines.describe(instance_uuid))
+            )
         first = int(Path(f"/proc/{found.pid}/uid_map").read_text().split()[1])
         assert (first == 0) is (request.param == "ids of the host")
         yield Attacker(found, first)

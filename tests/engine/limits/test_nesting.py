@@ -15,7 +15,7 @@ import pytest
 
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.model import ContainerSpec, Mount
-from tests.engine import attacks, control_groups, machines, namespaced, remapping
+from tests.engine import attacks, control_groups, machines, namespaced
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
 
@@ -36,16 +36,13 @@ cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max
 """
 
 
-@pytest.fixture(scope="module", params=["own", "userns-remap"])
+@pytest.fixture(scope="module", params=namespaced.KINDS)
 def outer(
     request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
 ) -> Iterator[OwnEngine]:
     """Yield an engine whose servers can have a user namespace."""
-    if request.param == "own":
-        yield session_engine
-    else:
-        with remapping.remapped_engine(state_folder, "nesting") as found:
-            yield found
+    with namespaced.engine_of_kind(request.param, session_engine, state_folder, "nesting") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

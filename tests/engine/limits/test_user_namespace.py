@@ -12,25 +12,13 @@ import pytest
 
 from novadocker import extra_specs
 from novadocker.virt.docker.limits import isolation
-from novadocker.virt.docker.model import ContainerSpec
 from tests.engine import attacks, machines, namespaced
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine
-from tests.engine.remapping import remapped_engine
 
 Run = Callable[..., AbstractContextManager[Machine]]
 
-SPEC = ContainerSpec(
-    name="",
-    image_id=machines.IMAGE,
-    hostname="permitted",
-    labels={},
-    runtime="",
-    limits=machines.LIMITS,
-    isolation=machines.PLAIN,
-    console_log_max_mb=1,
-    entrypoint=("sleep", "1000"),
-)
+SPEC = machines.describe("")
 
 # Scripts that fail without the capability.
 PERMITTED = {
@@ -55,16 +43,15 @@ PERMITTED = {
 }
 
 
-@pytest.fixture(scope="module", params=["own", "userns-remap"])
+@pytest.fixture(scope="module", params=namespaced.KINDS)
 def outer(
     request: pytest.FixtureRequest, session_engine: OwnEngine, privileged: None, state_folder: Path
 ) -> Iterator[OwnEngine]:
     """Yield an engine whose servers can have a user namespace."""
-    if request.param == "own":
-        yield session_engine
-    else:
-        with remapped_engine(state_folder, "permitted") as found:
-            yield found
+    with namespaced.engine_of_kind(
+        request.param, session_engine, state_folder, "permitted"
+    ) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 """The operations of Nova on servers with user namespaces of their own, by the host's ids."""
 
 import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from nova import conf
 
 from novadocker import exception
 from novadocker.privsep.guest import runtime
+from tests import archives
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Server
 
@@ -150,13 +150,7 @@ def test_a_snapshot_has_the_owners_of_the_disk(own: None, compute_host: ComputeH
     try:
         assert shell(compute_host, server, "mkdir -p /root; touch /root/a; chown 5 /root/a") == ""
         nova.snapshot(server, SNAPSHOT)
-        with tarfile.open(compute_host.glance.folder / SNAPSHOT) as image:
-            found = {}
-            for name in image.getnames():
-                if ".json" not in name and (layer := image.extractfile(name)):
-                    with tarfile.open(fileobj=layer) as entries:
-                        found |= {entry.name: (entry.uid, entry.gid) for entry in entries}
-        assert found["root/a"] == (5, 0)
+        assert archives.owners(compute_host.glance.folder / SNAPSHOT)["root/a"] == (5, 0)
     finally:
         nova.destroy(server)
         nova.stop()

@@ -12,7 +12,7 @@ import pytest
 from novadocker.privsep.guest import runtime, user_namespaces
 from novadocker.privsep.network import namespace
 from tests import CHECKOUT
-from tests.engine import daemons
+from tests.engine import daemons, privileged_calls
 
 FIRST = 1_900_150_784
 # Ends itself at one of its system calls that mount, unmount or change a namespace.
@@ -40,11 +40,6 @@ print("entered", os.stat(idmapped.PLACE + "/etc").st_uid, os.stat(volumes[0]).st
 
 # Calls privileged functions as nova-compute does: in processes with few capabilities.
 CALLS = """
-import sys
-from oslo_config import cfg
-from oslo_privsep import priv_context
-cfg.CONF([], project="nova")
-priv_context.init(root_helper=["env", "PATH=" + sys.argv[1]])
 from novadocker.privsep.guest import runtime, user_namespaces
 uuid, data_root = sys.argv[2:]
 assert user_namespaces.why_impossible(data_root) == ""
@@ -123,13 +118,4 @@ def test_a_file_system_without_idmapped_mounts(tmp_path: Path) -> None:
 def test_the_privileged_processes_have_the_capabilities(
     data_root: Path, instance_uuid: str
 ) -> None:
-    path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-    done = subprocess.run(
-        [sys.executable, "-c", CALLS, path, instance_uuid, data_root],
-        env={"PYTHONPATH": str(CHECKOUT), "PATH": path},
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    privileged_calls.run(CALLS, instance_uuid, data_root)

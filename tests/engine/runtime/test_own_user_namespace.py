@@ -4,8 +4,6 @@
 import os
 import stat
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -19,12 +17,10 @@ from novadocker import exception
 from novadocker.linux import namespaces
 from novadocker.privsep.guest import files, runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.model import Limits
 from novadocker.virt.docker.network.nic import nics_from_network_info
-from tests import CHECKOUT
-from tests.engine import daemons, machines, networks, systemd_image
+from tests.engine import daemons, machines, namespaced, networks, privileged_calls, systemd_image
 from tests.engine.machines import Machine, describe, start
 from tests.engine.system_calls import native_calls
 from tests.engine.systems import Server
@@ -39,13 +35,7 @@ StateDirectory=dynamic
 PrivateUsers=yes
 BindReadOnlyPaths=/dev/log:/srv/log
 """
-# Calls privileged functions as nova-compute does: in a process with few capabilities.
 CALLS = """
-import sys
-from oslo_config import cfg
-from oslo_privsep import priv_context
-cfg.CONF([], project="nova")
-priv_context.init(root_helper=["env", "PATH=" + sys.argv[1]])
 from novadocker.privsep.guest import files
 container, pid = sys.argv[2], int(sys.argv[3])
 assert files.set_password(container, pid, "root", "$6$other$hash", 2)
@@ -112,18 +102,12 @@ def test_owners_on_the_disk_are_the_images(server: Machine, engine: Engine) -> N
 
 
 def test_the_network(server: Machine) -> None:
-    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
-    assert server.run("ls", "/sys/class/net")[1].split() == ["eth0", "lo"]
-    assert server.run("ping", "-c1", "-W2", "10.7.0.5")[0] == 0
-    assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] != 0
-    assert server.shell("cat /proc/sys/net/ipv6/conf/default/accept_ra") == (0, "0")
+    namespaced.check_network(server)
     assert server.shell("cat /proc/sys/net/ipv4/ping_group_range") == (0, "0\t65535")
 
 
 def test_what_is_put_into_it_is_roots(server: Machine) -> None:
-    for path in ("/etc", "/etc/hostname", "/etc/hosts", "/root/.ssh/authorized_keys"):
-        assert server.run("stat", "-c", "%u:%g", path) == (0, "0:0"), path
-    assert server.shell("echo more >> /etc/hosts && cat /etc/hostname") == (0, "web-1")
+    namespaced.check_files_of_the_driver(server)
 
 
 def test_setuid_programs(server: Machine) -> None:
@@ -172,29 +156,7 @@ def test_a_restart_behind_novas_back(server: Machine, client: docker.APIClient) 
 
 
 def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
-    spec = describe(wired)
-    own = start(engine, client, wired, spec)
-    try:
-        assert own.shell("echo broken >/file && chown user /file && rm /bin/true")[0] == 0
-        client.kill(own.id)
-        client.wait(own.id)
-        rescue.set_aside(engine, wired, engine.inspect_container(own.id))
-        stand_in = rescue.stand_in(spec, engine.inspect_storage(own.id), wired)
-        helper = start(engine, client, wired, stand_in)
-        found = helper.shell(
-            "stat -c %u:%g /rescue /rescue/file; test -e /rescue/bin/true || echo gone"
-        )
-        assert found == (0, "0:0\n1000:0\ngone")
-        assert helper.shell("echo mended >/rescue/file && touch /rescue/more")[0] == 0
-        client.kill(helper.id)
-        client.wait(helper.id)
-        runtime.release_container(rescue.put_back(engine, wired))
-        engine.start_container(own.id)
-        again = Machine(client, spec.name, own.id, engine.inspect_container(own.id).pid)
-        assert again.shell("cat /file; stat -c %u:%g /file /more") == (0, "mended\n1000:0\n0:0")
-    finally:
-        engine.remove_container(spec.name)
-        rescue.remove(engine, wired)
+    namespaced.check_rescue(engine, client, wired)
 
 
 def test_a_device_belongs_to_the_servers_users(
@@ -242,16 +204,7 @@ def test_a_password_is_set_while_it_runs(server: Machine, engine: Engine) -> Non
 
 def test_files_by_the_privileged_process(server: Machine) -> None:
     assert server.run("sed", "-i", "s/^root::/root:x:/", "/etc/passwd") == (0, "")
-    path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
-    done = subprocess.run(
-        [sys.executable, "-c", CALLS, path, server.id, str(server.pid)],
-        env={"PYTHONPATH": str(CHECKOUT), "PATH": path},
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    privileged_calls.run(CALLS, server.id, str(server.pid))
     assert server.shell("grep -c '^root:$6$other$hash:' /etc/shadow") == (0, "1")
     assert server.run("cat", "/etc/resolv.conf") == (0, "nameserver 192.0.2.1")
     names = ("shadow", "resolv.conf", "machine-id")

@@ -14,12 +14,11 @@ from novadocker.linux import namespaces
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import namespace
-from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import id_maps
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.network.nic import nics_from_network_info
-from tests.engine import machines, networks
+from tests.engine import machines, namespaced, networks
 from tests.engine.engines import OwnEngine
 from tests.engine.machines import Machine, describe, start
 from tests.engine.remapping import FIRST, remapped_engine
@@ -86,17 +85,11 @@ def test_root_is_nobody_on_the_host(server: Machine) -> None:
 
 
 def test_the_network(server: Machine) -> None:
-    assert "10.7.0.5/24" in server.run("ip", "address", "show", "eth0")[1]
-    assert server.run("ls", "/sys/class/net")[1].split() == ["eth0", "lo"]
-    assert server.run("ping", "-c1", "-W2", "10.7.0.5")[0] == 0
-    assert server.run("ip", "address", "add", "10.9.9.9/24", "dev", "eth0")[0] != 0
-    assert server.shell("cat /proc/sys/net/ipv6/conf/default/accept_ra") == (0, "0")
+    namespaced.check_network(server)
 
 
 def test_what_is_put_into_it_is_roots(server: Machine) -> None:
-    for path in ("/etc", "/etc/hostname", "/etc/hosts", "/root/.ssh/authorized_keys"):
-        assert server.run("stat", "-c", "%u:%g", path) == (0, "0:0"), path
-    assert server.shell("echo more >> /etc/hosts && cat /etc/hostname") == (0, "web-1")
+    namespaced.check_files_of_the_driver(server)
 
 
 def test_setuid_programs(server: Machine) -> None:
@@ -114,29 +107,7 @@ def test_files_by_the_engine(server: Machine, engine: Engine) -> None:
 
 
 def test_a_rescue(engine: Engine, client: docker.APIClient, wired: str) -> None:
-    spec = describe(wired)
-    own = start(engine, client, wired, spec)
-    try:
-        assert own.shell("echo broken >/file && chown user /file && rm /bin/true")[0] == 0
-        client.kill(own.id)
-        client.wait(own.id)
-        rescue.set_aside(engine, wired, engine.inspect_container(own.id))
-        stand_in = rescue.stand_in(spec, engine.inspect_storage(own.id), wired)
-        helper = start(engine, client, wired, stand_in)
-        found = helper.shell(
-            "stat -c %u:%g /rescue /rescue/file; test -e /rescue/bin/true || echo gone"
-        )
-        assert found == (0, "0:0\n1000:0\ngone")
-        assert helper.shell("echo mended >/rescue/file && touch /rescue/more")[0] == 0
-        client.kill(helper.id)
-        client.wait(helper.id)
-        runtime.release_container(rescue.put_back(engine, wired))
-        engine.start_container(own.id)
-        again = Machine(client, spec.name, own.id, engine.inspect_container(own.id).pid)
-        assert again.shell("cat /file; stat -c %u:%g /file /more") == (0, "mended\n1000:0\n0:0")
-    finally:
-        engine.remove_container(spec.name)
-        rescue.remove(engine, wired)
+    namespaced.check_rescue(engine, client, wired)
 
 
 def test_what_systemd_needs(engine: Engine, client: docker.APIClient, wired: str) -> None:
