@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from novadocker.linux import byte_locks
+
 LEDGER = Path("locks", "novadocker-room")
 """Path of the file with the shares, below the directory of the files."""
 
@@ -30,8 +32,6 @@ LEDGER = Path("locks", "novadocker-room")
 _MOST_SHARES = 256
 # What a share has reserved, and what it has used, in bytes.
 _SLOT = struct.Struct("=QQ")
-# fcntl(2): struct flock with l_type, l_whence, l_start, l_len and l_pid
-_FLOCK = struct.Struct("hhqqi0q")
 
 
 class NoRoomError(OSError):
@@ -60,10 +60,7 @@ class Share:
 
         :raises NoRoomError: there are too many files already
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        path = self._folder / LEDGER
-        path.parent.mkdir(exist_ok=True)
-        self._ledger = os.open(path, flags, 0o600)
+        self._ledger = byte_locks.open_file(self._folder / LEDGER)
         try:
             with self._locked():
                 self._slot = next(filter(self._takes, range(_MOST_SHARES)), -1)
@@ -125,11 +122,7 @@ class Share:
 
     def _takes(self, slot: int) -> bool:
         """Lock a slot for this share; return False if another share has it."""
-        try:
-            fcntl.fcntl(self._ledger, fcntl.F_OFD_SETLK, _lock_of(slot))
-        except BlockingIOError:
-            return False
-        return True
+        return byte_locks.take(self._ledger, slot * _SLOT.size, _SLOT.size)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -152,21 +145,12 @@ def shares(folder: Path) -> list[tuple[int, int]]:
     """Return what each share of a directory's budget has reserved and used, in bytes."""
     found = []
     # A descriptor of its own: the kernel does not tell of the locks of the asking one.
-    ledger = os.open(folder / LEDGER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    ledger = byte_locks.open_file(folder / LEDGER)
     try:
         content = os.pread(ledger, _MOST_SHARES * _SLOT.size, 0)
         for slot, share in enumerate(_SLOT.iter_unpack(content)):
-            if any(share) and _is_locked(ledger, slot):
+            if any(share) and byte_locks.is_taken(ledger, slot * _SLOT.size, _SLOT.size):
                 found.append(share)
     finally:
         os.close(ledger)
     return found
-
-
-def _is_locked(ledger: int, slot: int) -> bool:
-    found = fcntl.fcntl(ledger, fcntl.F_OFD_GETLK, _lock_of(slot))
-    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
-
-
-def _lock_of(slot: int) -> bytes:
-    return _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot * _SLOT.size, _SLOT.size, 0)
