@@ -41,8 +41,6 @@ _UNIT_FOLDERS = (
     "/lib/systemd/system",
     "/usr/lib/systemd/system",
 )
-# systemd tries these mounts if it has CAP_SYS_RAWIO. The kernel refuses them in a user namespace.
-_UNITS_OF_THE_HOST = ("sys-kernel-debug.mount", "sys-kernel-tracing.mount")
 # HOST_NAME_MAX of the kernel, and the characters that hostnamed(8) allows.
 _LONGEST_HOSTNAME = 64
 _HOSTNAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
@@ -432,17 +430,6 @@ def let_engine_manage(config: Configuration, owner: Owner) -> None:
         _set_writable(mount)
     for mount in _find(config.mounts, destination=_CONTROL_GROUPS_INSIDE, type="cgroup"):
         _delegate_control_groups(config, mount, owner)
-    if _run_of_systemd(config) is None:
-        return
-    for name in _UNITS_OF_THE_HOST:
-        # systemd takes a device in place of a unit as a masked unit.
-        unit: dict[str, object] = {
-            "destination": f"/run/systemd/system/{name}",
-            "type": "bind",
-            "source": "/dev/null",
-            "options": ["bind", "ro", "nosuid", "noexec"],
-        }
-        config.mounts.append(unit)
 
 
 def _delegate_control_groups(config: Configuration, mount: dict[str, object], owner: Owner) -> None:
