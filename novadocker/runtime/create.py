@@ -556,12 +556,18 @@ def mount_tmp(config: Configuration, root: Tree) -> None:
     config.mounts.insert(config.mounts.index(run), tmp)
 
 
-def mount_generator(config: Configuration) -> None:
-    """Mount the generator that tells systemd what a server with its capabilities can't start."""
+def mount_generator(config: Configuration, mapped: bool) -> None:
+    """Mount the generator that tells systemd what a server with its capabilities can't start.
+
+    :param mapped: True if the server has a user namespace
+    """
     if _run_of_systemd(config) is None:
         return
-    mounts = "CAP_SYS_ADMIN" in _bounding_set(config)
-    name = "systemd-mount-generator" if mounts else "systemd-generator"
+    name = "systemd-generator"
+    if "CAP_SYS_ADMIN" in _bounding_set(config):
+        if not mapped:
+            return
+        name = "systemd-mount-generator"
     # runc mounts in this order, so the generator comes after the tmpfs at /run.
     config.mounts.append(
         {
@@ -971,7 +977,8 @@ def prepare(call: Call) -> bool:
         put_login(root, files, config)
     set_hostname(config, root)
     mount_tmp(config, root)
-    mount_generator(config)
+    mapped = additions.ids is not None or bool(_find(config.namespaces, type="user"))
+    mount_generator(config, mapped)
     if additions.ids is None:
         check_user_namespace(config)
         let_engine_manage(config, owner)
