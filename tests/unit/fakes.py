@@ -26,6 +26,7 @@ from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.host.topology import Cell, CpuSets
 from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.images.archive import ArchivedImage
+from novadocker.virt.docker.images.owners import Owners
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration.disk_info import Move
 from novadocker.virt.docker.model import (
@@ -868,6 +869,7 @@ class FakeHost:
     cells: tuple[Cell, ...] = CELLS
     id_maps: IdMaps | None = None
     user_namespaces: UserNamespaces = field(default_factory=UserNamespaces)
+    high_owner: tuple[str, int] | None = None
     read_resources: Callable[[EngineInfo, CpuSets], resources.Resources] = resources.read_resources
 
     def collaborators(self) -> Collaborators:
@@ -900,6 +902,7 @@ class FakeHost:
             },
             images=lambda _info: self.images,
             image_cache=lambda: self.image_cache,
+            image_owners=Owners(lambda _layers, _most: self.high_owner),
             cut_off_images=self.cut_off_images,
             transfer=self.transfer,
             transport=lambda _instance_uuid: FakeTransport(),

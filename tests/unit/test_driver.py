@@ -23,6 +23,7 @@ from novadocker import exception, naming
 from novadocker.linux import cgroup
 from novadocker.linux.namespaces import IdMaps
 from novadocker.virt.docker.containers import freeze, servers
+from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.limits import disk
 from novadocker.virt.docker.migration.transports import registry
 from novadocker.virt.docker.model import Container, ContainerSpec, EngineInfo, Mount
@@ -52,6 +53,19 @@ def spawn(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any
 
 
 # -- spawn and destroy --------------------------------------------------------------------------
+
+
+def test_an_image_with_an_owner_without_an_id(
+    driver: Any, spawn: Any, instance: Any, network: FakeNetwork, fake_host: FakeHost
+) -> None:
+    fake_host.high_owner = "srv/file", 70000
+    fake_host.user_namespaces = UserNamespaces(True, range(65536, 131072))
+    driver.init_host(NODE)
+    with pytest.raises(nova_exception.ImageUnacceptable, match=r"/srv/file .* group 70000"):
+        spawn()
+    assert network.own_ids == {}
+    instance.flavor.extra_specs = {"docker:userns": "host"}
+    spawn()
 
 
 def test_network_of_a_container_with_users_of_its_own(

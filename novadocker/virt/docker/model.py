@@ -24,6 +24,7 @@ class EngineImage:
     :ivar labels: names and values of its labels (LABEL)
     :ivar working_folder: its working directory (WORKDIR)
     :ivar volumes: mount points of its volumes (VOLUME)
+    :ivar layers: directories of its layers; empty with storage drivers other than overlay2
     """
 
     id: str
@@ -37,6 +38,7 @@ class EngineImage:
     labels: tuple[str, ...] = ()
     working_folder: str = ""
     volumes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from novadocker.privsep.storage import (
     layer_archive,
     layer_diff,
     overlay_names,
+    owners,
     sparse_files,
     staging,
 )
@@ -365,6 +366,10 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     containerd.end_shim: {"container_id": CONTAINER},
     overlay_names.make: {"instance_uuid": UUID, "folders": sequences(LAYER)},
     overlay_names._remove: {"instance_uuid": UUID},
+    owners.find_above: {
+        "folders": sequences(OVERLAY),
+        "most": numbers(65535, 0, (1 << 32) - 2),
+    },
     sparse_files.dig: {"folders": sequences(IMAGE_LAYER)},
     user_namespaces.why_impossible: {"data_root": FOLDER},
     btrfs.count_again: {"data_root": FOLDER},

@@ -388,6 +388,7 @@ class Engine(Connection):
             client._raise_for_status(answer)
             found = answer.json()
             size = responses.unpacked_bytes(found)
+            layers = responses.image_layers(found)
         config = found.get("Config") or {}
         return EngineImage(
             id=found["Id"],
@@ -401,6 +402,7 @@ class Engine(Connection):
             labels=tuple(itertools.chain.from_iterable((config.get("Labels") or {}).items())),
             working_folder=config.get("WorkingDir") or "",
             volumes=tuple(config.get("Volumes") or ()),
+            layers=layers,
         )
 
     def layer_directories(self, image: str, author: str) -> tuple[str, ...]:

@@ -123,6 +123,15 @@ def storage(found: Mapping[str, Any]) -> Storage:
         )
 
 
+def image_layers(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the directories of an image's layers; none with drivers other than overlay2."""
+    with parsing():
+        driver = found.get("GraphDriver") or {}
+        data = (driver.get("Data") or {}) if driver.get("Name") == "overlay2" else {}
+        upper, lowers = (_typed(str, data.get(key, "")) for key in ("UpperDir", "LowerDir"))
+        return tuple(path for path in (upper, *lowers.split(":")) if path)
+
+
 def _driver_name(found: Mapping[str, Any], name: str) -> str:
     """Return the name of a container's storage driver.
 

@@ -131,6 +131,8 @@ class Build:
         apart = isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules))
         if not self._services.has_user_namespace(instance):
             isolation.check_user_namespace(apart)
+        if self._services.own_user_namespace(instance):
+            self._services.image_owners.check(image_meta.id, image)
         return spec.container_spec(
             instance,
             image_meta,

@@ -22,7 +22,7 @@ from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
 from novadocker.privsep.network import namespace
-from novadocker.privsep.storage import hidden
+from novadocker.privsep.storage import hidden, owners
 from novadocker.state_files import namespaces as marked_namespaces
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
@@ -36,6 +36,7 @@ from novadocker.virt.docker.host.user_budgets import UserBudgets
 from novadocker.virt.docker.host.user_namespaces import UserNamespaces
 from novadocker.virt.docker.images import cut_off
 from novadocker.virt.docker.images.cache import ImageCache
+from novadocker.virt.docker.images.owners import Owners
 from novadocker.virt.docker.images.store import ImageStore
 from novadocker.virt.docker.limits.enforcement import Enforcement
 from novadocker.virt.docker.migration import nova_records, transfer
@@ -138,6 +139,7 @@ class Collaborators:
     enforcement: Callable[[EngineInfo], protocols.Enforcement]
     hidden_servers: Callable[[EngineInfo], Mapping[str, str]]
     images: Callable[[EngineInfo], protocols.Images]
+    image_owners: Owners
     image_cache: Callable[[], protocols.ImageCache]
     cut_off_images: protocols.CutOffImages
     transfer: protocols.Transfer
@@ -186,6 +188,7 @@ def real_collaborators() -> Collaborators:
         enforcement=lambda info: Enforcement(engine, info, state),
         hidden_servers=lambda info: hidden.hidden_servers(info.data_root, info.storage_driver),
         images=lambda info: ImageStore(engine, resources.architecture(info)),
+        image_owners=Owners(owners.find_above),
         image_cache=lambda: ImageCache(engine),
         cut_off_images=cut_off.CutOffImages(glance.API(), cut_off.service_user),
         transfer=transfer,

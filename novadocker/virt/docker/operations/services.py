@@ -65,6 +65,7 @@ class Services:
         self.load_averages = collaborators.load_averages
         self.user_budgets = collaborators.user_budgets
         self.image_cache = collaborators.image_cache
+        self.image_owners = collaborators.image_owners
         self.cut_off_images = collaborators.cut_off_images
         self.transfer = collaborators.transfer
         self.transport = collaborators.transport

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged: the owners of an image's files."""
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from novadocker import engine_paths, privsep
+from novadocker.linux import openat, walk
+from novadocker.privsep import arguments
+from novadocker.privsep.storage import callers
+
+_LAYER = re.compile(engine_paths.LAYER_PATH)
+_NAME = os.O_PATH | os.O_NOFOLLOW
+
+
+@privsep.storage_pctxt.entrypoint
+def find_above(folders: Sequence[str], most: int) -> tuple[str, int] | None:
+    """Return a file of an image whose user or group has a higher id, and that id; None without any.
+
+    :param folders: directories of the image's layers of the storage driver overlay2, from the
+        highest
+    :param most: highest id that a file may have
+    :raises ValueError: an argument is malformed
+    :raises PermissionError: users other than root can change the path of a directory
+    :raises OSError: a directory cannot be read
+    """
+    paths = [
+        arguments.without_detours(arguments.text(_LAYER, path)) for path in arguments.items(folders)
+    ]
+    bound = arguments.id_number(most)
+    with ExitStack() as opened:
+        above: list[int] = []
+        for path in paths:
+            top = opened.enter_context(callers.opened(path))
+            for found in walk.Walk(top):
+                assert found.status
+                owner = max(found.status.st_uid, found.status.st_gid)
+                if owner > bound and not (
+                    _is_whiteout(found.status) or any(_hides(layer, found.path) for layer in above)
+                ):
+                    return os.fsencode(found.path).decode(errors="backslashreplace"), owner
+            above.append(top)
+    return None
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _hides(layer: int, path: str) -> bool:
+    """Return True if a layer has the path, or deletes or replaces a directory on the way to it.
+
+    :param layer: descriptor of the layer's directory
+    """
+    end = -1
+    while (end := path.find("/", end + 1)) >= 0:
+        status = _status(layer, path[:end])
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            return status is not None
+    return not path or _status(layer, path) is not None
+
+
+def _status(layer: int, path: str) -> os.stat_result | None:
+    try:
+        descriptor = openat.open_inside(layer, path, _NAME)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
