@@ -11,6 +11,7 @@ from openstack.connection import Connection
 from devcloud.host import inside
 from devcloud.settings import Host, Settings
 from devcloud.switch import vsctl
+from novadocker.privsep.network import id_ranges
 from tests.cloud.owners import ask_placement, engine_of
 
 # nova-compute retries failed deletions when it next reports its resources.
@@ -25,7 +26,7 @@ Leaks = Mapping[str, frozenset[str]]
 def inventory(settings: Settings, admin: Connection) -> Leaks:
     """Return the names of all objects that a server can leave, by kind."""
     containers, devices, ports, staged = set(), set(), set(), set()
-    records, namespaces = set(), set()
+    records, namespaces, ids = set(), set(), set()
     for host in settings.hosts:
         client = engine_of(settings, host)
         containers |= {row["Names"][0] for row in client.containers(all=True)}
@@ -33,7 +34,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         staged |= set(settings.host_data(host).glob("nova/arrivals/*"))
         client.close()
         links = ask_host(settings, host, "ip", "-o", "link")
-        folders = {RECORDS: records, NAMESPACES: namespaces}
+        folders = {RECORDS: records, NAMESPACES: namespaces, id_ranges.FOLDER: ids}
         for folder, found_there in folders.items():
             found_there |= {
                 f"{host.name} {name}" for name in ask_host(settings, host, "ls", folder).split()
@@ -61,6 +62,7 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
         "switch ports": ports,
         "unfinished arrivals": set(map(str, staged)),
         "runtime records": records,
+        "ranges of ids": ids,
         "network namespaces": {name for name in namespaces if " nova-" in name},
         "config drives": {
             path.name for path in Path("/var/lib/novadocker/config-drives").glob("*/*")

@@ -2,6 +2,7 @@
 """Queries to the owners of servers' resources: Placement, and a compute host's engine."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -48,3 +49,21 @@ def has_container(cloud: Settings, number: int, server: Server) -> bool:
         return any(
             found["Names"] == [f"/nova-{server.id}"] for found in engine.containers(all=True)
         )
+
+
+def shell(engine: docker.APIClient, server: Server, script: str) -> str:
+    """Run a shell script as root of a server, without the network; return its output."""
+    call = engine.exec_create(f"nova-{server.id}", ["sh", "-c", script])["Id"]
+    output: bytes = engine.exec_start(call)
+    assert engine.exec_inspect(call)["ExitCode"] == 0, output
+    return output.decode()
+
+
+def ids_of(engine: docker.APIClient, server: Server) -> tuple[int, int]:
+    """Return the host's ids of root and of the last user of a running server, by the kernel."""
+    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
+    maps = [Path(f"/proc/{pid}/{name}").read_text().split() for name in ("uid_map", "gid_map")]
+    assert maps[0] == maps[1]
+    inside, first, count = map(int, maps[0])
+    assert inside == 0
+    return first, first + count - 1

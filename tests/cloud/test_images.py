@@ -18,9 +18,11 @@ from devcloud import programs, supervise
 from devcloud.network import inside
 from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
 from tests.cloud.guests import Guest, until
+from tests.cloud.owners import shell
 from tests.cloud.servers import Servers, address, fault, pings
 
 SECONDS = 120
+READ = "stat -c %u:%g /kept; cat /kept"
 
 
 @pytest.fixture
@@ -33,25 +35,20 @@ def no_new_images(demo: Connection) -> Iterator[None]:
             demo.image.delete_image(image)
 
 
-def root_of(engine: Any, server: Server) -> Path:
-    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
-    return Path(f"/proc/{pid}/root")
-
-
 @pytest.mark.usefixtures("no_new_images")
 def test_snapshot_backup_shelve(
     servers: Servers, demo: Connection, engine: Any, tenant_network: str
 ) -> None:
     server = servers.create("original")
     assert server.status == "ACTIVE", fault(server)
-    root_of(engine, server).joinpath("kept").write_text("data")
+    shell(engine, server, "printf data >/kept; chown 5:1000 /kept")
     made = demo.compute.create_server_image(server, "snap", wait=True, timeout=SECONDS)
     assert (made.container_format, made.disk_format) == ("docker", "raw")
     # The record of the ports' devices is not copied.
     assert "nic_" not in str(made.properties)
     copied = servers.create("copy", image="snap")
     assert copied.status == "ACTIVE", fault(copied)
-    assert root_of(engine, copied).joinpath("kept").read_text() == "data"
+    assert shell(engine, copied, READ) == "5:1000\ndata"
     assert pings(tenant_network, address(copied))
     for _ in range(2):
         demo.compute.backup_server(server, "daily", "daily", 1)
@@ -66,7 +63,7 @@ def test_snapshot_backup_shelve(
     server = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
     assert server.status == "ACTIVE", fault(server)
     assert address(server) == home
-    assert root_of(engine, server).joinpath("kept").read_text() == "data"
+    assert shell(engine, server, READ) == "5:1000\ndata"
 
 
 @contextlib.contextmanager
@@ -114,7 +111,7 @@ def test_soft_delete_and_restore(
 ) -> None:
     server = servers.create("regretted")
     assert server.status == "ACTIVE", fault(server)
-    root_of(engine, server).joinpath("kept").write_text("data")
+    shell(engine, server, "printf data >/kept; chown 5:1000 /kept")
     with api_that_keeps(cloud, tmp_path) as api:
         demo.session.delete(f"{api}/servers/{server.id}")
     servers.wait(server, lambda now: now.status == "SOFT_DELETED")
@@ -124,7 +121,7 @@ def test_soft_delete_and_restore(
     restored = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
     assert restored.status == "ACTIVE", fault(restored)
     assert engine.inspect_container(f"nova-{server.id}")["Id"] == found["Id"]
-    assert root_of(engine, server).joinpath("kept").read_text() == "data"
+    assert shell(engine, server, READ) == "5:1000\ndata"
     assert address(restored) == address(server)
     assert pings(tenant_network, address(server))
 
@@ -141,7 +138,7 @@ def test_rescue(
     server = servers.create("broken", flavor="d1.small", key_name="demo")
     assert server.status == "ACTIVE", fault(server)
     own = engine.inspect_container(f"nova-{server.id}")["Id"]
-    root_of(engine, server).joinpath("kept").write_text("broken")
+    shell(engine, server, "printf broken >/kept")
     guest = Guest(cloud, rescue(image=demo.image.find_image("debian").id), tenant_network)
     guest.wait()
     assert guest.ask("cat /rescue/kept; test -e /kept || echo alone") == "brokenalone\n"
@@ -150,7 +147,7 @@ def test_rescue(
     server = servers.wait(server, lambda now: now.status in ("ACTIVE", "ERROR"))
     assert server.status == "ACTIVE", fault(server)
     assert engine.inspect_container(f"nova-{server.id}")["Id"] == own
-    assert root_of(engine, server).joinpath("kept").read_text() == "mended\n"
+    assert shell(engine, server, "cat /kept") == "mended\n"
     assert pings(tenant_network, address(server))
     # Delete the server during a second rescue, which uses the server's own image.
     rescue()

@@ -17,7 +17,7 @@ from devcloud.network import inside
 from devcloud.settings import API_ADDRESS, NAMESPACE, Settings
 from novadocker.virt.docker.migration.registry_client import CERTIFICATES
 from tests.cloud.guests import until
-from tests.cloud.owners import engine_of, has_container
+from tests.cloud.owners import engine_of, has_container, shell
 from tests.cloud.servers import Opened, Servers, address, fault, host_of, migrations, pings
 from tests.cloud.test_moves import evacuate, second_host_down
 from tests.cloud.test_servers import ACTIVE
@@ -82,10 +82,7 @@ def configured(cloud: Settings, options: str) -> Iterator[None]:
 def run(cloud: Settings, number: int, server: Server, command: str) -> str:
     """Return the output of a command in a server."""
     with contextlib.closing(engine_of(cloud, cloud.hosts[number])) as engine:
-        made = engine.exec_create(f"nova-{server.id}", ["sh", "-c", command])
-        output: bytes = engine.exec_start(made["Id"])
-        assert engine.exec_inspect(made["Id"])["ExitCode"] == 0, output
-        return output.decode()
+        return shell(engine, server, command)
 
 
 def copied_at(registry: Registry, server: Server) -> float:

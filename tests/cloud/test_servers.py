@@ -4,7 +4,6 @@
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from devcloud.demo import fixed_address, ssh
 from devcloud.network import inside
 from devcloud.settings import Settings
 from tests.cloud.guests import until
-from tests.cloud.owners import ask_placement, engine_of
+from tests.cloud.owners import ask_placement, engine_of, ids_of, shell
 from tests.cloud.servers import Servers, address, fault, pings
 from tests.cloud.test_orphans import away
 
@@ -61,8 +60,8 @@ def test_stop_start_reboot_keep_address_and_data(
 ) -> None:
     server = servers.create("cycle")
     home = address(server)
-    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
-    Path(f"/proc/{pid}/root/kept").write_text("data")
+    ids = ids_of(engine, server)
+    shell(engine, server, "printf data >/kept")
     for act, words, reached in (
         (demo.compute.stop_server, (), SHUTOFF),
         (demo.compute.start_server, (), ACTIVE),
@@ -72,8 +71,8 @@ def test_stop_start_reboot_keep_address_and_data(
         act(server, *words)
         server = servers.wait(server, reached)
         assert pings(tenant_network, home) is (server.status == "ACTIVE")
-    pid = engine.inspect_container(f"nova-{server.id}")["State"]["Pid"]
-    assert Path(f"/proc/{pid}/root/kept").read_text() == "data"
+    assert shell(engine, server, "cat /kept") == "data"
+    assert ids_of(engine, server) == ids
     restarted = run_inside(engine, server, "reboot", "-f")
 
     def stays_active() -> bool:

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +20,29 @@ SNAPSHOT = "5c5c5c5c-0000-4000-8000-000000000001"
 POOL = range(1_900_019_712, 1_900_019_712 + 4 * 65536)
 
 
-@pytest.fixture
-def own() -> Iterator[None]:
-    """Give each server a user namespace of its own."""
-    options = {"user_namespaces": "required", "user_namespace_ids": f"{POOL.start}:{len(POOL)}"}
+@contextmanager
+def configured(mode: str) -> Iterator[None]:
+    """Set the options of user namespaces."""
+    options = {"user_namespaces": mode, "user_namespace_ids": f"{POOL.start}:{len(POOL)}"}
     for name, value in options.items():
         conf.CONF.set_override(name, value, group="docker")
     yield
     for name in options:
         conf.CONF.clear_override(name, group="docker")
+
+
+@pytest.fixture
+def own() -> Iterator[None]:
+    """Give each server a user namespace of its own."""
+    with configured("required"):
+        yield
+
+
+@pytest.fixture
+def shared() -> Iterator[None]:
+    """Give a server the ids of the host unless its flavor requests its own."""
+    with configured("host"):
+        yield
 
 
 def first_id(host: ComputeHost, server: Server) -> int:
@@ -116,7 +131,7 @@ def test_servers_have_different_ids_until_none_are_left(
         nova.stop()
 
 
-def test_a_flavor_and_the_option_change(compute_host: ComputeHost) -> None:
+def test_a_flavor_and_the_option_change(shared: None, compute_host: ComputeHost) -> None:
     """A server that runs keeps what it has; its next start by Nova has what applies then."""
     nova = compute_host.start_nova()
     server = nova.spawn(compute_host.new_server("small", (1,)))
