@@ -123,6 +123,20 @@ class Chassis:
 
 
 @dataclass(frozen=True)
+class Agent:
+    """An agent of Neutron that binds ports.
+
+    :ivar kind: such as ``Open vSwitch agent``
+    :ivar host: ``[DEFAULT] host`` of the agent, or the name of OVN's chassis
+    :ivar alive: whether Neutron has heard of it lately
+    """
+
+    kind: str
+    host: str
+    alive: bool
+
+
+@dataclass(frozen=True)
 class PrivilegedCall:
     """The result of the start of the privileged processes and of a call to one of them.
 
@@ -456,6 +470,33 @@ def check_ovn(chassis: Chassis | None, host: str, hostname: str) -> Result:
     return _failure(
         f"OVN knows this host as {known}, nova-compute as {host}, so Neutron binds no port here: "
         f"run ovs-vsctl set open_vswitch . external_ids:hostname={host}, or set [DEFAULT] host"
+    )
+
+
+def check_agent(agents: Sequence[Agent], error: str, host: str, hostname: str) -> Result:
+    """Check that Neutron's agent on this host has nova-compute's host name.
+
+    :param agents: the agents of all hosts
+    :param error: why Neutron can't be asked; empty if it answered
+    :param host: nova-compute's ``[DEFAULT] host``, with which Neutron looks for an agent
+    :param hostname: the kernel's host name
+    """
+    if error:
+        return _warning(f"unknown, because {error}")
+    own = [agent for agent in agents if agent.host == host]
+    if alive := [agent for agent in own if agent.alive]:
+        return _success(f"Neutron's {alive[0].kind} has nova-compute's host name {host}")
+    if own:
+        return _warning(f"Neutron's {own[0].kind} on {host} is not alive: start it")
+    # The name may be the fully qualified one in one of the services.
+    names = {name.partition(".")[0] for name in (host, hostname)}
+    if others := [agent for agent in agents if agent.host.partition(".")[0] in names]:
+        return _failure(
+            f"Neutron's {others[0].kind} calls this host {others[0].host}, nova-compute calls it "
+            f"{host}, so Neutron binds no port here: give both the same [DEFAULT] host"
+        )
+    return _warning(
+        f"Neutron has no agent on {host}, so it binds only ports of the mechanism driver novadocker"
     )
 
 

@@ -30,6 +30,7 @@ from novadocker import _loader, exception, privsep
 from novadocker.cmd import privileged
 from novadocker.cmd.checks import (
     BUDGETS,
+    Agent,
     Chassis,
     DriverImport,
     Kernel,
@@ -47,7 +48,9 @@ from novadocker.virt.docker.network import ovs
 
 _ENGINE_SECONDS = 10
 _ENGINE_SOCKET = "/run/docker.sock"
-_PLACEMENT_SECONDS = 10
+_API_SECONDS = 10
+# Other agents, such as the one of DHCP, bind no port of a server.
+_AGENTS = ("Open vSwitch agent", "OVN Controller agent", "OVN Controller Gateway agent")
 _PRIVILEGED_SECONDS = 30
 _SHIM_SECONDS = 10
 _SHIM_REFUSAL = "the container id is not an id of the engine"
@@ -170,9 +173,7 @@ def read_node(configuration: cfg.ConfigOpts) -> Node:
     except OSError as error:
         return replace(node, error=f"{error.filename} can't be read: {error.strerror}")
     try:
-        placement = utils.get_ksa_adapter("placement")
-        # Placement and Keystone may not answer; keystoneauth waits without a limit by default.
-        placement.session.timeout = _PLACEMENT_SECONDS
+        placement = _api("placement")
         by_name = _providers(placement, "name", host)
         by_uuid = _providers(placement, "uuid", node.uuid) if node.uuid else []
         return replace(
@@ -185,6 +186,35 @@ def read_node(configuration: cfg.ConfigOpts) -> Node:
     except (ValueError, LookupError, TypeError) as error:
         # A proxy between may answer with a page of its own.
         return replace(node, error=f"Placement sent a malformed answer: {error!r}")
+
+
+def read_agents() -> tuple[list[Agent], str]:
+    """Return Neutron's agents that bind ports, and why Neutron can't be asked, or an empty string.
+
+    Neutron is asked with nova-compute's own credentials.
+    """
+    try:
+        answer = _api("network").get("/v2.0/agents", raise_exc=True).json()
+        listed = [
+            Agent(agent["agent_type"], agent["host"], agent["alive"] is True)
+            for agent in answer["agents"]
+        ]
+    except (keystone_exceptions.ClientException, nova_exception.NovaException) as error:
+        return [], f"Neutron can't be asked: {error}"
+    except (ValueError, LookupError, TypeError) as error:
+        return [], f"Neutron sent a malformed answer: {error!r}"
+    return [agent for agent in listed if agent.kind in _AGENTS], ""
+
+
+def _api(service: str) -> Adapter:
+    """Return the client of a service's API, with the credentials of Nova's configuration.
+
+    :raises ClientException: the credentials are incomplete; also NovaException
+    """
+    found = utils.get_ksa_adapter(service)
+    # The service and Keystone may not answer; keystoneauth waits without a limit by default.
+    found.session.timeout = _API_SECONDS
+    return found
 
 
 def _providers(placement: Adapter, key: str, value: str) -> list[dict[str, str]]:

@@ -92,6 +92,9 @@ class Checks(upgradecheck.UpgradeCommands):
         self._chassis = probes.read_chassis(CONF.os_vif_ovs.ovsdb_connection)
         return checks.check_ovn(self._chassis, CONF.host, socket.gethostname())
 
+    def _check_agent(self) -> upgradecheck.Result:
+        return checks.check_agent(*probes.read_agents(), CONF.host, socket.gethostname())
+
     def _check_lxcfs(self) -> upgradecheck.Result:
         folder = CONF.docker.lxcfs_folder
         view = lxcfs.read_view(folder) if folder else lxcfs.View()
@@ -142,6 +145,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Seccomp", _check_seccomp),
         ("Open vSwitch", _check_switch),
         ("OVN", _check_ovn),
+        ("Neutron agent", _check_agent),
         ("Own /proc", _check_lxcfs),
         ("Privileges", _check_privileges),
         ("Bandwidth limits", _check_bandwidth),

@@ -23,7 +23,7 @@ from vif_plug_ovs.ovs import OvsPlugin
 from novadocker import _loader, exception
 from novadocker import conf as docker_conf
 from novadocker.cmd import checks, privileged, probes, status
-from novadocker.cmd.checks import Chassis
+from novadocker.cmd.checks import Agent, Chassis
 from novadocker.virt.docker.guest import lxcfs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.host.user_namespaces import Trial
@@ -616,6 +616,75 @@ def test_reading_the_chassis_without_a_switch() -> None:
     assert probes.read_chassis("tcp:127.0.0.1:1") is None
 
 
+OVS_AGENT = "Open vSwitch agent"
+
+
+@pytest.mark.parametrize(
+    ("agents", "error", "code", "parts"),
+    [
+        ([Agent(OVS_AGENT, "web-1", True)], "", SUCCESS, ["Open vSwitch agent", "web-1"]),
+        ([Agent(OVS_AGENT, "web-1", False)], "", WARNING, ["not alive"]),
+        ([], "", WARNING, ["no agent on web-1", "mechanism driver novadocker"]),
+        ([Agent(OVS_AGENT, "web-2", True)], "", WARNING, ["no agent on web-1"]),
+        # The agent has the fully qualified name.
+        (
+            [Agent(OVS_AGENT, "web-2", True), Agent(OVS_AGENT, "web-1.example.com", True)],
+            "",
+            FAILURE,
+            ["calls this host web-1.example.com", "calls it web-1,", "[DEFAULT] host"],
+        ),
+        # nova-compute has a name of its own, the agent the kernel's.
+        ([Agent(OVS_AGENT, "kernel", True)], "", FAILURE, ["calls this host kernel"]),
+        ([], "Neutron can't be asked: away", WARNING, ["asked: away"]),
+    ],
+)
+def test_the_agent_of_neutron(
+    agents: list[Agent], error: str, code: Code, parts: list[str]
+) -> None:
+    assert says(checks.check_agent(agents, error, "web-1", "kernel.example.com"), code, *parts)
+
+
+class FakeNeutron:
+    """The adapter of keystoneauth, with Neutron's answer."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.session = SimpleNamespace(timeout=None)
+
+    def get(self, path: str, raise_exc: bool) -> Any:
+        assert (path, raise_exc) == ("/v2.0/agents", True)
+        assert self.session.timeout
+        return SimpleNamespace(json=lambda: json.loads(self.body))
+
+
+def test_the_agents_that_bind_ports_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        {"agent_type": kind, "host": "web-1", "alive": True}
+        for kind in ("DHCP agent", OVS_AGENT, "OVN Controller agent")
+    ]
+    body = json.dumps({"agents": listed}).encode()
+    monkeypatch.setattr(probes.utils, "get_ksa_adapter", lambda _: FakeNeutron(body))
+    found, error = probes.read_agents()
+    assert error == ""
+    assert [agent.kind for agent in found] == [OVS_AGENT, "OVN Controller agent"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"agents": [{}]}'])
+def test_a_malformed_answer_of_neutron_is_told(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(probes.utils, "get_ksa_adapter", lambda _: FakeNeutron(body))
+    assert probes.read_agents()[1].startswith("Neutron sent a malformed answer: ")
+
+
+def test_a_neutron_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> Any:
+        raise keystone_exceptions.ConnectFailure("away")
+
+    monkeypatch.setattr(probes.utils, "get_ksa_adapter", fail)
+    assert probes.read_agents() == ([], "Neutron can't be asked: away")
+
+
 def test_what_only_the_engine_knows_is_unknown_without_it() -> None:
     for result in (
         checks.check_runtime(None, "ours", True),
@@ -887,6 +956,8 @@ def run(
         monkeypatch.setattr(probes, "read_budgets", lambda: checks.BUDGETS)
         monkeypatch.setattr(probes, "find_processes", list)
         monkeypatch.setattr(probes, "read_node", lambda _: checks.Node("host1", "host1"))
+        agents = [Agent(OVS_AGENT, status.CONF.host, True)]
+        monkeypatch.setattr(probes, "read_agents", lambda: (agents, ""))
         monkeypatch.setattr(probes, "read_kernel", lambda: KERNEL)
         monkeypatch.setattr(probes, "try_user_namespaces", lambda _: Trial())
         monkeypatch.setattr(probes, "missing_programs", lambda _: [])
@@ -906,7 +977,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 20
+    assert len(rows) == 21
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 
