@@ -129,6 +129,21 @@ class InvalidLimits(exception.BuildAbortException, Expected):
     msg_fmt = _("The limits that the flavor or image requests cannot be set: %(reason)s")
 
 
+class BuildRefused(exception.InstanceUnacceptable):
+    """The user's request or image is the reason that the instance cannot run on any host.
+
+    In ``prepare_for_spawn`` the manager aborts the build for this type, without a traceback.
+    """
+
+    msg_fmt = "%(reason)s"
+
+
+class HostUnready(exception.ComputeResourcesUnavailable):
+    """A build cannot begin on this host; Nova tries another host, without a traceback."""
+
+    msg_fmt = "%(reason)s"
+
+
 class SnapshotFailed(exception.NovaException):
     """The snapshot of an instance failed; the manager deletes the image and resets the task."""
 
@@ -209,6 +224,7 @@ class ViewUnavailable(exception.NovaException):
 
 REQUEST_FAULTS = (
     RequestRefused,
+    BuildRefused,
     InvalidLimits,
     exception.ImageUnacceptable,
     exception.FlavorDiskTooSmall,
@@ -216,3 +232,6 @@ REQUEST_FAULTS = (
     exception.NoMoreFixedIps,
 )
 """Exceptions of a build that name a reason of its tenant, so the host is not to blame."""
+
+DELETED = (exception.InstanceNotFound, exception.UnexpectedDeletingTaskStateError)
+"""Exceptions of a build whose instance the user deleted meanwhile; the manager gives it up."""

@@ -624,6 +624,7 @@ class FakeConsoles:
 class FakeImages:
     """A fake Images; ``uploads`` lists image ids and their content.
 
+    :ivar properties: the properties in Nova's record of an image
     :ivar trusted: the certificates of each call of ``ensure``
     :ivar most: the bound of the image's size of each call of ``ensure``
     """
@@ -631,6 +632,7 @@ class FakeImages:
     image = IMAGE
 
     def __init__(self) -> None:
+        self.properties: dict[str, str] = {}
         self.uploads: list[tuple[str, str]] = []
         self.trusted: list[object] = []
         self.most: list[int] = []
@@ -641,6 +643,9 @@ class FakeImages:
         self.trusted.append(trusted)
         self.most.append(most)
         return self.image
+
+    def describe(self, context: object, image_id: str) -> objects.ImageMeta:
+        return objects.ImageMeta.from_dict({"id": image_id, "properties": self.properties})
 
     @contextlib.contextmanager
     def snapshot(self, container: ContainerDetail) -> Iterator[ArchivedImage]:

@@ -39,7 +39,7 @@ from novadocker.virt.docker.operations.inventory import Inventory
 from novadocker.virt.docker.operations.migrate import Migrate
 from novadocker.virt.docker.operations.ports import Ports
 from novadocker.virt.docker.operations.power import Power
-from novadocker.virt.docker.operations.refusals import concise
+from novadocker.virt.docker.operations.refusals import before_spawn, concise
 from novadocker.virt.docker.operations.rescue import Rescue
 from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
@@ -222,6 +222,17 @@ class DockerDriver(driver.ComputeDriver):
         return hardware.InstanceInfo(state=self._inside_reboots.power_state(instance, use_cache))
 
     # -- build and deletion --------------------------------------------------------------------
+
+    def prepare_for_spawn(self, instance: objects.Instance) -> None:
+        """Load the image, and refuse what no host can build. Nova calls ``spawn`` next.
+
+        :raises BuildRefused: no host can build the instance; the manager aborts the build
+        :raises HostUnready: this host can't build the instance; the manager tries another
+        :raises UnexpectedDeletingTaskStateError: the user deleted the instance meanwhile
+        """
+        with self._services.build_failures.prepared(), before_spawn(instance):
+            refuse_disks(instance.flavor, None, partial(_build_refused, instance))
+            self._build.prepare(instance)
 
     @concise
     def spawn(

@@ -25,14 +25,20 @@ class BuildFailures:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count the build in the block if it fails for a reason of this host."""
+        """Count the build that ends in the block; ``prepared`` if it does not succeed."""
+        with self.prepared():
+            yield
+        with self._lock:
+            self.count = 0
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Count the build if the block fails for a reason of this host."""
         try:
             yield
-        except exception.REQUEST_FAULTS:
+        except (*exception.REQUEST_FAULTS, *exception.DELETED):
             raise
         except BaseException:
             with self._lock:
                 self.count += 1
             raise
-        with self._lock:
-            self.count = 0

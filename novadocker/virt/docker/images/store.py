@@ -140,13 +140,19 @@ class ImageStore:
             raise _too_large(image_meta.id, found.size_bytes, most)
         return found
 
+    def describe(self, context: nova_context.RequestContext, image_id: str) -> objects.ImageMeta:
+        """Return Nova's record of a Glance image.
+
+        :raises nova.exception.NovaException: Nova's errors of the image service
+        """
+        return objects.ImageMeta.from_dict(self._glance.get(context, image_id))
+
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load a Glance image unless the engine has it. Raises as ``ensure``.
 
         :returns: True if the image was loaded
         """
-        image_meta = objects.ImageMeta.from_dict(self._glance.get(context, image_id))
-        return self._ensure(context, image_meta, None, 0)[1]
+        return self._ensure(context, self.describe(context, image_id), None, 0)[1]
 
     def _ensure(
         self,

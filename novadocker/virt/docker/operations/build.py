@@ -12,6 +12,7 @@ from pathlib import Path
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
+from nova.compute import task_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 from oslo_utils import units
@@ -46,6 +47,49 @@ class Build:
         self._power = power
         self._config_drive = config_drive
 
+    def prepare(self, instance: objects.Instance) -> None:
+        """Load the image of an instance into the engine, and judge both before ``spawn``.
+
+        Nova's manager aborts a build here without a traceback. Does nothing for an instance that
+        boots from a volume.
+
+        :raises UnexpectedDeletingTaskStateError: the user deleted the instance meanwhile
+        :raises ImageUnacceptable: no host can boot the image
+        :raises NovaException: see ``planned``
+        """
+        if not instance.image_ref:
+            return
+        # A request context, with which the manager called nova-compute.
+        context = instance._context
+        image_meta = self._services.images.describe(context, instance.image_ref)
+        self._judged(context, instance, image_meta)
+        identity.login(instance, image_meta, None)
+        identity.admin_user(image_meta)
+        # The manager does not look at the state in which the user's deletion has left the instance,
+        # and would build it to the end after a download of minutes.
+        now = self._services.read_instance(context, instance.uuid)
+        if now.task_state == task_states.DELETING:
+            raise nova_exception.UnexpectedDeletingTaskStateError(
+                instance_uuid=instance.uuid,
+                expected={"task_state": instance.task_state},
+                actual={"task_state": now.task_state},
+            )
+
+    def _judged(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+    ) -> ContainerSpec:
+        """Return the specification of the container to create. Raises as ``planned``.
+
+        :raises RequestRefused: the server's metadata has an invalid environment variable
+        """
+        environment.check(
+            instance, image_meta.id, from_metadata=CONF.docker.environment_from_metadata
+        )
+        return self.planned(context, instance, image_meta)
+
     def spawn(
         self,
         context: nova_context.RequestContext,
@@ -64,10 +108,7 @@ class Build:
         :raises ImageUnacceptable: no host can boot the image
         :raises BuildAbortException: the command does not run, or Neutron sends no event for a port
         """
-        environment.check(
-            instance, image_meta.id, from_metadata=CONF.docker.environment_from_metadata
-        )
-        container = self.planned(context, instance, image_meta)
+        container = self._judged(context, instance, image_meta)
         login = identity.login(instance, image_meta, admin_password)
         ports = network_info if network_info is not None else network_model.NetworkInfo()
         self._services.network.check_supported(ports)

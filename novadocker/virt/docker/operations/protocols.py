@@ -425,6 +425,9 @@ class Images(Protocol):
     ) -> EngineImage:
         """Load an image into the engine unless it is there."""
 
+    def describe(self, context: nova_context.RequestContext, image_id: str) -> objects.ImageMeta:
+        """Return Nova's record of an image."""
+
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load an image; return True if it was not in the engine."""
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from nova import exception as nova_exception
 from nova import objects
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, privsep
 
 LOG = logging.getLogger(__name__)
 
@@ -19,6 +20,28 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _REFUSALS = (exception.Expected, *exception.REQUEST_FAULTS)
+
+
+@contextlib.contextmanager
+def before_spawn(instance: objects.Instance) -> Iterator[None]:
+    """Log a failure of the block as one warning, and raise it as ``prepare_for_spawn`` may.
+
+    There Nova's manager knows two exceptions of which it logs no traceback. For each other one it
+    says that it failed to prepare block devices, and tries no other host.
+
+    :raises BuildRefused: no host can build what is asked for
+    :raises HostUnready: another host may be able to
+    """
+    try:
+        yield
+    except exception.DELETED:
+        raise
+    except _REFUSALS as error:
+        LOG.warning("The request is refused: %s", error, instance=instance)
+        raise exception.BuildRefused(reason=str(error)) from None
+    except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
+        LOG.warning("Failed to prepare a build on this host: %s", error, instance=instance)
+        raise exception.HostUnready(reason=str(error)) from None
 
 
 def concise(method: Callable[P, T]) -> Callable[P, T]:
