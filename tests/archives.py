@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +251,24 @@ def zstd_chunked(layer: bytes) -> bytes:
     for metadata in (b"table of contents", b"GNUlInUx" * 8):
         frames.append(b"\x50\x2a\x4d\x18" + len(metadata).to_bytes(4, "little") + metadata)
     return b"".join(frames)
+
+
+def packed_archive(
+    configuration: bytes, layers: Sequence[bytes], pack: Callable[[bytes], bytes]
+) -> bytes:
+    """Return an OCI archive whose layers a function has packed."""
+    files: Files = {}
+    manifest = {
+        "config": descriptor(files, configuration, CONFIG_TYPE),
+        "layers": [descriptor(files, pack(layer), LAYER_TYPE) for layer in layers],
+    }
+    return tar(oci_index(files, [descriptor(files, dump(manifest), MANIFEST_TYPE)]))
+
+
+OTHER_BUILDERS: Mapping[str, Callable[[bytes, Sequence[bytes]], bytes]] = {
+    "kaniko": lambda *image: tar(kaniko_files(*image)),
+    "buildah": buildah_tar,
+    "buildx": lambda *image: tar(buildx_files(*image)),
+    "eStargz": lambda *image: packed_archive(*image, estargz),
+    "zstd:chunked": lambda *image: packed_archive(*image, zstd_chunked),
+}

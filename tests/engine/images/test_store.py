@@ -113,6 +113,19 @@ def test_a_container_runs_of_each_format(
     assert run(docker_client, image.id) == marker
 
 
+@pytest.mark.parametrize("builder", archives.OTHER_BUILDERS)
+def test_a_container_runs_of_each_builder(
+    store: images_store.ImageStore,
+    upload: Upload,
+    docker_client: docker.APIClient,
+    builder: str,
+) -> None:
+    marker = uuid.uuid4().hex
+    configuration, layers = image_of(marker, docker_client)
+    meta = upload(archives.OTHER_BUILDERS[builder](configuration, layers))
+    assert run(docker_client, store.ensure(None, meta).id) == marker
+
+
 def test_what_docker_and_skopeo_write(
     store: images_store.ImageStore,
     upload: Upload,

@@ -153,32 +153,9 @@ def test_the_hosts_image_of_a_multi_platform_archive(
         rewrite(content, architecture="ppc64le")
 
 
-def oci_of(pack: Callable[[bytes], bytes]) -> bytes:
-    """Return an OCI archive with packed layers."""
-    files: archives.Files = {}
-    manifest = {
-        "config": archives.descriptor(files, CONFIG, archives.CONFIG_TYPE),
-        "layers": [
-            archives.descriptor(files, pack(layer), archives.LAYER_TYPE) for layer in LAYERS
-        ],
-    }
-    found = archives.descriptor(files, dump(manifest), archives.MANIFEST_TYPE)
-    return tar(archives.oci_index(files, [found]))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: tar(archives.kaniko_files(CONFIG, LAYERS)),
-        lambda: archives.buildah_tar(CONFIG, LAYERS),
-        lambda: tar(archives.buildx_files(CONFIG, LAYERS)),
-        lambda: oci_of(archives.estargz),
-        lambda: oci_of(archives.zstd_chunked),
-    ],
-    ids=["kaniko", "buildah", "buildx", "eStargz", "zstd:chunked"],
-)
-def test_archives_of_other_builders(rewrite: Rewrite, make: Callable[[], bytes]) -> None:
-    assert rewrite(make()) == expected()
+@pytest.mark.parametrize("builder", archives.OTHER_BUILDERS)
+def test_archives_of_other_builders(rewrite: Rewrite, builder: str) -> None:
+    assert rewrite(archives.OTHER_BUILDERS[builder](CONFIG, LAYERS)) == expected()
 
 
 V2 = {"cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"}
