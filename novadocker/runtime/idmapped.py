@@ -12,8 +12,19 @@ The mapped root user cannot search the engine's data root, so runc finds the roo
 ``PLACE`` in a mount namespace of its own. That namespace ends with runc.
 """
 
-import ctypes
 import posix
+import sys
+
+# The engine waits for this program, and ctypes takes a quarter of its time to import.
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    _SimpleCData,
+    dlopen,
+    dlsym,
+    get_errno,
+)
 
 from novadocker.runtime.tree import Fault, read_all
 
@@ -45,17 +56,36 @@ _SECBIT_NO_SETUID_FIXUP = 4
 # architecture.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
 
-_library = ctypes.CDLL(None, use_errno=True)
-_library.syscall.restype = ctypes.c_long
+
+class _Int(_SimpleCData):  # type: ignore[type-arg]  # not subscriptable
+    _type_ = "i"
 
 
-class _MountAttributes(ctypes.Structure):
-    _fields_ = (
-        ("set", ctypes.c_uint64),
-        ("clear", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("user_namespace", ctypes.c_uint64),
+class _Long(_SimpleCData):  # type: ignore[type-arg]  # not subscriptable
+    _type_ = "l"
+
+
+class _Function(CFuncPtr):
+    """A function of the C library, which takes numbers of type int, bytes and ``_Long``."""
+
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+_library = dlopen(None, 0)  # type: ignore[arg-type]  # typeshed lacks the program itself
+_mount, _unmount, _unshare, _setns, _prctl, _setfsuid, _setfsgid, _syscall = (
+    _Function(dlsym(_library, name))
+    for name in (
+        "mount",
+        "umount2",
+        "unshare",
+        "setns",
+        "prctl",
+        "setfsuid",
+        "setfsgid",
+        "syscall",
     )
+)
 
 
 class Layers:
@@ -182,23 +212,23 @@ def mount_overlay(place: str, options: str, first: int) -> None:
     :param options: paths in these lead through an idmapped mount
     :param first: user and group on the host that the mount maps to 0
     """
-    kept = _library.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    unused = [_Long(0)] * 3
+    kept = _prctl(_PR_GET_SECUREBITS, _Long(0), *unused)
     # A change of the user would remove the capabilities that overlayfs keeps for later.
-    _check(
-        _library.prctl(_PR_SET_SECUREBITS, kept | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0), "securebits"
-    )
+    own = _Long(kept | _SECBIT_NO_SETUID_FIXUP)
+    _check(_prctl(_PR_SET_SECUREBITS, own, *unused), "securebits")
     set_file_ids(first)
     try:
         mount("overlay", place, "overlay", 0, options)
     finally:
         set_file_ids(0)
-        _check(_library.prctl(_PR_SET_SECUREBITS, kept, 0, 0, 0), "securebits")
+        _check(_prctl(_PR_SET_SECUREBITS, _Long(kept), *unused), "securebits")
 
 
 def set_file_ids(id_: int) -> None:
     """Access files as another user and group; see setfsuid(2)."""
-    _library.setfsgid(id_)
-    _library.setfsuid(id_)
+    _setfsgid(id_)
+    _setfsuid(id_)
 
 
 def clone_mapped(path: str, user: int) -> int:
@@ -208,17 +238,12 @@ def clone_mapped(path: str, user: int) -> int:
     :raises Fault: the kernel or the file system has no idmapped mounts
     """
     tree = clone(path)
-    attributes = _MountAttributes(_MOUNT_ATTR_IDMAP, 0, 0, user)
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    attributes = b"".join(
+        number.to_bytes(8, sys.byteorder) for number in (_MOUNT_ATTR_IDMAP, 0, 0, user)
+    )
     try:
-        _syscall(
-            path,
-            _SYS_MOUNT_SETATTR,
-            ctypes.c_int(tree),
-            ctypes.c_char_p(b""),
-            ctypes.c_uint(_AT_EMPTY_PATH),
-            ctypes.byref(attributes),
-            ctypes.c_size_t(ctypes.sizeof(attributes)),
-        )
+        _call(path, _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))
     except OSError as error:
         raise Fault(
             f"the kernel or the file system of {path} has no idmapped mounts: {error.strerror}"
@@ -228,68 +253,52 @@ def clone_mapped(path: str, user: int) -> int:
 
 def clone(path: str) -> int:
     """Return a file descriptor of a detached copy of the mount at ``path``; see open_tree(2)."""
-    return _syscall(
-        path,
-        _SYS_OPEN_TREE,
-        ctypes.c_int(_AT_FDCWD),
-        ctypes.c_char_p(_encode(path)),
-        ctypes.c_uint(_OPEN_TREE_CLONE | posix.O_CLOEXEC),
-    )
+    flags = _OPEN_TREE_CLONE | posix.O_CLOEXEC
+    return _call(path, _SYS_OPEN_TREE, _AT_FDCWD, _encode(path), flags)
 
 
 def attach(mount_descriptor: int, path: str) -> None:
     """Attach a detached mount at ``path``; see move_mount(2)."""
-    _syscall(
-        path,
-        _SYS_MOVE_MOUNT,
-        ctypes.c_int(mount_descriptor),
-        ctypes.c_char_p(b""),
-        ctypes.c_int(_AT_FDCWD),
-        ctypes.c_char_p(_encode(path)),
-        ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
-    )
+    place, flags = _encode(path), _MOVE_MOUNT_F_EMPTY_PATH
+    _call(path, _SYS_MOVE_MOUNT, mount_descriptor, b"", _AT_FDCWD, place, flags)
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
     """Mount a file system; see mount(2)."""
-    _check(
-        _library.mount(
-            _encode(source),
-            _encode(target),
-            _encode(kind),
-            ctypes.c_ulong(flags),
-            ctypes.c_char_p(_encode(options)),
-        ),
-        target,
-    )
+    texts = (_encode(text) for text in (source, target, kind))
+    _check(_mount(*texts, _Long(flags), _encode(options)), target)
 
 
 def unmount(path: str) -> None:
     """Detach the topmost mount at ``path``."""
-    _check(_library.umount2(_encode(path), _MNT_DETACH), path)
+    _check(_unmount(_encode(path), _MNT_DETACH), path)
 
 
 def unshare(kinds: int) -> None:
     """Move this process to new namespaces; see unshare(2)."""
-    _check(_library.unshare(kinds), "unshare")
+    _check(_unshare(kinds), "unshare")
 
 
 def setns(descriptor: int) -> None:
     """Move this process to the namespace of a file descriptor; see setns(2)."""
-    _check(_library.setns(descriptor, 0), "setns")
+    _check(_setns(descriptor, 0), "setns")
 
 
 def _encode(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _syscall(subject: str, number: int, *arguments: object) -> int:
-    result: int = _library.syscall(ctypes.c_long(number), *arguments)
+def _call(subject: str, number: int, *arguments: int | bytes) -> int:
+    """Call a system call that the C library has no function for."""
+    result: int = _syscall(
+        _Long(number),
+        *(_Long(value) if isinstance(value, int) else value for value in arguments),
+    )
     _check(result, subject)
     return result
 
 
 def _check(result: int, subject: str) -> None:
     if result < 0:
-        error = ctypes.get_errno()
+        error = get_errno()
         raise OSError(error, posix.strerror(error), subject)
