@@ -16,7 +16,7 @@ VENV = $(DEVCLOUD_DIR)/venv/bin
 UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20 --durations-min 5 tests/unit
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
-	test-engine-part test-engine-trixie test-engine-forky test-walk \
+	test-engine-part test-engine-trixie test-engine-forky test-engine-containerd test-walk \
 	test-cloud test-guest test-install test-long test-ovn test-ovn-part bench-network-guest tempest horizon-test functional soak fuzz nightly \
 	deb lint docs bench-%
 
@@ -83,6 +83,11 @@ test-engine test-cloud: test-%:
 test-engine-trixie test-engine-forky: test-engine-%:
 	$(VENV)/python -m pytest --durations 20 --durations-min 5 --ignore tests/engine/test_soak.py \
 		--engine $* tests/engine
+
+# snapshots with containerd's image store
+test-engine-containerd:
+	$(VENV)/python -m pytest --durations 20 --durations-min 5 --engine forky --containerd-store \
+		tests/engine/images/test_snapshot.py
 
 # what depends most on the engine, on the newest one; it takes a third of the time of test-engine
 test-engine-part:
@@ -152,7 +157,7 @@ test-long: install
 # what is too long for make test; a part that fails holds back no other
 nightly:
 	$(MAKE) --keep-going fuzz functional tempest test-guest test-install test-long \
-		test-engine-trixie test-engine-forky horizon-test soak test-ovn
+		test-engine-trixie test-engine-forky test-engine-containerd horizon-test soak test-ovn
 
 # Debian packages in dist/, without network; the packages of Build-Depends must be installed
 deb:

@@ -24,6 +24,9 @@ IMAGE_LAYER_PATH = rf"{_ROOT}overlay2/{LAYER_ID}/diff"
 LAYER_PATH = rf"{_ROOT}overlay2/(?:{LAYER_ID}(?:-init)?/diff|{SHORT_NAME})"
 """As IMAGE_LAYER_PATH, also for the engine's own layer of a container, and by short names."""
 
+SNAPSHOT_PATH = rf"{_ROOT}io\.containerd\.snapshotter\.v1\.overlayfs/snapshots/[0-9]+/fs"
+"""Pattern of the path of the directory of a layer that containerd's image store has."""
+
 MOUNTED_PATH = rf"{_ROOT}overlay2/(?:{LAYER_ID}(?:-init)?/(?:diff|work)|{SHORT_NAME})"
 """As LAYER_PATH, also for the directory ``work`` that overlayfs needs."""
 

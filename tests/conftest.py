@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("trixie", "forky"),
         help="run tests/engine on the Docker Engine of a newer Debian release",
     )
+    parser.addoption(
+        "--containerd-store",
+        action="store_true",
+        help="let the engine of the option --engine keep its images in containerd's image store",
+    )
     parser.addoption("--whole-guest", action="store_true", help="run all tests in the guest")
 
 

@@ -392,7 +392,7 @@ def check_storage(info: EngineInfo | None, sized: bool) -> Result:
     if info.containerd_store:
         return _warning(
             f"the engine keeps images in containerd's image store ({driver}): servers run, but "
-            "snapshots, rescues, migrations and novadocker-recover do not work, and nothing limits "
+            "rescues, migrations and novadocker-recover do not work, and nothing limits "
             'the disk of a server: set "storage-driver": "overlay2" and "features": '
             '{"containerd-snapshotter": false} in daemon.json before the first server'
         )

@@ -25,7 +25,7 @@ from novadocker.linux import namespaces
 from novadocker.virt.docker.engine.client import Engine
 from tests.engine import daemons, hosts, packages
 from tests.engine.busybox import busybox_archive
-from tests.engine.engines import OwnEngine, remove_containers
+from tests.engine.engines import CONTAINERD_STORE, OwnEngine, remove_containers
 from tests.engine.switch import Switch, use_switch
 from tests.fake_glance import FakeGlance
 
@@ -103,11 +103,15 @@ def ovs(own_network: None, state_folder: Path) -> Iterator[Switch]:
 
 
 @pytest.fixture(scope="session")
-def session_engine(own_network: None, state_folder: Path) -> Iterator[OwnEngine]:
+def session_engine(
+    own_network: None, state_folder: Path, pytestconfig: pytest.Config
+) -> Iterator[OwnEngine]:
     """Yield an empty Docker engine with the runtime shim registered."""
     folder = state_folder / "docker"
     folder.mkdir()
-    own = OwnEngine(folder)
+    own = OwnEngine(
+        folder, **(CONTAINERD_STORE if pytestconfig.getoption("--containerd-store") else {})
+    )
     yield own
     remove_containers(own.url)
     own.stop()

@@ -23,6 +23,9 @@ from tests.engine import daemons
 THIN_OPTIONS = ("dm.basesize=512M", "dm.loopdatasize=2G", "dm.loopmetadatasize=64M")
 """Options of the storage driver ``devicemapper``: a small pool in files."""
 
+CONTAINERD_STORE = {"features": {"containerd-snapshotter": True}}
+"""Configuration of an engine with containerd's image store."""
+
 SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 _ANSWER_SECONDS = 5
 _CONTAINERD = """version = 2
@@ -160,6 +163,13 @@ def dies_at(engine: OwnEngine, point: int) -> Iterator[Callable[[], bool]]:
 
     with mock.patch.object(docker.APIClient, "send", dying):
         yield died.is_set
+
+
+def major_version() -> int:
+    """Return the first number of the version of the engine that a session runs."""
+    command = ["dockerd", "--version"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(shown.split()[2].partition(".")[0])
 
 
 def remove_containers(url: str) -> None:

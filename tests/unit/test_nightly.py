@@ -16,6 +16,7 @@ PARTS = {
     "test-install": "-m pytest tests/install",
     "test-engine-trixie": "--engine trixie tests/engine",
     "test-engine-forky": "--engine forky tests/engine",
+    "test-engine-containerd": "--engine forky --containerd-store tests/engine/images",
     "horizon-test": "tests/horizon",
     "soak": "tests/engine/test_soak.py --steps 7 --seed 3",
 }

@@ -2,9 +2,10 @@
 """Privileged: the changes of a container in its file system, as one layer of an image.
 
 The engine's own commit omits volumes, and all extended attributes but one. This module reads the
-layer from the directories of the storage driver overlay2, while the container is frozen. Because a
-stopped container is not frozen and may start, it follows no link there all the same. Deletions
-become whiteouts (https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
+layer from the directories of the storage driver overlay2 or of containerd's overlayfs, while the
+container is frozen. Because a stopped container is not frozen and may start, it follows no link
+there all the same. Deletions become whiteouts
+(https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts).
 """
 
 import errno
@@ -31,7 +32,7 @@ INJECTED = frozenset(
     {"etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/machine-id", "var/lib/dbus/machine-id"}
 )
 
-_OVERLAY_FOLDER = re.compile(engine_paths.LAYER_PATH)
+_OVERLAY_FOLDER = re.compile(f"{engine_paths.LAYER_PATH}|{engine_paths.SNAPSHOT_PATH}")
 _VOLUME_FOLDER = re.compile(engine_paths.VOLUME_PATH)
 
 # Path of a volume in a container.

@@ -14,12 +14,13 @@ import pytest
 from nova import exception as nova_exception
 
 from novadocker import exception
-from novadocker.privsep.storage import sparse_files
+from novadocker.privsep.storage import containerd_layers, sparse_files
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store as images_store
 from tests import archives
 from tests.engine.busybox import busybox_archive
+from tests.engine.engines import OwnEngine
 from tests.engine.images.test_store import folder, store, tags
 from tests.fake_glance import FakeGlance
 
@@ -129,6 +130,12 @@ def snapshot(
     return make
 
 
+@pytest.fixture
+def graph_driver(pytestconfig: pytest.Config) -> bool:
+    """Return True if the engine has a storage driver of its own."""
+    return not pytestconfig.getoption("--containerd-store")
+
+
 def prepare(guest: Guest) -> None:
     guest.run(
         "rm /gone && rm -r /folder && mkdir /folder && echo new >/folder/new &&"
@@ -146,12 +153,14 @@ def prepare(guest: Guest) -> None:
         os.setxattr(guest.root / name, "trusted.test", b"\0\xff\n")
 
 
-def check(guest: Guest) -> None:
+def check(guest: Guest, graph_driver: bool) -> None:
     root = guest.root
     for name in ("one", "data/kept"):
         assert os.getxattr(root / name, "system.posix_acl_access") == ACL
         assert os.getxattr(root / name, "security.capability") == CAPABILITY
-        assert os.getxattr(root / name, "trusted.test") == b"\0\xff\n"
+        if graph_driver:
+            # containerd unpacks no such attributes, so it does not mark sparse files, either.
+            assert os.getxattr(root / name, "trusted.test") == b"\0\xff\n"
     assert guest.run("ls /folder /data /run/link/deep").split() == [
         *("/data:", "kept", "same"),
         *("/folder:", "new"),
@@ -172,7 +181,7 @@ def check(guest: Guest) -> None:
     assert stat.S_IMODE(os.lstat(root / "run").st_mode) == 0o755
     sparse = os.lstat(root / "sparse")
     assert (sparse.st_size, int(sparse.st_mtime)) == (50000003, 1000000001)
-    assert sparse.st_blocks * 512 < 1 << 20
+    assert sparse.st_blocks * 512 < 1 << 20 or not graph_driver
     assert sparse_files.MARK not in os.listxattr(root / "sparse")
     assert guest.run("tr -d '\\0' </sparse") == "end"
     assert b"caf\xe9" in os.listdir(os.fsencode(root))
@@ -185,6 +194,7 @@ def test_a_snapshot_has_all_of_a_server(
     boot: Boot,
     snapshot: Callable[[str], str],
     docker_client: docker.APIClient,
+    graph_driver: bool,
     state: str,
 ) -> None:
     guest = boot(base)
@@ -198,7 +208,7 @@ def test_a_snapshot_has_all_of_a_server(
     found = docker_client.inspect_image(image)["Config"]
     assert {name: found[name] for name in CONFIG} == CONFIG
     copied = boot(image)
-    check(copied)
+    check(copied, graph_driver)
     # A snapshot of the snapshot changes the first snapshot's files.
     copied.run("rm /one && echo more >/data/more")
     again = boot(snapshot(copied.id))
@@ -207,12 +217,21 @@ def test_a_snapshot_has_all_of_a_server(
 
 
 def test_what_the_driver_put_in_stays_behind(
-    base: str, boot: Boot, snapshot: Callable[[str], str], docker_client: docker.APIClient
+    base: str,
+    boot: Boot,
+    snapshot: Callable[[str], str],
+    session_engine: OwnEngine,
+    docker_client: docker.APIClient,
+    graph_driver: bool,
 ) -> None:
     guest = boot(base)
     prepare(guest)
     copied = boot(snapshot(guest.id))
-    upper = docker_client.inspect_container(copied.id)["GraphDriver"]["Data"]["LowerDir"].split(":")
+    if graph_driver:
+        storage = docker_client.inspect_container(copied.id)["GraphDriver"]["Data"]
+        upper = storage["LowerDir"].split(":")
+    else:
+        _, *upper = containerd_layers.list_folders(str(session_engine.containerd_socket), copied.id)
     # The layers are the engine's own, the snapshot's and the image's.
     assert not (Path(upper[1]) / "etc/hostname").exists()
     assert (Path(upper[1]) / "etc/mine").read_text() == "tenant\n"
@@ -248,7 +267,10 @@ def test_a_damaged_layer_below_makes_no_image(
     fake_glance: FakeGlance,
     docker_client: docker.APIClient,
     engine_url: str,
+    graph_driver: bool,
 ) -> None:
+    if not graph_driver:
+        pytest.skip("a snapshot reads the archives of the layers, not their files")
     guest = boot(base)
     storage = docker_client.inspect_image(base)["GraphDriver"]["Data"]
     file = Path(storage["UpperDir"], "gone")

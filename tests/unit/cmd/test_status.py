@@ -567,7 +567,7 @@ def test_seccomp() -> None:
 def test_containerds_image_store() -> None:
     info = replace(fakes.INFO, containerd_store=True, storage_driver="overlayfs")
     setting = '"containerd-snapshotter": false'
-    parts = ("containerd's image store", "servers run", "snapshots", "limits the disk", setting)
+    parts = ("containerd's image store", "servers run", "rescues", "limits the disk", setting)
     assert says(checks.check_storage(info, False), WARNING, *parts)
     # The sample's storage driver with Engine 28 and the feature, which loads no image.
     info = replace(info, storage_driver="overlay2")

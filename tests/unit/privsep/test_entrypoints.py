@@ -39,6 +39,7 @@ from novadocker.privsep.guest import (
 from novadocker.privsep.network import namespace, ovs_support, tc
 from novadocker.privsep.storage import (
     btrfs,
+    containerd_layers,
     hidden,
     layer_archive,
     layer_diff,
@@ -178,12 +179,17 @@ GUEST_DEVICE = words("eth0", "eth[0-9]{1,3}", "lo", "eth0\n", "eth٣")
 PROCESS = numbers(4711, 1, 1 << 22)
 DAY = numbers(20_000, 0, 999_999)
 FOLDER = words("/var/lib/docker", f"(/{PATH_WORD})+", "/", "relative", "/var/../etc", "/var//lib")
+SOCKET = words(
+    "/run/containerd/containerd.sock", f"(/{PATH_WORD})+", "/", "relative", "--help", "/run/../x"
+)
 OPEN_FILE = pairs(PROCESS, numbers(7, 0, (1 << 30) - 1))
 TOKEN = words("0123456789abcdef" * 2, "[0-9a-f]{32}", "../" * 10 + "aa")
 OVERLAY = words(
     f"/var/lib/docker/overlay2/{'a' * 64}/diff",
-    rf"(/{PATH_WORD})+/overlay2/([0-9a-z]{{25,64}}(-init)?/diff|l/[0-9A-Z]{{26}})",
+    rf"(/{PATH_WORD})+/(overlay2/([0-9a-z]{{25,64}}(-init)?/diff|l/[0-9A-Z]{{26}})|"
+    r"io\.containerd\.snapshotter\.v1\.overlayfs/snapshots/[0-9]+/fs)",
     f"/var/lib/docker/overlay2/../overlay2/{'a' * 64}/diff",
+    "/r/io.containerd.snapshotter.v1.overlayfs/snapshots/../fs",
     "/etc",
 )
 IMAGE_LAYER = words(
@@ -360,6 +366,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "limit": numbers(1 << 30, 0, (1 << 62) - 1),
     },
     hidden.hidden_servers: {"data_root": FOLDER, "driver": DRIVER},
+    containerd_layers.list_folders: {"socket": SOCKET, "container": CONTAINER},
     layer_archive.read_config: {"data_root": FOLDER, "image": CONTAINER},
     layer_archive.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
     layer_archive.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},

@@ -28,16 +28,20 @@ def layers_root(
     """
     if not info.containerd_store:
         return info.data_root
-    # Before Engine 27 the address is not known.
-    shared = info.containerd_address in _SOCKETS or (
-        not info.containerd_address and Path(socket).exists()
-    )
-    if not shared:
+    if containerd_socket(info, socket) not in (*_SOCKETS, socket):
         return info.data_root
     try:
         return str(tomllib.loads(config.read_text()).get("root", _ROOT))
     except (OSError, ValueError):
         return _ROOT
+
+
+def containerd_socket(info: EngineInfo, socket: str = _SOCKETS[0]) -> str:
+    """Return the path of the socket of the engine's containerd; empty if it is not known.
+
+    An engine before 27 does not tell it, but uses the host's containerd if that is installed.
+    """
+    return info.containerd_address or (socket if Path(socket).exists() else "")
 
 
 def mount_of(path: str) -> Any:

@@ -6,29 +6,32 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from novadocker import exception, privsep
 from novadocker.linux import pipes
-from novadocker.privsep.storage import layer_archive, layer_diff
+from novadocker.privsep.storage import containerd_layers, layer_archive, layer_diff
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.host import filesystem
 from novadocker.virt.docker.images import archive, room, squash
 from novadocker.virt.docker.images.archive import ArchivedImage, Layer
+from novadocker.virt.docker.images.platforms import Platform
 from novadocker.virt.docker.images.regions import ArchiveError, Region
-from novadocker.virt.docker.model import ContainerDetail
+from novadocker.virt.docker.model import OVERLAYFS, ContainerDetail, EngineInfo, Storage
 
 
 @contextlib.contextmanager
 def take(
-    engine: Engine, container: ContainerDetail, folder: Path, depth: int
+    engine: Engine, container: ContainerDetail, platform: Platform, folder: Path, depth: int
 ) -> Iterator[ArchivedImage]:
     """Yield the image of a container, which can be read within the block.
 
     A running container is frozen only while its changes are read. The layers of its image are read
-    from the engine's data root.
+    from the engine's data root. With containerd's image store, the engine saves the image first.
 
+    :param platform: of the host
     :param folder: directory for the temporary file with the layer of the changes
     :param depth: if the image has so many layers of snapshots, they are merged into one
     :raises SnapshotFailed: the container's files or the image's layers can't be read, or have no
@@ -44,8 +47,14 @@ def take(
             ).fileno()
 
         try:
-            layer = _read_changes(engine, container, new_file(), folder)
-            base = _base(engine.info().data_root, container.image_id)
+            info = engine.info()
+            storage = _storage(engine, info, container)
+            base = (
+                files.enter_context(_saved_base(engine, container.image_id, platform, folder))
+                if info.containerd_store
+                else _base(info.data_root, container.image_id)
+            )
+            layer = _read_changes(engine, container, storage, new_file(), folder)
             merged = base.layers[squash.count_kept(base, depth) :]
             if sum(lower.content.size for lower in merged) > room.left(folder):
                 raise ArchiveError("this host has not enough free space for the image")
@@ -54,14 +63,32 @@ def take(
             raise exception.SnapshotFailed(reason=str(error)) from error
 
 
-def _read_changes(engine: Engine, container: ContainerDetail, file: int, folder: Path) -> Layer:
-    storage = engine.inspect_storage(container.id)
-    if storage.driver != "overlay2":
-        raise exception.SnapshotFailed(
-            reason=f"the engine's storage driver is {storage.driver}; it must be overlay2"
-        )
-    if engine.info().user_namespaces:
+def _storage(engine: Engine, info: EngineInfo, container: ContainerDetail) -> Storage:
+    """Return the directories of a container's files.
+
+    :raises OSError: containerd does not tell them
+    """
+    found = engine.inspect_storage(container.id)
+    if info.user_namespaces:
         raise exception.SnapshotFailed(reason="the engine remaps users (userns-remap)")
+    if info.containerd_store and info.storage_driver == OVERLAYFS:
+        socket = filesystem.containerd_socket(info)
+        if not socket:
+            raise exception.SnapshotFailed(
+                reason="the engine does not tell the socket of its containerd; Engine 27 does"
+            )
+        upper, *lowers = containerd_layers.list_folders(socket, container.id)
+        return replace(found, upper=upper, lowers=tuple(lowers))
+    if found.driver != "overlay2":
+        raise exception.SnapshotFailed(
+            reason=f"the engine's storage driver is {found.driver}; it must be overlay2"
+        )
+    return found
+
+
+def _read_changes(
+    engine: Engine, container: ContainerDetail, storage: Storage, file: int, folder: Path
+) -> Layer:
     layer_diff.start()
     with freeze.frozen(engine, container, folder):
         layer_diff.write_layer(
@@ -98,6 +125,27 @@ class _StoredLayer:
         with pipes.read_from(write) as (chunks, writing):
             yield from chunks
             writing.result()
+
+
+@contextlib.contextmanager
+def _saved_base(
+    engine: Engine, image_id: str, platform: Platform, folder: Path
+) -> Iterator[ArchivedImage]:
+    """Yield a container's image, which the engine saves into a temporary file.
+
+    :raises ArchiveError: the saved image is malformed, or has not enough room on this host
+    """
+    with (
+        room.Share(folder) as share,
+        tempfile.TemporaryFile(dir=folder, prefix="novadocker-") as file,
+    ):
+        for chunk in engine.save_image(image_id):
+            share.use(len(chunk))
+            file.write(chunk)
+        file.flush()
+        saved = Region(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        with archive.open_image(saved, platform, folder) as base:
+            yield base
 
 
 def _base(data_root: str, image_id: str) -> ArchivedImage:

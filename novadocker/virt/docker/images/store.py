@@ -269,6 +269,7 @@ class ImageStore:
         with snapshot.take(
             self._engine,
             container,
+            self._platform,
             Path(CONF.instances_path),
             CONF.docker.snapshot_depth,
         ) as image:
