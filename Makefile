@@ -7,6 +7,8 @@ export DEVCLOUD_HOSTS ?= $(HOSTS)
 export DEVCLOUD_HORIZON ?= $(HORIZON)
 # 1 for Prometheus and Alertmanager, 0 for none; as before unless told otherwise
 export DEVCLOUD_WATCH ?= $(WATCH)
+# 1 for Cinder, 0 for none; as before unless told otherwise
+export DEVCLOUD_VOLUMES ?= $(VOLUMES)
 # ovs, or ovn for ML2/OVN; as before unless told otherwise
 export DEVCLOUD_NETWORK ?= $(NETWORK)
 PYTHON ?= python3
@@ -96,6 +98,7 @@ test-engine-part:
 
 # OpenStack's own tests, on two hosts; TESTS is a regular expression of their names
 tempest: export DEVCLOUD_HOSTS = $(or $(HOSTS),2)
+tempest: export DEVCLOUD_VOLUMES = $(or $(VOLUMES),1)
 tempest:
 	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 

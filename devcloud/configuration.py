@@ -78,7 +78,7 @@ def common_values(settings: Settings) -> dict[str, str]:
         "admin_password": passwords["admin"],
         "demo_password": passwords["demo"],
     }
-    for user in ("placement", "neutron", "nova"):
+    for user in ("placement", "neutron", "nova", "cinder"):
         values[f"{user}_credentials"] = render("fragments/credentials.ini", values | {"user": user})
     return values
 
@@ -145,6 +145,9 @@ def write_configuration(settings: Settings) -> None:
         "neutron/ml2_conf.ini": values | NETWORK_VALUES[settings.network],
     }.items():
         write_file(etc / target, render(Path(target).name, filled))
+    if settings.volumes:
+        cinder = service_values(values, "cinder", "cinder")
+        write_file(etc / "cinder" / "cinder.conf", render("cinder.conf", cinder))
     if settings.dashboard:
         local = etc / "horizon" / "local"
         values["dashboard_folder"] = str(settings.dashboard_folder)

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from devcloud.network import inside
@@ -56,10 +57,10 @@ def answers(settings: Settings) -> bool:
     return ping.returncode == 0
 
 
-def create_databases(settings: Settings) -> None:
+def create_databases(settings: Settings, names: Sequence[str] = DATABASES) -> None:
     """Create the services' database account and empty databases, in place of half-made ones."""
     password = load_secrets(settings)["database"]
-    statements = [f"create or replace database {name} character set utf8mb4;" for name in DATABASES]
+    statements = [f"create or replace database {name} character set utf8mb4;" for name in names]
     statements += [
         f"create user if not exists openstack@'%' identified by '{password}';",
         "grant all on *.* to openstack@'%';",

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accounts, roles and the service catalog."""
 
+from collections.abc import Mapping
+
 from devcloud.clients import connect
 from devcloud.settings import API_ADDRESS, REGION, Settings, load_secrets
 from devcloud.steps import step
 
-SERVICE_USERS = ("nova", "neutron", "glance", "placement")
+SERVICE_USERS = ("nova", "neutron", "glance", "placement", "cinder")
 
 CATALOG = {
     "nova": ("compute", f"http://{API_ADDRESS}:8774/v2.1"),
@@ -14,19 +16,23 @@ CATALOG = {
     "placement": ("placement", f"http://{API_ADDRESS}:8778"),
 }
 
+VOLUMES = {"cinder": ("block-storage", f"http://{API_ADDRESS}:8776/v3")}
+"""The further entry of a cloud with volumes."""
+
 
 def ensure_accounts(settings: Settings) -> None:
     """Create the services' accounts, the tenant ``demo`` and the catalog. Idempotent."""
     made = settings.data / "accounts-made"
-    if made.exists():
+    catalog = CATALOG | VOLUMES if settings.volumes else CATALOG
+    if made.exists() and made.read_text() == " ".join(catalog):
         return
     with step("accounts and catalog"):
-        make_accounts(settings)
-        made.touch()
+        make_accounts(settings, catalog)
+        made.write_text(" ".join(catalog))
 
 
-def make_accounts(settings: Settings) -> None:
-    """Create the missing accounts, roles and catalog entries."""
+def make_accounts(settings: Settings, catalog: Mapping[str, tuple[str, str]]) -> None:
+    """Create the missing accounts, roles and catalog entries; delete Cinder's without Cinder."""
     passwords = load_secrets(settings)
     identity = connect(settings, "admin").identity
     roles = {role.name: role for role in identity.roles()}
@@ -52,10 +58,14 @@ def make_accounts(settings: Settings) -> None:
         name="demo", password=passwords["demo"], default_project_id=demo.id, domain_id="default"
     )
     identity.assign_project_role_to_user(demo, tenant, roles["member"])
-    for name, (kind, url) in CATALOG.items():
+    for name, (kind, url) in catalog.items():
         service = identity.find_service(name) or identity.create_service(name=name, type=kind)
         present = {endpoint.interface for endpoint in identity.endpoints(service_id=service.id)}
         for interface in {"public", "internal", "admin"} - present:
             identity.create_endpoint(
                 service_id=service.id, interface=interface, url=url, region_id=REGION
             )
+    for name in VOLUMES.keys() - catalog.keys():
+        absent = identity.find_service(name)
+        if absent is not None:
+            identity.delete_service(absent)

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from devcloud import loop_devices
 from devcloud.network import list_namespaces, processes_in, remove_namespace
 from devcloud.settings import Host, Settings, observers_file
 from devcloud.steps import TimedOut, wait_until
@@ -184,6 +185,8 @@ def clear(settings: Settings) -> None:
             shutil.rmtree(RUNTIME_RECORDS / f"{container}.files", ignore_errors=True)
     for point in own_mounts(settings):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+    for device in loop_devices.devices_of(settings.data / "cinder"):
+        subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
     for name in cloud_namespaces(settings):
         remove_namespace(name)
         (GIVEN_RECORDS / name).unlink(missing_ok=True)

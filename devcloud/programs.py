@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from devcloud import ovn, watch
+from devcloud import ovn, volumes, watch
 from devcloud.host import inside
 from devcloud.program import Program
 from devcloud.settings import API_ADDRESS, COMPUTE_USER, DASHBOARD_PORT, Host, Settings
@@ -184,6 +184,14 @@ def dashboard(settings: Settings) -> Program:
     )
 
 
+def volume_api(settings: Settings) -> Program:
+    """Return Cinder's API, which reads its configuration file from its arguments."""
+    config = volumes.config(settings)
+    api = wsgi(settings, "cinder-api", volumes.API_PORT, "cinder.wsgi.api", (config,), {}, 4)
+    command = (*api.command, "--pyargv", f"--config-file={config}")
+    return dataclasses.replace(api, command=command, stage="volume")
+
+
 def config_files(paths: Iterable[Path]) -> tuple[str, ...]:
     """Return oslo.config's arguments for a list of files."""
     return tuple(word for path in paths for word in ("--config-file", str(path)))
@@ -327,6 +335,8 @@ def all_programs(settings: Settings) -> list[Program]:
         programs.append(dashboard(settings))
     if settings.watch:
         programs += watch.programs(settings)
+    if settings.volumes:
+        programs += [volume_api(settings), *volumes.programs(settings)]
     if settings.network == "ovn":
         programs += ovn.central(settings)
     for host in settings.hosts:

@@ -5,7 +5,7 @@ import datetime
 
 from openstack.connection import Connection
 
-from devcloud import supervise
+from devcloud import supervise, volumes
 from devcloud.clients import connect
 from devcloud.settings import Settings
 from devcloud.steps import StepFailed, TimedOut, say, wait_until
@@ -43,12 +43,14 @@ def expected_reports(settings: Settings) -> dict[tuple[str, str], str]:
             agents = agents | NETWORK_NODE_AGENTS
         for binary, program in agents.items():
             expected[binary, host.name] = f"{program}-{host.name}"
+    if settings.volumes:
+        expected |= {(name, host): name for name, host in volumes.REPORTS.items()}
     return expected
 
 
-def fresh_reports(connection: Connection, since: float) -> set[tuple[str, str]]:
+def fresh_reports(settings: Settings, connection: Connection, since: float) -> set[tuple[str, str]]:
     """Return the (binary, host) of each report since a time; a control service's host is empty."""
-    # Both APIs round their time stamps down to the second.
+    # The APIs round their time stamps down to the second.
     fresh = {
         (agent.binary, agent.host)
         for agent in connection.network.agents()
@@ -58,6 +60,12 @@ def fresh_reports(connection: Connection, since: float) -> set[tuple[str, str]]:
         if service.state == "up" and seconds(service.updated_at) >= int(since):
             control = service.binary in CONTROL_SERVICES
             fresh.add((service.binary, "" if control else service.host))
+    if settings.volumes:
+        fresh |= {
+            (service.binary, service.host)
+            for service in connection.block_storage.services()
+            if service.state == "up" and seconds(service.updated_at) >= int(since)
+        }
     return fresh
 
 
@@ -75,7 +83,7 @@ def wait_for_reports(settings: Settings, since: float) -> None:
         nonlocal missing
         for program in expected.values():
             supervise.require_running(settings, program)
-        late = set(expected) - fresh_reports(connection, since)
+        late = set(expected) - fresh_reports(settings, connection, since)
         for reported in sorted(missing - late):
             say(f"  {expected[reported]}")
         missing = late

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flavors, images, networks and key pair of a new cloud."""
+"""The flavors, images, volume types, networks and key pair of a new cloud."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from openstack.connection import Connection
 from openstack.exceptions import ConflictException
 
-from devcloud import database
+from devcloud import database, volumes
 from devcloud.clients import connect
 from devcloud.compute_user import run_checked
 from devcloud.images import SEEDED, Archives, archive_path
@@ -30,9 +30,10 @@ SOURCE_PROPERTY = "devcloud_archive"
 
 
 def seed_state(settings: Settings) -> str:
-    """Return the names of the archives and hosts that the seeds are made from."""
+    """Return the names of the archives, hosts and volume types that the seeds are made from."""
     archives = (archive_path(settings, name).name for name in SEEDED)
-    return " ".join([*archives, *(host.name for host in settings.hosts)])
+    types = volumes.TYPES if settings.volumes else ()
+    return " ".join([*archives, *(host.name for host in settings.hosts), *types])
 
 
 def is_seeded(settings: Settings) -> bool:
@@ -63,6 +64,9 @@ def seed(settings: Settings, archives: Archives) -> None:
 
     with step("flavors"):
         make_flavors(admin, FLAVORS)
+    if settings.volumes:
+        with step("volume types"):
+            volumes.make_types(admin)
     run_in_parallel(networks, hosts)
     for name in SEEDED:
         with step(f"image {name}"):

@@ -75,6 +75,7 @@ class Settings:
     :ivar hosts: compute hosts; the first one is the network node.
     :ivar dashboard: True if Horizon runs.
     :ivar watch: True if Prometheus and Alertmanager run, with their exporters and mail server.
+    :ivar volumes: True if Cinder runs.
     :ivar network: one of ``NETWORKS``.
     """
 
@@ -83,6 +84,7 @@ class Settings:
     hosts: tuple[Host, ...]
     dashboard: bool
     watch: bool
+    volumes: bool
     network: str
 
     @property
@@ -177,7 +179,8 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         checkout), ``DEVCLOUD_COMPUTE_DRIVER`` the driver (default ``docker.DockerDriver``),
         ``DEVCLOUD_HOSTS`` the number of compute hosts (default: as many as the cloud has, 1 for a
         new cloud). ``DEVCLOUD_HORIZON`` is 1 with the dashboard, 0 without (default: as the cloud
-        is); ``DEVCLOUD_WATCH`` selects Prometheus in the same form.
+        is); ``DEVCLOUD_WATCH`` selects Prometheus and ``DEVCLOUD_VOLUMES``
+        Cinder in the same form.
         ``DEVCLOUD_NETWORK`` is one of ``NETWORKS`` (default: as the cloud has, ``ovs`` for a new
         cloud).
     :raises SettingsError: the directory's path is too long for Unix sockets, or the number of hosts
@@ -195,6 +198,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         hosts=tuple(compute_host(number + 1) for number in range(_host_count(folder, environment))),
         dashboard=_has(environment.get("DEVCLOUD_HORIZON"), dashboard_file(folder)),
         watch=_has(environment.get("DEVCLOUD_WATCH"), watch_file(folder)),
+        volumes=_has(environment.get("DEVCLOUD_VOLUMES"), volumes_file(folder)),
         network=_network(folder, environment),
     )
 
@@ -212,6 +216,11 @@ def dashboard_file(folder: Path) -> Path:
 def watch_file(folder: Path) -> Path:
     """Return the path of the file that exists if the cloud has Prometheus."""
     return folder / "data" / "watch"
+
+
+def volumes_file(folder: Path) -> Path:
+    """Return the path of the file that exists if the cloud has Cinder."""
+    return folder / "data" / "volumes"
 
 
 def network_file(folder: Path) -> Path:

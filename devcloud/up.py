@@ -27,6 +27,7 @@ from devcloud import (
     seed,
     supervise,
     switch,
+    volumes,
     watch,
 )
 from devcloud.down import down
@@ -41,6 +42,7 @@ from devcloud.settings import (
     hosts_file,
     load_secrets,
     network_file,
+    volumes_file,
     watch_file,
 )
 from devcloud.steps import run_in_parallel, say, step, wait_until
@@ -53,13 +55,14 @@ API_PORTS = {
     "nova-metadata": 8775,
     "neutron-api": 9696,
     "registry": 5001,
+    "cinder-api": volumes.API_PORT,
     "horizon": DASHBOARD_PORT,
     "prometheus": watch.PROMETHEUS_PORT,
     "alertmanager": watch.ALERTMANAGER_PORT,
 }
 
 # These APIs run only in some clouds, so start_services() does not wait for all of them.
-OPTIONAL_APIS = ("horizon", "prometheus", "alertmanager")
+OPTIONAL_APIS = ("cinder-api", "horizon", "prometheus", "alertmanager")
 
 # A first message to a queue without a reader waits for a whole RPC timeout.
 QUEUES = {
@@ -180,11 +183,12 @@ def prepare_machine(settings: Settings) -> None:
 
 
 def note_choices(settings: Settings) -> None:
-    """Record the cloud's network, dashboard and Prometheus, for later commands without them."""
+    """Record what the cloud has, for later commands without these settings."""
     network_file(settings.folder).write_text(settings.network)
     for wanted, noted in (
         (settings.dashboard, dashboard_file(settings.folder)),
         (settings.watch, watch_file(settings.folder)),
+        (settings.volumes, volumes_file(settings.folder)),
     ):
         noted.touch() if wanted else noted.unlink(missing_ok=True)
 
@@ -258,9 +262,15 @@ def start_services(settings: Settings, starter: Starter) -> None:
         wait_for_queues(settings, "nova-conductor")
         starter.start("compute")
 
+    def block_storage() -> None:
+        volumes.ensure_tables(settings)
+        starter.start("volume")
+        wait_for_api(settings, "cinder-api")
+
+    chains = [agents, compute, *([block_storage] if settings.volumes else [])]
     interfaces = [functools.partial(wait_for_api, settings, name) for name in apis(settings)]
     with step("APIs"):
-        run_in_parallel(agents, compute, *interfaces)
+        run_in_parallel(*chains, *interfaces)
 
 
 def up(settings: Settings) -> None:
@@ -285,6 +295,8 @@ def up(settings: Settings) -> None:
         dashboard.prepare(settings)
     if settings.watch:
         watch.prepare(settings)
+    if settings.volumes:
+        volumes.prepare(settings)
     with step("supervisor"):
         programs = all_programs(settings)
         supervise.write_config(settings, programs)

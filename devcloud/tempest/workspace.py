@@ -138,6 +138,10 @@ def configuration_values(settings: Settings, admin: Connection, plan: Plan) -> d
         "target_host": names[-1],
         "compute_microversion": newest_microversion(admin.compute),
         "placement_microversion": newest_microversion(admin.placement),
+        "cinder": str(settings.volumes).lower(),
+        "volume_microversion": newest_microversion(admin.block_storage)
+        if settings.volumes
+        else "3.0",
         "public_network": admin.network.find_network("public").id,
         "network_extensions": ",".join(extensions),
         "horizon": str(settings.dashboard).lower(),

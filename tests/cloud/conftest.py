@@ -38,11 +38,16 @@ def long_run(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def cloud() -> Settings:
-    """Start a cloud of two hosts with Prometheus; takes seconds if it is running."""
+    """Start a cloud of two hosts with Prometheus and Cinder; takes seconds if it is running."""
     done = subprocess.run(
         [sys.executable, "-m", "devcloud", "up"],
         cwd=CHECKOUT,
-        env={**os.environ, "DEVCLOUD_HOSTS": str(HOSTS), "DEVCLOUD_WATCH": "1"},
+        env={
+            **os.environ,
+            "DEVCLOUD_HOSTS": str(HOSTS),
+            "DEVCLOUD_WATCH": "1",
+            "DEVCLOUD_VOLUMES": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -75,6 +75,12 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
             if str(settings.data) in line and "/merged" in line
         },
+        "volumes": {
+            volume.id for volume in admin.block_storage.volumes(details=False, all_projects=True)
+        },
+        "volume attachments": {
+            attachment.id for attachment in admin.block_storage.attachments(all_projects=True)
+        },
         "Neutron ports": {
             port.id
             for port in admin.network.ports()

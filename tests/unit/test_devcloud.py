@@ -14,9 +14,9 @@ from unittest import mock
 import pytest
 import yaml
 
-from devcloud import mailbox, services, watch
+from devcloud import loop_devices, mailbox, seed, services, volumes, watch
 from devcloud.programs import all_programs
-from devcloud.settings import dashboard_file, load_settings, watch_file
+from devcloud.settings import dashboard_file, load_settings, volumes_file, watch_file
 from tests import CHECKOUT
 
 SAMPLES = CHECKOUT / "etc" / "prometheus"
@@ -61,6 +61,37 @@ def test_prometheus_is_there_when_wanted(state_folder: Path):
     watch_file(state_folder).parent.mkdir()
     watch_file(state_folder).touch()
     assert load_settings({"DEVCLOUD_DIR": str(state_folder)}).watch
+
+
+def test_cinder_is_there_when_wanted(state_folder: Path):
+    for wanted, expected in (("1", True), ("0", False)):
+        settings = load_settings({"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_VOLUMES": wanted})
+        names = {program.name for program in all_programs(settings)}
+        assert ({"cinder-api", "cinder-scheduler", "cinder-volume"} <= names) is expected
+        assert bool({"cinder-api", "cinder-scheduler", "cinder-volume"} & names) is expected
+        # The reports, the accounts and the volume types are those of the programs.
+        assert bool(volumes.REPORTS.keys() <= names) is expected
+        assert ("multiattach" in seed.seed_state(settings).split()) is expected
+    volumes_file(state_folder).parent.mkdir()
+    volumes_file(state_folder).touch()
+    assert load_settings({"DEVCLOUD_DIR": str(state_folder)}).volumes
+
+
+def test_loop_devices_of_a_cloud_are_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files = {
+        "loop0": "/cloud/data/cinder/files/volume-1",
+        "loop1": "/cloud/data/cinder-other/files/volume-1",
+        "loop12": "/cloud/data/cinder/files/volume-12 (deleted)",
+    }
+    for device, file in files.items():
+        (tmp_path / device / "loop").mkdir(parents=True)
+        (tmp_path / device / "loop" / "backing_file").write_text(f"{file}\n")
+    (tmp_path / "loop3").mkdir()
+    monkeypatch.setattr(loop_devices, "BLOCK_DEVICES", tmp_path)
+    of_the_cloud = loop_devices.devices_of(Path("/cloud/data/cinder"))
+    assert sorted(of_the_cloud) == [Path("/dev/loop0"), Path("/dev/loop12")]
+    of_a_volume = loop_devices.devices_of(Path("/cloud/data/cinder/files/volume-1"))
+    assert of_a_volume == [Path("/dev/loop0")]
 
 
 def test_quick_rules_are_rules(tmp_path: Path):
