@@ -28,10 +28,13 @@ class Switch:
     """An ovsdb-server and an ovs-vswitchd with their sockets in one directory.
 
     The datapath is the kernel's if its module is loaded, otherwise Open vSwitch's own.
+
+    :param namespace: path of the network namespace of its ports; None for the current one
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, namespace: str | None = None) -> None:
         self.folder = folder
+        self.enter = [] if namespace is None else ["nsenter", f"--net={namespace}"]
         self.connection = f"unix:{folder}/db.sock"
 
     def start(self) -> None:
@@ -63,6 +66,7 @@ class Switch:
         self._daemon = daemons.start(
             # OVN finds the sockets of bridges there.
             [
+                *self.enter,
                 *("env", f"OVS_RUNDIR={self.folder}"),
                 *("ovs-vswitchd", self.connection, f"--unixctl={control}"),
             ],

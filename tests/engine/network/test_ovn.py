@@ -4,119 +4,27 @@
 In the guest the datapath is the kernel's; on other machines it may be Open vSwitch's own.
 """
 
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from nova.network import model
+from oslo_upgradecheck.upgradecheck import Code
 
+from novadocker.cmd import checks
+from novadocker.cmd import probes as status_probes
 from novadocker.exporter import ovn as exported
 from novadocker.exporter import probes
 from novadocker.privsep.guest import runtime
 from novadocker.state_files.port_rates import PortRate
 from novadocker.virt.docker.network import vif as network_vif
-from tests.engine import daemons, networks
+from tests.engine import networks
+from tests.engine.ovn import BRIDGE, CHASSIS, NETWORK, SOUTHBOUND, FarHost, Ovn
 from tests.engine.switch import DATAPATH, Switch
 from tests.waiting import until
 
-# The session's other tests use br-int without a controller.
-BRIDGE = "br-ovn"
-SOUTHBOUND = "tcp:127.0.0.1:6642"
-
-
-class Ovn:
-    """OVN's databases, northd, and a controller of the session's Open vSwitch."""
-
-    def __init__(self, folder: Path, switch: Switch) -> None:
-        folder.mkdir()
-        self.folder, self._switch = folder, switch
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("nb", "sb"):
-            schema = f"/usr/share/ovn/ovn-{name}.ovsschema"
-            command = ["ovsdb-tool", "create", folder / f"{name}.db", schema]
-            subprocess.run(command, check=True, capture_output=True)
-        settings = {
-            "system-id": "host1",
-            "ovn-remote": SOUTHBOUND,
-            "ovn-encap-type": "geneve",
-            "ovn-encap-ip": "127.0.0.1",
-            "ovn-bridge": BRIDGE,
-            "ovn-bridge-datapath-type": DATAPATH,
-        }
-        pairs = [f'external_ids:{name}="{value}"' for name, value in settings.items()]
-        switch.vsctl("set", "Open_vSwitch", ".", *pairs)
-        for name in ("nb", "sb", "northd", "controller"):
-            self.start(name)
-        until(lambda: BRIDGE in switch.vsctl("list-br").split())
-        self.nbctl("ls-add", "network")
-
-    def start(self, name: str) -> None:
-        """Start a program: ``nb``, ``sb``, ``northd`` or ``controller``."""
-        folder = self.folder
-        commands = {
-            "nb": ["ovsdb-server", f"{folder}/nb.db", f"--remote=punix:{folder}/nb.sock"],
-            "sb": ["ovsdb-server", f"{folder}/sb.db", "--remote=ptcp:6642:127.0.0.1"],
-            "northd": [
-                "ovn-northd",
-                f"--ovnnb-db=unix:{folder}/nb.sock",
-                f"--ovnsb-db={SOUTHBOUND}",
-            ],
-            "controller": ["ovn-controller", self._switch.connection, "--pidfile"],
-        }
-        made = folder / f"{name}.ctl"
-        control = [] if name == "controller" else [f"--unixctl={made}"]
-        if name == "controller":
-            made = folder / "ovn-controller.pid"
-        self._running[name] = daemons.start(
-            [
-                *("env", f"OVN_RUNDIR={folder}", f"OVS_RUNDIR={self._switch.folder}"),
-                *(*commands[name], *control),
-            ],
-            folder / f"{name}.log",
-            made.exists,
-        )
-
-    @contextmanager
-    def away(self, name: str) -> Iterator[None]:
-        """Kill a program during the body."""
-        process = self._running.pop(name)
-        process.kill()
-        process.wait()
-        for left in (f"{name}.ctl", "ovn-controller.pid" if name == "controller" else "nothing"):
-            (self.folder / left).unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            self.start(name)
-
-    def stop(self) -> None:
-        """Stop all programs and delete the bridge."""
-        for process in reversed(self._running.values()):
-            daemons.stop(process)
-        self._switch.vsctl("del-br", BRIDGE)
-        self._switch.vsctl("clear", "Open_vSwitch", ".", "external_ids")
-
-    def nbctl(self, *command: str) -> str:
-        """Change the northbound database, as Neutron does."""
-        connection = f"--db=unix:{self.folder}/nb.sock"
-        done = subprocess.run(
-            ["ovn-nbctl", "--timeout=30", connection, *command],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def ovn(ovs: Switch, state_folder: Path) -> Iterator[Ovn]:
-    """Yield an OVN with one network."""
-    found = Ovn(state_folder / "ovn", ovs)
-    yield found
-    found.stop()
-
+# What Neutron sets on a network of geneve if packets between hosts have at most 1,500 bytes.
+MTU = 1442
 
 Plug = Callable[[str], tuple[str, model.VIF]]
 
@@ -131,29 +39,25 @@ def plug(ovn: Ovn, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
 
     def call(address: str) -> tuple[str, model.VIF]:
         details = {"datapath_type": DATAPATH, "ovs_hybrid_plug": False, "ovs_create_tap": True}
-        port = networks.simple_vif(address, details=details)
+        port = networks.simple_vif(address, details=details, mtu=MTU)
         port["network"]["bridge"] = BRIDGE
-        addresses = f"{port['address']} {address}"
-        ovn.nbctl(
-            *("lsp-add", "network", port["id"], "--", "lsp-set-addresses", port["id"], addresses),
-            *("--", "lsp-set-port-security", port["id"], addresses),
-        )
-        uuid = new_instance_uuid()
-        plugged[uuid] = port
-        network_vif.plug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
-        return uuid, port
+        ovn.add_port(port["id"], port["address"], address)
+        instance = new_instance_uuid()
+        plugged[instance] = port
+        network_vif.plug_vifs(networks.instance(instance), model.NetworkInfo([port]))
+        return instance, port
 
     yield call
-    for uuid, port in plugged.items():
-        network_vif.unplug_vifs(networks.instance(uuid), model.NetworkInfo([port]))
-        runtime.delete_namespace(uuid)
+    for instance, port in plugged.items():
+        network_vif.unplug_vifs(networks.instance(instance), model.NetworkInfo([port]))
+        runtime.delete_namespace(instance)
         ovn.nbctl("lsp-del", port["id"])
 
 
 def wait_until_up(ovs: Switch, ovn: Ovn, port: model.VIF) -> None:
     """Wait until OVN has the port's flows in the switch, which Neutron reports to Nova."""
     until(lambda: "ovn-installed" in ovs.interface(port["devname"], "external_ids"))
-    until(lambda: ovn.nbctl("lsp-get-up", port["id"]) == "up")
+    until(lambda: ovn.is_up(port["id"]))
 
 
 def test_ports_are_reached_and_a_foreign_address_is_not(ovs: Switch, ovn: Ovn, plug: Plug) -> None:
@@ -165,6 +69,32 @@ def test_ports_are_reached_and_a_foreign_address_is_not(ovs: Switch, ovn: Ovn, p
     networks.ip(second, "address", "add", "10.7.0.9/24", "dev", "eth0")
     assert not networks.pings(first, "10.7.0.9")
     assert networks.pings(second, "10.7.0.5")
+
+
+@pytest.fixture
+def far_host(ovn: Ovn, state_folder: Path) -> Iterator[FarHost]:
+    """Yield another host."""
+    # The prefix makes the session delete the namespace if it is interrupted.
+    mark = (state_folder / "mark").read_text()
+    found = FarHost(ovn, state_folder / "host2", f"nova-{mark}-host2")
+    yield found
+    found.stop()
+
+
+def test_a_tunnel_to_another_host(ovs: Switch, ovn: Ovn, plug: Plug, far_host: FarHost) -> None:
+    server, near = plug("10.7.0.5")
+    far_host.add_port("fa:16:3e:00:00:06", "10.7.0.6", MTU)
+    wait_until_up(ovs, ovn, near)
+    until(lambda: ovn.is_up(far_host.port))
+    until(lambda: networks.pings(server, "10.7.0.6"))
+    full = ("-M", "do", "-s", str(MTU - 28))
+    assert far_host.pings("10.7.0.5", *full)
+    assert networks.run(server, "ping", "-c", "1", "-w", "3", *full, "10.7.0.6").returncode == 0
+    # The switch forwards packets without the controller, and drops those of a foreign address.
+    with ovn.away("controller"):
+        assert far_host.pings("10.7.0.5", *full)
+        networks.ip(server, "address", "add", "10.7.0.9/24", "dev", "eth0")
+        assert not far_host.pings("10.7.0.9")
 
 
 @pytest.mark.parametrize("program", ["nb", "sb", "northd", "controller"])
@@ -184,6 +114,30 @@ def test_a_port_that_is_plugged_during_an_outage(
     until(lambda: networks.pings(first, "10.7.0.6"))
 
 
+def test_a_port_that_is_bound_to_another_host(ovs: Switch, ovn: Ovn, plug: Plug) -> None:
+    server, here = plug("10.7.0.5")
+    _, port = plug("10.7.0.6")
+    for plugged in (here, port):
+        wait_until_up(ovs, ovn, plugged)
+    # Neutron names the host in this option.
+    ovn.nbctl("lsp-set-options", port["id"], "requested-chassis=elsewhere")
+    until(lambda: not ovn.is_up(port["id"]))
+    until(lambda: not networks.pings(server, "10.7.0.6"))
+    # A reverted move binds the port to this host again.
+    ovn.nbctl("lsp-set-options", port["id"])
+    until(lambda: ovn.is_up(port["id"]))
+    until(lambda: networks.pings(server, "10.7.0.6"))
+
+
+def test_the_status_check_reads_the_name_of_the_chassis(ovs: Switch, ovn: Ovn) -> None:
+    chassis = status_probes.read_chassis(ovs.connection)
+    assert chassis == checks.Chassis(SOUTHBOUND, CHASSIS)
+    assert checks.check_ovn(chassis, CHASSIS, "web-1").code is Code.SUCCESS
+    mismatch = checks.check_ovn(chassis, "web-1", "web-1")
+    assert mismatch.code is Code.FAILURE
+    assert f"OVN knows this host as {CHASSIS}, nova-compute as web-1" in mismatch.details
+
+
 def test_the_exporter_shows_the_controller_and_limits(ovs: Switch, ovn: Ovn, plug: Plug) -> None:
     _, port = plug("10.7.0.5")
     wait_until_up(ovs, ovn, port)
@@ -192,10 +146,10 @@ def test_the_exporter_shows_the_controller_and_limits(ovs: Switch, ovn: Ovn, plu
     assert meters.read_rates() == {}
     for direction, end, rate in (("from-lport", "inport", 800), ("to-lport", "outport", 1600)):
         match = f'{end} == "{port["id"]}"'
-        ovn.nbctl("qos-add", "network", direction, "2002", match, f"rate={rate}")
+        ovn.nbctl("qos-add", NETWORK, direction, "2002", match, f"rate={rate}")
     limits = {port["devname"]: PortRate(received=200_000, sent=100_000)}
     until(lambda: meters.read_rates() == limits)
-    ovn.nbctl("qos-del", "network")
+    ovn.nbctl("qos-del", NETWORK)
     until(lambda: meters.read_rates() == {})
     with ovn.away("controller"), pytest.raises(FileNotFoundError):
         probes.ask_agent(ovs.folder, ovn.folder)
