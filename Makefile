@@ -19,7 +19,7 @@ UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
 	test-engine-part test-engine-trixie test-engine-forky test-engine-containerd test-walk \
-	test-cloud test-guest test-install test-long test-ovn test-ovn-part bench-network-guest tempest horizon-test functional soak fuzz nightly \
+	test-cloud test-guest test-install test-long test-ovn test-ovn-part bench-network-guest bench-clouds tempest horizon-test functional soak fuzz nightly \
 	deb lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -176,6 +176,10 @@ docs: environment
 	$(VENV)/python docs/pictures/draw.py
 	$(VENV)/sphinx-build -W -b html docs docs/build/html
 	$(VENV)/sphinx-build -W -b man docs/man docs/build/man
+
+# how the cloud differs between the kinds of network; deletes the cloud's data before and after
+bench-clouds: install
+	$(VENV)/python benchmarks/clouds.py
 
 # make bench-boot runs benchmarks/boot.py
 bench-%: install

@@ -2,12 +2,14 @@
 """The exit statuses and result files of benchmarks."""
 
 import json
+import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
-from benchmarks import program
+from benchmarks import clouds, processes, program
 from benchmarks.figures import Target
 from devcloud.steps import StepFailed
 
@@ -44,3 +46,23 @@ def test_what_was_broken_off_leaves_no_results(
 
     assert program.run(tmp_path / "some.json", measure) == status
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_of_processes_counts_only_those_that_run() -> None:
+    own = processes.memory([os.getpid()])
+    assert 2**20 < own < 2**34
+    # No process has this id, because pid_max is at most 2^22.
+    assert processes.memory([2**22 + 1]) == 0
+
+
+def test_clouds_are_compared_by_the_median_of_each_kind() -> None:
+    values = {"ovs": (33, 80, 3000.0, 90.0, 40.0), "ovn": (36, 90, 3200.0, 95.0, 44.0)}
+    samples = [
+        clouds.Sample(network, dict(zip(clouds.UNITS, found, strict=True)))
+        for network, found in values.items()
+    ]
+    report = clouds.report(samples)
+    assert report.targets == []
+    for name in clouds.UNITS:
+        assert name in report.text
+    assert re.search(r"memory \(MiB\)\n.*\n  ovs +1 +3000.00.*\n  ovn +1 +3200.00", report.text)
