@@ -520,10 +520,11 @@ def check_bandwidth(
     return _success("Neutron's bandwidth limits have an effect in both directions")
 
 
-def check_budgets(values: Mapping[str, int | None]) -> Result:
+def check_budgets(values: Mapping[str, int | None], samples: str) -> Result:
     """Check the kernel's budgets that a user id of all instances and of the host shares.
 
     :param values: the sysctls of ``BUDGETS``; None for those that the kernel lacks
+    :param samples: directory of the sample files
     """
     low = {
         name: value
@@ -537,7 +538,7 @@ def check_budgets(values: Mapping[str, int | None]) -> Result:
     found = ", ".join(f"{name} is {value}" for name, value in low.items())
     return _warning(
         f"{found}: one server can use up what users with the same id need in all servers and on "
-        "the host; install etc/sysctl.d/novadocker.conf"
+        f"the host; install {samples}/sysctl.d/novadocker.conf"
     )
 
 
@@ -551,8 +552,11 @@ def check_resize(allowed: bool) -> Result:
     )
 
 
-def check_privileges(call: PrivilegedCall) -> Result:
-    """Check that the user of nova-compute can start each privileged process."""
+def check_privileges(call: PrivilegedCall, samples: str) -> Result:
+    """Check that the user of nova-compute can start each privileged process.
+
+    :param samples: directory of the sample files
+    """
     if call.error:
         if _NO_SPACE.search(call.error):
             return _failure(
@@ -561,7 +565,8 @@ def check_privileges(call: PrivilegedCall) -> Result:
             )
         of = f" in context {call.context}" if call.context else ""
         return _failure(
-            f"privileged calls{of} fail for user {call.user} ({call.error}): {_permission(call)}"
+            f"privileged calls{of} fail for user {call.user} ({call.error}): "
+            f"{_permission(call, samples)}"
         )
     if call.root:
         return _warning(
@@ -602,8 +607,11 @@ def check_user_namespaces(mode: str, ids: str, trial: user_namespaces.Trial | No
     )
 
 
-def check_lxcfs(folder: str, view: View) -> Result:
-    """Check that instances see their own values in /proc."""
+def check_lxcfs(folder: str, view: View, samples: str) -> Result:
+    """Check that instances see their own values in /proc.
+
+    :param samples: directory of the sample files
+    """
     if not folder:
         return _success("lxcfs is turned off: servers see the host's values in /proc")
     if view.error:
@@ -616,18 +624,18 @@ def check_lxcfs(folder: str, view: View) -> Result:
     if view.arguments and _LXCFS_OPTION not in view.arguments:
         return _warning(
             f"lxcfs runs without {_LXCFS_OPTION}: install "
-            "etc/systemd/lxcfs.service.d/novadocker.conf"
+            f"{samples}/systemd/lxcfs.service.d/novadocker.conf"
         )
     return _success(f"servers see their own values in /proc by lxcfs at {folder}")
 
 
-def _permission(call: PrivilegedCall) -> str:
+def _permission(call: PrivilegedCall, samples: str) -> str:
     """Return the advice how to allow the commands of the privileged processes."""
     if any(Path(word).name == "nova-rootwrap" for word in call.command):
         return (
             "allow nova-rootwrap for the user in sudoers and add the directory of privsep-helper "
-            "to exec_dirs in rootwrap.conf; or see etc/sudoers.d/novadocker for a setup without "
-            "nova-rootwrap"
+            f"to exec_dirs in rootwrap.conf; or see {samples}/sudoers.d/novadocker for a setup "
+            "without nova-rootwrap"
         )
     # The first word of the command is sudo.
     program, *arguments = call.command[1:]
@@ -638,7 +646,7 @@ def _permission(call: PrivilegedCall) -> str:
         )
     rule = sudo_rule(call.user, program, arguments, call.contexts)
     if rule is None:
-        return "adapt etc/sudoers.d/novadocker and install it in /etc/sudoers.d"
+        return f"adapt {samples}/sudoers.d/novadocker and install it in /etc/sudoers.d"
     return f"allow it in /etc/sudoers.d/novadocker (sudo 1.9.10 or newer): {rule}"
 
 

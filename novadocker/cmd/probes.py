@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -53,6 +54,8 @@ _API_SECONDS = 10
 _AGENTS = ("Open vSwitch agent", "OVN Controller agent", "OVN Controller Gateway agent")
 _PRIVILEGED_SECONDS = 30
 _SHIM_SECONDS = 10
+_SAMPLE = "sudoers.d/novadocker"
+_DEBIAN_SAMPLES = "/usr/share/doc/nova-compute-docker/examples"
 _SHIM_REFUSAL = "the container id is not an id of the engine"
 # The driver starts these programs to read images; sudo starts the privileged processes.
 _PROGRAMS = ("gzip", "zstd", "xz", "sudo", "setpriv", "unshare")
@@ -329,6 +332,19 @@ def read_chassis(connection: str) -> Chassis | None:
     # RFC 7047, section 5.1: a map is ["map", [[key, value], ...]].
     settings = dict(row["external_ids"][1])
     return Chassis(settings.get("ovn-remote", ""), settings.get("hostname", ""))
+
+
+def find_samples() -> str:
+    """Return the directory of the sample files of this installation, else that of the checkout."""
+    try:
+        files = metadata.files("novadocker") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.match(f"etc/novadocker/{_SAMPLE}"):
+            return str(Path(str(file.locate())).resolve().parents[1])
+    # Debian's packages have no list of files.
+    return _DEBIAN_SAMPLES if Path(_DEBIAN_SAMPLES, _SAMPLE).exists() else "etc"
 
 
 def read_budgets(root: Path = Path("/proc/sys")) -> dict[str, int | None]:

@@ -98,11 +98,11 @@ class Checks(upgradecheck.UpgradeCommands):
     def _check_lxcfs(self) -> upgradecheck.Result:
         folder = CONF.docker.lxcfs_folder
         view = lxcfs.read_view(folder) if folder else lxcfs.View()
-        return checks.check_lxcfs(folder, view)
+        return checks.check_lxcfs(folder, view, probes.find_samples())
 
     def _check_privileges(self) -> upgradecheck.Result:
         self._call = probes.call_privileged(CONF)
-        return checks.check_privileges(self._call)
+        return checks.check_privileges(self._call, probes.find_samples())
 
     def _check_bandwidth(self) -> upgradecheck.Result:
         datapaths = probes.read_datapaths(CONF.os_vif_ovs.ovsdb_connection)
@@ -110,7 +110,7 @@ class Checks(upgradecheck.UpgradeCommands):
         return checks.check_bandwidth(datapaths, bridge, self._call, self._chassis)
 
     def _check_budgets(self) -> upgradecheck.Result:
-        return checks.check_budgets(probes.read_budgets())
+        return checks.check_budgets(probes.read_budgets(), probes.find_samples())
 
     def _check_kernel(self) -> upgradecheck.Result:
         self._kernel = probes.read_kernel()

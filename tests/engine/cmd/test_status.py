@@ -90,5 +90,5 @@ def test_each_privileged_process_is_started(
     monkeypatch.setattr(probes.utils, "get_root_helper", lambda: str(sudo))
     call = probes.call_privileged(conf.CONF)
     assert (call.context, call.error) == (refused, "sudo: no" if refused else "")
-    result = checks.check_privileges(call)
+    result = checks.check_privileges(call, "etc")
     assert (f"privileged calls in context {refused} fail" in result.details) == bool(refused)

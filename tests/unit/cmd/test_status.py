@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -449,7 +450,7 @@ def test_engines_that_cannot_start_servers(changes: dict[str, Any], part: str) -
 )
 def test_a_full_directory_for_temporary_files_is_named(error: str) -> None:
     call = checks.PrivilegedCall("nova", False, ("sudo", "privsep-helper"), error)
-    found = checks.check_privileges(call)
+    found = checks.check_privileges(call, "etc")
     assert says(found, FAILURE, error, "which has no space")
     assert "sudoers" not in found.details
 
@@ -757,7 +758,7 @@ def test_privileges(
     call = checks.PrivilegedCall(
         "nova", root, command, error, context="c" if error else "", contexts=("a.b", "c")
     )
-    assert says(checks.check_privileges(call), code, *parts)
+    assert says(checks.check_privileges(call, "etc"), code, *parts)
 
 
 # -- the facts ---------------------------------------------------------------------------------
@@ -1042,16 +1043,48 @@ def test_too_old_an_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lxcfs(folder: str, view: View, code: Code, part: str) -> None:
-    assert says(checks.check_lxcfs(folder, view), code, part)
+    assert says(checks.check_lxcfs(folder, view, "etc"), code, part)
+
+
+@pytest.mark.parametrize(
+    ("record", "folder"),
+    [("../../../etc/novadocker/sudoers.d/novadocker", "etc/novadocker"), (None, "doc")],
+)
+def test_samples_are_named_as_they_are_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: str | None, folder: str
+) -> None:
+    """pip's packages have a list of their files, Debian's do not."""
+    package = tmp_path / "lib/python3/site-packages/novadocker-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: novadocker\nVersion: 1.0\n")
+    if record:
+        (package / "RECORD").write_text(f"novadocker/__init__.py,,\n{record},,\n")
+    sample = tmp_path / folder / "sudoers.d/novadocker"
+    sample.parent.mkdir(parents=True)
+    sample.touch()
+    monkeypatch.setattr(probes, "_DEBIAN_SAMPLES", str(tmp_path / "doc"))
+    found = metadata.PathDistribution(package)
+    monkeypatch.setattr(metadata, "distribution", lambda _: found)
+    assert probes.find_samples() == str(tmp_path / folder)
+
+
+def test_without_an_installation_the_checkout_has_the_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(name: str) -> Any:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", fail)
+    assert probes.find_samples() == "etc"
 
 
 def test_kernel_budgets(tmp_path: Path) -> None:
     kept = {**dict.fromkeys(checks.BUDGETS, 1 << 30), "fs.pipe-user-pages-soft": 0}
-    assert says(checks.check_budgets(kept), SUCCESS, "no server can use up inotify")
-    assert says(checks.check_budgets({**kept, "fs.aio-max-nr": None}), SUCCESS)
+    assert says(checks.check_budgets(kept, "etc"), SUCCESS, "no server can use up inotify")
+    assert says(checks.check_budgets({**kept, "fs.aio-max-nr": None}, "etc"), SUCCESS)
     default = {**kept, "fs.inotify.max_user_instances": 128, "kernel.keys.maxkeys": 200}
     parts = ("max_user_instances is 128, kernel.keys.maxkeys is 200", "etc/sysctl.d/novadocker")
-    assert says(checks.check_budgets(default), WARNING, *parts)
+    assert says(checks.check_budgets(default, "etc"), WARNING, *parts)
     (tmp_path / "fs/inotify").mkdir(parents=True)
     (tmp_path / "fs/inotify/max_user_instances").write_text("128\n")
     found = probes.read_budgets(tmp_path)
