@@ -15,3 +15,9 @@ def of_data_root(directory: Path) -> os.statvfs_result:
         return os.statvfs(directory)
     except PermissionError:
         return os.statvfs(directory.parent)
+
+
+def free(directory: Path) -> int:
+    """Return the free bytes of the file system of an engine's data root."""
+    disk = of_data_root(directory)
+    return disk.f_bavail * disk.f_frsize

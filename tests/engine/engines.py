@@ -116,18 +116,20 @@ def own_engine(
     filesystem: str = "",
     storage: Sequence[str] = (),
     live_restore: bool = True,
+    disk_bytes: int = 1 << 30,
 ) -> Iterator[OwnEngine]:
     """Run an engine.
 
     :param filesystem: file system of the data root, in a file: ``btrfs``, or ``xfs`` with project
         quota; the default is the machine's
     :param storage: the storage driver's options
+    :param disk_bytes: size of that file
     """
     data = folder / "data"
     data.mkdir(parents=True)
     if filesystem:
         with (folder / "disk").open("wb") as disk:
-            disk.truncate(1 << 30)
+            disk.truncate(disk_bytes)
         subprocess.run([f"mkfs.{filesystem}", "-q", str(folder / "disk")], check=True)
         options = "loop,prjquota" if filesystem == "xfs" else "loop"
         subprocess.run(["mount", "-o", options, str(folder / "disk"), str(data)], check=True)

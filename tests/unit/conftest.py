@@ -15,6 +15,7 @@ from nova.tests.unit import fake_instance
 
 from novadocker.virt.docker.containers import lifecycle
 from novadocker.virt.docker.driver import DockerDriver
+from novadocker.virt.docker.engine import aftermath
 from tests import fuzz  # noqa: F401 - registers a profile of hypothesis
 from tests.unit import fakes
 
@@ -29,6 +30,14 @@ def state_paths(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def handled_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the first process of each container, which is this process, handle each signal."""
     monkeypatch.setattr(lifecycle, "signals", SimpleNamespace(handles=lambda *_: True))
+
+
+@pytest.fixture(autouse=True)
+def failed_pulls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """Note failed pulls, after which a thread would enter a privileged context."""
+    found: list[tuple[object, ...]] = []
+    monkeypatch.setattr(aftermath, "watch", lambda *arguments: found.append(arguments))
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -31,8 +31,8 @@ def pipe(target: tuple[int, int], access: int) -> Iterator[int]:
     :raises ValueError: the descriptor is not that end of a pipe
     :raises OSError: the process or the descriptor does not exist
     """
-    with _duplicated(target) as descriptor:
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode) or not _allows(descriptor, access):
+    with duplicated(target) as descriptor:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode) or not allows(descriptor, access):
             raise ValueError("the descriptor is not the right end of a pipe")
         # Because a duplicate shares the flag O_NONBLOCK with the caller, the same pipe is opened
         # again. The flag keeps that from waiting for the other end.
@@ -53,17 +53,22 @@ def empty_file(target: tuple[int, int]) -> Iterator[int]:
     :raises ValueError: the file is not empty, has a name, or is not open for writing
     :raises OSError: the process or the descriptor does not exist
     """
-    with _duplicated(target) as descriptor:
+    with duplicated(target) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size or status.st_nlink:
             raise ValueError("the target is not an empty file without a name")
-        if not _allows(descriptor, os.O_WRONLY):
+        if not allows(descriptor, os.O_WRONLY):
             raise ValueError("the target is not open for writing")
         yield descriptor
 
 
 @contextmanager
-def _duplicated(target: tuple[int, int]) -> Iterator[int]:
+def duplicated(target: tuple[int, int]) -> Iterator[int]:
+    """Yield a duplicate of a process's file descriptor, which shares its offset and access.
+
+    :param target: as for ``pipe``
+    :raises OSError: the process or the descriptor does not exist
+    """
     pid, number = target
     process = os.pidfd_open(pid)
     try:
@@ -76,7 +81,8 @@ def _duplicated(target: tuple[int, int]) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _allows(descriptor: int, access: int) -> bool:
+def allows(descriptor: int, access: int) -> bool:
+    """Return True if a descriptor is open for this access, or for both reading and writing."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     return not flags & os.O_PATH and flags & os.O_ACCMODE in (access, os.O_RDWR)
 

@@ -7,21 +7,28 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 from nova import conf
 
 from novadocker import exception
+from novadocker.linux import space
+from novadocker.virt.docker.engine import aftermath, pull_bounds
 from novadocker.virt.docker.engine.client import Engine
+from novadocker.virt.docker.engine.pull_bounds import PullBounds
 from novadocker.virt.docker.images import store as images_store
 from tests import archives, https
+from tests.engine import engines
+from tests.engine.engines import OwnEngine
 from tests.engine.images.test_store import folder, image_of, run, tags
 from tests.fake_glance import FakeGlance
 from tests.https import Answer, reply
@@ -35,6 +42,8 @@ SECONDS = 6
 # An address for documentation, RFC 5737.
 WARY = "192.0.2.1"
 CERTIFICATES = Path("/etc/docker/certs.d")
+# It is compressed to 64 KiB.
+ZEROS = archives.tar({"zeros": bytes(64 << 20)})
 
 
 @contextmanager
@@ -137,23 +146,20 @@ def test_it_serves_another_digest(fault: Callable[[str, str], str]) -> None:
         assert "digest" in fault(registry, "web@sha256:" + "1" * 64)
 
 
-def registry_of(
-    client: docker.APIClient, known: str = "", packed: bool = False
-) -> tuple[Answer, str]:
+def registry_of(client: docker.APIClient, known: str = "", more: bytes = b"") -> tuple[Answer, str]:
     """Return a registry with one image, which prints "pulled", and the image's digest.
 
     :param known: base64 of the name and password that it requires; empty allows every client
-    :param packed: whether the image has a further layer of 64 MiB that is compressed to 64 KiB
+    :param more: a further layer, which the registry has compressed
     """
     config, layers = image_of("pulled", client)
-    if packed:
-        layer = archives.tar({"zeros": bytes(64 << 20)})
+    if more:
         described = json.loads(config)
-        described["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer).hexdigest()}")
-        config, layers = json.dumps(described).encode(), [*layers, gzip.compress(layer)]
+        described["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(more).hexdigest()}")
+        config, layers = json.dumps(described).encode(), [*layers, gzip.compress(more)]
     blobs = {f"sha256:{hashlib.sha256(blob).hexdigest()}": blob for blob in (config, *layers)}
     digests = list(blobs)
-    kind = f"application/vnd.docker.image.rootfs.diff.tar{'.gzip' if packed else ''}"
+    kind = f"application/vnd.docker.image.rootfs.diff.tar{'.gzip' if more else ''}"
     described = [{"size": len(blobs[d]), "digest": d, "mediaType": kind} for d in digests]
     described[0]["mediaType"] = "application/vnd.docker.container.image.v1+json"
     manifest = json.dumps(
@@ -253,17 +259,79 @@ def test_an_image_that_is_verified_first(
 def test_an_image_of_a_registry_is_bound_by_the_flavor(
     engine_url: str, docker_client: docker.APIClient, packed: bool
 ) -> None:
-    answer, digest = registry_of(docker_client, packed=packed)
+    answer, digest = registry_of(docker_client, more=ZEROS if packed else b"")
     engine = Engine(engine_url, 30, 30)
     before = docker_client.images(all=True)
     with served(answer) as registry:
         name = f"{registry}/web"
         most = 32 << 20 if packed else 100_000
         with pytest.raises(exception.ImageTooLarge, match=f"root disk has only {most}"):
-            engine.pull_image(name, digest, registry, "", "/", most)
+            engine.pull_image(name, digest, registry, "", engine.info().data_root, most)
         assert docker_client.images(all=True) == before
         engine.pull_image(name, digest, registry, "", "/", 128 << 20)
     assert pulled(docker_client, engine, f"{name}@{digest}") == "pulled"
+
+
+@pytest.fixture
+def small_engine(state_folder: Path) -> Iterator[OwnEngine]:
+    """Yield an engine whose data root has a disk of 4 GiB."""
+    with engines.own_engine(
+        Path(tempfile.mkdtemp(dir=state_folder)), "overlay2", filesystem="ext4", disk_bytes=4 << 30
+    ) as found:
+        yield found
+        # The engine counts the zeros to the end.
+        found.kill()
+        found.start()
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["cut off", "refused"])
+def test_a_sparse_file_leaves_half_of_the_disk(
+    small_engine: OwnEngine, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    """The engine writes its zeros to the end, whatever becomes of the request."""
+    monkeypatch.setattr(pull_bounds, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(aftermath, "_LOOK_SECONDS", 0.2)
+    size = 32 << 30
+    records = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+    content = f"1\n{size}\n0\n".encode().ljust(512, b"\0")
+    layer = archives.tar_of([archives.entry("zeros", content, pax_headers=records)])
+    client = docker.APIClient(base_url=small_engine.url)
+    answer, digest = registry_of(client, more=layer)
+    engine = Engine(small_engine.url, 30, 600)
+    root = engine.info().data_root
+    least = free = space.free(Path(root))
+
+    def note() -> None:
+        nonlocal least
+        while not over.wait(0.05):
+            least = min(least, space.free(Path(root)))
+
+    over = threading.Event()
+    watcher = threading.Thread(target=note)
+    watcher.start()
+    try:
+        with served(answer) as registry:
+            if breaks:
+                monkeypatch.setattr(PullBounds, "note", refuse)
+            with pytest.raises((exception.PullCutOff, exception.ImageTooLarge)):
+                engine.pull_image(f"{registry}/web", digest, registry, "", root)
+        for thread in threading.enumerate():
+            if thread.name == "pull-aftermath":
+                thread.join(120)
+                assert not thread.is_alive()
+        assert free // 4 < least < free // 2
+        assert space.free(Path(root)) > free * 9 // 10
+    finally:
+        over.set()
+        watcher.join()
+        client.close()
+
+
+def refuse(_bounds: PullBounds, message: Mapping[str, Any]) -> None:
+    """Refuse an image when the engine begins to unpack the layer with the sparse file."""
+    total = (message.get("progressDetail") or {}).get("total", 0)
+    if message.get("status") == "Extracting" and 0 < total < 1 << 10:
+        raise exception.ImageTooLarge(name="web", size=2, most=1)
 
 
 @pytest.fixture

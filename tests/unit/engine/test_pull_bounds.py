@@ -4,6 +4,7 @@
 import contextlib
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,6 +130,23 @@ def test_free_space_that_can_not_be_read(tmp_path: Path, monkeypatch: pytest.Mon
 
     with pytest.raises(exception.PullCutOff, match="cannot be read"), bounds.watched(cut.set):
         remove()
+
+
+def test_what_the_engine_unpacks_after_a_failed_pull_is_watched(
+    tmp_path: Path,
+    bounds: PullBounds,
+    monkeypatch: pytest.MonkeyPatch,
+    failed_pulls: list[tuple[object, ...]],
+) -> None:
+    """The registry's error for one layer does not end the unpacking of another."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1000, f_frsize=1))
+    begin = int(time.time())
+    with bounds.watched(lambda: None):
+        pass
+    assert failed_pulls == []
+    with pytest.raises(ValueError, match="own"), bounds.watched(lambda: None):
+        raise ValueError("own")
+    assert failed_pulls in ([(tmp_path, begin, 500)], [(tmp_path, begin + 1, 500)])
 
 
 def test_an_error_of_the_pull_ends_the_watch(bounds: PullBounds) -> None:

@@ -47,6 +47,7 @@ from novadocker.privsep.storage import (
     owners,
     sparse_files,
     staging,
+    unpacking,
 )
 from tests import fuzz
 
@@ -178,6 +179,7 @@ HOST_DEVICE = words("tap0e6e0b4b-7a", "(tap|nic)[0-9a-f][0-9a-f-]{0,11}", "eth0"
 GUEST_DEVICE = words("eth0", "eth[0-9]{1,3}", "lo", "eth0\n", "eth٣")
 PROCESS = numbers(4711, 1, 1 << 22)
 DAY = numbers(20_000, 0, 999_999)
+SINCE = numbers(1_700_000_000, 0, (1 << 40) - 1)
 FOLDER = words("/var/lib/docker", f"(/{PATH_WORD})+", "/", "relative", "/var/../etc", "/var//lib")
 SOCKET = words(
     "/run/containerd/containerd.sock", f"(/{PATH_WORD})+", "/", "relative", "--help", "/run/../x"
@@ -367,6 +369,8 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     },
     hidden.hidden_servers: {"data_root": FOLDER, "driver": DRIVER},
     containerd_layers.list_folders: {"socket": SOCKET, "container": CONTAINER},
+    unpacking.count: {"data_root": FOLDER, "since": SINCE},
+    unpacking.break_off: {"data_root": FOLDER, "since": SINCE},
     layer_archive.read_config: {"data_root": FOLDER, "image": CONTAINER},
     layer_archive.measure_layer: {"data_root": FOLDER, "chain": CONTAINER},
     layer_archive.write_layer: {"data_root": FOLDER, "chain": CONTAINER, "target": OPEN_FILE},

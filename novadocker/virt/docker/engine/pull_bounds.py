@@ -4,6 +4,9 @@
 The engine reports the size of each layer as the registry has it, which is compressed, and of the
 image only when it has unpacked it. A few KB can unpack to any size, and the engine reports nothing
 while it unpacks a single file, so a thread watches the free space meanwhile.
+
+After a failed pull, the engine may still unpack a layer: it does not look at the request before a
+file is complete. So ``aftermath`` watches it.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ from typing import Any
 
 from novadocker import exception
 from novadocker.linux import space
+from novadocker.virt.docker.engine import aftermath
 
 _GROWING = frozenset({"Downloading", "Extracting"})
 _LOOK_SECONDS = 1.0
@@ -105,11 +109,14 @@ class PullBounds:
             it takes too long; replaces an exception of the block
         :raises OSError: the free space cannot be read at the start
         """
-        with (
-            _BASELINES.counted(self._folder, self._free_now()) as free,
-            self._watched(cut, free // 2),
-        ):
-            yield
+        begin = int(time.time())
+        with _BASELINES.counted(self._folder, self._free_now()) as free:
+            try:
+                with self._watched(cut, free // 2):
+                    yield
+            except BaseException:
+                aftermath.watch(self._folder, begin, free // 2)
+                raise
 
     @contextlib.contextmanager
     def _watched(self, cut: Callable[[], None], least: int) -> Iterator[None]:
@@ -146,5 +153,4 @@ class PullBounds:
         return "" if enough else "this host has not enough free space for the unpacked image"
 
     def _free_now(self) -> int:
-        disk = space.of_data_root(self._folder)
-        return disk.f_bavail * disk.f_frsize
+        return space.free(self._folder)
