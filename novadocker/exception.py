@@ -216,6 +216,18 @@ class RescueRefused(exception.NovaException, Expected):
     msg_fmt = "%(reason)s"
 
 
+class VolumeFailed(exception.VolumeAttachFailed):
+    """A volume could not be attached, detached or extended on this host."""
+
+    msg_fmt = _("Volume %(volume_id)s failed on this host: %(reason)s")
+
+
+class VolumeRefused(exception.VolumeAttachFailed, Expected):
+    """The driver refuses a volume that no host could attach."""
+
+    msg_fmt = _("Volume %(volume_id)s cannot be attached: %(reason)s")
+
+
 class ViewUnavailable(exception.NovaException):
     """lxcfs on this host cannot give an instance its own /proc now; Nova tries another host."""
 

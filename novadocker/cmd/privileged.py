@@ -11,6 +11,7 @@ import shlex
 import sys
 import threading
 
+from os_brick import privileged as os_brick
 from oslo_config import cfg
 from oslo_privsep import capabilities, daemon, priv_context
 from vif_plug_ovs import privsep as os_vif
@@ -24,6 +25,8 @@ CONTEXTS = (
     privsep.storage_pctxt,
     privsep.view_pctxt,
     privsep.transfer_pctxt,
+    privsep.volume_pctxt,
+    os_brick.default,
     os_vif.vif_plug,
 )
 """The contexts of nova-compute, each of which has a privileged process of its own."""

@@ -18,8 +18,10 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_REMOUNT = 32
+MS_NOEXEC = 8
 MS_BIND = 4096
 MS_REC = 16384
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
@@ -46,9 +48,11 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
 _SYS_PIDFD_GETFD = 438
+# This one is older.
+_SYS_BPF = {"x86_64": 321, "ppc64le": 361, "s390x": 351}.get(os.uname().machine, 280)
 
 _library = ctypes.CDLL(None, use_errno=True)
-_library.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_void_p]
+_library.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
 _library.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _library.setns.argtypes = [ctypes.c_int, ctypes.c_int]
 _library.unshare.argtypes = [ctypes.c_int]
@@ -114,6 +118,12 @@ def mount(source: str, target: str, flags: int) -> None:
     _check(_library.mount(os.fsencode(source), os.fsencode(target), None, flags, None), target)
 
 
+def mount_tmpfs(target: str, flags: int, options: str) -> None:
+    """Mount a new tmpfs; see tmpfs(5)."""
+    arguments = (b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode())
+    _check(_library.mount(*arguments), target)
+
+
 def umount(target: str, flags: int) -> None:
     """Unmount a file system; see umount2(2)."""
     _check(_library.umount2(os.fsencode(target), flags), target)
@@ -172,6 +182,15 @@ def pidfd_getfd(process: int, descriptor: int) -> int:
         ctypes.c_int(descriptor),
         ctypes.c_uint(0),
     )
+
+
+def bpf(command: int, attributes: bytearray) -> int:
+    """Call bpf(2) and return its result.
+
+    :param attributes: the command's part of ``union bpf_attr``, which the kernel may change
+    """
+    buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
+    return _call("bpf", _SYS_BPF, ctypes.c_int(command), buffer, ctypes.c_uint(len(attributes)))
 
 
 def _call(subject: str, number: int, *arguments: object) -> int:

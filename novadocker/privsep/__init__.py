@@ -99,3 +99,25 @@ transfer_pctxt = priv_context.PrivContext(
     ],
     timeout=_STORAGE_TIMEOUT_SECONDS,
 )
+
+volume_pctxt = priv_context.PrivContext(
+    "novadocker",
+    cfg_section="novadocker_volume",
+    pypath=f"{__name__}.volume_pctxt",
+    # MKNOD, CHOWN: create device nodes for a container's root user. SETUID, SETGID: create their
+    # mount points as this user. SYS_PTRACE, DAC_OVERRIDE: look for open devices in /proc and open
+    # a container's mount namespace. SYS_CHROOT: enter it. SYS_ADMIN: enter it, mount in it, and
+    # replace the filter of devices on cgroup v2. NET_ADMIN: attach the filter.
+    capabilities=[
+        capabilities.CAP_MKNOD,
+        capabilities.CAP_CHOWN,
+        capabilities.CAP_SETUID,
+        capabilities.CAP_SETGID,
+        capabilities.CAP_SYS_PTRACE,
+        capabilities.CAP_DAC_OVERRIDE,
+        capabilities.CAP_SYS_CHROOT,
+        capabilities.CAP_SYS_ADMIN,
+        capabilities.CAP_NET_ADMIN,
+    ],
+    timeout=_TIMEOUT_SECONDS,
+)

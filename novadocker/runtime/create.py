@@ -161,6 +161,22 @@ class Configuration:
             raise self._fault("can't be written") from error
 
     @property
+    def annotations(self) -> dict[str, object]:
+        """The annotations, which runc ignores."""
+        return self._object(self.content.setdefault("annotations", {}))
+
+    @property
+    def device_nodes(self) -> list[dict[str, object]]:
+        """The device nodes."""
+        return self._objects(self.linux.setdefault("devices", []))
+
+    @property
+    def device_rules(self) -> list[dict[str, object]]:
+        """The rules of the control group for devices."""
+        resources = self._object(self.linux.setdefault("resources", {}))
+        return self._objects(resources.setdefault("devices", []))
+
+    @property
     def root(self) -> str:
         """The root directory on the host."""
         found = self._object(self.content.get("root", {})).get("path")
@@ -979,6 +995,8 @@ def prepare(call: Call) -> bool:
     mount_tmp(config, root)
     mapped = additions.ids is not None or bool(_find(config.namespaces, type="user"))
     mount_generator(config, mapped)
+    if additions.devices is not None:
+        add_devices(config, additions.devices, additions.disks)
     if additions.ids is None:
         check_user_namespace(config)
         let_engine_manage(config, owner)
@@ -1021,6 +1039,69 @@ def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int])
         source = idmapped.make_node(number, device.mode, node, owner)
         config.mounts.append(
             {"destination": device.path, "type": "bind", "source": source, "options": ["bind"]}
+        )
+
+
+def add_devices(config: Configuration, devices: list[record.BlockDevice], disks: str) -> None:
+    """Add the volumes of the server as device nodes, and ``/dev/disk`` with links to them.
+
+    :param disks: directory of the host with the links
+    :raises Fault: a device is not on the host any more, or the container has a device at its path
+    """
+    nodes = config.device_nodes
+    taken = {node.get("path") for node in nodes}
+    for device in devices:
+        if device.path in taken:
+            raise Fault(f"the server has another device at {device.path}")
+        _check_source(device)
+        nodes.append(
+            {
+                "path": device.path,
+                "type": "b",
+                "major": device.major,
+                "minor": device.minor,
+                "fileMode": 0o660,
+                "uid": 0,
+                "gid": 0,
+            }
+        )
+        config.device_rules.append(
+            {
+                "allow": True,
+                "type": "b",
+                "major": device.major,
+                "minor": device.minor,
+                "access": "rw" if device.writable else "r",
+            }
+        )
+    # The driver leaves these rules out when it detaches a volume from a running server.
+    config.annotations[record.DEVICES_ANNOTATION] = " ".join(
+        f"{device.major}:{device.minor}" for device in devices
+    )
+    config.mounts.append(
+        {
+            "destination": "/dev/disk",
+            "type": "bind",
+            "source": disks,
+            "options": ["bind", "ro", "nosuid", "noexec", "nodev"],
+        }
+    )
+
+
+def _check_source(device: record.BlockDevice) -> None:
+    """Check that a volume is the device on the host that the driver has connected.
+
+    :raises Fault: it is not
+    """
+    try:
+        found = posix.stat(device.source)
+    except OSError:
+        found = None
+    number = posix.makedev(device.major, device.minor)
+    if found is None or not _stat.S_ISBLK(found.st_mode) or found.st_rdev != number:
+        raise Fault(
+            f"the volume at {device.path} is not connected to this host any more; reboot the "
+            "server through Nova"
         )
 
 

@@ -6,13 +6,17 @@ The record ``<container id>`` is a JSON object::
     {"version": 1,
      "namespaces": {"network": "/run/netns/nova-<uuid>",
                     "user": "/run/novadocker/users/nova-<uuid>"},
-     "ids": {"first": 1879048192, "count": 65536}}
+     "ids": {"first": 1879048192, "count": 65536},
+     "devices": [{"path": "/dev/vdb", "source": "/dev/sdc", "major": 8, "minor": 32,
+                  "writable": true}]}
 
 A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
-gives one. Each further kind of addition is a further member, with a function here that checks it
-and a function in ``create`` that adds it. The shim refuses a record with a member or a version that
-it does not support, so that a container never starts without an addition.
+gives one. ``devices`` has the volumes of the server, each as a device node at ``path``; ``source``
+is the device on the host, which the shim compares with the numbers. Each further kind of addition
+is a further member, with a function here that checks it and a function in ``create`` that adds it.
+The shim refuses a record with a member or a version that it does not support, so that a container
+never starts without an addition.
 
 The directory ``<container id>.files`` beside the record exists until the next start of the
 container. It contains ``etc/`` with files for /etc, ``login`` with the account that gets a
@@ -27,6 +31,9 @@ from novadocker.runtime import documents
 FOLDER = "/run/novadocker/containers"
 NETWORK_NAMESPACES = "/run/netns"
 USER_NAMESPACES = "/run/novadocker/users"
+
+DISKS = "/run/novadocker/disks"
+"""The directory with a directory for each server that is ``/dev/disk`` in the server."""
 
 CONFIG_DRIVES = "/var/lib/novadocker/config-drives"
 
@@ -43,7 +50,29 @@ LARGEST_ETC_FILE = 64 << 10
 LARGEST_KEYS = 1 << 20
 LARGEST_LOGIN = 1 << 10
 
+MOST_DEVICES = 100
+
+DEVICES_ANNOTATION = "novadocker.devices"
+"""Annotation of a container with the numbers of the volumes that it was started with."""
+
+_DISK_PREFIXES = ("/dev/v", "/dev/s", "/dev/h", "/dev/xv")
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+class BlockDevice:
+    """A block device of the host in a container.
+
+    :ivar path: path in the container, such as ``/dev/vdb``
+    :ivar source: path on the host
+    """
+
+    def __init__(self, path: str, source: str, major: int, minor: int, writable: bool) -> None:
+        self.path = path
+        self.source = source
+        self.major = major
+        self.minor = minor
+        self.writable = writable
 
 
 class Record:
@@ -52,11 +81,23 @@ class Record:
     :ivar namespaces: paths of namespaces by their types in the OCI configuration
     :ivar ids: first id on the host and number of ids of the server's own user namespace; None
         without one
+    :ivar devices: the volumes of the server; None in a record of a driver without volumes
     """
 
-    def __init__(self, namespaces: dict[str, str], ids: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        namespaces: dict[str, str],
+        ids: tuple[int, int] | None = None,
+        devices: list[BlockDevice] | None = None,
+    ) -> None:
         self.namespaces = namespaces
         self.ids = ids
+        self.devices = devices
+
+    @property
+    def disks(self) -> str:
+        """The directory of the host that is ``/dev/disk`` in the container."""
+        return f"{DISKS}/{self.namespaces['network'].rpartition('/')[2]}/links"
 
 
 def is_container_id(text: str) -> bool:
@@ -64,15 +105,26 @@ def is_container_id(text: str) -> bool:
     return len(text) == 64 and _HEXADECIMAL.issuperset(text)
 
 
-def of_instance(network_namespace: str, ids: tuple[int, int] | None = None) -> Record:
+def is_disk_path(path: str) -> bool:
+    """Return True if the text is the path of a volume in a container."""
+    prefix, _, letters = path.rpartition("d")
+    return prefix in _DISK_PREFIXES and 0 < len(letters) <= 3 and _LETTERS.issuperset(letters)
+
+
+def of_instance(
+    network_namespace: str,
+    ids: tuple[int, int] | None = None,
+    devices: list[BlockDevice] | None = None,
+) -> Record:
     """Return the record of a container that joins an instance's namespaces.
 
     :param ids: as in ``Record``
+    :param devices: as in ``Record``
     :raises ValueError: the path is not a network namespace of an instance
     """
     name = network_namespace.removeprefix(f"{NETWORK_NAMESPACES}/")
     found = {"network": network_namespace, "user": f"{USER_NAMESPACES}/{name}"}
-    return Record(_check_namespaces(found), ids)
+    return Record(_check_namespaces(found), ids, devices)
 
 
 def serialize(record: Record) -> bytes:
@@ -80,6 +132,8 @@ def serialize(record: Record) -> bytes:
     found: dict[str, object] = {"version": VERSION, "namespaces": record.namespaces}
     if record.ids is not None:
         found["ids"] = {"first": record.ids[0], "count": record.ids[1]}
+    if record.devices is not None:
+        found["devices"] = [vars(device) for device in record.devices]
     return documents.serialize(found) + b"\n"
 
 
@@ -138,9 +192,42 @@ def is_range(first: int) -> bool:
     return first % IDS_OF_SERVER == 0 and 0 < first < (1 << 32) - IDS_OF_SERVER
 
 
+def _check_devices(value: object) -> list[BlockDevice]:
+    if not isinstance(value, list) or len(value) > MOST_DEVICES:
+        raise ValueError("has malformed devices")
+    devices = [_check_device(item) for item in value]
+    if len({device.path for device in devices}) < len(devices):
+        raise ValueError("has two devices at one path")
+    return devices
+
+
+def _check_device(value: object) -> BlockDevice:
+    if not isinstance(value, dict) or value.keys() != {
+        "path",
+        "source",
+        "major",
+        "minor",
+        "writable",
+    }:
+        raise ValueError("has malformed devices")
+    path, source, writable = value["path"], value["source"], value["writable"]
+    if (
+        not isinstance(path, str)
+        or not is_disk_path(path)
+        or not isinstance(source, str)
+        or not source.startswith("/dev/")
+        or "/../" in f"{source}/"
+        or not all(type(value[name]) is int and value[name] >= 0 for name in ("major", "minor"))
+        or type(writable) is not bool
+    ):
+        raise ValueError("has malformed devices")
+    return BlockDevice(path, source, value["major"], value["minor"], writable)
+
+
 _CHECKS = {
     "namespaces": _check_namespaces,
     "ids": _check_ids,
+    "devices": _check_devices,
 }
 
 

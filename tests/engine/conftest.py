@@ -85,6 +85,7 @@ def privileged(own_network: None) -> None:
     privsep.view_pctxt.set_client_mode(False)
     privsep.storage_pctxt.set_client_mode(False)
     privsep.transfer_pctxt.set_client_mode(False)
+    privsep.volume_pctxt.set_client_mode(False)
     vif_plug_ovs.privsep.vif_plug.set_client_mode(False)
 
 

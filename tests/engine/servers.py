@@ -79,6 +79,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
 class Server:
     """The fields of a server in Nova's database.
 
+    :ivar volumes: the host's device of each volume; the first is at /dev/vdb
     :ivar ports: the numbers of its ports, each with its own address
     :ivar power_state: the last known power state
     :ivar metadata: the system metadata
@@ -92,6 +93,30 @@ class Server:
     task_state: str | None = None
     power_state: int = power_state.NOSTATE
     metadata: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[str, ...] = ()
+
+    @property
+    def block_devices(self) -> dict[str, Any]:
+        """The volumes as Nova describes them, of Cinder's type ``local``."""
+        return {
+            "block_device_mapping": [
+                {
+                    "connection_info": self.connection(device),
+                    "mount_device": f"/dev/vd{letter}",
+                    "boot_index": None,
+                }
+                for device, letter in zip(self.volumes, "bcdefghij", strict=False)
+            ]
+        }
+
+    @staticmethod
+    def connection(device: str, **data: object) -> dict[str, Any]:
+        """Return Cinder's connection to a volume that is a device of the host."""
+        return {
+            "driver_volume_type": "local",
+            "data": {"device_path": device, **data},
+            "serial": str(uuid.uuid5(uuid.NAMESPACE_URL, device)),
+        }
 
     @property
     def name(self) -> str:
@@ -174,11 +199,18 @@ class Nova:
         self.image = objects.ImageMeta.from_dict(IMAGE)
         real = real_collaborators()
         self.driver = DockerDriver(
-            _VirtAPI(), replace(real, create_service_status=lambda _: _ServiceStatus())
+            _VirtAPI(),
+            replace(
+                real,
+                create_service_status=lambda _: _ServiceStatus(),
+                read_block_devices=lambda _, instance: self._block_devices.get(instance.uuid, {}),
+            ),
         )
+        self._block_devices: dict[str, dict[str, Any]] = {}
 
     def start(self, servers: Sequence[Server]) -> None:
         """Start nova-compute with these servers in Nova's database."""
+        self._block_devices = {server.uuid: server.block_devices for server in servers}
         self.driver.init_host(HOST)
         instances = [server.instance() for server in servers]
         self.driver.process_instances_at_startup(self.context, instances)
@@ -187,7 +219,7 @@ class Nova:
             lost = power_state.RUNNING == server.power_state != self._known_state(server)
             if lost and conf.CONF.resume_guests_state_on_host_boot:
                 self.driver.resume_state_on_host_boot(
-                    self.context, instance, server.network_info, None
+                    self.context, instance, server.network_info, None, server.block_devices
                 )
 
     def stop(self) -> None:
@@ -196,21 +228,52 @@ class Nova:
     def spawn(self, server: Server) -> Server:
         instance = server.instance()
         self.driver.spawn(
-            self.context, instance, self.image, [], None, {}, network_info=server.network_info
+            *(self.context, instance, self.image, [], None, {}),
+            network_info=server.network_info,
+            block_device_info=server.block_devices,
         )
         return _kept(server, instance)
 
     def destroy(self, server: Server) -> None:
-        self.driver.destroy(self.context, server.instance(), server.network_info)
+        self.driver.destroy(
+            self.context, server.instance(), server.network_info, server.block_devices
+        )
 
     def power_off(self, server: Server) -> None:
         self.driver.power_off(server.instance(), timeout=10, retry_interval=5)
 
     def power_on(self, server: Server) -> None:
-        self.driver.power_on(self.context, server.instance(), server.network_info)
+        self.driver.power_on(
+            self.context, server.instance(), server.network_info, server.block_devices
+        )
 
     def reboot(self, server: Server, kind: str = "HARD") -> None:
-        self.driver.reboot(self.context, server.instance(), server.network_info, kind)
+        self.driver.reboot(
+            self.context, server.instance(), server.network_info, kind, server.block_devices
+        )
+
+    def attach_volume(self, server: Server, device: str, **data: object) -> Server:
+        """Attach a volume at the next name."""
+        after = replace(server, volumes=(*server.volumes, device))
+        path = after.block_devices["block_device_mapping"][-1]["mount_device"]
+        instance = server.instance()
+        services = self.driver._services
+        with (
+            self._database(instance),
+            mock.patch.object(services, "device_metadata", return_value=None),
+        ):
+            self.driver.attach_volume(
+                self.context, server.connection(device, **data), instance, path
+            )
+        return after
+
+    def detach_volume(self, server: Server) -> Server:
+        """Detach the last volume."""
+        found = server.block_devices["block_device_mapping"][-1]
+        self.driver.detach_volume(
+            self.context, found["connection_info"], server.instance(), found["mount_device"]
+        )
+        return replace(server, volumes=server.volumes[:-1])
 
     def attach(self, server: Server, number: int) -> Server:
         """Attach a port, which Nova's database contains from the beginning of the operation."""
@@ -236,6 +299,7 @@ class Nova:
             self.driver.get_host_ip_addr(),
             _flavor(flavor),
             server.network_info,
+            server.block_devices,
         )
         after = replace(server, flavor=flavor, old_flavor=server.flavor)
         self.driver.finish_migration(
@@ -247,6 +311,7 @@ class Nova:
             self.image,
             True,
             {},
+            server.block_devices,
         )
         return after
 
@@ -260,7 +325,9 @@ class Nova:
         """Restore the old flavor, also from an incomplete resize."""
         back = replace(server, flavor=server.old_flavor or server.flavor, old_flavor=None)
         self.driver.finish_revert_migration(
-            self.context, back.instance(), server.network_info, self._migration(), power_on=True
+            *(self.context, back.instance(), server.network_info, self._migration()),
+            server.block_devices,
+            power_on=True,
         )
         return back
 
@@ -275,7 +342,7 @@ class Nova:
             server.network_info,
             self.image,
             "secret",
-            None,
+            server.block_devices,
             None,
         )
         return replace(server, vm_state=vm_states.RESCUED)

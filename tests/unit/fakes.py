@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import socket
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from nova import objects
+from nova import conf, objects
 
 from novadocker import exception
 from novadocker.linux.namespaces import IdMaps
@@ -48,6 +49,7 @@ from novadocker.virt.docker.operations.collaborators import (
     DeviceMetadata,
     ReadInstance,
 )
+from novadocker.virt.docker.volumes.volume import Volume
 
 INFO = EngineInfo(
     version="20.10.24+dfsg1",
@@ -441,6 +443,76 @@ class FakeDrives:
 
     def delete_drive(self, host: str, instance_uuid: str) -> None:
         self.written.pop(instance_uuid, None)
+
+
+@dataclass
+class FakeVolumeConnector:
+    """A fake VolumeConnector; ``calls`` lists its calls with the id of the volume.
+
+    :ivar failing: the ids of volumes that cannot be connected
+    :ivar size: the size of each volume in bytes
+    """
+
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+    size: int = 1 << 30
+
+    def connector_properties(self, host: str) -> dict[str, Any]:
+        ip = conf.CONF.my_block_storage_ip
+        return {"host": host, "ip": ip, "initiator": "iqn.2010-10.org:host"}
+
+    def connect(self, volume: Volume) -> Mapping[str, Any]:
+        self.calls.append(("connect", volume.id))
+        if volume.id in self.failing:
+            raise exception.VolumeFailed(volume_id=volume.id, reason="no path to it")
+        return {"path": f"/dev/disk/by-path/{volume.id}"}
+
+    def disconnect(self, volume: Volume) -> None:
+        self.calls.append(("disconnect", volume.id))
+
+    def extend(self, volume: Volume) -> int:
+        return self.size
+
+
+@dataclass
+class FakeVolumeDevices:
+    """A fake VolumeDevices.
+
+    :ivar held: the devices of each instance by the ids of the volumes
+    :ivar given: container and volume of each device in a running container
+    :ivar users: what has a volume open, by its id
+    """
+
+    held: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    given: set[tuple[str, str]] = field(default_factory=set)
+    users: dict[str, str] = field(default_factory=dict)
+
+    def holds(self, instance_uuid: str, volume_id: str) -> bool:
+        return volume_id in self.held.get(instance_uuid, {})
+
+    def hold(self, instance_uuid: str, device: dict[str, Any]) -> None:
+        for uuid, devices in self.held.items():
+            other = devices.get(device["volume_id"])
+            if uuid != instance_uuid and other and not (other["shared"] and device["shared"]):
+                raise OSError(errno.EBUSY, "another instance of this host has the volume")
+        self.held.setdefault(instance_uuid, {})[device["volume_id"]] = device
+
+    def release(self, instance_uuid: str, volume_id: str) -> bool:
+        self.held.get(instance_uuid, {}).pop(volume_id, None)
+        return not any(volume_id in devices for devices in self.held.values())
+
+    def forget(self, instance_uuid: str) -> None:
+        self.held.pop(instance_uuid, None)
+
+    def give(self, instance_uuid: str, volume_id: str, container_id: str, pid: int) -> None:
+        assert volume_id in self.held[instance_uuid]
+        self.given.add((container_id, volume_id))
+
+    def take(self, instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str:
+        if volume_id in self.users:
+            return self.users[volume_id]
+        self.given.discard((container_id, volume_id))
+        return ""
 
 
 @dataclass
@@ -847,6 +919,7 @@ class FakeHost:
     """A fake of each collaborator of a driver; ``collaborators`` returns them to the driver.
 
     :ivar drivers: the storage driver of each server's container, by UUID, on the disk
+    :ivar block_devices: the block devices of each instance in Nova's database
     :ivar instances: the instances in Nova's database, by UUID
     :ivar read_instance: reads ``instances`` by default
     """
@@ -857,6 +930,9 @@ class FakeHost:
     neutron: FakeNeutron = field(default_factory=FakeNeutron)
     guest_files: FakeGuestFiles = field(default_factory=FakeGuestFiles)
     drives: FakeDrives = field(default_factory=FakeDrives)
+    volume_connector: FakeVolumeConnector = field(default_factory=FakeVolumeConnector)
+    volume_devices: FakeVolumeDevices = field(default_factory=FakeVolumeDevices)
+    block_devices: dict[str, Any] = field(default_factory=dict)
     enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
     drivers: dict[str, str] = field(default_factory=dict)
     transfer: FakeTransfer = field(default_factory=FakeTransfer)
@@ -894,6 +970,9 @@ class FakeHost:
             guest_files=self.guest_files,
             build_config_drive=self.drives.build,
             drives=self.drives,
+            volume_connector=self.volume_connector,
+            volume_devices=self.volume_devices,
+            read_block_devices=lambda _context, _instance: self.block_devices,
             consoles=lambda: self.consoles,
             open_terminal=lambda _container, _kind: _no_terminal,
             lxcfs=FakeLxcfs(),

@@ -420,12 +420,6 @@ def test_live_migration_is_refused_as_nova_wants_it(driver: Any, instance: Any) 
     assert caught.type is nova_exception.MigrationPreCheckError
 
 
-def test_spawn_refuses_volumes(spawn: Any, engine: FakeEngine) -> None:
-    with pytest.raises(exception.StartFailed, match="volumes"):
-        spawn(block_device_info={"block_device_mapping": [{"mount_device": "/dev/vdb"}]})
-    assert engine.calls == []
-
-
 def test_destroy(
     driver: Any, spawn: Any, instance: Any, network_info: Any, fake_host: FakeHost
 ) -> None:
@@ -1242,6 +1236,9 @@ def test_capabilities_have_all_keys_of_nova_and_only_bool(driver: Any) -> None:
         "has_imagecache",
         "supports_device_tagging",
         "supports_tagged_attach_interface",
+        "supports_tagged_attach_volume",
+        "supports_extend_volume",
+        "supports_multiattach",
         "supports_image_type_raw",
         "supports_pcpus",
     }

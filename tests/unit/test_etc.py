@@ -23,6 +23,8 @@ CONTEXTS = (
     "novadocker.privsep.storage_pctxt",
     "novadocker.privsep.view_pctxt",
     "novadocker.privsep.transfer_pctxt",
+    "novadocker.privsep.volume_pctxt",
+    "os_brick.privileged.default",
     "vif_plug_ovs.privsep.vif_plug",
 )
 
@@ -58,8 +60,9 @@ def test_the_contexts_are_those_in_the_samples() -> None:
         privsep.storage_pctxt,
         privsep.view_pctxt,
         privsep.transfer_pctxt,
+        privsep.volume_pctxt,
     )
-    assert tuple(context.pypath for context in ours) == CONTEXTS[:5]
+    assert tuple(context.pypath for context in ours) == CONTEXTS[:6]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from novadocker import naming, privsep
 from novadocker.linux import cgroup, namespaces
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
+from novadocker.privsep.guest import volume_devices
 from novadocker.privsep.network import given, id_ranges, wiring
 from novadocker.privsep.network.namespace import locked, namespace_path, user_namespace_path
 from novadocker.runtime import record as records
@@ -70,16 +71,18 @@ def write(
     etc_files: Mapping[str, bytes],
     login: Login | None,
     first_id: int | None,
+    devices: list[records.BlockDevice],
 ) -> None:
     """Write the record of a container, and the files for its next start.
 
     :param namespace: path of a network namespace
     :param etc_files: contents for /etc, by the names in ``records.ETC_FILES``
     :param first_id: first id on the host of the instance's own user namespace; None without one
+    :param devices: the instance's volumes
     """
     ids = None if first_id is None else (first_id, records.IDS_OF_SERVER)
     record = FOLDER / container_id
-    content = records.serialize(records.of_instance(namespace, ids))
+    content = records.serialize(records.of_instance(namespace, ids, devices))
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
@@ -105,6 +108,14 @@ def remove(container_id: str) -> None:
     with suppress(FileNotFoundError):
         shutil.rmtree(_files_of(record))
     record.unlink(missing_ok=True)
+
+
+def replace_devices(container_id: str, devices: list[records.BlockDevice]) -> None:
+    """Replace the volumes in the record of a container, for its next start."""
+    record = FOLDER / container_id
+    found = records.parse(record.read_bytes())
+    found.devices = devices
+    replace_file(record, records.serialize(found), mode=0o644, sync=False)
 
 
 def containers_of(namespace: str) -> list[str]:
@@ -257,12 +268,18 @@ def bind_container(
     :param login: a ``Login`` as a dictionary
     :raises ValueError: an argument is malformed
     """
+    container = arguments.container_id(container_id)
+    namespace = namespace_path(instance_uuid)
+    parsed_files = {} if etc_files is None else _parse_etc_files(etc_files)
+    parsed_login = None if login is None else _parse_login(login)
+    volume_devices.prepare(instance_uuid)
     write(
-        arguments.container_id(container_id),
-        namespace_path(instance_uuid),
-        {} if etc_files is None else _parse_etc_files(etc_files),
-        None if login is None else _parse_login(login),
+        container,
+        namespace,
+        parsed_files,
+        parsed_login,
         id_ranges.held(naming.namespace_name(instance_uuid)),
+        [device.record for device in volume_devices.held(instance_uuid)],
     )
 
 

@@ -13,6 +13,7 @@ from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import provider_tree as placement
+from nova.compute import utils as compute_utils
 from nova.console import type as console_type
 from nova.network import model as network_model
 from nova.virt import driver, hardware
@@ -44,6 +45,8 @@ from novadocker.virt.docker.operations.rescue import Rescue
 from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
 from novadocker.virt.docker.operations.snapshot import Snapshot
+from novadocker.virt.docker.operations.volumes import Volumes
+from novadocker.virt.docker.volumes.volume import ROOT_DEVICE
 
 LOG = logging.getLogger(__name__)
 
@@ -59,6 +62,9 @@ class DockerDriver(driver.ComputeDriver):
         "supports_attach_interface": True,
         "supports_device_tagging": True,
         "supports_tagged_attach_interface": True,
+        "supports_tagged_attach_volume": True,
+        "supports_extend_volume": True,
+        "supports_multiattach": True,
         "supports_pcpus": True,
         "supports_evacuate": True,
         "supports_trusted_certs": True,
@@ -76,12 +82,19 @@ class DockerDriver(driver.ComputeDriver):
         self._inventory = Inventory(services)
         self._config_drive = ConfigDrive(services)
         self._ports = Ports(services, virtapi)
+        self._volumes = Volumes(services)
         self._power = Power(services, self._ports, self._config_drive)
-        self._build = Build(services, self._ports, self._power, self._config_drive)
+        self._build = Build(services, self._ports, self._power, self._config_drive, self._volumes)
         self._rescue = Rescue(services, self._ports, self._power, self._build)
-        self._resize = Resize(services, self._power)
+        self._resize = Resize(services, self._power, self._volumes)
         self._migrate = Migrate(
-            services, self._ports, self._power, self._config_drive, self._build, self._resize
+            services,
+            self._ports,
+            self._power,
+            self._config_drive,
+            self._build,
+            self._resize,
+            self._volumes,
         )
         self._snapshot = Snapshot(services)
         self._admin_password = AdminPassword(services)
@@ -262,6 +275,7 @@ class DockerDriver(driver.ComputeDriver):
                 injected_files,
                 admin_password,
                 network_info,
+                block_device_info,
                 power_on,
             )
 
@@ -282,9 +296,9 @@ class DockerDriver(driver.ComputeDriver):
         if nova_records.is_reverting(instance):
             self._inside_reboots.await_start(instance.uuid)
         if destroy_disks:
-            self._build.destroy(instance, network_info)
+            self._build.destroy(instance, network_info, block_device_info)
         else:
-            self._build.put_away(instance, network_info)
+            self._build.put_away(instance, network_info, block_device_info)
 
     def cleanup(
         self,
@@ -298,7 +312,7 @@ class DockerDriver(driver.ComputeDriver):
         destroy_secrets: bool = True,
     ) -> None:
         """Delete the instance's data on this host, or all of it except the disk. Idempotent."""
-        self._build.cleanup(instance, network_info, destroy_disks, destroy_vifs)
+        self._build.cleanup(instance, network_info, block_device_info, destroy_disks, destroy_vifs)
 
     # -- power ---------------------------------------------------------------------------------
 
@@ -313,6 +327,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Wire and start a stopped instance. An instance that runs keeps running."""
         found = self._migrate.find_whole(instance, network_info)
+        self._volumes.connect(instance, block_device_info)
         self._power.start(found, instance, network_info)
 
     def power_off(
@@ -339,6 +354,7 @@ class DockerDriver(driver.ComputeDriver):
         """Stop and start an instance; a soft reboot waits for it to shut down."""
         timeout = CONF.shutdown_timeout if reboot_type == "SOFT" else 0
         found = self._migrate.find_whole(instance, network_info)
+        self._volumes.connect(instance, block_device_info)
         self._power.restart(found, instance, network_info, timeout)
 
     def pause(self, instance: objects.Instance) -> None:
@@ -366,6 +382,7 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Thaw a suspended instance, or start it if its processes have ended meanwhile."""
         found = self._migrate.find_whole(instance, network_info)
+        self._volumes.connect(instance, block_device_info)
         self._power.resume(found, instance, network_info)
 
     def resume_state_on_host_boot(
@@ -381,7 +398,7 @@ class DockerDriver(driver.ComputeDriver):
         Does nothing for an instance that is still to arrive from another host.
         """
         if not self._migrate.is_expected(instance):
-            self.resume(context, instance, network_info)
+            self.resume(context, instance, network_info, block_device_info)
 
     def process_instances_at_startup(
         self, context: nova_context.RequestContext, instances: objects.InstanceList
@@ -396,7 +413,12 @@ class DockerDriver(driver.ComputeDriver):
         if CONF.resume_guests_state_on_host_boot:
             self._power.start_interrupted(
                 instances,
-                lambda instance: self.resume(context, instance, instance.get_network_info()),
+                lambda instance: self.resume(
+                    context,
+                    instance,
+                    instance.get_network_info(),
+                    self._services.read_block_devices(context, instance),
+                ),
             )
         return instances
 
@@ -418,11 +440,15 @@ class DockerDriver(driver.ComputeDriver):
         :raises RescueRefused: the files of the instance cannot be mounted
         """
         self._inside_reboots.await_start(instance.uuid)
+        self._volumes.connect(instance, block_device_info)
         self._rescue.begin(context, instance, network_info, image_meta, rescue_password)
 
     def unrescue(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
         """Delete the stand-in and start the instance's own container."""
         self._inside_reboots.await_start(instance.uuid)
+        # After a reboot of the host, nothing is connected.
+        block_devices = self._services.read_block_devices(context, instance)
+        self._volumes.connect(instance, block_devices)
         self._rescue.end(instance)
 
     # -- resize and migration ------------------------------------------------------------------
@@ -466,8 +492,9 @@ class DockerDriver(driver.ComputeDriver):
             refuse_disks(flavor, block_device_info, _resize_refused)
             self._inside_reboots.await_start(instance.uuid)
             if dest != self.get_host_ip_addr():
-                return self._migrate.send(instance, dest, network_info, timeout).to_text()
-            self._resize.begin(instance, flavor, network_info)
+                move = self._migrate.send(instance, dest, network_info, block_device_info, timeout)
+                return move.to_text()
+            self._resize.begin(instance, flavor, network_info, block_device_info)
         return SAME_HOST
 
     @concise
@@ -493,10 +520,12 @@ class DockerDriver(driver.ComputeDriver):
         """
         move = read_move(disk_info)
         if move is not None:
-            self._migrate.arrive(instance, move, network_info, image_meta, power_on)
+            self._migrate.arrive(
+                instance, move, network_info, image_meta, block_device_info, power_on
+            )
             return
         with nova_records.rolled_back():
-            self._resize.finish(instance, network_info)
+            self._resize.finish(instance, network_info, block_device_info)
 
     def confirm_migration(
         self,
@@ -524,7 +553,9 @@ class DockerDriver(driver.ComputeDriver):
         nova-compute calls this, too, when it starts after its death during a resize. An instance
         that uses more memory than the old flavor has is restarted, as a virtual machine would be.
         """
-        self._migrate.finish_revert(context, instance, network_info, migration, power_on)
+        self._migrate.finish_revert(
+            context, instance, network_info, migration, block_device_info, power_on
+        )
 
     def rebuild(
         self,
@@ -536,6 +567,7 @@ class DockerDriver(driver.ComputeDriver):
         *_: Any,
         network_info: network_model.NetworkInfo | None = None,
         evacuate: bool = False,
+        block_device_info: dict[str, Any] | None = None,
         **__: Any,
     ) -> None:
         """Create an evacuated instance of its last backup, if there is one.
@@ -545,7 +577,14 @@ class DockerDriver(driver.ComputeDriver):
         if not evacuate:
             self._inside_reboots.await_start(instance.uuid)
             raise NotImplementedError
-        self._migrate.evacuate(instance, image_meta, injected_files, admin_password, network_info)
+        self._migrate.evacuate(
+            instance,
+            image_meta,
+            injected_files,
+            admin_password,
+            network_info,
+            block_device_info,
+        )
 
     def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
         """Delete the data of a deleted instance that belonged to another host.
@@ -554,6 +593,86 @@ class DockerDriver(driver.ComputeDriver):
         """
         self._migrate.clean_up(instance)
         return True
+
+    # -- volumes -------------------------------------------------------------------------------
+
+    def get_volume_connector(self, instance: objects.Instance) -> dict[str, Any]:
+        """Return what Cinder needs to know of this host, such as its initiator names."""
+        return self._volumes.connector_properties()
+
+    def default_root_device_name(
+        self,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        root_bdm: objects.BlockDeviceMapping,
+    ) -> str:
+        """Return the name of the root disk, after which Nova names the volumes."""
+        return ROOT_DEVICE
+
+    def get_device_name_for_instance(
+        self,
+        instance: objects.Instance,
+        bdms: objects.BlockDeviceMappingList,
+        block_device_obj: objects.BlockDeviceMapping,
+    ) -> str:
+        """Return the name of a volume that is to be attached, the requested one if it is free.
+
+        :raises DevicePathInUse: the requested name is not free
+        """
+        names = [bdm.device_name for bdm in bdms if bdm.device_name]
+        name: str = compute_utils.get_next_device_name(
+            instance, [*names, ROOT_DEVICE], ROOT_DEVICE, block_device_obj.device_name
+        )
+        return name
+
+    @concise
+    def attach_volume(
+        self,
+        context: nova_context.RequestContext,
+        connection_info: dict[str, Any],
+        instance: objects.Instance,
+        mountpoint: str,
+        disk_bus: str | None = None,
+        device_type: str | None = None,
+        encryption: Any = None,
+    ) -> None:
+        """Attach a volume, running or not, as a block device.
+
+        :raises VolumeAttachFailed: the volume cannot be attached; it is disconnected
+        """
+        ports = instance.get_network_info() or network_model.NetworkInfo()
+        metadata = self._services.device_metadata(context, instance, ports)
+        self._volumes.attach(instance, connection_info, mountpoint)
+        instance.device_metadata = metadata
+        instance.save()
+
+    def detach_volume(
+        self,
+        context: nova_context.RequestContext,
+        connection_info: dict[str, Any],
+        instance: objects.Instance,
+        mountpoint: str,
+        encryption: Any = None,
+    ) -> None:
+        """Detach a volume that no process of the instance has open.
+
+        :raises DeviceDetachFailed: a process has it open; the volume stays attached
+        """
+        self._volumes.detach(instance, connection_info, mountpoint)
+
+    def extend_volume(
+        self,
+        context: nova_context.RequestContext,
+        connection_info: dict[str, Any],
+        instance: objects.Instance,
+        requested_size: int,
+    ) -> None:
+        """Make an attached volume have its new size in the instance.
+
+        :param requested_size: in bytes
+        :raises VolumeAttachFailed: the device has not the new size
+        """
+        self._volumes.extend(connection_info, requested_size)
 
     # -- images --------------------------------------------------------------------------------
 

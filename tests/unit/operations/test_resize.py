@@ -149,11 +149,6 @@ def test_a_disk_grows(driver: Any, server: Any, migrate: Any, enforcement: FakeE
     assert list(enforcement.disks.values()) == [5 << 30]
 
 
-def test_volumes_are_refused(migrate: Any, enforcement: FakeEnforcement) -> None:
-    with pytest.raises(nova_exception.InstanceFaultRollback, match="volumes"):
-        migrate(flavor(), bdi={"block_device_mapping": [{"mount_device": "/dev/vdb"}]})
-
-
 def test_a_failure_puts_the_old_limits_back(
     driver: Any, migrate: Any, enforcement: FakeEnforcement, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from novadocker.privsep.guest import (
     runtime,
     user_files,
     user_namespaces,
+    volumes,
 )
 from novadocker.privsep.network import namespace, ovs_support, tc
 from novadocker.privsep.storage import (
@@ -273,6 +274,13 @@ DRIVE_FILES = mappings(
 )
 OWNER = pairs(numbers(0, 0, (1 << 32) - 2), numbers(0, 0, (1 << 32) - 2))
 
+VOLUME_IN_CONTAINER = {
+    "instance_uuid": UUID,
+    "volume_id": UUID,
+    "container_id": CONTAINER,
+    "pid": PROCESS,
+}
+
 PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
     namespace.create_owned_namespace: {"instance_uuid": UUID, "users": IDS, "groups": IDS},
     runtime.create_own_namespace: {
@@ -390,6 +398,28 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "size": numbers(1 << 30, 1, 1 << 60),
     },
     btrfs.read_size_and_usage: {"data_root": FOLDER, "container_id": CONTAINER},
+    volumes.hold: {
+        "instance_uuid": UUID,
+        "device": records(
+            volume_id=UUID,
+            path=words(
+                "/dev/vdb",
+                "/dev/(xv|[vsh])d[a-z]{1,3}",
+                *("/dev/../x", "/dev/null", "/dev/vdb1", "/dev/vdb\n"),
+            ),
+            source=words(
+                "/dev/disk/by-path/ip-192.0.2.1:3260-iscsi-iqn.2010-10.org:x-lun-1",
+                r"/dev(/(?!\.{1,2}(/|$))[\w.@:+-]+)+",
+                *("/dev", "/etc/passwd", "/dev/../etc/passwd", "/dev//x", "/dev/x\n"),
+            ),
+            writable=flags(),
+            shared=flags(),
+        ),
+    },
+    volumes.release: {"instance_uuid": UUID, "volume_id": UUID},
+    volumes.forget: {"instance_uuid": UUID},
+    volumes.give: VOLUME_IN_CONTAINER,
+    volumes.take: VOLUME_IN_CONTAINER,
     lxcfs.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
 }
 

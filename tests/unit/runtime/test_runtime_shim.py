@@ -24,6 +24,24 @@ ID = "0123456789abcdef" * 4
 UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
 
 
+DEVICE = {"path": "/dev/vdb", "source": "/dev/x", "major": 7, "minor": 1, "writable": True}
+MALFORMED_DEVICES: list[tuple[object, str]] = [
+    ({}, "has malformed devices"),
+    ([5], "has malformed devices"),
+    ([{}], "has malformed devices"),
+    ([{**DEVICE, "more": 1}], "has malformed devices"),
+    ([{**DEVICE, "path": "/dev/../x"}], "has malformed devices"),
+    ([{**DEVICE, "path": "/dev/null"}], "has malformed devices"),
+    ([{**DEVICE, "source": "/dev/../etc/x"}], "has malformed devices"),
+    ([{**DEVICE, "source": "/etc/x"}], "has malformed devices"),
+    ([{**DEVICE, "major": "7"}], "has malformed devices"),
+    ([{**DEVICE, "minor": -1}], "has malformed devices"),
+    ([{**DEVICE, "writable": 1}], "has malformed devices"),
+    ([DEVICE] * 2, "has two devices at one path"),
+    ([{**DEVICE, "path": f"/dev/vd{letter}"} for letter in "bcde"] * 30, "has malformed devices"),
+]
+
+
 class Shim:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -356,17 +374,81 @@ def test_the_record_that_the_driver_writes(shim: Shim) -> None:
     assert shim.config == wanted
 
 
+@pytest.fixture
+def block_device() -> Path:
+    """Return a block device of this machine, which the tests do not open."""
+    found = next((path for path in Path("/dev").iterdir() if path.is_block_device()), None)
+    if found is None:
+        pytest.skip("this machine has no block device")
+    return found
+
+
+def record_device(shim: Shim, device: dict[str, Any]) -> None:
+    content = json.loads(shim.record()) | {"devices": [device]}
+    (shim.records / ID).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("writable", "access"), [(True, "rw"), (False, "r")])
+def test_a_volume_is_a_device(shim: Shim, block_device: Path, writable: bool, access: str) -> None:
+    rules = [{"allow": False, "access": "rwm"}]
+    linux = {**shim.config["linux"], "resources": {"devices": rules}}
+    shim.write_config(linux=linux, mounts=[])
+    number = os.stat(block_device).st_rdev
+    major, minor = os.major(number), os.minor(number)
+    source = str(block_device)
+    record_device(
+        shim, {**DEVICE, "source": source, "major": major, "minor": minor, "writable": writable}
+    )
+    assert shim.create().returncode == 0
+    numbers = {"type": "b", "major": major, "minor": minor}
+    (node,) = shim.config["linux"]["devices"]
+    assert node == {"path": "/dev/vdb", "fileMode": 0o660, "uid": 0, "gid": 0, **numbers}
+    assert shim.config["linux"]["resources"]["devices"] == [
+        *rules,
+        {"allow": True, "access": access, **numbers},
+    ]
+    assert shim.config["annotations"] == {record.DEVICES_ANNOTATION: f"{major}:{minor}"}
+    (links,) = shim.config["mounts"]
+    assert links["destination"] == "/dev/disk"
+    assert links["source"] == f"{record.DISKS}/nova-{UUID}/links"
+    assert "ro" in links["options"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"minor": 1 << 19}, {"source": "/dev/none"}, {"source": "/dev/null"}]
+)
+def test_a_volume_that_is_not_connected_any_more(
+    shim: Shim, block_device: Path, change: dict[str, Any]
+) -> None:
+    number = os.stat(block_device).st_rdev
+    device = {"source": str(block_device), "major": os.major(number), "minor": os.minor(number)}
+    before = shim.config
+    record_device(shim, {**DEVICE, **device, **change})
+    assert "the volume at /dev/vdb is not connected" in shim.refusal(shim.create())
+    assert shim.config == before
+
+
+def test_a_volume_at_the_path_of_another_device(shim: Shim, block_device: Path) -> None:
+    taken = {"path": "/dev/vdb", "type": "c", "major": 1, "minor": 3}
+    shim.write_config(linux={**shim.config["linux"], "devices": [taken]})
+    number = os.stat(block_device).st_rdev
+    device = {"source": str(block_device), "major": os.major(number), "minor": os.minor(number)}
+    record_device(shim, {**DEVICE, **device})
+    assert "the server has another device at /dev/vdb" in shim.refusal(shim.create())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"version": 2}, "has a version that this runtime shim does not support"),
         ({"version": True}, "has a version that this runtime shim does not support"),
-        ({"devices": []}, "has a member that this runtime shim does not support"),
+        ({"drives": []}, "has a member that this runtime shim does not support"),
         ({"namespaces": {}}, "does not name the network namespace of a server"),
         ({"namespaces": {"network": "/proc/1/ns/net"}}, "does not name the network namespace"),
         ({"namespaces": {"network": 1}}, "does not name the network namespace"),
         ({"namespaces": {"pid": "/proc/1/ns/pid"}}, "has malformed namespaces"),
         ({"namespaces": []}, "has malformed namespaces"),
+        *(({"devices": devices}, message) for devices, message in MALFORMED_DEVICES),
         ({"ids": {"first": 65536}}, "has malformed ids"),
         ({"ids": {"first": 0, "count": 65536}}, "has malformed ids"),
         ({"ids": {"first": 65537, "count": 65536}}, "has malformed ids"),

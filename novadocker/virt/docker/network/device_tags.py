@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags of ports and of the root disk, in the form that Nova's metadata service returns."""
+"""Tags of ports and of disks, in the form that Nova's metadata service returns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def device_metadata(
 ) -> objects.InstanceDeviceMetadata:
     """Return the tagged devices of an instance; Nova shows them after the instance is saved.
 
-    No device has a bus, because a container has none. The MAC address identifies a port. The
-    root disk is the only disk.
+    No device has a bus, because a container has none. The MAC address identifies a port, and the
+    path a volume.
     """
     tags = {
         vif.uuid: vif.tag
@@ -30,5 +30,11 @@ def device_metadata(
             for vif in network_info
             if vif["id"] in tags
         ]
-        + [objects.DiskMetadata(tags=[disk.tag]) for disk in disks if disk.is_root and disk.tag]
+        + [_disk(disk) for disk in disks if disk.tag and (disk.is_root or disk.is_volume)]
     )
+
+
+def _disk(disk: objects.BlockDeviceMapping) -> objects.DiskMetadata:
+    if not disk.is_volume:
+        return objects.DiskMetadata(tags=[disk.tag])
+    return objects.DiskMetadata(tags=[disk.tag], path=disk.device_name, serial=disk.volume_id)

@@ -32,6 +32,7 @@ from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports, etc_files
 from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.services import Services
+from novadocker.virt.docker.operations.volumes import BlockDevices, Volumes
 
 LOG = logging.getLogger(__name__)
 
@@ -40,12 +41,18 @@ class Build:
     """Builds and deletes the instances of one host."""
 
     def __init__(
-        self, services: Services, ports: Ports, power: Power, config_drive: ConfigDrive
+        self,
+        services: Services,
+        ports: Ports,
+        power: Power,
+        config_drive: ConfigDrive,
+        volumes: Volumes,
     ) -> None:
         self._services = services
         self._ports = ports
         self._power = power
         self._config_drive = config_drive
+        self._volumes = volumes
 
     def prepare(self, instance: objects.Instance) -> None:
         """Load the image of an instance into the engine, and judge both before ``spawn``.
@@ -98,6 +105,7 @@ class Build:
         injected_files: Sequence[tuple[str, bytes]],
         admin_password: str | None,
         network_info: network_model.NetworkInfo | None,
+        block_devices: BlockDevices,
         power_on: bool,
     ) -> None:
         """Wire the instance, create its container while Neutron wires the ports, then start it.
@@ -115,6 +123,8 @@ class Build:
         # Nova saves the instance when it runs.
         device_names.record_names(instance, ports)
         with contextlib.ExitStack() as undo:
+            undo.callback(self._volumes.disconnect, instance, block_devices)
+            self._volumes.connect(instance, block_devices)
             undo.callback(self._ports.unwire, instance, ports)
             with self._ports.plugged(instance, ports):
                 instance.device_metadata = self._services.device_metadata(context, instance, ports)
@@ -188,16 +198,34 @@ class Build:
             environment_from_metadata=CONF.docker.environment_from_metadata,
         )
 
-    def destroy(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    def destroy(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
+    ) -> None:
         """Delete the instance, and its backup if it does not live on at another host. Idempotent.
 
         Does nothing if a resize on this host is reverted, because the container stays.
         """
         if self._services.nova_records.is_reverted_here(instance):
+            self._part_with_remote(instance, block_devices)
             return
-        self.remove(instance, network_info)
+        self.remove(instance, network_info, block_devices)
         if nova_records.is_gone_for_good(instance, self._services.name):
             self._services.backups.remove(instance.uuid)
+
+    def _part_with_remote(self, instance: objects.Instance, block_devices: BlockDevices) -> None:
+        """Take the volumes whose connections end from an instance whose resize is reverted.
+
+        Stops the instance if it uses one, because Nova can't cancel the revert any more.
+        """
+        try:
+            self._volumes.part_with_remote(instance, block_devices)
+        except nova_exception.DeviceDetachFailed as error:
+            LOG.warning("Stopping the instance for its revert: %s", error, instance=instance)
+            self._power.stop_present(instance, CONF.shutdown_timeout)
+            self._volumes.part_with_remote(instance, block_devices)
 
     def remove_remains(self) -> None:
         """Delete what deleted instances without a container left on this host.
@@ -212,19 +240,26 @@ class Build:
         for instance in self._services.nova_records.deleted(self._services.remains()):
             LOG.info("Deleting the remains of a deleted instance", instance=instance)
             try:
-                self.destroy(instance, network_model.NetworkInfo())
+                # Nova has detached the volumes of a deleted instance.
+                self.destroy(instance, network_model.NetworkInfo(), None)
             except (nova_exception.NovaException, OSError, *privsep.UNANSWERED) as error:
                 LOG.warning(
                     "Failed to delete the remains of an instance: %s", error, instance=instance
                 )
 
-    def put_away(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    def put_away(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
+    ) -> None:
         """Delete everything but the disk: stop the container and rename it to ``nova-<uuid>-away``.
 
         A cross-cell resize may be reverted to the container. A renamed container is not listed as
         an instance. Idempotent.
         """
         self._power.stop_present(instance, 0)
+        self._volumes.disconnect(instance, block_devices)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=False)
         name = naming.container_name(instance.uuid)
@@ -237,10 +272,16 @@ class Build:
         with contextlib.suppress(exception.ContainerNotFound):
             self._services.engine.rename_container(name + naming.AWAY, name)
 
-    def remove(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    def remove(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices = None,
+    ) -> None:
         """Delete the instance's container and its other data on this host. Idempotent."""
         self._services.consoles.close(instance.uuid)
         self.remove_containers(instance)
+        self._volumes.disconnect(instance, block_devices)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=True)
 
@@ -255,12 +296,14 @@ class Build:
         self,
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
         destroy_disks: bool,
         destroy_vifs: bool,
     ) -> None:
         """Delete the instance's data on this host, or all of it except the disk. Idempotent."""
         if destroy_disks:
             self.remove_containers(instance)
+        self._volumes.disconnect(instance, block_devices)
         if destroy_vifs:
             self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks)
@@ -268,6 +311,7 @@ class Build:
     def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
         """Delete the data of an instance outside its container and its network. Idempotent."""
         self._config_drive.detach(instance)
+        self._services.volume_devices.forget(instance.uuid)
         self._services.load_averages.delete(instance.uuid)
         port_rates.forget(Path(CONF.state_path), instance.uuid)
         if self._services.arrivals.get(instance.uuid):

@@ -21,6 +21,7 @@ from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
+from novadocker.privsep.guest import volumes as volume_devices
 from novadocker.privsep.network import namespace
 from novadocker.privsep.storage import hidden, owners
 from novadocker.state_files import namespaces as marked_namespaces
@@ -46,6 +47,7 @@ from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import device_names, device_tags, neutron, vif
 from novadocker.virt.docker.operations import protocols
+from novadocker.virt.docker.volumes import connector, nova_mappings
 
 
 class BuildConfigDrive(Protocol):
@@ -82,6 +84,15 @@ class ReadInstance(Protocol):
         self, context: nova_context.RequestContext, instance_uuid: str, /
     ) -> objects.Instance:
         """Read the instance."""
+
+
+class ReadBlockDevices(Protocol):
+    """Returns the block devices of an instance from Nova's database; ``nova_mappings.read``."""
+
+    def __call__(
+        self, context: nova_context.RequestContext, instance: objects.Instance, /
+    ) -> dict[str, Any]:
+        """Read the block device mappings."""
 
 
 class CreateEvents(Protocol):
@@ -131,6 +142,9 @@ class Collaborators:
     guest_files: protocols.GuestFiles
     build_config_drive: BuildConfigDrive
     drives: protocols.Drives
+    volume_connector: protocols.VolumeConnector
+    volume_devices: protocols.VolumeDevices
+    read_block_devices: ReadBlockDevices
     consoles: Callable[[], protocols.Consoles]
     open_terminal: protocols.OpenTerminal
     lxcfs: protocols.Lxcfs
@@ -174,6 +188,9 @@ def real_collaborators() -> Collaborators:
         guest_files=guest_files,
         build_config_drive=config_drive.build,
         drives=drives,
+        volume_connector=connector,
+        volume_devices=volume_devices,
+        read_block_devices=nova_mappings.read,
         consoles=lambda: console.Consoles(
             engine,
             CONF.serial_console.proxyclient_address,

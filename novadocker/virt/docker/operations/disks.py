@@ -8,7 +8,9 @@ from typing import Any
 
 from nova import exception as nova_exception
 from nova import objects
-from nova.virt import driver
+
+from novadocker import exception
+from novadocker.virt.docker.volumes import volume as volumes
 
 
 def refuse_disks(
@@ -16,15 +18,14 @@ def refuse_disks(
     block_device_info: dict[str, Any] | None,
     fault: Callable[[str], nova_exception.NovaException],
 ) -> None:
-    """Refuse volumes and ephemeral disks, because an instance would silently lack them.
+    """Refuse an ephemeral disk, and volumes that no host can attach.
 
     :param fault: returns the exception for a reason
-    :raises NovaException: there are volumes or an ephemeral disk; the exception of ``fault``
+    :raises NovaException: there is such a disk; the exception of ``fault``
     """
-    asked = {
-        "volumes": driver.block_device_info_get_mapping(block_device_info),
-        "an ephemeral disk": flavor.ephemeral_gb,
-    }
-    for disks, wanted in asked.items():
-        if wanted:
-            raise fault(f"The Docker driver does not provide {disks}")
+    if flavor.ephemeral_gb:
+        raise fault("The Docker driver does not provide an ephemeral disk")
+    try:
+        volumes.from_block_devices(block_device_info)
+    except exception.VolumeRefused as error:
+        raise fault(error.format_message()) from error

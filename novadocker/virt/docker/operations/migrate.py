@@ -26,6 +26,7 @@ from novadocker.virt.docker.operations.ports import Ports
 from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
+from novadocker.virt.docker.operations.volumes import BlockDevices, Volumes
 
 LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Migrate:
         config_drive: ConfigDrive,
         build: Build,
         resize: Resize,
+        volumes: Volumes,
     ) -> None:
         self._services = services
         self._ports = ports
@@ -48,15 +50,19 @@ class Migrate:
         self._config_drive = config_drive
         self._build = build
         self._resize = resize
+        self._volumes = volumes
 
     def send(
         self,
         instance: objects.Instance,
         dest: str,
         network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
         timeout: float,
     ) -> Move:
         """Send an instance's data to a host and stop it; its container stays until confirmation.
+
+        Disconnects the volumes, which the other host connects.
 
         :raises RanMeanwhile: something started the instance while its data was sent
         """
@@ -77,6 +83,8 @@ class Migrate:
                     session.send_ahead()
                     undo.callback(self._power.start, found, instance, network_info)
                 self._power.stop(instance, timeout)
+                undo.callback(self._volumes.connect, instance, block_devices)
+                self._volumes.disconnect(instance, block_devices)
                 stopped = self._services.find(instance)
                 session.send(live=False)
                 sent = self._services.find(instance)
@@ -93,6 +101,7 @@ class Migrate:
         move: Move,
         network_info: network_model.NetworkInfo,
         image_meta: objects.ImageMeta,
+        block_devices: BlockDevices,
         power_on: bool,
     ) -> None:
         """Create an instance of the data that another host sent; that host keeps its own data.
@@ -100,6 +109,7 @@ class Migrate:
         A failure keeps the instance's data here, so that ``find_whole`` can finish the move.
         """
         self._services.arrivals.begin(instance.uuid, move.to_text())
+        self._volumes.connect(instance, block_devices)
         plugged = self._ports.plugged_again(instance, network_info)
         self._take_in(instance, move, network_info, image_meta, power_on, plugged)
 
@@ -125,6 +135,10 @@ class Migrate:
         try:
             found = self.find_whole(instance, network_info)
             if nova_records.runs_after(instance) and servers.has_ended(found):
+                block_devices = self._services.read_block_devices(
+                    nova_context.get_admin_context(), instance
+                )
+                self._volumes.connect(instance, block_devices)
                 self._power.start(found, instance, network_info)
                 # nova-compute wires the ports next and sets down the ports of servers that are not
                 # listed as running, so the list is read again.
@@ -141,14 +155,20 @@ class Migrate:
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
         migration: objects.Migration,
+        block_devices: BlockDevices,
         power_on: bool,
     ) -> None:
         """Set the limits of the old flavor, or start the instance that had moved away."""
         if migration.cross_cell_move:
             self._build.bring_back(instance)
         found = self._services.find(instance)
+        self._volumes.connect(instance, block_devices)
         if not nova_records.is_to_other_host(migration):
             self._resize.revert(found, instance, network_info)
+            found = self._services.find(instance)
+            if power_on and servers.has_ended(found):
+                # The instance was stopped because a volume was in use.
+                self._power.start(found, instance, network_info)
         elif power_on:
             self._come_back(found, instance, network_info)
         self._services.nova_records.take_back(context, instance, migration)
@@ -160,6 +180,7 @@ class Migrate:
         injected_files: Sequence[tuple[str, bytes]],
         admin_password: str | None,
         network_info: network_model.NetworkInfo | None,
+        block_devices: BlockDevices,
     ) -> None:
         """Create an instance of its last backup.
 
@@ -172,7 +193,7 @@ class Migrate:
         instance.save(expected_task_state=[task_states.REBUILDING])
         ports = network_info if network_info is not None else network_model.NetworkInfo()
         self._config_drive.write(instance, ports, injected_files, admin_password)
-        self.arrive(instance, move, ports, image_meta, True)
+        self.arrive(instance, move, ports, image_meta, block_devices, True)
 
     def clean_up(self, instance: objects.Instance) -> None:
         """Delete the data of a deleted instance whose move between two hosts was interrupted."""

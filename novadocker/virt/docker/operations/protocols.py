@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from nova import context as nova_context
 from nova import objects
@@ -32,6 +32,7 @@ from novadocker.virt.docker.model import (
     Storage,
     Usage,
 )
+from novadocker.virt.docker.volumes.volume import Volume
 
 
 class Engine(ContainerEngine, EventSource, Protocol):
@@ -166,6 +167,44 @@ class Runtime(Protocol):
 
     def delete_namespace(self, instance_uuid: str) -> None:
         """Delete an instance's network namespace and the files of its containers."""
+
+
+class VolumeConnector(Protocol):
+    """The connections of this host to volumes; ``volumes.connector``."""
+
+    def connector_properties(self, host: str) -> dict[str, Any]:
+        """Return what Cinder needs to know of this host."""
+
+    def connect(self, volume: Volume) -> Mapping[str, Any]:
+        """Connect a volume; return os-brick's description."""
+
+    def disconnect(self, volume: Volume) -> None:
+        """Disconnect a volume."""
+
+    def extend(self, volume: Volume) -> int:
+        """Make the host see the new size of a volume; return the size in bytes."""
+
+
+class VolumeDevices(Protocol):
+    """The devices of volumes in instances as root; ``privsep.guest.volumes``."""
+
+    def holds(self, instance_uuid: str, volume_id: str) -> bool:
+        """Return True if it is recorded that an instance has a volume."""
+
+    def hold(self, instance_uuid: str, device: dict[str, Any]) -> None:
+        """Record that an instance has a volume."""
+
+    def release(self, instance_uuid: str, volume_id: str) -> bool:
+        """Record that an instance has a volume no more; return False if another one has it."""
+
+    def forget(self, instance_uuid: str) -> None:
+        """Delete what is recorded of an instance's volumes."""
+
+    def give(self, instance_uuid: str, volume_id: str, container_id: str, pid: int) -> None:
+        """Give a volume to a running container."""
+
+    def take(self, instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str:
+        """Take a volume from a running container; return what has it open, if anything."""
 
 
 class Drives(Protocol):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from nova import exception as nova_exception
 from nova import objects
 from nova.network import model as network_model
 from oslo_log import log as logging
@@ -20,6 +21,7 @@ from novadocker.virt.docker.operations.ports import device_pairs
 from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.protocols import Enforcement
 from novadocker.virt.docker.operations.services import Services
+from novadocker.virt.docker.operations.volumes import BlockDevices, Volumes
 
 LOG = logging.getLogger(__name__)
 
@@ -27,17 +29,22 @@ LOG = logging.getLogger(__name__)
 class Resize:
     """Changes the limits of the instances of one host."""
 
-    def __init__(self, services: Services, power: Power) -> None:
+    def __init__(self, services: Services, power: Power, volumes: Volumes) -> None:
         self._services = services
         self._power = power
+        self._volumes = volumes
 
     def begin(
         self,
         instance: objects.Instance,
         flavor: objects.Flavor,
         network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
     ) -> None:
         """Set the limits of another flavor. The instance keeps its power state.
+
+        Takes the volumes away whose connections end with Nova's attachments; ``finish`` gives them
+        back.
 
         :raises ResizeRefused: the instance cannot have these limits; they are unchanged
         """
@@ -49,12 +56,25 @@ class Resize:
         )
         old = flavor_limits.instance_limits(instance, rules)
         new = flavor_limits.limits_for(instance, flavor, new_topology(instance), rules)
-        self._change(instance, old, new, network_info)
+        with ExitStack() as undo:
+            undo.callback(self._volumes.connect, instance, block_devices)
+            try:
+                self._volumes.part_with_remote(instance, block_devices)
+            except nova_exception.DeviceDetachFailed as error:
+                raise exception.ResizeRefused(reason=error.format_message()) from error
+            self._change(instance, old, new, network_info)
+            undo.pop_all()
 
-    def finish(self, instance: objects.Instance, network_info: network_model.NetworkInfo) -> None:
+    def finish(
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        block_devices: BlockDevices,
+    ) -> None:
         """Set the limits of the instance's flavor, which is the new one now. Idempotent."""
         rules = self._services.rules()
         old = flavor_limits.limits_for(instance, instance.old_flavor, old_topology(instance), rules)
+        self._volumes.connect(instance, block_devices)
         self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
 
     def revert(

@@ -60,6 +60,9 @@ class Services:
         self.guest_files = collaborators.guest_files
         self.build_config_drive = collaborators.build_config_drive
         self.drives = collaborators.drives
+        self.volume_connector = collaborators.volume_connector
+        self.volume_devices = collaborators.volume_devices
+        self.read_block_devices = collaborators.read_block_devices
         self.open_terminal = collaborators.open_terminal
         self.lxcfs = collaborators.lxcfs
         self.load_averages = collaborators.load_averages

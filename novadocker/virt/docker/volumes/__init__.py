@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This directory is the place for Cinder's volumes and Manila's shares; it is empty so far."""
+"""These modules turn Nova's block device mappings into volumes, and connect them by os-brick."""

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files below /run that say which volumes each instance of this host has; they need root.
+
+The directory of an instance below ``records.DISKS`` has the file ``devices`` with its volumes, and
+the directory ``links`` that is ``/dev/disk`` in its containers. Both exist until the volumes are
+released or the host reboots.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from novadocker import naming
+from novadocker.linux.files import replace_file
+from novadocker.runtime import record as records
+
+FOLDER = Path(records.DISKS)
+
+# As udev names the disk of a virtual machine: virtio_blk keeps 20 characters of the serial number.
+_SERIAL_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class VolumeDevice:
+    """A volume of an instance as a block device of this host.
+
+    :ivar path: path in the instance, such as ``/dev/vdb``
+    :ivar source: path on the host
+    :ivar shared: True if other instances may have the volume, too (multi-attach)
+    """
+
+    volume_id: str
+    path: str
+    source: str
+    major: int
+    minor: int
+    writable: bool
+    shared: bool
+
+    @property
+    def number(self) -> int:
+        """The device number."""
+        return os.makedev(self.major, self.minor)
+
+    @property
+    def record(self) -> records.BlockDevice:
+        """The device in the record of a container."""
+        return records.BlockDevice(self.path, self.source, self.major, self.minor, self.writable)
+
+
+def held(instance_uuid: str) -> tuple[VolumeDevice, ...]:
+    """Return the volumes of an instance. Needs no privilege."""
+    return _read(_folder(instance_uuid))
+
+
+def others(instance_uuid: str) -> Iterator[VolumeDevice]:
+    """Yield the volumes of the other instances of this host."""
+    own = naming.namespace_name(instance_uuid)
+    with suppress(FileNotFoundError):
+        for name in os.listdir(FOLDER):
+            if name != own:
+                yield from _read(FOLDER / name)
+
+
+def write(instance_uuid: str, devices: tuple[VolumeDevice, ...]) -> None:
+    """Replace the volumes of an instance."""
+    folder = prepare(instance_uuid)
+    content = json.dumps([asdict(device) for device in devices]).encode()
+    replace_file(folder / "devices", content, mode=0o644, sync=False)
+    names = folder / "links" / "by-id"
+    wanted = {link_name(device): f"../../{os.path.basename(device.path)}" for device in devices}
+    for name in os.listdir(names):
+        if name not in wanted or os.readlink(names / name) != wanted[name]:
+            (names / name).unlink()
+    for name, target in wanted.items():
+        with suppress(FileExistsError):
+            (names / name).symlink_to(target)
+
+
+def prepare(instance_uuid: str) -> Path:
+    """Create the directories of an instance. Idempotent."""
+    folder = _folder(instance_uuid)
+    for path in (FOLDER.parent, FOLDER, folder, folder / "links", folder / "links" / "by-id"):
+        with suppress(FileExistsError):
+            path.mkdir(0o755)
+            path.chmod(0o755)
+    return folder
+
+
+def forget(instance_uuid: str) -> None:
+    """Delete the files of an instance. Idempotent."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_folder(instance_uuid))
+
+
+def link_name(device: VolumeDevice) -> str:
+    """Return the name of the link to a volume in ``/dev/disk/by-id``."""
+    return f"virtio-{device.volume_id[:_SERIAL_CHARACTERS]}"
+
+
+def without_volumes(rules: list[Mapping[str, Any]], annotation: str) -> list[Mapping[str, Any]]:
+    """Return the rules of a container's configuration without those of its volumes; pure.
+
+    :param annotation: ``records.DEVICES_ANNOTATION`` of the configuration
+    """
+    numbers = annotation.split()
+    return [
+        rule
+        for rule in rules
+        if rule.get("type") != "b" or f"{rule.get('major')}:{rule.get('minor')}" not in numbers
+    ]
+
+
+def _read(folder: Path) -> tuple[VolumeDevice, ...]:
+    try:
+        content = (folder / "devices").read_bytes()
+    except FileNotFoundError:
+        return ()
+    return tuple(VolumeDevice(**fields) for fields in json.loads(content))
+
+
+def _folder(instance_uuid: str) -> Path:
+    return FOLDER / naming.namespace_name(instance_uuid)

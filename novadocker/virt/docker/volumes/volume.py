@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cinder's volumes of an instance as frozen dataclasses, made by pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nova.virt import driver
+
+from novadocker import exception, naming
+from novadocker.runtime import record
+
+ROOT_DEVICE = "/dev/vda"
+"""The name of the root disk in Nova, which determines the names of the volumes."""
+
+LOCAL = "local"
+"""The kind of volumes that every host has as devices, so a change of the attachment is no loss."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of an instance.
+
+    :ivar path: the path in the instance, such as ``/dev/vdb``
+    :ivar kind: ``driver_volume_type`` of the connection, such as ``iscsi``
+    :ivar properties: what os-brick needs to connect the volume
+    :ivar shared: True if several instances may have the volume at the same time
+    """
+
+    id: str
+    path: str
+    kind: str
+    properties: Mapping[str, Any] = field(repr=False)
+    writable: bool = True
+    shared: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """True if the connection to the volume does not depend on its attachment."""
+        return self.kind == LOCAL
+
+
+def from_connection(connection_info: Mapping[str, Any], path: str) -> Volume:
+    """Return the volume of a connection that Cinder describes.
+
+    :raises VolumeRefused: the driver cannot attach the volume
+    """
+    properties = connection_info.get("data") or {}
+    found = str(properties.get("volume_id") or connection_info.get("serial") or "")
+    if not naming.UUID.fullmatch(found):
+        raise exception.VolumeRefused(volume_id=found, reason="its connection has no volume id")
+    if not record.is_disk_path(path):
+        raise exception.VolumeRefused(
+            volume_id=found, reason=f"{path} is not the name of a disk such as /dev/vdb"
+        )
+    if properties.get("encrypted"):
+        raise exception.VolumeRefused(
+            volume_id=found, reason="the Docker driver does not decrypt volumes"
+        )
+    return Volume(
+        id=found,
+        path=path,
+        kind=str(connection_info.get("driver_volume_type", "")),
+        properties=properties,
+        writable=properties.get("access_mode", "rw") != "ro",
+        shared=bool(connection_info.get("multiattach")),
+    )
+
+
+def mappings(block_device_info: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
+    """Return Nova's mappings of volumes."""
+    found: Sequence[Mapping[str, Any]] = driver.block_device_info_get_mapping(block_device_info)
+    return found
+
+
+def from_block_devices(block_device_info: Mapping[str, Any] | None) -> tuple[Volume, ...]:
+    """Return the volumes of an instance.
+
+    :raises VolumeRefused: the driver cannot attach one of the volumes
+    """
+    found = []
+    for mapping in mappings(block_device_info):
+        volume = from_connection(mapping["connection_info"] or {}, mapping["mount_device"] or "")
+        if mapping.get("boot_index") == 0:
+            raise exception.VolumeRefused(
+                volume_id=volume.id, reason="the Docker driver does not boot from a volume"
+            )
+        found.append(volume)
+    return tuple(found)
