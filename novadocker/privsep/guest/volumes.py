@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from oslo_concurrency import lockutils
+from oslo_concurrency import lockutils, processutils
 
 from novadocker import privsep
 from novadocker.linux import cgroup, device_filter, libc, namespaces, openat
@@ -30,6 +30,7 @@ from novadocker.runtime import record as records
 _SOURCE = re.compile(r"/dev/(?:[\w.@:+-]+/)*[\w.@:+-]+")
 _FIELDS = ("volume_id", "path", "source", "writable", "shared")
 _NODES = "/run/novadocker/devices"
+_SYSTEMD_SECONDS = 30
 _LARGEST_CONFIGURATION = 1 << 20
 _MODE = stat.S_IFBLK | 0o660
 _InThread = Callable[[int, int, VolumeDevice], None]
@@ -179,6 +180,9 @@ def _allow(
 ) -> None:
     """Allow or deny a container to open a device."""
     groups = cgroup.groups(pid, container_id)
+    group = groups.directories["devices" if groups.version == 1 else ""]
+    if allowed and group.name.endswith(".scope"):
+        _tell_systemd(group.name, device)
     if groups.version == 1:
         access = "rw" if device.writable or not allowed else "r"
         file = "devices.allow" if allowed else "devices.deny"
@@ -189,8 +193,22 @@ def _allow(
         for each in volume_devices.held(instance_uuid)
         if each.volume_id != device.volume_id or allowed
     ]
-    group = groups.directories[""]
     device_filter.replace_program(group, [*_started_rules(pid), *map(_rule, wanted)])
+
+
+def _tell_systemd(scope: str, device: VolumeDevice) -> None:
+    """Add a device to those that systemd allows in a control group that it manages.
+
+    systemd has a program of its own on cgroup v2, and sets its rules anew when it is reloaded.
+    """
+    access = "rw" if device.writable else "r"
+    setting = f"DeviceAllow={device.source} {access}"
+    try:
+        processutils.execute(
+            *("systemctl", "set-property", "--runtime", scope, setting), timeout=_SYSTEMD_SECONDS
+        )
+    except processutils.ProcessExecutionError as error:
+        raise OSError(errno.EIO, f"systemd does not allow the device: {error.stderr}") from error
 
 
 def _rule(device: VolumeDevice) -> Rule:
