@@ -35,6 +35,8 @@ DEVICES = "/run/novadocker/devices"
 """The directory of device nodes in runc's mount namespace."""
 
 _LARGEST_LAYERS = 64 << 10
+# More than this program opens.
+_MOST_DESCRIPTORS = 1024
 # mount(2) takes a page of options.
 _LONGEST_OPTIONS = 4095
 # linux/sched.h
@@ -135,6 +137,10 @@ def enter(layers: Layers, root: str, volumes: list[str], user_namespace: str, fi
             pass
     user = posix.open(user_namespace, posix.O_RDONLY | posix.O_CLOEXEC)
     host = _open_namespace()
+    # A second overlay on top of the engine's would leave that one mounted after the engine's
+    # unmount, and a copy of it in the new mount namespace would end only with that.
+    former = posix.open(root, posix.O_PATH | posix.O_CLOEXEC)
+    unmount(root)
     unshare(_CLONE_NEWNS)
     mount("none", "/", "", _MS_SLAVE | MS_REC, "")
     own = _open_namespace()
@@ -145,14 +151,32 @@ def enter(layers: Layers, root: str, volumes: list[str], user_namespace: str, fi
     mount_overlay(PLACE, layers.options, first)
     overlay = clone(PLACE)
     setns(host)
-    # A second overlay on top of the engine's would leave that one mounted after the engine's
-    # unmount.
-    unmount(root)
     attach(overlay, root)
     setns(own)
     posix.chdir(here)
     for descriptor in (user, host, own, overlay):
         posix.close(descriptor)
+    _close_apart(former)
+
+
+def _close_apart(descriptor: int) -> None:
+    """Close a file descriptor in a process of its own, for which this one does not wait.
+
+    With the last descriptor of an unmounted overlay, the kernel writes back the whole file system
+    of its upper directory (ovl_sync_fs in fs/overlayfs/super.c). That takes longer than all else
+    here.
+    """
+    closed, end = posix.pipe()
+    if posix.fork() == 0:
+        # No other file of this process stays open; the engine waits for the end of its output.
+        posix.dup2(descriptor, 1)
+        posix.dup2(closed, 0)
+        posix.closerange(2, _MOST_DESCRIPTORS)
+        posix.read(0, 1)
+        posix._exit(0)
+    posix.close(descriptor)
+    posix.close(closed)
+    posix.close(end)
 
 
 def _map_volumes(volumes: list[str], user: int, first: int) -> None:
