@@ -28,6 +28,7 @@ CONTAINERD_STORE = {"features": {"containerd-snapshotter": True}}
 
 SHIM = CHECKOUT / "novadocker" / "runtime" / "novadocker-runtime"
 _ANSWER_SECONDS = 5
+_FIRST_WITHOUT_DEVICEMAPPER = 25
 _CONTAINERD = """version = 2
 root = "{folder}/root"
 state = "{folder}/state"
@@ -172,6 +173,15 @@ def major_version() -> int:
     command = ["dockerd", "--version"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return int(shown.split()[2].partition(".")[0])
+
+
+def why_no_devicemapper() -> str:
+    """Return why no engine with the storage driver devicemapper can run; empty if one can."""
+    if major_version() >= _FIRST_WITHOUT_DEVICEMAPPER:
+        return "Engine 25 and newer have no storage driver for a device mapper"
+    if not Path("/dev/mapper/control").exists():
+        return "this machine has no device mapper"
+    return ""
 
 
 def remove_containers(url: str) -> None:

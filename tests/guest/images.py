@@ -110,10 +110,14 @@ def make_payload(target: Path, scratch: Path, suites: Mapping[str, Sequence[str]
     for name, arguments in suites.items():
         (site / "suites").mkdir(exist_ok=True)
         (site / "suites" / name).write_text("\n".join(arguments))
-        if any(argument.startswith(SYSTEMD) for argument in arguments):
+        if any(
+            argument.startswith(SYSTEMD) or Path(SYSTEMD).is_relative_to(argument)
+            for argument in arguments
+        ):
             shutil.copy(systemd_image.archive("/proc/self/ns/net"), site)
-    for name in ("tests", "benchmarks", "devcloud", "docs"):
-        shutil.copytree(CHECKOUT / name, site / name)
+    for name in ("tests", "benchmarks", "devcloud", "docs", "etc"):
+        # The wheel has some files of etc.
+        shutil.copytree(CHECKOUT / name, site / name, dirs_exist_ok=True)
     shutil.copy(CHECKOUT / "pyproject.toml", site)
     shutil.copy(HERE / "inside" / "run", site)
     with tarfile.open(target, "w") as archive:

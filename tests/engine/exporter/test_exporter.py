@@ -22,7 +22,7 @@ from novadocker.privsep.network import namespace
 from novadocker.state_files import namespaces
 from novadocker.virt.docker.network import vif
 from tests.engine import control_groups, machines, networks
-from tests.engine.engines import THIN_OPTIONS, own_engine
+from tests.engine.engines import THIN_OPTIONS, own_engine, why_no_devicemapper
 from tests.engine.switch import Switch
 
 MIB = 1 << 20
@@ -174,8 +174,8 @@ def test_what_a_server_left_is_found(ovs: Switch, new_instance_uuid: Callable[[]
 
 
 def test_the_thin_pool_of_an_engine(state_folder: Path) -> None:
-    if not Path("/dev/mapper/control").exists():
-        pytest.skip("this machine has no device mapper")
+    if reason := why_no_devicemapper():
+        pytest.skip(reason)
     with own_engine(state_folder / "pool", "devicemapper", storage=THIN_OPTIONS) as engine:
         pool = thinpool.read_pool(engine.data_root, engine.url.removeprefix("unix://"))
     # Docker prints four significant digits.

@@ -17,7 +17,7 @@ import pytest
 from novadocker import naming
 from novadocker.cmd import recover
 from tests.engine.busybox import busybox_archive
-from tests.engine.engines import THIN_OPTIONS, own_engine
+from tests.engine.engines import THIN_OPTIONS, own_engine, why_no_devicemapper
 
 UUID = "3f1c7f0e-5a39-4b44-9a0e-1de0a97c1b55"
 SPARSE_BYTES = 64 << 20
@@ -50,8 +50,8 @@ def dead(request: pytest.FixtureRequest, own_network: None, state_folder: Path) 
     driver, _, off = request.param.partition("-")
     if driver == "btrfs" and "btrfs" not in Path("/proc/filesystems").read_text():
         pytest.skip("this machine has no btrfs")
-    if driver == "devicemapper" and not Path("/dev/mapper/control").exists():
-        pytest.skip("this machine has no device mapper")
+    if driver == "devicemapper" and (reason := why_no_devicemapper()):
+        pytest.skip(reason)
     with own_engine(
         state_folder / f"dead-{request.param}",
         driver,
