@@ -23,10 +23,11 @@ from novadocker.privsep.guest import runtime
 from novadocker.privsep.network import given, id_ranges, namespace
 from novadocker.runtime import idmapped
 from novadocker.state_files import namespaces as marks
+from tests import slowness
 
 PREFIX = "novadocker-engine-"
-_START_SECONDS = 60
-_STOP_SECONDS = 60
+_START_SECONDS = 60 * slowness.FACTOR
+_STOP_SECONDS = 60 * slowness.FACTOR
 
 
 def make_state_folder() -> tuple[Path, IO[str]]:

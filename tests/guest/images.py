@@ -220,7 +220,7 @@ def _libraries(python: str) -> tuple[list[importlib.metadata.Distribution], list
     found: dict[str, importlib.metadata.Distribution] = {}
     absent: list[str] = []
     asked = set()
-    wanted = ("novadocker[monitor,registry]", "pytest", "pytest-timeout")
+    wanted = ("novadocker[engine-proxy,monitor,registry]", "pytest", "pytest-timeout")
     open_requirements = [Requirement(name) for name in wanted]
     while open_requirements:
         needed = open_requirements.pop()

@@ -16,10 +16,13 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker import exception
+from tests import slowness
 from tests.engine.engines import SHIM, OwnEngine, remove_containers
 from tests.engine.hosts import ComputeHost, HostOf
 from tests.suspending import suspend
 from tests.waiting import until
+
+_PATIENCE_SECONDS = 2 * slowness.FACTOR
 
 
 @contextmanager
@@ -33,7 +36,7 @@ def hung_removal(host: ComputeHost, url: str, name: str) -> Iterator[None]:
     removal = threading.Thread(target=client.remove_container, args=(name,), kwargs=options)
     try:
         removal.start()
-        probe = docker.APIClient(url, timeout=1)
+        probe = docker.APIClient(url, timeout=slowness.FACTOR)
         while True:
             try:
                 probe.inspect_container(name)
@@ -42,12 +45,12 @@ def hung_removal(host: ComputeHost, url: str, name: str) -> Iterator[None]:
         yield
     finally:
         os.kill(shim, signal.SIGCONT)
-        removal.join(60)
+        removal.join(60 * slowness.FACTOR)
         client.close()
 
 
 def test_only_its_own_server_waits(session_engine: OwnEngine, host_of: HostOf) -> None:
-    with host_of(session_engine, api_timeout=2) as host:
+    with host_of(session_engine, api_timeout=_PATIENCE_SECONDS) as host:
         nova = host.start_nova()
         hung, other = nova.spawn(host.new_server()), nova.spawn(host.new_server())
         container_id = host.client.inspect_container(hung.name)["Id"]
@@ -97,7 +100,7 @@ def slow_engine(own_network: None, state_folder: Path, gate: Path) -> Iterator[O
 def test_a_start_that_hangs_holds_up_no_other(
     slow_engine: OwnEngine, host_of: HostOf, gate: Path
 ) -> None:
-    with host_of(slow_engine, api_timeout=2) as host:
+    with host_of(slow_engine, api_timeout=_PATIENCE_SECONDS) as host:
         nova = host.start_nova()
         hung, other = nova.spawn(host.new_server()), nova.spawn(host.new_server())
         nova.power_off(hung)

@@ -17,7 +17,7 @@ from nova.compute import power_state
 
 from novadocker import exception
 from novadocker.privsep.guest import containerd
-from tests import CHECKOUT
+from tests import CHECKOUT, slowness
 from tests.engine.busybox import busybox_archive
 from tests.engine.daemons import mounts_below
 from tests.engine.engines import OwnEngine, own_engine
@@ -25,7 +25,7 @@ from tests.engine.hosts import HostOf
 from tests.suspending import suspend
 from tests.waiting import until
 
-_SECONDS = 60
+_SECONDS = 60 * slowness.FACTOR
 ETC = CHECKOUT / "etc"
 
 
@@ -53,7 +53,7 @@ def test_killed_without_live_restore(state_folder: Path, host_of: HostOf) -> Non
 
 
 def test_hanging(session_engine: OwnEngine, host_of: HostOf) -> None:
-    with host_of(session_engine, api_timeout=2) as host:
+    with host_of(session_engine, api_timeout=2 * slowness.FACTOR) as host:
         nova = host.start_nova()
         server = nova.spawn(host.new_server(ports=(1,)))
         host.survey.mark(server)

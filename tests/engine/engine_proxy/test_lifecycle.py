@@ -23,7 +23,7 @@ from oslo_privsep import priv_context
 from novadocker import privsep
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import store
-from tests import CHECKOUT
+from tests import CHECKOUT, slowness
 from tests.engine import servers
 from tests.engine.engines import OwnEngine
 from tests.engine.hosts import ComputeHost, compute_host
@@ -36,7 +36,7 @@ SNAPSHOT = "5eed0000-0000-4000-8000-000000000007"
 NOVA = 64_901
 PROXY = 64_902
 GROUP = 64_903
-_SECONDS = 120
+_SECONDS = 120 * slowness.FACTOR
 
 processes = multiprocessing.get_context("forkserver")
 

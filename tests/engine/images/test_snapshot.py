@@ -153,7 +153,7 @@ def prepare(guest: Guest) -> None:
         os.setxattr(guest.root / name, "trusted.test", b"\0\xff\n")
 
 
-def check(guest: Guest, graph_driver: bool) -> None:
+def check(guest: Guest, graph_driver: bool = True) -> None:
     root = guest.root
     for name in ("one", "data/kept"):
         assert os.getxattr(root / name, "system.posix_acl_access") == ACL

@@ -22,7 +22,7 @@ from novadocker.virt.docker.migration import registry_client, transfer
 from novadocker.virt.docker.migration.registry_client import Blob, Repository
 from novadocker.virt.docker.migration.transports import choice
 from novadocker.virt.docker.migration.transports.registry import repository
-from tests import archives
+from tests import archives, slowness
 from tests.engine import engines, moving, registries
 from tests.engine.busybox import busybox_archive
 from tests.engine.images.test_snapshot import Boot, Guest, base, boot, check, prepare
@@ -35,8 +35,8 @@ __all__ = ["arrive", "base", "boot", "data_root", "folder", "guest", "host", "op
 
 DISK_MIB = 64
 # Timeouts of a registry, for the tests without and with a registry that hangs.
-PATIENCE_SECONDS = 30
-SHORT_PATIENCE_SECONDS = 2
+PATIENCE_SECONDS = 30 * slowness.FACTOR
+SHORT_PATIENCE_SECONDS = 2 * slowness.FACTOR
 # shorter than a move, so each has several
 TOKEN_SECONDS = 2
 
