@@ -151,6 +151,7 @@ soak: install
 test-long: install
 	$(VENV)/python -m pytest --timeout 0 tests/engine/images/test_snapshot.py -k generations --generations 150
 	$(VENV)/python -m pytest --timeout 0 tests/engine/operations/test_crashes.py --every-point
+	$(VENV)/python -m pytest --timeout 0 -s tests/engine/network/test_many_ports.py --ports 100
 	$(VENV)/python -m pytest --timeout 0 --stock $(addprefix tests/engine/runtime/test_, \
 		stock_services.py inits.py nested_engines.py)
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \

@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="let the engine of the option --engine keep its images in containerd's image store",
     )
+    parser.addoption("--ports", type=int, default=12, help="ports of test_many_ports.py")
     parser.addoption("--whole-guest", action="store_true", help="run all tests in the guest")
 
 

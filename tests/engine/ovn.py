@@ -25,6 +25,8 @@ CHASSIS = "host1"
 # The exporter reads the database over TCP.
 SOUTHBOUND = "tcp:127.0.0.1:6642"
 
+_BATCH = 100
+
 
 class Ovn:
     """OVN's databases, northd, and a controller of the session's Open vSwitch."""
@@ -103,20 +105,25 @@ class Ovn:
     def add_ports_elsewhere(self, count: int) -> None:
         """Create ports that are bound to a host that does not exist."""
         self._sbctl("chassis-add", "elsewhere", "geneve", "172.31.253.9")
-        names = [f"elsewhere{number}" for number in range(count)]
-        commands = []
-        for number, name in enumerate(names):
-            high, low = divmod(number, 250)
-            addresses = f"fa:16:3f:00:{high:02x}:{low:02x} 10.7.{100 + high}.{low}"
-            commands += ["--", "lsp-add", NETWORK, name, "--", "lsp-set-addresses", name, addresses]
-        self.nbctl("--wait=sb", *commands[1:])
-        bind = [word for name in names for word in ("--", "lsp-bind", name, "elsewhere")]
-        self._sbctl(*bind[1:])
+        for numbers in _batches(count):
+            created, bound = [], []
+            for number in numbers:
+                name = f"elsewhere{number}"
+                high, low = divmod(number, 250)
+                addresses = f"fa:16:3f:00:{high:02x}:{low:02x} 10.7.{100 + high}.{low}"
+                created += ["--", "lsp-add", NETWORK, name]
+                created += ["--", "lsp-set-addresses", name, addresses]
+                bound += ["--", "lsp-bind", name, "elsewhere"]
+            self.nbctl("--wait=sb", *created[1:])
+            self._sbctl(*bound[1:])
 
     def delete_ports_elsewhere(self, count: int) -> None:
         """Delete these ports and their host."""
-        names = [f"elsewhere{number}" for number in range(count)]
-        self.nbctl("--wait=sb", *[word for name in names for word in ("--", "lsp-del", name)][1:])
+        for numbers in _batches(count):
+            deleted = [
+                word for number in numbers for word in ("--", "lsp-del", f"elsewhere{number}")
+            ]
+            self.nbctl("--wait=sb", *deleted[1:])
         self._sbctl("chassis-del", "elsewhere")
 
     def is_up(self, port: str) -> bool:
@@ -139,6 +146,12 @@ class Ovn:
             text=True,
         )
         return done.stdout.strip()
+
+
+def _batches(count: int) -> Iterator[range]:
+    """Return ranges of numbers; the time of a transaction grows by the square of its size."""
+    for start in range(0, count, _BATCH):
+        yield range(start, min(start + _BATCH, count))
 
 
 def set_chassis(switch: Switch, name: str, southbound: str, address: str) -> None:

@@ -49,9 +49,9 @@ def plug(ovn: Ovn, new_instance_uuid: Callable[[], str]) -> Iterator[Plug]:
 
     yield call
     for instance, port in plugged.items():
+        ovn.nbctl("lsp-del", port["id"])
         network_vif.unplug_vifs(networks.instance(instance), model.NetworkInfo([port]))
         runtime.delete_namespace(instance)
-        ovn.nbctl("lsp-del", port["id"])
 
 
 def wait_until_up(ovs: Switch, ovn: Ovn, port: model.VIF) -> None:
