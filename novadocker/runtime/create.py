@@ -25,7 +25,7 @@ import _stat
 import posix
 import sys
 
-from novadocker.runtime import accounts, documents, record, tree
+from novadocker.runtime import documents, record, tree
 from novadocker.runtime.tree import Fault, Owner, Tree
 
 LARGEST_CONFIGURATION = 1 << 20
@@ -830,6 +830,9 @@ def put_login(root: Tree, files: Files, config: Configuration) -> None:
     """
     if not files.login:
         return
+    # Only first starts wait for this import.
+    from novadocker.runtime import accounts
+
     user, *password = files.login.decode().split()
     passwd = _read_accounts(root.locate("/etc/passwd")[-1])
     fields = accounts.find_entry(passwd, user)
@@ -853,6 +856,8 @@ def put_password(root: Tree, user: str, password_hash: str, day: int, owner: Own
 
     :param owner: owner of a new file
     """
+    from novadocker.runtime import accounts
+
     *above, shadow = root.locate("/etc/shadow")
     content = accounts.set_password(_read_accounts(shadow), user, password_hash, day)
     try:
