@@ -65,7 +65,12 @@ def clear(folder: Path) -> None:
     for name in namespaces_of(folder):
         namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
         namespaces.unmount_namespace(f"{namespace.USER_NAMESPACES}/{name}")
-    for record in (*records_of(folder), *given_records_of(folder), *marks_of(folder)):
+    for record in (
+        *records_of(folder),
+        *given_records_of(folder),
+        *marks_of(folder),
+        *ids_of(folder),
+    ):
         record.unlink()
     shutil.rmtree(folder)
 
