@@ -1048,9 +1048,9 @@ def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int])
 
 
 def add_devices(config: Configuration, devices: list[record.BlockDevice], disks: str) -> None:
-    """Add the volumes of the server as device nodes, and ``/dev/disk`` with links to them.
+    """Add the volumes of the server as device nodes, with links to them.
 
-    :param disks: directory of the host with the links
+    :param disks: directory of the host with the server's links to its disks
     :raises Fault: a device is not on the host any more, or the container has a device at its path
     """
     nodes = config.device_nodes
@@ -1083,14 +1083,42 @@ def add_devices(config: Configuration, devices: list[record.BlockDevice], disks:
     config.annotations[record.DEVICES_ANNOTATION] = " ".join(
         f"{device.major}:{device.minor}" for device in devices
     )
+    _mount_links(config, f"{disks}/by-id", "/dev/disk/by-id")
+    # A mount within /sys would keep the server's containers from a /sys of their own: the kernel
+    # mounts in a user namespace only what is visible outside.
+    if "CAP_SYS_ADMIN" not in _bounding_set(config):
+        _link_block_devices(nodes, f"{disks}/block")
+        _mount_links(config, f"{disks}/block", "/sys/block")
+
+
+def _mount_links(config: Configuration, source: str, destination: str) -> None:
     config.mounts.append(
         {
-            "destination": "/dev/disk",
+            "destination": destination,
             "type": "bind",
-            "source": disks,
+            "source": source,
             "options": ["bind", "ro", "nosuid", "noexec", "nodev"],
         }
     )
+
+
+def _link_block_devices(nodes: list[dict[str, object]], folder: str) -> None:
+    """Make the block devices of a container the only ones in its /sys/block.
+
+    lsblk(8) lists what is there. The driver adds and removes the links of volumes while the
+    container runs.
+
+    :param folder: directory of the host
+    """
+    wanted = {
+        device.path.rpartition("/")[2]: record.block_link(device.major, device.minor)
+        for device in map(Device, nodes)
+        if _stat.S_ISBLK(device.mode)
+    }
+    for name in posix.listdir(folder):
+        posix.unlink(f"{folder}/{name}")
+    for name, target in wanted.items():
+        posix.symlink(target, f"{folder}/{name}")
 
 
 def _check_source(device: record.BlockDevice) -> None:

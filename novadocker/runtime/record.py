@@ -33,7 +33,9 @@ NETWORK_NAMESPACES = "/run/netns"
 USER_NAMESPACES = "/run/novadocker/users"
 
 DISKS = "/run/novadocker/disks"
-"""The directory with a directory for each server that is ``/dev/disk`` in the server."""
+"""The directory with a directory for each server: ``by-id`` is ``/dev/disk/by-id`` in the server,
+and ``block`` is ``/sys/block``.
+"""
 
 CONFIG_DRIVES = "/var/lib/novadocker/config-drives"
 
@@ -58,6 +60,11 @@ DEVICES_ANNOTATION = "novadocker.devices"
 _DISK_PREFIXES = ("/dev/v", "/dev/s", "/dev/h", "/dev/xv")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+def block_link(major: int, minor: int) -> str:
+    """Return the target of a device's link in /sys/block."""
+    return f"../dev/block/{major}:{minor}"
 
 
 class BlockDevice:
@@ -96,8 +103,8 @@ class Record:
 
     @property
     def disks(self) -> str:
-        """The directory of the host that is ``/dev/disk`` in the container."""
-        return f"{DISKS}/{self.namespaces['network'].rpartition('/')[2]}/links"
+        """The directory of the host with the server's links to its disks."""
+        return f"{DISKS}/{self.namespaces['network'].rpartition('/')[2]}"
 
 
 def is_container_id(text: str) -> bool:

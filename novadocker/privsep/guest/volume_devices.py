@@ -2,8 +2,8 @@
 """The files below /run that say which volumes each instance of this host has; they need root.
 
 The directory of an instance below ``records.DISKS`` has the file ``devices`` with its volumes, and
-the directory ``links`` that is ``/dev/disk`` in its containers. Both exist until the volumes are
-released or the host reboots.
+the directories ``by-id`` and ``block`` that are ``/dev/disk/by-id`` and ``/sys/block`` in its
+containers. They exist until the instance leaves the host or the host reboots.
 """
 
 import json
@@ -20,6 +20,7 @@ from novadocker.linux.files import replace_file
 from novadocker.runtime import record as records
 
 FOLDER = Path(records.DISKS)
+BY_ID, BLOCK = "by-id", "block"
 
 # As udev names the disk of a virtual machine: virtio_blk keeps 20 characters of the serial number.
 _SERIAL_CHARACTERS = 20
@@ -72,7 +73,7 @@ def write(instance_uuid: str, devices: tuple[VolumeDevice, ...]) -> None:
     folder = prepare(instance_uuid)
     content = json.dumps([asdict(device) for device in devices]).encode()
     replace_file(folder / "devices", content, mode=0o644, sync=False)
-    names = folder / "links" / "by-id"
+    names = folder / BY_ID
     wanted = {link_name(device): f"../../{os.path.basename(device.path)}" for device in devices}
     for name in os.listdir(names):
         if name not in wanted or os.readlink(names / name) != wanted[name]:
@@ -85,11 +86,27 @@ def write(instance_uuid: str, devices: tuple[VolumeDevice, ...]) -> None:
 def prepare(instance_uuid: str) -> Path:
     """Create the directories of an instance. Idempotent."""
     folder = _folder(instance_uuid)
-    for path in (FOLDER.parent, FOLDER, folder, folder / "links", folder / "links" / "by-id"):
+    for path in (FOLDER.parent, FOLDER, folder, folder / BY_ID, folder / BLOCK):
         with suppress(FileExistsError):
             path.mkdir(0o755)
             path.chmod(0o755)
     return folder
+
+
+def link(instance_uuid: str, device: VolumeDevice) -> None:
+    """Add a volume to /sys/block of a running container. Idempotent."""
+    name = _block_name(instance_uuid, device)
+    name.unlink(missing_ok=True)
+    name.symlink_to(records.block_link(device.major, device.minor))
+
+
+def unlink(instance_uuid: str, device: VolumeDevice) -> None:
+    """Remove a volume from /sys/block of a running container. Idempotent."""
+    _block_name(instance_uuid, device).unlink(missing_ok=True)
+
+
+def _block_name(instance_uuid: str, device: VolumeDevice) -> Path:
+    return prepare(instance_uuid) / BLOCK / os.path.basename(device.path)
 
 
 def forget(instance_uuid: str) -> None:

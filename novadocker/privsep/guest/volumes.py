@@ -119,6 +119,7 @@ def give(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> Non
         except OSError:
             _allow(uuid, container, process, device, False)
             raise
+        volume_devices.link(uuid, device)
 
 
 @privsep.volume_pctxt.entrypoint
@@ -143,6 +144,7 @@ def take(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str
             _allow(uuid, container, process, device, True)
             return user
         _in_container(container, process, _remove_node, device)
+        volume_devices.unlink(uuid, device)
         return ""
 
 

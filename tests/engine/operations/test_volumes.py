@@ -93,6 +93,7 @@ def test_the_life_of_a_volume(
         assert Path(device).read_bytes().startswith(b"first\n")
         assert shell(host, server, f"readlink -f {link(device)}") == "/dev/vdb\n"
         assert shell(host, server, "stat -c %u:%g:%a /dev/vdb") == "0:0:660\n"
+        assert shell(host, server, "ls /sys/block; cat /sys/block/vdb/size") == "vdb\n16384\n"
         # Behind Nova's back.
         host.client.restart(server.name, timeout=0)
         assert read(host, server, "/dev/vdb") == "first"
@@ -135,7 +136,9 @@ def test_attach_and_detach_while_the_server_runs(
             assert write(host, server, "/dev/vdc", "live") == ""
             assert Path(second).read_bytes().startswith(b"live\n")
             assert shell(host, server, f"readlink -f {link(second)}") == "/dev/vdc\n"
+            assert shell(host, server, "ls /sys/block") == "vdb\nvdc\n"
             server = nova.detach_volume(server)
+            assert shell(host, server, "ls /sys/block") == "vdb\n"
             assert "No such file" in shell(host, server, "ls /dev/vdc")
             assert "No such file" in shell(host, server, f"ls {link(second)}")
             assert is_denied(host, server, second) or flavor == "own"

@@ -50,10 +50,13 @@ class Shim:
         self.records = folder / "records"
         self.namespaces = folder / "netns"
         self.users = folder / "users"
+        self.disks = folder / "disks"
+        self.block = self.disks / f"nova-{UUID}" / "block"
         self.rootfs = folder / "rootfs"
         for made in (self.bundle, self.records, self.namespaces, self.users, folder / "bin"):
             made.mkdir()
         self.rootfs.mkdir()
+        self.block.mkdir(parents=True)
         self.files = self.records / f"{ID}.files"
         self.namespace = self.namespaces / f"nova-{UUID}"
         self.namespace.touch()
@@ -79,6 +82,7 @@ class Shim:
                 '_CONTROL_GROUPS = "/sys/fs/cgroup"',
                 f'_CONTROL_GROUPS = "{self.folder}/groups"',
             ),
+            ("record.py", f'"{record.DISKS}"', f'"{self.disks}"'),
             ("create.py", "/proc/mounts", f"{self.folder}/mounts"),
         ):
             path = package / "runtime" / name
@@ -396,6 +400,7 @@ def test_a_volume_is_a_device(shim: Shim, block_device: Path, writable: bool, ac
     number = os.stat(block_device).st_rdev
     major, minor = os.major(number), os.minor(number)
     source = str(block_device)
+    (shim.block / "vdz").symlink_to("../dev/block/1:1")
     record_device(
         shim, {**DEVICE, "source": source, "major": major, "minor": minor, "writable": writable}
     )
@@ -408,10 +413,29 @@ def test_a_volume_is_a_device(shim: Shim, block_device: Path, writable: bool, ac
         {"allow": True, "access": access, **numbers},
     ]
     assert shim.config["annotations"] == {record.DEVICES_ANNOTATION: f"{major}:{minor}"}
-    (links,) = shim.config["mounts"]
-    assert links["destination"] == "/dev/disk"
-    assert links["source"] == f"{record.DISKS}/nova-{UUID}/links"
+    links, block = shim.config["mounts"]
+    assert links["destination"] == "/dev/disk/by-id"
+    assert links["source"] == f"{shim.disks}/nova-{UUID}/by-id"
+    assert (block["destination"], block["source"]) == ("/sys/block", str(shim.block))
     assert "ro" in links["options"]
+    assert "ro" in block["options"]
+    # The link of a former start is removed.
+    assert {path.name: os.readlink(path) for path in shim.block.iterdir()} == {
+        "vdb": f"../dev/block/{major}:{minor}"
+    }
+
+
+def test_a_server_that_may_mount_sysfs_keeps_its_sys(shim: Shim) -> None:
+    """The kernel would mount no sysfs in the server's containers otherwise."""
+    process = {**shim.config["process"], "capabilities": {"bounding": ["CAP_SYS_ADMIN"]}}
+    users = shim.users / f"nova-{UUID}"
+    users.touch()
+    shim.write_config(process=process, mounts=[])
+    content = json.loads(shim.record()) | {"devices": []}
+    (shim.records / ID).write_text(json.dumps(content))
+    assert shim.create().returncode == 0
+    places = [mount["destination"] for mount in shim.config["mounts"]]
+    assert places == ["/dev/disk/by-id"]
 
 
 @pytest.mark.parametrize(
