@@ -163,6 +163,11 @@ class Settings:
         """
         return f"{'observer' if self.network == 'ovn' else 'qdhcp'}-{network}"
 
+    def network_agent(self, host: Host) -> str:
+        """Name of the program that sets the flows of a host's switch."""
+        kind = "ovn-controller" if self.network == "ovn" else "neutron-ovs"
+        return f"{kind}-{host.name}"
+
     def switch_socket(self, host: Host) -> Path:
         """Open vSwitch's database socket."""
         return self.host_run(host) / "ovs" / "db.sock"

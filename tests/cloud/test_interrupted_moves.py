@@ -41,7 +41,6 @@ COMMAND = (
     "sh -c \"trap '' TERM; test -e /data || head -c 209715200 /dev/urandom >/data;"
     ' sha256sum /data; while :; do sleep 1; done"'
 )
-AGENT = "neutron-ovs-host2"
 
 
 @dataclass(frozen=True)
@@ -129,12 +128,13 @@ def at_final_copy(move: Move) -> Iterator[None]:
 @contextlib.contextmanager
 def at_plug(move: Move) -> Iterator[None]:
     # The agent does not report to Neutron that the port is up.
-    supervise.control(move.cloud, ["stop", AGENT])
+    agent = move.cloud.network_agent(move.cloud.hosts[1])
+    supervise.control(move.cloud, ["stop", agent])
     try:
         until(lambda: move.task() == "resize_finish" and runs(move.cloud, 1, move.server) is False)
         yield
     finally:
-        supervise.control(move.cloud, ["start", AGENT])
+        supervise.control(move.cloud, ["start", agent])
 
 
 @contextlib.contextmanager

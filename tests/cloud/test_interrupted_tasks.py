@@ -127,7 +127,7 @@ def test_interrupted_snapshot_attachment_and_detachment(
         assert named(guest, attached) == "eth1"
         assert detached.mac_address not in devices(guest)
         home = attached.fixed_ips[0]["ip_address"]
-        until(lambda: pings(f"qdhcp-{attached.network_id}", home))
+        until(lambda: pings(cloud.tenant_namespace(attached.network_id), home))
         until(lambda: demo.image.find_image(image.id) is None)
     finally:
         demo.image.delete_image(image.id, ignore_missing=True)

@@ -34,7 +34,7 @@ def test_the_switch_and_its_agent_are_restarted(
         before = servers.create("before")
         assert before.status == "ACTIVE", fault(before)
         until(lambda: pings(tenant_network, address(before)))
-        for program in ("ovs-host2", "neutron-ovs-host2", "ovsdb-host2"):
+        for program in ("ovs-host2", cloud.network_agent(cloud.hosts[1]), "ovsdb-host2"):
             supervise.control(cloud, ["restart", program])
             until(lambda: pings(tenant_network, address(before)), BACK_SECONDS)
         after = servers.create("after")

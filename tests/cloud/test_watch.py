@@ -234,7 +234,7 @@ def test_alarms_fire_with_the_culprit_and_end(
         return len(seen) == len(expected)
 
     with (
-        stopped(watched, f"lxcfs-{last}", f"neutron-ovs-{last}"),
+        stopped(watched, f"lxcfs-{last}", watched.network_agent(watched.hosts[-1])),
         full_disk(watched),
     ):
         engine.exec_start(engine.exec_create(container, ["sh", "-c", HUNGRY])["Id"])

@@ -16,7 +16,8 @@ import yaml
 
 from devcloud import loop_devices, mailbox, seed, services, volumes, watch
 from devcloud.programs import all_programs
-from devcloud.settings import dashboard_file, load_settings, volumes_file, watch_file
+from devcloud.readiness import AGENTS
+from devcloud.settings import NETWORKS, dashboard_file, load_settings, volumes_file, watch_file
 from tests import CHECKOUT
 
 SAMPLES = CHECKOUT / "etc" / "prometheus"
@@ -146,3 +147,14 @@ def test_the_mailbox_keeps_a_mail(tmp_path: Path):
     text = kept.read_text()
     assert "X-Envelope-To: <demo@example.org>" in text
     assert "words\n.\nmore" in text
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_agent_of_a_network_is_a_program_of_each_host(state_folder: Path, network: str) -> None:
+    settings = load_settings(
+        {"DEVCLOUD_DIR": str(state_folder), "DEVCLOUD_HOSTS": "2", "DEVCLOUD_NETWORK": network}
+    )
+    agents = [settings.network_agent(host) for host in settings.hosts]
+    assert set(agents) <= {program.name for program in all_programs(settings)}
+    # The tests know the agent's binary by its place.
+    assert next(iter(AGENTS[network].values())) == agents[0].removesuffix("-host1")
