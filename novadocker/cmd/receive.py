@@ -17,6 +17,7 @@ from nova.objects import base
 from oslo_privsep import priv_context
 
 from novadocker.conf import CONF
+from novadocker.virt.docker.engine import aftermath
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.images import announced
 from novadocker.virt.docker.migration import expected, receiver
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engine = Engine.from_options(CONF.docker)
     source = os.fdopen(0, "rb", buffering=0)
     load = partial(announced.load, engine)
-    kept = receiver.serve(engine, load, expected.most_bytes, source, answers)
+    try:
+        kept = receiver.serve(engine, load, expected.most_bytes, source, answers)
+    finally:
+        aftermath.wait()
     return 0 if kept else 1
 
 

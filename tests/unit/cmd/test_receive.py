@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program that receives an instance asks Nova's conductor about it."""
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -40,3 +41,30 @@ def test_what_nova_knows_bounds_the_move(monkeypatch: pytest.MonkeyPatch, kept: 
     assert asked[:3] == ["nova-compute", "--config-file", "a"]
     assert asked[3] == "engine"
     assert asked[5] is expected.most_bytes
+
+
+@pytest.mark.parametrize("error", [None, ValueError("malformed")])
+def test_what_the_engine_still_unpacks_is_watched_to_the_end(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    steps: list[str] = []
+
+    def serve(*_arguments: Any) -> bool:
+        steps.append("serve")
+        if error:
+            raise error
+        return False
+
+    monkeypatch.setattr(sys, "argv", ["novadocker-receive"])
+    monkeypatch.setattr(config, "parse_args", lambda *_args, **_options: None)
+    monkeypatch.setattr(rpcapi, "ConductorAPI", object)
+    monkeypatch.setattr(priv_context, "init", lambda **_: None)
+    monkeypatch.setattr(receive.Engine, "from_options", lambda _: "engine")
+    monkeypatch.setattr(receive.receiver, "serve", serve)
+    monkeypatch.setattr(receive.aftermath, "wait", lambda: steps.append("wait"))
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(os, "fdopen", lambda *_args, **_options: None)
+    monkeypatch.setattr(base.NovaObject, "indirection_api", None)
+    with pytest.raises(ValueError, match="malformed") if error else contextlib.nullcontext():
+        assert receive.main([]) == 1
+    assert steps == ["serve", "wait"]

@@ -57,11 +57,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def wait() -> None:
-    """Wait for the end of all watches."""
-    for thread in threading.enumerate():
-        if thread.name == "pull-aftermath":
-            thread.join(20)
-            assert not thread.is_alive()
+    aftermath.wait()
+    assert not [thread for thread in threading.enumerate() if thread.name == "pull-aftermath"]
 
 
 def test_an_engine_that_unpacks_nothing_is_left_alone(disk: Disk) -> None:

@@ -23,6 +23,8 @@ _LOOK_SECONDS = 1.0
 _CALM_LOOKS = 5
 _MOST_SECONDS = 6 * 3600
 
+_THREAD = "pull-aftermath"
+
 _lock = threading.Lock()
 
 
@@ -58,7 +60,17 @@ def watch(folder: Path, since: int, least: int) -> None:
             found.calm = 0
             return
         _watches[folder] = _Watch(since, least)
-    threading.Thread(target=_run, args=(folder,), name="pull-aftermath", daemon=True).start()
+    threading.Thread(target=_run, args=(folder,), name=_THREAD, daemon=True).start()
+
+
+def wait() -> None:
+    """Wait for the end of all watches, at most six hours.
+
+    A program calls this before it ends, because the threads end with it.
+    """
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join()
 
 
 def _run(folder: Path) -> None:
