@@ -57,7 +57,7 @@ MOST_DEVICES = 100
 DEVICES_ANNOTATION = "novadocker.devices"
 """Annotation of a container with the numbers of the volumes that it was started with."""
 
-_DISK_PREFIXES = ("/dev/v", "/dev/s", "/dev/h", "/dev/xv")
+_DISK_PREFIXES = ("/dev/vd", "/dev/sd", "/dev/hd", "/dev/xvd")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
@@ -114,8 +114,9 @@ def is_container_id(text: str) -> bool:
 
 def is_disk_path(path: str) -> bool:
     """Return True if the text is the path of a volume in a container."""
-    prefix, _, letters = path.rpartition("d")
-    return prefix in _DISK_PREFIXES and 0 < len(letters) <= 3 and _LETTERS.issuperset(letters)
+    prefix = next((prefix for prefix in _DISK_PREFIXES if path.startswith(prefix)), path)
+    letters = path.removeprefix(prefix)
+    return 0 < len(letters) <= 3 and _LETTERS.issuperset(letters)
 
 
 def of_instance(

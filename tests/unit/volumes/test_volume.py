@@ -35,7 +35,9 @@ def test_the_log_does_not_contain_the_passwords_of_a_connection() -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/dev/vdb", "/dev/vdaa", "/dev/sda", "/dev/xvdc", "/dev/hdz"])
+@pytest.mark.parametrize(
+    "path", ["/dev/vdb", "/dev/vdd", "/dev/vdaa", "/dev/vdad", "/dev/sda", "/dev/xvdc", "/dev/hdz"]
+)
 def test_names_of_disks(path: str) -> None:
     assert volumes.from_connection(connection(), path).path == path
 
