@@ -104,6 +104,9 @@ WHOLE: Mapping[tuple[str, str], Suites] = {
 """By Debian and the name of the guest: on Debian 13 all tests, on Debian 12 some."""
 
 LEFT_OUT = {
+    "tests/engine/cmd/test_status.py::test_each_privileged_process_is_started": (
+        "the 30 seconds of novadocker-status do not suffice for emulated processors"
+    ),
     "tests/engine/engine/test_upgrade.py": "begins with the engine of Debian 12",
     "tests/engine/guest/test_cloud_init.py": "fetches a package, and the guest has no network",
     "tests/engine/runtime/test_nested_engines.py": "builds a Debian from the network",
@@ -196,7 +199,7 @@ def test_debian_13_runs_all_engine_tests() -> None:
         if any((CHECKOUT / test).is_relative_to(argument) for argument in chosen)
     }
     assert tests - run == set()
-    assert LEFT_OUT.keys() - run == set()
+    assert {test.partition("::")[0] for test in LEFT_OUT} - run == set()
 
 
 def run(release: str, suites: Suites, seconds: float, subtests: pytest.Subtests) -> None:

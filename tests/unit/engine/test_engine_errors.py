@@ -56,6 +56,10 @@ def test_a_sysctl_in_a_user_namespace_on_an_older_kernel(name: str, before: str)
             'exec: "web": executable file not found in $PATH',
         ),
         (f'{NEW}{RUNC}{INIT}exec: "/tmp": is a directory: unknown', 'exec: "/tmp": is a directory'),
+        (
+            f'{NEW}{RUNC}{INIT}exec: "/tmp": is a directory: unknown: permission denied',
+            'exec: "/tmp": is a directory',
+        ),
         (f'{SHIM}{RUNC}exec: "/x": permission denied: unknown', 'exec: "/x": permission denied'),
         (f"{NEW}{RUNC}{INIT}exec /x: exec format error", 'exec: "/x": exec format error'),
         (

@@ -54,7 +54,11 @@ _FORMS = tuple(
             rf'exec: "({_NAME})": executable file not found in \$PATH',
             r'exec: "\1": executable file not found in $PATH',
         ),
-        (rf'exec: "({_NAME})": (?:stat {_NAME}: )?({_CAUSES})$', r'exec: "\1": \2'),
+        # An engine that takes the error for the denial of a permission repeats that.
+        (
+            rf'exec: "({_NAME})": (?:stat {_NAME}: )?({_CAUSES})(?:: unknown: permission denied)?$',
+            r'exec: "\1": \2',
+        ),
         (rf"\bexec (/{_NAME}): ({_CAUSES})$", r'exec: "\1": \2'),
         (
             rf'chdir to cwd \("({_NAME})"\) set in config\.json failed: ({_CAUSES})$',
