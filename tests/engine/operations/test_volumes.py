@@ -144,6 +144,10 @@ def test_attach_and_detach_while_the_server_runs(
             assert is_denied(host, server, second) or flavor == "own"
         # The volume of the boot, too, and only that one.
         server = nova.attach_volume(server, second)
+        if flavor == "small":
+            # runc must not set its own rules again.
+            server = nova.resize(server, "large")
+            assert read(host, server, "/dev/vdc") == "live"
         one = replace(server, volumes=(first,))
         nova.detach_volume(one)
         assert "No such file" in shell(host, server, "ls /dev/vdb")
