@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from novadocker.linux import device_filter
 from novadocker.linux.device_filter import Rule
+from tests import fuzz
 
 TYPES = {"b": 1, "c": 2}
 ACCESSES = {"m": 1, "r": 2, "w": 4}
@@ -73,6 +74,7 @@ RULES = st.lists(
 )
 
 
+@fuzz.examples(100)
 @given(
     RULES,
     st.sampled_from("bc"),

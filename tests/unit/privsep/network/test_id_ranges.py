@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from novadocker.privsep.network import id_ranges
+from tests import fuzz
 
 POOL = range(1879048192, 1879048192 + 5 * 65536)
 FIRSTS = list(POOL[::65536])
@@ -23,6 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "proc"
 
 
+@fuzz.examples(100)
 @given(st.uuids(), st.sets(st.sampled_from(FIRSTS)))
 def test_a_free_range_is_chosen(number: uuid.UUID, taken: set[int]) -> None:
     found = id_ranges.choose(str(number), POOL, taken)
@@ -32,6 +34,7 @@ def test_a_free_range_is_chosen(number: uuid.UUID, taken: set[int]) -> None:
     assert found == id_ranges.choose(str(number), POOL, taken)
 
 
+@fuzz.examples(100)
 @given(st.sets(st.integers(FIRSTS[0] - 70000, FIRSTS[-1] + 140000)))
 def test_ranges_with_ids_in_use(ids: set[int]) -> None:
     expected = {
