@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that lengthen tests."""
-    parser.addoption("--steps", type=int, default=1000, help="steps of test_soak.py")
+    parser.addoption("--steps", type=int, default=700, help="steps of test_soak.py")
     parser.addoption("--seed", type=int, default=1, help="seed of test_soak.py")
     parser.addoption(
         "--generations", type=int, default=5, help="number of generations of test_snapshots.py"

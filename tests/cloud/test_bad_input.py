@@ -159,6 +159,7 @@ def test_a_port_that_cannot_be_bound(servers: Servers, admin: Connection, demo: 
         admin.network.delete_port(port)
 
 
+@pytest.mark.usefixtures("long_run")
 def test_neutrons_event_stays_away(cloud: Settings, servers: Servers, admin: Connection) -> None:
     host = cloud.hosts[0]
     agent = cloud.network_agent(host)

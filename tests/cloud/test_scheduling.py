@@ -17,7 +17,6 @@ from tests.cloud.test_resize import resize
 from tests.cloud.test_servers import ACTIVE
 
 ZONE = "test-west"
-AT_ONCE = 10
 
 
 @pytest.fixture
@@ -153,10 +152,16 @@ def test_live_migration_is_refused_and_harms_nothing(
     assert pings(tenant_network, address(server))
 
 
-def test_ten_servers_move_at_once(
-    servers: Servers, demo: Connection, admin: Connection, opened: Opened, tenant_network: str
+def test_servers_move_at_once(
+    servers: Servers,
+    demo: Connection,
+    admin: Connection,
+    opened: Opened,
+    tenant_network: str,
+    pytestconfig: pytest.Config,
 ) -> None:
-    made = [servers.create(f"mover{number}", wait=False) for number in range(AT_ONCE)]
+    count = 10 if pytestconfig.getoption("--every-step") else 5
+    made = [servers.create(f"mover{number}", wait=False) for number in range(count)]
     made = [servers.wait(server, ACTIVE) for server in made]
     with opened("host1", "host2"):
         for server in made:

@@ -62,3 +62,14 @@ def test_the_cloud_is_tested_last_and_after_all_other_levels() -> None:
     with_ovn = "DEVCLOUD_NETWORK=ovn"
     for level in (*levels, with_ovn):
         assert any(level in command for command in found[:-1])
+
+
+def test_each_long_test_of_the_cloud_runs_in_the_nightly() -> None:
+    (command,) = [found for found in commands("test-long") if "tests/cloud" in found]
+    long = {
+        f"tests/cloud/{path.name}"
+        for path in (CHECKOUT / "tests/cloud").glob("test_*.py")
+        if re.search(r"long_run|--every-step", path.read_text())
+    }
+    assert len(long) > 5
+    assert long - set(command.split()) == set()
