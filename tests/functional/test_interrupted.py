@@ -44,7 +44,7 @@ class CutOffPause(integrated_helpers.ProviderUsageBaseTestCase):  # type: ignore
         assert self._cut_off_on("host2") == []
         assert self._cut_off_on("host1") == [uuid]
         container = Container("id", f"nova-{uuid}", "paused", {})
-        interrupted.end(nova_records, "host1", lambda: {uuid: container})
+        interrupted.end(nova_records, "host1", lambda: {uuid: container}, lambda _: None)
         assert self._cut_off_on("host1") == []
         shown = self.admin_api.get_server(uuid)
         assert (shown["status"], shown["OS-EXT-STS:task_state"]) == ("PAUSED", None)

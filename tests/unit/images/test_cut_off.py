@@ -2,6 +2,8 @@
 """The Glance images of snapshots during which nova-compute died, on a fake of Nova's image API."""
 
 import datetime
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,11 +51,18 @@ def image(name: str, instance: Any, **changes: Any) -> dict[str, Any]:
     }
 
 
-def images(glance: Glance) -> cut_off.CutOffImages:
-    return cut_off.CutOffImages(glance, lambda: CREDENTIALS)
+Images = Callable[[Glance], cut_off.CutOffImages]
 
 
-def test_unfinished_images_of_the_server_are_deleted(instance: Any) -> None:
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    """Return a function that returns the images as a nova-compute that starts has them."""
+    return lambda glance: cut_off.CutOffImages(
+        glance, lambda: CREDENTIALS, tmp_path / "cut-off-images"
+    )
+
+
+def test_unfinished_images_of_the_server_are_deleted(images: Images, instance: Any) -> None:
     glance = Glance(
         image("queued", instance),
         image("saving", instance, status="saving"),
@@ -70,7 +79,7 @@ def test_unfinished_images_of_the_server_are_deleted(instance: Any) -> None:
 
 
 @pytest.mark.parametrize("status", ["queued", "saving"])
-def test_the_image_of_a_new_snapshot_stays(instance: Any, status: str) -> None:
+def test_the_image_of_a_new_snapshot_stays(images: Images, instance: Any, status: str) -> None:
     """The tenant may begin another snapshot before the sweep."""
     glance = Glance(image("old", instance))
     found = images(glance)
@@ -89,7 +98,9 @@ def test_the_image_of_a_new_snapshot_stays(instance: Any, status: str) -> None:
         keystone_exceptions.ServiceUnavailable("refused"),
     ],
 )
-def test_images_are_deleted_when_glance_answers(instance: Any, failure: Exception) -> None:
+def test_images_are_deleted_when_glance_answers(
+    images: Images, instance: Any, failure: Exception
+) -> None:
     glance = Glance(image("queued", instance))
     glance.failure = failure
     found = images(glance)
@@ -111,7 +122,7 @@ def test_images_are_deleted_when_glance_answers(instance: Any, failure: Exceptio
     ],
 )
 def test_refusal_is_logged_and_final(
-    instance: Any, failure: Exception, caplog: pytest.LogCaptureFixture
+    images: Images, instance: Any, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     glance = Glance(image("queued", instance))
     glance.failure = failure
@@ -126,16 +137,16 @@ def test_refusal_is_logged_and_final(
 
 
 def test_without_credentials_the_operator_is_told(
-    instance: Any, caplog: pytest.LogCaptureFixture
+    instance: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     # The options of the test have no [service_user].
-    found = cut_off.CutOffImages(Glance(image("queued", instance)), cut_off.service_user)
+    found = cut_off.CutOffImages(Glance(image("queued", instance)), cut_off.service_user, tmp_path)
     found.add(instance)
     found.sweep()
     assert "[service_user] of nova-compute has no credentials" in caplog.text
 
 
-def test_image_that_its_owner_deletes_meanwhile(instance: Any) -> None:
+def test_image_that_its_owner_deletes_meanwhile(images: Images, instance: Any) -> None:
     glance = Glance(image("queued", instance))
     found = images(glance)
     found.add(instance)
@@ -143,6 +154,22 @@ def test_image_that_its_owner_deletes_meanwhile(instance: Any) -> None:
     glance.images.clear()
     glance.get_all = lambda *_, **__: listed  # type: ignore[method-assign]
     found.sweep()
+
+
+def test_a_second_death_before_the_sweep(images: Images, instance: Any, tmp_path: Path) -> None:
+    """Nova's database has no trace of the snapshot any more."""
+    glance = Glance(image("queued", instance))
+    images(glance).add(instance)
+    # nova-compute died while it wrote the file of another instance.
+    (tmp_path / "cut-off-images" / ".another.0a1b2c3d").touch()
+    now = timeutils.utcnow(with_timezone=True)
+    glance.images["elsewhere"] = image("elsewhere", instance, status="saving", created_at=now)
+    again = images(glance)
+    again.sweep()
+    assert set(glance.images) == {"elsewhere"}
+    glance.images["queued"] = image("queued", instance)
+    again.sweep()
+    assert "queued" in glance.images
 
 
 def test_filters_reach_glance_as_they_are() -> None:

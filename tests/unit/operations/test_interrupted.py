@@ -49,6 +49,10 @@ class Records:
         return self.saves
 
 
+def no_image(instance: Any) -> None:
+    """Do nothing with an instance for which nova-api created an image."""
+
+
 def container(instance: Any, status: str, stand_in: bool = False) -> Container:
     labels = {naming.LABEL_UUID: instance.uuid, naming.LABEL_RESCUE: "1" if stand_in else ""}
     return Container("id", f"nova-{instance.uuid}", status, labels)
@@ -78,7 +82,7 @@ def test_state_after_the_start(
     instance.task_state, instance.vm_state, instance.power_state = task, before, RUNNING
     records = Records(instance)
     servers = {instance.uuid: container(instance, status, stand_in)}
-    interrupted.end(records, "host1", lambda: servers)
+    interrupted.end(records, "host1", lambda: servers, no_image)
     assert (instance.vm_state, instance.power_state) == (after, power)
     assert records.expected == [task]
     # A tenant reads in the instance action whether the operation was done or taken back.
@@ -90,22 +94,26 @@ def test_an_operation_whose_task_has_changed_gets_no_result(instance: Any) -> No
     """Its state may not be the one that the result would tell."""
     instance.task_state, instance.vm_state = task_states.PAUSING, ACTIVE
     records = Records(instance, saves=False)
-    interrupted.end(records, "host1", dict)
+    interrupted.end(records, "host1", dict, no_image)
     assert records.expected == [task_states.PAUSING]
     assert records.ended == []
 
 
 def test_instance_without_a_container_keeps_its_state(instance: Any) -> None:
     instance.task_state, instance.vm_state = task_states.UNRESCUING, RESCUED
-    interrupted.end(Records(instance), "host1", dict)
+    interrupted.end(Records(instance), "host1", dict, no_image)
     assert (instance.vm_state, instance.task_state) == (RESCUED, None)
 
 
 @pytest.mark.parametrize("task", interrupted.OPERATIONS)
 def test_instances_with_an_image(instance: Any, task: str) -> None:
+    """nova-compute may die again, so the image is noted before Nova forgets the task."""
     instance.task_state = task
-    found = interrupted.end(Records(instance), "host1", dict)
-    assert found == ([instance] if "image" in task or "shelving" in task else [])
+    found: list[tuple[str, Any]] = []
+    interrupted.end(
+        Records(instance), "host1", dict, lambda each: found.append((each.uuid, each.task_state))
+    )
+    assert found == ([(instance.uuid, task)] if "image" in task or "shelving" in task else [])
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 """The Glance images of snapshots during which nova-compute died.
 
 nova-api creates the image before nova-compute uploads the data, so the image would stay ``queued``.
-The token of the tenant is not kept, so the requests to Glance use ``[service_user]``.
+The token of the tenant is not kept, so the requests to Glance use ``[service_user]``. Each instance
+has a file until its images are deleted, because nova-compute may die again before that, when Nova's
+database does not have the snapshot any more.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from glanceclient import exc as glance_errors
@@ -20,6 +25,7 @@ from oslo_log import log as logging
 from oslo_utils import timeutils
 
 from novadocker import exception
+from novadocker.linux.files import replace_file
 
 LOG = logging.getLogger(__name__)
 
@@ -55,57 +61,69 @@ class CutOffImages:
     """Deletes the unfinished images of the snapshots of instances.
 
     :param credentials: returns the credentials for Glance, or None
+    :param folder: directory of the files of instances; it is created when it is needed
     """
 
-    def __init__(self, glance: Glance, credentials: Callable[[], Any]) -> None:
+    def __init__(self, glance: Glance, credentials: Callable[[], Any], folder: Path) -> None:
         self._glance = glance
         self._credentials = credentials
+        self._folder = folder
         self._started = timeutils.utcnow(with_timezone=True)
-        self._instances: list[objects.Instance] = []
 
     def add(self, instance: objects.Instance) -> None:
-        """Let ``sweep`` delete the images of an instance's snapshots."""
-        self._instances.append(instance)
+        """Let ``sweep``, also of a later nova-compute, delete the images of a server's snapshots.
+
+        :raises OSError: the file of the instance cannot be written
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        record = {"project_id": instance.project_id, "started": self._started.isoformat()}
+        content = json.dumps(record).encode()
+        replace_file(self._folder / instance.uuid, content, mode=None, sync=True)
 
     def sweep(self) -> None:
         """Delete the images. A refusal of Glance is logged and is final.
 
         :raises GlanceUnavailable: Glance or Keystone does not answer; the next call tries again
+        :raises OSError: the file of an instance cannot be read or deleted
         """
-        while self._instances:
-            instance = self._instances[-1]
+        for path in sorted(self._folder.glob("[!.]*")):
+            record = json.loads(path.read_text())
+            project_id, instance_uuid = record["project_id"], path.name
+            started = datetime.datetime.fromisoformat(record["started"])
             try:
-                for image_id in self._unfinished(instance):
-                    self._delete(instance, image_id)
+                for image_id in self._unfinished(instance_uuid, project_id, started):
+                    self._delete(instance_uuid, image_id)
             except _NO_ANSWER as error:
                 raise exception.GlanceUnavailable(reason=error) from error
             except _REFUSALS as error:
                 LOG.warning(
                     "Failed to delete the image of the snapshot during which nova-compute died; "
                     "find it by 'openstack image list --status queued --project %s': %s",
-                    instance.project_id,
+                    project_id,
                     error,
-                    instance=instance,
+                    instance_uuid=instance_uuid,
                 )
-            self._instances.pop()
+            path.unlink()
 
-    def _unfinished(self, instance: objects.Instance) -> Iterator[str]:
-        """Yield the ids of the images of an instance's snapshots that this process did not begin.
+    def _unfinished(
+        self, instance_uuid: str, project_id: str, started: datetime.datetime
+    ) -> Iterator[str]:
+        """Yield the ids of the images of an instance's snapshots that were begun before a time.
 
-        The tenant may have begun another snapshot since this process started. Any tenant can create
-        an image with the instance's UUID, so the owner is compared, too.
+        The tenant may have begun another snapshot since then, perhaps on another host. Any tenant
+        can create an image with the instance's UUID, so the owner is compared, too.
         """
         for status in _UNFINISHED:
-            filters = {"status": status, "instance_uuid": instance.uuid}
+            filters = {"status": status, "instance_uuid": instance_uuid}
             for image in self._glance.get_all(self._context(), filters=filters):
                 if (
-                    image["owner"] == instance.project_id
+                    image["owner"] == project_id
                     and image["status"] == status
-                    and image["created_at"] < self._started
+                    and image["created_at"] < started
                 ):
                     yield image["id"]
 
-    def _delete(self, instance: objects.Instance, image_id: str) -> None:
+    def _delete(self, instance_uuid: str, image_id: str) -> None:
         try:
             self._glance.delete(self._context(), image_id)
         except nova_exception.ImageNotFound:
@@ -113,7 +131,7 @@ class CutOffImages:
         LOG.info(
             "Deleted image %s of a snapshot during which nova-compute died",
             image_id,
-            instance=instance,
+            instance_uuid=instance_uuid,
         )
 
     def _context(self) -> nova_context.RequestContext:

@@ -207,7 +207,9 @@ def real_collaborators() -> Collaborators:
         images=lambda info: ImageStore(engine, resources.architecture(info)),
         image_owners=Owners(owners.find_above),
         image_cache=lambda: ImageCache(engine),
-        cut_off_images=cut_off.CutOffImages(glance.API(), cut_off.service_user),
+        cut_off_images=cut_off.CutOffImages(
+            glance.API(), cut_off.service_user, state / "cut-off-images"
+        ),
         transfer=transfer,
         transport=partial(choice.choose, engine),
         clear_transports=partial(choice.clear_leftovers, engine),

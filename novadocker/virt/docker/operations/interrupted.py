@@ -106,22 +106,28 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 def end(
-    records: NovaRecords, host: str, servers: Callable[[], Mapping[str, Container]]
-) -> list[objects.Instance]:
-    """End the operations of a host; return the instances for which nova-api created an image.
+    records: NovaRecords,
+    host: str,
+    servers: Callable[[], Mapping[str, Container]],
+    add_image: Callable[[objects.Instance], None],
+) -> None:
+    """End the operations of a host.
 
     The instance actions get a result, which Nova itself does not record.
 
     Call it when nova-compute starts, before Nova reads the instances.
 
     :param servers: returns the containers by instance UUID
+    :param add_image: called with each instance for which nova-api created an image, while Nova
+        still has its task
     :raises EngineUnavailable: the engine does not answer
     """
     events = {task: (found.action, found.event) for task, found in OPERATIONS.items()}
-    with_image = []
     for instance in records.cut_off(host, events):
         task = instance.task_state
         operation = OPERATIONS[task]
+        if operation.leaves_image:
+            add_image(instance)
         container = servers().get(instance.uuid)
         done = container is not None and operation.done(container)
         if container is not None and done:
@@ -137,6 +143,3 @@ def end(
             )
             for event in records.cut_off_events(instance.uuid, host):
                 records.end_event(event, None if done else DIED)
-        if operation.leaves_image:
-            with_image.append(instance)
-    return with_image

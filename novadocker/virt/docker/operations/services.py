@@ -120,8 +120,9 @@ class Services:
         rescue.put_back_left(self.engine)
         self._collaborators.clear_transports()
         self.nova_records.resume_cut_off(host)
-        for instance in interrupted.end(self.nova_records, host, self.server_list.recent_servers):
-            self.cut_off_images.add(instance)
+        interrupted.end(
+            self.nova_records, host, self.server_list.recent_servers, self.cut_off_images.add
+        )
         self.network.initialize()
 
     def start(self) -> None:
