@@ -17,8 +17,20 @@ def shown(monkeypatch: pytest.MonkeyPatch, instance: objects.Instance, network_i
     def show(port_tag: str | None, disk_tag: str | None) -> list[dict[str, Any]]:
         vifs = [objects.VirtualInterface(uuid=network_info[0]["id"], tag=port_tag)]
         disks = [
-            objects.BlockDeviceMapping(boot_index=0, tag=disk_tag, source_type="image"),
-            objects.BlockDeviceMapping(boot_index=None, tag="swap", source_type="blank"),
+            objects.BlockDeviceMapping(
+                boot_index=0, tag=disk_tag, source_type="image", destination_type="local"
+            ),
+            objects.BlockDeviceMapping(
+                boot_index=None, tag="swap", source_type="blank", destination_type="local"
+            ),
+            objects.BlockDeviceMapping(
+                boot_index=None,
+                tag=disk_tag,
+                source_type="volume",
+                destination_type="volume",
+                device_name="/dev/vdb",
+                volume_id="7e570000-0000-4000-8000-0000000000b1",
+            ),
         ]
         for kind, found in (("VirtualInterfaceList", vifs), ("BlockDeviceMappingList", disks)):
             monkeypatch.setattr(
@@ -37,10 +49,14 @@ def tagged(entries: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def test_tags_are_shown(shown: Any) -> None:
-    assert tagged(shown("front", "system")) == [
+    found = shown("front", "system")
+    assert tagged(found) == [
         ("nic", "fa:16:3e:00:00:05", ["front"]),
         ("disk", None, ["system"]),
+        ("disk", None, ["system"]),
     ]
+    assert found[-1]["path"] == "/dev/vdb"
+    assert found[-1]["serial"] == "7e570000-0000-4000-8000-0000000000b1"
 
 
 def test_what_has_no_tag_is_not_shown(shown: Any) -> None:
