@@ -38,7 +38,7 @@ WARNING = 1
 # What such a system lacks: a cloud, kernel modules, its own file system and sysctls.
 ACCEPTED = dict.fromkeys(
     ("Compute node", "Kernel budgets", "Bandwidth limits", "Storage driver", "Kernel"), WARNING
-) | {"Own /proc": WARNING, "Resize on the same host": WARNING}
+) | {"Neutron agent": WARNING, "Own /proc": WARNING, "Resize on the same host": WARNING}
 
 
 @dataclass(frozen=True)
