@@ -27,7 +27,7 @@ cd /build
 echo 'FROM inner' >Dockerfile
 echo 'RUN echo "made inside" >/made' >>Dockerfile
 echo 'CMD ["cat", "/made"]' >>Dockerfile
-docker build --quiet --tag made . >/dev/null
+docker build --quiet --tag made . >/dev/null 2>&1
 docker run --rm made
 """
 _LIMITED = """
@@ -77,7 +77,9 @@ def server(outer: OwnEngine, client: docker.APIClient, state_folder: Path) -> It
     instance_uuid = f"{mark}-0000-4000-8000-000000000001"
     with namespaced.server(outer, client, instance_uuid, _spec(nesting="true")) as found:
         # There are no iptables in the image.
-        start = "dockerd --iptables=false --log-level=error >/dockerd.log 2>&1 &"
+        start = (
+            "dockerd --iptables=false --userland-proxy=false --log-level=error >/dockerd.log 2>&1 &"
+        )
         wait = "until docker version >/dev/null 2>&1; do sleep 0.1; done"
         assert found.shell(f"{start} timeout 60 sh -c '{wait}'")[0] == 0, found.shell(
             "cat /dockerd.log"
