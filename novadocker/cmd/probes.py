@@ -39,7 +39,7 @@ from novadocker.cmd.checks import (
     NovaProcess,
     PrivilegedCall,
 )
-from novadocker.linux import ovsdb
+from novadocker.linux import namespaces, ovsdb
 from novadocker.privsep.guest import user_namespaces
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
@@ -92,26 +92,14 @@ def find_processes(root: Path = Path("/proc")) -> list[NovaProcess]:
     A tenant's process may have any name and arguments.
     """
     found = []
-    own = _namespaces_of(root / "self")
+    own = namespaces.count_pid_namespaces(root / "self")
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         process_of_nova = _nova_process(process.pid, words)
-        if process_of_nova and own == _namespaces_of(root / str(process.pid)):
+        depth = namespaces.count_pid_namespaces(root / str(process.pid))
+        if process_of_nova and depth == own:
             found.append(process_of_nova)
     return found
-
-
-def _namespaces_of(folder: Path) -> int:
-    """Return in how many nested pid namespaces a process is; 0 if the process ended.
-
-    The namespaces that this process can't see do not count, so 1 is its own one.
-    """
-    try:
-        lines = (folder / "status").read_bytes().split(b"\n")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    # proc(5): the process's id in each of the namespaces
-    return next((len(line.split()) - 1 for line in lines if line.startswith(b"NSpid:")), 1)
 
 
 def _nova_process(number: int, words: list[str]) -> NovaProcess | None:

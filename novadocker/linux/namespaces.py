@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces: enter, create, mount and unmount them.
+"""Network namespaces: enter, create, mount and unmount them. Pid namespaces: count them.
 
 A thread that has entered another namespace must not serve other calls: see ``run_in_thread``.
 """
@@ -54,6 +54,21 @@ def is_namespace(path: str) -> bool:
         return os.stat(path).st_dev == os.stat(_THREAD_NAMESPACE).st_dev
     except FileNotFoundError:
         return False
+
+
+def count_pid_namespaces(process: Path) -> int:
+    """Return in how many nested pid namespaces a process is; 0 if the process ended.
+
+    The namespaces that this process can't see do not count, so 1 is its own one.
+
+    :param process: the directory in /proc
+    """
+    try:
+        lines = (process / "status").read_bytes().split(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    # proc(5): the process's id in each of the namespaces
+    return next((len(line.split()) - 1 for line in lines if line.startswith(b"NSpid:")), 1)
 
 
 def open_namespace(path: str = _THREAD_NAMESPACE) -> int:

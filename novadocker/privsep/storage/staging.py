@@ -20,8 +20,10 @@ from novadocker.linux import libc, openat, pipes, walk
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import callers, drive_files, tree_stream
 from novadocker.privsep.storage.allowance import Allowance
+from novadocker.runtime import record
 
 FOLDER = "novadocker-staging"
+DRIVES = Path(record.CONFIG_DRIVES)
 
 # Numbers of a move's directories: the container's, its volumes' and its config drive's.
 _FOLDERS = range(1000)
@@ -131,7 +133,7 @@ def adopt_folder(data_root: str, instance_uuid: str, token: str, number: int, ta
     above, _, last = _servers_folder(target).rpartition("/")
     number_name = str(arguments.number(_FOLDERS, number))
     name, root = _name(instance_uuid, token), arguments.folder(data_root)
-    is_drive = "/config-drives/" in target
+    is_drive = _is_drive(target)
     if is_drive:
         _close_to_others(above)
     with (
@@ -171,9 +173,13 @@ def _close_to_others(path: str) -> None:
     """Remove other users' write permission from a directory of root, which old releases gave.
 
     Does nothing if the directory does not exist.
+
+    :raises PermissionError: users other than root can change the path of the directory
+    :raises OSError: a component of the path is a symbolic link
     """
-    with suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY | _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    above, _, last = path.rpartition("/")
+    with suppress(FileNotFoundError), openat.trusted(above) as parent:
+        descriptor = openat.open_inside(parent, last, _DIRECTORY)
         try:
             status = os.fstat(descriptor)
             if status.st_uid == os.geteuid():
@@ -252,4 +258,12 @@ def _is_folder(parent: int, name: str) -> bool:
 
 
 def _servers_folder(value: object) -> str:
-    return arguments.without_detours(arguments.text(_SERVERS_FOLDER, value))
+    path = arguments.without_detours(arguments.text(_SERVERS_FOLDER, value))
+    # The directory of a drive is named by its host and its server.
+    if _is_drive(path) and Path(path).parents[1] != DRIVES:
+        raise ValueError(f"{path!r} is not below {DRIVES}")
+    return path
+
+
+def _is_drive(path: str) -> bool:
+    return "/config-drives/" in path

@@ -45,7 +45,7 @@ def test_a_container_that_fails_does_not_keep_the_mounts_from_the_others(
     found = Lxcfs("/lxcfs", engine, listing, loads, restore)
     found._restore_all(1)
     assert restored == ["b"]
-    assert f"Failed to replace mounts of lxcfs in a: {failure}" in caplog.text
+    assert f"Failed to replace mounts of lxcfs in container a: {failure}" in caplog.text
     assert found._restored is None
     failing.clear()
     found._restore_all(1)
@@ -100,3 +100,46 @@ def test_a_build_gets_the_view_between_two_containers(tmp_path: Path) -> None:
     found = Lxcfs(str(tmp_path), engine, listing, loads)
     found._restore_all(1)
     assert len(asked) == 2
+
+
+def test_failures_of_a_container_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    listing: Any = SimpleNamespace(
+        servers=lambda: {name: SimpleNamespace(id=name, name=name) for name in ("a", "b")}
+    )
+    engine: Any = SimpleNamespace(
+        inspect_container=lambda _id: SimpleNamespace(pid=1), within=nullcontext
+    )
+    failures: list[Exception] = [ValueError("malformed"), KeyError("missing"), ValueError("again")]
+    restored = []
+
+    def restore(container_id: str, _pid: int, _folder: str) -> int:
+        if container_id == "a":
+            raise failures.pop(0)
+        restored.append(container_id)
+        return 0
+
+    loads: Any = None
+    found = Lxcfs("/lxcfs", engine, listing, loads, restore)
+    for _ in range(3):
+        found._restore_all(1)
+    assert (failures, restored) == ([], ["b"])
+    (line,) = caplog.records
+    assert line.getMessage() == "Failed to replace mounts of lxcfs in container a: malformed"
+    assert found._restored is None
+
+
+def test_a_process_of_a_server_is_not_taken_for_lxcfs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def process(number: int, *options: str) -> SimpleNamespace:
+        arguments = ["lxcfs", *options, "/lxcfs/"]
+        return SimpleNamespace(pid=number, info={"name": "lxcfs", "cmdline": arguments})
+
+    for name, ids in (("self", "1"), ("7", "7\t2"), ("8", "8")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status").write_text(f"Name:\tlxcfs\nNSpid:\t{ids}\n")
+    monkeypatch.setattr(lxcfs, "_PROC", tmp_path)
+    monkeypatch.setattr(
+        lxcfs.psutil, "process_iter", lambda _: [process(7, "--enable-loadavg"), process(8, "-f")]
+    )
+    assert lxcfs._read_arguments("/lxcfs") == ("lxcfs", "-f", "/lxcfs/")

@@ -14,13 +14,15 @@ import psutil
 from oslo_log import log as logging
 
 from novadocker import exception, privsep
+from novadocker.linux import namespaces
+from novadocker.linux.threads import Failures
 from novadocker.privsep.guest import lxcfs
 from novadocker.virt.docker.containers.pending import HUNG_SECONDS
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import PATIENCE
 from novadocker.virt.docker.guest.load_average import Loads
-from novadocker.virt.docker.model import Mount
+from novadocker.virt.docker.model import Container, Mount
 
 LOG = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ LOG = logging.getLogger(__name__)
 _PROC_FILES = (
     "cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime",
 )  # fmt: skip
+_PROC = Path("/proc")
 _LOADS = "proc/loadavg"
 _CPU_FOLDER = "sys/devices/system/cpu"
 # lxcfs computes load averages if it has one of these options.
@@ -38,12 +41,11 @@ _WAIT_SECONDS = 30.0
 # An older view is read again before a container is created.
 _FRESH_SECONDS = 1.0
 
-# After one of these errors of a container, the thread continues with the others and tries again.
-_FAILURES = (
+# Errors of a container that are logged without a traceback.
+_KNOWN = (
     exception.EngineUnavailable,
     exception.EngineError,
     OSError,
-    ValueError,
     *privsep.UNANSWERED,
 )
 
@@ -95,10 +97,18 @@ def read_view(folder: str, before: View | None = None) -> View:
 
 
 def _read_arguments(folder: str) -> tuple[str, ...]:
-    """Return the command line of the lxcfs process that serves a directory; empty if not found."""
+    """Return the command line of the lxcfs process that serves a directory; empty if not found.
+
+    A tenant's process may have any name and arguments.
+    """
+    own = namespaces.count_pid_namespaces(_PROC / "self")
     for process in psutil.process_iter(["name", "cmdline"]):
         arguments = process.info["cmdline"] or []
-        if process.info["name"] == "lxcfs" and folder in [word.rstrip("/") for word in arguments]:
+        if (
+            process.info["name"] == "lxcfs"
+            and folder in [word.rstrip("/") for word in arguments]
+            and namespaces.count_pid_namespaces(_PROC / str(process.pid)) == own
+        ):
             return tuple(arguments)
     return ()
 
@@ -136,6 +146,7 @@ class Lxcfs:
         self._done_device: int | None = None
         # Containers that hang in the engine, by their ids, are left alone until these times.
         self._hung_until: dict[str, float] = {}
+        self._failures = Failures("Failed to replace mounts of lxcfs in container", _KNOWN)
 
     def start(self) -> None:
         """Start the thread. Does nothing if lxcfs is not used."""
@@ -230,6 +241,7 @@ class Lxcfs:
             LOG.warning("Failed to list containers for their mounts of lxcfs: %s", error)
             return
         listed = {server.id for server in servers.values()}
+        self._failures.keep(listed)
         for container_id in self._hung_until.keys() - listed:
             del self._hung_until[container_id]
         for instance_uuid, server in servers.items():
@@ -242,31 +254,30 @@ class Lxcfs:
                 # Because a container can take long, builds get the view before the next one.
                 self._wanted.clear()
                 self._look_now()
-            try:
-                with self._engine.within(PATIENCE):
-                    pid = self._engine.inspect_container(server.id).pid
-                count = self._restore(server.id, pid, self._folder) if pid else 0
-            except exception.ContainerNotFound:
-                continue
-            except _FAILURES as error:
-                if isinstance(error, exception.ContainerHangs):
-                    self._hung_until[server.id] = time.monotonic() + HUNG_SECONDS
-                LOG.warning(
-                    "Failed to replace mounts of lxcfs in %s: %s",
-                    server.name,
-                    error,
-                    instance_uuid=instance_uuid,
-                )
-                complete = False
-            else:
-                if pid:
-                    self._done.add(server.id)
-                if count:
-                    LOG.info(
-                        "Replaced %d mounts of lxcfs in %s",
-                        count,
-                        server.name,
-                        instance_uuid=instance_uuid,
-                    )
+            restored = False
+            with self._failures.of(server.id):
+                self._restore_one(instance_uuid, server)
+                restored = True
+            complete = complete and restored
         if complete:
             self._restored = device
+
+    def _restore_one(self, instance_uuid: str, server: Container) -> None:
+        try:
+            with self._engine.within(PATIENCE):
+                pid = self._engine.inspect_container(server.id).pid
+            count = self._restore(server.id, pid, self._folder) if pid else 0
+        except exception.ContainerNotFound:
+            return
+        except exception.ContainerHangs:
+            self._hung_until[server.id] = time.monotonic() + HUNG_SECONDS
+            raise
+        if pid:
+            self._done.add(server.id)
+        if count:
+            LOG.info(
+                "Replaced %d mounts of lxcfs in %s",
+                count,
+                server.name,
+                instance_uuid=instance_uuid,
+            )

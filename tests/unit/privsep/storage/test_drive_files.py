@@ -89,6 +89,7 @@ def peer(
         assert (base.stat().st_dev != tmp_path.stat().st_dev) == (request.param == "other")
         drives = base / "novadocker/config-drives"
         monkeypatch.setattr(config_drive, "FOLDER", drives)
+        monkeypatch.setattr(staging, "DRIVES", drives)
         yield Peer(tmp_path / "docker", drives)
 
 

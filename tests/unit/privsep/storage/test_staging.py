@@ -76,3 +76,33 @@ def test_a_directory_of_an_old_release_is_closed_to_others(tmp_path: Path) -> No
     drives.chmod(0o777)
     staging._close_to_others(str(drives))
     assert drives.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("link", ["novadocker/config-drives", "novadocker"])
+def test_a_link_above_a_drive_leads_to_no_directory(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    victim = tmp_path / "victim"
+    drives = victim / Path("novadocker/config-drives").relative_to(link) / "tmp"
+    drives.mkdir(parents=True)
+    drives.chmod(0o1777)
+    own = tmp_path / "own" / link
+    own.parent.mkdir(parents=True)
+    own.symlink_to(victim)
+    root = tmp_path / "own/novadocker/config-drives"
+    assert (root / "tmp").samefile(drives)
+    monkeypatch.setattr(staging, "DRIVES", root)
+    (data_root / staging.FOLDER / f"{UUID}.{TOKEN}").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+        staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(root / "tmp" / UUID))
+    assert drives.stat().st_mode & 0o7777 == 0o1777
+
+
+def test_a_drive_elsewhere_is_not_adopted(data_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "novadocker/config-drives/tmp"
+    folder.mkdir(parents=True)
+    folder.chmod(0o1777)
+    (data_root / staging.FOLDER / f"{UUID}.{TOKEN}").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is not below"):
+        staging.adopt_folder(str(data_root), UUID, TOKEN, 0, str(folder / UUID))
+    assert folder.stat().st_mode & 0o7777 == 0o1777
