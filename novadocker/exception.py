@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import oslo_messaging
+from cursive.exception import SignatureVerificationError
 from nova import exception
 from nova.i18n import _
 
@@ -240,6 +241,15 @@ REQUEST_FAULTS = (
     InvalidLimits,
     exception.ImageUnacceptable,
     exception.FlavorDiskTooSmall,
+    exception.FlavorMemoryTooSmall,
+    exception.ImageNotActive,
+    exception.ImageNotFound,
+    exception.InvalidDiskFormat,
+    exception.InvalidDiskInfo,
+    exception.InvalidInput,
+    exception.VolumeEncryptionNotSupported,
+    SignatureVerificationError,
+    exception.CertificateValidationFailed,
     # The subnet may be the tenant's. Nova raises it at the first use of the ports, in the driver.
     exception.NoMoreFixedIps,
 )

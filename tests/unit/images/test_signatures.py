@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cursive.exception
 import pytest
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -111,8 +110,7 @@ def test_an_incomplete_signature(
     found = {**keys.issue("signer").sign(ARCHIVE), **changes}
     with (
         world.serving({name: value for name, value in found.items() if value}),
-        # Nova's manager takes this error for the image's fault, too, and tries no other host.
-        pytest.raises(cursive.exception.SignatureVerificationError, match=text),
+        pytest.raises(exception.InvalidImage, match=text),
     ):
         world.boot()
     world.check_nothing_left()

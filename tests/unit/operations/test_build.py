@@ -7,6 +7,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from cursive.exception import SignatureVerificationError
+from glanceclient import exc as glance_errors
+from keystoneauth1 import exceptions as keystone_errors
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import manager, task_states
@@ -93,6 +96,58 @@ def test_a_refused_build_is_one_warning_and_no_traceback(
         build()
     fakes.check_one_warning(caplog, instance.uuid, words)
     assert driver._services.build_failures.count == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # What the manager takes for the tenant's fault.
+        SignatureVerificationError(reason="no such certificate"),
+        nova_exception.CertificateValidationFailed(cert_uuid="c", reason="expired"),
+        nova_exception.ImageNotActive(image_id=IMAGE),
+        nova_exception.ImageNotFound(image_id=IMAGE),
+        nova_exception.InvalidInput(reason="no"),
+    ],
+)
+def test_what_the_manager_gives_up_is_not_the_hosts_fault(
+    build: Any,
+    driver: Any,
+    instance: Any,
+    fake_host: FakeHost,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(fake_host.images, "ensure", Mock(side_effect=error))
+    with pytest.raises(nova_exception.BuildAbortException):
+        build()
+    fakes.check_one_warning(caplog, instance.uuid, str(error))
+    assert driver._services.build_failures.count == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        nova_exception.GlanceConnectionFailed(server="glance", reason="refused"),
+        nova_exception.ImageNotFound(image_id=IMAGE),
+        keystone_errors.ConnectFailure("refused"),
+        glance_errors.HTTPServiceUnavailable(),
+    ],
+)
+def test_a_build_goes_on_without_glance(
+    build: Any,
+    driver: Any,
+    instance: Any,
+    fake_host: FakeHost,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(fake_host.images, "describe", Mock(side_effect=error))
+    build()
+    fakes.check_one_warning(caplog, instance.uuid, f"the record of image {IMAGE}: ")
+    assert driver._services.build_failures.count == 0
+    assert fake_host.images.trusted == []
 
 
 @pytest.mark.parametrize(

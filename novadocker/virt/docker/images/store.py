@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
+from cursive.exception import SignatureVerificationError
 from glanceclient import exc as glance_errors
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -425,13 +426,17 @@ def _downloaded(image_id: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the chunks of a download for the engine's client.
 
     :raises DownloadFailed: the download failed
-    :raises InvalidImage: the image does not match its signature
+    :raises InvalidImage: the image does not match its signature, or has no valid one
     """
     try:
         yield from chunks
     except InvalidSignature as error:
         raise exception.InvalidImage(
             image_id=image_id, reason="it does not match its signature (img_signature)"
+        ) from error
+    except SignatureVerificationError as error:
+        raise exception.InvalidImage(
+            image_id=image_id, reason=f"its signature cannot be verified: {error}"
         ) from error
     except (OSError, glance_errors.ClientException) as error:
         # The engine's client would take an OSError for a connection error.

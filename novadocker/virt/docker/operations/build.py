@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from glanceclient import exc as glance_errors
+from keystoneauth1 import exceptions as keystone_errors
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
@@ -36,6 +38,12 @@ from novadocker.virt.docker.operations.volumes import BlockDevices, Volumes
 
 LOG = logging.getLogger(__name__)
 
+_NO_RECORD = (
+    nova_exception.NovaException,
+    keystone_errors.ClientException,
+    glance_errors.ClientException,
+)
+
 
 class Build:
     """Builds and deletes the instances of one host."""
@@ -58,7 +66,8 @@ class Build:
         """Load the image of an instance into the engine, and judge both before ``spawn``.
 
         Nova's manager aborts a build here without a traceback. Does nothing for an instance that
-        boots from a volume.
+        boots from a volume, or if Glance does not answer: ``spawn`` has the manager's record of the
+        image, and the engine may have the image.
 
         :raises UnexpectedDeletingTaskStateError: the user deleted the instance meanwhile
         :raises ImageUnacceptable: no host can boot the image
@@ -68,7 +77,16 @@ class Build:
             return
         # A request context, with which the manager called nova-compute.
         context = instance._context
-        image_meta = self._services.images.describe(context, instance.image_ref)
+        try:
+            image_meta = self._services.images.describe(context, instance.image_ref)
+        except _NO_RECORD as error:
+            LOG.warning(
+                "Failed to read the record of image %s: %s",
+                instance.image_ref,
+                error,
+                instance=instance,
+            )
+            return
         self._judged(context, instance, image_meta)
         identity.login(instance, image_meta, None)
         identity.admin_user(image_meta)
