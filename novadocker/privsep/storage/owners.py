@@ -13,7 +13,7 @@ from novadocker.privsep import arguments
 from novadocker.privsep.storage import callers
 
 _LAYER = re.compile(engine_paths.LAYER_PATH)
-_NAME = os.O_PATH | os.O_NOFOLLOW
+_OPAQUE = "trusted.overlay.opaque"
 
 
 @privsep.storage_pctxt.entrypoint
@@ -53,22 +53,25 @@ def _is_whiteout(status: os.stat_result) -> bool:
 def _hides(layer: int, path: str) -> bool:
     """Return True if a layer has the path, or deletes or replaces a directory on the way to it.
 
+    A directory that a layer deletes and creates anew is opaque: it shows nothing of lower layers.
+
     :param layer: descriptor of the layer's directory
     """
     end = -1
     while (end := path.find("/", end + 1)) >= 0:
-        status = _status(layer, path[:end])
-        if status is None or not stat.S_ISDIR(status.st_mode):
-            return status is not None
-    return not path or _status(layer, path) is not None
+        try:
+            with openat.held(layer, path[:end]) as found:
+                is_folder = stat.S_ISDIR(found.status.st_mode)
+                if not is_folder or found.attributes().get(_OPAQUE) == b"y":
+                    return True
+        except FileNotFoundError:
+            return False
+    return not path or _exists(layer, path)
 
 
-def _status(layer: int, path: str) -> os.stat_result | None:
+def _exists(layer: int, path: str) -> bool:
     try:
-        descriptor = openat.open_inside(layer, path, _NAME)
+        with openat.held(layer, path):
+            return True
     except FileNotFoundError:
-        return None
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
+        return False

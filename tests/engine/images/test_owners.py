@@ -33,6 +33,7 @@ def archive(**files: int) -> bytes:
         ("rm /srv/file", None),
         ("rm -r /srv", None),
         ("rm -r /srv; ln -s bin /srv", None),
+        ("rm -r /srv; mkdir /srv", None),
         ("touch /srv/other", ("srv/file", HIGH)),
         ("chown 5:5 /srv/file; chown :70001 /srv", ("srv", 70_001)),
         ("chown -h 65535:65535 /srv/file", None),
