@@ -488,15 +488,24 @@ def check_agent(agents: Sequence[Agent], error: str, host: str, hostname: str) -
         return _success(f"Neutron's {alive[0].kind} has nova-compute's host name {host}")
     if own:
         return _warning(f"Neutron's {own[0].kind} on {host} is not alive: start it")
-    # The name may be the fully qualified one in one of the services.
-    names = {name.partition(".")[0] for name in (host, hostname)}
-    if others := [agent for agent in agents if agent.host.partition(".")[0] in names]:
+    if others := [agent for agent in agents if _may_be_same(agent.host, host, hostname)]:
         return _failure(
             f"Neutron's {others[0].kind} calls this host {others[0].host}, nova-compute calls it "
             f"{host}, so Neutron binds no port here: give both the same [DEFAULT] host"
         )
     return _warning(
         f"Neutron has no agent on {host}, so it binds only ports of the mechanism driver novadocker"
+    )
+
+
+def _may_be_same(name: str, host: str, hostname: str) -> bool:
+    """Return True if an agent of this name may be the one of the host.
+
+    In one of the services, the name may be the kernel's, or the fully qualified one.
+    """
+    return any(
+        own in (name, name.partition(".")[0]) or own.partition(".")[0] == name
+        for own in (host, hostname)
     )
 
 

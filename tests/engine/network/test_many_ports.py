@@ -25,7 +25,7 @@ ELSEWHERE = 10
 # A northd of version 23.03 computes the whole network anew for each port.
 UP_SECONDS = 300
 
-COMPARED = 10
+MOST_COMPARED = 10
 # The driver's CPU time is judged, because other load on the machine changes durations.
 SLOWER = 3.0
 
@@ -119,6 +119,8 @@ def test_many_ports_do_not_slow_down_the_next(
     ovn = request.getfixturevalue("ovn") if network == "ovn" else None
     if ovn is not None:
         ovn.add_ports_elsewhere(ELSEWHERE * count)
+    # The first ports and the last ones have others between them.
+    compared = min(MOST_COMPARED, count // 3)
     ports = Ports(ovs, new_instance_uuid, ovn)
     try:
         for _ in range(count):
@@ -129,6 +131,6 @@ def test_many_ports_do_not_slow_down_the_next(
             ovn.delete_ports_elsewhere(ELSEWHERE * count)
     print(f"\n{network}, {count} ports on {DATAPATH}")
     if ovn is not None:
-        show("until up", ports.ups[:COMPARED], ports.ups[-COMPARED:])
-    assert show("plug", ports.plugs[:COMPARED], ports.plugs[-COMPARED:]) < SLOWER
-    assert show("unplug", ports.unplugs[-COMPARED:], ports.unplugs[:COMPARED]) < SLOWER
+        show("until up", ports.ups[:compared], ports.ups[-compared:])
+    assert show("plug", ports.plugs[:compared], ports.plugs[-compared:]) < SLOWER
+    assert show("unplug", ports.unplugs[-compared:], ports.unplugs[:compared]) < SLOWER

@@ -634,6 +634,8 @@ OVS_AGENT = "Open vSwitch agent"
             FAILURE,
             ["calls this host web-1.example.com", "calls it web-1,", "[DEFAULT] host"],
         ),
+        # Hosts of other domains have the same first label.
+        ([Agent(OVS_AGENT, "kernel.example.org", True)], "", WARNING, ["no agent on web-1"]),
         # nova-compute has a name of its own, the agent the kernel's.
         ([Agent(OVS_AGENT, "kernel", True)], "", FAILURE, ["calls this host kernel"]),
         ([], "Neutron can't be asked: away", WARNING, ["asked: away"]),
