@@ -8,6 +8,7 @@ system call.
 import ctypes
 import errno
 import os
+import struct
 
 # linux/sched.h
 CLONE_FS = 0x200
@@ -30,6 +31,10 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 # linux/fcntl.h
 _AT_FDCWD = -100
+_AT_STATX_DONT_SYNC = 0x4000
+# linux/stat.h: STATX_TYPE, struct statx with stx_mode, stx_rdev_major and stx_rdev_minor
+_STATX_TYPE = 1
+_STATX = struct.Struct("=28xH98x2I120x")
 # linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_SYMLINKS = 0x04
@@ -60,6 +65,10 @@ _library.setfsuid.argtypes = _library.setfsgid.argtypes = [ctypes.c_uint]
 _library.setfsuid.restype = _library.setfsgid.restype = ctypes.c_uint
 _library.syncfs.argtypes = [ctypes.c_int]
 _library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+_library.statx.argtypes = [
+    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint),
+    ctypes.c_char_p,
+]
 _library.syscall.restype = ctypes.c_long
 
 
@@ -97,6 +106,18 @@ def set_file_ids(uid: int, gid: int) -> None:
     found = _library.setfsuid(_UNCHANGED), _library.setfsgid(_UNCHANGED)
     if found != (uid, gid):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), "setfsuid")
+
+
+def cached_type(path: str) -> tuple[int, int]:
+    """Return the mode and the device number of a file, as the kernel knows them; see statx(2).
+
+    Does not wait for the program or the server that a file system comes from.
+    """
+    status = ctypes.create_string_buffer(_STATX.size)
+    result = _library.statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, status)
+    _check(result, path)
+    mode, major, minor = _STATX.unpack(status.raw)
+    return mode, os.makedev(major, minor)
 
 
 def syncfs(descriptor: int) -> None:

@@ -11,15 +11,16 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from oslo_concurrency import lockutils, processutils
 
 from novadocker import privsep
-from novadocker.linux import cgroup, device_filter, libc, namespaces, openat
+from novadocker.linux import cgroup, device_filter, device_users, libc, namespaces, openat
 from novadocker.linux.device_filter import Rule
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import runtime, volume_devices
@@ -34,7 +35,6 @@ _SYSTEMD_SECONDS = 30
 _LARGEST_CONFIGURATION = 1 << 20
 _MODE = stat.S_IFBLK | 0o660
 _InThread = Callable[[int, int, VolumeDevice], None]
-_HIDDEN = re.compile(r"[^\x20-\x7e]")
 
 
 def holds(instance_uuid: str, volume_id: str) -> bool:
@@ -113,13 +113,13 @@ def give(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> Non
         device = _held(uuid, volume)
         if device is None:
             raise ValueError(f"the instance does not hold volume {volume!r}")
-        _allow(uuid, container, process, device, True)
-        try:
+        with ExitStack() as undo:
+            undo.callback(_allow, uuid, container, process, device, False)
+            _allow(uuid, container, process, device, True)
             _in_container(container, process, _put_node, device)
-        except OSError:
-            _allow(uuid, container, process, device, False)
-            raise
-        volume_devices.link(uuid, device)
+            undo.callback(_in_container, container, process, _remove_node, device)
+            volume_devices.link(uuid, device)
+            undo.pop_all()
 
 
 @privsep.volume_pctxt.entrypoint
@@ -137,14 +137,16 @@ def take(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str
         device = _held(uuid, volume)
         if device is None:
             return ""
-        # No process can open the device from now on, so the search misses none.
-        _allow(uuid, container, process, device, False)
-        user = _user_of(container, device)
-        if user:
-            _allow(uuid, container, process, device, True)
-            return user
-        _in_container(container, process, _remove_node, device)
-        volume_devices.unlink(uuid, device)
+        with ExitStack() as undo:
+            undo.callback(_allow, uuid, container, process, device, True)
+            # No process can open the device from now on, so the search ends.
+            _allow(uuid, container, process, device, False)
+            user = _user_of(container, device)
+            if user:
+                return user
+            _in_container(container, process, _remove_node, device)
+            volume_devices.unlink(uuid, device)
+            undo.pop_all()
         return ""
 
 
@@ -211,6 +213,8 @@ def _tell_systemd(scope: str, device: VolumeDevice) -> None:
         )
     except processutils.ProcessExecutionError as error:
         raise OSError(errno.EIO, f"systemd does not allow the device: {error.stderr}") from error
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(errno.ETIMEDOUT, "systemd does not answer") from error
 
 
 def _rule(device: VolumeDevice) -> Rule:
@@ -255,14 +259,9 @@ def _number(value: int | None) -> int | None:
 
 def _user_of(container_id: str, device: VolumeDevice) -> str:
     """Return the process of a container that has a device open, or the host's use of it."""
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        # A process may end meanwhile.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if cgroup.container_of_process(int(pid)) == container_id and any(
-                number == device.number for number in _open_devices(pid)
-            ):
-                name = _HIDDEN.sub("?", Path(f"/proc/{pid}/comm").read_text(errors="replace")[:-1])
-                return f"process {name!r}"
+    user = device_users.find(container_id, device.number)
+    if user:
+        return user
     if device.shared:
         return ""
     try:
@@ -273,16 +272,6 @@ def _user_of(container_id: str, device: VolumeDevice) -> str:
         if error.errno == errno.EBUSY:
             return "a mount or another device"
     return ""
-
-
-def _open_devices(pid: str) -> Iterator[int]:
-    """Yield the numbers of the block devices that a process has open or mapped."""
-    for kind in ("fd", "map_files"):
-        for name in os.listdir(f"/proc/{pid}/{kind}"):
-            with suppress(FileNotFoundError):
-                found = os.stat(f"/proc/{pid}/{kind}/{name}")
-                if stat.S_ISBLK(found.st_mode):
-                    yield found.st_rdev
 
 
 def _in_container(container_id: str, pid: int, function: _InThread, device: VolumeDevice) -> None:
@@ -299,7 +288,7 @@ def _in_container(container_id: str, pid: int, function: _InThread, device: Volu
 
 def _root_of(pid: int) -> int:
     """Return the user on the host that is root in a process's user namespace."""
-    for line in Path(f"/proc/{pid}/uid_map").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/uid_map").read_bytes().split(b"\n")[:-1]:
         inside, outside, _ = map(int, line.split())
         if inside == 0:
             return outside
@@ -330,7 +319,11 @@ def _put_node(namespace: int, owner: int, device: VolumeDevice) -> None:
         libc.set_file_ids(owner, owner)
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(device.path, flags, 0o600))
-        libc.attach_mount(tree, device.path)
+        try:
+            libc.attach_mount(tree, device.path)
+        except OSError:
+            os.unlink(device.path)
+            raise
     finally:
         os.close(tree)
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_concurrency import processutils
+
+from novadocker import privsep
+from novadocker.privsep.guest import volume_devices, volumes
+from novadocker.privsep.guest.volume_devices import VolumeDevice
+
+INSTANCE, VOLUME = str(uuid.uuid4()), str(uuid.uuid4())
+CONTAINER, PID = "c" * 64, 77
+DEVICE = VolumeDevice(VOLUME, "/dev/vdb", "/dev/loop7", 7, 7, True, False)
+
+
+class Kernel:
+    """Says what was done; ``fails`` is the step that the kernel refuses."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.fails = ""
+
+    def do(self, step: str) -> None:
+        self.steps.append(step)
+        if step == self.fails:
+            self.fails = ""
+            raise OSError(errno.EIO, step)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    made = Kernel()
+    monkeypatch.setattr(privsep.volume_pctxt, "client_mode", False)
+    monkeypatch.setattr(volume_devices, "FOLDER", tmp_path / "disks")
+    monkeypatch.setattr(
+        volumes, "_allow", lambda *arguments: made.do("allow" if arguments[-1] else "deny")
+    )
+
+    def in_container(container: str, pid: int, function: Any, device: VolumeDevice) -> None:
+        made.do(function.__name__)
+
+    def user_of(container: str, device: VolumeDevice) -> str:
+        made.do("search")
+        return ""
+
+    monkeypatch.setattr(volumes, "_in_container", in_container)
+    monkeypatch.setattr(volumes, "_user_of", user_of)
+    monkeypatch.setattr(volume_devices, "link", lambda *_: made.do("link"))
+    monkeypatch.setattr(volume_devices, "unlink", lambda *_: made.do("unlink"))
+    volume_devices.write(INSTANCE, (DEVICE,))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fails", "steps"),
+    [
+        ("", []),
+        ("allow", ["deny"]),
+        ("_put_node", ["deny"]),
+        ("link", ["_remove_node", "deny"]),
+    ],
+)
+def test_a_give_that_fails_leaves_nothing(kernel: Kernel, fails: str, steps: list[str]) -> None:
+    kernel.fails = fails
+    done = ["allow", "_put_node", "link"]
+    if not fails:
+        volumes.give(INSTANCE, VOLUME, CONTAINER, PID)
+    else:
+        with pytest.raises(OSError, match=fails):
+            volumes.give(INSTANCE, VOLUME, CONTAINER, PID)
+        done = done[: done.index(fails) + 1]
+    assert kernel.steps == [*done, *steps]
+
+
+@pytest.mark.parametrize("fails", ["deny", "search", "_remove_node", "unlink"])
+def test_a_take_that_fails_leaves_the_server_its_access(kernel: Kernel, fails: str) -> None:
+    kernel.fails = fails
+    with pytest.raises(OSError, match=fails):
+        volumes.take(INSTANCE, VOLUME, CONTAINER, PID)
+    assert kernel.steps[-2:] == [fails, "allow"]
+
+
+def test_a_take(kernel: Kernel) -> None:
+    assert volumes.take(INSTANCE, VOLUME, CONTAINER, PID) == ""
+    assert kernel.steps == ["deny", "search", "_remove_node", "unlink"]
+
+
+def test_a_systemd_that_does_not_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(*command: str, timeout: int) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(processutils, "execute", execute)
+    with pytest.raises(TimeoutError, match="systemd does not answer"):
+        volumes._tell_systemd("docker-c.scope", DEVICE)
