@@ -1083,12 +1083,21 @@ def add_devices(config: Configuration, devices: list[record.BlockDevice], disks:
     config.annotations[record.DEVICES_ANNOTATION] = " ".join(
         f"{device.major}:{device.minor}" for device in devices
     )
-    _mount_links(config, f"{disks}/by-id", "/dev/disk/by-id")
+    # A driver that is older than the shim may have made no directories for the server.
+    if _is_directory(f"{disks}/by-id"):
+        _mount_links(config, f"{disks}/by-id", "/dev/disk/by-id")
     # A mount within /sys would keep the server's containers from a /sys of their own: the kernel
     # mounts in a user namespace only what is visible outside.
-    if "CAP_SYS_ADMIN" not in _bounding_set(config):
+    if "CAP_SYS_ADMIN" not in _bounding_set(config) and _is_directory(f"{disks}/block"):
         _link_block_devices(nodes, f"{disks}/block")
         _mount_links(config, f"{disks}/block", "/sys/block")
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return _stat.S_ISDIR(posix.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _mount_links(config: Configuration, source: str, destination: str) -> None:

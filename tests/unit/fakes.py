@@ -450,11 +450,13 @@ class FakeVolumeConnector:
     """A fake VolumeConnector; ``calls`` lists its calls with the id of the volume.
 
     :ivar failing: the ids of volumes that cannot be connected
+    :ivar stuck: the ids of volumes that cannot be disconnected
     :ivar size: the size of each volume in bytes
     """
 
     calls: list[tuple[str, str]] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)
     size: int = 1 << 30
 
     def connector_properties(self, host: str) -> dict[str, Any]:
@@ -469,6 +471,8 @@ class FakeVolumeConnector:
 
     def disconnect(self, volume: Volume) -> None:
         self.calls.append(("disconnect", volume.id))
+        if volume.id in self.stuck:
+            raise exception.VolumeFailed(volume_id=volume.id, reason="it is busy")
 
     def extend(self, volume: Volume) -> int:
         return self.size

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -564,13 +565,18 @@ class DockerDriver(driver.ComputeDriver):
         image_meta: objects.ImageMeta,
         injected_files: Sequence[tuple[str, bytes]],
         admin_password: str | None,
-        *_: Any,
+        allocations: dict[str, Any],
+        bdms: objects.BlockDeviceMappingList,
+        detach_block_devices: Callable[..., None],
+        attach_block_devices: Callable[..., dict[str, Any]],
         network_info: network_model.NetworkInfo | None = None,
         evacuate: bool = False,
-        block_device_info: dict[str, Any] | None = None,
-        **__: Any,
+        **_: Any,
     ) -> None:
         """Create an evacuated instance of its last backup, if there is one.
+
+        :param detach_block_devices: ends the attachments of the volumes to the host that died
+        :param attach_block_devices: makes new ones and returns the block devices
 
         :raises NotImplementedError: Nova's manager must rebuild the instance
         """
@@ -583,7 +589,8 @@ class DockerDriver(driver.ComputeDriver):
             injected_files,
             admin_password,
             network_info,
-            block_device_info,
+            partial(detach_block_devices, context, bdms),
+            partial(attach_block_devices, context, instance, bdms),
         )
 
     def cleanup_lingering_instance_resources(self, instance: objects.Instance) -> bool:
@@ -643,8 +650,11 @@ class DockerDriver(driver.ComputeDriver):
         ports = instance.get_network_info() or network_model.NetworkInfo()
         metadata = self._services.device_metadata(context, instance, ports)
         self._volumes.attach(instance, connection_info, mountpoint)
-        instance.device_metadata = metadata
-        instance.save()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._volumes.detach, instance, connection_info, mountpoint)
+            instance.device_metadata = metadata
+            instance.save()
+            undo.pop_all()
 
     def detach_volume(
         self,

@@ -370,7 +370,7 @@ def _unrescue(server: Server, _image_meta: Any) -> None:
 
 def _rebuild(server: Server, _image_meta: Any) -> None:
     with contextlib.suppress(NotImplementedError):
-        server.driver.rebuild(None, server.instance, None, [], None)
+        server.driver.rebuild(None, server.instance, None, [], None, {}, [], None, None)
 
 
 def _pause(server: Server, _image_meta: Any) -> None:

@@ -19,12 +19,15 @@ from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration import transfer as transfer_module
 from novadocker.virt.docker.migration.disk_info import Move, read_move
+from novadocker.virt.docker.volumes.volume import Volume
 from tests.unit import fakes
 from tests.unit.fakes import FakeEngine, FakeHost, FakeNetwork, FakeTransfer
+from tests.unit.operations.volumes import FIRST, block_devices, connection
 
 DEST = "192.0.2.9"
 AWAY = SimpleNamespace(source_compute="host1", dest_compute="host2", cross_cell_move=False)
 FAR_AWAY = SimpleNamespace(source_compute="host1", dest_compute="host3", cross_cell_move=True)
+BDMS = objects.BlockDeviceMappingList()
 MOVE = Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 
@@ -603,9 +606,24 @@ def evacuate(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> 
     def call(evacuate: bool = True) -> None:
         instance.migration_context = None
         instance.task_state = task_states.REBUILDING
-        arguments = (None, instance, image_meta, [], None, {}, [], None, None)
-        driver.rebuild(*arguments, network_info=network_info, evacuate=evacuate)
+        arguments = (None, instance, image_meta, [], None, {}, BDMS, detach, attach)
+        old = block_devices(connection(kind="fibre_channel"))
+        driver.rebuild(
+            *arguments, network_info=network_info, evacuate=evacuate, block_device_info=old
+        )
 
+    def detach(context: Any, bdms: Any) -> None:
+        assert (bdms, instance.task_state) == (BDMS, task_states.REBUILDING)
+        steps.append("detach")
+
+    def attach(context: Any, of: Any, bdms: Any) -> dict[str, Any]:
+        assert (of, bdms) == (instance, BDMS)
+        assert instance.task_state == task_states.REBUILD_BLOCK_DEVICE_MAPPING
+        steps.append("attach")
+        return block_devices(connection())
+
+    steps: list[str] = []
+    call.steps = steps  # type: ignore[attr-defined]
     return call
 
 
@@ -620,7 +638,55 @@ def test_an_evacuated_server_is_made_of_its_copy(
     assert fake_host.transfer.steps == ["adopt", "discard"]
     # Nova's manager expects this task state.
     assert instance.task_state == task_states.REBUILD_SPAWNING
-    assert saved == [{"expected_task_state": [task_states.REBUILDING]}]
+    assert saved == [
+        {"expected_task_state": [task_states.REBUILDING]},
+        {"expected_task_state": [task_states.REBUILD_BLOCK_DEVICE_MAPPING]},
+    ]
+
+
+def test_an_evacuated_server_has_new_attachments_of_its_volumes(
+    instance: Any, evacuate: Any, fake_host: FakeHost, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(instance, "save", lambda **_: None)
+    connected = []
+    connect = fake_host.volume_connector.connect
+
+    def record(volume: Volume) -> Any:
+        connected.append(volume.kind)
+        return connect(volume)
+
+    monkeypatch.setattr(fake_host.volume_connector, "connect", record)
+    fake_host.backups.moves = {instance.uuid: MOVE}
+    evacuate()
+    assert evacuate.steps == ["detach", "attach"]
+    # The old attachment was the dead host's.
+    assert connected == ["iscsi"]
+    assert FIRST in fake_host.volume_devices.held[instance.uuid]
+
+
+@pytest.mark.parametrize("step", ["adopt", "start"])
+def test_an_evacuation_that_fails_leaves_nothing(
+    instance: Any,
+    evacuate: Any,
+    fake_host: FakeHost,
+    engine: FakeEngine,
+    monkeypatch: Any,
+    step: str,
+) -> None:
+    monkeypatch.setattr(instance, "save", lambda **_: None)
+    fake_host.backups.moves = {instance.uuid: MOVE}
+    if step == "adopt":
+        fake_host.transfer.broken = step
+    else:
+        engine.exit_code = 1
+    with pytest.raises(nova_exception.NovaException):
+        evacuate()
+    assert engine.containers == {}
+    assert instance.uuid not in fake_host.volume_devices.held
+    assert fake_host.volume_connector.calls[-1] == ("disconnect", FIRST)
+    assert fake_host.transfer.steps[-1] == "discard"
+    # Another evacuation needs the copy.
+    assert fake_host.backups.removed == []
 
 
 def test_the_manager_rebuilds_what_has_no_copy(
@@ -628,6 +694,7 @@ def test_the_manager_rebuilds_what_has_no_copy(
 ) -> None:
     with pytest.raises(NotImplementedError):
         evacuate()
+    assert evacuate.steps == []
     fake_host.backups.moves = {instance.uuid: MOVE}
     with pytest.raises(NotImplementedError):
         evacuate(evacuate=False)

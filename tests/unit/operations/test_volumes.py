@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes in each operation of Nova, on fakes of this project's own modules."""
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,25 +12,10 @@ from nova.compute import power_state, task_states
 
 from novadocker import exception
 from novadocker.linux.namespaces import IdMaps
-from tests.unit.fakes import FakeEngine, FakeHost
+from tests.unit.fakes import FakeEnforcement, FakeEngine, FakeHost
+from tests.unit.operations.volumes import FIRST, SECOND, block_devices, connection
 
-FIRST = "7e570000-0000-4000-8000-0000000000b1"
-SECOND = "7e570000-0000-4000-8000-0000000000b2"
 HERE = SimpleNamespace(source_compute="host1", dest_compute="host1", cross_cell_move=False)
-
-
-def connection(volume_id: str = FIRST, kind: str = "iscsi", **more: Any) -> dict[str, Any]:
-    return {"driver_volume_type": kind, "data": {"target_lun": 1}, "serial": volume_id, **more}
-
-
-def block_devices(*connections: dict[str, Any]) -> dict[str, Any]:
-    """Return the block devices of a server with these volumes at /dev/vdb and on."""
-    return {
-        "block_device_mapping": [
-            {"connection_info": found, "mount_device": f"/dev/vd{letter}", "boot_index": None}
-            for found, letter in zip(connections, "bcdefgh", strict=False)
-        ]
-    }
 
 
 @pytest.fixture
@@ -62,8 +48,6 @@ def test_a_server_is_built_with_its_volumes(spawn: Any, instance: Any, fake_host
         "shared": False,
     }
     assert (held[SECOND]["path"], held[SECOND]["writable"]) == ("/dev/vdc", False)
-    # Nova saves the connection.
-    assert found["data"]["device_path"] == f"/dev/disk/by-path/{FIRST}"
     # The record gives them to the container when it starts.
     assert fake_host.volume_devices.given == set()
 
@@ -112,6 +96,36 @@ def test_deletion_disconnects_volumes(
     driver.destroy(None, instance, network_info, block_devices({}))
 
 
+@pytest.mark.parametrize("operation", ["destroy", "cleanup"])
+def test_deletion_goes_on_when_a_volume_cannot_be_disconnected(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network_info: Any,
+    engine: FakeEngine,
+    fake_host: FakeHost,
+    caplog: pytest.LogCaptureFixture,
+    operation: str,
+) -> None:
+    spawn(connection(), connection(SECOND))
+    fake_host.volume_connector.stuck = {FIRST}
+    found = block_devices(connection(), connection(SECOND))
+    getattr(driver, operation)(None, instance, network_info, found)
+    assert ("disconnect", SECOND) in fake_host.volume_connector.calls
+    assert engine.containers == {}
+    assert instance.uuid not in fake_host.volume_devices.held
+    assert f"Failed to disconnect volume {FIRST}" in caplog.text
+
+
+def test_a_server_that_may_come_back_is_not_put_away_with_a_volume(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, fake_host: FakeHost
+) -> None:
+    spawn(connection())
+    fake_host.volume_connector.stuck = {FIRST}
+    with pytest.raises(exception.VolumeFailed, match="busy"):
+        driver.destroy(None, instance, network_info, block_devices(connection()), False)
+
+
 def test_deletion_while_the_engine_is_away_keeps_the_volumes(
     driver: Any, spawn: Any, instance: Any, network_info: Any, engine: Any, fake_host: FakeHost
 ) -> None:
@@ -145,6 +159,73 @@ def test_attach_and_detach(
     assert fake_host.volume_connector.calls == [("connect", FIRST), ("disconnect", FIRST)]
     # Nova detaches the volume of a server without a container while it rebuilds the server.
     driver.detach_volume(None, connection(), instance, "/dev/vdb")
+
+
+def test_an_attachment_that_nova_cannot_record_is_undone(
+    driver: Any, spawn: Any, instance: Any, fake_host: FakeHost
+) -> None:
+    spawn()
+
+    def save() -> None:
+        raise nova_exception.InstanceNotFound(instance_id=instance.uuid)
+
+    instance.save = save
+    with pytest.raises(nova_exception.InstanceNotFound):
+        driver.attach_volume(None, connection(), instance, "/dev/vdb")
+    assert fake_host.volume_devices.given == set()
+    assert fake_host.volume_devices.held[instance.uuid] == {}
+    assert fake_host.volume_connector.calls[-1] == ("disconnect", FIRST)
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_volume_that_fails_takes_the_others_from_a_running_server(
+    driver: Any,
+    spawn: Any,
+    instance: Any,
+    network_info: Any,
+    fake_host: FakeHost,
+    caplog: pytest.LogCaptureFixture,
+    in_use: bool,
+) -> None:
+    spawn()
+    devices = fake_host.volume_devices
+    fake_host.volume_connector.failing = {SECOND}
+    if in_use:
+        devices.users = {FIRST: "process 'postgres'"}
+    found = block_devices(connection(), connection(SECOND))
+    with pytest.raises(nova_exception.VolumeAttachFailed, match="no path to it"):
+        driver.power_on(None, instance, network_info, found)
+    # A device that a process has open would fail under it.
+    assert devices.given == ({(container(instance), FIRST)} if in_use else set())
+    assert (FIRST in devices.held[instance.uuid]) is in_use
+    assert (("disconnect", FIRST) in fake_host.volume_connector.calls) is not in_use
+    assert ("postgres" in caplog.text) is in_use
+
+
+@pytest.mark.parametrize("kind", ["iscsi", "local"])
+def test_nova_saves_the_device_path_of_a_connection(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, fake_host: FakeHost, kind: str
+) -> None:
+    spawn()
+    found = block_devices(connection(kind=kind))
+    (mapping,) = found["block_device_mapping"]
+    given = "/dev/disk/by-id/stable"
+    mapping["connection_info"]["data"]["device_path"] = given
+    driver.power_on(None, instance, network_info, found)
+    driver.power_on(None, instance, network_info, found)
+    local = kind == "local"
+    path = given if local else f"/dev/disk/by-path/{FIRST}"
+    assert mapping["connection_info"]["data"]["device_path"] == path
+    assert [saved["data"]["device_path"] for saved in mapping.saved] == ([] if local else [path])
+
+
+def test_a_volume_is_logged_as_attached_once(
+    driver: Any, spawn: Any, instance: Any, network_info: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        spawn(connection())
+        driver.power_on(None, instance, network_info, block_devices(connection()))
+    assert caplog.text.count("Attached volume") == 1
 
 
 def test_attach_to_a_stopped_server(
@@ -310,6 +391,29 @@ def test_a_resize_that_would_cut_a_volume_off_is_refused(
         driver.migrate_disk_and_power_off(None, server, here, large(), network_info, found)
     assert fake_host.volume_devices.held[server.uuid].keys() == {FIRST, SECOND}
     assert (container(server), FIRST) in fake_host.volume_devices.given
+
+
+def test_a_resize_whose_volumes_fail_has_the_old_limits(
+    driver: Any,
+    spawn: Any,
+    server: Any,
+    network_info: Any,
+    fake_host: FakeHost,
+    enforcement: FakeEnforcement,
+) -> None:
+    spawn(connection())
+    found = block_devices(connection())
+    (before,) = enforcement.kept.values()
+    here = driver.get_host_ip_addr()
+    info = driver.migrate_disk_and_power_off(None, server, here, large(), network_info, found)
+    assert list(enforcement.kept.values()) != [before]
+    server.old_flavor, server.flavor = server.flavor, large()
+    fake_host.volume_connector.failing = {FIRST}
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="no path to it"):
+        driver.finish_migration(
+            None, None, server, info, network_info, None, True, {}, block_device_info=found
+        )
+    assert list(enforcement.kept.values()) == [before]
 
 
 @pytest.mark.parametrize("in_use", [False, True])

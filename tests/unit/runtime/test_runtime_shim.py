@@ -57,6 +57,7 @@ class Shim:
             made.mkdir()
         self.rootfs.mkdir()
         self.block.mkdir(parents=True)
+        (self.block.parent / "by-id").mkdir()
         self.files = self.records / f"{ID}.files"
         self.namespace = self.namespaces / f"nova-{UUID}"
         self.namespace.touch()
@@ -423,6 +424,15 @@ def test_a_volume_is_a_device(shim: Shim, block_device: Path, writable: bool, ac
     assert {path.name: os.readlink(path) for path in shim.block.iterdir()} == {
         "vdb": f"../dev/block/{major}:{minor}"
     }
+
+
+def test_a_server_of_a_driver_that_made_no_links_starts(shim: Shim) -> None:
+    shutil.rmtree(shim.disks)
+    shim.write_config(mounts=[])
+    content = json.loads(shim.record()) | {"devices": []}
+    (shim.records / ID).write_text(json.dumps(content))
+    assert shim.create().returncode == 0
+    assert shim.config["mounts"] == []
 
 
 def test_a_server_that_may_mount_sysfs_keeps_its_sys(shim: Shim) -> None:

@@ -299,7 +299,7 @@ class Build:
         """Delete the instance's container and its other data on this host. Idempotent."""
         self._services.consoles.close(instance.uuid)
         self.remove_containers(instance)
-        self._volumes.disconnect(instance, block_devices)
+        self._volumes.give_up(instance, block_devices)
         self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks=True)
 
@@ -321,7 +321,9 @@ class Build:
         """Delete the instance's data on this host, or all of it except the disk. Idempotent."""
         if destroy_disks:
             self.remove_containers(instance)
-        self._volumes.disconnect(instance, block_devices)
+            self._volumes.give_up(instance, block_devices)
+        else:
+            self._volumes.disconnect(instance, block_devices)
         if destroy_vifs:
             self._ports.unwire(instance, network_info)
         self.clean(instance, destroy_disks)

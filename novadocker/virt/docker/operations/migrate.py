@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nova import context as nova_context
 from nova import exception as nova_exception
@@ -180,20 +180,31 @@ class Migrate:
         injected_files: Sequence[tuple[str, bytes]],
         admin_password: str | None,
         network_info: network_model.NetworkInfo | None,
-        block_devices: BlockDevices,
+        detach_volumes: Callable[[], None],
+        attach_volumes: Callable[[], BlockDevices],
     ) -> None:
-        """Create an instance of its last backup.
+        """Create an instance of its last backup. A failure leaves nothing on this host.
 
+        :param detach_volumes: ends the attachments of the volumes to the host that died
+        :param attach_volumes: attaches the volumes to this host and returns the block devices
         :raises NotImplementedError: there is no backup; Nova's manager must rebuild the instance
         """
         move = self._services.backups.fetch(instance.uuid, self._services.data_root)
         if move is None:
             raise NotImplementedError
-        instance.task_state = task_states.REBUILD_SPAWNING
-        instance.save(expected_task_state=[task_states.REBUILDING])
         ports = network_info if network_info is not None else network_model.NetworkInfo()
-        self._config_drive.write(instance, ports, injected_files, admin_password)
-        self.arrive(instance, move, ports, image_meta, block_devices, True)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._services.transfer.discard, self._services.data_root, instance.uuid)
+            detach_volumes()
+            instance.task_state = task_states.REBUILD_BLOCK_DEVICE_MAPPING
+            instance.save(expected_task_state=[task_states.REBUILDING])
+            block_devices = attach_volumes()
+            instance.task_state = task_states.REBUILD_SPAWNING
+            instance.save(expected_task_state=[task_states.REBUILD_BLOCK_DEVICE_MAPPING])
+            undo.callback(self._build.remove, instance, ports, block_devices)
+            self._config_drive.write(instance, ports, injected_files, admin_password)
+            self.arrive(instance, move, ports, image_meta, block_devices, True)
+            undo.pop_all()
 
     def clean_up(self, instance: objects.Instance) -> None:
         """Delete the data of a deleted instance whose move between two hosts was interrupted."""

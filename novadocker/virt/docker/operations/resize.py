@@ -71,11 +71,22 @@ class Resize:
         network_info: network_model.NetworkInfo,
         block_devices: BlockDevices,
     ) -> None:
-        """Set the limits of the instance's flavor, which is the new one now. Idempotent."""
+        """Set the limits of the instance's flavor, which is the new one now. Idempotent.
+
+        A failure sets the limits of the old flavor.
+        """
         rules = self._services.rules()
         old = flavor_limits.limits_for(instance, instance.old_flavor, old_topology(instance), rules)
-        self._volumes.connect(instance, block_devices)
-        self._change(instance, old, flavor_limits.instance_limits(instance, rules), network_info)
+        found = self._services.find(instance)
+        devices = device_pairs(instance, network_info)
+        with ExitStack() as undo:
+            undo.callback(
+                set_limits, self._services.enforcement, instance.uuid, found, old, devices
+            )
+            self._volumes.connect(instance, block_devices)
+            new = flavor_limits.instance_limits(instance, rules)
+            self._change(instance, old, new, network_info)
+            undo.pop_all()
 
     def revert(
         self,

@@ -44,16 +44,17 @@ class Volumes:
     def connect(self, instance: objects.Instance, block_devices: BlockDevices) -> None:
         """Connect all volumes of an instance, and give them to its container. Idempotent.
 
-        If one volume fails, disconnects those that the instance did not have before.
+        If one volume fails, disconnects those that the instance did not have before and does not
+        use yet. Nova's mappings save what os-brick needs to disconnect the volumes.
 
         :raises VolumeAttachFailed: the driver cannot attach a volume
         """
         found = volumes.from_block_devices(block_devices)
         with contextlib.ExitStack() as undo:
             for volume, mapping in zip(found, volumes.mappings(block_devices), strict=True):
-                if not self._devices.holds(instance.uuid, volume.id):
-                    undo.callback(self._disconnect, instance, volume)
-                self._connect(instance, volume, mapping["connection_info"])
+                self._undo_on_failure(undo, instance, volume)
+                if self._connect(instance, volume, mapping["connection_info"]):
+                    mapping.save()
             undo.pop_all()
 
     def attach(
@@ -65,7 +66,7 @@ class Volumes:
         """
         volume = volumes.from_connection(connection_info, path)
         with contextlib.ExitStack() as undo:
-            undo.callback(self._disconnect, instance, volume)
+            self._undo_on_failure(undo, instance, volume)
             self._connect(instance, volume, connection_info)
             undo.pop_all()
 
@@ -102,6 +103,19 @@ class Volumes:
             for volume in _readable(instance, block_devices):
                 each.callback(self._part_with, instance, volume)
 
+    def give_up(self, instance: objects.Instance, block_devices: BlockDevices) -> None:
+        """Disconnect all volumes of an instance whose container is gone for good. Idempotent.
+
+        A volume that cannot be disconnected does not keep Nova from the deletion of the instance.
+        """
+        for volume in _readable(instance, block_devices):
+            try:
+                self._part_with(instance, volume)
+            except nova_exception.NovaException as error:
+                LOG.warning(
+                    "Failed to disconnect volume %s: %s", volume.id, error, instance=instance
+                )
+
     def part_with_remote(self, instance: objects.Instance, block_devices: BlockDevices) -> None:
         """Take the volumes from an instance whose connection ends with Nova's attachment.
 
@@ -119,21 +133,42 @@ class Volumes:
         for volume in remote:
             self._disconnect(instance, volume)
 
+    def _undo_on_failure(
+        self, undo: contextlib.ExitStack, instance: objects.Instance, volume: Volume
+    ) -> None:
+        """Let an undo disconnect a volume that the instance does not have before."""
+        if not self._devices.holds(instance.uuid, volume.id):
+            undo.callback(self._withdraw, instance, volume)
+
+    def _withdraw(self, instance: objects.Instance, volume: Volume) -> None:
+        """Disconnect a volume, unless the instance uses it already."""
+        try:
+            self._part_with(instance, volume)
+        except nova_exception.DeviceDetachFailed as error:
+            LOG.warning(
+                "Volume %s stays connected after a failure: %s", volume.id, error, instance=instance
+            )
+
     def _connect(
         self, instance: objects.Instance, volume: Volume, connection_info: Mapping[str, Any]
-    ) -> None:
+    ) -> bool:
+        """Connect a volume and give it to the instance; return True if the connection changed."""
         if self._services.id_maps is not None:
             raise exception.VolumeRefused(
                 volume_id=volume.id,
                 reason="the Docker Engine of the host remaps users (userns-remap)",
             )
-        source = _device(str(self._connector.connect(volume)["path"]))
-        # Nova saves the connection, and os-brick reads the path when it disconnects the volume.
-        connection_info["data"]["device_path"] = source
+        held = self._devices.holds(instance.uuid, volume.id)
+        found = str(self._connector.connect(volume)["path"])
+        # os-brick reads the path when it disconnects the volume. Cinder gives that of a local
+        # volume.
+        changed = not volume.is_local and connection_info["data"].get("device_path") != found
+        if changed:
+            connection_info["data"]["device_path"] = found
         device = {
             "volume_id": volume.id,
             "path": volume.path,
-            "source": source,
+            "source": _device(found),
             "writable": volume.writable,
             "shared": volume.shared,
         }
@@ -142,7 +177,9 @@ class Volumes:
             self._give(instance, volume)
         except (OSError, ValueError, *privsep.UNANSWERED) as error:
             raise exception.VolumeFailed(volume_id=volume.id, reason=str(error)) from error
-        LOG.info("Attached volume %s at %s", volume.id, volume.path, instance=instance)
+        level = logging.DEBUG if held else logging.INFO
+        LOG.log(level, "Attached volume %s at %s", volume.id, volume.path, instance=instance)
+        return changed
 
     def _part_with(self, instance: objects.Instance, volume: Volume) -> None:
         self._take(instance, volume)

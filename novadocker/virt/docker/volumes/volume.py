@@ -69,9 +69,9 @@ def from_connection(connection_info: Mapping[str, Any], path: str) -> Volume:
     )
 
 
-def mappings(block_device_info: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
-    """Return Nova's mappings of volumes."""
-    found: Sequence[Mapping[str, Any]] = driver.block_device_info_get_mapping(block_device_info)
+def mappings(block_device_info: Mapping[str, Any] | None) -> Sequence[Any]:
+    """Return Nova's mappings of volumes, which are dictionaries that Nova's database can save."""
+    found: Sequence[Any] = driver.block_device_info_get_mapping(block_device_info)
     return found
 
 
