@@ -144,8 +144,11 @@ class PrivilegedCall:
     :ivar command: command that starts the privileged process of ``context``, up to its context
     :ivar error: error of the start or of the call; empty if they succeeded
     :ivar context: context whose process does not start; empty if it is not known
-    :ivar contexts: all contexts of nova-compute
+    :ivar contexts: all contexts that each nova-compute needs
     :ivar missing_means: what the kernel lacks to limit bandwidth (``ovs_support.missing_means``)
+    :ivar volumes_error: error of the start of the process that connects volumes; empty if it
+        succeeded, or was not tried because of ``error``
+    :ivar volumes_context: context of this process
     """
 
     user: str
@@ -155,6 +158,8 @@ class PrivilegedCall:
     missing_means: Sequence[str] = ()
     context: str = ""
     contexts: Sequence[str] = ()
+    volumes_error: str = ""
+    volumes_context: str = ""
 
 
 def check_import(found: DriverImport) -> Result:
@@ -577,13 +582,19 @@ def check_privileges(call: PrivilegedCall, samples: str) -> Result:
             f"privileged calls{of} fail for user {call.user} ({call.error}): "
             f"{_permission(call, samples)}"
         )
+    if call.volumes_error:
+        return _warning(
+            f"privileged calls work for user {call.user}, but volumes cannot be attached "
+            f"({call.volumes_error}): {_permission_for_volumes(call, samples)}"
+        )
     if call.root:
         return _warning(
             "privileged calls work for root, but nova-compute may run as another user: run this "
             "command as the user of nova-compute"
         )
     return _success(
-        f"privileged calls work for user {call.user} in all {len(call.contexts)} contexts"
+        f"privileged calls work for user {call.user} in all {len(call.contexts)} contexts, and for "
+        "volumes"
     )
 
 
@@ -657,6 +668,19 @@ def _permission(call: PrivilegedCall, samples: str) -> str:
     if rule is None:
         return f"adapt {samples}/sudoers.d/novadocker and install it in /etc/sudoers.d"
     return f"allow it in /etc/sudoers.d/novadocker (sudo 1.9.10 or newer): {rule}"
+
+
+def _permission_for_volumes(call: PrivilegedCall, samples: str) -> str:
+    """Return the advice how to allow the command of the process that connects volumes."""
+    if any(Path(word).name == "nova-rootwrap" for word in call.command):
+        return _permission(call, samples)
+    program, *arguments = call.command[1:]
+    file = f"install {samples}/sudoers.d/novadocker-volumes in /etc/sudoers.d"
+    rule = sudo_rule(call.user, program, arguments, [call.volumes_context])
+    return (
+        f"if the host is to have volumes, {f'{file}: {rule}' if rule else f'adapt and {file}'}; "
+        "this makes the user root"
+    )
 
 
 def sudo_rule(

@@ -26,10 +26,13 @@ CONTEXTS = (
     privsep.view_pctxt,
     privsep.transfer_pctxt,
     privsep.volume_pctxt,
-    os_brick.default,
     os_vif.vif_plug,
 )
-"""The contexts of nova-compute, each of which has a privileged process of its own."""
+"""The contexts that each nova-compute needs, each of which has a privileged process of its own."""
+VOLUMES = os_brick.default
+"""The context that only a host with volumes needs, because its process runs any command."""
+NO_VOLUMES = 3
+"""Exit status if only the process of ``VOLUMES`` does not start."""
 
 # Time for the thread of oslo.privsep that copies sudo's messages from a pipe to the log.
 _LAST_WORDS_SECONDS = 1
@@ -45,6 +48,8 @@ def read_capabilities() -> list[int]:
 def main() -> int:
     """Start each privileged process. Return 0 if all start and have the necessary capabilities.
 
+    Return ``NO_VOLUMES`` if a host without volumes has what it needs, else 1.
+
     The first argument is the command that becomes root, or empty; the others are the arguments of
     nova-compute for configuration files and directories. Errors are printed on stderr. On stdout is
     the context whose process does not start, or the kernel's missing means of limiting bandwidth.
@@ -53,13 +58,8 @@ def main() -> int:
     cfg.CONF(sys.argv[2:], project="nova", prog="nova-compute")
     priv_context.init(root_helper=shlex.split(sys.argv[1]))
     for context in CONTEXTS:
-        try:
-            context.start()
-        except daemon.FailedToDropPrivileges:
+        if not _starts(context):
             print(context.pypath)
-            for thread in threading.enumerate():
-                if thread is not threading.current_thread():
-                    thread.join(_LAST_WORDS_SECONDS)
             return 1
     effective = read_capabilities()
     missing = sorted(set(privsep.network_pctxt.conf.capabilities) - set(effective))
@@ -68,4 +68,16 @@ def main() -> int:
         print(f"the privileged process lacks {names}", file=sys.stderr)
         return 1
     print(*ovs_support.missing_means())
-    return 0
+    return 0 if _starts(VOLUMES) else NO_VOLUMES
+
+
+def _starts(context: priv_context.PrivContext) -> bool:
+    """Start a privileged process. Return False if it does not start, after sudo's messages."""
+    try:
+        context.start()
+    except daemon.FailedToDropPrivileges:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(_LAST_WORDS_SECONDS)
+        return False
+    return True

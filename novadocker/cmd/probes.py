@@ -370,10 +370,12 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
     ) as process:
         try:
             stdout, stderr = process.communicate(timeout=_PRIVILEGED_SECONDS)
-            error = _reason(stderr) if process.returncode else ""
+            reason = _reason(stderr) if process.returncode else ""
+            without_volumes = process.returncode == privileged.NO_VOLUMES
+            error, volumes_error = ("", reason) if without_volumes else (reason, "")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            stdout = ""
+            stdout = volumes_error = ""
             error = f"the privileged processes did not answer within {_PRIVILEGED_SECONDS} s"
     contexts = {context.pypath: context for context in privileged.CONTEXTS}
     failed = stdout.strip() if error else ""
@@ -388,6 +390,8 @@ def call_privileged(configuration: cfg.ConfigOpts) -> PrivilegedCall:
         missing_means=() if error else stdout.split(),
         context=failed,
         contexts=tuple(contexts),
+        volumes_error=volumes_error,
+        volumes_context=privileged.VOLUMES.pypath,
     )
 
 

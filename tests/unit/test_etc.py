@@ -24,9 +24,9 @@ CONTEXTS = (
     "novadocker.privsep.view_pctxt",
     "novadocker.privsep.transfer_pctxt",
     "novadocker.privsep.volume_pctxt",
-    "os_brick.privileged.default",
     "vif_plug_ovs.privsep.vif_plug",
 )
+VOLUMES = "os_brick.privileged.default"
 
 
 def helper_arguments(context: str, more: str = "") -> str:
@@ -66,18 +66,23 @@ def test_the_contexts_are_those_in_the_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "allowed"),
+    ("file", "arguments", "allowed"),
     [
-        *((helper_arguments(context), True) for context in CONTEXTS),
-        (helper_arguments("os.system"), False),
-        (helper_arguments("novadocker_privsep.network_pctxt"), False),
-        (helper_arguments(CONTEXTS[0], " --config-file /tmp/own"), False),
+        *(("novadocker", helper_arguments(context), True) for context in CONTEXTS),
+        # os-brick's helper runs any command.
+        ("novadocker", helper_arguments(VOLUMES), False),
+        ("novadocker", helper_arguments("os.system"), False),
+        ("novadocker", helper_arguments("novadocker_privsep.network_pctxt"), False),
+        ("novadocker", helper_arguments(CONTEXTS[0], " --config-file /tmp/own"), False),
+        ("novadocker-volumes", helper_arguments(VOLUMES), True),
+        ("novadocker-volumes", helper_arguments(CONTEXTS[0]), False),
+        ("novadocker-volumes", helper_arguments(VOLUMES, " --config-file /tmp/own"), False),
     ],
 )
-def test_sudo_lets_the_helpers_through(arguments: str, allowed: bool) -> None:
+def test_sudo_lets_the_helpers_through(file: str, arguments: str, allowed: bool) -> None:
     (rule,) = re.findall(
         r"NOPASSWD: /usr/bin/privsep-helper (\^.*\$)$",
-        (ETC / "sudoers.d/novadocker").read_text(),
+        (ETC / "sudoers.d" / file).read_text(),
         re.MULTILINE,
     )
     assert bool(re.match(rule, arguments)) is allowed

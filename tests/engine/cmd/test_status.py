@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The privileged processes of ``novadocker-status``, and its advice, by a real sudo."""
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from novadocker.cmd import checks, privileged, probes
 from tests import CHECKOUT
 
 NETWORK, INTERIOR, *_ = CONTEXTS = [context.pypath for context in privileged.CONTEXTS]
+VOLUMES = privileged.VOLUMES.pypath
 HELPER = str(Path(sys.executable).parent / "privsep-helper")
 FILE = "/etc/nova/nova.conf"
 SOCKET = "/tmp/tmp4z_x1/privsep.sock"
@@ -29,9 +31,9 @@ def advised() -> str:
     return rule
 
 
-def sample() -> str:
+def sample(name: str = "novadocker") -> str:
     """Return the sample file for the test's user and helper."""
-    text = (CHECKOUT / "etc/sudoers.d/novadocker").read_text()
+    text = (CHECKOUT / "etc/sudoers.d" / name).read_text()
     return text.replace("nova ALL", "nobody ALL").replace("/usr/bin/privsep-helper", HELPER)
 
 
@@ -52,17 +54,23 @@ def allowed(rules: Path, *command: str) -> bool:
 
 
 @pytest.mark.skipif(not shutil.which("visudo"), reason="sudo is not installed")
-@pytest.mark.parametrize("text", [advised, sample])
+@pytest.mark.parametrize(
+    ("text", "contexts"),
+    [
+        (advised, CONTEXTS),
+        (sample, CONTEXTS),
+        (functools.partial(sample, "novadocker-volumes"), [VOLUMES]),
+    ],
+)
 def test_sudo_allows_exactly_the_privileged_processes(
-    tmp_path: Path, text: Callable[[], str]
+    tmp_path: Path, text: Callable[[], str], contexts: list[str]
 ) -> None:
     rules = tmp_path / "sudoers"
     rules.write_text(f"{text()}\n")
     rules.chmod(0o440)
     subprocess.run(["visudo", "--check", "--quiet", "--strict", "--file", rules], check=True)
-    assert [context for context in CONTEXTS if allowed(rules, *arguments(context, SOCKET))] == (
-        CONTEXTS
-    )
+    every = [*CONTEXTS, VOLUMES]
+    assert [context for context in every if allowed(rules, *arguments(context, SOCKET))] == contexts
     refused = [
         arguments("os.system", SOCKET),
         arguments(NETWORK.replace(".", "x"), SOCKET),
@@ -75,7 +83,7 @@ def test_sudo_allows_exactly_the_privileged_processes(
     assert [command for command in refused if allowed(rules, *command)] == []
 
 
-@pytest.mark.parametrize("refused", ["", INTERIOR, CONTEXTS[-1]])
+@pytest.mark.parametrize("refused", ["", INTERIOR, CONTEXTS[-1], VOLUMES])
 def test_each_privileged_process_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
@@ -89,6 +97,9 @@ def test_each_privileged_process_is_started(
     conf.CONF([], project="nova", default_config_files=[])
     monkeypatch.setattr(probes.utils, "get_root_helper", lambda: str(sudo))
     call = probes.call_privileged(conf.CONF)
-    assert (call.context, call.error) == (refused, "sudo: no" if refused else "")
+    failed = refused if refused != VOLUMES else ""
+    assert (call.context, call.error) == (failed, "sudo: no" if failed else "")
+    assert call.volumes_error == ("sudo: no" if refused == VOLUMES else "")
     result = checks.check_privileges(call, "etc")
-    assert (f"privileged calls in context {refused} fail" in result.details) == bool(refused)
+    assert (f"privileged calls in context {failed} fail" in result.details) == bool(failed)
+    assert ("volumes cannot be attached" in result.details) == (refused == VOLUMES)

@@ -763,6 +763,27 @@ def test_privileges(
     assert says(checks.check_privileges(call, "etc"), code, *parts)
 
 
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (
+            SUDO,
+            r"nova ALL = (root) NOPASSWD: /opt/bin/privsep-helper ^--config-file "
+            r"/etc/nova/nova\.conf --privsep_context (os_brick\.privileged\.default) "
+            r"--privsep_sock_path /tmp/[A-Za-z0-9_]+/privsep\.sock$; this makes the user root",
+        ),
+        ((*SUDO, "--config-file", "/etc/nova, too.conf"), "adapt and install etc/sudoers.d/"),
+        (("sudo", "/usr/bin/nova-rootwrap", "/etc/nova/rootwrap.conf"), "exec_dirs"),
+    ],
+)
+def test_a_host_without_volumes(command: tuple[str, ...], part: str) -> None:
+    call = checks.PrivilegedCall(
+        "nova", False, command, "", volumes_error="no", volumes_context=test_etc.VOLUMES
+    )
+    found = checks.check_privileges(call, "etc")
+    assert says(found, WARNING, "volumes cannot be attached (no)", part)
+
+
 # -- the facts ---------------------------------------------------------------------------------
 
 
