@@ -22,6 +22,7 @@ import vif_plug_ovs.privsep
 
 from novadocker import privsep
 from novadocker.linux import namespaces
+from novadocker.virt.docker.engine import aftermath
 from novadocker.virt.docker.engine.client import Engine
 from tests.engine import daemons, hosts, packages
 from tests.engine.busybox import busybox_archive
@@ -75,6 +76,14 @@ def own_network(state_folder: Path, home_network: str, engine_programs: None) ->
     assert daemons.given_records_of(state_folder) == []
     assert daemons.marks_of(state_folder) == []
     assert daemons.ids_of(state_folder) == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_aftermath() -> Iterator[None]:
+    """End the watch of a failed pull soon, so that it does not reach into other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aftermath, "_CALM_SECONDS", 5)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ before the last one, whether anyone still waits for the image. A layer of some h
 fill the disk of the host.
 """
 
+import errno
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from novadocker import engine_paths, privsep
-from novadocker.linux import openat
+from novadocker.linux import cgroup, openat
 from novadocker.privsep import arguments
 from novadocker.privsep.storage import callers
 
@@ -28,39 +29,44 @@ _LARGEST_OFFSET = 62
 class _Written:
     """A file that a process has open for writing.
 
-    :ivar path: as the process has it
+    :ivar path: as the process has it; None if it is too long for the kernel to tell
     """
 
     process: int
     number: int
     key: tuple[int, int]
-    path: str
+    path: str | None
 
 
 @privsep.storage_pctxt.entrypoint
-def count(data_root: str, since: int) -> int:
-    """Return the number of files that the engine writes in layers of images now.
+def begins(data_root: str, since: int) -> list[int]:
+    """Return when the engine began each layer in which it writes a file now.
 
-    Layers of other storage drivers than overlay2 are not found.
+    The times are in seconds since 1970, one for each file. Layers of other storage drivers than
+    overlay2 are not found.
 
-    :param since: begin of the oldest layer that counts, in seconds since 1970
+    :param since: begin of the oldest layer that counts
     :raises ValueError: an argument is malformed
     :raises OSError: the data root cannot be read
     """
-    return len(_find(arguments.folder(data_root), arguments.number(_SECONDS, since)))
+    first = arguments.number(_SECONDS, since)
+    return [begin for _, begin in _find(arguments.folder(data_root), range(first, _SECONDS.stop))]
 
 
 @privsep.storage_pctxt.entrypoint
-def break_off(data_root: str, since: int) -> int:
-    """Empty the files that ``count`` counts, and let the engine's next write to each fail (EFBIG).
+def break_off(data_root: str, since: int, until: int) -> int:
+    """Empty what the engine writes in layers, and let its next write to each file fail (EFBIG).
 
     The engine then deletes the layer. Return the number of files.
 
+    :param since: begin of the oldest layer that counts, in seconds since 1970
+    :param until: begin of the newest layer that counts
     :raises ValueError: an argument is malformed
     :raises OSError: the data root cannot be read
     """
     broken = 0
-    for file in _find(arguments.folder(data_root), arguments.number(_SECONDS, since)):
+    first, last = arguments.number(_SECONDS, since), arguments.number(_SECONDS, until)
+    for file, _ in _find(arguments.folder(data_root), range(first, last + 1)):
         # The process may have closed the file meanwhile.
         with suppress(OSError), callers.duplicated((file.process, file.number)) as descriptor:
             if _key(os.fstat(descriptor)) == file.key and callers.allows(descriptor, os.O_WRONLY):
@@ -78,30 +84,33 @@ def _seek_to_the_last_byte(descriptor: int) -> None:
             offset = os.lseek(descriptor, offset | 1 << bit, os.SEEK_SET)
 
 
-def _find(data_root: str, since: int) -> list[_Written]:
+def _find(data_root: str, period: range) -> Iterator[tuple[_Written, int]]:
+    """Yield each file that is written in a layer begun in the period, and the layer's begin."""
     with openat.trusted(data_root) as root:
         try:
             layers = openat.open_inside(root, "overlay2", _FOLDER, mounts=True)
         except FileNotFoundError:
-            return []
+            return
     try:
-        names = list(_new_layers(layers, since))
+        names = dict(_layers(layers, period))
+        if not names:
+            return
         prefix = f"{data_root}/overlay2/"
-        return [
-            file
-            for file in _written(os.fstat(layers).st_dev)
-            if any(_is_in(file, layers, name, prefix) for name in names)
-        ]
+        for file in _written(os.fstat(layers).st_dev):
+            for name, begin in names.items():
+                if _is_in(file, layers, name, prefix):
+                    yield file, begin
     finally:
         os.close(layers)
 
 
-def _new_layers(layers: int, since: int) -> Iterator[str]:
+def _layers(layers: int, period: range) -> Iterator[tuple[str, int]]:
     for name in os.listdir(layers):
         if _LAYER.fullmatch(name):
             with suppress(FileNotFoundError):
-                if os.stat(name, dir_fd=layers, follow_symlinks=False).st_mtime >= since:
-                    yield name
+                begin = int(os.stat(name, dir_fd=layers, follow_symlinks=False).st_mtime)
+                if begin in period:
+                    yield name, begin
 
 
 def _is_in(file: _Written, layers: int, name: str, prefix: str) -> bool:
@@ -109,21 +118,33 @@ def _is_in(file: _Written, layers: int, name: str, prefix: str) -> bool:
 
     The engine changes its root directory to the layer's, so the process has the path from there.
     """
-    folder = f"{name}/diff"
-    path = file.path.removeprefix(f"{prefix}{folder}").lstrip("/")
-    try:
-        descriptor = openat.open_inside(layers, f"{folder}/{path}", os.O_PATH)
-    except OSError:
-        return False
-    try:
-        return _key(os.fstat(descriptor)) == file.key
-    finally:
-        os.close(descriptor)
+    with suppress(OSError), openat.held(layers, f"{name}/diff") as folder:
+        if file.path is None:
+            return _key(folder.status) in _roots(file.process)
+        # Alone, because with the layer's directory it may be too long for one call.
+        path = file.path.removeprefix(f"{prefix}{name}/diff").lstrip("/")
+        with openat.held(folder.descriptor, path) as found:
+            return _key(found.status) == file.key
+    return False
+
+
+def _roots(process: int) -> Iterator[tuple[int, int]]:
+    """Yield the root directories of the threads of a process."""
+    for thread in os.listdir(f"/proc/{process}/task"):
+        # A thread may end at any time.
+        with suppress(OSError):
+            yield _key(os.stat(f"/proc/{process}/task/{thread}/root"))
 
 
 def _written(device: int) -> Iterator[_Written]:
-    """Yield the regular files of a file system that processes have open for writing."""
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+    """Yield the regular files of a file system that processes have open for writing.
+
+    Leaves out the processes of servers, which may be many.
+    """
+    own = cgroup.container_of_process(os.getpid())
+    for process in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        if cgroup.container_of_process(process) not in (None, own):
+            continue
         # A process may end, and close files, at any time.
         with suppress(OSError):
             for number in os.listdir(f"/proc/{process}/fd"):
@@ -133,7 +154,16 @@ def _written(device: int) -> Iterator[_Written]:
                     # The permissions of the link are those of the descriptor (proc(5)).
                     writes = os.lstat(path).st_mode & stat.S_IWUSR
                     if writes and status.st_dev == device and stat.S_ISREG(status.st_mode):
-                        yield _Written(int(process), int(number), _key(status), os.readlink(path))
+                        yield _Written(process, int(number), _key(status), _target(path))
+
+
+def _target(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return None
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:
