@@ -970,6 +970,7 @@ class FakeHost:
             device_metadata=self.device_metadata,
             read_instance=self.read_instance or (lambda _context, uuid: self.instances[uuid]),
             marked_networks=self.marked_networks or (lambda: set(self.network.wired)),
+            instances_with_disks=lambda: set(self.volume_devices.held),
             runtime=self.network,
             guest_files=self.guest_files,
             build_config_drive=self.drives.build,

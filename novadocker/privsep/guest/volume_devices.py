@@ -68,6 +68,15 @@ def others(instance_uuid: str) -> Iterator[VolumeDevice]:
                 yield from _read(FOLDER / name)
 
 
+def instances() -> set[str]:
+    """Return the UUIDs of the instances that have files here. Needs no privilege."""
+    try:
+        names = os.listdir(FOLDER)
+    except FileNotFoundError:
+        return set()
+    return {uuid for name in names if (uuid := naming.instance_of_namespace(name))}
+
+
 def write(instance_uuid: str, devices: tuple[VolumeDevice, ...]) -> None:
     """Replace the volumes of an instance."""
     folder = prepare(instance_uuid)

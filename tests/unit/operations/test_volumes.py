@@ -9,6 +9,7 @@ import pytest
 from nova import exception as nova_exception
 from nova import objects
 from nova.compute import power_state, task_states
+from nova.compute import provider_tree as placement
 
 from novadocker import exception
 from novadocker.linux.namespaces import IdMaps
@@ -94,6 +95,26 @@ def test_deletion_disconnects_volumes(
     # A second deletion, and one of a volume that was never connected.
     driver.destroy(None, instance, network_info, block_devices(connection()))
     driver.destroy(None, instance, network_info, block_devices({}))
+
+
+def test_the_disks_of_a_deleted_server_are_forgotten(
+    driver: Any,
+    instance: Any,
+    fake_host: FakeHost,
+    options: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """nova-compute may die after it has deleted the container and the network."""
+    options(running_deleted_instance_action="reap")
+    monkeypatch.setattr(
+        fake_host.nova_records, "deleted", lambda uuids: [instance] * (instance.uuid in uuids)
+    )
+    device = {"volume_id": FIRST, "path": "/dev/vdb", "shared": False}
+    fake_host.volume_devices.hold(instance.uuid, device)
+    tree = placement.ProviderTree()
+    tree.new_root("host1", "0fb0e8c6-0d6c-4a6c-9b1f-1f1f1f1f1f1f")
+    driver.update_provider_tree(tree, "host1")
+    assert instance.uuid not in fake_host.volume_devices.held
 
 
 @pytest.mark.parametrize("operation", ["destroy", "cleanup"])

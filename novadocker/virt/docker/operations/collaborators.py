@@ -21,6 +21,7 @@ from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
 from novadocker.privsep.guest import runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
+from novadocker.privsep.guest import volume_devices as disk_files
 from novadocker.privsep.guest import volumes as volume_devices
 from novadocker.privsep.network import namespace
 from novadocker.privsep.storage import hidden, owners
@@ -117,6 +118,7 @@ class Collaborators:
     """The modules and objects that the operations of one host use.
 
     :ivar marked_networks: returns the UUIDs of the instances that have a network of the driver here
+    :ivar instances_with_disks: returns the UUIDs of the instances that have links to disks here
     :ivar create_service_status: creates the object for Nova's ``virtapi``
     :ivar hidden_servers: returns the storage driver of each server, by UUID, whose container the
         engine hides because it has another storage driver
@@ -138,6 +140,7 @@ class Collaborators:
     device_metadata: DeviceMetadata
     read_instance: ReadInstance
     marked_networks: Callable[[], Set[str]]
+    instances_with_disks: Callable[[], Set[str]]
     runtime: protocols.Runtime
     guest_files: protocols.GuestFiles
     build_config_drive: BuildConfigDrive
@@ -184,6 +187,7 @@ def real_collaborators() -> Collaborators:
         device_metadata=device_tags.device_metadata,
         read_instance=device_names.read_instance,
         marked_networks=marked_namespaces.marked,
+        instances_with_disks=disk_files.instances,
         runtime=runtime,
         guest_files=guest_files,
         build_config_drive=config_drive.build,

@@ -54,6 +54,7 @@ class Services:
         self.neutron = collaborators.neutron
         self.namespaces = collaborators.namespaces
         self.marked_networks = collaborators.marked_networks
+        self.instances_with_disks = collaborators.instances_with_disks
         self.device_metadata = collaborators.device_metadata
         self.read_instance = collaborators.read_instance
         self.runtime = collaborators.runtime
@@ -233,13 +234,15 @@ class Services:
     def remains(self) -> Set[str]:
         """Return the UUIDs of the instances that have something on this host, but no container.
 
-        A container that an operator deletes leaves the network and the config drive.
+        A container that an operator deletes leaves the network, the config drive and the links to
+        disks.
 
         :raises EngineUnavailable: the engine does not answer
         """
         found: set[str] = set()
         kinds: dict[str, Callable[[], Iterable[str]]] = {
             "networks": self.marked_networks,
+            "disks": self.instances_with_disks,
             "config drives": lambda: self.drives.list_drives(self.name),
         }
         for kind, read in kinds.items():
@@ -247,7 +250,8 @@ class Services:
                 found.update(read())
             except (OSError, *privsep.UNANSWERED) as error:
                 LOG.warning("Failed to list the %s of this host: %s", kind, error)
-        # A container is listed after its network and its config drive, because it is created later.
+        # A container is listed last, because it is created after its network and its config drive,
+        # and after its volumes are connected.
         return found - self.server_list.servers().keys()
 
     def find(self, instance: objects.Instance) -> ContainerDetail:
