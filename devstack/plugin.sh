@@ -18,7 +18,7 @@ function check_novadocker_settings {
         die $LINENO "Set VIRT_DRIVER=docker in the localrc section of local.conf"
     fi
     if is_service_enabled cinder; then
-        die $LINENO "The driver has no volumes: disable the services of cinder in local.conf"
+        die $LINENO "The plugin sets up no volumes: disable the services of cinder in local.conf"
     fi
     if ! is_ubuntu; then
         exit_distro_not_supported "novadocker's packages of the Docker Engine"

@@ -167,7 +167,7 @@ def test_a_clean_run_ends_while_servers_need_the_shim(tmp_path: Path) -> None:
     ("environment", "reason"),
     [
         ({"VIRT_DRIVER": "libvirt"}, "Set VIRT_DRIVER=docker"),
-        ({"SERVICES": "n-cpu,cinder"}, "The driver has no volumes"),
+        ({"SERVICES": "n-cpu,cinder"}, "The plugin sets up no volumes"),
         ({"DISTRIBUTION": "rocky"}, "not supported: novadocker's packages"),
     ],
 )
