@@ -272,15 +272,17 @@ def bind_container(
     namespace = namespace_path(instance_uuid)
     parsed_files = {} if etc_files is None else _parse_etc_files(etc_files)
     parsed_login = None if login is None else _parse_login(login)
-    volume_devices.prepare(instance_uuid)
-    write(
-        container,
-        namespace,
-        parsed_files,
-        parsed_login,
-        id_ranges.held(naming.namespace_name(instance_uuid)),
-        [device.record for device in volume_devices.held(instance_uuid)],
-    )
+    # A volume that is attached or detached meanwhile is in the record or not, as in its file.
+    with volume_devices.locked():
+        volume_devices.prepare(instance_uuid)
+        write(
+            container,
+            namespace,
+            parsed_files,
+            parsed_login,
+            id_ranges.held(naming.namespace_name(instance_uuid)),
+            [device.record for device in volume_devices.held(instance_uuid)],
+        )
 
 
 @privsep.network_pctxt.entrypoint

@@ -6,11 +6,12 @@ the directories ``by-id`` and ``block`` that are ``/dev/disk/by-id`` and ``/sys/
 containers. They exist until the instance leaves the host or the host reboots.
 """
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ class VolumeDevice:
     def record(self) -> records.BlockDevice:
         """The device in the record of a container."""
         return records.BlockDevice(self.path, self.source, self.major, self.minor, self.writable)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Lock the files of all instances, also for the other privileged processes of this host.
+
+    The kernel releases the lock of a process that dies.
+    """
+    with suppress(FileExistsError):
+        FOLDER.parent.mkdir(0o755)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(FOLDER.with_name(f"{FOLDER.name}.lock"), flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def held(instance_uuid: str) -> tuple[VolumeDevice, ...]:

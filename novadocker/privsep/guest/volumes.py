@@ -54,19 +54,26 @@ def hold(instance_uuid: str, device: dict[str, Any]) -> None:
         ``VolumeDevice``
     :raises ValueError: an argument is malformed, or the source is no block device
     :raises FileExistsError: the instance has another volume at the path
-    :raises OSError: another instance of this host has the device, or there is no device
+    :raises OSError: another instance of this host has the device, the host uses it itself, or
+        there is no device
     """
     uuid = arguments.instance_uuid(instance_uuid)
     found = _parse(device)
-    with _locked():
-        kept = [each for each in volume_devices.held(uuid) if each.volume_id != found.volume_id]
+    with volume_devices.locked():
+        held = volume_devices.held(uuid)
+        kept = [each for each in held if each.volume_id != found.volume_id]
         if any(each.path == found.path for each in kept):
             raise FileExistsError(errno.EEXIST, "the instance has another volume", found.path)
-        for other in volume_devices.others(uuid):
-            if other.number == found.number and not (other.shared and found.shared):
+        sharing = [other for other in volume_devices.others(uuid) if other.number == found.number]
+        for other in sharing:
+            if not (other.shared and found.shared):
                 raise OSError(
                     errno.EBUSY, f"another instance of this host has volume {other.volume_id}"
                 )
+        # A container that has the device already, and may mount, uses it itself.
+        known = [*sharing, *(each for each in held if each.number == found.number)]
+        if not known and _is_claimed(found.source):
+            raise OSError(errno.EBUSY, "the host uses the device itself", found.source)
         volume_devices.write(uuid, (*kept, found))
         _update_records(uuid)
 
@@ -79,7 +86,7 @@ def release(instance_uuid: str, volume_id: str) -> bool:
     :raises ValueError: an argument is malformed
     """
     uuid, volume = arguments.instance_uuid(instance_uuid), arguments.instance_uuid(volume_id)
-    with _locked():
+    with volume_devices.locked():
         held = volume_devices.held(uuid)
         if any(each.volume_id == volume for each in held):
             volume_devices.write(uuid, tuple(each for each in held if each.volume_id != volume))
@@ -94,7 +101,7 @@ def forget(instance_uuid: str) -> None:
     :raises ValueError: the argument is malformed
     """
     uuid = arguments.instance_uuid(instance_uuid)
-    with _locked():
+    with volume_devices.locked():
         volume_devices.forget(uuid)
 
 
@@ -264,14 +271,17 @@ def _user_of(container_id: str, device: VolumeDevice) -> str:
         return user
     if device.shared:
         return ""
+    return "a mount or another device" if _is_claimed(device.source) else ""
+
+
+def _is_claimed(source: str) -> bool:
+    """Return True if a block device is mounted, is swap, or is part of another device."""
     try:
-        # The kernel refuses it for a device that is mounted or part of another device.
-        os.close(os.open(device.source, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+        os.close(os.open(source, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        # A device that is lost can be taken.
-        if error.errno == errno.EBUSY:
-            return "a mount or another device"
-    return ""
+        # A device that is lost is not claimed.
+        return error.errno == errno.EBUSY
+    return False
 
 
 def _in_container(container_id: str, pid: int, function: _InThread, device: VolumeDevice) -> None:
@@ -351,6 +361,6 @@ def _remove_node(namespace: int, owner: int, device: VolumeDevice) -> None:
         os.unlink(device.path)
 
 
-def _locked(name: str = "") -> AbstractContextManager[object]:
-    """Lock the volumes of one instance, or of all instances."""
-    return lockutils.lock(f"novadocker-volumes-{name}")  # type: ignore[no-any-return]
+def _locked(instance_uuid: str) -> AbstractContextManager[object]:
+    """Lock the devices of an instance's running container."""
+    return lockutils.lock(f"novadocker-volumes-{instance_uuid}")  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import pytest
 from oslo_concurrency import processutils
 
 from novadocker import privsep
-from novadocker.privsep.guest import volume_devices, volumes
+from novadocker.privsep.guest import runtime, volume_devices, volumes
 from novadocker.privsep.guest.volume_devices import VolumeDevice
 
 INSTANCE, VOLUME = str(uuid.uuid4()), str(uuid.uuid4())
@@ -96,3 +96,34 @@ def test_a_systemd_that_does_not_answer_is_a_refusal(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(processutils, "execute", execute)
     with pytest.raises(TimeoutError, match="systemd does not answer"):
         volumes._tell_systemd("docker-c.scope", DEVICE)
+
+
+def test_the_lock_of_the_files_excludes_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_devices, "FOLDER", tmp_path / "run" / "disks")
+    other = ["flock", "--nonblock", str(tmp_path / "run" / "disks.lock"), "true"]
+    with volume_devices.locked():
+        assert subprocess.run(other).returncode == 1
+    assert subprocess.run(other).returncode == 0
+
+
+@pytest.mark.parametrize("call", [volumes.release, volumes.forget, runtime.bind_container])
+def test_each_process_locks_the_files(
+    kernel: Kernel, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Locked(Exception):
+        """The lock was taken."""
+
+    def locked() -> None:
+        raise Locked
+
+    monkeypatch.setattr(volume_devices, "locked", locked)
+    monkeypatch.setattr(privsep.network_pctxt, "client_mode", False)
+    arguments = {
+        volumes.release: (INSTANCE, VOLUME),
+        volumes.forget: (INSTANCE,),
+        runtime.bind_container: (CONTAINER, INSTANCE),
+    }
+    with pytest.raises(Locked):
+        call(*arguments[call])
