@@ -53,6 +53,8 @@ class Rule:
 
 
 # runc allows these besides the rules of the configuration (libcontainer/specconv, AllowedDevices).
+# runc 1.2.0 to 1.2.3 lack the last one, /dev/net/tun. It is here for all, because a server that
+# opened it before must open it after, and it is of no use without CAP_NET_ADMIN.
 RUNC_RULES = (
     Rule(True, "c", "m"),
     Rule(True, "b", "m"),
@@ -60,6 +62,7 @@ RUNC_RULES = (
     Rule(True, "c", "rwm", 5, 0),
     Rule(True, "c", "rwm", 136),
     Rule(True, "c", "rwm", 5, 2),
+    Rule(True, "c", "rwm", 10, 200),
 )
 
 

@@ -67,3 +67,10 @@ def test_a_volume_is_allowed_and_denied_again(group: Path, tmp_path: Path) -> No
         assert opens(group, "/dev/null", os.O_RDWR)
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_group_opens_the_device_of_tunnels(group: Path) -> None:
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("this host has no /dev/net/tun")
+    assert opens(group, "/dev/net/tun", os.O_RDWR)
+    assert not opens(group, "/dev/fuse", os.O_RDWR)
