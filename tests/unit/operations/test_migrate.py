@@ -603,8 +603,9 @@ def test_a_move_that_was_cut_off_is_taken_back_in_novas_records(
 
 @pytest.fixture
 def evacuate(driver: Any, instance: Any, image_meta: Any, network_info: Any) -> Any:
+    instance.migration_context = None
+
     def call(evacuate: bool = True) -> None:
-        instance.migration_context = None
         instance.task_state = task_states.REBUILDING
         arguments = (None, instance, image_meta, [], None, {}, BDMS, detach, attach)
         old = block_devices(connection(kind="fibre_channel"))
@@ -662,6 +663,34 @@ def test_an_evacuated_server_has_new_attachments_of_its_volumes(
     # The old attachment was the dead host's.
     assert connected == ["iscsi"]
     assert FIRST in fake_host.volume_devices.held[instance.uuid]
+
+
+def test_an_evacuated_server_has_the_cpus_that_nova_claimed_here(
+    instance: Any, evacuate: Any, fake_host: FakeHost, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(instance, "save", lambda **_: None)
+    old, new = objects.InstanceNUMATopology(cells=[]), objects.InstanceNUMATopology(cells=[])
+    instance.numa_topology = old
+    instance.pci_requests = instance.pci_devices = instance.resources = None
+    instance.migration_context = objects.MigrationContext(
+        old_numa_topology=old,
+        new_numa_topology=new,
+        **{f"new_{name}": None for name in ("pci_requests", "pci_devices", "resources")},
+    )
+    seen = []
+    adopt = fake_host.transfer.adopt
+
+    def record(*arguments: Any) -> None:
+        seen.append(instance.numa_topology)
+        adopt(*arguments)
+
+    monkeypatch.setattr(fake_host.transfer, "adopt", record)
+    fake_host.backups.moves = {instance.uuid: MOVE}
+    evacuate()
+    assert len(seen) == 1
+    assert seen[0] is new
+    # Nova's manager applies the claim itself.
+    assert instance.numa_topology is old
 
 
 @pytest.mark.parametrize("step", ["adopt", "start"])

@@ -203,7 +203,9 @@ class Migrate:
             instance.save(expected_task_state=[task_states.REBUILD_BLOCK_DEVICE_MAPPING])
             undo.callback(self._build.remove, instance, ports, block_devices)
             self._config_drive.write(instance, ports, injected_files, admin_password)
-            self.arrive(instance, move, ports, image_meta, block_devices, True)
+            # Nova has claimed CPUs of this host, and records them when the server runs.
+            with instance.mutated_migration_context():
+                self.arrive(instance, move, ports, image_meta, block_devices, True)
             undo.pop_all()
 
     def clean_up(self, instance: objects.Instance) -> None:
