@@ -1054,7 +1054,7 @@ def add_devices(config: Configuration, devices: list[record.BlockDevice], disks:
     :raises Fault: a device is not on the host any more, or the container has a device at its path
     """
     nodes = config.device_nodes
-    taken = {node.get("path") for node in nodes}
+    taken = [node.get("path") for node in nodes]
     for device in devices:
         if device.path in taken:
             raise Fault(f"the server has another device at {device.path}")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from novadocker import extra_specs, naming
 from novadocker.engine_proxy import bodies, forms
@@ -19,6 +21,7 @@ from novadocker.virt.docker.engine import requests as engine_requests
 from novadocker.virt.docker.engine import seccomp
 from novadocker.virt.docker.limits import capabilities
 from novadocker.virt.docker.model import ContainerSpec, Isolation, Limits
+from tests import fuzz
 from tests.unit.engine_proxy.samples import (
     DRIVE,
     OTHER,
@@ -368,3 +371,85 @@ def test_nesting_has_volumes_for_engines_inside() -> None:
     del body["Volumes"]
     with pytest.raises(Refused):
         judge(body, Host(remaps_users=True))
+
+
+BODIES = [json.dumps(made(spec)).encode() for spec in (SPEC, PLAIN, STAND_IN, *POWERFUL)]
+# Pieces of JSON, and what would give a container power over the host.
+WORDS = [
+    *(b"{", b"[", b"]", b"}", b",", b":", b'"', b"null", b"true", b"-1", b"1e999", b"NaN"),
+    *(b'"Privileged": true, ', b'"PidMode": "host", ', b'"Binds": ["/:/host"], ', b"SYS_ADMIN"),
+    *(b"/", b"../", b"/etc", b"/dev/sda", b"bind", b"host", b"unconfined", OTHER.encode()),
+]
+JUDGEMENTS: dict[str, Callable[[Any], None]] = {
+    "container": lambda body: bodies.container(body, UUID, POLICY, Host()),
+    "update": bodies.update,
+    "execution": bodies.execution,
+    "terminal": bodies.terminal,
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["HostConfig", "Labels", "Mounts", "Cmd", "User", "Tty", "Memory"]),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of all parts of a body."""
+    inner: Any = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    return [path, *(found for key, part in inner for found in places(part, (*path, key)))]
+
+
+@pytest.mark.parametrize("kind", JUDGEMENTS)
+@fuzz.examples(100)
+@given(fuzz.mutations(BODIES, WORDS))
+@example(b"[" * 900 + b"]" * 900)
+def test_a_body_of_any_content(kind: str, content: bytes) -> None:
+    """A hostile client of the proxy may send any JSON."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    with fuzz.bounds():
+        try:
+            JUDGEMENTS[kind](body)
+        except Refused:
+            return
+    assert powers(body) == []
+
+
+@fuzz.examples(300)
+@given(st.sampled_from([SPEC, PLAIN, STAND_IN]), st.integers(0, 1 << 16), JSON)
+def test_a_body_with_any_part_replaced(spec: ContainerSpec, at: int, part: Any) -> None:
+    body = made(spec)
+    found = places(body)[1:]
+    *above, last = found[at % len(found)]
+    inner: Any = body
+    for key in above:
+        inner = inner[key]
+    inner[last] = part
+    with fuzz.bounds():
+        try:
+            JUDGEMENTS["container"](body)
+        except Refused:
+            return
+    assert powers(body) == []
+
+
+def powers(body: Any) -> list[str]:
+    """Return what would give a container that the proxy passed power over the host."""
+    given_ = body.get("HostConfig", {})
+    return [
+        name
+        for name in ("Privileged", "PidMode", "IpcMode", "Binds", "UTSMode", "VolumesFrom")
+        if given_.get(name) not in (None, False, "", [], "private")
+    ]

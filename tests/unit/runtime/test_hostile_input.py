@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ values = st.recursive(
 names = st.sampled_from(
     ["linux", "mounts", "namespaces", "type", "path", "network", "user", "destination", "source",
      "bind", "root", "uidMappings", "gidMappings", "containerID", "hostID", "size", "options",
-     "/sys/fs/cgroup", "cgroup", "tmpfs", "/run", "ro", "cgroupsPath", "version"]
+     "/sys/fs/cgroup", "cgroup", "tmpfs", "/run", "ro", "cgroupsPath", "version", "devices",
+     "resources", "memory", "limit", "major", "minor", "fileMode", "uid", "gid", "b", "/sys",
+     "sysfs", "/etc/hosts", "source", "annotations", "readonlyPaths", "process", "capabilities"]
 )  # fmt: skip
 likely = st.recursive(
     st.none() | st.integers(-1, 5) | names,
@@ -113,6 +116,80 @@ def test_configurations(tmp_path: Path, content: bytes) -> None:
     except tree.Fault:
         return
     assert json.loads(path.read_bytes())["linux"]["namespaces"]
+
+
+changes: dict[str, Callable[[create.Configuration, tree.Tree], object]] = {
+    "leave_etc_files": lambda config, _root: create.leave_etc_files(config, ID),
+    "mount_tmp": create.mount_tmp,
+    "let_engine_manage": lambda config, _root: create.let_engine_manage(
+        config, tree.Owner(os.getuid(), os.getgid())
+    ),
+    "add_devices": lambda config, _root: create.add_devices(config, [], "/nonexistent"),
+    "add_a_device": lambda config, _root: create.add_devices(
+        config, [record.BlockDevice("/dev/vdb", "/dev/null", 8, 0, True)], "/nonexistent"
+    ),
+    "take_devices": lambda config, _root: config.take_devices(),
+}
+# What runc's configuration has, with hostile values in the places of others.
+configurations = st.fixed_dictionaries(
+    {},
+    optional={
+        "mounts": likely
+        | st.lists(
+            st.dictionaries(st.sampled_from(["destination", "type", "source", "options"]), likely)
+        ),
+        "process": likely | st.dictionaries(st.just("capabilities"), likely),
+        "annotations": likely,
+        "linux": likely
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "devices": likely
+                | st.lists(
+                    st.dictionaries(
+                        st.sampled_from(
+                            ["path", "type", "major", "minor", "fileMode", "uid", "gid"]
+                        ),
+                        likely,
+                    )
+                ),
+                "namespaces": likely | st.lists(st.dictionaries(st.just("type"), names)),
+                "resources": likely | st.dictionaries(st.sampled_from(["memory"]), likely),
+                "cgroupsPath": likely,
+                "readonlyPaths": likely,
+            },
+        ),
+    },
+)
+
+
+@pytest.mark.parametrize("change", changes)
+@fuzz.examples(50)
+@given(configurations)
+@example({"linux": {"devices": [{"path": []}]}})
+@example(
+    {
+        "linux": {"namespaces": [{"type": "cgroup"}, {"type": "user"}], "cgroupsPath": "a:b:c"},
+        "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "options": [[], "ro"]}],
+    }
+)
+def test_changes_of_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, content: Any
+) -> None:
+    # No control group of this host is changed.
+    monkeypatch.setattr(create, "_CONTROL_GROUPS", str(tmp_path))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    root = tree.Tree(str(tmp_path), {}, tree.Owner(os.getuid(), os.getgid()))
+    try:
+        with fuzz.bounds():
+            config = create.Configuration(str(path), ID)
+            changes[change](config, root)
+            config.write()
+    except (tree.Fault, FileNotFoundError):
+        # The control group of the configuration does not exist.
+        return
+    assert isinstance(json.loads(path.read_bytes()), dict)
 
 
 @LIMITS
