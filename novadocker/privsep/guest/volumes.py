@@ -192,8 +192,8 @@ def _allow(
     """Allow or deny a container to open a device."""
     groups = cgroup.groups(pid, container_id)
     group = groups.directories["devices" if groups.version == 1 else ""]
-    if allowed and group.name.endswith(".scope"):
-        _tell_systemd(group.name, device)
+    if group.name.endswith(".scope"):
+        _tell_systemd(group.name, device, allowed)
     if groups.version == 1:
         access = "rw" if device.writable or not allowed else "r"
         file = "devices.allow" if allowed else "devices.deny"
@@ -207,13 +207,16 @@ def _allow(
     device_filter.replace_program(group, [*_started_rules(pid), *map(_rule, wanted)])
 
 
-def _tell_systemd(scope: str, device: VolumeDevice) -> None:
-    """Add a device to those that systemd allows in a control group that it manages.
+def _tell_systemd(scope: str, device: VolumeDevice, allowed: bool) -> None:
+    """Change what systemd allows of a device in a control group that it manages.
 
     systemd has a program of its own on cgroup v2, and sets its rules anew when it is reloaded.
+    It can't delete one rule, but a rule replaces that of the same path. The path is the one of
+    runc's rules for the devices that a container starts with, which also allow it to make nodes of
+    all devices.
     """
-    access = "rw" if device.writable else "r"
-    setting = f"DeviceAllow={device.source} {access}"
+    access = ("rw" if device.writable else "r") if allowed else "m"
+    setting = f"DeviceAllow=/dev/block/{device.major}:{device.minor} {access}"
     try:
         processutils.execute(
             *("systemctl", "set-property", "--runtime", scope, setting), timeout=_SYSTEMD_SECONDS

@@ -9,6 +9,7 @@ import pytest
 from oslo_concurrency import processutils
 
 from novadocker import privsep
+from novadocker.linux import cgroup, device_filter
 from novadocker.privsep.guest import runtime, volume_devices, volumes
 from novadocker.privsep.guest.volume_devices import VolumeDevice
 
@@ -95,7 +96,7 @@ def test_a_systemd_that_does_not_answer_is_a_refusal(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(processutils, "execute", execute)
     with pytest.raises(TimeoutError, match="systemd does not answer"):
-        volumes._tell_systemd("docker-c.scope", DEVICE)
+        volumes._tell_systemd("docker-c.scope", DEVICE, True)
 
 
 def test_the_lock_of_the_files_excludes_other_processes(
@@ -127,3 +128,21 @@ def test_each_process_locks_the_files(
     }
     with pytest.raises(Locked):
         call(*arguments[call])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_systemd_denies_what_it_allowed(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload of systemd sets its rules anew."""
+    told: list[str] = []
+    scope = tmp_path / f"docker-{CONTAINER}.scope"
+    scope.mkdir()
+    groups = cgroup.Groups(version, {"devices" if version == 1 else "": scope})
+    monkeypatch.setattr(cgroup, "groups", lambda *_: groups)
+    monkeypatch.setattr(processutils, "execute", lambda *command, timeout: told.append(command[-1]))
+    monkeypatch.setattr(volumes, "_started_rules", lambda _: [])
+    monkeypatch.setattr(device_filter, "replace_program", lambda *_: None)
+    volumes._allow(INSTANCE, CONTAINER, PID, DEVICE, True)
+    volumes._allow(INSTANCE, CONTAINER, PID, DEVICE, False)
+    assert told == ["DeviceAllow=/dev/block/7:7 rw", "DeviceAllow=/dev/block/7:7 m"]
