@@ -410,7 +410,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", JUDGEMENTS)
-@fuzz.examples(100)
+@fuzz.examples(60)
 @given(fuzz.mutations(BODIES, WORDS))
 @example(b"[" * 900 + b"]" * 900)
 def test_a_body_of_any_content(kind: str, content: bytes) -> None:
@@ -443,6 +443,24 @@ def test_a_body_with_any_part_replaced(spec: ContainerSpec, at: int, part: Any) 
         except Refused:
             return
     assert powers(body) == []
+
+
+@fuzz.examples(200)
+@given(
+    st.sampled_from([SPEC, PLAIN, STAND_IN]),
+    st.integers(0, 1 << 16),
+    st.sampled_from(["Privileged", "PidMode", "Binds", "UTSMode", "VolumesFrom", "\0"]),
+    st.sampled_from([True, "host", ["/:/host"]]) | JSON,
+)
+@example(SPEC, 0, "privileged", True)
+def test_a_body_with_a_field_added(spec: ContainerSpec, at: int, name: str, value: Any) -> None:
+    body = made(spec)
+    found = [body["HostConfig"], body, *body["HostConfig"]["Mounts"]]
+    inner = found[at % len(found)]
+    assert name not in inner
+    inner[name] = value
+    with fuzz.bounds(), pytest.raises(Refused):
+        JUDGEMENTS["container"](body)
 
 
 def powers(body: Any) -> list[str]:
