@@ -86,6 +86,7 @@ def wait() -> None:
 def test_an_engine_that_unpacks_nothing_is_left_alone(disk: Disk) -> None:
     disk.free = 0
     watch(FOLDER, BEGIN, 500)
+    until(lambda: len(disk.asked) > 5)
     wait()
     assert set(disk.asked) == {BEGIN}
     assert disk.broken == []
@@ -94,6 +95,7 @@ def test_an_engine_that_unpacks_nothing_is_left_alone(disk: Disk) -> None:
 def test_a_layer_that_leaves_half_of_the_disk_is_left_alone(disk: Disk) -> None:
     disk.writes = 5
     watch(FOLDER, BEGIN, 500)
+    until(lambda: len(disk.asked) > 5)
     wait()
     assert disk.free == 500
     assert disk.broken == []
@@ -102,6 +104,7 @@ def test_a_layer_that_leaves_half_of_the_disk_is_left_alone(disk: Disk) -> None:
 def test_a_file_without_end_is_broken_off(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.writes = 1000
     watch(FOLDER, BEGIN, 500)
+    until(lambda: disk.broken)
     wait()
     assert disk.broken == [(400, BEGIN, UNTIL)]
     assert caplog.text.count("1 files that the engine unpacked below /var/lib/docker") == 1
@@ -114,6 +117,7 @@ def test_layers_of_other_pulls_are_left_alone(disk: Disk, begin: int) -> None:
     disk.writes = 1_000_000
     disk.free = 0
     watch(FOLDER, BEGIN, 500)
+    until(lambda: len(disk.asked) > 5)
     wait()
     assert disk.broken == []
     assert disk.writes > 0
@@ -127,6 +131,7 @@ def test_several_failed_pulls_have_one_thread(disk: Disk) -> None:
     watch(FOLDER, BEGIN + 10, 500)
     assert len(threads()) == 1
     disk.go.set()
+    until(lambda: disk.broken)
     wait()
     assert disk.asked[-1] == BEGIN - 10
     # The pull whose bound is 500 bytes began after the layer.
@@ -153,6 +158,7 @@ def test_a_look_that_fails_does_not_end_the_watch(
     disk.writes = 1000
     disk.errors = [error] * 3
     watch(FOLDER, BEGIN, 500)
+    until(lambda: disk.broken)
     wait()
     assert disk.broken == [(400, BEGIN, UNTIL)]
     assert caplog.text.count("Failed to see what the engine unpacks below /var/lib/docker") == 1
