@@ -123,7 +123,7 @@ ALLOWED_SKIPS = (
     "only with --stock",
     "takes no room in the registry",
 )
-SECONDS = 900
+SECONDS = 2400
 WHOLE_SECONDS = 7200
 TEST_SECONDS = 2400
 """The time of one test in the guest, whose processors are slow."""
