@@ -68,6 +68,19 @@ def both(*tries: Try) -> Try:
     return attempt
 
 
+def disks_are_the_hosts(server: Machine) -> None:
+    code, output = server.run("cat", "/proc/partitions")
+    assert code == 0
+    assert _disks(output) == _disks(Path("/proc/partitions").read_text())
+    no_device_nodes(server)
+
+
+def _disks(partitions: str) -> list[list[str]]:
+    """Return the fields of each line without those of loop devices, which other tests make."""
+    lines = map(str.split, partitions.splitlines())
+    return [fields for fields in lines if fields and not fields[-1].startswith("loop")]
+
+
 def kernel_is_the_hosts(server: Machine) -> None:
     assert server.run("uname", "-r") == (0, os.uname().release)
     refused_call((175, 105), 0, 0, 0)(server)
@@ -138,6 +151,7 @@ def orphans_stay(server: Machine) -> None:
 
 _TRIES: dict[str, Try] = {
     "Mounts": denied("mount -t tmpfs none /tmp", "mount -o bind /etc /tmp", "umount /dev/shm"),
+    "Disks": disks_are_the_hosts,
     "Kernel modules": kernel_is_the_hosts,
     "Clock": clock_is_the_hosts,
     "Realtime": denied("chrt -f 50 true", "perl -e 'setpriority 0, 0, -5 or die $!'"),

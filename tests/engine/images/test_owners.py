@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The owners of an image's files, in the layers of a real engine."""
 
+import contextlib
 import io
 import tarfile
 
@@ -42,11 +43,16 @@ def archive(**files: int) -> bytes:
 def test_what_a_server_sees_counts(
     engine: Engine, docker_client: docker.APIClient, change: str, found: tuple[str, int] | None
 ) -> None:
-    docker_client.import_image_from_data(archive(srv_file=HIGH), "owned", "test")
-    made = docker_client.create_container("owned:test", ["sh", "-c", f"mkdir -p /srv; {change}"])
-    docker_client.start(made)
-    assert docker_client.wait(made)["StatusCode"] == 0
-    docker_client.commit(made, "changed", "test")
-    layers = engine.inspect_image("changed:test").layers
-    assert len(layers) == 2
-    assert owners.find_above(layers, 65535) == found
+    with contextlib.ExitStack() as undo:
+        docker_client.import_image_from_data(archive(srv_file=HIGH), "owned", "test")
+        undo.callback(docker_client.remove_image, "owned:test")
+        command = ["sh", "-c", f"mkdir -p /srv; {change}"]
+        made = docker_client.create_container("owned:test", command)
+        undo.callback(docker_client.remove_container, made, force=True)
+        docker_client.start(made)
+        assert docker_client.wait(made)["StatusCode"] == 0
+        docker_client.commit(made, "changed", "test")
+        undo.callback(docker_client.remove_image, "changed:test")
+        layers = engine.inspect_image("changed:test").layers
+        assert len(layers) == 2
+        assert owners.find_above(layers, 65535) == found

@@ -642,6 +642,7 @@ def test_records(uuid: str) -> None:
             "network": f"/run/netns/nova-{uuid}",
             "user": f"/run/novadocker/users/nova-{uuid}",
         },
+        "devices": [],
     }
     assert record.stat().st_mode & 0o777 == 0o644
     assert record.parent.stat().st_mode & 0o777 == 0o755
