@@ -29,7 +29,8 @@ def inventory(settings: Settings, admin: Connection) -> Leaks:
     records, namespaces, ids = set(), set(), set()
     for host in settings.hosts:
         client = engine_of(settings, host)
-        containers |= {row["Names"][0] for row in client.containers(all=True)}
+        # The engine has released the name of a container that it is deleting.
+        containers |= {(row["Names"] or [row["Id"]])[0] for row in client.containers(all=True)}
         staged |= set(Path(client.info()["DockerRootDir"]).glob("novadocker-staging/*"))
         staged |= set(settings.host_data(host).glob("nova/arrivals/*"))
         client.close()
