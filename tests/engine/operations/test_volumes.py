@@ -2,7 +2,6 @@
 """Volumes in servers of a real engine: loop devices, which Cinder calls volumes of type local."""
 
 import os
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from novadocker.privsep.guest import volume_devices
+from tests.engine import loop_devices
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Server
 from tests.waiting import until
@@ -29,14 +29,9 @@ def new_volume(tmp_path: Path) -> Iterator[NewVolume]:
     with ExitStack() as undo:
 
         def create() -> str:
-            file = tmp_path / f"volume-{uuid.uuid4()}"
-            file.touch()
-            os.truncate(file, 8 * MIB)
-            made = subprocess.run(
-                ["losetup", "--find", "--show", file], check=True, capture_output=True, text=True
-            ).stdout.strip()
-            undo.callback(subprocess.run, ["losetup", "--detach", made], check=True)
-            return made
+            return undo.enter_context(
+                loop_devices.volume(tmp_path / f"volume-{uuid.uuid4()}", 8 * MIB)
+            )
 
         yield create
 

@@ -14,6 +14,7 @@ from novadocker.linux import loop
 from novadocker.privsep.guest import config_drive, runtime
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.guest import config_drive as guest_config_drive
+from tests.engine import loop_devices
 from tests.engine.guest.test_identity import Build, Guest, build
 
 __all__ = ["build"]
@@ -216,15 +217,10 @@ def test_a_holder_that_an_administrator_detached(
     guest.client.stop(guest.id, timeout=0)
     subprocess.run(["losetup", "-d", os.readlink(config_drive._holder_link(instance_uuid))])
     # Another program gets the number.
-    other = subprocess.run(
-        ["losetup", "--find", "--show", "/usr/lib/os-release"], capture_output=True, text=True
-    ).stdout.strip()
-    try:
+    with loop_devices.device(Path("/usr/lib/os-release")) as other:
         config_drive.detach_device(HOST, instance_uuid)
         shown = Path("/sys/block", Path(other).name, "loop/backing_file").read_text()
         assert shown == "/usr/lib/os-release\n"
         config_drive.attach_device(HOST, instance_uuid)
         guest.start()
         assert guest.run("head", "-c", "0", guest_config_drive.DEVICE) == ""
-    finally:
-        subprocess.run(["losetup", "-d", other], check=True)

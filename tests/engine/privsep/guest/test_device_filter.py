@@ -11,6 +11,7 @@ import pytest
 
 from novadocker.linux import device_filter
 from novadocker.linux.device_filter import Rule
+from tests.engine import loop_devices
 
 RULES = [Rule(False), *device_filter.RUNC_RULES]
 
@@ -46,13 +47,7 @@ def opens(group: Path, path: str, flags: int) -> bool:
 
 
 def test_a_volume_is_allowed_and_denied_again(group: Path, tmp_path: Path) -> None:
-    file = tmp_path / "volume"
-    file.touch()
-    os.truncate(file, 1 << 20)
-    device = subprocess.run(
-        ["losetup", "--find", "--show", file], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    try:
+    with loop_devices.volume(tmp_path / "volume", 1 << 20) as device:
         number = os.stat(device).st_rdev
         numbers = os.major(number), os.minor(number)
         assert opens(group, "/dev/null", os.O_RDWR)
@@ -65,8 +60,6 @@ def test_a_volume_is_allowed_and_denied_again(group: Path, tmp_path: Path) -> No
         device_filter.replace_program(group, RULES)
         assert not opens(group, device, os.O_RDONLY)
         assert opens(group, "/dev/null", os.O_RDWR)
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def test_a_group_opens_the_device_of_tunnels(group: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from novadocker.linux import device_users
+from tests.engine import loop_devices
 
 CONTAINER = uuid.uuid4().hex * 2
 START = "import ctypes, os, sys, threading, time; c = ctypes.CDLL(None); device = sys.argv[1]"
@@ -42,14 +43,8 @@ Process = Callable[[str], "subprocess.Popen[str]"]
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[str]:
-    file = tmp_path / "volume"
-    file.touch()
-    os.truncate(file, 1 << 20)
-    made = subprocess.run(
-        ["losetup", "--find", "--show", file], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    yield made
-    subprocess.run(["losetup", "--detach", made], check=True)
+    with loop_devices.volume(tmp_path / "volume", 1 << 20) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The volumes that instances of a host hold, as root."""
 
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from novadocker import privsep
 from novadocker.privsep.guest import volume_devices, volumes
+from tests.engine import loop_devices
 
 INSTANCE, OTHER = str(uuid.uuid4()), str(uuid.uuid4())
 
@@ -20,14 +20,8 @@ INSTANCE, OTHER = str(uuid.uuid4()), str(uuid.uuid4())
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(privsep.volume_pctxt, "client_mode", False)
     monkeypatch.setattr(volume_devices, "FOLDER", tmp_path / "disks")
-    file = tmp_path / "volume"
-    file.touch()
-    os.truncate(file, 8 << 20)
-    made = subprocess.run(
-        ["losetup", "--find", "--show", file], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    yield made
-    subprocess.run(["losetup", "--detach", made], check=True)
+    with loop_devices.volume(tmp_path / "volume", 8 << 20) as made:
+        yield made
 
 
 @pytest.fixture
