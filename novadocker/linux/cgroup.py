@@ -122,6 +122,12 @@ def container_of_process(pid: int, root: Path = Path("/")) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def processes() -> Iterator[tuple[int, str | None]]:
+    """Yield each process of the host, and the id of its container; see ``container_of_process``."""
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        yield pid, container_of_process(pid)
+
+
 def groups(pid: int, container_id: str, root: Path = Path("/")) -> Groups:
     """Return the control groups of a container.
 

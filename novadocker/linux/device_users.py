@@ -60,11 +60,11 @@ def open_devices(pid: str) -> Iterator[int]:
 def _processes(container_id: str) -> set[tuple[str, str]]:
     """Return the id and the start time of each process of a container."""
     found = set()
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        if cgroup.container_of_process(int(pid)) == container_id:
+    for pid, container in cgroup.processes():
+        if container == container_id:
             with suppress(FileNotFoundError, ProcessLookupError):
                 fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-                found.add((pid, fields[_START_TIME].decode()))
+                found.add((str(pid), fields[_START_TIME].decode()))
     return found
 
 

@@ -206,10 +206,7 @@ def has_own_ids(instance_uuid: str) -> bool:
 def _runs(namespace: str) -> bool:
     """Return True if a process of a container runs whose record names a network namespace."""
     containers = set(containers_of(namespace))
-    return bool(containers) and any(
-        cgroup.container_of_process(int(name)) in containers
-        for name in filter(str.isdecimal, os.listdir("/proc"))
-    )
+    return bool(containers) and any(container in containers for _, container in cgroup.processes())
 
 
 def _delete(instance_uuid: str, path: str) -> None:

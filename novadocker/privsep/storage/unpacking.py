@@ -142,8 +142,8 @@ def _written(device: int) -> Iterator[_Written]:
     Leaves out the processes of servers, which may be many.
     """
     own = cgroup.container_of_process(os.getpid())
-    for process in map(int, filter(str.isdecimal, os.listdir("/proc"))):
-        if cgroup.container_of_process(process) not in (None, own):
+    for process, container in cgroup.processes():
+        if container not in (None, own):
             continue
         # A process may end, and close files, at any time.
         with suppress(OSError):

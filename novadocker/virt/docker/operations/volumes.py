@@ -52,8 +52,7 @@ class Volumes:
         found = volumes.from_block_devices(block_devices)
         with contextlib.ExitStack() as undo:
             for volume, mapping in zip(found, volumes.mappings(block_devices), strict=True):
-                self._undo_on_failure(undo, instance, volume)
-                if self._connect(instance, volume, mapping["connection_info"]):
+                if self._connect(undo, instance, volume, mapping["connection_info"]):
                     mapping.save()
             undo.pop_all()
 
@@ -66,8 +65,7 @@ class Volumes:
         """
         volume = volumes.from_connection(connection_info, path)
         with contextlib.ExitStack() as undo:
-            self._undo_on_failure(undo, instance, volume)
-            self._connect(instance, volume, connection_info)
+            self._connect(undo, instance, volume, connection_info)
             undo.pop_all()
 
     def detach(
@@ -133,13 +131,6 @@ class Volumes:
         for volume in remote:
             self._disconnect(instance, volume)
 
-    def _undo_on_failure(
-        self, undo: contextlib.ExitStack, instance: objects.Instance, volume: Volume
-    ) -> None:
-        """Let an undo disconnect a volume that the instance does not have before."""
-        if not self._devices.holds(instance.uuid, volume.id):
-            undo.callback(self._withdraw, instance, volume)
-
     def _withdraw(self, instance: objects.Instance, volume: Volume) -> None:
         """Disconnect a volume, unless the instance uses it already."""
         try:
@@ -150,15 +141,24 @@ class Volumes:
             )
 
     def _connect(
-        self, instance: objects.Instance, volume: Volume, connection_info: Mapping[str, Any]
+        self,
+        undo: contextlib.ExitStack,
+        instance: objects.Instance,
+        volume: Volume,
+        connection_info: Mapping[str, Any],
     ) -> bool:
-        """Connect a volume and give it to the instance; return True if the connection changed."""
+        """Connect a volume and give it to the instance; return True if the connection changed.
+
+        :param undo: gets the disconnection, unless the instance had the volume before
+        """
+        held = self._devices.holds(instance.uuid, volume.id)
+        if not held:
+            undo.callback(self._withdraw, instance, volume)
         if self._services.id_maps is not None:
             raise exception.VolumeRefused(
                 volume_id=volume.id,
                 reason="the Docker Engine of the host remaps users (userns-remap)",
             )
-        held = self._devices.holds(instance.uuid, volume.id)
         found = str(self._connector.connect(volume)["path"])
         # os-brick reads the path when it disconnects the volume. Cinder gives that of a local
         # volume.
