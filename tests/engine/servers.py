@@ -321,13 +321,16 @@ class Nova:
         )
         return replace(server, old_flavor=None)
 
-    def revert_resize(self, server: Server) -> Server:
-        """Restore the old flavor, also from an incomplete resize."""
+    def revert_resize(self, server: Server, power_on: bool = True) -> Server:
+        """Restore the old flavor, also from an incomplete resize.
+
+        :param power_on: whether the server was not stopped before the resize, as Nova tells it
+        """
         back = replace(server, flavor=server.old_flavor or server.flavor, old_flavor=None)
         self.driver.finish_revert_migration(
             *(self.context, back.instance(), server.network_info, self._migration()),
             server.block_devices,
-            power_on=True,
+            power_on=power_on,
         )
         return back
 

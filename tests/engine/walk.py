@@ -173,8 +173,10 @@ class Walk:
 
     def _resize(self, guest: Guest) -> None:
         resized = self._nova.resize(guest.server, self._any_flavor())
-        end = self._random.choice([self._nova.confirm_resize, self._nova.revert_resize])
-        guest.server = end(resized)
+        if self._random.choice(["confirm", "revert"]) == "confirm":
+            guest.server = self._nova.confirm_resize(resized)
+        else:
+            guest.server = self._nova.revert_resize(resized, power_on=guest.state != "stopped")
 
     def _snapshot(self, guest: Guest) -> None:
         image_id = str(uuid.uuid4())
