@@ -77,6 +77,7 @@ def common_values(settings: Settings) -> dict[str, str]:
         "rabbit_password": passwords["rabbit"],
         "admin_password": passwords["admin"],
         "demo_password": passwords["demo"],
+        "messaging": render("fragments/messaging.ini", {}),
     }
     for user in ("placement", "neutron", "nova", "cinder"):
         values[f"{user}_credentials"] = render("fragments/credentials.ini", values | {"user": user})
