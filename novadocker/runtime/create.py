@@ -699,10 +699,10 @@ def _delegates() -> bool:
 def check_terminal(state: str, container_id: str) -> None:
     """Refuse to start if the engine has closed its end of the input of the container's terminal.
 
-    Docker Engine 20.10 does so at the first start of a container that ended while the engine did
-    not run, because it uses that container's closed streams again. containerd then hangs the
-    terminal up, which kills the first process or leaves it without a terminal. After a failed start
-    the engine has new streams.
+    Engines before 28 do so at the first start of a container that ended while the engine did not
+    run, because they use that container's closed streams again. containerd then hangs the terminal
+    up, which kills the first process or leaves it without a terminal. After a failed start the
+    engine has new streams.
 
     :param state: directory of runc's state
     :raises Fault: the engine has closed it
@@ -713,9 +713,11 @@ def check_terminal(state: str, container_id: str) -> None:
     folders = _expand([state.rpartition("/runtime-")[0] or state])
     folders = _expand([f"{folder}/containerd" for folder in folders])
     folders = _expand([f"{folder}/{container_id}" for folder in folders])
-    for folder in folders:
+    # Docker Engine 20.10 names the pipe "init-stdin", Engine 26 names it after the container.
+    names = ("init", container_id)
+    for path in [f"{folder}/{name}-stdin" for folder in folders for name in names]:
         try:
-            descriptor = posix.open(f"{folder}/init-stdin", posix.O_RDONLY | posix.O_NONBLOCK)
+            descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK)
         except FileNotFoundError:
             continue
         # A read finds the end of the pipe only if no process has it open, or is about to open it,

@@ -341,14 +341,15 @@ def test_empty_record(shim: Shim) -> None:
 
 # With userns-remap the engine adds ids to the directories' names.
 @pytest.mark.parametrize("ids", ["", ".1000.1000"])
-def test_terminal_that_the_engine_has_closed(shim: Shim, ids: str) -> None:
+@pytest.mark.parametrize("name", ["init-stdin", f"{ID}-stdin"])
+def test_terminal_that_the_engine_has_closed(shim: Shim, ids: str, name: str) -> None:
     folder = shim.folder / f"exec{ids}" / f"containerd{ids}" / f"{ID}{ids}"
     folder.mkdir(parents=True)
-    os.mkfifo(folder / "init-stdin")
+    os.mkfifo(folder / name)
     root = f"{shim.folder}/exec/runtime-runc/moby"
     message = shim.refusal(shim.create(root=root))
     assert message == f"novadocker: the engine has closed the terminal of container {ID}"
-    engine = os.open(folder / "init-stdin", os.O_RDWR)
+    engine = os.open(folder / name, os.O_RDWR)
     try:
         result = shim.create(root=root)
     finally:

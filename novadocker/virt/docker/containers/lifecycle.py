@@ -78,8 +78,8 @@ def started(engine: ContainerEngine, container: str, grace: float) -> Iterator[C
 def _start(engine: ContainerEngine, container: str) -> None:
     """Start a container, also if its last processes ended while the engine did not run.
 
-    Docker Engine 20.10 then reuses the closed streams of the old processes, which would close the
-    new terminal; the runtime shim refuses this start, and the next start has new streams. Or
+    Engines before 28 then reuse the closed streams of the old processes, which would close the new
+    terminal; the runtime shim refuses this start, and the next start has new streams. Or
     containerd still has the task of the old processes, which must be ended before the next start.
     Both errors must name this container, because an image chooses parts of other errors.
     """
