@@ -322,9 +322,15 @@ class FakeNetwork:
             raise self.failure
 
     @contextlib.contextmanager
-    def plugged_vifs(self, instance: Any, network_info: Any) -> Iterator[None]:
-        self.plug_vifs(instance, network_info)
-        yield
+    def plugged_vifs(
+        self, instance: Any, network_info: Any, *, prepare: Callable[[], None]
+    ) -> Iterator[None]:
+        # The thread of the real one may be as late.
+        try:
+            yield
+        finally:
+            prepare()
+            self.plug_vifs(instance, network_info)
 
     def silence_vifs(self, instance: Any, network_info: Any) -> None:
         self.silent.add(instance.uuid)
@@ -353,6 +359,8 @@ class FakeNetwork:
         etc_files: Mapping[str, bytes] | None = None,
         login: Mapping[str, object] | None = None,
     ) -> None:
+        # Whether it gets ids of its own is known only now.
+        assert instance_uuid in self.wired
         self.bound[container_id] = instance_uuid
         self.login = login
         self.etc_files = dict(etc_files or {})

@@ -3,7 +3,9 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from nova.network import model
@@ -236,6 +238,26 @@ def test_plugged_while_the_block_runs(instance: Any) -> None:
     with host.plugger.plugged_vifs(instance, info(PLAIN)):
         assert wired.wait(10)
     assert host.done[-1] == "plug tap1"
+
+
+def test_prepared_before_the_first_vif(instance: Any) -> None:
+    host = FakeHost()
+    prepare = partial(host.done.append, "prepare")
+    with host.plugger.plugged_vifs(instance, info(PLAIN), prepare=prepare):
+        pass
+    assert host.done[0] == "prepare"
+    assert "wire" in host.done
+
+
+def test_a_vif_is_not_wired_without_what_it_needs(instance: Any) -> None:
+    host = FakeHost()
+    prepare = Mock(side_effect=exception.PlugFailed(port_id=PLAIN["id"], reason="no ids"))
+    with (
+        pytest.raises(exception.PlugFailed, match="no ids"),
+        host.plugger.plugged_vifs(instance, info(PLAIN), prepare=prepare),
+    ):
+        pass
+    assert host.done == []
 
 
 def test_replug(instance: Any) -> None:

@@ -86,16 +86,24 @@ class Plugger:
         instance: objects.Instance,
         network_info: network_model.NetworkInfo,
         keep_own: bool = False,
+        prepare: Callable[[], None] | None = None,
     ) -> Iterator[None]:
         """Plug all VIFs of an instance while the block runs; wait for them when the block ends.
 
         Correct VIFs stay untouched. The block must not rely on any VIF.
 
         :param keep_own: True if addresses and routes stay that the tenant added (CAP_NET_ADMIN)
+        :param prepare: called before the first VIF, also while the block runs
         :raises PlugFailed: names the port; other ports may be plugged already
         """
         self.check_supported(network_info)
-        with meanwhile(self._wire_and_plug, instance, network_info, keep_own):
+
+        def plug() -> None:
+            if prepare is not None:
+                prepare()
+            self._wire_and_plug(instance, network_info, keep_own)
+
+        with meanwhile(plug):
             yield
         self._report_wired(
             instance,

@@ -155,12 +155,12 @@ class Build:
                 undo.callback(self._services.abandoned.remove, container_id, detach)
                 if injected_files:
                     self._services.engine.put_files(container_id, dict(injected_files))
-                self._services.runtime.bind_container(
-                    container_id,
-                    instance.uuid,
-                    etc_files=etc_files(instance, ports),
-                    login=asdict(login) if login else None,
-                )
+            self._services.runtime.bind_container(
+                container_id,
+                instance.uuid,
+                etc_files=etc_files(instance, ports),
+                login=asdict(login) if login else None,
+            )
             self._services.network.complete_routes(instance, ports)
             if power_on:
                 self._power.start_first(instance, container_id, ports)

@@ -275,7 +275,8 @@ class Migrate:
             services.arrivals.end(instance.uuid)
             services.transfer.discard(services.data_root, instance.uuid)
             with wired:
-                services.runtime.bind_container(container_id, instance.uuid)
+                pass
+            services.runtime.bind_container(container_id, instance.uuid)
             if power_on:
                 self._power.start_first(instance, container_id, network_info)
             else:

@@ -78,9 +78,12 @@ class Ports:
     def wired(
         self, instance: objects.Instance, ports: network_model.NetworkInfo
     ) -> contextlib.AbstractContextManager[None]:
-        """Wire an instance while a block runs; the ports are wired when the block ends."""
-        self._create_namespace(instance, ports, starts=True)
-        return self._network.plugged_vifs(instance, ports)
+        """Wire an instance while a block runs; its namespaces and ports exist when the block ends.
+
+        Whether the instance has ids of its own, which its containers get, is known only then.
+        """
+        create = partial(self._create_namespace, instance, ports, starts=True)
+        return self._network.plugged_vifs(instance, ports, prepare=create)
 
     def plugged(
         self, instance: objects.Instance, ports: network_model.NetworkInfo

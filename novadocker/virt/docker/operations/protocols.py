@@ -84,9 +84,13 @@ class Network(Protocol):
         """Wire all VIFs of an instance."""
 
     def plugged_vifs(
-        self, instance: objects.Instance, network_info: network_model.NetworkInfo
+        self,
+        instance: objects.Instance,
+        network_info: network_model.NetworkInfo,
+        *,
+        prepare: Callable[[], None],
     ) -> AbstractContextManager[None]:
-        """Wire all VIFs of an instance while a block runs."""
+        """Prepare and wire all VIFs of an instance while a block runs."""
 
     def complete_routes(
         self, instance: objects.Instance, network_info: network_model.NetworkInfo
