@@ -6,6 +6,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # A script's own directory is in sys.path, but the checkout is not.
@@ -23,6 +24,7 @@ MEGABYTE = 10**6
 
 RAW = "raw engine: create + start"
 SPAWN = "spawn, start_grace = 0"
+HOST_IDS_SPAWN = "spawn, start_grace = 0, ids of the host"
 WATCHED_SPAWN = "spawn, default start_grace"
 
 OWN = "Docker driver"
@@ -35,6 +37,7 @@ SERVER_MEMORY = "server of the driver"
 MEMORY_BATCHES = 5
 
 SPAWN_RATIO = 0.75
+USER_NAMESPACE_RATIO = 1.1
 ACTIVE_SECONDS = 0.4
 MEMORY_BYTES = MEGABYTE
 
@@ -52,12 +55,14 @@ class Results:
 
 def boot_containers(boots: worker.Worker, rounds: int) -> dict[str, list[worker.Boot]]:
     """Boot a container of each kind per round, sequentially; the first round does not count."""
-    kinds = {
+    kinds: dict[str, Callable[[], worker.Boot]] = {
         SPAWN: lambda: boots.spawn(grace=0.0),
         RAW: boots.raw,
+        HOST_IDS_SPAWN: lambda: boots.spawn(grace=0.0, userns="host"),
         WATCHED_SPAWN: boots.spawn,
     }
-    found: dict[str, list[worker.Boot]] = {name: [] for name in (RAW, SPAWN, WATCHED_SPAWN)}
+    names = (RAW, SPAWN, HOST_IDS_SPAWN, WATCHED_SPAWN)
+    found: dict[str, list[worker.Boot]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name, boot in kinds.items():
             booted = boot()
@@ -125,6 +130,11 @@ def report(results: Results) -> program.Report:
     watched = boots[WATCHED_SPAWN].median / boots[RAW].median
     targets = [
         figures.Target(f"{SPAWN} / {RAW}", boots[SPAWN].median / boots[RAW].median, SPAWN_RATIO),
+        figures.Target(
+            f"{SPAWN} / {HOST_IDS_SPAWN}",
+            boots[SPAWN].median / boots[HOST_IDS_SPAWN].median,
+            USER_NAMESPACE_RATIO,
+        ),
         figures.Target(
             f"seconds to ACTIVE: {REST} - {FAKE}",
             servers[REST].median - servers[FAKE].median,

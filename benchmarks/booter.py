@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
@@ -21,7 +21,7 @@ from benchmarks import periodic
 from benchmarks.stopwatch import Stopwatch
 from novadocker import naming
 from novadocker.conf import CONF
-from novadocker.privsep.guest import cgroup
+from novadocker.privsep.guest import cgroup, runtime
 from novadocker.privsep.network import namespace
 from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.engine.client import Engine
@@ -82,7 +82,8 @@ class Booter:
             (Engine, "create_container", "create"),
             (namespace, "wire_nics", "wiring: namespace and devices"),
             (os_vif, "plug", "wiring: switch port"),
-            (namespace, "bind_container", "record and files for the runtime"),
+            (runtime, "create_own_namespace", "user namespace"),
+            (runtime, "bind_container", "record and files for the runtime"),
             (Engine, "start_container", "start"),
             (Engine, "wait_container", "watch the first process"),
             (Engine, "inspect_container", "look at the container"),
@@ -110,14 +111,15 @@ class Booter:
             "parts": {"create": created - begin, "start": end - created},
         }
 
-    def spawn(self, grace: float | None = None) -> dict[str, Any]:
+    def spawn(self, grace: float | None = None, userns: str | None = None) -> dict[str, Any]:
         """Spawn a server with one port through the driver.
 
         :param grace: seconds of ``[docker] start_grace``; None for the configured value
+        :param userns: the flavor's ``docker:userns``; None for no such extra spec
         """
         if grace is not None:
             CONF.set_override("start_grace", grace, group="docker")
-        instance, network_info = self._new_instance()
+        instance, network_info = self._new_instance({"docker:userns": userns} if userns else {})
         self._stopwatch.take()
         begin = time.perf_counter()
         try:
@@ -199,7 +201,9 @@ class Booter:
             del self._servers[0]
         return {"removed": removed}
 
-    def _new_instance(self) -> tuple[objects.Instance, model.NetworkInfo]:
+    def _new_instance(
+        self, extra_specs: Mapping[str, str]
+    ) -> tuple[objects.Instance, model.NetworkInfo]:
         number = next(self._numbers)
         instance = objects.Instance(
             self._context,
@@ -209,7 +213,7 @@ class Booter:
             hostname=f"benchmark-{number}",
             host=self._host,
             config_drive="",
-            flavor=objects.Flavor(**_FLAVOR),
+            flavor=objects.Flavor(**{**_FLAVOR, "extra_specs": dict(extra_specs)}),
             image_ref=self._image.id,
             system_metadata={},
             metadata={},

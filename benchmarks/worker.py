@@ -50,12 +50,13 @@ class Worker:
         """Boot a bare container and keep it."""
         return Boot(**self._ask({"verb": "raw"}))
 
-    def spawn(self, grace: float | None = None) -> Boot:
+    def spawn(self, grace: float | None = None, userns: str | None = None) -> Boot:
         """Spawn a server through the driver and keep it.
 
         :param grace: ``[docker] start_grace``; None for the default
+        :param userns: the flavor's ``docker:userns``; None for no such extra spec
         """
-        return Boot(**self._ask({"verb": "spawn", "grace": grace}))
+        return Boot(**self._ask({"verb": "spawn", "grace": grace, "userns": userns}))
 
     def resize(self, flavor: Mapping[str, Any]) -> Boot:
         """Resize the last server through the driver.
