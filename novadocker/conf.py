@@ -341,6 +341,18 @@ Related options:
 * ``user_namespaces``
 """,
     ),
+    cfg.ListOpt(
+        "volume_modes",
+        default=["raw"],
+        item_type=cfg.types.String(choices=["raw", "mount"]),
+        help="""
+What servers of this host may do with Cinder's volumes.
+
+* ``raw``: have them as block devices.
+* ``mount``: boot from them. Then the kernel of the host mounts the file system of the volume, which
+  tenants can write as they like. A flaw in the kernel's ext4 is then a way out of a server.
+""",
+    ),
     cfg.IntOpt(
         "copy_interval",
         default=0,

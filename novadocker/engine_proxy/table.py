@@ -250,6 +250,7 @@ RULES = (
     Rule("GET", f"{_SERVER}/stats", {"stream": _FALSE}, {"one-shot": _TRUE}, judge=_owned),
     Rule("HEAD", f"{_SERVER}/archive", _PATH, judge=_owned),
     Rule("GET", f"{_SERVER}/archive", _PATH, judge=_owned),
+    Rule("GET", f"{_SERVER}/export", judge=_owned),
     Rule("PUT", f"{_SERVER}/archive", {"path": "/"}, body=Body.STREAM, judge=_owned),
     # terminals
     Rule("POST", f"{_SERVER}/attach", _TERMINAL, judge=_owned, upgrades=True),

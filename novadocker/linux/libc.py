@@ -141,7 +141,12 @@ def mount(source: str, target: str, flags: int) -> None:
 
 def mount_tmpfs(target: str, flags: int, options: str) -> None:
     """Mount a new tmpfs; see tmpfs(5)."""
-    arguments = (b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode())
+    mount_file_system("tmpfs", "tmpfs", target, flags, options)
+
+
+def mount_file_system(kind: str, source: str, target: str, flags: int, options: str) -> None:
+    """Mount a file system; see mount(2)."""
+    arguments = (os.fsencode(source), os.fsencode(target), kind.encode(), flags, options.encode())
     _check(_library.mount(*arguments), target)
 
 

@@ -987,12 +987,14 @@ def prepare(call: Call) -> bool:
         raise _no_record(container_id) from None
     additions = read_record(container_id, folder)
     config = Configuration(f"{call.bundle}/config.json", container_id)
+    folders = mount_root(config, additions.root) if additions.root is not None else []
     join_namespaces(config, container_id, additions.namespaces)
     let_systemd_manage(config)
     leave_etc_files(config, container_id)
     set_terminal_size(config)
     owner = config.owner(0, 0)
     root = Tree(config.root, config.volumes, owner)
+    make_folders(root, folders)
     name = f"{container_id}.files"
     files = _open_files(container_id, folder, name)
     if files is not None:
@@ -1012,32 +1014,80 @@ def prepare(call: Call) -> bool:
         user = additions.namespaces["user"]
         add_user_namespace(config, container_id, user, additions.ids)
         # Nothing removes the control groups of a start that is refused.
-        map_owners(config, user, additions.ids)
+        map_owners(config, user, additions.ids, on_volume=additions.root is not None)
         let_engine_manage(config, config.owner(0, 0))
         delegate_systemd_group(config, additions.ids[0])
         keep_flags(config)
         config.write()
     if files is not None:
         files.remove(folder, name)
-    return additions.ids is not None
+    return additions.ids is not None or additions.root is not None
 
 
-def map_owners(config: Configuration, user_namespace: str, ids: tuple[int, int]) -> None:
+def mount_root(config: Configuration, device: record.BlockDevice) -> list[str]:
+    """Make the file system of a volume the container's root directory.
+
+    The anonymous volumes of the image are left out, so all data of the server is on the volume.
+
+    :returns: the paths of the anonymous volumes
+    :raises Fault: the device is not on the host any more, or its file system cannot be mounted
+    """
+    # Other starts do not wait for this import.
+    from novadocker.runtime import root_volume
+
+    _check_source(device)
+    try:
+        config.root = root_volume.enter(device.source)
+    except OSError as error:
+        raise Fault(
+            f"the file system of the volume that the server boots from can't be mounted: "
+            f"{error.strerror}"
+        ) from error
+    left_out = []
+    for destination, source in config.volumes.items():
+        if root_volume.is_engine_volume(source):
+            left_out.append(destination)
+            for mount in _find(config.mounts, destination=destination, type="bind"):
+                config.mounts.remove(mount)
+    return left_out
+
+
+def make_folders(root: Tree, paths: list[str]) -> None:
+    """Create the directories that the engine would create for anonymous volumes of the image."""
+    for path in paths:
+        try:  # noqa: SIM105
+            root.make_folder(path)
+        except Fault:
+            # The tenant's links and files must not keep the server from starting.
+            pass
+
+
+def map_owners(
+    config: Configuration, user_namespace: str, ids: tuple[int, int], *, on_volume: bool = False
+) -> None:
     """Map the owners of the container's files and devices.
 
     :param user_namespace: path of the user namespace
     :param ids: first id on the host and number of ids
+    :param on_volume: True if ``mount_root`` has mounted the root directory
     """
     # Other starts do not wait for this import.
     from novadocker.runtime import idmapped
 
     first, count = ids
-    layers = idmapped.Layers(config.root)
-    own = (f"{layers.folder.rpartition('/')[0]}/volumes/", f"{record.CONFIG_DRIVES}/")
+    own = [f"{record.CONFIG_DRIVES}/"]
+    layers = None if on_volume else idmapped.Layers(config.root)
+    if layers is not None:
+        own.append(f"{layers.folder.rpartition('/')[0]}/volumes/")
     # A config drive is mounted at two places.
-    volumes = {path for path in config.volumes.values() if path.startswith(own)}
-    idmapped.enter(layers, config.root, sorted(volumes), user_namespace, first)
-    config.root = idmapped.PLACE
+    volumes = {path for path in config.volumes.values() if path.startswith(tuple(own))}
+    if layers is None:
+        from novadocker.runtime import root_volume
+
+        root_volume.map_owners(sorted(volumes), user_namespace, first)
+    else:
+        idmapped.enter(layers, config.root, sorted(volumes), user_namespace, first)
+        config.root = idmapped.PLACE
     devices = config.take_devices()
     for number, device in enumerate(devices):
         # A device's own owner may be a user that the namespace does not map.

@@ -130,24 +130,19 @@ def enter(layers: Layers, root: str, volumes: list[str], user_namespace: str, fi
     :raises Fault: the kernel or a file system has no idmapped mounts
     """
     here = posix.getcwd()
-    for folder in (PLACE, DEVICES):
-        try:  # noqa: SIM105
-            posix.mkdir(folder, 0o755)
-        except FileExistsError:
-            pass
+    make_places()
     user = posix.open(user_namespace, posix.O_RDONLY | posix.O_CLOEXEC)
     host = _open_namespace()
     # A second overlay on top of the engine's would leave that one mounted after the engine's
     # unmount, and a copy of it in the new mount namespace would end only with that.
     former = posix.open(root, posix.O_PATH | posix.O_CLOEXEC)
     unmount(root)
-    unshare(_CLONE_NEWNS)
-    mount("none", "/", "", _MS_SLAVE | MS_REC, "")
+    leave_host()
     own = _open_namespace()
     # Overlays of volumes may have absolute paths of layers.
     attach(clone_mapped(layers.folder, user), layers.folder)
     posix.chdir(layers.folder)
-    _map_volumes(volumes, user, first)
+    map_volumes(volumes, user, first)
     mount_overlay(PLACE, layers.options, first)
     overlay = clone(PLACE)
     setns(host)
@@ -179,7 +174,28 @@ def _close_apart(descriptor: int) -> None:
     posix.close(end)
 
 
-def _map_volumes(volumes: list[str], user: int, first: int) -> None:
+def make_places() -> None:
+    """Create the directories for mounts of this program. Idempotent."""
+    for folder in (PLACE, DEVICES):
+        try:  # noqa: SIM105
+            posix.mkdir(folder, 0o755)
+        except FileExistsError:
+            pass
+
+
+def leave_host() -> None:
+    """Move this process to a new mount namespace, from which no mount gets to the host's."""
+    unshare(_CLONE_NEWNS)
+    mount("none", "/", "", _MS_SLAVE | MS_REC, "")
+
+
+def map_volumes(volumes: list[str], user: int, first: int) -> None:
+    """Map the owners of volumes in this process's mount namespace.
+
+    :param volumes: as for ``enter``
+    :param user: file descriptor of a user namespace
+    :param first: as for ``enter``
+    """
     overlays = _overlays() if volumes else {}
     for volume in volumes:
         if volume in overlays:

@@ -8,13 +8,17 @@ The record ``<container id>`` is a JSON object::
                     "user": "/run/novadocker/users/nova-<uuid>"},
      "ids": {"first": 1879048192, "count": 65536},
      "devices": [{"path": "/dev/vdb", "source": "/dev/sdc", "major": 8, "minor": 32,
-                  "writable": true}]}
+                  "writable": true}],
+     "root": {"path": "/dev/vda", "source": "/dev/sdb", "major": 8, "minor": 16,
+              "writable": true}}
 
 A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
 gives one. ``devices`` has the volumes of the server, each as a device node at ``path``; ``source``
-is the device on the host, which the shim compares with the numbers. Each further kind of addition
-is a further member, with a function here that checks it and a function in ``create`` that adds it.
+is the device on the host, which the shim compares with the numbers. ``root`` is the volume that the
+server boots from: its file system is the container's root directory, and it has no node. Each
+further kind of addition is a further member, with a function here that checks it and a function in
+``create`` that adds it.
 The shim refuses a record with a member or a version that it does not support, so that a container
 never starts without an addition.
 
@@ -57,6 +61,12 @@ MOST_DEVICES = 100
 DEVICES_ANNOTATION = "novadocker.devices"
 """Annotation of a container with the numbers of the volumes that it was started with."""
 
+ROOT_KIND = "ext4"
+"""The file system of a volume that is a root directory."""
+
+ROOT_OPTIONS = "errors=remount-ro"
+"""How it is mounted: a damaged one must not halt the host, as it may say itself."""
+
 _DISK_PREFIXES = ("/dev/vd", "/dev/sd", "/dev/hd", "/dev/xvd")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _HEXADECIMAL = frozenset("0123456789abcdef")
@@ -89,6 +99,7 @@ class Record:
     :ivar ids: first id on the host and number of ids of the server's own user namespace; None
         without one
     :ivar devices: the volumes of the server; None in a record of a driver without volumes
+    :ivar root: the volume whose file system is the root directory; None without one
     """
 
     def __init__(
@@ -96,10 +107,12 @@ class Record:
         namespaces: dict[str, str],
         ids: tuple[int, int] | None = None,
         devices: list[BlockDevice] | None = None,
+        root: BlockDevice | None = None,
     ) -> None:
         self.namespaces = namespaces
         self.ids = ids
         self.devices = devices
+        self.root = root
 
     @property
     def disks(self) -> str:
@@ -123,16 +136,17 @@ def of_instance(
     network_namespace: str,
     ids: tuple[int, int] | None = None,
     devices: list[BlockDevice] | None = None,
+    root: BlockDevice | None = None,
 ) -> Record:
     """Return the record of a container that joins an instance's namespaces.
 
-    :param ids: as in ``Record``
-    :param devices: as in ``Record``
+    The other parameters are those of ``Record``.
+
     :raises ValueError: the path is not a network namespace of an instance
     """
     name = network_namespace.removeprefix(f"{NETWORK_NAMESPACES}/")
     found = {"network": network_namespace, "user": f"{USER_NAMESPACES}/{name}"}
-    return Record(_check_namespaces(found), ids, devices)
+    return Record(_check_namespaces(found), ids, devices, root)
 
 
 def serialize(record: Record) -> bytes:
@@ -142,6 +156,8 @@ def serialize(record: Record) -> bytes:
         found["ids"] = {"first": record.ids[0], "count": record.ids[1]}
     if record.devices is not None:
         found["devices"] = [vars(device) for device in record.devices]
+    if record.root is not None:
+        found["root"] = vars(record.root)
     return documents.serialize(found) + b"\n"
 
 
@@ -170,6 +186,9 @@ def parse(content: bytes) -> Record:
         raise ValueError("does not name the network namespace of a server")
     if "ids" in checked and "user" not in found["namespaces"]:
         raise ValueError("has ids and no user namespace")
+    root = checked.get("root")
+    if isinstance(root, BlockDevice) and not root.writable:
+        raise ValueError("has a root directory that cannot be written")
     return Record(**checked)  # type: ignore[arg-type]
 
 
@@ -236,6 +255,7 @@ _CHECKS = {
     "namespaces": _check_namespaces,
     "ids": _check_ids,
     "devices": _check_devices,
+    "root": _check_device,
 }
 
 

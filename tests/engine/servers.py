@@ -80,6 +80,7 @@ class Server:
     """The fields of a server in Nova's database.
 
     :ivar volumes: the host's device of each volume; the first is at /dev/vdb
+    :ivar root: the host's device of the volume that it boots from; empty without one
     :ivar ports: the numbers of its ports, each with its own address
     :ivar power_state: the last known power state
     :ivar metadata: the system metadata
@@ -94,18 +95,21 @@ class Server:
     power_state: int = power_state.NOSTATE
     metadata: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[str, ...] = ()
+    root: str = ""
 
     @property
     def block_devices(self) -> dict[str, Any]:
         """The volumes as Nova describes them, of Cinder's type ``local``."""
+        devices = zip((self.root, *self.volumes), "abcdefghij", strict=False)
         return {
             "block_device_mapping": [
                 {
                     "connection_info": self.connection(device),
                     "mount_device": f"/dev/vd{letter}",
-                    "boot_index": None,
+                    "boot_index": 0 if letter == "a" else None,
                 }
-                for device, letter in zip(self.volumes, "bcdefghij", strict=False)
+                for device, letter in devices
+                if device
             ]
         }
 
@@ -150,7 +154,7 @@ class Server:
             config_drive="",
             flavor=_flavor(self.flavor),
             old_flavor=self.old_flavor and _flavor(self.old_flavor),
-            image_ref=IMAGE_ID,
+            image_ref="" if self.root else IMAGE_ID,
             system_metadata=dict(self.metadata),
             metadata={},
             key_data=None,
@@ -197,12 +201,15 @@ class Nova:
         self.glance = glance
         self.context = nova_context.get_admin_context()
         self.image = objects.ImageMeta.from_dict(IMAGE)
+        # As Cinder has it of a volume.
+        self.volume_image: objects.ImageMeta | None = self.image
         real = real_collaborators()
         self.driver = DockerDriver(
             _VirtAPI(),
             replace(
                 real,
                 create_service_status=lambda _: _ServiceStatus(),
+                read_volume_image=lambda *_: self.volume_image,
                 read_block_devices=lambda _, instance: self._block_devices.get(instance.uuid, {}),
             ),
         )

@@ -20,6 +20,7 @@ from nova import conf, objects
 from novadocker import exception
 from novadocker.linux.namespaces import IdMaps
 from novadocker.linux.pipes import Write
+from novadocker.privsep.guest import root_volumes
 from novadocker.virt.docker.containers.servers import ServerList
 from novadocker.virt.docker.guest import config_drive
 from novadocker.virt.docker.guest.console import Opener
@@ -266,6 +267,10 @@ class FakeEngine:
     def read_console(self, container: str, most: int) -> bytes:
         self._reach()
         return b"one\r\ntwo\r\nthree\r\n"[-most:]
+
+    def export_container(self, container: str) -> Iterator[bytes]:
+        self._reach()
+        yield f"the files of {container}".encode()
 
     def read_usage(self, container: str) -> Usage:
         self._reach()
@@ -528,6 +533,51 @@ class FakeVolumeDevices:
 
 
 @dataclass
+class FakeRootVolumes:
+    """A fake RootVolumes.
+
+    :ivar devices: the fake in which the instances' volumes are recorded
+    :ivar content: what is on each volume
+    :ivar filled: the archive that each instance's volume was filled with
+    :ivar prepared: the instances whose volumes were checked, in order
+    :ivar examined: the image's id, checksum and length of each call of ``examine``
+    """
+
+    devices: FakeVolumeDevices
+    content: str = root_volumes.BLANK
+    size: int = 10 << 30
+    filled: dict[str, bytes] = field(default_factory=dict)
+    prepared: list[str] = field(default_factory=list)
+    examined: list[tuple[str | None, str, int]] = field(default_factory=list)
+    failure: OSError | None = None
+
+    def boots_from_volume(self, instance_uuid: str) -> bool:
+        held = self.devices.held.get(instance_uuid, {})
+        return any(device.get("root") for device in held.values())
+
+    def examine(
+        self, instance_uuid: str, image_id: str | None, checksum: str, length: int
+    ) -> tuple[str, int]:
+        assert self.boots_from_volume(instance_uuid)
+        self.examined.append((image_id, checksum, length))
+        return self.content, self.size
+
+    def fill(self, instance_uuid: str, image_id: str, pipe: tuple[int, int]) -> None:
+        assert self.boots_from_volume(instance_uuid)
+        self.content = root_volumes.UNFINISHED
+        with open(f"/proc/{pipe[0]}/fd/{pipe[1]}", "rb") as source:
+            self.filled[instance_uuid] = source.read()
+        if self.failure:
+            raise self.failure
+        self.content = root_volumes.FILLED
+
+    def prepare(self, instance_uuid: str) -> None:
+        if self.failure:
+            raise self.failure
+        self.prepared.append(instance_uuid)
+
+
+@dataclass
 class FakeGuestFiles:
     """A fake GuestFiles; ``passwords`` has the users whose passwords were set.
 
@@ -726,6 +776,10 @@ class FakeImages:
     ) -> EngineImage:
         self.trusted.append(trusted)
         self.most.append(most)
+        return self.image
+
+    def ensure_empty(self) -> EngineImage:
+        self.most.append(-1)
         return self.image
 
     def describe(self, context: object, image_id: str) -> objects.ImageMeta:
@@ -944,6 +998,7 @@ class FakeHost:
     drives: FakeDrives = field(default_factory=FakeDrives)
     volume_connector: FakeVolumeConnector = field(default_factory=FakeVolumeConnector)
     volume_devices: FakeVolumeDevices = field(default_factory=FakeVolumeDevices)
+    volume_image: objects.ImageMeta | None = None
     block_devices: dict[str, Any] = field(default_factory=dict)
     enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
     drivers: dict[str, str] = field(default_factory=dict)
@@ -964,6 +1019,10 @@ class FakeHost:
     user_namespaces: UserNamespaces = field(default_factory=UserNamespaces)
     high_owner: tuple[str, int] | None = None
     read_resources: Callable[[EngineInfo, CpuSets], resources.Resources] = resources.read_resources
+    root_volumes: FakeRootVolumes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root_volumes = FakeRootVolumes(self.volume_devices)
 
     def collaborators(self) -> Collaborators:
         """Return the collaborators of a new driver on this host."""
@@ -985,6 +1044,8 @@ class FakeHost:
             drives=self.drives,
             volume_connector=self.volume_connector,
             volume_devices=self.volume_devices,
+            root_volumes=self.root_volumes,
+            read_volume_image=lambda *_: self.volume_image,
             read_block_devices=lambda _context, _instance: self.block_devices,
             consoles=lambda: self.consoles,
             open_terminal=lambda _container, _kind: _no_terminal,

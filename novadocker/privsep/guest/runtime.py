@@ -72,6 +72,7 @@ def write(
     login: Login | None,
     first_id: int | None,
     devices: list[records.BlockDevice],
+    root: records.BlockDevice | None = None,
 ) -> None:
     """Write the record of a container, and the files for its next start.
 
@@ -79,10 +80,11 @@ def write(
     :param etc_files: contents for /etc, by the names in ``records.ETC_FILES``
     :param first_id: first id on the host of the instance's own user namespace; None without one
     :param devices: the instance's volumes
+    :param root: the volume that it boots from; None without one
     """
     ids = None if first_id is None else (first_id, records.IDS_OF_SERVER)
     record = FOLDER / container_id
-    content = records.serialize(records.of_instance(namespace, ids, devices))
+    content = records.serialize(records.of_instance(namespace, ids, devices, root))
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
             folder.mkdir(0o755)
@@ -110,11 +112,15 @@ def remove(container_id: str) -> None:
     record.unlink(missing_ok=True)
 
 
-def replace_devices(container_id: str, devices: list[records.BlockDevice]) -> None:
+def replace_devices(
+    container_id: str,
+    devices: list[records.BlockDevice],
+    root: records.BlockDevice | None,
+) -> None:
     """Replace the volumes in the record of a container, for its next start."""
     record = FOLDER / container_id
     found = records.parse(record.read_bytes())
-    found.devices = devices
+    found.devices, found.root = devices, root
     replace_file(record, records.serialize(found), mode=0o644, sync=False)
 
 
@@ -278,7 +284,7 @@ def bind_container(
             parsed_files,
             parsed_login,
             id_ranges.held(naming.namespace_name(instance_uuid)),
-            [device.record for device in volume_devices.held(instance_uuid)],
+            *volume_devices.recorded(instance_uuid),
         )
 
 

@@ -34,6 +34,8 @@ class VolumeDevice:
     :ivar path: path in the instance, such as ``/dev/vdb``
     :ivar source: path on the host
     :ivar shared: True if other instances may have the volume, too (multi-attach)
+    :ivar root: True if the volume's file system is the root directory of the instance, which then
+        has no device node of it
     """
 
     volume_id: str
@@ -43,6 +45,7 @@ class VolumeDevice:
     minor: int
     writable: bool
     shared: bool
+    root: bool = False
 
     @property
     def number(self) -> int:
@@ -77,6 +80,20 @@ def held(instance_uuid: str) -> tuple[VolumeDevice, ...]:
     return _read(_folder(instance_uuid))
 
 
+def recorded(
+    instance_uuid: str,
+) -> tuple[list[records.BlockDevice], records.BlockDevice | None]:
+    """Return an instance's volumes for the records of its containers: its disks and its root."""
+    found = held(instance_uuid)
+    root = next((device.record for device in found if device.root), None)
+    return [device.record for device in found if not device.root], root
+
+
+def root_of(instance_uuid: str) -> VolumeDevice | None:
+    """Return the volume that an instance boots from; None without one. Needs no privilege."""
+    return next((device for device in held(instance_uuid) if device.root), None)
+
+
 def others(instance_uuid: str) -> Iterator[VolumeDevice]:
     """Yield the volumes of the other instances of this host."""
     own = naming.namespace_name(instance_uuid)
@@ -101,7 +118,11 @@ def write(instance_uuid: str, devices: tuple[VolumeDevice, ...]) -> None:
     content = json.dumps([asdict(device) for device in devices]).encode()
     replace_file(folder / "devices", content, mode=0o644, sync=False)
     names = folder / BY_ID
-    wanted = {link_name(device): f"../../{os.path.basename(device.path)}" for device in devices}
+    wanted = {
+        link_name(device): f"../../{os.path.basename(device.path)}"
+        for device in devices
+        if not device.root
+    }
     for name in os.listdir(names):
         if name not in wanted or os.readlink(names / name) != wanted[name]:
             (names / name).unlink()

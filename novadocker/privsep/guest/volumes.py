@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -29,9 +30,11 @@ from novadocker.privsep.network.namespace import namespace_path
 from novadocker.runtime import record as records
 
 _SOURCE = re.compile(r"/dev/(?:[\w.@:+-]+/)*[\w.@:+-]+")
-_FIELDS = ("volume_id", "path", "source", "writable", "shared")
+_FIELDS = ("volume_id", "path", "source", "writable", "shared", "root")
 _NODES = "/run/novadocker/devices"
 _SYSTEMD_SECONDS = 30
+# Less than the context's bound for a call.
+_UNMOUNT_SECONDS, _LOOK_SECONDS = 45, 0.02
 _LARGEST_CONFIGURATION = 1 << 20
 _MODE = stat.S_IFBLK | 0o660
 _InThread = Callable[[int, int, VolumeDevice], None]
@@ -50,7 +53,7 @@ def holds(instance_uuid: str, volume_id: str) -> bool:
 def hold(instance_uuid: str, device: dict[str, Any]) -> None:
     """Record that an instance has a volume, for each start of its containers. Idempotent.
 
-    :param device: ``volume_id``, ``path``, ``source``, ``writable`` and ``shared``, as in
+    :param device: ``volume_id``, ``path``, ``source``, ``writable``, ``shared`` and ``root``, as in
         ``VolumeDevice``
     :raises ValueError: an argument is malformed, or the source is no block device
     :raises FileExistsError: the instance has another volume at the path
@@ -64,6 +67,8 @@ def hold(instance_uuid: str, device: dict[str, Any]) -> None:
         kept = [each for each in held if each.volume_id != found.volume_id]
         if any(each.path == found.path for each in kept):
             raise FileExistsError(errno.EEXIST, "the instance has another volume", found.path)
+        if found.root and any(each.root for each in kept):
+            raise FileExistsError(errno.EEXIST, "the instance has another root", found.path)
         sharing = [other for other in volume_devices.others(uuid) if other.number == found.number]
         for other in sharing:
             if not (other.shared and found.shared):
@@ -72,7 +77,7 @@ def hold(instance_uuid: str, device: dict[str, Any]) -> None:
                 )
         # A container that has the device already, and may mount, uses it itself.
         known = [*sharing, *(each for each in held if each.number == found.number)]
-        if not known and _is_claimed(found.source):
+        if not known and is_claimed(found.source):
             raise OSError(errno.EBUSY, "the host uses the device itself", found.source)
         volume_devices.write(uuid, (*kept, found))
         _update_records(uuid)
@@ -84,8 +89,12 @@ def release(instance_uuid: str, volume_id: str) -> bool:
 
     :returns: True if no other instance of this host has the volume
     :raises ValueError: an argument is malformed
+    :raises OSError: the volume is the root directory of the instance, which still has it mounted
     """
     uuid, volume = arguments.instance_uuid(instance_uuid), arguments.instance_uuid(volume_id)
+    device = _held(uuid, volume)
+    if device is not None and device.root:
+        _await_unmount(device.source)
     with volume_devices.locked():
         held = volume_devices.held(uuid)
         if any(each.volume_id == volume for each in held):
@@ -120,6 +129,8 @@ def give(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> Non
         device = _held(uuid, volume)
         if device is None:
             raise ValueError(f"the instance does not hold volume {volume!r}")
+        if device.root:
+            raise ValueError("a root directory is given by the start of the container")
         with ExitStack() as undo:
             undo.callback(_allow, uuid, container, process, device, False)
             _allow(uuid, container, process, device, True)
@@ -144,6 +155,8 @@ def take(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str
         device = _held(uuid, volume)
         if device is None:
             return ""
+        if device.root:
+            return "its root directory"
         with ExitStack() as undo:
             undo.callback(_allow, uuid, container, process, device, True)
             # No process can open the device from now on, so the search ends.
@@ -166,12 +179,16 @@ def _parse(value: object) -> VolumeDevice:
     if not isinstance(path, str) or not records.is_disk_path(path):
         raise ValueError(f"{path!r} is not the path of a disk")
     volume_id = arguments.instance_uuid(fields["volume_id"])
-    writable, shared = arguments.flag(fields["writable"]), arguments.flag(fields["shared"])
+    writable, shared, root = (
+        arguments.flag(fields[name]) for name in ("writable", "shared", "root")
+    )
+    if root and (shared or not writable):
+        raise ValueError("a root directory is of one instance, which writes it")
     found = os.stat(source)
     if not stat.S_ISBLK(found.st_mode):
         raise ValueError(f"{source!r} is not a block device")
     major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-    return VolumeDevice(volume_id, path, source, major, minor, writable, shared)
+    return VolumeDevice(volume_id, path, source, major, minor, writable, shared, root)
 
 
 def _held(instance_uuid: str, volume_id: str) -> VolumeDevice | None:
@@ -181,9 +198,9 @@ def _held(instance_uuid: str, volume_id: str) -> VolumeDevice | None:
 
 def _update_records(instance_uuid: str) -> None:
     """Write the volumes of an instance into the records of its containers."""
-    devices = [device.record for device in volume_devices.held(instance_uuid)]
+    devices, root = volume_devices.recorded(instance_uuid)
     for container_id in runtime.containers_of(namespace_path(instance_uuid)):
-        runtime.replace_devices(container_id, devices)
+        runtime.replace_devices(container_id, devices, root)
 
 
 def _allow(
@@ -202,7 +219,7 @@ def _allow(
     wanted = [
         each
         for each in volume_devices.held(instance_uuid)
-        if each.volume_id != device.volume_id or allowed
+        if not each.root and (each.volume_id != device.volume_id or allowed)
     ]
     device_filter.replace_program(group, [*_started_rules(pid), *map(_rule, wanted)])
 
@@ -274,10 +291,25 @@ def _user_of(container_id: str, device: VolumeDevice) -> str:
         return user
     if device.shared:
         return ""
-    return "a mount or another device" if _is_claimed(device.source) else ""
+    return "a mount or another device" if is_claimed(device.source) else ""
 
 
-def _is_claimed(source: str) -> bool:
+def _await_unmount(source: str) -> None:
+    """Wait until the file system of a container that has ended is unmounted.
+
+    The kernel unmounts it after the end of the last process, and writes to the device meanwhile. It
+    reports the end of that nowhere.
+
+    :raises OSError: it is still mounted
+    """
+    deadline = time.monotonic() + _UNMOUNT_SECONDS
+    while is_claimed(source):
+        if time.monotonic() > deadline:
+            raise OSError(errno.EBUSY, "the root directory is still mounted", source)
+        time.sleep(_LOOK_SECONDS)
+
+
+def is_claimed(source: str) -> bool:
     """Return True if a block device is mounted, is swap, or is part of another device."""
     try:
         os.close(os.open(source, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))

@@ -438,8 +438,9 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Run a stand-in of another image, with the instance's files at ``/rescue``.
 
-        :raises RescueRefused: the files of the instance cannot be mounted
+        :raises RescueRefused: the files of the instance cannot be mounted, or are on a volume
         """
+        self._rescue.check_possible(block_device_info)
         self._inside_reboots.await_start(instance.uuid)
         self._volumes.connect(instance, block_device_info)
         self._rescue.begin(context, instance, network_info, image_meta, rescue_password)
@@ -582,6 +583,9 @@ class DockerDriver(driver.ComputeDriver):
         """
         if not evacuate:
             self._inside_reboots.await_start(instance.uuid)
+            raise NotImplementedError
+        if compute_utils.is_volume_backed_instance(context, instance, bdms):
+            # Its data is on the volume, so it has no backup.
             raise NotImplementedError
         self._migrate.evacuate(
             instance,

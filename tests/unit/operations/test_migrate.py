@@ -27,7 +27,7 @@ from tests.unit.operations.volumes import FIRST, block_devices, connection
 DEST = "192.0.2.9"
 AWAY = SimpleNamespace(source_compute="host1", dest_compute="host2", cross_cell_move=False)
 FAR_AWAY = SimpleNamespace(source_compute="host1", dest_compute="host3", cross_cell_move=True)
-BDMS = objects.BlockDeviceMappingList()
+BDMS = SimpleNamespace(root_bdm=lambda: SimpleNamespace(is_volume=False))
 MOVE = Move("0" * 32, fakes.IMAGE.id, ["/data"], False)
 
 

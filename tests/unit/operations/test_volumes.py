@@ -47,6 +47,7 @@ def test_a_server_is_built_with_its_volumes(spawn: Any, instance: Any, fake_host
         "source": f"/dev/disk/by-path/{FIRST}",
         "writable": True,
         "shared": False,
+        "root": False,
     }
     assert (held[SECOND]["path"], held[SECOND]["writable"]) == ("/dev/vdc", False)
     # The record gives them to the container when it starts.
@@ -64,13 +65,14 @@ def test_a_volume_that_fails_undoes_the_build(
     assert ("disconnect", FIRST) in fake_host.volume_connector.calls
 
 
-@pytest.mark.parametrize("words", ["boot from a volume", "decrypt", "/dev/../x"])
+@pytest.mark.parametrize("words", ["let servers boot from it", "decrypt", "/dev/../x"])
 def test_a_build_with_a_volume_that_no_host_can_attach_is_refused(
     driver: Any, instance: Any, image_meta: Any, network_info: Any, fake_host: FakeHost, words: str
 ) -> None:
     asked = block_devices(connection())
     (mapping,) = asked["block_device_mapping"]
     if "boot" in words:
+        # The operator has to allow it.
         mapping["boot_index"] = 0
     elif "/" in words:
         mapping["mount_device"] = words

@@ -472,6 +472,25 @@ def test_a_volume_at_the_path_of_another_device(shim: Shim, block_device: Path) 
     assert "the server has another device at /dev/vdb" in shim.refusal(shim.create())
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_root_on_a_volume_that_is_not_connected(
+    shim: Shim, block_device: Path, gone: bool
+) -> None:
+    before = shim.config
+    number = os.stat(block_device).st_rdev
+    root = {
+        "path": "/dev/vda",
+        "source": "/dev/gone" if gone else str(block_device),
+        "major": os.major(number),
+        "minor": os.minor(number) + (0 if gone else 1),
+        "writable": True,
+    }
+    content = json.loads(shim.record()) | {"root": root}
+    (shim.records / ID).write_text(json.dumps(content))
+    assert "the volume at /dev/vda is not connected" in shim.refusal(shim.create())
+    assert shim.config == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -484,6 +503,9 @@ def test_a_volume_at_the_path_of_another_device(shim: Shim, block_device: Path) 
         ({"namespaces": {"pid": "/proc/1/ns/pid"}}, "has malformed namespaces"),
         ({"namespaces": []}, "has malformed namespaces"),
         *(({"devices": devices}, message) for devices, message in MALFORMED_DEVICES),
+        ({"root": []}, "has malformed devices"),
+        ({"root": {**DEVICE, "path": "/dev/../x"}}, "has malformed devices"),
+        ({"root": {**DEVICE, "writable": False}}, "has a root directory that cannot be written"),
         ({"ids": {"first": 65536}}, "has malformed ids"),
         ({"ids": {"first": 0, "count": 65536}}, "has malformed ids"),
         ({"ids": {"first": 65537, "count": 65536}}, "has malformed ids"),

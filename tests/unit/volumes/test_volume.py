@@ -59,9 +59,29 @@ def test_what_no_host_can_attach_is_refused() -> None:
         volumes.from_connection(connection(encrypted=True), "/dev/vdb")
     with pytest.raises(exception.VolumeRefused, match="no volume id"):
         volumes.from_connection({}, "/dev/vdb")
+    for shared in (connection(access_mode="ro"), {**connection(), "multiattach": True}):
+        root = {"connection_info": shared, "mount_device": "/dev/vda", "boot_index": 0}
+        with pytest.raises(exception.VolumeRefused, match="it alone has and can write"):
+            volumes.from_block_devices({"block_device_mapping": [root]})
+
+
+def test_the_operator_says_what_volumes_may_be() -> None:
+    data = volumes.from_connection(connection(), "/dev/vdb")
+    root = volumes.from_connection(connection(), "/dev/vda", root=True)
+    volumes.check_mode(data, ["raw"])
+    volumes.check_mode(root, ["mount"])
+    with pytest.raises(exception.VolumeRefused, match=r"boot from it .* has no 'mount'"):
+        volumes.check_mode(root, ["raw"])
+    with pytest.raises(exception.VolumeRefused, match=r"have it as a device .* has no 'raw'"):
+        volumes.check_mode(data, ["mount"])
+
+
+def test_the_volume_that_a_server_boots_from() -> None:
     root = {"connection_info": connection(), "mount_device": "/dev/vda", "boot_index": 0}
-    with pytest.raises(exception.VolumeRefused, match="does not boot from a volume"):
-        volumes.from_block_devices({"block_device_mapping": [root]})
+    found = volumes.root_of({"block_device_mapping": [root]})
+    assert found is not None
+    assert (found.id, found.path, found.root) == (ID, "/dev/vda", True)
+    assert volumes.root_of({"block_device_mapping": [{**root, "boot_index": None}]}) is None
 
 
 def test_block_devices() -> None:

@@ -242,6 +242,15 @@ class Engine(Connection):
             # The engine's error is the same for a path that does not exist.
             return None
 
+    def export_container(self, container: str) -> Iterator[bytes]:
+        """Yield a tar archive of the files of a container, without its volumes, streamed."""
+        with self._about_container("to export the container"):
+            client = self._connect(self._load_timeout)
+            try:
+                yield from client.export(container)
+            finally:
+                client.close()
+
     def read_console(self, container: str, most: int) -> bytes:
         """Return the end of the container's console log, at most ``most`` bytes.
 

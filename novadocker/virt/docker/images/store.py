@@ -35,6 +35,7 @@ from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.host import resources
 from novadocker.virt.docker.images import (
     archive,
+    empty,
     registry,
     room,
     signatures,
@@ -147,6 +148,20 @@ class ImageStore:
         :raises nova.exception.NovaException: Nova's errors of the image service
         """
         return objects.ImageMeta.from_dict(self._glance.get(context, image_id))
+
+    def ensure_empty(self) -> EngineImage:
+        """Load the image without files unless the engine has it, and return it.
+
+        :raises EngineError: the engine refused the image
+        """
+        name = naming.image_name(empty.ID, empty.TAG)
+        with locked(empty.ID):
+            with contextlib.suppress(exception.EngineImageNotFound):
+                return self._use(name)
+            with empty.image(self._platform) as image:
+                loaded = self._engine.load_image(writer.docker_archive(image))
+            self._engine.tag_image(loaded, *name.split(":"))
+            return self._engine.inspect_image(name)
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load a Glance image unless the engine has it. Raises as ``ensure``.

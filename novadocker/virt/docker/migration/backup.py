@@ -23,6 +23,7 @@ from novadocker import exception, naming, privsep
 from novadocker.conf import CONF
 from novadocker.linux import pipes
 from novadocker.linux.threads import Failures
+from novadocker.privsep.guest import root_volumes
 from novadocker.privsep.storage import staging
 from novadocker.virt.docker.containers import freeze
 from novadocker.virt.docker.containers.servers import ServerList
@@ -162,7 +163,12 @@ class Backups:
     def _create_due(self, servers: Mapping[str, Container]) -> None:
         self._looks.keep(servers)
         self._failures.keep(servers)
-        running = [uuid for uuid, server in servers.items() if server.status == "running"]
+        running = [
+            uuid
+            for uuid, server in servers.items()
+            # The volume that an instance boots from outlives its host.
+            if server.status == "running" and not root_volumes.boots_from_volume(uuid)
+        ]
         for uuid in running:
             if self._ended.is_set():
                 return

@@ -24,6 +24,7 @@ from novadocker.conf import CONF
 from novadocker.state_files import port_rates
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import environment, identity
+from novadocker.virt.docker.images import empty
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.limits import isolation
 from novadocker.virt.docker.migration import nova_records
@@ -33,8 +34,11 @@ from novadocker.virt.docker.operations import spec
 from novadocker.virt.docker.operations.config_drive import ConfigDrive
 from novadocker.virt.docker.operations.ports import Ports, etc_files
 from novadocker.virt.docker.operations.power import Power
+from novadocker.virt.docker.operations.root_volume import RootVolumes
 from novadocker.virt.docker.operations.services import Services
 from novadocker.virt.docker.operations.volumes import BlockDevices, Volumes
+from novadocker.virt.docker.volumes.root import Source, check_fits
+from novadocker.virt.docker.volumes.volume import root_of
 
 LOG = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class Build:
         self._power = power
         self._config_drive = config_drive
         self._volumes = volumes
+        self._roots = RootVolumes(services)
 
     def prepare(self, instance: objects.Instance) -> None:
         """Load the image of an instance into the engine, and judge both before ``spawn``.
@@ -105,15 +110,17 @@ class Build:
         context: nova_context.RequestContext,
         instance: objects.Instance,
         image_meta: objects.ImageMeta,
+        source: Source | None = None,
     ) -> ContainerSpec:
         """Return the specification of the container to create. Raises as ``planned``.
 
+        :param source: how the volume becomes the root directory, if the instance boots from one
         :raises RequestRefused: the server's metadata has an invalid environment variable
         """
         environment.check(
             instance, image_meta.id, from_metadata=CONF.docker.environment_from_metadata
         )
-        return self.planned(context, instance, image_meta)
+        return self.planned(context, instance, image_meta, source)
 
     def spawn(
         self,
@@ -134,25 +141,43 @@ class Build:
         :raises ImageUnacceptable: no host can boot the image
         :raises BuildAbortException: the command does not run, or Neutron sends no event for a port
         """
-        container = self._judged(context, instance, image_meta)
-        login = identity.login(instance, image_meta, admin_password)
-        ports = network_info if network_info is not None else network_model.NetworkInfo()
-        self._services.network.check_supported(ports)
-        # Nova saves the instance when it runs.
-        device_names.record_names(instance, ports)
+        volume = root_of(block_devices)
+        source = None
         with contextlib.ExitStack() as undo:
-            undo.callback(self._volumes.disconnect, instance, block_devices)
-            self._volumes.connect(instance, block_devices)
+            if volume is not None:
+                if injected_files:
+                    raise exception.RequestRefused(
+                        instance_uuid=instance.uuid,
+                        reason="A server that boots from a volume gets no personality files",
+                    )
+                # What is on the volume decides which image the container has.
+                undo.callback(self._volumes.disconnect, instance, block_devices)
+                self._volumes.connect(instance, block_devices)
+                source = self._roots.examine(context, instance, image_meta, volume)
+                image_meta = source.image or objects.ImageMeta(
+                    id=empty.ID, properties=image_meta.properties
+                )
+            container = self._judged(context, instance, image_meta, source)
+            login = identity.login(instance, image_meta, admin_password)
+            ports = network_info if network_info is not None else network_model.NetworkInfo()
+            self._services.network.check_supported(ports)
+            # Nova saves the instance when it runs.
+            device_names.record_names(instance, ports)
+            if volume is None:
+                undo.callback(self._volumes.disconnect, instance, block_devices)
+                self._volumes.connect(instance, block_devices)
             undo.callback(self._ports.unwire, instance, ports)
             with self._ports.plugged(instance, ports):
                 instance.device_metadata = self._services.device_metadata(context, instance, ports)
                 undo.callback(self._config_drive.delete, instance)
                 self._config_drive.write(instance, ports, injected_files, admin_password)
-                container_id = self._create_of(context, instance, image_meta, container)
+                container_id = self._create_of(context, instance, image_meta, container, source)
                 # The container may run until the engine answers again. Until then the number of
                 # its device must not become another server's.
                 detach = functools.partial(self._config_drive.detach, instance)
                 undo.callback(self._services.abandoned.remove, container_id, detach)
+                if volume is not None and source is not None and source.fills:
+                    self._roots.fill(instance, volume, image_meta, container_id)
                 if injected_files:
                     self._services.engine.put_files(container_id, dict(injected_files))
             self._services.runtime.bind_container(
@@ -171,17 +196,21 @@ class Build:
         context: nova_context.RequestContext,
         instance: objects.Instance,
         image_meta: objects.ImageMeta,
+        source: Source | None = None,
     ) -> ContainerSpec:
         """Load an image into the engine; return the specification of an instance's container.
 
+        :param source: as for ``_judged``
         :raises InvalidLimits: this host cannot enforce the instance's limits
         :raises ImageUnacceptable: the image cannot be booted, or exceeds the limits
         """
         asked = self._services.lxcfs.look()
-        most = flavor_limits.instance_limits(instance, self._services.rules())
+        most = flavor_limits.instance_limits(instance, self._services.rules(instance))
         self._services.enforcement.check_possible(most)
-        image = self._image(context, instance, image_meta)
+        image = self._image(context, instance, image_meta, source)
         flavor_limits.check_image_fits(image.size_bytes, most)
+        if source is not None:
+            check_fits(image.size_bytes, source)
         spec.check_image_settings(image_meta.id, image)
         return self.container_spec(instance, image_meta, image, asked)
 
@@ -196,7 +225,7 @@ class Build:
 
         :param asked: the value of ``Lxcfs.look``
         """
-        rules = self._services.rules()
+        rules = self._services.rules(instance)
         apart = isolation.isolation(flavor_limits.asked(instance, instance.flavor, rules))
         if not self._services.has_user_namespace(instance):
             isolation.check_user_namespace(apart)
@@ -345,9 +374,12 @@ class Build:
         context: nova_context.RequestContext,
         instance: objects.Instance,
         image_meta: objects.ImageMeta,
+        source: Source | None,
     ) -> EngineImage:
+        if source is not None and source.image is None:
+            return self._services.images.ensure_empty()
         # Also on hosts that can't limit the size of a disk.
-        most = instance.flavor.root_gb * units.Gi
+        most = source.size if source is not None else instance.flavor.root_gb * units.Gi
         return self._services.images.ensure(context, image_meta, instance.trusted_certs, most)
 
     def _create_of(
@@ -356,12 +388,13 @@ class Build:
         instance: objects.Instance,
         image_meta: objects.ImageMeta,
         container: ContainerSpec,
+        source: Source | None,
     ) -> str:
         try:
             return self._create(container)
         except exception.EngineImageNotFound:
             # The image cache has deleted the image meanwhile, so it is loaded again.
-            image = self._image(context, instance, image_meta)
+            image = self._image(context, instance, image_meta, source)
             return self._create(replace(container, image_id=image.id))
 
     def _create(self, container: ContainerSpec) -> str:

@@ -19,7 +19,7 @@ from novadocker.conf import CONF
 from novadocker.linux.namespaces import IdMaps
 from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
-from novadocker.privsep.guest import runtime
+from novadocker.privsep.guest import root_volumes, runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
 from novadocker.privsep.guest import volume_devices as disk_files
 from novadocker.privsep.guest import volumes as volume_devices
@@ -48,7 +48,7 @@ from novadocker.virt.docker.migration.transports.transport import Transport
 from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import device_names, device_tags, neutron, vif
 from novadocker.virt.docker.operations import protocols
-from novadocker.virt.docker.volumes import connector, nova_mappings
+from novadocker.virt.docker.volumes import cinder, connector, nova_mappings
 
 
 class BuildConfigDrive(Protocol):
@@ -94,6 +94,19 @@ class ReadBlockDevices(Protocol):
         self, context: nova_context.RequestContext, instance: objects.Instance, /
     ) -> dict[str, Any]:
         """Read the block device mappings."""
+
+
+class ReadVolumeImage(Protocol):
+    """Returns the image of which Cinder made a volume, if any; ``cinder.read_image``."""
+
+    def __call__(
+        self,
+        context: nova_context.RequestContext,
+        volume_id: str,
+        properties: objects.ImageMetaProps,
+        /,
+    ) -> objects.ImageMeta | None:
+        """Read the record of the volume."""
 
 
 class CreateEvents(Protocol):
@@ -147,6 +160,8 @@ class Collaborators:
     drives: protocols.Drives
     volume_connector: protocols.VolumeConnector
     volume_devices: protocols.VolumeDevices
+    root_volumes: protocols.RootVolumes
+    read_volume_image: ReadVolumeImage
     read_block_devices: ReadBlockDevices
     consoles: Callable[[], protocols.Consoles]
     open_terminal: protocols.OpenTerminal
@@ -194,6 +209,8 @@ def real_collaborators() -> Collaborators:
         drives=drives,
         volume_connector=connector,
         volume_devices=volume_devices,
+        root_volumes=root_volumes,
+        read_volume_image=cinder.read_image,
         read_block_devices=nova_mappings.read,
         consoles=lambda: console.Consoles(
             engine,

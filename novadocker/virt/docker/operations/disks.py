@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova import objects
 
 from novadocker import exception
+from novadocker.conf import CONF
 from novadocker.virt.docker.volumes import volume as volumes
 
 
@@ -26,6 +27,7 @@ def refuse_disks(
     if flavor.ephemeral_gb:
         raise fault("The Docker driver does not provide an ephemeral disk")
     try:
-        volumes.from_block_devices(block_device_info)
+        for volume in volumes.from_block_devices(block_device_info):
+            volumes.check_mode(volume, CONF.docker.volume_modes)
     except exception.VolumeRefused as error:
         raise fault(error.format_message()) from error

@@ -262,7 +262,7 @@ class Migrate:
         :param wired: wires its ports while the block runs
         """
         services = self._services
-        most = flavor_limits.instance_limits(instance, services.rules())
+        most = flavor_limits.instance_limits(instance, services.rules(instance))
         services.enforcement.check_possible(most)
         with contextlib.ExitStack() as undo:
             undo.callback(self._ports.unwire, instance, network_info)

@@ -137,7 +137,7 @@ class Ports:
         self._services.enforcement.enforce(
             instance.uuid,
             found,
-            flavor_limits.instance_limits(instance, self._services.rules()),
+            flavor_limits.instance_limits(instance, self._services.rules(instance)),
             device_pairs(instance, ports),
         )
 

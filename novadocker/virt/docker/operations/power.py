@@ -13,7 +13,7 @@ from nova.compute import power_state, task_states, vm_states
 from nova.network import model as network_model
 from oslo_log import log as logging
 
-from novadocker import exception
+from novadocker import exception, privsep
 from novadocker.conf import CONF
 from novadocker.linux.threads import meanwhile
 from novadocker.virt.docker.containers import lifecycle, rescue, servers
@@ -197,8 +197,9 @@ class Power:
     def _run(
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
     ) -> None:
+        self._prepare_root(instance)
         enforcement = self._services.enforcement
-        most = flavor_limits.instance_limits(instance, self._services.rules())
+        most = flavor_limits.instance_limits(instance, self._services.rules(instance))
         pairs = device_pairs(instance, ports)
         with (
             # The VIFs exist before the process starts.
@@ -209,6 +210,20 @@ class Power:
             ) as found,
         ):
             enforcement.limit_container(instance.uuid, found, most, pairs)
+
+    def _prepare_root(self, instance: objects.Instance) -> None:
+        """Check the file system of the volume that an instance boots from, unless it runs.
+
+        :raises RequestRefused: the file system is damaged, or of another kind
+        """
+        try:
+            if self._services.root_volumes.boots_from_volume(instance.uuid):
+                self._services.root_volumes.prepare(instance.uuid)
+        except (OSError, *privsep.UNANSWERED) as error:
+            raise exception.RequestRefused(
+                instance_uuid=instance.uuid,
+                reason=f"The server cannot boot from its volume: {error}",
+            ) from error
 
 
 def interrupted(

@@ -6,7 +6,7 @@ The modules and classes that implement a Protocol document its functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -55,6 +55,9 @@ class Engine(ContainerEngine, EventSource, Protocol):
 
     def read_file(self, container: str, path: str) -> bytes | None:
         """Return the content of a plain file in a container."""
+
+    def export_container(self, container: str) -> Iterator[bytes]:
+        """Yield a tar archive of a container's files."""
 
     def read_usage(self, container: str) -> Usage:
         """Return the counters of a running container."""
@@ -209,6 +212,24 @@ class VolumeDevices(Protocol):
 
     def take(self, instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str:
         """Take a volume from a running container; return what has it open, if anything."""
+
+
+class RootVolumes(Protocol):
+    """The volumes that instances boot from, as root; ``privsep.guest.root_volumes``."""
+
+    def boots_from_volume(self, instance_uuid: str) -> bool:
+        """Return True if it is recorded that an instance boots from a volume."""
+
+    def examine(
+        self, instance_uuid: str, image_id: str | None, checksum: str, length: int
+    ) -> tuple[str, int]:
+        """Return what is on the volume that an instance boots from, and its size in bytes."""
+
+    def fill(self, instance_uuid: str, image_id: str, pipe: tuple[int, int]) -> None:
+        """Make a file system on the volume, and unpack an archive in it."""
+
+    def prepare(self, instance_uuid: str) -> None:
+        """Check the volume's file system, and make it as large as the volume."""
 
 
 class Drives(Protocol):
@@ -470,6 +491,9 @@ class Images(Protocol):
 
     def describe(self, context: nova_context.RequestContext, image_id: str) -> objects.ImageMeta:
         """Return Nova's record of an image."""
+
+    def ensure_empty(self) -> EngineImage:
+        """Load an image without files into the engine unless it is there."""
 
     def cache(self, context: nova_context.RequestContext, image_id: str) -> bool:
         """Load an image; return True if it was not in the engine."""

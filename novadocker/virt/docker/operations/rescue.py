@@ -10,12 +10,15 @@ from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model
 
+from novadocker import exception
 from novadocker.virt.docker.containers import rescue
 from novadocker.virt.docker.guest import identity
 from novadocker.virt.docker.operations.build import Build
 from novadocker.virt.docker.operations.ports import Ports, etc_files
 from novadocker.virt.docker.operations.power import Power
 from novadocker.virt.docker.operations.services import Services
+from novadocker.virt.docker.operations.volumes import BlockDevices
+from novadocker.virt.docker.volumes.volume import root_of
 
 
 class Rescue:
@@ -26,6 +29,17 @@ class Rescue:
         self._ports = ports
         self._power = power
         self._build = build
+
+    def check_possible(self, block_devices: BlockDevices) -> None:
+        """Refuse the rescue of an instance that boots from a volume.
+
+        :raises RescueRefused: it does
+        """
+        if root_of(block_devices) is not None:
+            raise exception.RescueRefused(
+                reason="The Docker driver does not rescue servers that boot from a volume; attach "
+                "a clone of the volume to another server"
+            )
 
     def begin(
         self,

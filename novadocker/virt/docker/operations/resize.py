@@ -48,7 +48,7 @@ class Resize:
 
         :raises ResizeRefused: the instance cannot have these limits; they are unchanged
         """
-        rules = self._services.rules()
+        rules = self._services.rules(instance)
         present = flavor_limits.asked(instance, instance.flavor, rules)
         check_isolation(
             isolation.of_present(present, self._services.has_user_namespace(instance)),
@@ -75,7 +75,7 @@ class Resize:
 
         A failure sets the limits of the old flavor.
         """
-        rules = self._services.rules()
+        rules = self._services.rules(instance)
         old = flavor_limits.limits_for(instance, instance.old_flavor, old_topology(instance), rules)
         found = self._services.find(instance)
         devices = device_pairs(instance, network_info)
@@ -100,7 +100,7 @@ class Resize:
         machine would be restarted, too.
         """
         most = flavor_limits.limits_for(
-            instance, instance.flavor, old_topology(instance), self._services.rules()
+            instance, instance.flavor, old_topology(instance), self._services.rules(instance)
         )
         devices = device_pairs(instance, network_info)
         enforcement = self._services.enforcement

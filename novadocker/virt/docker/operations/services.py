@@ -63,6 +63,8 @@ class Services:
         self.drives = collaborators.drives
         self.volume_connector = collaborators.volume_connector
         self.volume_devices = collaborators.volume_devices
+        self.root_volumes = collaborators.root_volumes
+        self.read_volume_image = collaborators.read_volume_image
         self.read_block_devices = collaborators.read_block_devices
         self.open_terminal = collaborators.open_terminal
         self.lxcfs = collaborators.lxcfs
@@ -290,7 +292,7 @@ class Services:
 
         :raises InvalidLimits: an extra spec of the instance is malformed
         """
-        asked = flavor_limits.asked(instance, instance.flavor, self.rules())
+        asked = flavor_limits.asked(instance, instance.flavor, self.rules(instance))
         return self.user_namespaces.of_server(asked.get(extra_specs.USERNS.name))
 
     def has_user_namespace(self, instance: objects.Instance) -> bool:
@@ -300,13 +302,16 @@ class Services:
         """
         return self.id_maps is not None or self.own_user_namespace(instance)
 
-    def rules(self) -> flavor_limits.Rules:
-        """Return the rules for the extra specs of flavors and images on this host."""
+    def rules(self, instance: objects.Instance) -> flavor_limits.Rules:
+        """Return the rules for the extra specs of an instance's flavor and image on this host.
+
+        The disk of an instance that boots from a volume has the size of the volume.
+        """
         return flavor_limits.rules(
             self.cells,
             self.cpu_sets,
             pids=CONF.docker.default_pids_limit,
-            sized_disks=self.sized_disks,
+            sized_disks=self.sized_disks and not self.root_volumes.boots_from_volume(instance.uuid),
             image_may_ask=CONF.docker.image_extra_specs,
         )
 

@@ -13,6 +13,7 @@ from nova import objects
 from oslo_log import log as logging
 
 from novadocker import exception, naming, privsep
+from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
 from novadocker.virt.docker.model import ContainerDetail
 from novadocker.virt.docker.operations.services import Services
@@ -152,6 +153,7 @@ class Volumes:
         :param undo: gets the disconnection, unless the instance had the volume before
         """
         held = self._devices.holds(instance.uuid, volume.id)
+        volumes.check_mode(volume, CONF.docker.volume_modes)
         if not held:
             undo.callback(self._withdraw, instance, volume)
         if self._services.id_maps is not None:
@@ -171,6 +173,7 @@ class Volumes:
             "source": _device(found),
             "writable": volume.writable,
             "shared": volume.shared,
+            "root": volume.root,
         }
         try:
             self._devices.hold(instance.uuid, device)
@@ -194,6 +197,9 @@ class Volumes:
             self._connector.disconnect(volume)
 
     def _give(self, instance: objects.Instance, volume: Volume) -> None:
+        if volume.root:
+            # The start of the container mounts it.
+            return
         found = self._running(instance)
         if found is not None:
             self._devices.give(instance.uuid, volume.id, found.id, found.pid)
@@ -234,11 +240,7 @@ def _readable(instance: objects.Instance, block_devices: BlockDevices) -> list[V
     found = []
     for mapping in volumes.mappings(block_devices):
         try:
-            found.append(
-                volumes.from_connection(
-                    mapping["connection_info"] or {}, mapping["mount_device"] or ""
-                )
-            )
+            found.append(volumes.from_mapping(mapping))
         except exception.VolumeRefused as error:
             LOG.info("Nothing to disconnect: %s", error, instance=instance)
     return found

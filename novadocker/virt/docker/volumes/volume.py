@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,10 @@ LOCAL = "local"
 """The kind of volumes that every host has as devices, so a change of the attachment is no loss."""
 
 
+RAW, MOUNT = "raw", "mount"
+"""Values of ``[docker] volume_modes``: block devices in servers, and mounted file systems."""
+
+
 @dataclass(frozen=True)
 class Volume:
     """A volume of an instance.
@@ -27,6 +31,7 @@ class Volume:
     :ivar kind: ``driver_volume_type`` of the connection, such as ``iscsi``
     :ivar properties: what os-brick needs to connect the volume
     :ivar shared: True if several instances may have the volume at the same time
+    :ivar root: True if the instance boots from the volume
     """
 
     id: str
@@ -35,6 +40,7 @@ class Volume:
     properties: Mapping[str, Any] = field(repr=False)
     writable: bool = True
     shared: bool = False
+    root: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -42,9 +48,10 @@ class Volume:
         return self.kind == LOCAL
 
 
-def from_connection(connection_info: Mapping[str, Any], path: str) -> Volume:
+def from_connection(connection_info: Mapping[str, Any], path: str, *, root: bool = False) -> Volume:
     """Return the volume of a connection that Cinder describes.
 
+    :param root: whether the instance boots from the volume
     :raises VolumeRefused: the driver cannot attach the volume
     """
     properties = connection_info.get("data") or {}
@@ -59,13 +66,21 @@ def from_connection(connection_info: Mapping[str, Any], path: str) -> Volume:
         raise exception.VolumeRefused(
             volume_id=found, reason="the Docker driver does not decrypt volumes"
         )
+    writable = properties.get("access_mode", "rw") != "ro"
+    shared = bool(connection_info.get("multiattach"))
+    if root and (shared or not writable):
+        raise exception.VolumeRefused(
+            volume_id=found,
+            reason="a server boots only from a volume that it alone has and can write",
+        )
     return Volume(
         id=found,
         path=path,
         kind=str(connection_info.get("driver_volume_type", "")),
         properties=properties,
-        writable=properties.get("access_mode", "rw") != "ro",
-        shared=bool(connection_info.get("multiattach")),
+        writable=writable,
+        shared=shared,
+        root=root,
     )
 
 
@@ -75,17 +90,44 @@ def mappings(block_device_info: Mapping[str, Any] | None) -> Sequence[Any]:
     return found
 
 
+def from_mapping(mapping: Mapping[str, Any]) -> Volume:
+    """Return the volume of one of Nova's mappings.
+
+    :raises VolumeRefused: the driver cannot attach the volume
+    """
+    return from_connection(
+        mapping["connection_info"] or {},
+        mapping["mount_device"] or "",
+        root=mapping.get("boot_index") == 0,
+    )
+
+
 def from_block_devices(block_device_info: Mapping[str, Any] | None) -> tuple[Volume, ...]:
     """Return the volumes of an instance.
 
     :raises VolumeRefused: the driver cannot attach one of the volumes
     """
-    found = []
-    for mapping in mappings(block_device_info):
-        volume = from_connection(mapping["connection_info"] or {}, mapping["mount_device"] or "")
-        if mapping.get("boot_index") == 0:
-            raise exception.VolumeRefused(
-                volume_id=volume.id, reason="the Docker driver does not boot from a volume"
-            )
-        found.append(volume)
-    return tuple(found)
+    return tuple(map(from_mapping, mappings(block_device_info)))
+
+
+def root_of(block_device_info: Mapping[str, Any] | None) -> Volume | None:
+    """Return the volume that an instance boots from; None if it boots from an image.
+
+    :raises VolumeRefused: the driver cannot attach one of the volumes
+    """
+    return next((volume for volume in from_block_devices(block_device_info) if volume.root), None)
+
+
+def check_mode(volume: Volume, modes: Collection[str]) -> None:
+    """Check that the operator of the host allows what an instance does with a volume.
+
+    :param modes: ``[docker] volume_modes``
+    :raises VolumeRefused: the operator does not allow it
+    """
+    wanted, use = (MOUNT, "boot from it") if volume.root else (RAW, "have it as a device")
+    if wanted not in modes:
+        raise exception.VolumeRefused(
+            volume_id=volume.id,
+            reason=f"the host's operator does not let servers {use} ([docker] volume_modes has no "
+            f"{wanted!r})",
+        )

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The volumes that instances boot from: examined, filled and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nova import context as nova_context
+from nova import objects
+from oslo_log import log as logging
+
+from novadocker import exception, privsep
+from novadocker.linux import pipes
+from novadocker.virt.docker.operations.services import Services
+from novadocker.virt.docker.volumes import root
+from novadocker.virt.docker.volumes.root import Source
+from novadocker.virt.docker.volumes.volume import Volume
+
+LOG = logging.getLogger(__name__)
+
+
+class RootVolumes:
+    """Prepares the volumes that the instances of one host boot from."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._volumes = services.root_volumes
+
+    def examine(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        image_meta: objects.ImageMeta,
+        volume: Volume,
+    ) -> Source:
+        """Return how a connected volume becomes the root directory of an instance.
+
+        :param image_meta: Nova's record of the image, which has no id for most volumes
+        :raises RequestRefused: the instance cannot boot from the volume
+        """
+        image = self._services.read_volume_image(context, volume.id, image_meta.properties)
+        if image is None and instance.image_ref:
+            image = image_meta
+        checksum = (image.obj_attr_is_set("checksum") and image.checksum) if image else None
+        length = (image.obj_attr_is_set("size") and image.size) if image else None
+        with _told(volume):
+            content, size = self._volumes.examine(
+                instance.uuid, image.id if image else None, checksum or "", length or 0
+            )
+        try:
+            return root.source(content, size, image)
+        except ValueError as error:
+            raise exception.RequestRefused(
+                instance_uuid=instance.uuid,
+                reason=f"The server cannot boot from volume {volume.id}: {error}",
+            ) from error
+
+    def fill(
+        self,
+        instance: objects.Instance,
+        volume: Volume,
+        image: objects.ImageMeta,
+        container_id: str,
+    ) -> None:
+        """Write the files of a container that never ran to the volume of its instance.
+
+        A failure leaves the volume marked, so that the next build begins again.
+
+        :raises VolumeFailed: the volume is too small or cannot be written
+        """
+        LOG.info("Filling volume %s", volume.id, instance=instance)
+        files = self._services.engine.export_container(container_id)
+        with _told(volume), pipes.written_with(files) as archive:
+            self._volumes.fill(instance.uuid, image.id, archive)
+
+
+@contextmanager
+def _told(volume: Volume) -> Iterator[None]:
+    """Raise an error of the block as one of the volume."""
+    try:
+        yield
+    except (OSError, pipes.StreamError, *privsep.UNANSWERED) as error:
+        raise exception.VolumeFailed(volume_id=volume.id, reason=str(error)) from error
