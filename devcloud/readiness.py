@@ -10,6 +10,9 @@ from devcloud.clients import connect
 from devcloud.settings import Settings
 from devcloud.steps import StepFailed, TimedOut, say, wait_until
 
+READY_SECONDS = 300
+"""The time that a program has to become ready; busy machines need minutes to start so many."""
+
 CONTROL_SERVICES = ("nova-conductor", "nova-scheduler")
 
 AGENTS = {
@@ -73,7 +76,7 @@ def wait_for_reports(settings: Settings, since: float) -> None:
     """Wait until every agent, conductor, scheduler and nova-compute has reported.
 
     :param since: seconds since 1970; older reports do not count.
-    :raises StepFailed: a service does not report within 120 seconds.
+    :raises StepFailed: a service does not report within ``READY_SECONDS``.
     """
     connection = connect(settings, "admin")
     expected = expected_reports(settings) | {(name, ""): name for name in CONTROL_SERVICES}
@@ -90,7 +93,7 @@ def wait_for_reports(settings: Settings, since: float) -> None:
         return not missing
 
     try:
-        wait_until(all_reported, what="reports", advice="", timeout=120, interval=0.5)
+        wait_until(all_reported, what="reports", advice="", timeout=READY_SECONDS, interval=0.5)
     except TimedOut as failure:
         program = expected[min(missing)]
         raise StepFailed(

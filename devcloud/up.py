@@ -98,7 +98,7 @@ def wait_for_service(settings: Settings, name: str, what: str, ready: Callable[[
         what=what,
         advice=f"python3 -m devcloud ctl restart {name}",
         log=settings.log / f"{name}.log",
-        timeout=120,
+        timeout=readiness.READY_SECONDS,
     )
     if time.monotonic() - begin > 1:
         say(f"  {what} ({time.monotonic() - begin:.1f} s)")
