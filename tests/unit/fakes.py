@@ -93,11 +93,12 @@ class FakeEngine:
     """An engine in memory; ``calls`` lists the requests that change its state, in order.
 
     ``stubborn`` names signals that do not end a process, ``exit_code`` ends each process at its
-    start.
+    start. ``cuts_exports`` leaves out the end of the archives of containers.
     """
 
     info_: EngineInfo = INFO
     away: bool = False
+    cuts_exports: bool = False
     exit_code: int | None = None
     stubborn: frozenset[str] = frozenset()
     calls: list[tuple[str, ...]] = field(default_factory=list)
@@ -271,6 +272,7 @@ class FakeEngine:
     def export_container(self, container: str) -> Iterator[bytes]:
         self._reach()
         yield f"the files of {container}".encode()
+        yield b"" if self.cuts_exports else bytes(1024)
 
     def read_usage(self, container: str) -> Usage:
         self._reach()
@@ -569,6 +571,9 @@ class FakeRootVolumes:
             self.filled[instance_uuid] = source.read()
         if self.failure:
             raise self.failure
+
+    def complete(self, instance_uuid: str, image_id: str) -> None:
+        assert self.content == root_volumes.UNFINISHED
         self.content = root_volumes.FILLED
 
     def prepare(self, instance_uuid: str) -> None:

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -104,7 +105,9 @@ def examine(
 def fill(instance_uuid: str, image_id: str, pipe: tuple[int, int]) -> None:
     """Make a file system on the volume that an instance boots from, and unpack an archive in it.
 
-    Replaces what is on the volume, which the caller has examined.
+    Replaces what is on the volume, which the caller has examined. The mark stays until
+    ``complete``, because an archive that is cut off between two files looks whole to tar, for
+    example if the caller dies.
 
     :param image_id: of the image whose files are in the archive
     :param pipe: process id and file descriptor of the end of a pipe that yields a tar archive
@@ -122,6 +125,21 @@ def fill(instance_uuid: str, image_id: str, pipe: tuple[int, int]) -> None:
         named = ("-L", _FILLING_LABEL.decode(), "-U", image)
         _run("mkfs.ext4", *_MAKE, *named, held.source, blocks)
         namespaces.run_in_thread(_unpack, held.source, archive)
+
+
+@privsep.transfer_pctxt.entrypoint
+def complete(instance_uuid: str, image_id: str) -> None:
+    """Remove the mark from a volume, after ``fill`` has unpacked the whole archive. Idempotent.
+
+    :raises ValueError: an argument is malformed, or the instance boots from no volume
+    :raises OSError: the volume is mounted, has no file system of this image, or cannot be written
+    """
+    image, held = arguments.instance_uuid(image_id), _held(instance_uuid)
+    with _opened(held, os.O_RDWR) as device:
+        found = _superblock(device)
+        labels = (_FILLING_LABEL, _FILLED_LABEL)
+        if found is None or found.label not in labels or found.uuid != image:
+            raise OSError(errno.EINVAL, "the volume does not have the files of the image")
         _run("e2label", held.source, _FILLED_LABEL.decode())
         os.fsync(device)
         _write_tail(device, bytes(len(_MARK)))
@@ -189,12 +207,14 @@ def _content(device: int, image_id: str | None, checksum: str, length: int) -> s
         return FILLED if found.uuid == image_id else FILE_SYSTEM
     if found is not None and found.label == _FILLING_LABEL:
         return UNFINISHED
+    begins_archive = _is_archive(os.pread(device, _BLOCK, 0))
+    if found is not None and not begins_archive:
+        # Also with a mark, which a crash leaves after the fill if it comes before the removal.
+        return FILE_SYSTEM
     if os.pread(device, len(_MARK), _size(device) - len(_MARK)) == _MARK:
         return UNFINISHED
-    if _is_archive(os.pread(device, _BLOCK, 0)):
+    if begins_archive:
         return IMAGE if _begins_with(device, checksum, length) else FOREIGN
-    if found is not None:
-        return FILE_SYSTEM
     return BLANK if _is_blank(device) else FOREIGN
 
 
@@ -242,7 +262,7 @@ def _unpack(source: str, archive: int) -> None:
     libc.mount("", "/", libc.MS_SLAVE | libc.MS_REC)
     flags = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
     libc.mount_file_system(records.ROOT_KIND, source, _PLACE, flags, records.ROOT_OPTIONS)
-    _run("tar", "--extract", f"--directory={_PLACE}", *_AS_IT_WAS, stdin=archive)
+    _run("tar", "--extract", "--file=-", f"--directory={_PLACE}", *_AS_IT_WAS, stdin=archive)
     # In this namespace nothing else uses it, so the data is on the device afterwards.
     libc.umount(_PLACE, 0)
 
@@ -253,18 +273,24 @@ def _run(*command: str, stdin: int = subprocess.DEVNULL, most: int = 0) -> None:
     :param most: the highest exit status that is no failure
     :raises OSError: it fails; the message has the begin of its output
     """
-    try:
-        found = subprocess.run(
-            command,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_SECONDS,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(errno.ETIMEDOUT, f"{command[0]} does not end") from error
-    if not 0 <= found.returncode <= most:
-        said = "; ".join(found.stdout.decode(errors="replace").split("\n"))[:_LONGEST]
-        raise OSError(errno.EIO, f"{command[0]} failed ({found.returncode}): {said}")
+    with subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "LC_ALL": "C"},
+    ) as process:
+        assert process.stdout is not None
+        bound = threading.Timer(_SECONDS, process.kill)
+        bound.start()
+        try:
+            said = process.stdout.read(_LONGEST).decode(errors="replace")
+            # A line for each file of an image would need much memory.
+            while process.stdout.read(_CHUNK):
+                pass
+            status = process.wait()
+        finally:
+            bound.cancel()
+    if not 0 <= status <= most:
+        shown = "; ".join(said.split("\n"))
+        raise OSError(errno.EIO, f"{command[0]} failed ({status}): {shown}")

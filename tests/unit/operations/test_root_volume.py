@@ -99,7 +99,7 @@ def test_the_volume_gets_the_files_of_the_new_container(
     spawn: Any, backed: Any, fake_host: FakeHost
 ) -> None:
     spawn()
-    wanted = f"the files of id-nova-{backed.uuid}".encode()
+    wanted = f"the files of id-nova-{backed.uuid}".encode() + bytes(1024)
     assert fake_host.root_volumes.filled == {backed.uuid: wanted}
 
 
@@ -164,6 +164,18 @@ def test_a_fill_that_fails_undoes_the_build(
     assert engine.containers == {}
     assert not fake_host.volume_devices.held.get(backed.uuid)
     fake_host.root_volumes.failure = None
+    spawn()
+    assert fake_host.root_volumes.content == root_volumes.FILLED
+
+
+def test_an_export_that_the_engine_cuts_off_is_not_taken_for_the_files_of_the_image(
+    spawn: Any, fake_host: FakeHost, engine: FakeEngine
+) -> None:
+    engine.cuts_exports = True
+    with pytest.raises(exception.VolumeFailed, match="did not export all files"):
+        spawn()
+    assert fake_host.root_volumes.content == root_volumes.UNFINISHED
+    engine.cuts_exports = False
     spawn()
     assert fake_host.root_volumes.content == root_volumes.FILLED
 

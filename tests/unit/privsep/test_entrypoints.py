@@ -429,6 +429,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "length": numbers(1 << 20, 0, (1 << 63) - 1),
     },
     root_volumes.fill: {"instance_uuid": UUID, "image_id": UUID, "pipe": OPEN_FILE},
+    root_volumes.complete: {"instance_uuid": UUID, "image_id": UUID},
     root_volumes.prepare: {"instance_uuid": UUID},
     lxcfs.restore_view: {"container_id": CONTAINER, "pid": PROCESS, "source": FOLDER},
 }

@@ -228,6 +228,9 @@ class RootVolumes(Protocol):
     def fill(self, instance_uuid: str, image_id: str, pipe: tuple[int, int]) -> None:
         """Make a file system on the volume, and unpack an archive in it."""
 
+    def complete(self, instance_uuid: str, image_id: str) -> None:
+        """Remove the mark of a fill from the volume."""
+
     def prepare(self, instance_uuid: str) -> None:
         """Check the volume's file system, and make it as large as the volume."""
 

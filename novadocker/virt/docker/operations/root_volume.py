@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from nova import context as nova_context
@@ -18,6 +18,9 @@ from novadocker.virt.docker.volumes.root import Source
 from novadocker.virt.docker.volumes.volume import Volume
 
 LOG = logging.getLogger(__name__)
+
+# Two blocks of zeros (tar(5)).
+_END = bytes(1024)
 
 
 class RootVolumes:
@@ -71,8 +74,25 @@ class RootVolumes:
         """
         LOG.info("Filling volume %s", volume.id, instance=instance)
         files = self._services.engine.export_container(container_id)
-        with _told(volume), pipes.written_with(files) as archive:
-            self._volumes.fill(instance.uuid, image.id, archive)
+        with _told(volume):
+            with pipes.written_with(_whole(files)) as archive:
+                self._volumes.fill(instance.uuid, image.id, archive)
+            self._volumes.complete(instance.uuid, image.id)
+
+
+def _whole(archive: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the chunks of a tar archive.
+
+    The engine ends its answer as usual after an error, with the error's text in place of the rest.
+
+    :raises StreamError: the archive has no end
+    """
+    last = b""
+    for chunk in archive:
+        last = (last + chunk)[-len(_END) :]
+        yield chunk
+    if last != _END:
+        raise pipes.StreamError("the engine did not export all files of the container")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import uuid
 from pathlib import Path
@@ -119,6 +120,13 @@ def test_a_fill_that_was_cut_off(file: Path) -> None:
     assert content(file) == root_volumes.FILLED
 
 
+def test_a_mark_that_a_crash_has_left_beside_a_whole_file_system(file: Path) -> None:
+    """The tenant may have named it anew, from another server."""
+    make_file_system(file, "-L", "mine", "-U", GLANCE_IMAGE)
+    write(file, root_volumes._MARK, SIZE - 4096)
+    assert content(file) == root_volumes.FILE_SYSTEM
+
+
 @pytest.mark.parametrize(
     ("options", "external"),
     [((), False), (("-O", "^has_journal"), False), (("-O", "journal_dev", "-b", "4096"), True)],
@@ -199,6 +207,16 @@ def test_a_mounted_root_is_neither_examined_nor_filled_nor_checked(
         os.close(read)
         os.close(write_)
     root_volumes.prepare(INSTANCE)
+
+
+def test_the_output_of_a_program_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "import sys; sys.stdout.write('a line\\n' * 100_000); sys.exit(3)"
+    with pytest.raises(OSError, match=r"failed \(3\): a line; a line") as raised:
+        root_volumes._run(sys.executable, "-c", lines)
+    assert len(str(raised.value)) < 255
+    monkeypatch.setattr(root_volumes, "_SECONDS", 0.1)
+    with pytest.raises(OSError, match=r"sleep failed \(-9\)"):
+        root_volumes._run("sleep", "60")
 
 
 def test_no_volume_is_checked_for_other_instances() -> None:
