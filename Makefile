@@ -137,7 +137,7 @@ functional: install
 	$(VENV)/python -m pytest tests/functional
 	PYTHONPATH=$(CURDIR) $(VENV)/python -m tests.functional $(if $(TESTS),'$(TESTS)')
 
-# parsers of hostile input, with a hundred times the examples of make test-unit, other ones each time
+# parsers of hostile input, with twenty times the examples of make test-unit, other ones each time
 fuzz: environment
 	$(VENV)/python -m pytest --timeout 0 -n logical --dist worksteal -m hypothesis \
 		--hypothesis-profile nightly tests/unit

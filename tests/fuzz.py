@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random input for parsers of hostile data: how much of it, how it is made, and its bounds.
 
-``make fuzz`` runs the tests with the profile ``nightly``, which has a hundred times the examples
+``make fuzz`` runs the tests with the profile ``nightly``, which has twenty times the examples
 and other ones each time.
 """
 
@@ -18,7 +18,7 @@ CORPUS = Path(__file__).with_name("corpus")
 """Input that a parser once did not withstand, in a directory for each parser."""
 
 _NIGHTLY = "nightly"
-_NIGHTLY_FACTOR = 100
+_NIGHTLY_FACTOR = 20
 _LARGEST = 1 << 20
 _SECONDS = 2.0
 _BYTES = 64 << 20
@@ -27,7 +27,7 @@ settings.register_profile(_NIGHTLY, print_blob=True)
 
 
 def examples(count: int) -> settings:
-    """Return the settings of a test with so many examples, or a hundred times as many each night.
+    """Return the settings of a test with so many examples, or twenty times as many each night.
 
     A run of all tests has the same examples each time, so that it does not fail by chance. An
     example has no deadline, because hypothesis measures the clock's time, and the machine runs
