@@ -16,9 +16,10 @@ A record with ``ids`` gives a container the user namespace, in which 0 is the ho
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
 gives one. ``devices`` has the volumes of the server, each as a device node at ``path``; ``source``
 is the device on the host, which the shim compares with the numbers. ``root`` is the volume that the
-server boots from: its file system is the container's root directory, and it has no node. Each
-further kind of addition is a further member, with a function here that checks it and a function in
-``create`` that adds it.
+server boots from: its file system is the container's root directory, and it has no node. While the
+volume is disconnected, its ``source`` is ``/dev/null``, which the shim refuses. Each further kind
+of addition is a further member, with a function here that checks it and a function in ``create``
+that adds it.
 The shim refuses a record with a member or a version that it does not support, so that a container
 never starts without an addition.
 

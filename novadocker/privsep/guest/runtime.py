@@ -84,6 +84,8 @@ def write(
     """
     ids = None if first_id is None else (first_id, records.IDS_OF_SERVER)
     record = FOLDER / container_id
+    with suppress(FileNotFoundError, ValueError):
+        root = root or _lost_root(records.parse(record.read_bytes()))
     content = records.serialize(records.of_instance(namespace, ids, devices, root))
     for folder in (FOLDER.parent, FOLDER):
         with suppress(FileExistsError):
@@ -120,8 +122,21 @@ def replace_devices(
     """Replace the volumes in the record of a container, for its next start."""
     record = FOLDER / container_id
     found = records.parse(record.read_bytes())
-    found.devices, found.root = devices, root
+    found.devices, found.root = devices, root or _lost_root(found)
     replace_file(record, records.serialize(found), mode=0o644, sync=False)
+
+
+def _lost_root(record: records.Record) -> records.BlockDevice | None:
+    """Return what a record names while the volume that its container boots from is disconnected.
+
+    The shim refuses it, because with the files of the image the server would run without its data.
+
+    :returns: None if the container does not boot from a volume
+    """
+    found = record.root
+    if found is None:
+        return None
+    return records.BlockDevice(found.path, "/dev/null", found.major, found.minor, found.writable)
 
 
 def containers_of(namespace: str) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from docker.errors import APIError
 from nova import conf, objects
 from nova import exception as nova_exception
 
@@ -303,6 +304,26 @@ def test_a_server_is_not_rescued_from_its_volume(
         with pytest.raises(exception.RescueRefused, match="boot from a volume"):
             nova.rescue(server)
         assert host.client.inspect_container(server.name)["State"] == before["State"]
+    finally:
+        nova.destroy(server)
+        nova.stop()
+
+
+def test_a_server_does_not_start_without_its_volume(
+    compute_host: ComputeHost, new_volume: NewVolume
+) -> None:
+    host, device = compute_host, new_volume()
+    nova = host.start_nova()
+    server = nova.spawn(replace(host.new_server("small", (1,)), root=device))
+    try:
+        shell(host, server, "echo kept >/file")
+        nova.power_off(server)
+        nova.driver._volumes.disconnect(server.instance(), server.block_devices)
+        assert not volume_devices.held(server.uuid)
+        with pytest.raises(APIError, match="the volume at /dev/vda is not connected"):
+            host.client.start(server.name)
+        nova.power_on(server)
+        assert shell(host, server, "cat /file") == "kept\n"
     finally:
         nova.destroy(server)
         nova.stop()

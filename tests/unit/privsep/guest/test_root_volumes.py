@@ -15,11 +15,13 @@ import pytest
 
 from novadocker import privsep
 from novadocker.linux import ext4
-from novadocker.privsep.guest import root_volumes, volume_devices, volumes
+from novadocker.privsep.guest import root_volumes, runtime, volume_devices, volumes
 from novadocker.privsep.guest.volume_devices import VolumeDevice
+from novadocker.runtime import record
 
 INSTANCE, VOLUME, OTHER, GLANCE_IMAGE = (str(uuid.uuid4()) for _ in range(4))
 SIZE = 80 << 20
+ROOT = VolumeDevice(VOLUME, "/dev/vda", "/dev/gone", 7, 7, True, False, True)
 
 
 @pytest.fixture
@@ -150,9 +152,8 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privsep.transfer_pctxt, "client_mode", False)
     monkeypatch.setattr(volume_devices, "FOLDER", tmp_path / "disks")
     monkeypatch.setattr(volumes, "_update_records", lambda _: None)
-    root = VolumeDevice(VOLUME, "/dev/vda", "/dev/gone", 7, 7, True, False, True)
     data = VolumeDevice(OTHER, "/dev/vdb", "/dev/gone2", 7, 8, True, False)
-    volume_devices.write(INSTANCE, (root, data))
+    volume_devices.write(INSTANCE, (ROOT, data))
 
 
 @pytest.mark.usefixtures("held")
@@ -165,6 +166,35 @@ def test_the_root_is_no_device_of_the_server(tmp_path: Path) -> None:
     assert os.listdir(folder) == [f"virtio-{OTHER[:20]}"]
     assert root_volumes.boots_from_volume(INSTANCE)
     assert not root_volumes.boots_from_volume(OTHER)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_container_without_its_root_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would run with the files of the image, and what the tenant wrote would be lost."""
+    monkeypatch.setattr(runtime, "FOLDER", tmp_path / "runtime")
+    container, namespace = "c" * 64, f"{record.NETWORK_NAMESPACES}/nova-{INSTANCE}"
+
+    def source() -> str:
+        found = record.parse((runtime.FOLDER / container).read_bytes()).root
+        assert found is not None
+        return found.source
+
+    def write() -> None:
+        recorded = volume_devices.recorded(INSTANCE)
+        runtime.write(container, namespace, {}, None, None, *recorded)
+
+    write()
+    assert source() == "/dev/gone"
+    volume_devices.write(INSTANCE, ())
+    runtime.replace_devices(container, *volume_devices.recorded(INSTANCE))
+    assert source() == "/dev/null"
+    write()
+    assert source() == "/dev/null"
+    volume_devices.write(INSTANCE, (ROOT,))
+    runtime.replace_devices(container, *volume_devices.recorded(INSTANCE))
+    assert source() == "/dev/gone"
 
 
 @pytest.mark.usefixtures("held")
