@@ -85,11 +85,13 @@ def test_a_volume_goes_from_server_to_server(
         volumes.attach(second, volume)
     volumes.detach(first, volume)
     assert guest.run(f"test -e {device} -o -L {by_id(volume)}")[0] == 1
-    # The server lost the permission, too, so another node of the device does not help.
-    process = engine.inspect_container(f"nova-{first.id}")["State"]["Pid"]
-    other = Path(f"/proc/{process}/root/tmp/old")
+    # The server lost the permission, too, so another node of the device does not help. Its root
+    # can create none, and the host's root none that belongs to a user of its namespace.
+    assert guest.run("mkdir /tmp/others")[0] == 0
+    layer = engine.inspect_container(f"nova-{first.id}")["GraphDriver"]["Data"]["UpperDir"]
+    other = Path(layer, "tmp/others/old")
     os.mknod(other, stat.S_IFBLK | 0o600, os.makedev(major, minor))
-    status, output = guest.run("dd if=/tmp/old bs=512 count=1")
+    status, output = guest.run("dd if=/tmp/others/old bs=512 count=1")
     assert status != 0
     assert "not permitted" in output
     assert volumes.attach(second, volume) == device

@@ -63,6 +63,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
         "extra_specs": {"docker:nesting": "true", "docker:userns": "own"},
     },
     "own": {**_PLAIN, "extra_specs": {"docker:userns": "own"}},
+    "host": {**_PLAIN, "extra_specs": {"docker:userns": "host"}},
     "capped": {
         **_PLAIN,
         "extra_specs": {

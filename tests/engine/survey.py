@@ -27,6 +27,7 @@ LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
     "small": (100_000, 64 * _MIB, 4096, None),
     "large": (200_000, 128 * _MIB, 512, None),
     "capped": (50_000, 64 * _MIB, 4096, 12_800_000),
+    "host": (100_000, 64 * _MIB, 4096, None),
 }
 """By flavor of a walk: microseconds of CPU time per 100 ms, memory, processes, bytes a second."""
 _MARKERS = ("marker", "data/marker")

@@ -97,7 +97,7 @@ def tail(device: str) -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize("flavor", ["small", "own"])
+@pytest.mark.parametrize("flavor", ["small", "host"])
 def test_the_life_of_a_server_on_a_volume(
     compute_host: ComputeHost, new_volume: NewVolume, tmp_path: Path, flavor: str
 ) -> None:

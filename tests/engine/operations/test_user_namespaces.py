@@ -159,6 +159,41 @@ def test_a_flavor_and_the_option_change(shared: None, compute_host: ComputeHost)
         nova.stop()
 
 
+def test_an_upgrade_of_a_host_with_servers(compute_host: ComputeHost) -> None:
+    with configured("host"):
+        nova = compute_host.start_nova()
+        runs, stopped = (nova.spawn(compute_host.new_server("small", (n,))) for n in (1, 2))
+        for server in (runs, stopped):
+            made = "mkdir -p /root; touch /root/file /data/file; chown 5 /root/file /data/file"
+            assert shell(compute_host, server, made) == ""
+        nova.power_off(stopped)
+        nova.stop()
+    with configured("own"):
+        nova = compute_host.start_nova([runs, stopped])
+        try:
+            nova.periodic()
+            assert first_id(compute_host, runs) == 0
+            runs = nova.attach(runs, 3)
+            assert "eth1" in shell(compute_host, runs, "ip link")
+            # Behind Nova's back.
+            compute_host.client.restart(runs.name, timeout=0)
+            assert first_id(compute_host, runs) == 0
+            assert "eth1" in shell(compute_host, runs, "ip link")
+            nova.power_on(stopped)
+            nova.reboot(runs)
+            found = {first_id(compute_host, server) for server in (runs, stopped)}
+            assert len(found) == 2
+            assert found < set(POOL[::65536])
+            for server in (runs, stopped):
+                seen = shell(compute_host, server, "stat -c %u /root/file /data/file /root")
+                assert seen == "5\n5\n0\n"
+                assert owners(compute_host, server) == {"root/file": 5}
+        finally:
+            for server in (runs, stopped):
+                nova.destroy(server)
+            nova.stop()
+
+
 def test_a_snapshot_has_the_owners_of_the_disk(own: None, compute_host: ComputeHost) -> None:
     nova = compute_host.start_nova()
     server = nova.spawn(compute_host.new_server("small", (1,)))
