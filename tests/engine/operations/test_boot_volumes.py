@@ -8,12 +8,12 @@ import subprocess
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docker.errors import APIError
+from docker.errors import APIError, ImageNotFound
 from nova import conf, objects
 from nova import exception as nova_exception
 
@@ -266,6 +266,9 @@ def test_what_is_no_root_directory_is_refused_and_unchanged(
             nova.spawn(server)
         assert Path(device).read_bytes() == before
         assert not volume_devices.held(server.uuid)
+        # The image for volumes without an image stays in the engine's cache.
+        with suppress(ImageNotFound):
+            host.client.remove_image(EMPTY)
         host.survey.check_nothing_else([])
 
     try:
@@ -285,12 +288,12 @@ def test_what_is_no_root_directory_is_refused_and_unchanged(
         )
         with pytest.raises(exception.RequestRefused, match="e2fsck failed"):
             nova.spawn(server)
+        host.client.remove_image(EMPTY)
         conf.CONF.set_override("volume_modes", ["raw"], group="docker")
         refused("volume_modes has no 'mount'")
     finally:
         nova.destroy(server)
         nova.stop()
-        host.client.remove_image(EMPTY)
 
 
 def test_a_server_is_not_rescued_from_its_volume(
