@@ -30,3 +30,26 @@ def device(file: Path) -> Iterator[str]:
         yield found
     finally:
         subprocess.run(["losetup", "--detach", found], check=True)
+
+
+def mounts_of(device: str) -> list[str]:
+    """Return the mounts of a device in all mount namespaces, as lines of mountinfo."""
+    number = os.stat(device).st_rdev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    found = {}
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            lines = Path(f"/proc/{process}/mountinfo").read_text().splitlines()
+        except OSError:
+            continue
+        found[namespace] = [line for line in lines if line.split()[2] == wanted]
+    return [line for lines in found.values() for line in lines]
+
+
+def is_claimed(device: str) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+    except OSError:
+        return True
+    return False

@@ -409,6 +409,7 @@ def configured(url: str, instances: Path, api_timeout: int = 60) -> Iterator[Non
         # All commands of these images keep running, so no grace is needed.
         ("start_grace", 0.0, "docker"),
         ("lxcfs_folder", "", "docker"),
+        ("volume_modes", ["raw", "mount"], "docker"),
         ("instances_path", str(instances), None),
         ("state_path", str(instances), None),
         ("my_ip", "192.0.2.1", None),

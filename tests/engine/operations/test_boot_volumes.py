@@ -21,6 +21,7 @@ from novadocker import exception
 from novadocker.privsep.guest import volume_devices
 from tests.engine import loop_devices
 from tests.engine.hosts import ComputeHost
+from tests.engine.loop_devices import is_claimed, mounts_of
 from tests.engine.operations.test_volumes import shell
 from tests.engine.servers import IMAGE
 from tests.waiting import until
@@ -30,14 +31,6 @@ SIZE = 160 * MIB
 EMPTY = "novadocker/00000000-0000-0000-0000-000000000000:empty"
 
 NewVolume = Callable[[], str]
-
-
-@pytest.fixture(autouse=True)
-def allowed() -> Iterator[None]:
-    """Let servers boot from volumes."""
-    conf.CONF.set_override("volume_modes", ["raw", "mount"], group="docker")
-    yield
-    conf.CONF.clear_override("volume_modes", group="docker")
 
 
 @pytest.fixture
@@ -51,29 +44,6 @@ def new_volume(tmp_path: Path) -> Iterator[NewVolume]:
         yield create
 
 
-def mounts_of(device: str) -> list[str]:
-    """Return the mounts of a device in all mount namespaces, as lines of mountinfo."""
-    number = os.stat(device).st_rdev
-    wanted = f"{os.major(number)}:{os.minor(number)}"
-    found = {}
-    for process in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            namespace = os.readlink(f"/proc/{process}/ns/mnt")
-            lines = Path(f"/proc/{process}/mountinfo").read_text().splitlines()
-        except OSError:
-            continue
-        found[namespace] = [line for line in lines if line.split()[2] == wanted]
-    return [line for lines in found.values() for line in lines]
-
-
-def is_claimed(device: str) -> bool:
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
-    except OSError:
-        return True
-    return False
-
-
 @contextmanager
 def mounted(device: str, place: Path) -> Iterator[Path]:
     """Mount the file system of a device on the host."""
@@ -83,6 +53,17 @@ def mounted(device: str, place: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+@contextmanager
+def forbidden() -> Iterator[None]:
+    """Let no server boot from a volume."""
+    before = conf.CONF.docker.volume_modes
+    conf.CONF.set_override("volume_modes", ["raw"], group="docker")
+    try:
+        yield
+    finally:
+        conf.CONF.set_override("volume_modes", before, group="docker")
 
 
 def label(device: str) -> str:
@@ -289,8 +270,8 @@ def test_what_is_no_root_directory_is_refused_and_unchanged(
         with pytest.raises(exception.RequestRefused, match="e2fsck failed"):
             nova.spawn(server)
         host.client.remove_image(EMPTY)
-        conf.CONF.set_override("volume_modes", ["raw"], group="docker")
-        refused("volume_modes has no 'mount'")
+        with forbidden():
+            refused("volume_modes has no 'mount'")
     finally:
         nova.destroy(server)
         nova.stop()

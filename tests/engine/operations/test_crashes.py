@@ -160,9 +160,13 @@ ENGINE_CASES = {
 
 @dataclass(frozen=True)
 class Rig:
-    """Runs operations on a host."""
+    """Runs operations on a host.
+
+    :ivar root: the host's device of the volume that the servers boot from; empty without one
+    """
 
     host: ComputeHost
+    root: str = ""
 
     def run(
         self, operation: crashing.Operation, server: Server, known: Server | None, point: int = 0
@@ -193,7 +197,7 @@ class Rig:
 
     def trial(self, case: Case, point: int) -> bool:
         """Kill nova-compute at a point of an operation; return False if it has no such point."""
-        server = self.host.new_server(ports=(1, 2))
+        server = replace(self.host.new_server(ports=(1, 2)), root=self.root)
         with self._deleted_on_failure(server):
             if case.prepare:
                 _, made = self.run(spawn, server, None)
@@ -216,7 +220,7 @@ class Rig:
 
     def engine_trial(self, case: Case, point: int) -> bool:
         """Kill the engine at a point of an operation; return False if it has no such point."""
-        server = self.host.new_server(ports=(1, 2))
+        server = replace(self.host.new_server(ports=(1, 2)), root=self.root)
         with self._deleted_on_failure(server):
             nova = self.host.start_nova()
             try:
