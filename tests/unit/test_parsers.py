@@ -214,9 +214,10 @@ def read_status(content: bytes, folder: Path) -> None:
 def read_mounts(content: bytes, _folder: Path) -> None:
     """Read the mounts of a server that mounted something at a path of the content.
 
-    The kernel escapes spaces, tabs, line feeds and backslashes (show_mountinfo).
+    The kernel escapes spaces, tabs, line feeds and backslashes (show_mountinfo). A path has at most
+    4,096 bytes.
     """
-    path = b"/" + content.translate(None, b"\0")
+    path = b"/" + content.translate(None, b"\0")[:4095]
     for byte in b"\\ \t\n":
         path = path.replace(bytes([byte]), b"\\%03o" % byte)
     lines = (

@@ -5,6 +5,7 @@ A bind mount of a file of lxcfs fails when the process that served it ends. So t
 process is mounted in its place in the container's mount namespace, without a restart.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -75,11 +76,13 @@ def parse_mounts(mountinfo: bytes) -> Iterator[Mounted]:
 
     In a path, the kernel escapes spaces, tabs, line feeds and backslashes only, so a line ends at a
     line feed alone, and a field at a space.
+
+    A tenant mounts what it likes at long paths, so the lines of other mounts are not decoded.
     """
-    for line in os.fsdecode(mountinfo).split("\n"):
-        fields, _, kind = line.partition(" - ")
-        if kind.startswith(f"{FILESYSTEM} "):
-            _, _, device, root, point, *_ = fields.split(" ")
+    for line in io.BytesIO(mountinfo):
+        fields, _, kind = line.partition(b" - ")
+        if kind.startswith(f"{FILESYSTEM} ".encode()):
+            _, _, device, root, point, *_ = map(os.fsdecode, fields.split(b" ", 5))
             yield Mounted(device, root, point)
 
 
