@@ -10,6 +10,8 @@ from nova import objects
 
 from novadocker import exception
 from novadocker.privsep.guest import root_volumes
+from novadocker.virt.docker.migration.disk_info import Move
+from tests.unit import fakes
 from tests.unit.fakes import FakeEngine, FakeHost
 from tests.unit.operations.volumes import FIRST, SECOND, DriverMapping, block_devices, connection
 
@@ -239,6 +241,24 @@ def test_a_resize_does_not_look_at_the_flavors_disk(
         None, backed, driver.get_host_ip_addr(), larger, network_info, devices
     )
     assert fake_host.enforcement.kept[backed.uuid].disk_bytes == 0
+
+
+@pytest.mark.parametrize("userns", ["own", "host"])
+def test_a_server_on_a_volume_arrives_from_another_host(
+    driver: Any, backed: Any, network_info: Any, fake_host: FakeHost, userns: str
+) -> None:
+    backed.migration_context = None
+    backed.flavor.extra_specs = {"docker:userns": userns}
+    hosts = SimpleNamespace(source_compute="h1", dest_compute="h2", cross_cell_move=False)
+    move = Move("0" * 32, fakes.IMAGE.id, [], False)
+    no_id = objects.ImageMeta.from_dict({"properties": {}})
+    driver.finish_migration(
+        *(None, hosts, backed, move.to_text(), network_info, no_id, True, {}, root_devices()),
+        True,
+    )
+    assert fake_host.root_volumes.prepared == [backed.uuid]
+    assert fake_host.root_volumes.filled == {}
+    assert fake_host.engine.containers[f"id-nova-{backed.uuid}"].status == "running"
 
 
 def test_an_evacuated_server_is_built_from_its_volume(

@@ -16,6 +16,7 @@ from oslo_log import log as logging
 from novadocker import exception, privsep
 from novadocker.conf import CONF
 from novadocker.virt.docker.containers import servers
+from novadocker.virt.docker.images import empty
 from novadocker.virt.docker.limits import flavor as flavor_limits
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.migration.disk_info import Move, read_move
@@ -292,6 +293,9 @@ class Migrate:
                     reason="The source host sent a config drive, but the server has none"
                 )
             services.transfer.adopt_drive(services.data_root, instance.uuid, move, drive)
+        if not image_meta.obj_attr_is_set("id"):
+            # Nova knows none of an instance that boots from a volume.
+            image_meta = objects.ImageMeta(id=empty.ID, properties=image_meta.properties)
         image = services.engine.inspect_image(move.image_id)
         asked = services.lxcfs.look()
         container = self._build.container_spec(instance, image_meta, image, asked)
