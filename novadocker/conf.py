@@ -353,6 +353,42 @@ What servers of this host may do with Cinder's volumes.
   tenants can write as they like. A flaw in the kernel's ext4 is then a way out of a server.
 """,
     ),
+    cfg.StrOpt(
+        "suspend",
+        default=extra_specs.RAM,
+        choices=[
+            (extra_specs.RAM, "The processes are frozen, and their memory stays allocated."),
+            (extra_specs.DISK, "CRIU writes the memory to the disk, and the processes end."),
+        ],
+        help="""
+Where a suspended server has the memory of its processes.
+
+With ``disk``, the memory is in files below ``/var/lib/novadocker/checkpoints`` that only root can
+read, until the server is resumed, started anew or deleted. If CRIU can't write it, the processes
+are frozen as with ``ram``, and an event of the server's action tells why.
+
+A flavor's extra spec ``docker:suspend`` takes precedence.
+
+Related options:
+
+* ``criu``
+""",
+    ),
+    cfg.StrOpt(
+        "criu",
+        default="",
+        regex=r"^((/[\w.@+-]+)+/criu)?$",
+        help="""
+Path of the program ``criu``, version 4.1 or newer, which writes suspended servers to the disk.
+
+If unset, the program is searched in the ``PATH`` of the privileged helper. No user but root may be
+able to change the program or a directory above it.
+
+Related options:
+
+* ``suspend``
+""",
+    ),
     cfg.IntOpt(
         "copy_interval",
         default=0,

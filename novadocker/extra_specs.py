@@ -273,6 +273,17 @@ USERNS = Choice(
     choices=("host", "own"),
 )
 
+DISK = "disk"
+RAM = "ram"
+SUSPEND = Choice(
+    "docker:suspend",
+    "Suspend",
+    "Where a suspended server has the memory of its processes: on the disk of its host (disk), "
+    "which frees the memory, or in RAM (ram). By default the option [docker] suspend of the host "
+    "decides.",
+    choices=(DISK, RAM),
+)
+
 # Each sysctl is one of the server's own IPC or network namespace. None of them makes the server
 # forward packets, answer for addresses of others, or listen to routers.
 SYSCTLS = tuple(
@@ -346,6 +357,7 @@ _ALL: tuple[Number | NestingSpec | Choice | ResourceLimit | Words | Sysctl, ...]
     DEVICES,
     NESTING,
     USERNS,
+    SUSPEND,
     *SYSCTLS,
 )
 ALL = {spec.name: spec for spec in _ALL}

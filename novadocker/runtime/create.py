@@ -53,6 +53,7 @@ _NS_GET_NSTYPE = 0xB703
 _CLONE_NEWUSER = 0x10000000
 _PING_GROUPS = "net.ipv4.ping_group_range"
 _KEPT_FLAGS = (("nosuid", posix.ST_NOSUID), ("nodev", posix.ST_NODEV), ("noexec", posix.ST_NOEXEC))
+_CRIU_ANNOTATION = "org.criu.config"
 # The script reads this descriptor until runc has replaced this program.
 _ANSWER = 3
 _OWN_FILE = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
@@ -334,9 +335,22 @@ def delegate_systemd_group(config: Configuration, first: int) -> None:
 
     With cgroup v2, runc does so. The hierarchy has no limits.
     """
+    for path in make_systemd_group(config):
+        # As for a delegated group in the kernel's cgroup-v2.rst and in systemd's delegation.
+        for name in ("", "/cgroup.procs", "/tasks", "/cgroup.clone_children"):
+            posix.chown(f"{path}{name}", first, first)
+
+
+def make_systemd_group(config: Configuration) -> list[str]:
+    """Create a container's group in the cgroup v1 hierarchy name=systemd; return its path, if any.
+
+    runc would create it after it has looked for the mount's source.
+    """
     destination = f"{_CONTROL_GROUPS_INSIDE}/systemd"
-    for group in _find(config.mounts, destination=destination, type="bind"):
-        path = str(group["source"])
+    paths = [
+        str(group["source"]) for group in _find(config.mounts, destination=destination, type="bind")
+    ]
+    for path in paths:
         made = ""
         for name in path.removeprefix(f"{_CONTROL_GROUPS}/").split("/"):
             made = f"{made}/{name}"
@@ -344,9 +358,7 @@ def delegate_systemd_group(config: Configuration, first: int) -> None:
                 posix.mkdir(f"{_CONTROL_GROUPS}{made}", 0o755)
             except FileExistsError:
                 pass
-        # As for a delegated group in the kernel's cgroup-v2.rst and in systemd's delegation.
-        for name in ("", "/cgroup.procs", "/tasks", "/cgroup.clone_children"):
-            posix.chown(f"{path}{name}", first, first)
+    return paths
 
 
 def _no_user_namespace(path: str, container_id: str) -> Fault:
@@ -971,8 +983,10 @@ def _no_record(container_id: str) -> Fault:
     )
 
 
-def prepare(call: Call) -> bool:
-    """Prepare a container. Return True if runc must run in the mount namespace of this process.
+def prepare(call: Call) -> record.Record:
+    """Prepare a container. Return its record.
+
+    If the record has ids or a root, runc must run in the mount namespace of this process.
 
     :raises Fault: the container must not be created
     """
@@ -986,12 +1000,14 @@ def prepare(call: Call) -> bool:
     except FileNotFoundError:
         raise _no_record(container_id) from None
     additions = read_record(container_id, folder)
+    forget_restored(container_id, folder)
     config = Configuration(f"{call.bundle}/config.json", container_id)
     folders = mount_root(config, additions.root) if additions.root is not None else []
     join_namespaces(config, container_id, additions.namespaces)
     let_systemd_manage(config)
     leave_etc_files(config, container_id)
     set_terminal_size(config)
+    config.annotations[_CRIU_ANNOTATION] = f"{__file__.rpartition('/')[0]}/criu.conf"
     owner = config.owner(0, 0)
     root = Tree(config.root, config.volumes, owner)
     make_folders(root, folders)
@@ -1006,6 +1022,10 @@ def prepare(call: Call) -> bool:
     mount_generator(config, mapped)
     if additions.devices is not None:
         add_devices(config, additions.devices, additions.disks)
+    if additions.restore is not None:
+        check_restorable(config, container_id, additions)
+        # runc looks for the sources of mounts before it makes the control groups.
+        make_systemd_group(config)
     if additions.ids is None:
         check_user_namespace(config)
         let_engine_manage(config, owner)
@@ -1021,7 +1041,29 @@ def prepare(call: Call) -> bool:
         config.write()
     if files is not None:
         files.remove(folder, name)
-    return additions.ids is not None or additions.root is not None
+    return additions
+
+
+def forget_restored(container_id: str, folder: int) -> None:
+    """Delete the mark of a restored container that was never started.
+
+    With it, the next start would do nothing.
+    """
+    try:  # noqa: SIM105
+        posix.unlink(f"{container_id}{record.RESTORED}", dir_fd=folder)
+    except FileNotFoundError:
+        pass
+
+
+def check_restorable(config: Configuration, container_id: str, additions: record.Record) -> None:
+    """Refuse images that are not this container's, and a container that CRIU can't restore.
+
+    :raises Fault: it must not be restored
+    """
+    if additions.restore is not None and additions.restore.container_id != container_id:
+        raise Fault(f"the record of container {container_id} names the memory of another container")
+    if additions.root is not None or _find(config.namespaces, type="user"):
+        raise Fault("a server on a volume or in a user namespace can't be restored")
 
 
 def mount_root(config: Configuration, device: record.BlockDevice) -> list[str]:
@@ -1216,15 +1258,7 @@ def become_runc(arguments: list[str]) -> None:
 
     :raises Fault: runc does not exist
     """
-    import _signal  # type: ignore[import-not-found]
-    import resource
-
-    # The limits of this program, and the signals that Python ignores, are not the container's.
-    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (hard, hard))
-    for signal in (_signal.SIGPIPE, _signal.SIGXFSZ):
-        _signal.signal(signal, _signal.SIG_DFL)
+    drop_limits()
     posix.write(_ANSWER, b"runc\n")
     posix.set_inheritable(_ANSWER, False)
     for folder in posix.environ.get(b"PATH", b"/usr/sbin:/usr/bin:/sbin:/bin").split(b":"):
@@ -1233,6 +1267,37 @@ def become_runc(arguments: list[str]) -> None:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             pass
     raise Fault("there is no program runc in the engine's PATH")
+
+
+def drop_limits() -> None:
+    """Undo the limits of this program and the signals that Python ignores.
+
+    They are not the container's, which would inherit them.
+    """
+    import _signal  # type: ignore[import-not-found]
+    import resource
+
+    for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (hard, hard))
+    for signal in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(signal, _signal.SIG_DFL)
+
+
+def become_restored(call: Call, restore: record.Restore, arguments: list[str]) -> None:
+    """Restore a container by runc instead of creating it, and tell the calling script so.
+
+    :raises Fault: the processes can't be restored
+    """
+    # Other starts do not wait for this import.
+    from novadocker.runtime import restoration
+
+    folder = _open_own_folder(record.FOLDER)
+    content = _read_own(call.container_id, folder, record.LARGEST_RECORD, "the record")
+    drop_limits()
+    posix.set_inheritable(_ANSWER, False)
+    restoration.restore(call.container_id, restore, content, folder, arguments)
+    posix.write(_ANSWER, b"runc\n")
 
 
 def _open_files(container_id: str, folder: int, name: str) -> Files | None:
@@ -1246,7 +1311,8 @@ def _open_files(container_id: str, folder: int, name: str) -> Files | None:
 def main() -> None:
     """Prepare the container of a call of runc, and exit with status 0, or 3 after a logged fault.
 
-    If the container needs a mount namespace of runc's own, become runc instead of exiting.
+    If the container needs a mount namespace of runc's own, become runc instead of exiting. If its
+    processes are to be restored, run runc before exiting.
 
     The engine reports the last error in runc's log, so a fault is written to the log, too.
     """
@@ -1254,7 +1320,10 @@ def main() -> None:
     call = Call(sys.argv[1:])
     status = 0
     try:
-        if prepare(call):
+        additions = prepare(call)
+        if additions.restore is not None:
+            become_restored(call, additions.restore, sys.argv[1:])
+        elif additions.ids is not None or additions.root is not None:
             become_runc(sys.argv[1:])
     except (Fault, OSError) as error:
         reason = str(error)

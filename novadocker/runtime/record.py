@@ -10,16 +10,20 @@ The record ``<container id>`` is a JSON object::
      "devices": [{"path": "/dev/vdb", "source": "/dev/sdc", "major": 8, "minor": 32,
                   "writable": true}],
      "root": {"path": "/dev/vda", "source": "/dev/sdb", "major": 8, "minor": 16,
-              "writable": true}}
+              "writable": true},
+     "restore": {"images": "/var/lib/novadocker/checkpoints/<host>/<uuid>/<container id>",
+                 "criu": "/usr/sbin"}}
 
 A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
 gives one. ``devices`` has the volumes of the server, each as a device node at ``path``; ``source``
 is the device on the host, which the shim compares with the numbers. ``root`` is the volume that the
 server boots from: its file system is the container's root directory, and it has no node. While the
-volume is disconnected, its ``source`` is ``/dev/null``, which the shim refuses. Each further kind
-of addition is a further member, with a function here that checks it and a function in ``create``
-that adds it.
+volume is disconnected, its ``source`` is ``/dev/null``, which the shim refuses. ``restore`` has the
+directory of CRIU's images of the container's processes, with which the next start goes on, and the
+directory of the program ``criu``; the shim removes it from the record. Each further kind of
+addition is a further member, with a function here that checks it and a function in ``create`` that
+adds it.
 The shim refuses a record with a member or a version that it does not support, so that a container
 never starts without an addition.
 
@@ -43,6 +47,15 @@ and ``block`` is ``/sys/block``.
 """
 
 CONFIG_DRIVES = "/var/lib/novadocker/config-drives"
+
+CHECKPOINTS = "/var/lib/novadocker/checkpoints"
+"""The directory of the images of suspended servers' processes: ``<host>/<uuid>/<container id>``."""
+
+USED = ".used"
+"""Suffix of a directory of images that a start has restored, or has begun to restore."""
+
+RESTORED = ".restored"
+"""Suffix of the file beside the record of a container that was restored and not yet started."""
 
 IDS_OF_SERVER = 65536
 """Number of users, and of groups, in a server's own user namespace."""
@@ -93,6 +106,23 @@ class BlockDevice:
         self.writable = writable
 
 
+class Restore:
+    """What a container's next start goes on with.
+
+    :ivar images: directory of CRIU's images
+    :ivar criu: directory of the program ``criu``
+    """
+
+    def __init__(self, images: str, criu: str) -> None:
+        self.images = images
+        self.criu = criu
+
+    @property
+    def container_id(self) -> str:
+        """The container whose processes the images are."""
+        return self.images.rpartition("/")[2]
+
+
 class Record:
     """The additions to a container.
 
@@ -101,6 +131,7 @@ class Record:
         without one
     :ivar devices: the volumes of the server; None in a record of a driver without volumes
     :ivar root: the volume whose file system is the root directory; None without one
+    :ivar restore: what the next start goes on with; None if it begins anew
     """
 
     def __init__(
@@ -109,11 +140,13 @@ class Record:
         ids: tuple[int, int] | None = None,
         devices: list[BlockDevice] | None = None,
         root: BlockDevice | None = None,
+        restore: Restore | None = None,
     ) -> None:
         self.namespaces = namespaces
         self.ids = ids
         self.devices = devices
         self.root = root
+        self.restore = restore
 
     @property
     def disks(self) -> str:
@@ -159,6 +192,8 @@ def serialize(record: Record) -> bytes:
         found["devices"] = [vars(device) for device in record.devices]
     if record.root is not None:
         found["root"] = vars(record.root)
+    if record.restore is not None:
+        found["restore"] = vars(record.restore)
     return documents.serialize(found) + b"\n"
 
 
@@ -190,6 +225,10 @@ def parse(content: bytes) -> Record:
     root = checked.get("root")
     if isinstance(root, BlockDevice) and not root.writable:
         raise ValueError("has a root directory that cannot be written")
+    if "restore" in checked:
+        name = found["namespaces"]["network"].rpartition("/")[2]
+        if found["restore"]["images"].split("/")[-2] != name.removeprefix("nova-"):
+            raise ValueError("names the memory of another server")
     return Record(**checked)  # type: ignore[arg-type]
 
 
@@ -252,18 +291,45 @@ def _check_device(value: object) -> BlockDevice:
     return BlockDevice(path, source, value["major"], value["minor"], writable)
 
 
+def _check_restore(value: object) -> Restore:
+    if not isinstance(value, dict) or value.keys() != {"images", "criu"}:
+        raise ValueError("has a malformed restore")
+    images, criu = value["images"], value["criu"]
+    if (
+        not isinstance(images, str)
+        or not images.startswith(f"{CHECKPOINTS}/")
+        or not isinstance(criu, str)
+        or not criu.startswith("/")
+        or ":" in criu
+        or "/../" in f"{criu}/"
+    ):
+        raise ValueError("has a malformed restore")
+    host, *names = images.removeprefix(f"{CHECKPOINTS}/").split("/")
+    if (
+        len(names) != 2
+        or host in ("", ".", "..")
+        or not _is_uuid(names[0])
+        or not is_container_id(names[1])
+    ):
+        raise ValueError("has a malformed restore")
+    return Restore(images, criu)
+
+
 _CHECKS = {
     "namespaces": _check_namespaces,
     "ids": _check_ids,
     "devices": _check_devices,
     "root": _check_device,
+    "restore": _check_restore,
 }
 
 
 def _is_namespace_name(name: str) -> bool:
-    prefix, *parts = name.split("-")
-    return (
-        prefix == "nova"
-        and [len(part) for part in parts] == [8, 4, 4, 4, 12]
-        and _HEXADECIMAL.issuperset("".join(parts))
+    return name.startswith("nova-") and _is_uuid(name.removeprefix("nova-"))
+
+
+def _is_uuid(text: str) -> bool:
+    parts = text.split("-")
+    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and _HEXADECIMAL.issuperset(
+        "".join(parts)
     )

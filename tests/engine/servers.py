@@ -62,6 +62,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
         **_PLAIN,
         "extra_specs": {"docker:nesting": "true", "docker:userns": "own"},
     },
+    "disk": {**_PLAIN, "extra_specs": {"docker:suspend": "disk"}},
     "own": {**_PLAIN, "extra_specs": {"docker:userns": "own"}},
     "host": {**_PLAIN, "extra_specs": {"docker:userns": "host"}},
     "capped": {
@@ -368,6 +369,14 @@ class Nova:
         tree = provider_tree.ProviderTree()
         tree.new_root(HOST, str(uuid.uuid4()))
         self.driver.update_provider_tree(tree, HOST)
+
+    def suspend(self, server: Server) -> None:
+        self.driver.suspend(self.context, server.instance())
+
+    def resume(self, server: Server) -> None:
+        self.driver.resume(
+            self.context, server.instance(), server.network_info, server.block_devices
+        )
 
     def state(self, server: Server) -> int:
         return int(self.driver.get_info(server.instance(), use_cache=False).state)

@@ -25,6 +25,7 @@ from tests.engine.switch import Switch
 _MIB = 1 << 20
 LIMITS: Mapping[str, tuple[int, int, int, int | None]] = {
     "small": (100_000, 64 * _MIB, 4096, None),
+    "disk": (100_000, 64 * _MIB, 4096, None),
     "large": (200_000, 128 * _MIB, 512, None),
     "capped": (50_000, 64 * _MIB, 4096, 12_800_000),
     "host": (100_000, 64 * _MIB, 4096, None),

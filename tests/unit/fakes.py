@@ -461,6 +461,69 @@ class FakeDrives:
 
 
 @dataclass
+class FakeCheckpoints:
+    """A fake Checkpoints; ``saved`` has the run of each instance whose processes are saved.
+
+    :ivar impossible: why CRIU can't work
+    :ivar failure: an exception of each dump
+    :ivar used: the instances with an interrupted restore
+    :ivar frozen: the run of each instance whose memory is written and whose processes live
+    """
+
+    impossible: str = ""
+    failure: Exception | None = None
+    saved: dict[str, str] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    calls: list[str] = field(default_factory=list)
+
+    def exists(self, host: str, instance_uuid: str) -> bool:
+        return instance_uuid in {*self.saved, *self.frozen, *self.used}
+
+    def list_instances(self, host: str) -> list[str]:
+        return [*self.saved, *self.frozen, *self.used]
+
+    def why_impossible(self, program: str) -> str:
+        return self.impossible
+
+    def dump(
+        self,
+        host: str,
+        instance_uuid: str,
+        container_id: str,
+        pid: int,
+        started_at: str,
+        program: str,
+    ) -> None:
+        self.calls.append("dump")
+        if self.failure is not None:
+            raise self.failure
+        self.frozen[instance_uuid] = started_at
+
+    def end_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
+        self.calls.append("end")
+        self.saved[instance_uuid] = self.frozen.pop(instance_uuid)
+        return True
+
+    def has_ended_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
+        return instance_uuid in self.saved
+
+    def restore_next(
+        self, host: str, instance_uuid: str, container_id: str, started_at: str, program: str
+    ) -> bool:
+        if instance_uuid in self.used:
+            raise OSError(errno.EBUSY, "interrupted")
+        self.calls.append("restore")
+        return self.saved.get(instance_uuid) == started_at
+
+    def discard(self, host: str, instance_uuid: str) -> None:
+        self.calls.append("discard")
+        for kept in (self.saved, self.frozen):
+            kept.pop(instance_uuid, None)
+        self.used.discard(instance_uuid)
+
+
+@dataclass
 class FakeVolumeConnector:
     """A fake VolumeConnector; ``calls`` lists its calls with the id of the volume.
 
@@ -842,6 +905,7 @@ class FakeNovaRecords:
         self.begun: list[nova_records.CutOffEvent] = []
         self.ports: set[str] = set()
         self.ended: dict[str, str | None] = {}
+        self.notes: list[tuple[str, str]] = []
 
     def deleted(self, uuids: Iterable[str]) -> list[Any]:
         return []
@@ -865,6 +929,9 @@ class FakeNovaRecords:
 
     def end_event(self, event: nova_records.CutOffEvent, failure: str | None) -> None:
         self.ended[event.event] = failure
+
+    def note(self, context: Any, instance: Any, event: str, text: str) -> None:
+        self.notes.append((event, text))
 
     def ports_since(self, instance_uuid: str, start_time: datetime) -> set[str]:
         return self.ports
@@ -1010,6 +1077,7 @@ class FakeHost:
     transfer: FakeTransfer = field(default_factory=FakeTransfer)
     images: FakeImages = field(default_factory=FakeImages)
     image_cache: FakeImageCache = field(default_factory=FakeImageCache)
+    checkpoints: FakeCheckpoints = field(default_factory=FakeCheckpoints)
     cut_off_images: FakeCutOffImages = field(default_factory=FakeCutOffImages)
     consoles: FakeConsoles = field(default_factory=FakeConsoles)
     load_averages: FakeLoadAverages = field(default_factory=FakeLoadAverages)
@@ -1047,6 +1115,7 @@ class FakeHost:
             guest_files=self.guest_files,
             build_config_drive=self.drives.build,
             drives=self.drives,
+            checkpoints=self.checkpoints,
             volume_connector=self.volume_connector,
             volume_devices=self.volume_devices,
             root_volumes=self.root_volumes,

@@ -24,7 +24,7 @@ from novadocker.runtime import record as records
 FOLDER = Path(records.CONFIG_DRIVES)
 LINKS = Path("/run/novadocker/drives")
 
-_HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
+HOST = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,255}")
 # One sector; blkid(8) finds no label on such a device.
 _HOLDER_BYTES = 512
 
@@ -208,4 +208,4 @@ def _folder(host: str, instance_uuid: str) -> Path:
 
 
 def _host_folder(host: str) -> Path:
-    return FOLDER / arguments.text(_HOST, host)
+    return FOLDER / arguments.text(HOST, host)

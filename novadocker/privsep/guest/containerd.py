@@ -31,14 +31,15 @@ def end_shim(container_id: str) -> bool:
     for process in psutil.process_iter(["cmdline"]):
         # A process that ends during the loop needs no signal.
         with contextlib.suppress(psutil.NoSuchProcess):
-            if _is_shim(process.info["cmdline"] or [], container) and not process.children():
+            if is_shim(process.info["cmdline"] or [], container) and not process.children():
                 process.kill()
                 process.wait(_SECONDS)
                 ended = True
     return ended
 
 
-def _is_shim(command: list[str], container: str) -> bool:
+def is_shim(command: list[str], container: str) -> bool:
+    """Return True if a command line is that of a container's shim."""
     program = os.path.basename(command[0]) if command else ""
     named = ("-id", container) in itertools.pairwise(command)
     return program.startswith(_PROGRAM) and named

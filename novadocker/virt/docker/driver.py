@@ -46,6 +46,7 @@ from novadocker.virt.docker.operations.rescue import Rescue
 from novadocker.virt.docker.operations.resize import Resize
 from novadocker.virt.docker.operations.services import Services
 from novadocker.virt.docker.operations.snapshot import Snapshot
+from novadocker.virt.docker.operations.suspend import Suspend
 from novadocker.virt.docker.operations.volumes import Volumes
 from novadocker.virt.docker.volumes.volume import ROOT_DEVICE
 
@@ -85,6 +86,7 @@ class DockerDriver(driver.ComputeDriver):
         self._ports = Ports(services, virtapi)
         self._volumes = Volumes(services)
         self._power = Power(services, self._ports, self._config_drive)
+        self._suspend = Suspend(services, self._ports, self._power)
         self._build = Build(services, self._ports, self._power, self._config_drive, self._volumes)
         self._rescue = Rescue(services, self._ports, self._power, self._build)
         self._resize = Resize(services, self._power, self._volumes)
@@ -369,9 +371,9 @@ class DockerDriver(driver.ComputeDriver):
         self._power.thaw(self._services.find(instance), instance, ports)
 
     def suspend(self, context: nova_context.RequestContext, instance: objects.Instance) -> None:
-        """Freeze the instance's processes; their memory stays allocated."""
+        """Freeze the instance's processes; their memory stays allocated, or goes to the disk."""
         self._inside_reboots.await_start(instance.uuid)
-        self._power.suspend(instance)
+        self._suspend.suspend(context, instance)
 
     def resume(
         self,
@@ -381,10 +383,13 @@ class DockerDriver(driver.ComputeDriver):
         block_device_info: dict[str, Any] | None = None,
         share_info: Any = None,
     ) -> None:
-        """Thaw a suspended instance, or start it if its processes have ended meanwhile."""
+        """Thaw or restore a suspended instance, or start it if it has no memory any more.
+
+        :raises InstanceFaultRollback: the memory can't be restored; the instance stays suspended
+        """
         found = self._migrate.find_whole(instance, network_info)
         self._volumes.connect(instance, block_device_info)
-        self._power.resume(found, instance, network_info)
+        self._suspend.resume(found, instance, network_info)
 
     def resume_state_on_host_boot(
         self,

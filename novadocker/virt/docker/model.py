@@ -191,6 +191,7 @@ class ContainerDetail:
     :ivar pid: the first process; 0 unless the container runs or is paused
     :ivar exit_code: the exit status of the first process of the last run; None without one
     :ivar finished_at: the end of the last run; None without one
+    :ivar last_start: the engine's text of the time of the last start, also after its end
     """
 
     id: str
@@ -203,6 +204,7 @@ class ContainerDetail:
     image_id: str = ""
     exit_code: int | None = None
     finished_at: datetime | None = None
+    last_start: str = ""
 
 
 OVERLAYFS = "overlayfs"

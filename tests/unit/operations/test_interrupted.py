@@ -53,6 +53,11 @@ def no_image(instance: Any) -> None:
     """Do nothing with an instance for which nova-api created an image."""
 
 
+def no_memory(_instance_uuid: str) -> bool:
+    """Find no memory of an instance on the disk."""
+    return False
+
+
 def container(instance: Any, status: str, stand_in: bool = False) -> Container:
     labels = {naming.LABEL_UUID: instance.uuid, naming.LABEL_RESCUE: "1" if stand_in else ""}
     return Container("id", f"nova-{instance.uuid}", status, labels)
@@ -82,7 +87,7 @@ def test_state_after_the_start(
     instance.task_state, instance.vm_state, instance.power_state = task, before, RUNNING
     records = Records(instance)
     servers = {instance.uuid: container(instance, status, stand_in)}
-    interrupted.end(records, "host1", lambda: servers, no_image)
+    interrupted.end(records, "host1", lambda: servers, no_image, no_memory)
     assert (instance.vm_state, instance.power_state) == (after, power)
     assert records.expected == [task]
     # A tenant reads in the instance action whether the operation was done or taken back.
@@ -90,18 +95,33 @@ def test_state_after_the_start(
     assert records.ended == [("event", None if done else interrupted.DIED)]
 
 
+@pytest.mark.parametrize(
+    ("task", "status", "after"),
+    [
+        (task_states.SUSPENDING, "exited", SUSPENDED),
+        (task_states.SUSPENDING, "running", ACTIVE),
+        (task_states.PAUSING, "exited", ACTIVE),
+    ],
+)
+def test_memory_on_the_disk(instance: Any, task: str, status: str, after: str) -> None:
+    instance.task_state, instance.vm_state = task, ACTIVE
+    servers = {instance.uuid: container(instance, status)}
+    interrupted.end(Records(instance), "host1", lambda: servers, no_image, lambda _: True)
+    assert instance.vm_state == after
+
+
 def test_an_operation_whose_task_has_changed_gets_no_result(instance: Any) -> None:
     """Its state may not be the one that the result would tell."""
     instance.task_state, instance.vm_state = task_states.PAUSING, ACTIVE
     records = Records(instance, saves=False)
-    interrupted.end(records, "host1", dict, no_image)
+    interrupted.end(records, "host1", dict, no_image, no_memory)
     assert records.expected == [task_states.PAUSING]
     assert records.ended == []
 
 
 def test_instance_without_a_container_keeps_its_state(instance: Any) -> None:
     instance.task_state, instance.vm_state = task_states.UNRESCUING, RESCUED
-    interrupted.end(Records(instance), "host1", dict, no_image)
+    interrupted.end(Records(instance), "host1", dict, no_image, no_memory)
     assert (instance.vm_state, instance.task_state) == (RESCUED, None)
 
 
@@ -111,7 +131,11 @@ def test_instances_with_an_image(instance: Any, task: str) -> None:
     instance.task_state = task
     found: list[tuple[str, Any]] = []
     interrupted.end(
-        Records(instance), "host1", dict, lambda each: found.append((each.uuid, each.task_state))
+        Records(instance),
+        "host1",
+        dict,
+        lambda each: found.append((each.uuid, each.task_state)),
+        no_memory,
     )
     assert found == ([(instance.uuid, task)] if "image" in task or "shelving" in task else [])
 

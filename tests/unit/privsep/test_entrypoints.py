@@ -28,6 +28,7 @@ import novadocker.virt.docker
 from novadocker.cmd import privileged
 from novadocker.privsep.guest import (
     cgroup,
+    checkpoint,
     config_drive,
     containerd,
     files,
@@ -222,6 +223,10 @@ SERVERS_FOLDER = words(
     f"/x/../overlay2/{'a' * 64}/diff",
 )
 HOST = words("host1", r"(?!\.)[A-Za-z0-9._-]{1,255}", "..", "a/b", "a" * 256)
+CRIU = words(
+    "/opt/criu/criu", f"((/{PATH_WORD})+/criu)?", "criu", "/opt/../criu", "/opt/runc", "/criu\n"
+)
+TIME = words("2026-12-01T10:00:00.123456789Z", "[0-9TZ:.+-]{1,64}", "", "now", "../x")
 USER = words("root", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "../x", "a b", "a:b")
 HASH = words("$6$salt$hash", r"[./0-9A-Za-z$=,]{0,256}", "h:", "a b", "x" * 257)
 IDS = sequences(Kind((0, 100_000, 65536), st.sampled_from([
@@ -337,6 +342,29 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "content": contents(b"127.0.0.1 localhost\n", 64 << 10),
     },
     files.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
+    checkpoint.why_impossible: {"program": CRIU},
+    checkpoint.dump: {
+        "host": HOST,
+        "instance_uuid": UUID,
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "started_at": TIME,
+        "program": CRIU,
+    },
+    checkpoint.end_processes: {"host": HOST, "instance_uuid": UUID, "container_id": CONTAINER},
+    checkpoint.has_ended_processes: {
+        "host": HOST,
+        "instance_uuid": UUID,
+        "container_id": CONTAINER,
+    },
+    checkpoint.restore_next: {
+        "host": HOST,
+        "instance_uuid": UUID,
+        "container_id": CONTAINER,
+        "started_at": TIME,
+        "program": CRIU,
+    },
+    checkpoint.discard: {"host": HOST, "instance_uuid": UUID},
     config_drive.write_drive: {
         "host": HOST,
         "instance_uuid": UUID,

@@ -84,6 +84,8 @@ class Shim:
                 f'_CONTROL_GROUPS = "{self.folder}/groups"',
             ),
             ("record.py", f'"{record.DISKS}"', f'"{self.disks}"'),
+            ("record.py", f'"{record.CHECKPOINTS}"', f'"{self.folder}/checkpoints"'),
+            ("novadocker-runtime", record.FOLDER, str(self.records)),
             ("create.py", "/proc/mounts", f"{self.folder}/mounts"),
         ):
             path = package / "runtime" / name
@@ -117,8 +119,17 @@ class Shim:
         return [mount for mount in self.config["mounts"] if mount["destination"] != place]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def whole_config(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
+        return found
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration without the annotation that every container gets."""
+        found = self.whole_config
+        annotations = found.get("annotations", {})
+        if annotations.pop("org.criu.config", "") and not annotations:
+            del found["annotations"]
         return found
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

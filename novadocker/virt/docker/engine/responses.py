@@ -102,6 +102,7 @@ def container_detail(found: Mapping[str, Any]) -> ContainerDetail:
             image_id=_typed(str, found["Image"]),
             exit_code=_typed(int, state["ExitCode"]) if ended else None,
             finished_at=timeutils.parse_isotime(state["FinishedAt"]) if ended else None,
+            last_start=_typed(str, state["StartedAt"]),
         )
 
 

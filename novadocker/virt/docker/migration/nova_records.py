@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+import oslo_messaging
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova import objects
@@ -220,6 +221,23 @@ def end_event(event: CutOffEvent, failure: str | None) -> None:
         nova_exception.InstanceActionEventNotFound,
     ) as error:
         LOG.debug("The action was deleted meanwhile: %s", error)
+
+
+def note(
+    context: nova_context.RequestContext, instance: objects.Instance, event: str, text: str
+) -> None:
+    """Tell the tenant something, in an event of the present action of an instance.
+
+    Nova keeps a text only of an event that failed.
+    """
+    action = objects.InstanceActionEvent
+    try:
+        action.event_start(context, instance.uuid, event, want_result=False, host=instance.host)
+        action.event_finish_with_failure(
+            context, instance.uuid, event, exc_val=text, exc_tb=text, want_result=False
+        )
+    except (nova_exception.NovaException, oslo_messaging.MessagingException) as error:
+        LOG.warning("Failed to record an event of the server: %s", error, instance=instance)
 
 
 def ports_since(instance_uuid: str, start_time: datetime) -> Set[str]:

@@ -359,6 +359,7 @@ class Build:
 
     def clean(self, instance: objects.Instance, destroy_disks: bool) -> None:
         """Delete the data of an instance outside its container and its network. Idempotent."""
+        self._power.forget_memory(instance)
         self._config_drive.detach(instance)
         self._services.volume_devices.forget(instance.uuid)
         self._services.load_averages.delete(instance.uuid)

@@ -17,9 +17,9 @@ from nova.virt import event as virtevent
 
 from novadocker.conf import CONF
 from novadocker.linux.namespaces import IdMaps
+from novadocker.privsep.guest import checkpoint, root_volumes, runtime
 from novadocker.privsep.guest import config_drive as drives
 from novadocker.privsep.guest import files as guest_files
-from novadocker.privsep.guest import root_volumes, runtime
 from novadocker.privsep.guest import user_namespaces as guest_user_namespaces
 from novadocker.privsep.guest import volume_devices as disk_files
 from novadocker.privsep.guest import volumes as volume_devices
@@ -158,6 +158,7 @@ class Collaborators:
     guest_files: protocols.GuestFiles
     build_config_drive: BuildConfigDrive
     drives: protocols.Drives
+    checkpoints: protocols.Checkpoints
     volume_connector: protocols.VolumeConnector
     volume_devices: protocols.VolumeDevices
     root_volumes: protocols.RootVolumes
@@ -207,6 +208,7 @@ def real_collaborators() -> Collaborators:
         guest_files=guest_files,
         build_config_drive=config_drive.build,
         drives=drives,
+        checkpoints=checkpoint,
         volume_connector=connector,
         volume_devices=volume_devices,
         root_volumes=root_volumes,

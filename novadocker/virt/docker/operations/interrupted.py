@@ -16,7 +16,7 @@ from nova.compute import instance_actions, task_states, vm_states
 from oslo_log import log as logging
 
 from novadocker.virt.docker.containers import rescue
-from novadocker.virt.docker.containers.servers import power_state_of
+from novadocker.virt.docker.containers.servers import has_ended, power_state_of
 from novadocker.virt.docker.model import Container
 from novadocker.virt.docker.operations.protocols import NovaRecords
 
@@ -35,6 +35,7 @@ class Operation:
     :ivar event: the event of the action that nova-compute begins
     :ivar done: returns True if a container shows the effect
     :ivar vm_state: the instance's state after the operation; empty if it stays as it is
+    :ivar saves_memory: True if an ended container whose memory is on the disk shows the effect, too
     :ivar leaves_image: True if nova-api has created a Glance image for it
     """
 
@@ -42,6 +43,7 @@ class Operation:
     event: str = ""
     done: Callable[[Container], bool] = lambda _container: False
     vm_state: str = ""
+    saves_memory: bool = False
     leaves_image: bool = False
 
 
@@ -70,6 +72,7 @@ OPERATIONS: Mapping[str, Operation] = {
         event="compute_suspend_instance",
         done=_is_paused,
         vm_state=vm_states.SUSPENDED,
+        saves_memory=True,
     ),
     task_states.RESUMING: Operation(
         action=instance_actions.RESUME,
@@ -110,6 +113,7 @@ def end(
     host: str,
     servers: Callable[[], Mapping[str, Container]],
     add_image: Callable[[objects.Instance], None],
+    has_memory: Callable[[str], bool],
 ) -> None:
     """End the operations of a host.
 
@@ -120,6 +124,7 @@ def end(
     :param servers: returns the containers by instance UUID
     :param add_image: called with each instance for which nova-api created an image, while Nova
         still has its task
+    :param has_memory: returns True if the memory of an instance is on the disk
     :raises EngineUnavailable: the engine does not answer
     """
     events = {task: (found.action, found.event) for task, found in OPERATIONS.items()}
@@ -129,7 +134,10 @@ def end(
         if operation.leaves_image:
             add_image(instance)
         container = servers().get(instance.uuid)
-        done = container is not None and operation.done(container)
+        done = container is not None and (
+            operation.done(container)
+            or (operation.saves_memory and has_ended(container) and has_memory(instance.uuid))
+        )
         if container is not None and done:
             instance.vm_state = operation.vm_state
             instance.power_state = power_state_of(container)

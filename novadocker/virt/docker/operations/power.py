@@ -77,7 +77,17 @@ class Power:
         self._services.runtime.bind_container(found.id, instance.uuid)
         self._services.lxcfs.await_mended()
         self._config_drive.attach(instance)
+        self.forget_memory(instance)
         self._run(instance, found.id, ports)
+
+    def forget_memory(self, instance: objects.Instance) -> None:
+        """Delete the memory of a suspended instance from the disk. Does nothing if it has none.
+
+        It would not fit the files that a new start changes.
+        """
+        checkpoints, host = self._services.checkpoints, self._services.name
+        if checkpoints.exists(host, instance.uuid):
+            checkpoints.discard(host, instance.uuid)
 
     def start_first(
         self, instance: objects.Instance, container_id: str, ports: network_model.NetworkInfo
@@ -135,6 +145,7 @@ class Power:
         self._services.consoles.close(instance.uuid)
         if found is not None:
             self.stop_processes(found, timeout)
+        self.forget_memory(instance)
         self._config_drive.detach(instance)
         self._network.silence_vifs(instance, instance.get_network_info())
 
@@ -164,22 +175,6 @@ class Power:
         """Thaw an instance's processes and set its ports up."""
         self._services.engine.unpause_container(found.id)
         self._ports.apply(instance, ports, self._services.find(instance))
-
-    def suspend(self, instance: objects.Instance) -> None:
-        """Freeze an instance's processes, whose memory stays allocated; set its ports down."""
-        self.freeze(instance)
-
-    def resume(
-        self,
-        found: ContainerDetail,
-        instance: objects.Instance,
-        ports: network_model.NetworkInfo,
-    ) -> None:
-        """Thaw a frozen instance, or start it if its processes have ended meanwhile."""
-        if found.status == "paused":
-            self.thaw(found, instance, ports)
-        else:
-            self.start(found, instance, ports)
 
     def start_interrupted(
         self, instances: Iterable[objects.Instance], start: Callable[[objects.Instance], None]

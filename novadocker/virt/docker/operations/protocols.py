@@ -270,6 +270,44 @@ class Drives(Protocol):
         """Delete a config drive."""
 
 
+class Checkpoints(Protocol):
+    """The memory of suspended instances on the disk, as root; ``privsep.guest.checkpoint``."""
+
+    def exists(self, host: str, instance_uuid: str) -> bool:
+        """Return True if an instance has images."""
+
+    def list_instances(self, host: str) -> Iterable[str]:
+        """Return the UUIDs of the instances that have images."""
+
+    def why_impossible(self, program: str) -> str:
+        """Return why CRIU can't work; empty if it can."""
+
+    def dump(
+        self,
+        host: str,
+        instance_uuid: str,
+        container_id: str,
+        pid: int,
+        started_at: str,
+        program: str,
+    ) -> None:
+        """Write the memory of a frozen container."""
+
+    def end_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
+        """Kill the processes of a frozen container whose memory is written."""
+
+    def has_ended_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
+        """Return True if ``end_processes`` has killed processes that are not restored."""
+
+    def restore_next(
+        self, host: str, instance_uuid: str, container_id: str, started_at: str, program: str
+    ) -> bool:
+        """Make the next start of a container restore its memory; return False without one."""
+
+    def discard(self, host: str, instance_uuid: str) -> None:
+        """Delete the images of an instance."""
+
+
 class GuestFiles(Protocol):
     """Files in a running container as root; ``privsep.guest.files``."""
 
@@ -343,6 +381,15 @@ class NovaRecords(Protocol):
 
     def end_event(self, event: CutOffEvent, failure: str | None) -> None:
         """Record the result of an event in which nova-compute died."""
+
+    def note(
+        self,
+        context: nova_context.RequestContext,
+        instance: objects.Instance,
+        event: str,
+        text: str,
+    ) -> None:
+        """Tell the tenant something, in an event of the present action."""
 
     def ports_since(self, instance_uuid: str, start_time: datetime) -> Set[str]:
         """Return the ids of the ports that Nova has begun to allocate since a time."""

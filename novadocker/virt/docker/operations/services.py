@@ -61,6 +61,7 @@ class Services:
         self.guest_files = collaborators.guest_files
         self.build_config_drive = collaborators.build_config_drive
         self.drives = collaborators.drives
+        self.checkpoints = collaborators.checkpoints
         self.volume_connector = collaborators.volume_connector
         self.volume_devices = collaborators.volume_devices
         self.root_volumes = collaborators.root_volumes
@@ -124,7 +125,11 @@ class Services:
         self._collaborators.clear_transports()
         self.nova_records.resume_cut_off(host)
         interrupted.end(
-            self.nova_records, host, self.server_list.recent_servers, self.cut_off_images.add
+            self.nova_records,
+            host,
+            self.server_list.recent_servers,
+            self.cut_off_images.add,
+            lambda instance_uuid: self.checkpoints.exists(host, instance_uuid),
         )
         self.network.initialize()
 
@@ -246,6 +251,7 @@ class Services:
             "networks": self.marked_networks,
             "disks": self.instances_with_disks,
             "config drives": lambda: self.drives.list_drives(self.name),
+            "saved memories": lambda: self.checkpoints.list_instances(self.name),
         }
         for kind, read in kinds.items():
             try:

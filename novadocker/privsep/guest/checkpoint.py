@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileged functions that write the memory of a frozen instance to the disk, by runc and CRIU.
+
+The images of an instance's processes are below ``records.CHECKPOINTS``, in the directory
+``<host>/<instance>/<container id>``. They contain the instance's secrets, so only root can read
+the directory of the instance. Others see only that it exists.
+
+The suffix of the directory's name tells what it is worth: ``.draft`` is being written; ``.frozen``
+is whole, and the processes live and are frozen; without a suffix, the processes are killed, so that
+the images are all that is left of them; with the suffix ``records.USED`` a start has restored the
+images, or has begun to.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from novadocker import naming, privsep
+from novadocker.linux import cgroup, openat
+from novadocker.linux.files import replace_file
+from novadocker.privsep import arguments
+from novadocker.privsep.guest import containerd
+from novadocker.privsep.guest.config_drive import HOST
+from novadocker.privsep.guest.runtime import FOLDER as RECORDS
+from novadocker.runtime import record as records
+
+FOLDER = Path(records.CHECKPOINTS)
+OLDEST_CRIU = (4, 1)
+
+_DRAFT = ".draft"
+_FROZEN = ".frozen"
+_RUN = "novadocker-run"
+_PROGRAM = re.compile(r"(?:(?:/[\w.@+-]+)+/criu)?")
+# A time as the engine has it.
+_TIME = re.compile(r"[0-9TZ:.+-]{1,64}")
+_VERSION = re.compile(r"Version: ([0-9]+)\.([0-9]+)")
+_SBIN = "/usr/local/sbin:/usr/sbin"
+_CHECK_SECONDS = 30
+_DUMP_SECONDS = 900
+_LARGEST_LOG = 16 << 20
+# For what the images have beside the memory.
+_SPARE_BYTES = 64 << 20
+_RESIDENT = {
+    1: ("total_rss", "total_shmem", "total_swap"),
+    2: ("anon", "shmem"),
+}
+_OPTIONS = ("--tcp-established", "--file-locks", "--ext-unix-sk")
+
+
+def exists(host: str, instance_uuid: str) -> bool:
+    """Return True if an instance has images on this host. Needs no privilege.
+
+    :raises ValueError: an argument is malformed
+    """
+    return _folder(host, instance_uuid).exists()
+
+
+def list_instances(host: str) -> list[str]:
+    """Return the UUIDs of the instances that have images on this host. Needs no privilege.
+
+    :raises ValueError: the argument is malformed
+    """
+    try:
+        names = os.listdir(FOLDER / arguments.text(HOST, host))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if naming.UUID.fullmatch(name)]
+
+
+@privsep.storage_pctxt.entrypoint
+def why_impossible(program: str) -> str:
+    """Return why CRIU can't save processes of this host; empty if it can.
+
+    :param program: path of the program ``criu``; empty for the one in the helper's PATH
+    :raises ValueError: the argument is malformed
+    """
+    try:
+        criu = _find(_program(program))
+        version = _VERSION.search(_run([criu, "--version"], _CHECK_SECONDS))
+        if version is None:
+            return f"{criu} does not tell its version"
+        if (int(version[1]), int(version[2])) < OLDEST_CRIU:
+            oldest = ".".join(map(str, OLDEST_CRIU))
+            return f"{criu} has the version {version[1]}.{version[2]}, older than {oldest}"
+        _run([criu, "check"], _CHECK_SECONDS)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+@privsep.storage_pctxt.entrypoint
+def dump(
+    host: str, instance_uuid: str, container_id: str, pid: int, started_at: str, program: str
+) -> None:
+    """Write the memory of a frozen container to the disk. The container stays frozen.
+
+    :param pid: id of the container's first process
+    :param started_at: when the engine started the container
+    :param program: as for ``why_impossible``
+    :raises ValueError: an argument is malformed
+    :raises OSError: CRIU can't save the processes, or the disk has too little room
+    """
+    container = arguments.container_id(container_id)
+    process = arguments.process(pid)
+    run = arguments.text(_TIME, started_at)
+    target = _images(host, instance_uuid, container)
+    criu = _find(_program(program))
+    with openat.pinned(process) as descriptor:
+        openat.check_process(container, process, descriptor)
+        _check_frozen(container, process)
+        _check_tree(container, process)
+        state = _runc_state(container, process)
+        _make_folders(target.parent)
+        _check_room(container, process)
+        draft, frozen = (target.with_name(f"{container}{suffix}") for suffix in (_DRAFT, _FROZEN))
+        # The processes live, so all that earlier attempts have left is useless.
+        for left in (draft, frozen):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(left)
+        draft.mkdir(0o700)
+        try:
+            _checkpoint(criu, state, container, draft)
+            (draft / _RUN).write_text(run)
+            _sync(draft)
+            draft.rename(frozen)
+        except BaseException:
+            # The processes live, so nothing is lost.
+            shutil.rmtree(draft)
+            raise
+
+
+@privsep.interior_pctxt.entrypoint
+def end_processes(host: str, instance_uuid: str, container_id: str) -> bool:
+    """Kill the processes of a frozen container whose memory is on the disk. Idempotent.
+
+    With cgroup v1 they end as soon as the container is thawed, and run no more before.
+
+    :returns: False if their memory is not on the disk; then nothing is killed
+    :raises ValueError: an argument is malformed
+    """
+    container = arguments.container_id(container_id)
+    target = _images(host, instance_uuid, container)
+    frozen = target.with_name(f"{container}{_FROZEN}")
+    if frozen.exists():
+        # Images without a suffix are of an earlier run, because the processes lived until now.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(target)
+        frozen.rename(target)
+        _sync_folder(target.parent)
+    if not target.exists():
+        return False
+    for pid, owner in cgroup.processes():
+        if owner == container:
+            with suppress(ProcessLookupError), openat.pinned(pid) as process:
+                openat.check_process(container, pid, process)
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+    return True
+
+
+@privsep.interior_pctxt.entrypoint
+def has_ended_processes(host: str, instance_uuid: str, container_id: str) -> bool:
+    """Return True if ``end_processes`` has killed processes whose images are not used.
+
+    :raises ValueError: an argument is malformed
+    """
+    return _images(host, instance_uuid, arguments.container_id(container_id)).exists()
+
+
+@privsep.network_pctxt.entrypoint
+def restore_next(
+    host: str, instance_uuid: str, container_id: str, started_at: str, program: str
+) -> bool:
+    """Make the next start of a container go on with its images.
+
+    :param started_at: when the engine started the container for the last time
+    :param program: as for ``why_impossible``
+    :returns: False if the container has no images, or has run after they were written
+    :raises ValueError: an argument is malformed
+    :raises OSError: there is no CRIU, or an earlier restore was interrupted
+    """
+    container = arguments.container_id(container_id)
+    images = _images(host, instance_uuid, container)
+    run = arguments.text(_TIME, started_at)
+    given = _program(program)
+    try:
+        saved = (images / _RUN).read_text()
+    except FileNotFoundError:
+        if images.with_name(f"{container}{records.USED}").exists():
+            raise OSError(
+                errno.EBUSY,
+                "an earlier resume was interrupted, and the server may have run since; "
+                "a hard reboot starts it anew",
+            ) from None
+        return False
+    if saved != run:
+        return False
+    record = RECORDS / container
+    found = records.parse(record.read_bytes())
+    found.restore = records.Restore(str(images), os.path.dirname(_find(given)))
+    # The shim reads the record by the same rules.
+    content = records.serialize(found)
+    records.parse(content)
+    replace_file(record, content, mode=0o644, sync=False)
+    return True
+
+
+@privsep.interior_pctxt.entrypoint
+def discard(host: str, instance_uuid: str) -> None:
+    """Delete the images of an instance. Does nothing if it has none.
+
+    :raises ValueError: an argument is malformed
+    """
+    with suppress(FileNotFoundError):
+        shutil.rmtree(_folder(host, instance_uuid))
+
+
+def _folder(host: str, instance_uuid: str) -> Path:
+    return FOLDER / arguments.text(HOST, host) / arguments.instance_uuid(instance_uuid)
+
+
+def _images(host: str, instance_uuid: str, container: str) -> Path:
+    return _folder(host, instance_uuid) / container
+
+
+def _program(value: object) -> str:
+    return arguments.without_detours(arguments.text(_PROGRAM, value))
+
+
+def _find(program: str) -> str:
+    """Return the path of the program ``criu``.
+
+    :param program: its path; empty to search it
+    :raises OSError: it does not exist, or another user than root can change it
+    """
+    path = program or shutil.which("criu") or shutil.which("criu", path=_SBIN)
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, "there is no program criu on this host")
+    folder = openat.open_trusted(os.path.dirname(os.path.realpath(path)))
+    try:
+        status = os.stat(os.path.basename(os.path.realpath(path)), dir_fd=folder)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, f"there is no program {path}") from None
+    finally:
+        os.close(folder)
+    if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, f"users other than root can change {path}")
+    return path
+
+
+def _run(command: list[str], seconds: float, path: str = "") -> str:
+    """Run a program; return its output.
+
+    :param path: a directory to look for programs first
+    :raises OSError: it fails, or takes longer
+    """
+    environment = {**os.environ, "LC_ALL": "C"}
+    if path:
+        environment["PATH"] = os.pathsep.join((path, os.environ.get("PATH", os.defpath)))
+    name = os.path.basename(command[0])
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(errno.ETIMEDOUT, f"{name} took more than {seconds:.0f} s") from None
+    output = done.stdout.decode(errors="replace")
+    if done.returncode:
+        last = (output.strip().splitlines() or ["it says nothing"])[-1]
+        raise OSError(errno.EIO, f"{name} failed: {last[:200]}")
+    return output
+
+
+def _check_frozen(container: str, pid: int) -> None:
+    """Check that no process of a container runs.
+
+    :raises OSError: the container is not frozen
+    """
+    found = cgroup.groups(pid, container)
+    if found.version == 1:
+        frozen = found.read("freezer", "freezer.state") == "FROZEN"
+    else:
+        frozen = "frozen 1" in (found.read("", "cgroup.events") or "").splitlines()
+    if not frozen:
+        raise OSError(errno.EBUSY, "the container is not frozen")
+
+
+def _check_tree(container: str, pid: int) -> None:
+    """Check that all processes of a container descend from its first process.
+
+    CRIU would leave out the others, which ``docker exec`` started, without an error.
+
+    :raises OSError: one does not
+    """
+    own = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    for process, owner in cgroup.processes():
+        if owner == container and process not in own:
+            raise OSError(errno.EBUSY, f"process {process} was started from outside (docker exec)")
+
+
+def _runc_state(container: str, pid: int) -> str:
+    """Return the directory of runc's state, from the container's shim of containerd.
+
+    :raises OSError: it is unknown
+    """
+    shim = psutil.Process(pid).parent()
+    if shim is None or not containerd.is_shim(shim.cmdline(), container):
+        raise OSError(errno.ESRCH, "the first process is not a child of containerd's shim")
+    words = shim.cmdline()
+    namespace = words[words.index("-namespace") + 1]
+    try:
+        options = json.loads(Path(f"/proc/{shim.pid}/cwd/options.json").read_bytes())
+        return os.path.join(options["root"], namespace)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(errno.EINVAL, "containerd's options of the runtime are malformed") from error
+
+
+def _make_folders(instance: Path) -> None:
+    """Create the directory of an instance's images and those above it."""
+    for folder in (*reversed(instance.relative_to(FOLDER.parent).parents), Path()):
+        made = FOLDER.parent / folder
+        with suppress(FileExistsError):
+            made.mkdir(0o755)
+    with suppress(FileExistsError):
+        instance.mkdir(0o700)
+
+
+def _check_room(container: str, pid: int) -> None:
+    """Check that the disk has room for the memory of a container.
+
+    :raises OSError: it has not
+    """
+    found = cgroup.groups(pid, container)
+    memory = 0
+    for line in (found.read("memory", "memory.stat") or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name in _RESIDENT[found.version]:
+            memory += int(value)
+    if found.version == 2:
+        memory += int(found.read("", "memory.swap.current") or 0)
+    room = os.statvfs(FOLDER)
+    free = room.f_bavail * room.f_frsize
+    if free < memory + _SPARE_BYTES:
+        needed = (memory + _SPARE_BYTES) >> 20
+        raise OSError(
+            errno.ENOSPC, f"the memory needs {needed} MiB in {FOLDER}, which has {free >> 20} MiB"
+        )
+
+
+def _checkpoint(criu: str, state: str, container: str, images: Path) -> None:
+    """Run ``runc checkpoint``.
+
+    :raises OSError: it fails
+    """
+    command = ["runc", "--root", state, "checkpoint", "--leave-running", *_OPTIONS]
+    command += ["--image-path", str(images), "--work-path", str(images), container]
+    try:
+        _run(command, _DUMP_SECONDS, os.path.dirname(criu))
+    except OSError as error:
+        reason = _last_error(images / "dump.log") or error.strerror
+        raise OSError(error.errno, reason) from error
+
+
+def _last_error(log: Path) -> str:
+    """Return the last error in CRIU's log, at most 200 characters; empty without one."""
+    with suppress(FileNotFoundError), log.open("rb") as source:
+        source.seek(max(0, os.fstat(source.fileno()).st_size - _LARGEST_LOG))
+        errors = [line for line in source.read().split(b"\n") if b"Error" in line]
+        # The first one is the reason of the others.
+        if errors:
+            text = errors[0].decode(errors="replace").partition("Error")[2]
+            return f"CRIU: {text.partition('): ')[2] or text}"[:200]
+    return ""
+
+
+def _sync(folder: Path) -> None:
+    for entry in os.scandir(folder):
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that are suspended to the disk by CRIU and resumed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from nova import conf
+from nova.compute import power_state
+
+from novadocker.linux import cgroup
+from novadocker.privsep.guest import checkpoint
+from novadocker.virt.docker.migration import nova_records
+from tests.engine import packages, servers
+from tests.engine.hosts import ComputeHost
+from tests.engine.servers import Server
+
+# Counts in its memory; a file tells the count to the test.
+_COUNTER = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done"
+
+
+@pytest.fixture(scope="session")
+def criu(home_network: str) -> str:
+    return packages.criu(home_network)
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """Yield what the tenant reads in the events."""
+    found: list[str] = []
+    with mock.patch.object(nova_records, "note", lambda *arguments: found.append(arguments[3])):
+        yield found
+
+
+@pytest.fixture
+def host(compute_host: ComputeHost, criu: str) -> Iterator[ComputeHost]:
+    conf.CONF.set_override("criu", criu, group="docker")
+    yield compute_host
+    conf.CONF.clear_override("criu", group="docker")
+
+
+def run(host: ComputeHost, server: Server, script: str) -> str:
+    call = host.client.exec_create(server.name, ["sh", "-c", script])["Id"]
+    output: bytes = host.client.exec_start(call)
+    return output.decode().strip()
+
+
+def state(host: ComputeHost, server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = host.client.inspect_container(server.name)["State"]
+    return found
+
+
+def images(server: Server) -> list[str]:
+    folder = checkpoint.FOLDER / servers.HOST / server.uuid
+    return sorted(entry.name[64:] for entry in folder.iterdir()) if folder.exists() else []
+
+
+def test_a_suspended_server_has_no_memory_and_comes_back(
+    host: ComputeHost, notes: list[str]
+) -> None:
+    nova = host.start_nova()
+    server = nova.spawn(host.new_server("disk", (1,)))
+    host.survey.mark(server)
+    # /dev/shm is a tmpfs, and the first process has its own memory.
+    run(host, server, "echo kept >/dev/shm/file; echo kept >/file")
+    before = state(host, server)
+    group = next(
+        iter(
+            cgroup.groups(
+                before["Pid"], host.client.inspect_container(server.name)["Id"]
+            ).directories.values()
+        )
+    )
+    nova.suspend(server)
+    assert notes == []
+    assert nova.state(server) == power_state.SHUTDOWN
+    assert not Path(f"/proc/{before['Pid']}").exists()
+    assert not group.exists()
+    assert images(server) == [""]
+    assert (checkpoint.FOLDER / servers.HOST / server.uuid).stat().st_mode & 0o777 == 0o700
+    host.survey.check_stopped(server)
+
+    nova.resume(server)
+    assert nova.state(server) == power_state.RUNNING
+    assert run(host, server, "cat /dev/shm/file /file") == "kept\nkept"
+    host.survey.check_running(server)
+    assert images(server) == []
+    # The next start is one of its own.
+    nova.reboot(server)
+    assert run(host, server, "cat /dev/shm/file; cat /file").splitlines()[-1] == "kept"
+    assert "kept" not in run(host, server, "cat /dev/shm/file 2>/dev/null")
+    nova.destroy(server)
+    host.survey.check_nothing_else([])
+    nova.stop()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suspend and resume with the memory on the disk, on fakes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from nova import exception as nova_exception
+from oslo_privsep import comm
+
+from novadocker import exception
+from tests.unit.fakes import FakeHost
+
+
+class Server:
+    """A running server whose memory goes to the disk."""
+
+    def __init__(self, driver: Any, instance: Any, network_info: Any, host: FakeHost) -> None:
+        self.driver, self.instance, self.network_info = driver, instance, network_info
+        self.host = host
+        self.engine = host.engine
+        self.saved = host.checkpoints
+        (self.id,) = self.engine.containers
+
+    def set(self, **changes: Any) -> None:
+        self.engine.containers[self.id] = replace(self.engine.containers[self.id], **changes)
+
+    @property
+    def status(self) -> str:
+        return self.engine.containers[self.id].status
+
+    def suspend(self) -> None:
+        self.driver.suspend(None, self.instance)
+
+    def resume(self) -> None:
+        self.driver.resume(None, self.instance, self.network_info)
+
+    def suspended(self) -> None:
+        """Be suspended to the disk."""
+        self.set(status="exited", pid=0, exit_code=137, last_start="first")
+        self.saved.saved[self.instance.uuid] = "first"
+        self.host.network.silent.add(self.instance.uuid)
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        return self.host.nova_records.notes
+
+
+@pytest.fixture
+def server(
+    driver: Any,
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    fake_host: FakeHost,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Server:
+    instance.flavor.extra_specs = {"docker:suspend": "disk"}
+    driver.spawn(None, instance, image_meta, [], None, {}, network_info=network_info)
+    found = Server(driver, instance, network_info, fake_host)
+    found.set(last_start="first")
+
+    def thaw(container: str) -> None:
+        # Killed processes end when they are thawed.
+        killed = instance.uuid in found.saved.saved
+        found.engine.calls.append(("unpause", container))
+        found.set(status="exited", pid=0) if killed else found.set(status="running")
+
+    monkeypatch.setattr(found.engine, "unpause_container", thaw)
+    found.engine.calls.clear()
+    return found
+
+
+def test_the_memory_is_written_before_the_processes_end(server: Server) -> None:
+    calls = server.engine.calls
+    dump = server.saved.dump
+
+    def dumped(*arguments: Any) -> None:
+        assert server.status == "paused"
+        assert server.host.network.silent == {server.instance.uuid}
+        calls.append(("dump",))
+        dump(*arguments)
+
+    server.saved.dump = dumped  # type: ignore[method-assign]
+    server.suspend()
+    assert [call[0] for call in calls] == ["pause", "dump", "unpause"]
+    assert server.saved.calls == ["dump", "end"]
+    assert server.status == "exited"
+    assert server.notes == []
+
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.calls[2:] == ["restore", "discard"]
+    assert server.host.network.silent == set()
+
+
+@pytest.mark.parametrize("option", ["ram", "disk"])
+def test_the_flavor_decides_before_the_host(server: Server, options: Any, option: str) -> None:
+    options(group="docker", suspend=option)
+    server.instance.flavor.extra_specs = {"docker:suspend": "ram"}
+    server.suspend()
+    assert (server.status, server.saved.calls, server.notes) == ("paused", [], [])
+    server.instance.flavor.extra_specs = {}
+    server.resume()
+    server.suspend()
+    assert bool(server.saved.calls) is (option == "disk")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(5, "CRIU: it is hard"), comm.PrivsepTimeout("took too long")],
+)
+def test_a_dump_that_fails_leaves_the_frozen_server(server: Server, failure: Exception) -> None:
+    server.saved.failure = failure
+    server.suspend()
+    assert server.status == "paused"
+    assert server.host.network.silent == {server.instance.uuid}
+    ((event, reason),) = server.notes
+    assert event == "docker_suspend_to_disk"
+    assert reason in str(failure)
+    server.resume()
+    assert server.status == "running"
+    assert "restore" not in server.saved.calls
+
+
+def test_what_is_refused_is_not_touched_by_criu(server: Server) -> None:
+    server.saved.impossible = "there is no program criu on this host"
+    server.suspend()
+    server.resume()
+    server.saved.impossible = ""
+    server.host.block_devices = {"block_device_mapping": [{}]}
+    server.suspend()
+    assert server.saved.calls == []
+    assert server.status == "paused"
+    assert [reason for _, reason in server.notes] == [
+        "there is no program criu on this host",
+        "the server can't be written to the disk: it has volumes, whose devices may have other "
+        "numbers later",
+    ]
+
+
+def test_an_engine_that_fails_at_the_end_loses_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = server.engine.wait_container
+    monkeypatch.setattr(server.engine, "wait_container", lambda *_: None)
+    monkeypatch.setattr(server.engine, "unpause_container", lambda *_: None)
+    server.suspend()
+    assert server.status == "paused"
+    with pytest.raises(nova_exception.InstanceFaultRollback):
+        server.resume()
+    assert server.saved.saved == {server.instance.uuid: "first"}
+    monkeypatch.setattr(server.engine, "wait_container", wait)
+    monkeypatch.setattr(
+        server.engine, "unpause_container", lambda _: server.set(status="exited", pid=0)
+    )
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.calls[-2:] == ["restore", "discard"]
+
+
+def test_a_restore_that_fails_keeps_the_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.suspended()
+    fault = exception.EngineError(operation="a start", reason="CRIU: it is hard")
+    with monkeypatch.context() as patch:
+        patch.setattr(server.engine, "start_container", lambda _: (_ for _ in ()).throw(fault))
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="it is hard"):
+            server.resume()
+    assert server.saved.saved == {server.instance.uuid: "first"}
+    assert server.host.network.silent == {server.instance.uuid}
+    server.resume()
+    assert server.status == "running"
+
+
+def test_a_restore_that_was_interrupted_is_not_repeated(server: Server) -> None:
+    server.set(status="exited", pid=0)
+    server.saved.used.add(server.instance.uuid)
+    with pytest.raises(nova_exception.InstanceFaultRollback, match="interrupted"):
+        server.resume()
+    assert server.status == "exited"
+    server.driver.reboot(None, server.instance, server.network_info, "HARD")
+    assert server.status == "running"
+    assert server.saved.used == set()
+
+
+def test_a_server_that_ran_meanwhile_starts_anew(server: Server) -> None:
+    server.suspended()
+    server.set(last_start="second")
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.saved == {}
+
+
+def test_processes_that_live_have_no_memory_on_the_disk(server: Server) -> None:
+    server.set(status="paused")
+    server.saved.frozen[server.instance.uuid] = "first"
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.frozen == {}
+    assert "restore" not in server.saved.calls
+
+
+def test_ports_are_down_until_the_server_is_restored(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.suspended()
+    # The host has restarted.
+    server.host.network.wired.clear()
+    server.host.network.silent.clear()
+    start = server.engine.start_container
+    seen = []
+
+    def started(container: str) -> None:
+        seen.append(set(server.host.network.silent))
+        start(container)
+
+    monkeypatch.setattr(server.engine, "start_container", started)
+    server.resume()
+    assert seen == [{server.instance.uuid}]
+    assert server.host.network.silent == set()
+
+
+@pytest.mark.parametrize("operation", ["destroy", "power_off", "power_on", "reboot"])
+def test_other_operations_delete_the_memory(server: Server, operation: str) -> None:
+    server.suspended()
+    if operation == "destroy":
+        server.driver.destroy(None, server.instance, server.network_info)
+    elif operation == "power_off":
+        server.driver.power_off(server.instance)
+    elif operation == "power_on":
+        server.driver.power_on(None, server.instance, server.network_info)
+    else:
+        server.driver.reboot(None, server.instance, server.network_info, "HARD")
+    assert server.saved.saved == {}
+    assert "restore" not in server.saved.calls

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directories of suspended servers' memory, without CRIU and without a container."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novadocker import privsep
+from novadocker.linux import cgroup, openat
+from novadocker.privsep.guest import checkpoint
+from novadocker.runtime import record as records
+
+HOST = "host1"
+UUID = "0e6e0b4b-7a41-4f0b-9f1a-0f64e1f5a1c1"
+ID = "ab" * 32
+RUN = "2026-12-01T10:00:00.123456789Z"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of an instance's images; run privileged functions in this process."""
+    for context in (privsep.network_pctxt, privsep.interior_pctxt, privsep.storage_pctxt):
+        monkeypatch.setattr(context, "client_mode", False)
+    monkeypatch.setattr(checkpoint, "FOLDER", tmp_path / "checkpoints")
+    monkeypatch.setattr(checkpoint, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(cgroup, "processes", lambda: iter([(1, None)]))
+    found = tmp_path / "checkpoints" / HOST / UUID
+    found.mkdir(parents=True)
+    (tmp_path / "records").mkdir()
+    return found
+
+
+def images(folder: Path, suffix: str = "", run: str = RUN) -> Path:
+    made = folder / f"{ID}{suffix}"
+    made.mkdir()
+    (made / "novadocker-run").write_text(run)
+    return made
+
+
+def test_only_whole_images_end_the_processes(folder: Path) -> None:
+    images(folder, ".draft")
+    assert not checkpoint.end_processes(HOST, UUID, ID)
+    assert not checkpoint.has_ended_processes(HOST, UUID, ID)
+    images(folder, ".frozen")
+    assert checkpoint.end_processes(HOST, UUID, ID)
+    assert checkpoint.has_ended_processes(HOST, UUID, ID)
+    assert not (folder / f"{ID}.frozen").exists()
+    # Idempotent.
+    assert checkpoint.end_processes(HOST, UUID, ID)
+
+
+def test_images_of_an_earlier_run_are_replaced(folder: Path) -> None:
+    images(folder, run="earlier")
+    images(folder, ".frozen")
+    assert checkpoint.end_processes(HOST, UUID, ID)
+    assert (folder / ID / "novadocker-run").read_text() == RUN
+
+
+def test_lists_and_deletes(folder: Path) -> None:
+    assert checkpoint.exists(HOST, UUID)
+    assert checkpoint.list_instances(HOST) == [UUID]
+    assert checkpoint.list_instances("other") == []
+    images(folder)
+    checkpoint.discard(HOST, UUID)
+    checkpoint.discard(HOST, UUID)
+    assert not checkpoint.exists(HOST, UUID)
+
+
+@pytest.fixture
+def criu(tmp_path: Path) -> str:
+    program = tmp_path / "criu"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_the_next_start_restores(folder: Path, criu: str) -> None:
+    record = checkpoint.RECORDS / ID
+    record.write_bytes(records.serialize(records.of_instance(f"/run/netns/nova-{UUID}")))
+    assert not checkpoint.restore_next(HOST, UUID, ID, RUN, criu)
+    images(folder)
+    assert not checkpoint.restore_next(HOST, UUID, ID, "2026-12-01T11:00:00Z", criu)
+    # The test's directory is not the one that a record may name.
+    with pytest.raises(ValueError, match="has a malformed restore"):
+        checkpoint.restore_next(HOST, UUID, ID, RUN, criu)
+    assert records.parse(record.read_bytes()).restore is None
+
+
+def test_an_interrupted_restore(folder: Path) -> None:
+    images(folder, ".used")
+    with pytest.raises(OSError, match="a hard reboot starts it anew"):
+        checkpoint.restore_next(HOST, UUID, ID, RUN, "")
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Trust the directories of the tests."""
+
+    def opened(path: str) -> int:
+        return os.open(path, os.O_PATH)
+
+    monkeypatch.setattr(openat, "open_trusted", opened)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("[ $1 != --version ] || echo Version: 4.2.1", ""),
+        ("[ $1 != --version ] || echo Version: 4.1", ""),
+        ("echo Version: 3.17.1", "has the version 3.17, older than 4.1"),
+        ("echo hello", "does not tell its version"),
+        ("[ $1 != --version ] || { echo Version: 4.2; exit; }; echo No CAP; exit 1", "No CAP"),
+        ("exit 3", "criu failed: it says nothing"),
+    ],
+)
+@pytest.mark.skipif(os.getuid() != 0, reason="the program must belong to root")
+def test_criu_is_asked(folder: Path, criu: str, trusted: None, script: str, reason: str) -> None:
+    Path(criu).write_text(f"#!/bin/sh\n{script}\n")
+    found = checkpoint.why_impossible(criu)
+    assert reason in found
+    assert bool(found) is bool(reason)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_program_that_others_can_change_is_not_run(criu: str, trusted: None) -> None:
+    assert "there is no program" in checkpoint.why_impossible(
+        str(Path(criu).parent.parent / "criu")
+    )
+    Path(criu).chmod(0o777)
+    assert "users other than root can change" in checkpoint.why_impossible(criu)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("", ""),
+        ("Warn\n", ""),
+        (
+            "(0.5) Error (criu/files-ext.c:98): Can't dump file 3 of that type\n"
+            "(0.6) Error (criu/cr-dump.c:2111): Dumping FAILED.\n",
+            "CRIU: Can't dump file 3 of that type",
+        ),
+        (f"Error (a.c:1): {'x' * 500}\n", "CRIU: " + "x" * 194),
+    ],
+)
+def test_the_first_error_is_the_reason(tmp_path: Path, log: str, reason: str) -> None:
+    (tmp_path / "dump.log").write_text(log)
+    assert checkpoint._last_error(tmp_path / "dump.log") == reason
+
+
+def test_room(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.stat").write_text(f"total_rss {1 << 60}\ntotal_shmem 0\ntotal_swap 0\n")
+    groups: Any = cgroup.Groups(1, {"memory": group})
+    monkeypatch.setattr(cgroup, "groups", lambda *_: groups)
+    with pytest.raises(OSError, match="which has"):
+        checkpoint._check_room(ID, 1)
+    (group / "memory.stat").write_text("total_rss 4096\ntotal_shmem 0\n")
+    checkpoint._check_room(ID, 1)
+
+
+@pytest.mark.parametrize("state", ["THAWED", "FREEZING", "FROZEN"])
+def test_only_a_frozen_container_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    (tmp_path / "freezer.state").write_text(f"{state}\n")
+    monkeypatch.setattr(cgroup, "groups", lambda *_: cgroup.Groups(1, {"freezer": tmp_path}))
+    if state == "FROZEN":
+        checkpoint._check_frozen(ID, 1)
+        return
+    with pytest.raises(OSError, match="not frozen"):
+        checkpoint._check_frozen(ID, 1)
