@@ -139,6 +139,14 @@ def test_what_is_refused_is_not_touched_by_criu(server: Server) -> None:
     ]
 
 
+def test_rules_that_have_changed_do_not_fail_a_suspend(server: Server, options: Any) -> None:
+    options(group="docker", suspend="disk")
+    server.instance.flavor.extra_specs = {"docker:unknown": "1"}
+    server.suspend()
+    assert (server.status, server.saved.calls) == ("paused", [])
+    assert "docker:unknown" in server.notes[0][1]
+
+
 def test_an_engine_that_fails_at_the_end_loses_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,12 +48,18 @@ class Suspend:
 
         If the memory is to stay in RAM, or CRIU can't write it, the processes stay frozen.
         """
-        asked = flavor_limits.asked(instance, instance.flavor, self._services.rules())
+        asked: dict[str, str] = {}
+        reason = ""
+        try:
+            asked = flavor_limits.asked(instance, instance.flavor, self._services.rules())
+        except exception.InvalidLimits as error:
+            # The operator may have changed the rules since the server was built.
+            reason = str(error)
         if asked.get(extra_specs.SUSPEND.name, CONF.docker.suspend) != extra_specs.DISK:
             self._power.freeze(instance)
             return
         found = self._services.find(instance)
-        reason = self._refusal(context, found, instance, asked)
+        reason = reason or self._refusal(context, found, instance, asked)
         self._power.freeze(instance)
         reason = reason or self._save(found, instance)
         if reason:
