@@ -8,7 +8,9 @@ from pathlib import Path
 
 import docker
 
-from tests.engine import servers
+from novadocker.linux import namespaces
+from novadocker.privsep.network import namespace
+from tests.engine import daemons, servers
 from tests.engine.busybox import busybox_archive
 from tests.engine.engines import OwnEngine, remove_containers
 from tests.engine.servers import Nova, Server
@@ -46,6 +48,20 @@ class ComputeHost:
     def new_server(self, flavor: str = "small", ports: tuple[int, ...] = ()) -> Server:
         """Return the description of a server that does not exist yet."""
         return Server(self.new_uuid(), flavor, ports)
+
+    def lose_power(self, state_folder: Path) -> None:
+        """Delete all but the files on disk: the engine's data and the switch's database."""
+        self.switch.stop_switching()
+        self.engine.lose_power()
+        for name in daemons.namespaces_of(state_folder):
+            namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
+        for record in daemons.records_of(state_folder):
+            record.unlink()
+
+    def return_power(self) -> None:
+        """Start the engine and the switch again."""
+        self.engine.start_all()
+        self.switch.start_switching()
 
 
 HostOf = Callable[..., AbstractContextManager[ComputeHost]]

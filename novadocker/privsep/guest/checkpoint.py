@@ -129,7 +129,7 @@ def dump(
         draft.mkdir(0o700)
         try:
             _checkpoint(criu, state, container, draft)
-            (draft / _RUN).write_text(run)
+            (draft / _RUN).write_text(f"{container} {run}")
             _sync(draft)
             draft.rename(frozen)
         except BaseException:
@@ -185,7 +185,8 @@ def restore_next(
     :param program: as for ``why_impossible``
     :returns: False if the container has no images, or has run after they were written
     :raises ValueError: an argument is malformed
-    :raises OSError: there is no CRIU, or an earlier restore was interrupted
+    :raises OSError: there is no CRIU, an earlier restore was interrupted, or the images are those
+        of another container
     """
     container = arguments.container_id(container_id)
     images = _images(host, instance_uuid, container)
@@ -201,7 +202,10 @@ def restore_next(
                 "a hard reboot starts it anew",
             ) from None
         return False
-    if saved != run:
+    owner, _, saved_run = saved.partition(" ")
+    if owner != container:
+        raise OSError(errno.EINVAL, "the images are those of another container")
+    if saved_run != run:
         return False
     record = RECORDS / container
     found = records.parse(record.read_bytes())

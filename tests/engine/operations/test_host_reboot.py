@@ -8,9 +8,6 @@ import pytest
 from nova import conf
 from nova.compute import power_state
 
-from novadocker.linux import namespaces
-from novadocker.privsep.network import namespace
-from tests.engine import daemons
 from tests.engine.hosts import ComputeHost
 
 # The test stops the last server before the reboot.
@@ -35,8 +32,8 @@ def test_a_host_goes_down_and_comes_back(
     ran, stopped = made[:-1], made[-1]
     nova.power_off(stopped)
     nova.stop()
-    _lose_power(compute_host, state_folder)
-    _return(compute_host)
+    compute_host.lose_power(state_folder)
+    compute_host.return_power()
     assert {survey.status(server) for server in made} == {"exited"}
 
     conf.CONF.set_override("resume_guests_state_on_host_boot", resumed)
@@ -64,18 +61,3 @@ def test_a_host_goes_down_and_comes_back(
         nova.destroy(server)
     survey.check_nothing_else([])
     nova.stop()
-
-
-def _lose_power(host: ComputeHost, state_folder: Path) -> None:
-    """Delete everything except the files on disk: the engine's data and the switch's database."""
-    host.switch.stop_switching()
-    host.engine.lose_power()
-    for name in daemons.namespaces_of(state_folder):
-        namespaces.unmount_namespace(f"{namespace.NAMESPACES}/{name}")
-    for record in daemons.records_of(state_folder):
-        record.unlink()
-
-
-def _return(host: ComputeHost) -> None:
-    host.engine.start_all()
-    host.switch.start_switching()

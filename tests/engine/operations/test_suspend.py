@@ -17,9 +17,6 @@ from tests.engine import packages, servers
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Server
 
-# Counts in its memory; a file tells the count to the test.
-_COUNTER = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.1; done"
-
 
 @pytest.fixture(scope="session")
 def criu(home_network: str) -> str:
@@ -52,9 +49,16 @@ def state(host: ComputeHost, server: Server) -> dict[str, Any]:
     return found
 
 
+def folder(host: ComputeHost, server: Server) -> Path:
+    """Return the directory of a server's images."""
+    container = host.client.inspect_container(server.name)["Id"]
+    return checkpoint.FOLDER / servers.HOST / server.uuid / container
+
+
 def images(server: Server) -> list[str]:
-    folder = checkpoint.FOLDER / servers.HOST / server.uuid
-    return sorted(entry.name[64:] for entry in folder.iterdir()) if folder.exists() else []
+    """Return the suffixes of the directories of a server's images."""
+    above = checkpoint.FOLDER / servers.HOST / server.uuid
+    return sorted(entry.name[64:] for entry in above.iterdir()) if above.exists() else []
 
 
 def test_a_suspended_server_has_no_memory_and_comes_back(

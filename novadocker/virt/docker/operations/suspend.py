@@ -51,7 +51,7 @@ class Suspend:
         asked: dict[str, str] = {}
         reason = ""
         try:
-            asked = flavor_limits.asked(instance, instance.flavor, self._services.rules())
+            asked = flavor_limits.asked(instance, instance.flavor, self._services.rules(instance))
         except exception.InvalidLimits as error:
             # The operator may have changed the rules since the server was built.
             reason = str(error)

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return found
 
 
-def images(folder: Path, suffix: str = "", run: str = RUN) -> Path:
+def images(folder: Path, suffix: str = "", run: str = f"{ID} {RUN}") -> Path:
     made = folder / f"{ID}{suffix}"
     made.mkdir()
     (made / "novadocker-run").write_text(run)
@@ -55,7 +55,7 @@ def test_images_of_an_earlier_run_are_replaced(folder: Path) -> None:
     images(folder, run="earlier")
     images(folder, ".frozen")
     assert checkpoint.end_processes(HOST, UUID, ID)
-    assert (folder / ID / "novadocker-run").read_text() == RUN
+    assert (folder / ID / "novadocker-run").read_text() == f"{ID} {RUN}"
 
 
 def test_lists_and_deletes(folder: Path) -> None:
@@ -87,6 +87,12 @@ def test_the_next_start_restores(folder: Path, criu: str) -> None:
     with pytest.raises(ValueError, match="has a malformed restore"):
         checkpoint.restore_next(HOST, UUID, ID, RUN, criu)
     assert records.parse(record.read_bytes()).restore is None
+
+
+def test_images_of_another_container(folder: Path) -> None:
+    images(folder, run=f"{'cd' * 32} {RUN}")
+    with pytest.raises(OSError, match="another container"):
+        checkpoint.restore_next(HOST, UUID, ID, RUN, "")
 
 
 def test_an_interrupted_restore(folder: Path) -> None:
