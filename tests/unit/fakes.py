@@ -666,6 +666,10 @@ class FakeGuestFiles:
             self.passwords.append(user)
         return self.accounts
 
+    def read_etc_file(self, container_id: str, pid: int, name: str) -> bytes | None:
+        assert pid
+        return self.files.get(f"/etc/{name}")
+
     def put_etc_file(self, container_id: str, pid: int, name: str, content: bytes) -> None:
         assert pid
         if self.failure:

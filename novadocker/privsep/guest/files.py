@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged functions that change a running container: passwords and processes.
+"""Privileged functions for a running container: its passwords, files in /etc, and processes.
 
 Each checks its arguments and does not trust the files in the container.
 """
@@ -39,6 +39,22 @@ def set_password(container_id: str, pid: int, user: str, password_hash: str, day
         changed = accounts.set_password(shadow, user, password_hash, day)
         openat.replace_file(root, "/etc/shadow", changed)
     return True
+
+
+@privsep.interior_pctxt.entrypoint
+def read_etc_file(container_id: str, pid: int, name: str) -> bytes | None:
+    """Return the content of a file in /etc of a container; None if it does not exist.
+
+    :param pid: process id of the container's first process
+    :param name: one of ``record.ETC_FILES``
+    :raises ValueError: an argument is malformed
+    :raises OSError: it is not a regular file of at most 1 MiB, or the process does not belong to
+        the container
+    """
+    container, process = arguments.container_id(container_id), arguments.process(pid)
+    known = arguments.one_of(record.ETC_FILES.keys(), name)
+    with openat.open_root(container, process) as root:
+        return openat.read_file(root, f"/etc/{known}")
 
 
 @privsep.interior_pctxt.entrypoint

@@ -147,6 +147,28 @@ def test_the_life_of_a_server_on_a_volume(
         assert (root / "root-file").stat().st_uid == 0
 
 
+def test_the_files_in_etc_follow_the_ports_of_a_server_on_a_volume(
+    compute_host: ComputeHost, new_volume: NewVolume
+) -> None:
+    host, device = compute_host, new_volume()
+    nova = host.start_nova()
+    server = nova.spawn(replace(host.new_server("small", (1,)), root=device))
+    try:
+        assert "10.7.0.1" in shell(host, server, "cat /etc/hosts")
+        server = nova.detach(server, 1)
+        assert "10.7.0.1" not in shell(host, server, "cat /etc/hosts")
+        server = nova.attach(server, 2)
+        assert "10.7.0.2" in shell(host, server, "cat /etc/hosts")
+        nova.power_off(server)
+        server = nova.detach(server, 2)
+        nova.power_on(server)
+        # Nothing is mounted while the server is stopped.
+        assert "10.7.0.2" in shell(host, server, "cat /etc/hosts")
+    finally:
+        nova.destroy(server)
+        nova.stop()
+
+
 def test_the_engine_dies_under_a_server_on_a_volume(
     compute_host: ComputeHost, new_volume: NewVolume
 ) -> None:

@@ -335,6 +335,11 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "password_hash": HASH,
         "day": DAY,
     },
+    files.read_etc_file: {
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "name": words("hosts", "hostname|hosts|resolv.conf|machine-id", "passwd", "../hosts"),
+    },
     files.put_etc_file: {
         "container_id": CONTAINER,
         "pid": PROCESS,

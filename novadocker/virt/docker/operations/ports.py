@@ -365,15 +365,20 @@ class Ports:
         before: network_model.NetworkInfo,
         after: network_model.NetworkInfo,
     ) -> None:
-        """Update hosts and resolv.conf if they still have the content that the driver wrote."""
-        engine = self._services.engine
+        """Update hosts and resolv.conf if they still have the content that the driver wrote.
+
+        Does nothing for a stopped instance that boots from a volume, which is not mounted.
+        """
+        on_volume = self._services.root_volumes.boots_from_volume(instance.uuid)
+        if on_volume and not found.pid:
+            return
         old, new = etc_files(instance, before), etc_files(instance, after)
         try:
             changed = {
                 name: content
                 for name, content in new.items()
                 if content != old.get(name)
-                and (engine.read_file(found.id, f"/etc/{name}") or b"") == old.get(name, b"")
+                and (self._read_etc(found, name, on_volume) or b"") == old.get(name, b"")
             }
             if changed:
                 self._put_etc(found, changed)
@@ -386,6 +391,12 @@ class Ports:
             LOG.warning(
                 "Failed to update the files in /etc for the ports: %s", error, instance=instance
             )
+
+    def _read_etc(self, found: ContainerDetail, name: str, on_volume: bool) -> bytes | None:
+        if on_volume:
+            # The engine knows only the files of the image.
+            return self._services.guest_files.read_etc_file(found.id, found.pid, name)
+        return self._services.engine.read_file(found.id, f"/etc/{name}")
 
     def _put_etc(self, found: ContainerDetail, files: Mapping[str, bytes]) -> None:
         if not found.pid:

@@ -316,6 +316,9 @@ class GuestFiles(Protocol):
     ) -> bool:
         """Set a user's password; return False if the container has no such account."""
 
+    def read_etc_file(self, container_id: str, pid: int, name: str) -> bytes | None:
+        """Return the content of a file in /etc; None if it does not exist."""
+
     def put_etc_file(self, container_id: str, pid: int, name: str, content: bytes) -> None:
         """Replace a file in /etc."""
 
