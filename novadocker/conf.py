@@ -365,13 +365,15 @@ Where a suspended server has the memory of its processes.
 
 With ``disk``, the memory is in files below ``/var/lib/novadocker/checkpoints`` that only root can
 read, until the server is resumed, started anew or deleted. If CRIU can't write it, the processes
-are frozen as with ``ram``, and an event of the server's action tells why.
+are frozen as with ``ram``, and an event of the server's action tells why. It can't write servers
+with a user namespace of their own.
 
 A flavor's extra spec ``docker:suspend`` takes precedence.
 
 Related options:
 
 * ``criu``
+* ``user_namespaces``
 """,
     ),
     cfg.StrOpt(

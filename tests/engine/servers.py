@@ -62,7 +62,7 @@ FLAVORS: Mapping[str, Mapping[str, Any]] = {
         **_PLAIN,
         "extra_specs": {"docker:nesting": "true", "docker:userns": "own"},
     },
-    "disk": {**_PLAIN, "extra_specs": {"docker:suspend": "disk"}},
+    "disk": {**_PLAIN, "extra_specs": {"docker:suspend": "disk", "docker:userns": "host"}},
     "own": {**_PLAIN, "extra_specs": {"docker:userns": "own"}},
     "host": {**_PLAIN, "extra_specs": {"docker:userns": "host"}},
     "capped": {

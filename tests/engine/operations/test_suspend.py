@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that are suspended to the disk by CRIU and resumed."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from nova import conf
-from nova.compute import power_state
+from nova import exception as nova_exception
+from nova.compute import power_state, vm_states
 
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import checkpoint
@@ -95,6 +98,59 @@ def test_a_suspended_server_has_no_memory_and_comes_back(
     nova.reboot(server)
     assert run(host, server, "cat /dev/shm/file; cat /file").splitlines()[-1] == "kept"
     assert "kept" not in run(host, server, "cat /dev/shm/file 2>/dev/null")
+    nova.destroy(server)
+    host.survey.check_nothing_else([])
+    nova.stop()
+
+
+@pytest.mark.parametrize("damage", ["a lost file", "another server's"])
+def test_damaged_images_are_kept(host: ComputeHost, notes: list[str], damage: str) -> None:
+    nova = host.start_nova()
+    made = [nova.spawn(host.new_server("disk")) for _ in range(2)]
+    for server in made:
+        run(host, server, "echo kept >/dev/shm/file")
+        nova.suspend(server)
+    assert notes == []
+    (first, second) = (folder(host, server) for server in made)
+    kept = {path.name: path for path in first.iterdir()}
+    aside = first.with_name("aside")
+    if damage == "a lost file":
+        kept["inventory.img"].rename(aside)
+    else:
+        first.rename(aside)
+        shutil.copytree(second, first)
+    reason = "can't be restored" if damage == "a lost file" else "those of another container"
+    with pytest.raises(nova_exception.InstanceFaultRollback, match=reason):
+        nova.resume(made[0])
+    assert nova.state(made[0]) == power_state.SHUTDOWN
+    assert images(made[0])[0] == ""
+    if damage == "a lost file":
+        aside.rename(kept["inventory.img"])
+    else:
+        shutil.rmtree(first)
+        aside.rename(first)
+    for server in made:
+        nova.resume(server)
+        assert run(host, server, "cat /dev/shm/file") == "kept"
+        nova.destroy(server)
+        assert images(server) == []
+    nova.stop()
+
+
+def test_a_host_reboots(host: ComputeHost, notes: list[str], state_folder: Path) -> None:
+    nova = host.start_nova()
+    server = nova.spawn(host.new_server("disk", (1,)))
+    host.survey.mark(server)
+    run(host, server, "echo kept >/dev/shm/file")
+    nova.suspend(server)
+    nova.stop()
+    host.lose_power(state_folder)
+    host.return_power()
+    nova = host.start_nova([replace(server, vm_state=vm_states.SUSPENDED)])
+    host.survey.check_stopped(server)
+    nova.resume(server)
+    assert run(host, server, "cat /dev/shm/file") == "kept"
+    host.survey.check_running(server)
     nova.destroy(server)
     host.survey.check_nothing_else([])
     nova.stop()
