@@ -102,8 +102,11 @@ tempest: export DEVCLOUD_VOLUMES = $(or $(VOLUMES),1)
 tempest:
 	$(DEVCLOUD) tempest $(if $(TESTS),'$(TESTS)')
 
-# the network's tests on a cloud with ML2/OVN; deletes the cloud's data before and after
-test-ovn: OVN_TESTS = $(addprefix tests/cloud/test_,bridges.py moves.py ovn.py ports.py trunks.py two_hosts.py)
+# what depends on the network, on a cloud with ML2/OVN; deletes the cloud's data before and after
+test-ovn: OVN_TESTS = --timeout 0 --every-step $(addprefix tests/cloud/test_,bridges.py cloud_init.py \
+	interrupted_tasks.py moves.py outages.py ovn.py ports.py servers.py trunks.py two_hosts.py \
+	bad_input.py::test_a_port_that_cannot_be_bound bad_input.py::test_neutrons_event_stays_away \
+	scheduling.py::test_servers_move_at_once)
 # tunnels between hosts, metadata, hot-plug and filters
 test-ovn-part: OVN_TESTS = tests/cloud/test_two_hosts.py::test_a_network_spans_both_hosts[private] \
 	tests/cloud/test_ports.py::test_ports_of_a_living_server \
