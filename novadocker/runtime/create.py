@@ -177,6 +177,16 @@ class Configuration:
         resources = self._object(self.linux.setdefault("resources", {}))
         return self._objects(resources.setdefault("devices", []))
 
+    def device_limits(self, name: str) -> list[dict[str, object]]:
+        """Return the limits of a kind for block devices."""
+        resources = self._object(self.linux.setdefault("resources", {}))
+        # The engine writes null for what has no limit.
+        limits = self._object(resources.get("blockIO") or {})
+        resources["blockIO"] = limits
+        found = self._objects(limits.get(name) or [])
+        limits[name] = found
+        return found
+
     @property
     def root(self) -> str:
         """The root directory on the host."""
@@ -1085,6 +1095,7 @@ def mount_root(config: Configuration, device: record.BlockDevice) -> list[str]:
             f"the file system of the volume that the server boots from can't be mounted: "
             f"{error.strerror}"
         ) from error
+    limit_device(config, device)
     left_out = []
     for destination, source in config.volumes.items():
         if root_volume.is_engine_volume(source):
@@ -1141,6 +1152,14 @@ def map_owners(
         )
 
 
+def limit_device(config: Configuration, device: record.BlockDevice) -> None:
+    """Limit how fast the container reads and writes a device."""
+    for name, rate in device.rates.items():
+        if rate:
+            limit: dict[str, object] = {"major": device.major, "minor": device.minor, "rate": rate}
+            config.device_limits(record.RATES[name]).append(limit)
+
+
 def add_devices(config: Configuration, devices: list[record.BlockDevice], disks: str) -> None:
     """Add the volumes of the server as device nodes, with links to them.
 
@@ -1173,6 +1192,7 @@ def add_devices(config: Configuration, devices: list[record.BlockDevice], disks:
                 "access": "rw" if device.writable else "r",
             }
         )
+        limit_device(config, device)
     # The driver leaves these rules out when it detaches a volume from a running server.
     config.annotations[record.DEVICES_ANNOTATION] = " ".join(
         f"{device.major}:{device.minor}" for device in devices

@@ -8,7 +8,7 @@ The record ``<container id>`` is a JSON object::
                     "user": "/run/novadocker/users/nova-<uuid>"},
      "ids": {"first": 1879048192, "count": 65536},
      "devices": [{"path": "/dev/vdb", "source": "/dev/sdc", "major": 8, "minor": 32,
-                  "writable": true}],
+                  "writable": true, "rates": {"read_iops": 500}}],
      "root": {"path": "/dev/vda", "source": "/dev/sdb", "major": 8, "minor": 16,
               "writable": true},
      "restore": {"images": "/var/lib/novadocker/checkpoints/<host>/<uuid>/<container id>",
@@ -17,7 +17,8 @@ The record ``<container id>`` is a JSON object::
 A record with ``ids`` gives a container the user namespace, in which 0 is the host's user and group
 ``first``. Without ``ids``, the shim adds the user namespace only to a container that the engine
 gives one. ``devices`` has the volumes of the server, each as a device node at ``path``; ``source``
-is the device on the host, which the shim compares with the numbers. ``root`` is the volume that the
+is the device on the host, which the shim compares with the numbers. ``rates`` are the limits of the
+device in bytes or operations a second. ``root`` is the volume that the
 server boots from: its file system is the container's root directory, and it has no node. While the
 volume is disconnected, its ``source`` is ``/dev/null``, which the shim refuses. ``restore`` has the
 directory of CRIU's images of the container's processes, with which the next start goes on, and the
@@ -75,6 +76,14 @@ MOST_DEVICES = 100
 DEVICES_ANNOTATION = "novadocker.devices"
 """Annotation of a container with the numbers of the volumes that it was started with."""
 
+RATES = {
+    "read_bytes": "throttleReadBpsDevice",
+    "write_bytes": "throttleWriteBpsDevice",
+    "read_iops": "throttleReadIOPSDevice",
+    "write_iops": "throttleWriteIOPSDevice",
+}
+"""Limits of a device, each with its name in an OCI configuration."""
+
 ROOT_KIND = "ext4"
 """The file system of a volume that is a root directory."""
 
@@ -96,14 +105,24 @@ class BlockDevice:
 
     :ivar path: path in the container, such as ``/dev/vdb``
     :ivar source: path on the host
+    :ivar rates: limits by the names in ``RATES``; without a limit if 0
     """
 
-    def __init__(self, path: str, source: str, major: int, minor: int, writable: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        source: str,
+        major: int,
+        minor: int,
+        writable: bool,
+        rates: dict[str, int] | None = None,
+    ) -> None:
         self.path = path
         self.source = source
         self.major = major
         self.minor = minor
         self.writable = writable
+        self.rates = rates or {}
 
 
 class Restore:
@@ -269,13 +288,20 @@ def _check_devices(value: object) -> list[BlockDevice]:
 
 
 def _check_device(value: object) -> BlockDevice:
-    if not isinstance(value, dict) or value.keys() != {
+    if not isinstance(value, dict) or value.keys() - {"rates"} != {
         "path",
         "source",
         "major",
         "minor",
         "writable",
     }:
+        raise ValueError("has malformed devices")
+    rates = value.get("rates", {})
+    if (
+        not isinstance(rates, dict)
+        or not rates.keys() <= RATES.keys()
+        or not all(type(rate) is int and rate >= 0 for rate in rates.values())
+    ):
         raise ValueError("has malformed devices")
     path, source, writable = value["path"], value["source"], value["writable"]
     if (
@@ -288,7 +314,7 @@ def _check_device(value: object) -> BlockDevice:
         or type(writable) is not bool
     ):
         raise ValueError("has malformed devices")
-    return BlockDevice(path, source, value["major"], value["minor"], writable)
+    return BlockDevice(path, source, value["major"], value["minor"], writable, rates)
 
 
 def _check_restore(value: object) -> Restore:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class VolumeDevice:
     :ivar shared: True if other instances may have the volume, too (multi-attach)
     :ivar root: True if the volume's file system is the root directory of the instance, which then
         has no device node of it
+    :ivar rates: ``linux.cgroup.DiskRates`` as a dictionary; empty without limits
     """
 
     volume_id: str
@@ -46,6 +47,7 @@ class VolumeDevice:
     writable: bool
     shared: bool
     root: bool = False
+    rates: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -55,7 +57,9 @@ class VolumeDevice:
     @property
     def record(self) -> records.BlockDevice:
         """The device in the record of a container."""
-        return records.BlockDevice(self.path, self.source, self.major, self.minor, self.writable)
+        return records.BlockDevice(
+            self.path, self.source, self.major, self.minor, self.writable, dict(self.rates)
+        )
 
 
 @contextmanager

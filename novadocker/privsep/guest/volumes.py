@@ -13,7 +13,7 @@ import re
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from oslo_concurrency import lockutils, processutils
 
 from novadocker import privsep
 from novadocker.linux import cgroup, device_filter, device_users, libc, namespaces, openat
+from novadocker.linux.cgroup import DiskRates
 from novadocker.linux.device_filter import Rule
 from novadocker.privsep import arguments
+from novadocker.privsep.guest import cgroup as guest_cgroup
 from novadocker.privsep.guest import runtime, volume_devices
 from novadocker.privsep.guest.volume_devices import VolumeDevice
 from novadocker.privsep.network.namespace import namespace_path
 from novadocker.runtime import record as records
 
 _SOURCE = re.compile(r"/dev/(?:[\w.@:+-]+/)*[\w.@:+-]+")
-_FIELDS = ("volume_id", "path", "source", "writable", "shared", "root")
+_FIELDS = ("volume_id", "path", "source", "writable", "shared", "root", "rates")
 _NODES = "/run/novadocker/devices"
 _SYSTEMD_SECONDS = 30
 # Less than the context's bound for a call.
@@ -53,8 +55,8 @@ def holds(instance_uuid: str, volume_id: str) -> bool:
 def hold(instance_uuid: str, device: dict[str, Any]) -> None:
     """Record that an instance has a volume, for each start of its containers. Idempotent.
 
-    :param device: ``volume_id``, ``path``, ``source``, ``writable``, ``shared`` and ``root``, as in
-        ``VolumeDevice``
+    :param device: ``volume_id``, ``path``, ``source``, ``writable``, ``shared``, ``root`` and
+        ``rates``, as in ``VolumeDevice``
     :raises ValueError: an argument is malformed, or the source is no block device
     :raises FileExistsError: the instance has another volume at the path
     :raises OSError: another instance of this host has the device, the host uses it itself, or
@@ -132,7 +134,9 @@ def give(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> Non
         if device.root:
             raise ValueError("a root directory is given by the start of the container")
         with ExitStack() as undo:
+            undo.callback(_limit, container, process, device, dict.fromkeys(device.rates, 0))
             undo.callback(_allow, uuid, container, process, device, False)
+            _limit(container, process, device, device.rates)
             _allow(uuid, container, process, device, True)
             _in_container(container, process, _put_node, device)
             undo.callback(_in_container, container, process, _remove_node, device)
@@ -167,6 +171,8 @@ def take(instance_uuid: str, volume_id: str, container_id: str, pid: int) -> str
             _in_container(container, process, _remove_node, device)
             volume_devices.unlink(uuid, device)
             undo.pop_all()
+        # Another server's disk may have the number next.
+        _limit(container, process, device, dict.fromkeys(device.rates, 0))
         return ""
 
 
@@ -184,11 +190,12 @@ def _parse(value: object) -> VolumeDevice:
     )
     if root and (shared or not writable):
         raise ValueError("a root directory is of one instance, which writes it")
+    rates = arguments.rates(list(records.RATES), fields["rates"])
     found = os.stat(source)
     if not stat.S_ISBLK(found.st_mode):
         raise ValueError(f"{source!r} is not a block device")
     major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-    return VolumeDevice(volume_id, path, source, major, minor, writable, shared, root)
+    return VolumeDevice(volume_id, path, source, major, minor, writable, shared, root, rates)
 
 
 def _held(instance_uuid: str, volume_id: str) -> VolumeDevice | None:
@@ -222,6 +229,13 @@ def _allow(
         if not each.root and (each.volume_id != device.volume_id or allowed)
     ]
     device_filter.replace_program(group, [*_started_rules(pid), *map(_rule, wanted)])
+
+
+def _limit(container_id: str, pid: int, device: VolumeDevice, rates: Mapping[str, int]) -> None:
+    """Limit how fast a container reads and writes a device, if the device has limits at all."""
+    if any(device.rates.values()):
+        disk = f"{device.major}:{device.minor}"
+        guest_cgroup.write_disk_rates(pid, container_id, disk, DiskRates(**rates))
 
 
 def _tell_systemd(scope: str, device: VolumeDevice, allowed: bool) -> None:

@@ -14,6 +14,8 @@ from nova import conf
 from nova import exception as nova_exception
 from nova.compute import power_state
 
+from novadocker.linux import cgroup
+from novadocker.linux.cgroup import DiskRates
 from novadocker.privsep.guest import volume_devices
 from tests.engine import loop_devices
 from tests.engine.hosts import ComputeHost
@@ -203,6 +205,36 @@ def test_a_read_only_volume(compute_host: ComputeHost, new_volume: NewVolume) ->
         server = after
         host.client.restart(server.name, timeout=0)
         assert "not permitted" in write(host, server, "/dev/vdb", "x")
+    finally:
+        nova.destroy(server)
+        nova.stop()
+
+
+def rates(host: ComputeHost, server: Server, device: str) -> DiskRates:
+    found = host.client.inspect_container(server.name)
+    number = os.stat(device).st_rdev
+    groups = cgroup.groups(found["State"]["Pid"], found["Id"])
+    return cgroup.read_disk_rates(groups, f"{os.major(number)}:{os.minor(number)}")
+
+
+def test_the_limits_of_a_volumes_type(compute_host: ComputeHost, new_volume: NewVolume) -> None:
+    host = compute_host
+    device = new_volume()
+    nova = host.start_nova()
+    server = nova.spawn(host.new_server("small", (1,)))
+    wanted = DiskRates(read_bytes=1 << 20, write_bytes=1 << 20, write_iops=500)
+    try:
+        specs = {"total_bytes_sec": "1048576", "write_iops_sec": "500"}
+        before = server
+        server = nova.attach_volume(server, device, qos_specs=specs)
+        assert rates(host, server, device) == wanted
+        # By the record, without the driver.
+        host.client.restart(server.name, timeout=0)
+        assert rates(host, server, device) == wanted
+        server = nova.detach_volume(server)
+        assert rates(host, server, device) == DiskRates()
+        with pytest.raises(nova_exception.VolumeAttachFailed, match="no bursts"):
+            nova.attach_volume(before, device, qos_specs={"total_iops_sec_max": "5"})
     finally:
         nova.destroy(server)
         nova.stop()

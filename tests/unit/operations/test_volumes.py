@@ -48,6 +48,7 @@ def test_a_server_is_built_with_its_volumes(spawn: Any, instance: Any, fake_host
         "writable": True,
         "shared": False,
         "root": False,
+        "rates": {"read_bytes": 0, "write_bytes": 0, "read_iops": 0, "write_iops": 0},
     }
     assert (held[SECOND]["path"], held[SECOND]["writable"]) == ("/dev/vdc", False)
     # The record gives them to the container when it starts.

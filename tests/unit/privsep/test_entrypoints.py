@@ -449,6 +449,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
             writable=flags(),
             shared=Kind(False, flags().wrong),
             root=flags(),
+            rates=DISK_RATES,
         ),
     },
     volumes.release: {"instance_uuid": UUID, "volume_id": UUID},

@@ -37,6 +37,9 @@ MALFORMED_DEVICES: list[tuple[object, str]] = [
     ([{**DEVICE, "major": "7"}], "has malformed devices"),
     ([{**DEVICE, "minor": -1}], "has malformed devices"),
     ([{**DEVICE, "writable": 1}], "has malformed devices"),
+    ([{**DEVICE, "rates": []}], "has malformed devices"),
+    ([{**DEVICE, "rates": {"weight": 5}}], "has malformed devices"),
+    ([{**DEVICE, "rates": {"read_iops": -5}}], "has malformed devices"),
     ([DEVICE] * 2, "has two devices at one path"),
     ([{**DEVICE, "path": f"/dev/vd{letter}"} for letter in "bcde"] * 30, "has malformed devices"),
 ]
@@ -481,6 +484,20 @@ def test_a_volume_at_the_path_of_another_device(shim: Shim, block_device: Path) 
     device = {"source": str(block_device), "major": os.major(number), "minor": os.minor(number)}
     record_device(shim, {**DEVICE, **device})
     assert "the server has another device at /dev/vdb" in shim.refusal(shim.create())
+
+
+def test_the_limits_of_a_volume(shim: Shim, block_device: Path) -> None:
+    linux = {**shim.config["linux"], "resources": {"blockIO": None}}
+    shim.write_config(linux=linux, mounts=[])
+    number = os.stat(block_device).st_rdev
+    numbers = {"major": os.major(number), "minor": os.minor(number)}
+    rates = {"read_bytes": 0, "write_bytes": 4096, "write_iops": 7}
+    record_device(shim, {**DEVICE, "source": str(block_device), **numbers, "rates": rates})
+    assert shim.create().returncode == 0
+    assert shim.config["linux"]["resources"]["blockIO"] == {
+        "throttleWriteBpsDevice": [{**numbers, "rate": 4096}],
+        "throttleWriteIOPSDevice": [{**numbers, "rate": 7}],
+    }
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from novadocker import exception
+from novadocker.linux.cgroup import DiskRates
 from novadocker.virt.docker.volumes import volume as volumes
 from novadocker.virt.docker.volumes.volume import Volume
 
@@ -63,6 +64,35 @@ def test_what_no_host_can_attach_is_refused() -> None:
         root = {"connection_info": shared, "mount_device": "/dev/vda", "boot_index": 0}
         with pytest.raises(exception.VolumeRefused, match="it alone has and can write"):
             volumes.from_block_devices({"block_device_mapping": [root]})
+
+
+def test_the_limits_of_a_volumes_type() -> None:
+    def rates(**specs: str) -> DiskRates:
+        return volumes.from_connection(connection(qos_specs=specs), "/dev/vdb").rates
+
+    assert rates() == DiskRates()
+    assert volumes.from_connection(connection(qos_specs=None), "/dev/vdb").rates == DiskRates()
+    assert rates(read_bytes_sec="1048576", write_iops_sec="500") == DiskRates(
+        read_bytes=1 << 20, write_iops=500
+    )
+    # The kernel counts reads and writes separately. Other names are the back end's.
+    assert rates(total_iops_sec="300", vendor="x") == DiskRates(read_iops=300, write_iops=300)
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ({"total_bytes_sec_max": "5"}, "no bursts of disks .total_bytes_sec_max."),
+        ({"read_iops_sec_max_length": "5"}, "no bursts"),
+        ({"size_iops_sec": "4096"}, "no bursts"),
+        ({"read_iops_sec": "many"}, "malformed"),
+        ({"read_iops_sec": "-1"}, "out of range"),
+        ({"read_iops_sec": str(1 << 63)}, "out of range"),
+    ],
+)
+def test_limits_that_the_host_cannot_keep_are_refused(specs: dict[str, str], words: str) -> None:
+    with pytest.raises(exception.VolumeRefused, match=words):
+        volumes.from_connection(connection(qos_specs=specs), "/dev/vdb")
 
 
 def test_the_operator_says_what_volumes_may_be() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from nova import exception as nova_exception
@@ -174,6 +175,7 @@ class Volumes:
             "writable": volume.writable,
             "shared": volume.shared,
             "root": volume.root,
+            "rates": asdict(volume.rates),
         }
         try:
             self._devices.hold(instance.uuid, device)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from nova.virt import driver
 
 from novadocker import exception, naming
+from novadocker.linux.cgroup import DiskRates
 from novadocker.runtime import record
 
 ROOT_DEVICE = "/dev/vda"
@@ -18,6 +20,11 @@ ROOT_DEVICE = "/dev/vda"
 LOCAL = "local"
 """The kind of volumes that every host has as devices, so a change of the attachment is no loss."""
 
+
+# Names of libvirt's limits that the kernel's control groups do not have.
+_BURST = re.compile(r"(?:total|read|write)_(?:bytes|iops)_sec_max(?:_length)?|size_iops_sec")
+# The limit of the privileged function.
+_LARGEST_RATE = 1 << 62
 
 RAW, MOUNT = "raw", "mount"
 """Values of ``[docker] volume_modes``: block devices in servers, and mounted file systems."""
@@ -32,6 +39,7 @@ class Volume:
     :ivar properties: what os-brick needs to connect the volume
     :ivar shared: True if several instances may have the volume at the same time
     :ivar root: True if the instance boots from the volume
+    :ivar rates: limits of the volume's type for the front end
     """
 
     id: str
@@ -41,6 +49,7 @@ class Volume:
     writable: bool = True
     shared: bool = False
     root: bool = False
+    rates: DiskRates = field(default_factory=DiskRates)
 
     @property
     def is_local(self) -> bool:
@@ -81,7 +90,39 @@ def from_connection(connection_info: Mapping[str, Any], path: str, *, root: bool
         writable=writable,
         shared=shared,
         root=root,
+        rates=_rates(found, properties.get("qos_specs") or {}),
     )
+
+
+def _rates(volume_id: str, specs: Mapping[str, Any]) -> DiskRates:
+    """Return the limits that Cinder asks the hypervisor to keep.
+
+    A total becomes the rate of reads and of writes, because the kernel counts them separately.
+
+    :raises VolumeRefused: the driver cannot keep a limit
+    """
+    bursts = sorted(name for name in specs if _BURST.fullmatch(name))
+    if bursts:
+        raise exception.VolumeRefused(
+            volume_id=volume_id, reason=f"the host has no bursts of disks ({', '.join(bursts)})"
+        )
+    try:
+        rates = {
+            f"{direction}_{unit}": int(
+                specs.get(f"total_{unit}_sec") or specs.get(f"{direction}_{unit}_sec") or 0
+            )
+            for direction in ("read", "write")
+            for unit in ("bytes", "iops")
+        }
+    except ValueError as error:
+        raise exception.VolumeRefused(
+            volume_id=volume_id, reason=f"a limit of its type is malformed: {error}"
+        ) from error
+    if not all(0 <= rate <= _LARGEST_RATE for rate in rates.values()):
+        raise exception.VolumeRefused(
+            volume_id=volume_id, reason="a limit of its type is out of range"
+        )
+    return DiskRates(**rates)
 
 
 def mappings(block_device_info: Mapping[str, Any] | None) -> Sequence[Any]:
