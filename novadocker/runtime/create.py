@@ -22,6 +22,7 @@ it needs: instead of ``os`` and ``stat``, the modules in C behind them.
 """
 
 import _stat
+import errno
 import posix
 import sys
 
@@ -823,7 +824,7 @@ def put_etc(root: Tree, files: Files, container_id: str, owner: Owner) -> None:
     etc = root.make_folder("/etc")
     try:
         for name, content in files.etc.items():
-            tree.replace(etc, name, content, record.ETC_FILES[name], owner)
+            _put_etc_file(root, etc, name, content, owner)
     except OSError as error:
         raise Fault(
             f"the files for /etc of container {container_id} can't be copied: {error.strerror}"
@@ -844,6 +845,19 @@ def put_etc(root: Tree, files: Files, container_id: str, owner: Owner) -> None:
         return
     except OSError as error:
         raise Fault(f"the machine id of container {container_id} can't be written") from error
+
+
+def _put_etc_file(root: Tree, etc: tree.Node, name: str, content: bytes, owner: Owner) -> None:
+    mode = record.ETC_FILES[name]
+    try:
+        tree.replace(etc, name, content, mode, owner)
+    except OSError as error:
+        *_, present = root.locate(f"/etc/{name}")
+        if error.errno != errno.ENOSPC or present.path != f"/etc/{name}" or not present.is_file:
+            raise
+        # The tenant may have filled the volume that the server boots from. The present file has a
+        # block already, and a server with a full disk must start on another host, too.
+        tree.overwrite(present, content)
 
 
 def put_login(root: Tree, files: Files, config: Configuration) -> None:

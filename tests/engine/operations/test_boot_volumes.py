@@ -315,6 +315,26 @@ def test_a_server_is_not_rescued_from_its_volume(
         nova.stop()
 
 
+def test_a_server_whose_volume_is_full_comes_back(
+    compute_host: ComputeHost, new_volume: NewVolume
+) -> None:
+    """As in an unshelve, and on another host."""
+    host, device = compute_host, new_volume()
+    nova = host.start_nova()
+    server = nova.spawn(replace(host.new_server("small", (1,)), root=device))
+    try:
+        shell(host, server, "rm -r /data; cat /dev/zero >/full 2>/dev/null; sync")
+        nova.reboot(server)
+        nova.destroy(server)
+        server = nova.spawn(replace(server, ports=(2,)))
+        assert shell(host, server, "df / | grep -c 100%") == "1\n"
+        assert "10.7.0.2" in shell(host, server, "cat /etc/hosts")
+        assert shell(host, server, "stat -c %a:%u /etc/hosts") == "644:0\n"
+    finally:
+        nova.destroy(server)
+        nova.stop()
+
+
 def test_a_server_does_not_start_without_its_volume(
     compute_host: ComputeHost, new_volume: NewVolume
 ) -> None:
