@@ -35,7 +35,7 @@ def restore(
     used = f"{wanted.images}{record.USED}"
     posix.rename(wanted.images, used)
     if _run(words(arguments, used), wanted.criu):
-        reason = _last_error(f"{used}/restore.log")
+        reason = _first_error(f"{used}/restore.log")
         posix.rename(used, wanted.images)
         raise Fault(f"the memory of container {container_id} can't be restored: {reason}")
     _write(folder, f"{container_id}{record.RESTORED}", b"")
@@ -93,13 +93,13 @@ def _run(arguments: list[str], criu: str) -> int:
     return posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
 
 
-def _last_error(path: str) -> str:
-    """Return the last error in CRIU's log, at most 200 characters."""
+def _first_error(path: str) -> str:
+    """Return the first error in CRIU's log, at most 200 characters; it causes the others."""
     try:
         with open(path, "rb", buffering=0) as source:
             content = tree.read_all(source.fileno(), _LARGEST_LOG) or b""
     except OSError:
         return "CRIU wrote no log"
     errors = [line for line in content.split(b"\n") if b"Error" in line]
-    text = errors[-1].decode(errors="replace") if errors else "CRIU names no error"
+    text = errors[0].decode(errors="replace") if errors else "CRIU names no error"
     return documents.serialize(text[:200]).decode().strip('"')

@@ -49,6 +49,8 @@ _DUMP_SECONDS = 900
 _LARGEST_LOG = 16 << 20
 # For what the images have beside the memory.
 _SPARE_BYTES = 64 << 20
+# TIME_WAIT and LISTEN in include/net/tcp_states.h
+_WITHOUT_PEER = frozenset({"06", "0A"})
 _RESIDENT = {
     1: ("total_rss", "total_shmem", "total_swap"),
     2: ("anon", "shmem"),
@@ -118,6 +120,7 @@ def dump(
         openat.check_process(container, process, descriptor)
         _check_frozen(container, process)
         _check_tree(container, process)
+        _check_connections(process)
         state = _runc_state(container, process)
         _make_folders(target.parent)
         _check_room(container, process)
@@ -316,6 +319,24 @@ def _check_tree(container: str, pid: int) -> None:
             raise OSError(errno.EBUSY, f"process {process} was started from outside (docker exec)")
 
 
+def _check_connections(pid: int, root: Path = Path("/")) -> None:
+    """Check that no TCP connection is open in the network namespace of a frozen process.
+
+    When the processes are killed, the kernel goes on closing their connections for minutes, and
+    sends the end of each to its peer when the ports are up again. CRIU can't restore a connection
+    that the kernel still has.
+
+    :param root: directory that contains /proc
+    :raises OSError: one is open
+    """
+    for name in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError), (root / f"proc/{pid}/net/{name}").open() as source:
+            next(source)
+            # The first line is the heading.
+            if any(line.split()[3] not in _WITHOUT_PEER for line in source):
+                raise OSError(errno.EBUSY, "it has open TCP connections")
+
+
 def _runc_state(container: str, pid: int) -> str:
     """Return the directory of runc's state, from the container's shim of containerd.
 
@@ -375,12 +396,12 @@ def _checkpoint(criu: str, state: str, container: str, images: Path) -> None:
     try:
         _run(command, _DUMP_SECONDS, os.path.dirname(criu))
     except OSError as error:
-        reason = _last_error(images / "dump.log") or error.strerror
+        reason = _first_error(images / "dump.log") or error.strerror
         raise OSError(error.errno, reason) from error
 
 
-def _last_error(log: Path) -> str:
-    """Return the last error in CRIU's log, at most 200 characters; empty without one."""
+def _first_error(log: Path) -> str:
+    """Return the first error in CRIU's log, at most 200 characters; empty without one."""
     with suppress(FileNotFoundError), log.open("rb") as source:
         source.seek(max(0, os.fstat(source.fileno()).st_size - _LARGEST_LOG))
         errors = [line for line in source.read().split(b"\n") if b"Error" in line]

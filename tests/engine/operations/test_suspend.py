@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that are suspended to the disk by CRIU and resumed."""
 
+import itertools
 import shutil
-from collections.abc import Iterator
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from nova.compute import power_state, vm_states
 from novadocker.linux import cgroup
 from novadocker.privsep.guest import checkpoint
 from novadocker.virt.docker.migration import nova_records
+from tests import slowness
 from tests.engine import packages, servers
 from tests.engine.hosts import ComputeHost
 from tests.engine.servers import Server
@@ -153,4 +158,64 @@ def test_a_host_reboots(host: ComputeHost, notes: list[str], state_folder: Path)
     host.survey.check_running(server)
     nova.destroy(server)
     host.survey.check_nothing_else([])
+    nova.stop()
+
+
+# A child of the first process answers on a port, so that CRIU sees its connections.
+_ECHO = (
+    "setsid nc -ll -p 7777 -e cat </dev/null >/dev/null 2>&1 & "
+    "for i in $(seq 100); do netstat -ltn | grep -q :7777 && break; sleep 0.1; done"
+)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Callable[[], None]]:
+    """Yield a function that checks that a TCP connection to a server echoes."""
+    subprocess.run(["ip", "address", "add", "10.7.255.1/16", "dev", "br-int"], check=True)
+    subprocess.run(["ip", "link", "set", "br-int", "up"], check=True)
+    connection = socket.create_connection((address, 7777), 30 * slowness.FACTOR)
+    numbers = itertools.count()
+
+    def check() -> None:
+        line = f"{next(numbers)}\n".encode()
+        connection.sendall(line)
+        assert connection.recv(64) == line
+
+    try:
+        yield check
+    finally:
+        connection.close()
+        subprocess.run(["ip", "address", "flush", "dev", "br-int"], check=True)
+
+
+def test_open_connections_stay_in_ram(host: ComputeHost, notes: list[str]) -> None:
+    nova = host.start_nova()
+    server = nova.spawn(host.new_server("disk", (1,)))
+    run(host, server, _ECHO)
+    with connected("10.7.0.1") as check:
+        check()
+        nova.suspend(server)
+        assert notes == ["it has open TCP connections"]
+        assert nova.state(server) == power_state.PAUSED
+        assert images(server) == []
+        nova.resume(server)
+        check()
+    nova.destroy(server)
+    assert images(server) == []
+    nova.stop()
+
+
+def test_a_process_from_outside_stays_in_ram(host: ComputeHost, notes: list[str]) -> None:
+    nova = host.start_nova()
+    server = nova.spawn(host.new_server("disk", (1,)))
+    # CRIU would leave this process out.
+    call = host.client.exec_create(server.name, ["sleep", "1d"])["Id"]
+    host.client.exec_start(call, detach=True)
+    nova.suspend(server)
+    assert "was started from outside (docker exec)" in notes[0]
+    assert nova.state(server) == power_state.PAUSED
+    nova.resume(server)
+    assert nova.state(server) == power_state.RUNNING
+    nova.destroy(server)
+    assert images(server) == []
     nova.stop()

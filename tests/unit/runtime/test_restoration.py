@@ -129,7 +129,7 @@ def test_a_restore_that_fails_keeps_the_images(shim: Shim) -> None:
     assert result.returncode == 1
     message = json.loads(shim.log.read_text().splitlines()[-1])["msg"]
     assert message == (
-        f"novadocker: the memory of container {ID} can't be restored: Error (cr.c:2): x"
+        f"novadocker: the memory of container {ID} can't be restored: (0.1) Error (cr.c:1): first"
     )
     assert images.folder.exists()
     assert not images.used.exists()

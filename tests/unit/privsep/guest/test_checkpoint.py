@@ -154,7 +154,26 @@ def test_a_program_that_others_can_change_is_not_run(criu: str, trusted: None) -
 )
 def test_the_first_error_is_the_reason(tmp_path: Path, log: str, reason: str) -> None:
     (tmp_path / "dump.log").write_text(log)
-    assert checkpoint._last_error(tmp_path / "dump.log") == reason
+    assert checkpoint._first_error(tmp_path / "dump.log") == reason
+
+
+@pytest.mark.parametrize(
+    ("states", "open_"),
+    [((), False), (("0A", "06"), False), (("0A", "01"), True), (("04",), True), (("08",), True)],
+)
+@pytest.mark.parametrize("name", ["tcp", "tcp6"])
+def test_open_connections_are_refused(
+    tmp_path: Path, name: str, states: tuple[str, ...], open_: bool
+) -> None:
+    net = tmp_path / "proc/7/net"
+    net.mkdir(parents=True)
+    lines = [f"   {n}: 0100007F:1E61 00000000:0000 {state} 0\n" for n, state in enumerate(states)]
+    (net / name).write_text("  sl  local_address rem_address   st tx_queue\n" + "".join(lines))
+    if not open_:
+        checkpoint._check_connections(7, tmp_path)
+        return
+    with pytest.raises(OSError, match="open TCP connections"):
+        checkpoint._check_connections(7, tmp_path)
 
 
 def test_room(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
