@@ -72,7 +72,7 @@ CAPABILITIES = {
 
 WITHOUT_METHOD = {
     # Nova rebuilds these servers by attach_volume.
-    "operation.rebuild-volume-backed": "missing",
+    "operation.rebuild-volume-backed": "complete",
     "operation.encrypted-volume": "missing",
     # The driver builds the drive in spawn, writes files there and holds the limits of quota:disk_*.
     "guest.setup.configdrive": "complete",
