@@ -135,6 +135,18 @@ def test_a_volume_that_cannot_be_booted_is_refused(
     assert fake_host.volume_connector.calls[-1] == ("disconnect", FIRST)
 
 
+def test_a_volume_whose_record_is_malformed_is_not_tried_on_other_hosts(
+    driver: Any, spawn: Any, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise exception.VolumeRefused(volume_id=FIRST, reason="no valid id of an image")
+
+    monkeypatch.setattr(driver._services, "read_volume_image", refuse)
+    with pytest.raises(exception.RequestRefused, match="no valid id of an image"):
+        spawn()
+    assert fake_host.volume_connector.calls[-1] == ("disconnect", FIRST)
+
+
 def test_a_blank_volume_and_an_image_of_the_request(
     spawn: Any, backed: Any, fake_host: FakeHost
 ) -> None:

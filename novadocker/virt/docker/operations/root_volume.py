@@ -42,7 +42,13 @@ class RootVolumes:
         :param image_meta: Nova's record of the image, which has no id for most volumes
         :raises RequestRefused: the instance cannot boot from the volume
         """
-        image = self._services.read_volume_image(context, volume.id, image_meta.properties)
+        try:
+            image = self._services.read_volume_image(context, volume.id, image_meta.properties)
+        except exception.VolumeRefused as error:
+            # No other host would boot from it.
+            raise exception.RequestRefused(
+                instance_uuid=instance.uuid, reason=error.format_message()
+            ) from error
         if image is None and instance.image_ref:
             image = image_meta
         checksum = (image.obj_attr_is_set("checksum") and image.checksum) if image else None
