@@ -61,10 +61,12 @@ class System:
     :ivar root: its root directory, as the machine sees it before the boot; the system's own mounts
         are not below it
     :ivar init: process id of its systemd on the machine
+    :ivar groups: control groups for the commands that run in it
     """
 
     root: Path
     init: int
+    groups: tuple[Path, ...]
 
     def run(
         self,
@@ -92,7 +94,8 @@ class System:
         self, command: Sequence[str], seconds: float, environment: Mapping[str, str], text: str
     ) -> subprocess.CompletedProcess[str]:
         enter = ("nsenter", f"--target={self.init}", "--all", "--wdns=/", "--")
-        return _run([*enter, *command], seconds, {**_ENVIRONMENT, **environment}, text)
+        joined = _within(self.groups, *enter, *command)
+        return _run(joined, seconds, {**_ENVIRONMENT, **environment}, text)
 
 
 @contextlib.contextmanager
@@ -210,14 +213,13 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
     (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{ADDRESS} {name}\n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as answers:
         answers.bind(str(told))
-        enter = 'for group in $1; do echo $$ >"$group/cgroup.procs"; done; shift; exec "$@"'
         flags = ("mount", "uts", "ipc", "net", "pid", "cgroup", "fork", "kill-child=KILL")
         outer = subprocess.Popen(
-            [
-                *("sh", "-c", enter, "sh", " ".join(map(str, groups))),
+            _within(
+                groups,
                 *("unshare", *(f"--{flag}" for flag in flags)),
                 *(str(HERE / "inside/boot"), str(root), name, ADDRESS, str(told)),
-            ],
+            ),
             stdin=subprocess.DEVNULL,
             stderr=(root.parent / "boot.log").open("wb"),
         )
@@ -225,7 +227,7 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
             init = _wait_for_start(outer, answers, root.parent / "boot.log")
             # systemd would wait for ever until somebody reads its further messages.
             answers.close()
-            yield System(root, init)
+            yield System(root, init, tuple(map(_group_of_commands, groups)))
         finally:
             # unshare collects its child and ends; systemd does not remain as a zombie.
             for child in _children(outer):
@@ -235,6 +237,20 @@ def booted(root: Path, name: str = "compute1") -> Iterator[System]:
             outer.kill()
             outer.wait()
             _end_groups(root.parent.name)
+
+
+def _within(groups: Sequence[Path], *command: str) -> list[str]:
+    """Return a command that runs another one in control groups."""
+    enter = 'for group in $1; do echo $$ >"$group/cgroup.procs"; done; shift; exec "$@"'
+    return ["sh", "-c", enter, "sh", " ".join(map(str, groups)), *command]
+
+
+def _group_of_commands(group: Path) -> Path:
+    """Return the control group, in one hierarchy, for commands beside a system's services."""
+    # With cgroup v2, a group that has groups with controllers takes no process, but systemd's has
+    # none.
+    scope = group / "init.scope"
+    return scope if scope.exists() else group
 
 
 def _wait_for_start(outer: subprocess.Popen[bytes], answers: socket.socket, log: Path) -> int:
