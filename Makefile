@@ -19,7 +19,7 @@ UNIT_TESTS = $(VENV)/python -m pytest -n logical --dist worksteal --durations 20
 
 .PHONY: check environment check-unit install cloud down clean distclean status demo test test-older test-guest-part test-unit test-engine \
 	test-engine-part test-engine-trixie test-engine-forky test-engine-containerd test-walk \
-	test-cloud test-guest test-install test-long test-ovn test-ovn-part bench-network-guest bench-clouds tempest horizon-test functional soak fuzz nightly \
+	test-cloud test-guest test-install test-install-part test-long test-ovn test-ovn-part bench-network-guest bench-clouds tempest horizon-test functional soak fuzz nightly \
 	deb lint docs bench-%
 
 # the first target: style, types and unit tests with their coverage, without root and without Docker
@@ -120,9 +120,14 @@ test-ovn test-ovn-part: install
 test-guest: install
 	$(VENV)/python -m pytest tests/guest --whole-guest
 
-# packages on a Debian of its own, with systemd; builds the Debian the first time
+# installations on Debians of their own, with systemd; builds the Debians the first time
 test-install: install
-	$(VENV)/python -m pytest tests/install
+	$(VENV)/python -m pytest tests/install --durations 20 --durations-min 5
+
+# the Debian packages on a host without a cloud
+test-install-part: install
+	$(VENV)/python -m pytest --durations 20 --durations-min 5 $(addprefix tests/install/test_packages.py::test_, \
+		packages_have_the_commands_with_their_pages_and_no_more a_container_outlives_upgrade_removal_and_purge)
 
 # bench-network where the kernel has the datapath of Open vSwitch
 bench-network-guest: install

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import CHECKOUT
+from tests import CHECKOUT, page_commands
 from tests.install import system
 
 SUITE = "trixie"
@@ -20,7 +20,19 @@ BUILDER = (
 SOURCE = "/srv/novadocker"
 """The path of the checkout in a root directory."""
 
+_PAGE_SECTION = "Debian packages"
+
 _AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+
+
+def page() -> list[str]:
+    """Return the commands of the installation page that build and install the packages.
+
+    Each begins in the checkout, and answers apt itself.
+    """
+    listed = page_commands.commands(CHECKOUT / "docs/install.rst")
+    texts = [command.text for command in listed if command.section == _PAGE_SECTION]
+    return [f"cd {SOURCE} && {text.replace('apt-get ', 'apt-get -q -y ')}" for text in texts]
 
 
 @contextmanager
@@ -28,6 +40,9 @@ def builder(held: Path) -> Iterator[Path]:
     """Yield a root directory with a clone of the checkout, without what git ignores."""
     with system.copied(held, system.root_folder(held, SUITE, BUILDER)) as root:
         copy_checkout(root)
+        system.prepare(root, "apt-get", "-q", "update")
+        for command in page()[:-2]:
+            system.prepare(root, "sh", "-c", command)
         yield root
 
 
@@ -58,7 +73,7 @@ def build(root: Path, target: Path) -> str:
     """
     source = root / SOURCE[1:]
     _commit(source)
-    output = system.prepare(root, "make", "-C", f"{SOURCE}", "deb", network=False)
+    output = system.prepare(root, "sh", "-c", page()[-2], network=False)
     output += system.prepare(
         root,
         *("lintian", "--allow-root", "--fail-on=error", "--info"),

@@ -73,3 +73,11 @@ def test_each_long_test_of_the_cloud_runs_in_the_nightly() -> None:
     }
     assert len(long) > 5
     assert long - set(command.split()) == set()
+
+
+def test_the_part_of_the_installation_has_tests_that_exist() -> None:
+    command = commands("test-install-part")[-1]
+    named = re.findall(r"(tests/install/\w+\.py)::(test_\w+)", command)
+    assert len(named) > 1
+    for path, name in named:
+        assert f"def {name}(" in (CHECKOUT / path).read_text()
