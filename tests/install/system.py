@@ -302,16 +302,18 @@ def _end_groups(name: str) -> None:
     end = time.monotonic() + _END_SECONDS
     for top in groups:
         for group, _, _ in os.walk(top, topdown=False):
-            while time.monotonic() < end:
-                for pid in Path(group, "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                try:
-                    os.rmdir(group)
-                    break
-                except OSError:
-                    # The kernel empties the group after the death of its last process.
-                    time.sleep(0.05)
+            # The shim of a container deletes its group itself.
+            with contextlib.suppress(FileNotFoundError):
+                while time.monotonic() < end:
+                    for pid in Path(group, "cgroup.procs").read_text().split():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
+                    try:
+                        os.rmdir(group)
+                        break
+                    except OSError:
+                        # The kernel empties the group after the death of its last process.
+                        time.sleep(0.05)
 
 
 def _clear(work: Path) -> None:
