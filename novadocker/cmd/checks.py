@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oslo_upgradecheck.upgradecheck import Code, Result
 
-from novadocker import _loader, exception
+from novadocker import _loader, exception, extra_specs
 from novadocker.virt.docker.guest.lxcfs import View
 from novadocker.virt.docker.host import user_namespaces
 from novadocker.virt.docker.model import OVERLAYFS, EngineInfo
@@ -625,6 +625,20 @@ def check_user_namespaces(mode: str, ids: str, trial: user_namespaces.Trial | No
     return _failure(
         f"nova-compute does not start, because [docker] user_namespaces = {mode}: {reason}"
     )
+
+
+def check_suspend(mode: str, reason: str | None) -> Result:
+    """Check whether suspended servers can go to the disk.
+
+    :param mode: the option ``suspend``
+    :param reason: why CRIU can't work, empty if it can; None without the privileged process
+    """
+    if reason is None:
+        return _unknown()
+    if not reason:
+        return _success("CRIU can write the memory of suspended servers to the disk")
+    effect = f"the memory of suspended servers stays in RAM: {reason}"
+    return _success(effect) if mode == extra_specs.RAM else _warning(effect)
 
 
 def check_lxcfs(folder: str, view: View, samples: str) -> Result:

@@ -40,7 +40,7 @@ from novadocker.cmd.checks import (
     PrivilegedCall,
 )
 from novadocker.linux import namespaces, ovsdb
-from novadocker.privsep.guest import user_namespaces
+from novadocker.privsep.guest import checkpoint, user_namespaces
 from novadocker.virt.docker.engine.client import Engine
 from novadocker.virt.docker.engine.connection import Options
 from novadocker.virt.docker.host import user_namespaces as host_user_namespaces
@@ -151,6 +151,18 @@ def try_user_namespaces(info: EngineInfo) -> host_user_namespaces.Trial:
     Call it after ``call_privileged`` has succeeded.
     """
     return host_user_namespaces.try_host(info, user_namespaces.why_impossible)
+
+
+def why_no_criu(program: str) -> str:
+    """Return why CRIU can't work on this host; empty if it can.
+
+    Call it after ``call_privileged`` has succeeded.
+    """
+    try:
+        reason: str = checkpoint.why_impossible(program)
+    except (OSError, *privsep.UNANSWERED) as error:
+        return str(error)
+    return reason
 
 
 def read_node(configuration: cfg.ConfigOpts) -> Node:

@@ -124,6 +124,12 @@ class Checks(upgradecheck.UpgradeCommands):
             CONF.docker.user_namespaces, CONF.docker.user_namespace_ids, trial
         )
 
+    def _check_suspend(self) -> upgradecheck.Result:
+        reason = None
+        if self._call is not None and not self._call.error:
+            reason = probes.why_no_criu(CONF.docker.criu)
+        return checks.check_suspend(CONF.docker.suspend, reason)
+
     def _check_confinement(self) -> upgradecheck.Result:
         return checks.check_confinement(self._info, self._kernel)
 
@@ -153,6 +159,7 @@ class Checks(upgradecheck.UpgradeCommands):
         ("Kernel budgets", _check_budgets),
         ("SELinux and AppArmor", _check_confinement),
         ("User namespaces", _check_user_namespaces),
+        ("Suspend to a disk", _check_suspend),
         ("Resize on the same host", _check_resize),
     )
 

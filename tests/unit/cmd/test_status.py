@@ -927,6 +927,20 @@ def fresh_configuration() -> cfg.ConfigOpts:
 
 
 @pytest.mark.parametrize(
+    ("mode", "reason", "code", "part"),
+    [
+        ("ram", "", SUCCESS, "CRIU can write"),
+        ("disk", "", SUCCESS, "CRIU can write"),
+        ("ram", "no criu", SUCCESS, "stays in RAM: no criu"),
+        ("disk", "no criu", WARNING, "stays in RAM: no criu"),
+        ("disk", None, WARNING, ""),
+    ],
+)
+def test_suspend(mode: str, reason: str | None, code: Code, part: str) -> None:
+    assert says(checks.check_suspend(mode, reason), code, part)
+
+
+@pytest.mark.parametrize(
     ("mode", "trial", "code", "part"),
     [
         ("host", Trial(), SUCCESS, "may have, by docker:userns=own"),
@@ -984,6 +998,7 @@ def run(
         monkeypatch.setattr(probes, "read_agents", lambda: (agents, ""))
         monkeypatch.setattr(probes, "read_kernel", lambda: KERNEL)
         monkeypatch.setattr(probes, "try_user_namespaces", lambda _: Trial())
+        monkeypatch.setattr(probes, "why_no_criu", lambda _: "there is no program criu")
         monkeypatch.setattr(probes, "missing_programs", lambda _: [])
         monkeypatch.setattr(lxcfs, "read_view", lambda _: View(7))
         file = tmp_path / "nova.conf"
@@ -1001,7 +1016,7 @@ def run(
 def test_all_is_well(run: Callable[..., Any]) -> None:
     code, rows = run(replace(fakes.INFO, storage_driver="btrfs"))
     assert code == 0
-    assert len(rows) == 21
+    assert len(rows) == 22
     assert all(row["result"] == SUCCESS for row in rows.values())
 
 
