@@ -502,11 +502,14 @@ class FakeCheckpoints:
 
     def end_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
         self.calls.append("end")
-        self.saved[instance_uuid] = self.frozen.pop(instance_uuid)
-        return True
-
-    def has_ended_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
+        if instance_uuid in self.frozen:
+            self.saved[instance_uuid] = self.frozen.pop(instance_uuid)
         return instance_uuid in self.saved
+
+    def has_ended_processes(
+        self, host: str, instance_uuid: str, container_id: str, started_at: str
+    ) -> bool:
+        return self.saved.get(instance_uuid) == started_at
 
     def restore_next(
         self, host: str, instance_uuid: str, container_id: str, started_at: str, program: str

@@ -132,7 +132,7 @@ def dump(
         draft.mkdir(0o700)
         try:
             _checkpoint(criu, state, container, draft)
-            (draft / _RUN).write_text(f"{container} {run}")
+            (draft / _RUN).write_text(_run_of(container, run))
             _sync(draft)
             draft.rename(frozen)
         except BaseException:
@@ -170,12 +170,19 @@ def end_processes(host: str, instance_uuid: str, container_id: str) -> bool:
 
 
 @privsep.interior_pctxt.entrypoint
-def has_ended_processes(host: str, instance_uuid: str, container_id: str) -> bool:
-    """Return True if ``end_processes`` has killed processes whose images are not used.
+def has_ended_processes(host: str, instance_uuid: str, container_id: str, started_at: str) -> bool:
+    """Return True if ``end_processes`` has begun to kill processes whose images are not used.
 
+    :param started_at: when the engine started the container for the last time
     :raises ValueError: an argument is malformed
     """
-    return _images(host, instance_uuid, arguments.container_id(container_id)).exists()
+    container = arguments.container_id(container_id)
+    run = arguments.text(_TIME, started_at)
+    try:
+        saved = (_images(host, instance_uuid, container) / _RUN).read_text()
+    except FileNotFoundError:
+        return False
+    return saved == _run_of(container, run)
 
 
 @privsep.network_pctxt.entrypoint
@@ -236,6 +243,11 @@ def _folder(host: str, instance_uuid: str) -> Path:
 
 def _images(host: str, instance_uuid: str, container: str) -> Path:
     return _folder(host, instance_uuid) / container
+
+
+def _run_of(container: str, run: str) -> str:
+    """Return the text that names the run of a container whose memory the images are."""
+    return f"{container} {run}"
 
 
 def _program(value: object) -> str:

@@ -167,6 +167,34 @@ def test_an_engine_that_fails_at_the_end_loses_nothing(
     assert server.saved.calls[-2:] == ["restore", "discard"]
 
 
+def test_processes_that_were_not_killed_yet_do_not_run_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The helper may die after it has renamed the images and before it kills the processes."""
+    server.set(status="paused")
+    server.saved.saved[server.instance.uuid] = "first"
+    thaw = server.engine.unpause_container
+
+    def thawed(container: str) -> None:
+        assert server.saved.calls == ["end"]
+        thaw(container)
+
+    monkeypatch.setattr(server.engine, "unpause_container", thawed)
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.calls == ["end", "restore", "discard"]
+
+
+def test_frozen_processes_of_a_later_run_are_thawed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.set(status="paused", last_start="second")
+    server.saved.saved[server.instance.uuid] = "first"
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.calls == ["discard"]
+
+
 def test_a_restore_that_fails_keeps_the_memory(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

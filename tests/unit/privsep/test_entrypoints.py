@@ -361,6 +361,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "host": HOST,
         "instance_uuid": UUID,
         "container_id": CONTAINER,
+        "started_at": TIME,
     },
     checkpoint.restore_next: {
         "host": HOST,

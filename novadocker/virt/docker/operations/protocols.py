@@ -296,8 +296,10 @@ class Checkpoints(Protocol):
     def end_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
         """Kill the processes of a frozen container whose memory is written."""
 
-    def has_ended_processes(self, host: str, instance_uuid: str, container_id: str) -> bool:
-        """Return True if ``end_processes`` has killed processes that are not restored."""
+    def has_ended_processes(
+        self, host: str, instance_uuid: str, container_id: str, started_at: str
+    ) -> bool:
+        """Return True if ``end_processes`` has begun to kill processes that are not restored."""
 
     def restore_next(
         self, host: str, instance_uuid: str, container_id: str, started_at: str, program: str

@@ -79,8 +79,12 @@ class Suspend:
         services = self._services
         saved = services.checkpoints.exists(services.name, instance.uuid)
         if saved and found.status == "paused":
-            if services.checkpoints.has_ended_processes(services.name, instance.uuid, found.id):
+            if services.checkpoints.has_ended_processes(
+                services.name, instance.uuid, found.id, found.last_start
+            ):
                 with nova_records.rolled_back():
+                    # nova-compute or its helper may have died before each process was killed.
+                    services.checkpoints.end_processes(services.name, instance.uuid, found.id)
                     self._end(found)
                 found = services.find(instance)
             else:

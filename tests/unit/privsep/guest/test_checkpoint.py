@@ -42,10 +42,12 @@ def images(folder: Path, suffix: str = "", run: str = f"{ID} {RUN}") -> Path:
 def test_only_whole_images_end_the_processes(folder: Path) -> None:
     images(folder, ".draft")
     assert not checkpoint.end_processes(HOST, UUID, ID)
-    assert not checkpoint.has_ended_processes(HOST, UUID, ID)
+    assert not checkpoint.has_ended_processes(HOST, UUID, ID, RUN)
     images(folder, ".frozen")
     assert checkpoint.end_processes(HOST, UUID, ID)
-    assert checkpoint.has_ended_processes(HOST, UUID, ID)
+    assert checkpoint.has_ended_processes(HOST, UUID, ID, RUN)
+    # The processes of a later run live.
+    assert not checkpoint.has_ended_processes(HOST, UUID, ID, "2026-12-01T11:00:00Z")
     assert not (folder / f"{ID}.frozen").exists()
     # Idempotent.
     assert checkpoint.end_processes(HOST, UUID, ID)
