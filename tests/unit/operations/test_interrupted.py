@@ -53,7 +53,7 @@ def no_image(instance: Any) -> None:
     """Do nothing with an instance for which nova-api created an image."""
 
 
-def no_memory(_instance_uuid: str) -> bool:
+def no_memory(_instance_uuid: str, _container_id: str) -> bool:
     """Find no memory of an instance on the disk."""
     return False
 
@@ -106,7 +106,7 @@ def test_state_after_the_start(
 def test_memory_on_the_disk(instance: Any, task: str, status: str, after: str) -> None:
     instance.task_state, instance.vm_state = task, ACTIVE
     servers = {instance.uuid: container(instance, status)}
-    interrupted.end(Records(instance), "host1", lambda: servers, no_image, lambda _: True)
+    interrupted.end(Records(instance), "host1", lambda: servers, no_image, lambda *_: True)
     assert instance.vm_state == after
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from nova import exception as nova_exception
+from nova.compute import task_states, vm_states
 from oslo_privsep import comm
 
 from novadocker import exception
@@ -271,3 +272,30 @@ def test_other_operations_delete_the_memory(server: Server, operation: str) -> N
         server.driver.reboot(None, server.instance, server.network_info, "HARD")
     assert server.saved.saved == {}
     assert "restore" not in server.saved.calls
+
+
+@pytest.mark.parametrize(
+    ("left", "after"),
+    [
+        ("saved", vm_states.SUSPENDED),
+        # The host went down before the memory was whole, or before the processes were killed.
+        ("frozen", vm_states.ACTIVE),
+        ("used", vm_states.ACTIVE),
+    ],
+)
+def test_only_a_server_with_its_whole_memory_is_suspended_after_a_crash(
+    server: Server, monkeypatch: pytest.MonkeyPatch, left: str, after: str
+) -> None:
+    server.suspended()
+    del server.saved.saved[server.instance.uuid]
+    if left == "used":
+        server.saved.used.add(server.instance.uuid)
+    else:
+        getattr(server.saved, left)[server.instance.uuid] = "first"
+    server.instance.vm_state = vm_states.ACTIVE
+    server.instance.task_state = task_states.SUSPENDING
+    records = server.host.nova_records
+    monkeypatch.setattr(records, "cut_off", lambda *_: [server.instance])
+    monkeypatch.setattr(records, "save", lambda *_: True)
+    server.driver.init_host("host1")
+    assert (server.instance.vm_state, server.instance.task_state) == (after, None)

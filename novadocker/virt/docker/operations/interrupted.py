@@ -113,7 +113,7 @@ def end(
     host: str,
     servers: Callable[[], Mapping[str, Container]],
     add_image: Callable[[objects.Instance], None],
-    has_memory: Callable[[str], bool],
+    has_memory: Callable[[str, str], bool],
 ) -> None:
     """End the operations of a host.
 
@@ -124,7 +124,7 @@ def end(
     :param servers: returns the containers by instance UUID
     :param add_image: called with each instance for which nova-api created an image, while Nova
         still has its task
-    :param has_memory: returns True if the memory of an instance is on the disk
+    :param has_memory: returns True if the memory of an instance's container is whole and on the disk
     :raises EngineUnavailable: the engine does not answer
     """
     events = {task: (found.action, found.event) for task, found in OPERATIONS.items()}
@@ -136,7 +136,11 @@ def end(
         container = servers().get(instance.uuid)
         done = container is not None and (
             operation.done(container)
-            or (operation.saves_memory and has_ended(container) and has_memory(instance.uuid))
+            or (
+                operation.saves_memory
+                and has_ended(container)
+                and has_memory(instance.uuid, container.id)
+            )
         )
         if container is not None and done:
             instance.vm_state = operation.vm_state

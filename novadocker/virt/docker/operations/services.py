@@ -129,9 +129,16 @@ class Services:
             host,
             self.server_list.recent_servers,
             self.cut_off_images.add,
-            lambda instance_uuid: self.checkpoints.exists(host, instance_uuid),
+            self._has_saved_memory,
         )
         self.network.initialize()
+
+    def _has_saved_memory(self, instance_uuid: str, container_id: str) -> bool:
+        """Return True if the memory of a container's last run is whole and on the disk."""
+        found = self.engine.inspect_container(container_id)
+        return self.checkpoints.has_ended_processes(
+            self.name, instance_uuid, found.id, found.last_start
+        )
 
     def start(self) -> None:
         """Start the threads that run beside the operations."""
