@@ -385,10 +385,13 @@ class DockerDriver(driver.ComputeDriver):
     ) -> None:
         """Thaw or restore a suspended instance, or start it if it has no memory any more.
 
-        :raises InstanceFaultRollback: the memory can't be restored; the instance stays suspended
+        :raises InstanceFaultRollback: the memory can't be restored, or the engine does not answer;
+            the instance stays suspended
         """
-        found = self._migrate.find_whole(instance, network_info)
-        self._volumes.connect(instance, block_device_info)
+        # Nova resumes no instance in ERROR, whose memory would be lost.
+        with nova_records.rolled_back():
+            found = self._migrate.find_whole(instance, network_info)
+            self._volumes.connect(instance, block_device_info)
         self._suspend.resume(found, instance, network_info)
 
     def resume_state_on_host_boot(

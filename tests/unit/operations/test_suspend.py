@@ -299,3 +299,19 @@ def test_only_a_server_with_its_whole_memory_is_suspended_after_a_crash(
     monkeypatch.setattr(records, "save", lambda *_: True)
     server.driver.init_host("host1")
     assert (server.instance.vm_state, server.instance.task_state) == (after, None)
+
+
+@pytest.mark.parametrize("status", ["exited", "paused"])
+def test_a_resume_without_an_engine_leaves_the_server_suspended(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """Nova resumes no server in ERROR."""
+    server.suspended()
+    server.set(status=status)
+    error = exception.EngineUnavailable(url="engine", reason="it is down")
+    with monkeypatch.context() as patch:
+        patch.setattr(server.engine, "inspect_container", lambda _: (_ for _ in ()).throw(error))
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="it is down"):
+            server.resume()
+    server.resume()
+    assert server.status == "running"

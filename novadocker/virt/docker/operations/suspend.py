@@ -79,17 +79,8 @@ class Suspend:
         services = self._services
         saved = services.checkpoints.exists(services.name, instance.uuid)
         if saved and found.status == "paused":
-            if services.checkpoints.has_ended_processes(
-                services.name, instance.uuid, found.id, found.last_start
-            ):
-                with nova_records.rolled_back():
-                    # nova-compute or its helper may have died before each process was killed.
-                    services.checkpoints.end_processes(services.name, instance.uuid, found.id)
-                    self._end(found)
-                found = services.find(instance)
-            else:
-                # The processes go on, so their memory on the disk would be wrong from now on.
-                services.checkpoints.discard(services.name, instance.uuid)
+            with nova_records.rolled_back():
+                found = self._resolve(found, instance)
         if found.status == "paused":
             self._power.thaw(found, instance, ports)
         elif saved and servers.has_ended(found):
@@ -97,6 +88,21 @@ class Suspend:
                 self._restore(found, instance, ports)
         else:
             self._power.start(found, instance, ports)
+
+    def _resolve(self, found: ContainerDetail, instance: objects.Instance) -> ContainerDetail:
+        """Make a frozen instance that has memory on the disk have only one of them.
+
+        :returns: its container, which has ended if the memory on the disk is the valid one
+        """
+        checkpoints, host = self._services.checkpoints, self._services.name
+        if not checkpoints.has_ended_processes(host, instance.uuid, found.id, found.last_start):
+            # The processes go on, so their memory on the disk would be wrong from now on.
+            checkpoints.discard(host, instance.uuid)
+            return found
+        # nova-compute or its helper may have died before each process was killed.
+        checkpoints.end_processes(host, instance.uuid, found.id)
+        self._end(found)
+        return self._services.find(instance)
 
     def _refusal(
         self,
