@@ -16,6 +16,7 @@ from nova import conf
 
 from novadocker import privsep
 from novadocker.privsep.guest import root_volumes, volume_devices, volumes
+from novadocker.runtime import record
 from tests.engine import crashing, loop_devices
 from tests.engine.hosts import ComputeHost
 from tests.engine.loop_devices import is_claimed, mounts_of
@@ -102,6 +103,7 @@ def fill_without_end(instance_uuid: str, device: str) -> None:
             "writable": True,
             "shared": False,
             "root": True,
+            "rates": dict.fromkeys(record.RATES, 0),
         },
     )
     read, write = os.pipe()
