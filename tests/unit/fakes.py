@@ -230,7 +230,7 @@ class FakeEngine:
 
     def wait_container(self, container: str, timeout: float) -> int | None:
         self._reach()
-        if self._get(container).status == "running":
+        if self._get(container).status in ("running", "paused"):
             return None
         return self.exit_code or 0
 

@@ -124,9 +124,11 @@ def dump(
         state = _runc_state(container, process)
         _make_folders(target.parent)
         _check_room(container, process)
-        draft, frozen = (target.with_name(f"{container}{suffix}") for suffix in (_DRAFT, _FROZEN))
+        draft, frozen, used = (
+            target.with_name(f"{container}{suffix}") for suffix in (_DRAFT, _FROZEN, records.USED)
+        )
         # The processes live, so all that earlier attempts have left is useless.
-        for left in (draft, frozen):
+        for left in (draft, frozen, used):
             with suppress(FileNotFoundError):
                 shutil.rmtree(left)
         draft.mkdir(0o700)
@@ -205,12 +207,7 @@ def restore_next(
     try:
         saved = (images / _RUN).read_text()
     except FileNotFoundError:
-        if images.with_name(f"{container}{records.USED}").exists():
-            raise OSError(
-                errno.EBUSY,
-                "an earlier resume was interrupted, and the server may have run since; "
-                "a hard reboot starts it anew",
-            ) from None
+        _check_unused(images.with_name(f"{container}{records.USED}"), _run_of(container, run))
         return False
     owner, _, saved_run = saved.partition(" ")
     if owner != container:
@@ -225,6 +222,28 @@ def restore_next(
     records.parse(content)
     replace_file(record, content, mode=0o644, sync=False)
     return True
+
+
+def _check_unused(used: Path, run: str) -> None:
+    """Check that no restore was interrupted.
+
+    If the engine has recorded a later start than that of the images, the restored server has run,
+    and only the deletion of its images was interrupted.
+
+    :param used: directory of images that a start has restored, or has begun to restore
+    :param run: the last run of the container, as in the images
+    :raises OSError: a restore was interrupted
+    """
+    if not used.exists():
+        return
+    with suppress(FileNotFoundError):
+        if (used / _RUN).read_text() != run:
+            return
+    raise OSError(
+        errno.EBUSY,
+        "an earlier resume was interrupted, and the server may have run since; "
+        "a hard reboot starts it anew",
+    )
 
 
 @privsep.interior_pctxt.entrypoint

@@ -211,6 +211,40 @@ def test_a_restore_that_fails_keeps_the_memory(
     assert server.status == "running"
 
 
+def test_a_restored_server_without_ports_is_frozen(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not run while Nova has it as suspended."""
+    server.suspended()
+    (port,) = server.network_info
+    with monkeypatch.context() as patch:
+        fault = exception.PlugFailed(port_id=port["id"], reason="the switch is down")
+        patch.setattr(server.driver._ports, "apply", lambda *_: (_ for _ in ()).throw(fault))
+        with pytest.raises(nova_exception.InstanceFaultRollback, match="the switch is down"):
+            server.resume()
+    assert server.status == "paused"
+    assert server.host.network.silent == {server.instance.uuid}
+    # The shim has used the images.
+    del server.saved.saved[server.instance.uuid]
+    server.saved.used.add(server.instance.uuid)
+    server.resume()
+    assert server.status == "running"
+    assert server.saved.used == set()
+
+
+def test_a_server_is_resumed_even_if_its_images_stay(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.suspended()
+
+    def fail(host: str, instance_uuid: str) -> None:
+        raise comm.PrivsepTimeout("took too long")
+
+    monkeypatch.setattr(server.saved, "discard", fail)
+    server.resume()
+    assert server.status == "running"
+
+
 def test_a_restore_that_was_interrupted_is_not_repeated(server: Server) -> None:
     server.set(status="exited", pid=0)
     server.saved.used.add(server.instance.uuid)

@@ -10,6 +10,7 @@ images.
 from __future__ import annotations
 
 from nova import context as nova_context
+from nova import exception as nova_exception
 from nova import objects
 from nova.network import model as network_model
 from oslo_log import log as logging
@@ -193,6 +194,15 @@ class Suspend:
             return
         services.lxcfs.await_mended()
         with lifecycle.started(services.engine, found.id, CONF.docker.start_grace) as restored:
-            self._ports.apply(instance, ports, restored)
-            services.network.announce_vifs(instance, ports)
-        services.checkpoints.discard(services.name, instance.uuid)
+            try:
+                self._ports.apply(instance, ports, restored)
+                services.network.announce_vifs(instance, ports)
+            except (nova_exception.NovaException, *_FAILURES):
+                # Nova has the server as suspended, so it must not run. Its memory is in RAM now.
+                self._power.freeze(instance)
+                raise
+        try:
+            services.checkpoints.discard(services.name, instance.uuid)
+        except _FAILURES as error:
+            # The server runs. Its next stop, start or suspend deletes what is left.
+            LOG.warning("Failed to delete the restored memory: %s", error, instance=instance)

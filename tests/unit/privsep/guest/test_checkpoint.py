@@ -60,6 +60,32 @@ def test_images_of_an_earlier_run_are_replaced(folder: Path) -> None:
     assert (folder / ID / "novadocker-run").read_text() == f"{ID} {RUN}"
 
 
+@pytest.fixture
+def container(folder: Path, criu: str, trusted: None, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the first process of a frozen container, which a fake CRIU can save."""
+    monkeypatch.setattr(openat, "check_process", lambda *_: None)
+    for name in ("_check_frozen", "_check_tree", "_check_connections", "_check_room"):
+        monkeypatch.setattr(checkpoint, name, lambda *_: None)
+    monkeypatch.setattr(checkpoint, "_runc_state", lambda *_: "/run/runc")
+
+    def write(criu: str, state: str, container: str, images: Path) -> None:
+        (images / "pages-1.img").write_text("memory")
+
+    monkeypatch.setattr(checkpoint, "_checkpoint", write)
+    return os.getpid()
+
+
+def test_a_dump_replaces_what_earlier_ones_have_left(
+    folder: Path, criu: str, container: int
+) -> None:
+    """The start would not restore while images that an earlier one has restored are there."""
+    for suffix in (".draft", ".frozen", ".used"):
+        images(folder, suffix, "earlier")
+    checkpoint.dump(HOST, UUID, ID, container, RUN, criu)
+    assert [path.name for path in folder.iterdir()] == [f"{ID}.frozen"]
+    assert (folder / f"{ID}.frozen/novadocker-run").read_text() == f"{ID} {RUN}"
+
+
 def test_lists_and_deletes(folder: Path) -> None:
     assert checkpoint.exists(HOST, UUID)
     assert checkpoint.list_instances(HOST) == [UUID]
@@ -99,6 +125,11 @@ def test_images_of_another_container(folder: Path) -> None:
 
 def test_an_interrupted_restore(folder: Path) -> None:
     images(folder, ".used")
+    with pytest.raises(OSError, match="a hard reboot starts it anew"):
+        checkpoint.restore_next(HOST, UUID, ID, RUN, "")
+    # The engine has recorded the start of the restored server.
+    assert not checkpoint.restore_next(HOST, UUID, ID, "2026-12-01T11:00:00Z", "")
+    (folder / f"{ID}.used/novadocker-run").unlink()
     with pytest.raises(OSError, match="a hard reboot starts it anew"):
         checkpoint.restore_next(HOST, UUID, ID, RUN, "")
 
