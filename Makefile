@@ -163,8 +163,8 @@ test-long: install
 	$(VENV)/python -m pytest --timeout 0 --stock $(addprefix tests/engine/runtime/test_, \
 		stock_services.py inits.py nested_engines.py)
 	$(VENV)/python -m pytest --timeout 0 --every-step --outage 300 $(addprefix tests/cloud/test_, \
-		bad_input.py cloud_init.py interrupted_moves.py interrupted_tasks.py engines.py orphans.py \
-		nesting.py outages.py registry_moves.py scheduling.py servers.py volumes.py)
+		bad_input.py boot_volumes.py cloud_init.py engines.py interrupted_moves.py interrupted_tasks.py \
+		nesting.py orphans.py outages.py registry_moves.py scheduling.py servers.py volumes.py)
 
 # what is too long for make test; a part that fails holds back no other
 nightly:

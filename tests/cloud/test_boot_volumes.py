@@ -45,6 +45,7 @@ def root_volume(demo: Connection, server: Server) -> str:
     return str(found.volume_id)
 
 
+@pytest.mark.usefixtures("long_run")
 def test_a_server_of_a_volume_of_an_image(
     boot: Boot, servers: Servers, inside: Inspect, demo: Connection, larger: Any
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_server_of_a_snapshot_of_a_servers_volume(
             until(lambda: demo.block_storage.find_snapshot(snapshot.id) is None)
 
 
+@pytest.mark.usefixtures("long_run")
 def test_a_server_moves_with_its_volume(
     boot: Boot,
     servers: Servers,
