@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program that tries whether servers of this host can have a user namespace of their own.
 
-It makes the mounts of ``idmapped`` for an empty directory, in a mount namespace that ends with it.
+It makes the mounts of ``idmapped`` for an empty directory, in a mount namespace that ends with it,
+and those of /proc and /sys that the OCI runtime makes.
 """
 
 import errno
@@ -13,7 +14,13 @@ from novadocker.runtime.record import IDS_OF_SERVER
 from novadocker.runtime.tree import Fault
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_CLONE_NEWPID, _CLONE_NEWNET = 0x20000000, 0x40000000
 _MS_PRIVATE = 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_NOTHING = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+# The file systems of the kernel with the flags of Docker's configuration. A user namespace may
+# mount them only if nothing covers a part of the host's own mount (mount_too_revealing).
+_KERNEL_MOUNTS = (("proc", "/proc", _NOTHING), ("sysfs", "/sys", _NOTHING | _MS_RDONLY))
 # Any range without the host's users.
 _FIRST = 28672 * IDS_OF_SERVER
 _OWNER = 5
@@ -61,7 +68,7 @@ def probe(folder: str) -> None:
 
 
 def _new_user_namespace() -> int:
-    """Return a file descriptor of a new user namespace."""
+    """Return a file descriptor of a new user namespace, which can show the kernel's files."""
     ready, made = posix.pipe()
     done, end = posix.pipe()
     child = posix.fork()
@@ -71,6 +78,7 @@ def _new_user_namespace() -> int:
             idmapped.unshare(_CLONE_NEWUSER)
             posix.write(made, b"1")
             posix.read(done, 1)
+            _mount_kernel_files(made)
         finally:
             posix._exit(0)
     posix.close(made)
@@ -81,8 +89,35 @@ def _new_user_namespace() -> int:
             output.write(b"0 %d %d\n" % (_FIRST, IDS_OF_SERVER))
     found = posix.open(f"/proc/{child}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
     posix.close(end)
+    refused = posix.read(ready, 100).decode()
     posix.waitpid(child, 0)
+    if refused:
+        kind, place, number = refused.split()
+        reason = posix.strerror(int(number))
+        raise Fault(
+            f"a user namespace cannot mount {kind}: {reason}; see whether something is mounted "
+            f"below the host's {place}"
+        ) from OSError(int(number), reason)
     return found
+
+
+def _mount_kernel_files(answer: int) -> None:
+    """Mount what shows the kernel, in new namespaces of this process's user namespace.
+
+    Write the kind of the first that the kernel refuses, its place and the error to ``answer``.
+    """
+    idmapped.unshare(_CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET)
+    child = posix.fork()
+    if child:
+        posix.waitpid(child, 0)
+        return
+    for kind, place, flags in _KERNEL_MOUNTS:
+        try:
+            idmapped.mount(kind, place, kind, flags, "")
+        except OSError as error:
+            posix.write(answer, f"{kind} {place} {error.errno}".encode())
+            break
+    posix._exit(0)
 
 
 def _create(path: str) -> None:

@@ -115,6 +115,27 @@ def test_a_file_system_without_idmapped_mounts(tmp_path: Path) -> None:
     assert re.fullmatch(r".* file system of .* has no idmapped mounts: Invalid argument", found)
 
 
+@pytest.mark.parametrize(
+    ("covered", "kind"), [("/proc/version", "proc"), ("/sys/kernel/notes", "sysfs")]
+)
+def test_files_of_the_kernel_that_something_covers(
+    data_root: Path, covered: str, kind: str
+) -> None:
+    script = f"""mount --bind /dev/null {covered}
+exec {sys.executable} -c 'from novadocker.runtime import probe; probe.main()' {data_root}"""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (
+        f"a user namespace cannot mount {kind}: Operation not permitted; see whether something is "
+        f"mounted below the host's /{covered.split('/')[1]}\n"
+    )
+
+
 def test_the_privileged_processes_have_the_capabilities(
     data_root: Path, instance_uuid: str
 ) -> None:

@@ -124,7 +124,7 @@ def end(
     :param servers: returns the containers by instance UUID
     :param add_image: called with each instance for which nova-api created an image, while Nova
         still has its task
-    :param has_memory: returns True if the memory of an instance's container is whole and on the disk
+    :param has_memory: returns True if the whole memory of an instance's container is on the disk
     :raises EngineUnavailable: the engine does not answer
     """
     events = {task: (found.action, found.event) for task, found in OPERATIONS.items()}
