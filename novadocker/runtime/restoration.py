@@ -33,10 +33,10 @@ def restore(
     _check_private(wanted.images)
     _write(folder, container_id, _without_restore(content))
     used = f"{wanted.images}{record.USED}"
-    posix.rename(wanted.images, used)
+    _rename(wanted.images, used)
     if _run(words(arguments, used), wanted.criu):
         reason = _first_error(f"{used}/restore.log")
-        posix.rename(used, wanted.images)
+        _rename(used, wanted.images)
         raise Fault(f"the memory of container {container_id} can't be restored: {reason}")
     _write(folder, f"{container_id}{record.RESTORED}", b"")
 
@@ -82,6 +82,17 @@ def _write(folder: int, name: str, content: bytes) -> None:
     finally:
         posix.close(descriptor)
     posix.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _rename(source: str, target: str) -> None:
+    """Rename a directory of images, also for the time after a power loss."""
+    posix.rename(source, target)
+    flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
+    descriptor = posix.open(target.rpartition("/")[0], flags)
+    try:
+        posix.fsync(descriptor)
+    finally:
+        posix.close(descriptor)
 
 
 def _run(arguments: list[str], criu: str) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from novadocker import naming, privsep
-from novadocker.linux import cgroup, openat
+from novadocker.linux import cgroup, libc, openat
 from novadocker.linux.files import replace_file
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import containerd
@@ -136,6 +136,7 @@ def dump(
             _checkpoint(criu, state, container, draft)
             (draft / _RUN).write_text(_run_of(container, run))
             _sync(draft)
+            _sync_files(container, process)
             draft.rename(frozen)
         except BaseException:
             # The processes live, so nothing is lost.
@@ -387,12 +388,11 @@ def _runc_state(container: str, pid: int) -> str:
 
 def _make_folders(instance: Path) -> None:
     """Create the directory of an instance's images and those above it."""
-    for folder in (*reversed(instance.relative_to(FOLDER.parent).parents), Path()):
-        made = FOLDER.parent / folder
+    folders = {FOLDER.parent: 0o755, FOLDER: 0o755, instance.parent: 0o755, instance: 0o700}
+    for folder, mode in folders.items():
         with suppress(FileExistsError):
-            made.mkdir(0o755)
-    with suppress(FileExistsError):
-        instance.mkdir(0o700)
+            folder.mkdir(mode)
+            _sync_folder(folder.parent)
 
 
 def _check_room(container: str, pid: int) -> None:
@@ -441,6 +441,19 @@ def _first_error(log: Path) -> str:
             text = errors[0].decode(errors="replace").partition("Error")[2]
             return f"CRIU: {text.partition('): ')[2] or text}"[:200]
     return ""
+
+
+def _sync_files(container: str, pid: int) -> None:
+    """Write the files of a frozen container to the disk, as its memory knows them.
+
+    After a power loss, the processes would go on with files that lack their last changes.
+    """
+    with openat.open_root(container, pid) as root:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        try:
+            libc.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:

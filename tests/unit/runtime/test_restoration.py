@@ -2,12 +2,14 @@
 """Restores of containers by the runtime shim, with a runc that only records its arguments."""
 
 import json
+import os
+import posix
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from novadocker.runtime import record, restoration
+from novadocker.runtime import record, restoration, tree
 from tests.unit.runtime.test_runtime_shim import ID, UUID, Shim, shim
 
 __all__ = ["shim"]
@@ -135,6 +137,34 @@ def test_a_restore_that_fails_keeps_the_images(shim: Shim) -> None:
     assert not images.used.exists()
     assert not images.mark.exists()
     assert "restore" not in json.loads(images.record.read_text())
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_power_loss_brings_no_used_images_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    images = tmp_path / "images" / ID
+    images.mkdir(parents=True, mode=0o700)
+    records = os.open(tmp_path, os.O_PATH)
+    shown: list[list[str]] = []
+
+    def synced(descriptor: int) -> None:
+        shown.append(os.listdir(descriptor))
+
+    def run(*_: object) -> int:
+        shown.append(["runc"])
+        return status
+
+    monkeypatch.setattr(posix, "fsync", synced)
+    monkeypatch.setattr(restoration, "_run", run)
+    wanted = record.Restore(str(images), "/usr/sbin")
+    try:
+        restoration.restore(ID, wanted, content(RESTORE), records, ["create", ID])
+    except tree.Fault:
+        assert status
+    finally:
+        os.close(records)
+    assert shown == [[f"{ID}.used"], ["runc"], *([[ID]] if status else [])]
 
 
 @pytest.mark.parametrize("wrong", ["mode", "file", "none", "container"])

@@ -2,13 +2,14 @@
 """The directories of suspended servers' memory, without CRIU and without a container."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from novadocker import privsep
-from novadocker.linux import cgroup, openat
+from novadocker.linux import cgroup, libc, openat
 from novadocker.privsep.guest import checkpoint
 from novadocker.runtime import record as records
 
@@ -72,6 +73,7 @@ def container(folder: Path, criu: str, trusted: None, monkeypatch: pytest.Monkey
         (images / "pages-1.img").write_text("memory")
 
     monkeypatch.setattr(checkpoint, "_checkpoint", write)
+    monkeypatch.setattr(libc, "syncfs", lambda _: None)
     return os.getpid()
 
 
@@ -84,6 +86,34 @@ def test_a_dump_replaces_what_earlier_ones_have_left(
     checkpoint.dump(HOST, UUID, ID, container, RUN, criu)
     assert [path.name for path in folder.iterdir()] == [f"{ID}.frozen"]
     assert (folder / f"{ID}.frozen/novadocker-run").read_text() == f"{ID} {RUN}"
+
+
+def test_files_and_memory_are_on_the_disk_before_the_processes_end(
+    tmp_path: Path, folder: Path, criu: str, container: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power loss, the processes must find the files that their memory knows."""
+    shutil.rmtree(tmp_path / "checkpoints")
+    written = []
+    fsync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        written.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def synced_files(descriptor: int) -> None:
+        assert not (folder / f"{ID}.frozen").exists()
+        written.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(libc, "syncfs", synced_files)
+    checkpoint.dump(HOST, UUID, ID, container, RUN, criu)
+    assert written[:3] == [str(tmp_path), *map(str, (folder.parents[1], folder.parent))]
+    assert set(written[3:]) == {
+        "/",
+        str(folder / f"{ID}.draft"),
+        str(folder / f"{ID}.draft/pages-1.img"),
+        str(folder / f"{ID}.draft/novadocker-run"),
+    }
 
 
 def test_lists_and_deletes(folder: Path) -> None:
