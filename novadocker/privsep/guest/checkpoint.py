@@ -59,15 +59,25 @@ _OPTIONS = ("--tcp-established", "--file-locks", "--ext-unix-sk")
 
 
 def exists(host: str, instance_uuid: str) -> bool:
-    """Return True if an instance has images on this host. Needs no privilege.
+    """Return True if an instance has images on this host.
+
+    Needs no privilege, unless the operator has made the directory unreadable. Each start of a
+    server asks this.
 
     :raises ValueError: an argument is malformed
     """
-    return _folder(host, instance_uuid).exists()
+    try:
+        _folder(host, instance_uuid).stat()
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return instance_uuid in list_instances(host)
+    return True
 
 
+@privsep.interior_pctxt.entrypoint
 def list_instances(host: str) -> list[str]:
-    """Return the UUIDs of the instances that have images on this host. Needs no privilege.
+    """Return the UUIDs of the instances that have images on this host.
 
     :raises ValueError: the argument is malformed
     """

@@ -347,6 +347,7 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "content": contents(b"127.0.0.1 localhost\n", 64 << 10),
     },
     files.hang_up: {"container_id": CONTAINER, "pid": PROCESS},
+    checkpoint.list_instances: {"host": HOST},
     checkpoint.why_impossible: {"program": CRIU},
     checkpoint.dump: {
         "host": HOST,

@@ -126,6 +126,17 @@ def test_lists_and_deletes(folder: Path) -> None:
     assert not checkpoint.exists(HOST, UUID)
 
 
+def test_a_directory_that_only_root_can_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators may close it, as it has secrets; all servers of the host start nevertheless."""
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert checkpoint.exists(HOST, UUID)
+    assert not checkpoint.exists(HOST, f"{UUID[:-1]}2")
+
+
 @pytest.fixture
 def criu(tmp_path: Path) -> str:
     program = tmp_path / "criu"
