@@ -129,9 +129,13 @@ def dump(
     with openat.pinned(process) as descriptor:
         openat.check_process(container, process, descriptor)
         _check_frozen(container, process)
-        _check_tree(container, process)
+        try:
+            _check_tree(container, process)
+            state = _runc_state(container, process)
+        except psutil.Error as error:
+            # The kernel may kill a frozen process when memory runs out.
+            raise ProcessLookupError(errno.ESRCH, f"the container has ended: {error}") from error
         _check_connections(process)
-        state = _runc_state(container, process)
         _make_folders(target.parent)
         _check_room(container, process)
         draft, frozen, used = (

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from novadocker import privsep
@@ -86,6 +87,19 @@ def test_a_dump_replaces_what_earlier_ones_have_left(
     checkpoint.dump(HOST, UUID, ID, container, RUN, criu)
     assert [path.name for path in folder.iterdir()] == [f"{ID}.frozen"]
     assert (folder / f"{ID}.frozen/novadocker-run").read_text() == f"{ID} {RUN}"
+
+
+def test_a_container_that_ends_before_its_dump(
+    folder: Path, criu: str, container: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is not an OSError would set a frozen server to ERROR."""
+
+    def ended(*_: object) -> str:
+        raise psutil.NoSuchProcess(container)
+
+    monkeypatch.setattr(checkpoint, "_runc_state", ended)
+    with pytest.raises(ProcessLookupError, match="has ended"):
+        checkpoint.dump(HOST, UUID, ID, container, RUN, criu)
 
 
 def test_files_and_memory_are_on_the_disk_before_the_processes_end(
