@@ -289,19 +289,25 @@ def _program(value: object) -> str:
 
 
 def _find(program: str) -> str:
-    """Return the path of the program ``criu``.
+    """Return the path of the program ``criu``, which only root can change.
+
+    runc is searched in its directory first, so no link in a directory of another user may remain.
 
     :param program: its path; empty to search it
     :raises OSError: it does not exist, or another user than root can change it
     """
-    path = program or shutil.which("criu") or shutil.which("criu", path=_SBIN)
-    if not path:
+    named = program or shutil.which("criu") or shutil.which("criu", path=_SBIN)
+    if not named:
         raise FileNotFoundError(errno.ENOENT, "there is no program criu on this host")
-    folder = openat.open_trusted(os.path.dirname(os.path.realpath(path)))
+    path = os.path.realpath(named)
+    # runc searches this name.
+    if os.path.basename(path) != "criu":
+        raise FileNotFoundError(errno.ENOENT, f"{named} is a link to a program of another name")
+    folder = openat.open_trusted(os.path.dirname(path))
     try:
-        status = os.stat(os.path.basename(os.path.realpath(path)), dir_fd=folder)
+        status = os.stat("criu", dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, f"there is no program {path}") from None
+        raise FileNotFoundError(errno.ENOENT, f"there is no program {named}") from None
     finally:
         os.close(folder)
     if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

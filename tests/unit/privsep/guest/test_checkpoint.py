@@ -218,6 +218,25 @@ def test_criu_is_asked(folder: Path, criu: str, trusted: None, script: str, reas
     assert bool(found) is bool(reason)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="the program must belong to root")
+@pytest.mark.usefixtures("folder")
+def test_nothing_is_run_beside_a_link_to_criu(tmp_path: Path, criu: str, trusted: None) -> None:
+    """The caller names the link, and runc is searched in the directory of CRIU first."""
+    link = tmp_path / "others" / "criu"
+    link.parent.mkdir()
+    link.symlink_to(criu)
+    for name in ("criu", "runc"):
+        Path(criu).with_name(name).write_text("#!/bin/sh\necho Version: 4.2\n")
+    Path(criu).with_name("runc").chmod(0o755)
+    (link.parent / "runc").symlink_to("/bin/false")
+    assert checkpoint.why_impossible(str(link)) == ""
+    checkpoint._checkpoint(checkpoint._find(str(link)), "/run/runc", ID, tmp_path)
+    Path(criu).rename(tmp_path / "criu-ns")
+    link.unlink()
+    link.symlink_to(tmp_path / "criu-ns")
+    assert "of another name" in checkpoint.why_impossible(str(link))
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_program_that_others_can_change_is_not_run(criu: str, trusted: None) -> None:
     assert "there is no program" in checkpoint.why_impossible(
