@@ -395,7 +395,12 @@ def _runc_state(container: str, pid: int) -> str:
     :raises OSError: it is unknown
     """
     shim = psutil.Process(pid).parent()
-    if shim is None or not containerd.is_shim(shim.cmdline(), container):
+    if (
+        shim is None
+        or not containerd.is_shim(shim.cmdline(), container)
+        # A tenant can give a process of its own such a command line.
+        or os.stat(f"/proc/{shim.pid}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
+    ):
         raise OSError(errno.ESRCH, "the first process is not a child of containerd's shim")
     words = shim.cmdline()
     namespace = words[words.index("-namespace") + 1]

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,36 @@ def test_open_connections_are_refused(
         return
     with pytest.raises(OSError, match="open TCP connections"):
         checkpoint._check_connections(7, tmp_path)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes namespaces")
+@pytest.mark.parametrize("genuine", [True, False])
+def test_a_process_of_a_tenant_is_no_shim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genuine: bool
+) -> None:
+    """runc would read the state of a container that the tenant has made up, as root."""
+    (tmp_path / "options.json").write_text('{"root": "/run/runc"}')
+    shim = ["containerd-shim-runc-v2", "-namespace", "moby", "-id", ID]
+    command = ["sh", "-c", "echo; read line"]
+    if not genuine:
+        command = ["unshare", "--pid", "--fork", *command]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = psutil.Process(process.pid)
+        parent = found if genuine else found.children()[0]
+        monkeypatch.setattr(psutil.Process, "parent", lambda _: parent)
+        monkeypatch.setattr(psutil.Process, "cmdline", lambda _: shim)
+        try:
+            if genuine:
+                assert checkpoint._runc_state(ID, os.getpid()) == "/run/runc/moby"
+            else:
+                with pytest.raises(OSError, match="not a child of containerd's shim"):
+                    checkpoint._runc_state(ID, os.getpid())
+        finally:
+            process.communicate(b"\n")
 
 
 def test_room(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
