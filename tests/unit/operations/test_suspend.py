@@ -124,6 +124,36 @@ def test_a_dump_that_fails_leaves_the_frozen_server(server: Server, failure: Exc
     assert "restore" not in server.saved.calls
 
 
+@pytest.mark.parametrize(
+    ("status", "last_start", "answers"),
+    [("running", "first", True), ("paused", "second", True), ("paused", "first", False)],
+)
+def test_processes_that_may_have_run_are_not_killed(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    last_start: str,
+    answers: bool,
+) -> None:
+    dump = server.saved.dump
+    error = exception.EngineUnavailable(url="engine", reason="it is down")
+
+    def dumped(*arguments: Any) -> None:
+        dump(*arguments)
+        server.set(status=status, last_start=last_start)
+        if not answers:
+            monkeypatch.setattr(
+                server.engine, "inspect_container", lambda _: (_ for _ in ()).throw(error)
+            )
+
+    server.saved.dump = dumped  # type: ignore[method-assign]
+    server.suspend()
+    assert server.saved.calls == ["dump"]
+    assert server.status == status
+    ((_, reason),) = server.notes
+    assert ("ran again" if answers else "it is down") in reason
+
+
 def test_what_is_refused_is_not_touched_by_criu(server: Server) -> None:
     server.saved.impossible = "there is no program criu on this host"
     server.suspend()

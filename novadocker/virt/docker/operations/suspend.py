@@ -143,8 +143,13 @@ class Suspend:
                 found.last_start,
                 CONF.docker.criu,
             )
+            # The dump may take minutes. If the engine does not answer now, Nova takes the server
+            # for active, and stops it when the engine is back.
+            present = services.find(instance)
+            if (present.status, present.last_start) != ("paused", found.last_start):
+                return "its processes ran again while CRIU wrote them"
             services.checkpoints.end_processes(services.name, instance.uuid, found.id)
-        except _FAILURES as error:
+        except (nova_exception.NovaException, *_FAILURES) as error:
             return getattr(error, "strerror", None) or str(error)
         services.consoles.close(instance.uuid)
         try:
