@@ -24,6 +24,7 @@ _KERNEL_MOUNTS = (("proc", "/proc", _NOTHING), ("sysfs", "/sys", _NOTHING | _MS_
 # Any range without the host's users.
 _FIRST = 28672 * IDS_OF_SERVER
 _OWNER = 5
+_MOUNTED = "mounted"
 # What the kernel answers to a call that it or the file system does not support or permit. Another
 # error, such as a full disk, says nothing about them.
 _REFUSALS = frozenset(
@@ -89,34 +90,44 @@ def _new_user_namespace() -> int:
             output.write(b"0 %d %d\n" % (_FIRST, IDS_OF_SERVER))
     found = posix.open(f"/proc/{child}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
     posix.close(end)
-    refused = posix.read(ready, 100).decode()
+    answer = posix.read(ready, 100).decode()
     posix.waitpid(child, 0)
-    if refused:
-        kind, place, number = refused.split()
-        reason = posix.strerror(int(number))
-        raise Fault(
-            f"a user namespace cannot mount {kind}: {reason}; see whether something is mounted "
-            f"below the host's {place}"
-        ) from OSError(int(number), reason)
+    _check(answer)
     return found
+
+
+def _check(answer: str) -> None:
+    """Raise an error unless the answer is that of a process that could mount what it tried."""
+    if answer == _MOUNTED:
+        return
+    what, _, number = answer.partition(":")
+    if not number:
+        raise OSError(errno.ECHILD, "the process that mounts /proc and /sys was killed")
+    reason = posix.strerror(int(number))
+    raise Fault(
+        f"a user namespace cannot {what}: {reason}; see whether something is mounted over files of "
+        "the host's /proc or /sys"
+    ) from OSError(int(number), reason)
 
 
 def _mount_kernel_files(answer: int) -> None:
     """Mount what shows the kernel, in new namespaces of this process's user namespace.
 
-    Write the kind of the first that the kernel refuses, its place and the error to ``answer``.
+    Write what the kernel refuses, and the error, to ``answer``.
     """
-    idmapped.unshare(_CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET)
-    child = posix.fork()
-    if child:
-        posix.waitpid(child, 0)
-        return
-    for kind, place, flags in _KERNEL_MOUNTS:
-        try:
+    what = "create other namespaces"
+    try:
+        idmapped.unshare(_CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET)
+        child = posix.fork()
+        if child:
+            posix.waitpid(child, 0)
+            return
+        for kind, place, flags in _KERNEL_MOUNTS:
+            what = f"mount {kind}"
             idmapped.mount(kind, place, kind, flags, "")
-        except OSError as error:
-            posix.write(answer, f"{kind} {place} {error.errno}".encode())
-            break
+        posix.write(answer, _MOUNTED.encode())
+    except OSError as error:
+        posix.write(answer, f"{what}:{error.errno}".encode())
     posix._exit(0)
 
 

@@ -116,12 +116,16 @@ def test_a_file_system_without_idmapped_mounts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("covered", "kind"), [("/proc/version", "proc"), ("/sys/kernel/notes", "sysfs")]
+    ("before", "reason"),
+    [
+        ("mount --bind /dev/null /proc/version", "mount proc: Operation not permitted"),
+        ("mount --bind /dev/null /sys/kernel/notes", "mount sysfs: Operation not permitted"),
+    ],
 )
 def test_files_of_the_kernel_that_something_covers(
-    data_root: Path, covered: str, kind: str
+    data_root: Path, before: str, reason: str
 ) -> None:
-    script = f"""mount --bind /dev/null {covered}
+    script = f"""{before}
 exec {sys.executable} -c 'from novadocker.runtime import probe; probe.main()' {data_root}"""
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-ec", script],
@@ -131,8 +135,8 @@ exec {sys.executable} -c 'from novadocker.runtime import probe; probe.main()' {d
         check=True,
     )
     assert done.stdout == (
-        f"a user namespace cannot mount {kind}: Operation not permitted; see whether something is "
-        f"mounted below the host's /{covered.split('/')[1]}\n"
+        f"a user namespace cannot {reason}; see whether something is mounted over files of the "
+        "host's /proc or /sys\n"
     )
 
 

@@ -118,6 +118,20 @@ def test_what_the_kernel_refuses(error: Any, reason: str) -> None:
     assert probe.refusal(error) == reason
 
 
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        ("mount proc:1", "cannot mount proc: Operation not permitted", "a user namespace cannot"),
+        ("create other namespaces:28", "cannot create other namespaces: No space left", ""),
+        ("", "the process that mounts /proc and /sys was killed", ""),
+    ],
+)
+def test_answers_of_the_process_that_mounts(answer: str, error: str, reason: str) -> None:
+    with pytest.raises((Fault, OSError), match=error) as raised:
+        probe._check(answer)
+    assert probe.refusal(raised.value)[:23] == reason
+
+
 def test_the_program_tells_refusals_from_failures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
