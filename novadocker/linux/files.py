@@ -49,10 +49,11 @@ def replacement(path: Path, *, mode: int | None, sync: bool) -> Iterator[BinaryI
             temporary.unlink(missing_ok=True)
             raise
     if sync:
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Write the entries of a directory to the disk; see fsync(2)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -26,7 +26,7 @@ import psutil
 
 from novadocker import naming, privsep
 from novadocker.linux import cgroup, libc, openat
-from novadocker.linux.files import replace_file
+from novadocker.linux.files import replace_file, sync_directory
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import containerd
 from novadocker.privsep.guest.config_drive import HOST
@@ -175,7 +175,7 @@ def end_processes(host: str, instance_uuid: str, container_id: str) -> bool:
         with suppress(FileNotFoundError):
             shutil.rmtree(target)
         frozen.rename(target)
-        _sync_folder(target.parent)
+        sync_directory(target.parent)
     if not target.exists():
         return False
     for pid, owner in cgroup.processes():
@@ -417,7 +417,7 @@ def _make_folders(instance: Path) -> None:
     for folder, mode in folders.items():
         with suppress(FileExistsError):
             folder.mkdir(mode)
-            _sync_folder(folder.parent)
+            sync_directory(folder.parent)
 
 
 def _check_room(container: str, pid: int) -> None:
@@ -488,12 +488,4 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(folder)
