@@ -24,6 +24,7 @@ from novadocker.virt.docker.driver import DockerDriver
 from novadocker.virt.docker.migration import nova_records
 from novadocker.virt.docker.network import device_tags, neutron
 from novadocker.virt.docker.operations.collaborators import real_collaborators
+from novadocker.virt.docker.volumes.root import VolumeImage
 from tests.engine import networks
 from tests.fake_glance import FakeGlance
 
@@ -211,7 +212,9 @@ class Nova:
             replace(
                 real,
                 create_service_status=lambda _: _ServiceStatus(),
-                read_volume_image=lambda *_: self.volume_image,
+                read_volume_image=lambda *_: (
+                    VolumeImage(self.volume_image, readable=True) if self.volume_image else None
+                ),
                 read_block_devices=lambda _, instance: self._block_devices.get(instance.uuid, {}),
             ),
         )

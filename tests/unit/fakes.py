@@ -50,6 +50,7 @@ from novadocker.virt.docker.operations.collaborators import (
     DeviceMetadata,
     ReadInstance,
 )
+from novadocker.virt.docker.volumes.root import VolumeImage
 from novadocker.virt.docker.volumes.volume import Volume
 
 INFO = EngineInfo(
@@ -1078,6 +1079,7 @@ class FakeHost:
     volume_connector: FakeVolumeConnector = field(default_factory=FakeVolumeConnector)
     volume_devices: FakeVolumeDevices = field(default_factory=FakeVolumeDevices)
     volume_image: objects.ImageMeta | None = None
+    volume_image_readable: bool = True
     block_devices: dict[str, Any] = field(default_factory=dict)
     enforcement: FakeEnforcement = field(default_factory=FakeEnforcement)
     drivers: dict[str, str] = field(default_factory=dict)
@@ -1126,7 +1128,11 @@ class FakeHost:
             volume_connector=self.volume_connector,
             volume_devices=self.volume_devices,
             root_volumes=self.root_volumes,
-            read_volume_image=lambda *_: self.volume_image,
+            read_volume_image=lambda *_: (
+                VolumeImage(self.volume_image, self.volume_image_readable)
+                if self.volume_image
+                else None
+            ),
             read_block_devices=lambda _context, _instance: self.block_devices,
             consoles=lambda: self.consoles,
             open_terminal=lambda _container, _kind: _no_terminal,

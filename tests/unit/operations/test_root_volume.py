@@ -156,6 +156,27 @@ def test_a_blank_volume_and_an_image_of_the_request(
     assert backed.uuid in fake_host.root_volumes.filled
 
 
+@pytest.mark.parametrize("content", [root_volumes.BLANK, root_volumes.UNFINISHED])
+def test_nobody_gets_files_of_an_image_that_he_cannot_read(
+    spawn: Any, fake_host: FakeHost, engine: FakeEngine, content: str
+) -> None:
+    """Tenants choose what Cinder says of their volumes, and the engine may have the image."""
+    fake_host.volume_image_readable = False
+    fake_host.root_volumes.content = content
+    with pytest.raises(exception.RequestRefused, match=f"shows the user no image {GLANCE_ID}"):
+        spawn()
+    assert engine.containers == {}
+    assert fake_host.root_volumes.filled == {}
+
+
+@pytest.mark.parametrize("content", [root_volumes.IMAGE, root_volumes.FILLED])
+def test_a_volume_outlives_its_image(spawn: Any, fake_host: FakeHost, content: str) -> None:
+    fake_host.volume_image_readable = False
+    fake_host.root_volumes.content = content
+    spawn()
+    assert bool(fake_host.root_volumes.filled) == (content == root_volumes.IMAGE)
+
+
 def test_an_image_that_is_larger_than_the_volume_is_refused(
     spawn: Any, fake_host: FakeHost, engine: FakeEngine
 ) -> None:

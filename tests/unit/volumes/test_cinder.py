@@ -58,7 +58,9 @@ def test_the_record_of_glance_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant's words must not choose how an image is read that others boot, too."""
     said = described(checksum=OTHER, container_format="bare", disk_format="qcow2", size="x")
     record = described(name="web", size=4096)
-    found = read(monkeypatch, said, record)
+    image = read(monkeypatch, said, record)
+    assert image.readable
+    found = image.meta
     assert (found.id, found.name, found.checksum, found.size) == (IMAGE, "web", DIGEST, 4096)
     assert (found.container_format, found.disk_format) == ("docker", "raw")
 
@@ -73,9 +75,11 @@ def test_the_record_of_glance_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_image_that_glance_does_not_have(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    found = read(monkeypatch, described(), failure)
+    image = read(monkeypatch, described(), failure)
+    assert not image.readable
+    found = image.meta
     assert (found.id, found.name, found.checksum, found.size) == (IMAGE, "web", DIGEST, 4096)
-    odd = read(monkeypatch, described(checksum="x" * 32, size="many"), failure)
+    odd = read(monkeypatch, described(checksum="x" * 32, size="many"), failure).meta
     assert (odd.obj_attr_is_set("checksum"), odd.size) == (False, 0)
 
 

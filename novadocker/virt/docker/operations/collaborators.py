@@ -49,6 +49,7 @@ from novadocker.virt.docker.model import EngineInfo
 from novadocker.virt.docker.network import device_names, device_tags, neutron, vif
 from novadocker.virt.docker.operations import protocols
 from novadocker.virt.docker.volumes import cinder, connector, nova_mappings
+from novadocker.virt.docker.volumes.root import VolumeImage
 
 
 class BuildConfigDrive(Protocol):
@@ -105,7 +106,7 @@ class ReadVolumeImage(Protocol):
         volume_id: str,
         properties: objects.ImageMetaProps,
         /,
-    ) -> objects.ImageMeta | None:
+    ) -> VolumeImage | None:
         """Read the record of the volume."""
 
 

@@ -14,7 +14,7 @@ from novadocker import exception, privsep
 from novadocker.linux import pipes
 from novadocker.virt.docker.operations.services import Services
 from novadocker.virt.docker.volumes import root
-from novadocker.virt.docker.volumes.root import Source
+from novadocker.virt.docker.volumes.root import Source, VolumeImage
 from novadocker.virt.docker.volumes.volume import Volume
 
 LOG = logging.getLogger(__name__)
@@ -43,14 +43,15 @@ class RootVolumes:
         :raises RequestRefused: the instance cannot boot from the volume
         """
         try:
-            image = self._services.read_volume_image(context, volume.id, image_meta.properties)
+            found = self._services.read_volume_image(context, volume.id, image_meta.properties)
         except exception.VolumeRefused as error:
             # No other host would boot from it.
             raise exception.RequestRefused(
                 instance_uuid=instance.uuid, reason=error.format_message()
             ) from error
-        if image is None and instance.image_ref:
-            image = image_meta
+        if found is None and instance.image_ref:
+            found = VolumeImage(image_meta, readable=True)
+        image = found.meta if found else None
         checksum = (image.obj_attr_is_set("checksum") and image.checksum) if image else None
         length = (image.obj_attr_is_set("size") and image.size) if image else None
         with _told(volume):
@@ -58,7 +59,7 @@ class RootVolumes:
                 instance.uuid, image.id if image else None, checksum or "", length or 0
             )
         try:
-            return root.source(content, size, image)
+            return root.source(content, size, found)
         except ValueError as error:
             raise exception.RequestRefused(
                 instance_uuid=instance.uuid,

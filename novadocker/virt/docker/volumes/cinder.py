@@ -17,6 +17,7 @@ from nova.volume import cinder
 from oslo_log import log as logging
 
 from novadocker import exception, naming
+from novadocker.virt.docker.volumes.root import VolumeImage
 
 LOG = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _NO_RECORD = (
 
 def read_image(
     context: nova_context.RequestContext, volume_id: str, properties: objects.ImageMetaProps
-) -> objects.ImageMeta | None:
+) -> VolumeImage | None:
     """Return the image of which Cinder made a volume; None if it made the volume of none.
 
     A volume keeps it in its snapshots and clones. Tenants can change what Cinder says of it, so
@@ -54,8 +55,8 @@ def read_image(
         record = glance.API().get(context, image_id)
     except _NO_RECORD as error:
         LOG.warning("Failed to read the record of image %s: %s", image_id, error)
-        record = found
-    return _image(image_id, record, properties)
+        return VolumeImage(_image(image_id, found, properties), readable=False)
+    return VolumeImage(_image(image_id, record, properties), readable=True)
 
 
 def _image(

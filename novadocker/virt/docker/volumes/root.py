@@ -18,6 +18,18 @@ from novadocker.privsep.guest.root_volumes import (
 
 
 @dataclass(frozen=True)
+class VolumeImage:
+    """The image of a volume.
+
+    :ivar readable: False if Glance does not show it to the user; then its record is what the volume
+        says, which tenants can change
+    """
+
+    meta: objects.ImageMeta
+    readable: bool
+
+
+@dataclass(frozen=True)
 class Source:
     """How a server's root directory comes about.
 
@@ -31,15 +43,17 @@ class Source:
     size: int
 
 
-def source(content: str, size: int, image: objects.ImageMeta | None) -> Source:
+def source(content: str, size: int, found: VolumeImage | None) -> Source:
     """Return how a volume becomes a root directory.
 
-    Nothing is ever written over content that neither Cinder nor the driver has put there.
+    Nothing is ever written over content that neither Cinder nor the driver has put there. Files of
+    an image that the user cannot read are written only to a volume that has the image's bytes.
 
     :param content: what is on the volume: a constant of ``privsep.guest.root_volumes``
-    :param image: the image of which Cinder made the volume, or that Nova names for the server
+    :param found: the image of which Cinder made the volume, or that Nova names for the server
     :raises ValueError: the server cannot boot from the volume; the message is the reason
     """
+    image = found.meta if found else None
     if content == FILE_SYSTEM:
         if image is not None and image.container_format == "docker":
             raise ValueError(
@@ -53,8 +67,10 @@ def source(content: str, size: int, image: objects.ImageMeta | None) -> Source:
             "it has something on it that is neither an ext4 file system nor its image; nothing on "
             "it was changed"
         )
-    if image is None:
+    if found is None or image is None:
         raise ValueError(f"it is {content}, and neither Cinder nor the request names an image")
+    if content in (BLANK, UNFINISHED) and not found.readable:
+        raise ValueError(f"it is {content}, and Glance shows the user no image {image.id}")
     return Source(image, fills=content != FILLED, size=size)
 
 
