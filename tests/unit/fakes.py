@@ -89,6 +89,11 @@ USAGE = Usage(
 )
 
 
+def _pid(status: str) -> int:
+    """Return the process id of a container's first process."""
+    return os.getpid() if status in ("running", "paused") else 0
+
+
 @dataclass
 class FakeEngine:
     """An engine in memory; ``calls`` lists the requests that change its state, in order.
@@ -128,8 +133,7 @@ class FakeEngine:
 
     def _set(self, name: str, status: str) -> None:
         found = self._get(name)
-        pid = os.getpid() if status in ("running", "paused") else 0
-        self.containers[found.id] = replace(found, status=status, pid=pid)
+        self.containers[found.id] = replace(found, status=status, pid=_pid(status))
 
     def info(self) -> EngineInfo:
         self._reach()
@@ -201,7 +205,7 @@ class FakeEngine:
             name=name,
             status=status,
             labels=labels,
-            pid=0,
+            pid=_pid(status),
             stop_signal="SIGTERM",
             started_at=None,
         )

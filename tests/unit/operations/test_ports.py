@@ -205,18 +205,32 @@ def test_name_servers_of_subnets_without_any(instance: objects.Instance, options
 def test_name_servers_of_a_new_port(
     driver: Any,
     instance: objects.Instance,
-    engine: FakeEngine,
     server: str,
     guest_files: FakeGuestFiles,
     resolv: bytes | None,
     expected: bytes | None,
 ) -> None:
-    guest_files.files = engine.files
+    """The engine cannot read the files of each running server."""
     if resolv is not None:
-        engine.files["/etc/resolv.conf"] = resolv
+        guest_files.files["/etc/resolv.conf"] = resolv
     add(driver, instance, port(instance, SECOND, dns="10.0.0.9"))
-    found = engine.files.get("/etc/resolv.conf")
+    found = guest_files.files.get("/etc/resolv.conf")
     assert found.endswith(expected) if expected and found else found == resolv
+
+
+def test_name_servers_of_a_server_with_a_link_in_their_place(
+    driver: Any,
+    instance: objects.Instance,
+    server: str,
+    guest_files: FakeGuestFiles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no regular file")
+
+    monkeypatch.setattr(guest_files, "read_etc_file", refuse)
+    add(driver, instance, port(instance, SECOND, dns="10.0.0.9"))
+    assert guest_files.files == {}
 
 
 @pytest.mark.parametrize(

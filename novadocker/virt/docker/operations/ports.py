@@ -369,8 +369,7 @@ class Ports:
 
         Does nothing for a stopped instance that boots from a volume, which is not mounted.
         """
-        on_volume = self._services.root_volumes.boots_from_volume(instance.uuid)
-        if on_volume and not found.pid:
+        if not found.pid and self._services.root_volumes.boots_from_volume(instance.uuid):
             return
         old, new = etc_files(instance, before), etc_files(instance, after)
         try:
@@ -378,7 +377,7 @@ class Ports:
                 name: content
                 for name, content in new.items()
                 if content != old.get(name)
-                and (self._read_etc(found, name, on_volume) or b"") == old.get(name, b"")
+                and (self._read_etc(found, name) or b"") == old.get(name, b"")
             }
             if changed:
                 self._put_etc(found, changed)
@@ -392,10 +391,16 @@ class Ports:
                 "Failed to update the files in /etc for the ports: %s", error, instance=instance
             )
 
-    def _read_etc(self, found: ContainerDetail, name: str, on_volume: bool) -> bytes | None:
-        if on_volume:
-            # The engine knows only the files of the image.
-            return self._services.guest_files.read_etc_file(found.id, found.pid, name)
+    def _read_etc(self, found: ContainerDetail, name: str) -> bytes | None:
+        if found.pid:
+            # The engine knows only the image of a server on a volume. And for a server with a user
+            # namespace of its own, it cannot create the mount points that it makes for an archive.
+            try:
+                return self._services.guest_files.read_etc_file(found.id, found.pid, name)
+            except OSError as error:
+                # The tenant may have put something else in its place.
+                LOG.info("Failed to read /etc/%s of container %s: %s", name, found.name, error)
+                return None
         return self._services.engine.read_file(found.id, f"/etc/{name}")
 
     def _put_etc(self, found: ContainerDetail, files: Mapping[str, bytes]) -> None:
