@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileged functions for a running container: its passwords, files in /etc, and processes.
+"""Privileged functions for a running container: its passwords, files and processes.
 
 Each checks its arguments and does not trust the files in the container.
 """
 
+import os
 import select
 import signal
 from contextlib import suppress
 
 from novadocker import privsep
-from novadocker.linux import openat
+from novadocker.linux import libc, openat
 from novadocker.privsep import arguments
 from novadocker.privsep.guest import runtime
 from novadocker.runtime import accounts, record
+
+PROGRAMS = frozenset(("/bin/login", "/usr/bin/login", "/bin/bash", "/bin/sh"))
+"""Programs that a console may run."""
 
 # A shell saves its history within this time.
 _HANG_UP_MILLISECONDS = 2000
@@ -55,6 +59,25 @@ def read_etc_file(container_id: str, pid: int, name: str) -> bytes | None:
     known = arguments.one_of(record.ETC_FILES.keys(), name)
     with openat.open_root(container, process) as root:
         return openat.read_file(root, f"/etc/{known}")
+
+
+@privsep.interior_pctxt.entrypoint
+def has_program(container_id: str, pid: int, path: str) -> bool:
+    """Return True if a container has a program; symbolic links are resolved inside it.
+
+    :param pid: process id of the container's first process
+    :param path: one of ``PROGRAMS``
+    :raises ValueError: an argument is malformed
+    :raises ProcessLookupError: the process does not belong to the container
+    """
+    container, process = arguments.container_id(container_id), arguments.process(pid)
+    known = arguments.one_of(PROGRAMS, path)
+    with openat.open_root(container, process) as root:
+        try:
+            os.close(libc.openat2(root, known, os.O_PATH | os.O_CLOEXEC, libc.RESOLVE_IN_ROOT))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
 @privsep.interior_pctxt.entrypoint

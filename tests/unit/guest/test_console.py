@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -33,7 +35,11 @@ class Opened:
     files: frozenset[str]
     calls: list[tuple[str, ...]] = field(default_factory=list)
 
-    def has_file(self, container: str, path: str) -> bool:
+    def inspect_container(self, container: str) -> Any:
+        return SimpleNamespace(pid=7)
+
+    def has_program(self, _container: str, pid: int, path: str) -> bool:
+        assert pid == 7
         return path in self.files
 
     def attach_terminal(self, container: str) -> None:
@@ -57,14 +63,21 @@ class Opened:
         ("nonsense", {"/bin/login", "/bin/sh"}, ("/bin/login",)),
     ],
 )
-def test_the_terminal_by_image(kind: str | None, files: set[str], opened: tuple[str, ...]) -> None:
+def test_the_terminal_by_image(
+    kind: str | None,
+    files: set[str],
+    opened: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = Opened(frozenset(files))
+    monkeypatch.setattr(console.files, "has_program", engine.has_program)
     console.terminal_opener(engine, "c" * 64, kind)()  # type: ignore[arg-type]
     assert engine.calls == [opened]
 
 
-def test_a_login_prompt_that_the_image_lacks() -> None:
+def test_a_login_prompt_that_the_image_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Opened(frozenset({"/bin/sh"}))
+    monkeypatch.setattr(console.files, "has_program", engine.has_program)
     fault = "refused to open a login prompt: the image has no program /bin/login"
     with pytest.raises(exception.EngineError, match=fault):
         console.terminal_opener(engine, "c" * 64, "login")()  # type: ignore[arg-type]

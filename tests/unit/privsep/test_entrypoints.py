@@ -335,6 +335,11 @@ PARAMETERS: Mapping[Any, Mapping[str, Kind]] = {
         "password_hash": HASH,
         "day": DAY,
     },
+    files.has_program: {
+        "container_id": CONTAINER,
+        "pid": PROCESS,
+        "path": words("/bin/sh", "|".join(files.PROGRAMS), "/bin/su", "/bin/../sh"),
+    },
     files.read_etc_file: {
         "container_id": CONTAINER,
         "pid": PROCESS,

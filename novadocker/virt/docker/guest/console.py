@@ -359,15 +359,23 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
         if the image has a program for it, else the terminal of the first process
     """
 
+    def has_program(path: str) -> bool:
+        # The engine can't look into a running server with a user namespace of its own.
+        try:
+            pid = engine.inspect_container(container_id).pid
+            return bool(files.has_program(container_id, pid, path))
+        except (OSError, ValueError, *privsep.UNANSWERED) as error:
+            raise exception.EngineError(
+                operation="to look for a program", reason=str(error)
+            ) from error
+
     def open_console() -> Terminal:
         if kind == "process":
             return engine.attach_terminal(container_id)
         if kind == "shell":
-            shell = next(
-                (path for path in _SHELLS if engine.has_file(container_id, path)), _SHELLS[-1]
-            )
+            shell = next((path for path in _SHELLS if has_program(path)), _SHELLS[-1])
             return engine.open_terminal(container_id, (shell, "-l"))
-        login = next((path for path in _LOGINS if engine.has_file(container_id, path)), None)
+        login = next((path for path in _LOGINS if has_program(path)), None)
         if login is not None:
             return engine.open_terminal(container_id, (login,))
         if kind == "login":
