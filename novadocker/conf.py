@@ -301,7 +301,7 @@ Related options:
     ),
     cfg.StrOpt(
         "user_namespaces",
-        default="own",
+        default="host",
         choices=[
             ("host", "Users of servers are users of the host with the same ids."),
             ("own", "Each server has a user namespace of its own if this host can provide it."),
