@@ -151,7 +151,7 @@ ENGINE_CASES = {
     "unpause": Case(unpause, rebooted, (3,), pause),
     "resize": Case(resize, rebooted, (3,), unchanged),
     "snapshot": Case(snapshot, unchanged, (3, 4), unchanged),
-    "attach": Case(attach, unchanged, (2,), unchanged),
+    "attach": Case(attach, unchanged, (1,), unchanged),
     "detach": Case(detach, detach, (1,), unchanged),
     "rescue": Case(rescue, rebooted, (11, 13), unchanged),
     "unrescue": Case(unrescue, unrescue, (6, 8), rescue),
