@@ -41,6 +41,8 @@ def fields(source: str, **others: Any) -> dict[str, Any]:
         "source": source,
         "writable": True,
         "shared": False,
+        "root": False,
+        "rates": {},
         **others,
     }
 
