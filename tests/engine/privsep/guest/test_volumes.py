@@ -11,6 +11,7 @@ import pytest
 
 from novadocker import privsep
 from novadocker.privsep.guest import volume_devices, volumes
+from novadocker.runtime import record
 from tests.engine import loop_devices
 
 INSTANCE, OTHER = str(uuid.uuid4()), str(uuid.uuid4())
@@ -42,7 +43,7 @@ def fields(source: str, **others: Any) -> dict[str, Any]:
         "writable": True,
         "shared": False,
         "root": False,
-        "rates": {},
+        "rates": dict.fromkeys(record.RATES, 0),
         **others,
     }
 
