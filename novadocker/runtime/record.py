@@ -58,6 +58,9 @@ USED = ".used"
 RESTORED = ".restored"
 """Suffix of the file beside the record of a container that was restored and not yet started."""
 
+CRIU_OPTIONS = ("--tcp-established", "--file-locks", "--ext-unix-sk")
+"""Options of runc that a checkpoint and its restore must have in common."""
+
 IDS_OF_SERVER = 65536
 """Number of users, and of groups, in a server's own user namespace."""
 

@@ -13,7 +13,6 @@ from novadocker.runtime import documents, record, tree
 from novadocker.runtime.tree import Fault
 
 _LARGEST_LOG = 1 << 20
-_OPTIONS = ("--detach", "--tcp-established", "--file-locks", "--ext-unix-sk")
 
 
 def restore(
@@ -44,7 +43,15 @@ def restore(
 def words(arguments: list[str], images: str) -> list[str]:
     """Return the arguments of runc that restore a container in place of those that create it."""
     place = arguments.index("create")
-    inserted = ["restore", *_OPTIONS, "--image-path", images, "--work-path", images]
+    inserted = [
+        "restore",
+        "--detach",
+        *record.CRIU_OPTIONS,
+        "--image-path",
+        images,
+        "--work-path",
+        images,
+    ]
     return [*arguments[:place], *inserted, *arguments[place + 1 :]]
 
 

@@ -55,7 +55,6 @@ _RESIDENT = {
     1: ("total_rss", "total_shmem", "total_swap"),
     2: ("anon", "shmem"),
 }
-_OPTIONS = ("--tcp-established", "--file-locks", "--ext-unix-sk")
 
 
 def exists(host: str, instance_uuid: str) -> bool:
@@ -447,7 +446,7 @@ def _checkpoint(criu: str, state: str, container: str, images: Path) -> None:
 
     :raises OSError: it fails
     """
-    command = ["runc", "--root", state, "checkpoint", "--leave-running", *_OPTIONS]
+    command = ["runc", "--root", state, "checkpoint", "--leave-running", *records.CRIU_OPTIONS]
     command += ["--image-path", str(images), "--work-path", str(images), container]
     try:
         _run(command, _DUMP_SECONDS, os.path.dirname(criu))

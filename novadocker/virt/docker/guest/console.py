@@ -359,11 +359,13 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
         if the image has a program for it, else the terminal of the first process
     """
 
-    def has_program(path: str) -> bool:
+    def first_program(paths: Sequence[str]) -> str | None:
         # The engine can't look into a running server with a user namespace of its own.
         try:
             pid = engine.inspect_container(container_id).pid
-            return bool(files.has_program(container_id, pid, path))
+            return next(
+                (path for path in paths if files.has_program(container_id, pid, path)), None
+            )
         except (OSError, ValueError, *privsep.UNANSWERED) as error:
             raise exception.EngineError(
                 operation="to look for a program", reason=str(error)
@@ -373,9 +375,9 @@ def terminal_opener(engine: Engine, container_id: str, kind: str | None) -> Open
         if kind == "process":
             return engine.attach_terminal(container_id)
         if kind == "shell":
-            shell = next((path for path in _SHELLS if has_program(path)), _SHELLS[-1])
+            shell = first_program(_SHELLS) or _SHELLS[-1]
             return engine.open_terminal(container_id, (shell, "-l"))
-        login = next((path for path in _LOGINS if has_program(path)), None)
+        login = first_program(_LOGINS)
         if login is not None:
             return engine.open_terminal(container_id, (login,))
         if kind == "login":

@@ -53,12 +53,11 @@ def source(content: str, size: int, found: VolumeImage | None) -> Source:
     :param found: the image of which Cinder made the volume, or that Nova names for the server
     :raises ValueError: the server cannot boot from the volume; the message is the reason
     """
-    image = found.meta if found else None
     if content == FILE_SYSTEM:
-        if image is not None and image.container_format == "docker":
+        if found is not None and found.meta.container_format == "docker":
             raise ValueError(
-                f"it has a file system that was not made of its image {image.id}; nothing on it "
-                "was changed"
+                f"it has a file system that was not made of its image {found.meta.id}; nothing on "
+                "it was changed"
             )
         # A file system that is an image of its own has no settings of a container.
         return Source(None, fills=False, size=size)
@@ -67,11 +66,11 @@ def source(content: str, size: int, found: VolumeImage | None) -> Source:
             "it has something on it that is neither an ext4 file system nor its image; nothing on "
             "it was changed"
         )
-    if found is None or image is None:
+    if found is None:
         raise ValueError(f"it is {content}, and neither Cinder nor the request names an image")
     if content in (BLANK, UNFINISHED) and not found.readable:
-        raise ValueError(f"it is {content}, and Glance shows the user no image {image.id}")
-    return Source(image, fills=content != FILLED, size=size)
+        raise ValueError(f"it is {content}, and Glance shows the user no image {found.meta.id}")
+    return Source(found.meta, fills=content != FILLED, size=size)
 
 
 def check_fits(image_bytes: int, found: Source) -> None:
